@@ -1,0 +1,46 @@
+# Each target sets up what it needs: a .venv made with this machine's own python3 and pip, installed once.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fast lint bench docs golden clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "unmask needs Python 3.11 or newer and finds no $(PYTHON): install it, or say make PYTHON=/path/to/python3."; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"unmask needs Python 3.11 or newer and {sys.executable} is {v[0]}.{v[1]}: say make PYTHON=/path/to/a/newer/python3.")'
+	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian, Ubuntu: apt-get install python3-venv)."; exit 1; }
+	@echo "Installing unmask and what it needs into .venv (once; some minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots]'
+	@touch $@
+
+demo: $(STAMP) ## Show the main job on the bundled model, offline
+	@$(BIN)/unmask demo
+
+test: $(STAMP) ## Run all tests
+	@$(BIN)/python -m pytest
+
+fast: $(STAMP) ## Run the tests without the slow ones
+	@$(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP) ## Check style, formatting and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+bench: $(STAMP) ## Measure training and decoding on this machine (JSON)
+	@$(BIN)/unmask bench train --json
+	@$(BIN)/unmask bench decode --json
+
+docs: $(STAMP) ## Run the examples in the README and docs
+	@$(BIN)/python -m pytest --doctest-glob='*.md' $(wildcard README.md docs); code=$$?; test $$code -eq 5 || exit $$code
+
+golden: $(STAMP) ## Rewrite the golden files from what the code does now (then read the diff)
+	@$(BIN)/python -m pytest --golden tests/golden
+
+clean: ## Delete the virtual environment and caches
+	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis

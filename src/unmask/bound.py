@@ -1,0 +1,79 @@
+"""How well a model knows a text: the bound on its negative log-likelihood, with the error of the estimate."""
+
+__all__ = ["Bound", "Draws", "Rows", "bound"]
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from unmask.denoiser import Denoiser
+from unmask.nelbo import nelbo
+
+
+class Rows(NamedTuple):
+    """Some sequences: ids (B, L) int64; maskable and valid (B, L) bool."""
+
+    ids: Tensor
+    maskable: Tensor
+    valid: Tensor
+
+
+class Draws(Protocol):
+    """What to hide in some rows: maskable (B, L) -> hide (B, L), weight (B,), time (B,)."""
+
+    def __call__(self, maskable: Tensor, turn: int) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """An upper bound on -log p, as an estimate over `sequences` with `draws` random maskings each."""
+
+    nats_per_token: float
+    stderr: float
+    """Standard error of `nats_per_token`, over sequences: it holds the spread of the texts and that of the draws."""
+    tokens: int
+    sequences: int
+    draws: int
+    bits_per_byte: float | None = None
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(min(self.nats_per_token, 700.0))
+
+    @classmethod
+    def of(cls, nats: Tensor, tokens: Tensor, draws: int, text_bytes: int | None = None) -> "Bound":
+        """From the bound (N,) and the number of tokens (N,) of each sequence: the ratio of sums and its error."""
+        nats, tokens = nats.double(), tokens.double()
+        total = float(tokens.sum())
+        rate = float(nats.sum()) / total
+        count = len(nats)
+        spread = float((nats - rate * tokens).square().sum()) * count / max(count - 1, 1)
+        stderr = math.sqrt(spread) / total if count > 1 else math.inf
+        bits = None if not text_bytes else float(nats.sum()) / math.log(2) / text_bytes
+        return cls(rate, stderr, int(total), count, draws, bits)
+
+
+@torch.no_grad()
+def bound(
+    denoiser: Denoiser, rows: Iterable[Rows], draw: Draws, *, draws: int = 1, text_bytes: int | None = None
+) -> Bound:
+    """The bound on `rows`, each sequence masked `draws` times; `text_bytes` (of all rows) adds bits per byte.
+
+    The caller owns the state of the denoiser (eval mode, autocast) and the randomness.
+    """
+    nats: list[Tensor] = []
+    tokens: list[Tensor] = []
+    for part in rows:
+        valid = None if bool(part.valid.all()) else part.valid
+        total = torch.zeros(len(part.ids), dtype=torch.float64)
+        for turn in range(draws):
+            hide, weight, time = draw(part.maskable, turn)
+            given = time if denoiser.time_conditioned else None
+            total += nelbo(denoiser, part.ids, hide, weight, valid=valid, time=given).nats.double().cpu()
+        nats.append(total / draws)
+        tokens.append(part.maskable.sum(-1).cpu())
+    return Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes)

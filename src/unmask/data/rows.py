@@ -1,0 +1,86 @@
+"""Rows of .jsonl files: a document or a pair of prompt and answer in each."""
+
+__all__ = ["Pair", "is_pair", "json_rows", "row_pair", "row_text"]
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unmask.errors import DataError
+
+
+class Pair(NamedTuple):
+    """A prompt, which the model always sees, and the answer it learns to unmask."""
+
+    prompt: str
+    answer: str
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line number from 1, row) for each line of a .jsonl or .jsonl.gz file that is not blank.
+
+    Raises:
+        DataError: where a line is not a JSON object, or the file cannot be read.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                if not text:
+                    continue
+                row = json.loads(text)
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}, line {number} is not a JSON object: write rows such as {{\"text\": \"...\"}}.")
+                yield number, row
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, line {number} is not UTF-8 text: convert the file to UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {number} is not JSON ({error.msg}): write one object on each line.") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a whole gzip file ({error}): make or fetch it again.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def is_pair(row: Mapping[str, Any], text_key: str) -> bool:
+    """Whether the row is a prompt with its answer rather than a document."""
+    return text_key not in row and "prompt" in row and "answer" in row
+
+
+def row_text(row: Mapping[str, Any], text_key: str, where: str) -> str:
+    """The document of a row. `where` names the row in the sentence of an error.
+
+    Raises:
+        DataError: where the row has no text under `text_key`.
+    """
+    if text_key not in row:
+        keys = ", ".join(map(str, row)) or "none"
+        raise DataError(f"{where} has no '{text_key}' (its keys: {keys}): name the key that holds text with --data.text-key.")
+    return _string(row[text_key], text_key, where)
+
+
+def row_pair(row: Mapping[str, Any], where: str) -> Pair:
+    """The prompt and answer of a row.
+
+    Raises:
+        DataError: where one of them is missing or not a string.
+    """
+    if "prompt" not in row or "answer" not in row:
+        keys = ", ".join(map(str, row)) or "none"
+        raise DataError(f"{where} has no prompt and answer (its keys: {keys}), but the rows before it have: give all both.")
+    return Pair(_string(row["prompt"], "prompt", where), _string(row["answer"], "answer", where))
+
+
+def _string(value: object, key: str, where: str) -> str:
+    """`value` if it is a string; halves of surrogate pairs, which JSON can write but UTF-8 cannot, become '?'."""
+    if not isinstance(value, str):
+        raise DataError(f"{where} has a {type(value).__name__} under '{key}': it must be a string.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "replace").decode("utf-8")
+    return value

@@ -1,0 +1,91 @@
+"""What a person may say about training data. Imports nothing heavy, so that `--help` stays quick."""
+
+__all__ = ["BUILT_IN_TOKENIZERS", "SMALLEST_BPE", "DataSettings"]
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unmask.errors import ConfigError
+
+BUILT_IN_TOKENIZERS = ("auto", "byte", "char", "dna", "bpe")
+SMALLEST_BPE = 259  # 256 bytes, MASK, PAD and EOS
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Where the text comes from and how it becomes rows of token ids."""
+
+    source: str = "shakespeare"
+    """A text file, a folder, a glob, a .jsonl or .jsonl.gz file, the name of a bundled corpus, or hf:NAME[:CONFIG][@SPLIT]
+    for a data set of the `datasets` library (the split is train unless said)."""
+
+    tokenizer: str = "auto"
+    """auto, byte, char, dna, bpe, or the path of a tokenizer.json or of a checkpoint folder; auto is dna for the bundled
+    genome and else bpe."""
+
+    vocab_size: int | None = None
+    """Token ids of a trained bpe tokenizer, special ones included; by default 512 for less than 200 kB of text, 1024
+    below 2 MB, 2048 below 20 MB, 8192 below 200 MB, else 32768."""
+
+    mask_token: str | None = None
+    """The token of a tokenizer file that serves as MASK; a name that the file does not have is added as a new id."""
+
+    length: int = 256
+    """Positions in a row."""
+
+    eos: Literal["append", "none"] = "append"
+    """Whether EOS follows each document."""
+
+    valid_share: float = 0.05
+    """The share of the documents that is kept for validation; of the text where there are fewer than 20 documents."""
+
+    text_key: str = "text"
+    """The key that holds the text in a row of a .jsonl file or of an hf: data set."""
+
+    workers: int = 1
+    """Threads that encode text; the result does not depend on it."""
+
+    valid: str | None = None
+    """A source of its own for validation, written like source; the whole of source is then for training."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no data could satisfy.
+
+        Raises:
+            ConfigError: where a value is out of its range, or does not go with the tokenizer.
+        """
+        if not self.source:
+            raise ConfigError("data.source is empty: give a file, a folder, a corpus name such as shakespeare, or hf:NAME.")
+        if self.valid == "":
+            raise ConfigError("data.valid is empty: give a source like data.source, or leave it out.")
+        if self.length < 2:
+            raise ConfigError(f"data.length is {self.length}: a row has at least 2 positions.")
+        if not 0.0 < self.valid_share < 1.0:
+            raise ConfigError(f"data.valid_share is {self.valid_share}: give a share between 0 and 1, such as 0.05.")
+        if self.workers < 1:
+            raise ConfigError(f"data.workers is {self.workers}: give 1 or more threads.")
+        if self.eos not in ("append", "none"):
+            raise ConfigError(f"data.eos is '{self.eos}': it is append or none.")
+        if not self.text_key:
+            raise ConfigError("data.text_key is empty: give the name of the key that holds the text, such as text.")
+        self._check_tokenizer()
+
+    def _check_tokenizer(self) -> None:
+        """Refuse options that the chosen kind of tokenizer has no use for."""
+        if not self.tokenizer:
+            raise ConfigError(f"data.tokenizer is empty: give one of {', '.join(BUILT_IN_TOKENIZERS)}, or a path.")
+        if self.vocab_size is not None:
+            if self.tokenizer not in ("auto", "bpe"):
+                raise ConfigError(f"data.vocab_size is for the bpe tokenizer, but data.tokenizer is '{self.tokenizer}'.")
+            if self.vocab_size < SMALLEST_BPE:
+                raise ConfigError(
+                    f"data.vocab_size is {self.vocab_size}: a bpe tokenizer has at least {SMALLEST_BPE} ids "
+                    "(256 bytes and 3 special tokens)."
+                )
+        if self.mask_token is not None and self.tokenizer in BUILT_IN_TOKENIZERS:
+            raise ConfigError(
+                f"data.mask_token names the MASK of a tokenizer file, but data.tokenizer is '{self.tokenizer}', "
+                "which has its own."
+            )
+        if self.mask_token == "":
+            raise ConfigError("data.mask_token is empty: give the name of a token, such as <mask>.")

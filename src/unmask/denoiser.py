@@ -1,0 +1,58 @@
+"""What the rest of the library believes about a model: p(x_0 | x_t), in two halves.
+
+`hidden` runs the network, `logits` the vocabulary head. The split is the library's main speed lever: the head, the
+softmax and everything else that is V wide run only at the positions somebody asks about.
+"""
+
+__all__ = ["Denoiser", "clean_log_probs"]
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A bidirectional network that guesses clean tokens from a partly masked sequence.
+
+    `vocab_size` counts every id the head can name, MASK included; `max_length` is the longest sequence it was made
+    for (None: no limit); `time_conditioned` says whether `hidden` wants `time`.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def mask_id(self) -> int: ...
+    @property
+    def max_length(self) -> int | None: ...
+    @property
+    def time_conditioned(self) -> bool: ...
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L) int64 -> (B, L, D).
+
+        `valid` (B, L) is False on padding, which is never attended to; `time` (B,) in (0, 1] is the share of the
+        process that is still to be undone; `positions` (B, L) are the places of the tokens (default 0 .. L-1).
+        """
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V), at whatever positions were picked."""
+        ...
+
+
+def clean_log_probs(logits: Tensor, mask_id: int) -> Tensor:
+    """log p(x_0) (..., V) in float32 with MASK at exactly probability zero (SUBS, MDLM 3.2.3).
+
+    The other half of SUBS, that visible tokens are copied, needs no arithmetic here: nobody asks the head about them.
+    """
+    logits = logits.float().index_fill(-1, torch.tensor(mask_id, device=logits.device), -torch.inf)
+    return logits.log_softmax(-1)

@@ -1,0 +1,174 @@
+"""MDLM's backbone: a bidirectional transformer with rotary positions that reads tokens, some of them MASK.
+
+Pre-norm blocks of attention and GELU MLP, weight-only LayerNorm, untied embedding and head. With `modulation="time"` the
+branches are shifted, scaled and gated by adaLN-zero from an embedding of sigma(t) (Peebles and Xie, arXiv:2212.09748), as
+published; with "constant" by learned constants (what adaLN comes to when a published model is run without time); with
+"none", our default, the branches stand alone. Shapes: B batch, L positions, D width, H heads, V vocabulary.
+"""
+
+__all__ = ["DiT"]
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unmask.model.layers import Rotary, attention, join
+from unmask.model.settings import DiTSettings
+
+
+class TimeEmbedding(nn.Module):
+    """t (B,) -> (B, cond): 256 sinusoids of sigma = -log(1 - (1 - 1e-3) t), then an MLP (MDLM's constants)."""
+
+    def __init__(self, cond: int, sinusoids: int = 256) -> None:
+        super().__init__()
+        self.sinusoids = sinusoids
+        self.mlp = nn.Sequential(nn.Linear(sinusoids, cond), nn.SiLU(), nn.Linear(cond, cond))
+
+    def forward(self, time: Tensor) -> Tensor:
+        sigma = -torch.log1p(-(1 - 1e-3) * time.float())
+        half = self.sinusoids // 2
+        steps = torch.arange(half, dtype=torch.float32, device=time.device) / half
+        angle = sigma[:, None] * torch.exp(-math.log(10_000.0) * steps)
+        return F.silu(self.mlp(torch.cat([angle.cos(), angle.sin()], -1)))
+
+
+class Norm(nn.Module):
+    """LayerNorm with a weight and no bias, always in float32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), x.shape[-1:], self.weight.float())
+
+
+def modulation(settings: DiTSettings, parts: int) -> nn.Linear | nn.Parameter | None:
+    """What turns the time into `parts` vectors of the width: adaLN-zero's linear map, constants, or nothing."""
+    match settings.modulation:
+        case "time":
+            layer = nn.Linear(settings.cond, parts * settings.width)
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+            return layer
+        case "constant":
+            return nn.Parameter(torch.zeros(parts * settings.width))
+        case "none":
+            return None
+
+
+def vectors(source: nn.Linear | nn.Parameter | None, cond: Tensor | None, parts: int) -> tuple[Tensor, ...] | None:
+    """The `parts` vectors, each (B or 1, 1, D); None where there is no modulation."""
+    if source is None:
+        return None
+    flat = source(cond) if isinstance(source, nn.Linear) else source[None]
+    return flat[:, None].chunk(parts, -1)
+
+
+def shifted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class Block(nn.Module):
+    def __init__(self, settings: DiTSettings) -> None:
+        super().__init__()
+        width = settings.width
+        self.heads, self.dropout = settings.heads, settings.dropout
+        self.gelu = "tanh" if settings.gelu == "tanh" else "none"
+        self.norm_1, self.norm_2 = Norm(width), Norm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.modulation = modulation(settings, 6)
+        if settings.modulation == "none":  # as adaLN-zero: a block starts as the identity
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.down.weight)
+            nn.init.zeros_(self.down.bias)
+
+    def attend(self, x: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
+        return self.out(attention(qkv, tables, valid).reshape(batch, length, width))
+
+    def mlp(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate=self.gelu))
+
+    def forward(
+        self, x: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, cond: Tensor | None
+    ) -> Tensor:
+        six = vectors(self.modulation, cond, 6)
+        if six is None:
+            x = join(x, self.attend(self.norm_1(x), tables, valid), None, self.dropout, self.training)
+            return join(x, self.mlp(self.norm_2(x)), None, self.dropout, self.training)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = six
+        branch = self.attend(shifted(self.norm_1(x), shift_a, scale_a), tables, valid)
+        x = join(x, branch, gate_a, self.dropout, self.training)
+        branch = self.mlp(shifted(self.norm_2(x), shift_m, scale_m))
+        return join(x, branch, gate_m, self.dropout, self.training)
+
+
+class DiT(nn.Module):
+    """A Denoiser (see `unmask.denoiser`)."""
+
+    def __init__(self, settings: DiTSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        self.embedding = nn.Embedding(settings.vocab_size, settings.width)
+        nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
+        self.time = TimeEmbedding(settings.cond) if settings.modulation == "time" else None
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.blocks))
+        self.norm = Norm(settings.width)
+        self.modulation = modulation(settings, 2)
+        self.head = nn.Linear(settings.width, settings.vocab_size)
+        nn.init.zeros_(self.head.weight)  # so that training starts at exactly log V
+        nn.init.zeros_(self.head.bias)
+        self.rotary = Rotary(settings.width // settings.heads)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.settings.vocab_size
+
+    @property
+    def mask_id(self) -> int:
+        return self.settings.mask_id
+
+    @property
+    def max_length(self) -> int | None:
+        return self.settings.max_length
+
+    @property
+    def time_conditioned(self) -> bool:
+        return self.time is not None
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        x = self.embedding(tokens)
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        tables = self.rotary.tables(tokens.shape[1] if positions is None else positions, x.device, dtype)
+        if self.time is not None and time is None:
+            raise ValueError("This denoiser is time-conditioned: pass time (B,).")
+        cond = None if self.time is None or time is None else self.time(time)
+        for block in self.blocks:
+            x = block(x, tables, valid, cond)
+        x = self.norm(x)
+        two = vectors(self.modulation, cond, 2)
+        return x if two is None else shifted(x, *two)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """In training the head follows autocast; else it runs in float32: bfloat16 logits are off by up to 1/16."""
+        if self.training:
+            return self.head(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
+
+    def forward(self, tokens: Tensor, valid: Tensor | None = None, time: Tensor | None = None) -> Tensor:
+        """All logits (B, L, V) at once: for export and for tests; the library itself calls the two halves."""
+        return self.logits(self.hidden(tokens, valid=valid, time=time))

@@ -1,0 +1,143 @@
+"""The pieces of a block that stock modules do slowly on a CPU: attention with rotary positions, and gated dropout.
+
+Each is one autograd function whose backward is written out: no slice is padded with zeros, no tensor copied twice. The
+slow twins stand in tests/parity, the measurements behind the forms in docs/log.md.
+"""
+
+__all__ = ["Rotary", "attention", "join"]
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_LANE = 2**16
+PLAIN_SCORES = 2**26  # attention scores beyond which the fused kernel is taken for its memory
+
+
+class Rotary:
+    """Rotary positions (RoFormer, arXiv:2104.09864): base 10 000, halves as in GPT-NeoX.
+
+    The tables carry the attention's 1/sqrt(head) as well, its root on queries and on keys: the scaling costs nothing.
+    """
+
+    def __init__(self, head: int, base: float = 10_000.0) -> None:
+        self.head, self.base = head, base
+        self._tables: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def tables(self, positions: Tensor | int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin, each (1 or B, 1, L, head/2), for a length or for (B, L) positions."""
+        if isinstance(positions, Tensor):
+            return self._angles(positions.to(device), dtype)
+        key = (positions, device, dtype)
+        if key not in self._tables:
+            if len(self._tables) > 8:
+                self._tables.clear()
+            self._tables[key] = self._angles(torch.arange(positions, device=device)[None], dtype)
+        return self._tables[key]
+
+    def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        half = torch.arange(0, self.head, 2, dtype=torch.float64, device=positions.device)
+        angle = (positions.double()[..., None] * self.base ** (-half / self.head))[:, None]
+        root = self.head**-0.25
+        return (angle.cos() * root).to(dtype), (angle.sin() * root).to(dtype)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> None:
+    """Rotate the halves of the last axis of `x` by plus or minus the angles, into `out`."""
+    first, second = x.chunk(2, -1)
+    left, right = out.chunk(2, -1)
+    torch.mul(first, cos, out=left).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=right).addcmul_(first, sin, value=sign)
+
+
+class _PlainAttention(torch.autograd.Function):
+    """qkv (B, L, 3, H, head) -> (B, L, H, head) by two matmuls and a softmax, rotation included."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, valid: Tensor | None) -> Tensor:
+        batch, length, _, heads, head = qkv.shape
+        q, k, v = torch.empty(3, batch, heads, length, head, dtype=qkv.dtype)
+        parts = qkv.permute(2, 0, 3, 1, 4)
+        _turn(parts[0], cos, sin, q, 1)
+        _turn(parts[1], cos, sin, k, 1)
+        v.copy_(parts[2])
+        scores = q @ k.transpose(-1, -2)
+        if valid is not None:
+            scores.masked_fill_(~valid[:, None, None, :], torch.finfo(scores.dtype).min)
+        weights = scores.softmax(-1)
+        ctx.save_for_backward(q, k, v, weights, cos, sin)
+        return (weights @ v).transpose(1, 2).contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        q, k, v, weights, cos, sin = ctx.saved_tensors
+        grad = grads[0].transpose(1, 2).contiguous()
+        out = torch.empty(grads[0].shape[0], grads[0].shape[1], 3, *grads[0].shape[2:], dtype=q.dtype)
+        parts = out.permute(2, 0, 3, 1, 4)
+        parts[2].copy_(weights.transpose(-1, -2) @ grad)
+        scores = torch._softmax_backward_data(grad @ v.transpose(-1, -2), weights, -1, q.dtype)  # pyright: ignore
+        _turn(scores @ k, cos, sin, parts[0], -1)
+        _turn(scores.transpose(-1, -2) @ q, cos, sin, parts[1], -1)
+        return out, None, None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None) -> Tensor:
+    """Bidirectional attention with rotary positions: qkv (B, L, 3, H, head) -> (B, L, H, head).
+
+    `valid` (B, L) hides padded keys. On a CPU two matmuls and a softmax beat the fused kernel in both dtypes, as long as
+    their scores stay within `PLAIN_SCORES`; elsewhere, and beyond, it is the fused kernel.
+    """
+    batch, length, _, heads, _ = qkv.shape
+    plain = batch * heads * length * length <= PLAIN_SCORES and not torch.compiler.is_compiling()
+    if qkv.device.type == "cpu" and plain:
+        return _PlainAttention.apply(qkv, *tables, valid)  # pyright: ignore[reportReturnType]
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    mask = None if valid is None else valid[:, None, None, :]
+    q, k = _rotated(q, *tables), _rotated(k, *tables)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
+
+
+class _Join(torch.autograd.Function):
+    """residual + gate * branch * keep / (1 - p), `keep` made of 16 random bits an element; `gate` (B or 1, 1, D)."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, branch: Tensor, gate: Tensor | None, p: float) -> Tensor:
+        dropped = round(p * _LANE)
+        words = torch.empty((branch.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        lanes = words.view(torch.int16)[: branch.numel()].view(branch.shape)
+        keep = torch.ge(lanes, dropped - _LANE // 2, out=torch.empty_like(branch))
+        ctx.scale = _LANE / (_LANE - dropped)
+        kept = branch if gate is None else branch * gate
+        ctx.save_for_backward(keep, gate, None if gate is None else branch)
+        return torch.addcmul(residual, kept, keep, value=ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        (grad,) = grads
+        keep, gate, branch = ctx.saved_tensors
+        kept = grad.to(keep.dtype) * keep
+        if gate is None:
+            return grad, kept.mul_(ctx.scale), None, None
+        to_gate = (kept * branch).sum(1, keepdim=True).mul_(ctx.scale)
+        if gate.shape[0] == 1:
+            to_gate = to_gate.sum(0, keepdim=True)
+        return grad, kept.mul_(gate * ctx.scale), to_gate.to(gate.dtype), None
+
+
+def join(residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, training: bool) -> Tensor:
+    """residual + dropout(gate * branch): (B, L, D) each, `gate` (B or 1, 1, D) or None for 1.
+
+    On the CPU one 64-bit draw serves four elements (a Bernoulli draw an element costs ten times as much), so `p` is met
+    to 2**-16 and the scale is that of the p that was met; elsewhere it is the device's own dropout.
+    """
+    if training and p > 0 and residual.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _Join.apply(residual, branch, gate, p)  # pyright: ignore[reportReturnType]
+    branch = F.dropout(branch, p, training)
+    return residual + branch if gate is None else torch.addcmul(residual, branch, gate.to(branch.dtype))

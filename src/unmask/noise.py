@@ -1,0 +1,53 @@
+"""Stateless randomness: a uniform number is a function of (seed, step, position, stream).
+
+No generator is carried about, so a row decodes the same alone, in any batch, or resumed, and a served request
+is reproducible from one integer. The idea is that of `jax.random.fold_in`; the mixer is a 32-bit xor-multiply
+hash whose two multipliers are below 2**31, so that no product of a 32-bit word leaves int64.
+"""
+
+__all__ = ["POLICY", "TOKENS", "derive", "generator", "uniform"]
+
+import torch
+from torch import Tensor
+
+# Streams: numbers drawn for one purpose never meet those of another.
+TOKENS, POLICY = 0, 1
+
+_WORD = 0xFFFFFFFF
+
+
+def _mix(word: Tensor) -> Tensor:
+    """A bijection of 32-bit words held in int64 in which each input bit moves about half of the output bits."""
+    word = (word ^ (word >> 16)) * 0x7FEB352D & _WORD
+    word = (word ^ (word >> 15)) * 0x31848BAB & _WORD
+    word = (word ^ (word >> 14)) * 0x21F0AAAD & _WORD
+    return word ^ (word >> 15)
+
+
+def uniform(seed: Tensor, step: Tensor, position: Tensor, stream: int) -> Tensor:
+    """Uniforms in (0, 1), float64 with 53 random bits.
+
+    `seed`, `step` and `position` are int64 and broadcast together; the result has their common shape.
+    `stream` keeps numbers that are drawn for different purposes apart (`TOKENS`, `POLICY`, or any small integer).
+    """
+    word = _mix((seed & _WORD) ^ ((seed >> 32) & _WORD) * 0x45D9F3B & _WORD)
+    word = _mix((word + _mix(step + 0x1E3779B9 * (stream + 1))) & _WORD)
+    word = _mix((word + _mix(position + 0x5BD1E995)) & _WORD)
+    low = _mix((word + 0x2C1B3C6D) & _WORD) ^ _mix((position ^ word) & _WORD)
+    return (word * 2**21 + (low & 0x1FFFFF)).double().add_(0.5).mul_(2.0**-53)
+
+
+def derive(seed: int, *path: int) -> int:
+    """A new 63-bit seed for a named part of a run, e.g. `derive(seed, step, rank)`; pure Python, stable for ever."""
+    state = seed & 0xFFFFFFFFFFFFFFFF
+    for part in path:  # splitmix64
+        state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+def generator(seed: int, *path: int) -> torch.Generator:
+    """A CPU generator whose state depends on `derive(seed, *path)` alone."""
+    return torch.Generator().manual_seed(derive(seed, *path))

@@ -1,0 +1,254 @@
+"""The machine a run computes on: which device, how many threads, and which number format is safe and fast.
+
+Some virtual machines announce the AMX instructions of their processor and then lose the tile state, so that the
+first bfloat16 matrix product through oneDNN kills the process. `prepare` finds that out in a child process.
+"""
+
+__all__ = [
+    "DtypeName",
+    "Rates",
+    "bfloat16_works",
+    "choose_device",
+    "choose_dtype",
+    "matmul_rates",
+    "prepare",
+    "processor_flags",
+    "set_threads",
+]
+
+import faulthandler
+import os
+import signal
+import statistics
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from unmask.errors import ConfigError
+
+DtypeName = Literal["auto", "float32", "bfloat16"]
+"""The names a person may give for the number format of matrix products."""
+
+_ISA_NAMES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_WITHOUT_AMX = "AVX512_CORE_BF16"
+_WORTH_IT = 1.2
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Speed of square matrix products in GFLOP/s; `bf16` is None where bfloat16 products cannot be computed."""
+
+    fp32: float
+    bf16: float | None
+
+
+@cache
+def processor_flags() -> frozenset[str]:
+    """The instruction-set flags that Linux reports for the first processor; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def prepare() -> None:
+    """Make bfloat16 products safe; call it before anything is computed (again is free).
+
+    Where AMX is announced but dies, oneDNN is limited to AVX-512 in this process and its children, which only
+    works before oneDNN's first use. It costs nothing where AMX is absent or the user has chosen an ISA.
+    """
+    _prepare_once()
+
+
+def bfloat16_works() -> bool:
+    """Whether a bfloat16 matrix product on the processor returns at all; it may still be slow."""
+    return _prepare_once()
+
+
+@cache
+def _prepare_once() -> bool:
+    """Try bfloat16 in a child, limit oneDNN if the child dies, and try again: False if it dies even so."""
+    chosen_by_user = any(name in os.environ for name in _ISA_NAMES)
+    if sys.platform != "linux" or "amx_tile" not in processor_flags() or chosen_by_user:
+        return True
+    if _child_survives():
+        return True
+    os.environ[_ISA_NAMES[0]] = _WITHOUT_AMX
+    return _child_survives()
+
+
+def _child_survives() -> bool:
+    """Fork a child that multiplies bfloat16 matrices; True if it ends well, False if it dies or hangs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of forking with threads; the child uses one and only computes
+        child = os.fork()
+    if child == 0:
+        _multiply_and_exit()
+    _, status = os.waitpid(child, 0)
+    return status == 0
+
+
+def _multiply_and_exit() -> None:
+    """What the child does; never returns and prints nothing, even when it dies by an illegal instruction."""
+    code = 1
+    try:
+        import resource
+
+        faulthandler.disable()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for number in (signal.SIGILL, signal.SIGSEGV, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.alarm(30)
+        torch.set_num_threads(1)  # the parent's thread pool does not exist in a forked child
+        with torch.inference_mode():
+            for size in (32, 128, 512, 512):
+                ones = torch.ones(size, size, dtype=torch.bfloat16)
+                product = ones @ ones
+                torch.nn.functional.linear(ones, ones, ones[0])
+                code = 0 if float(product[-1, -1]) == size else 1
+                if code:
+                    break
+    finally:
+        os._exit(code)
+
+
+def set_threads(count: int | None) -> int:
+    """Let torch compute with `count` threads (None: leave torch's choice) and return the number in force.
+
+    Raises ConfigError for a count below one.
+    """
+    if count is not None:
+        if count < 1:
+            raise ConfigError(f"threads = {count} is not possible: give a whole number of at least 1, or leave it out.")
+        torch.set_num_threads(count)
+    return torch.get_num_threads()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device for "auto", "cpu", "cuda", "cuda:N", "mps" or any other torch device that is present.
+
+    "auto" is CUDA where there is a GPU, otherwise the processor. MPS has to be asked for: it has no float64.
+    Raises ConfigError for a name torch does not know and for a device this machine lacks.
+    """
+    if name == "auto":
+        return torch.device("cuda" if _cuda_count() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device '{name}' is unknown: give auto, cpu, cuda, cuda:N or mps.") from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if device.type == "cuda":
+        return _checked_cuda(device, name)
+    if device.type == "mps" and torch.backends.mps.is_available():
+        return device
+    present = torch.accelerator.current_accelerator()
+    if present is not None and present.type == device.type:
+        return device
+    raise ConfigError(f"device '{name}' is not present on this machine: use --device cpu, or auto.")
+
+
+def _cuda_count() -> int:
+    """Number of usable CUDA devices; a driver that is too old counts as none, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _checked_cuda(device: torch.device, name: str) -> torch.device:
+    """The CUDA device if it exists; ConfigError with what does exist otherwise."""
+    count = _cuda_count()
+    if count == 0:
+        build = "this torch was built without CUDA" if not torch.backends.cuda.is_built() else "torch finds no usable GPU"
+        raise ConfigError(f"device '{name}' is not available ({build}): use --device cpu, or auto.")
+    if device.index is not None and device.index >= count:
+        raise ConfigError(f"device '{name}' does not exist: this machine has cuda:0 to cuda:{count - 1}.")
+    return device
+
+
+def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    """The format of matrix products: "auto" takes bfloat16 where it is safe and faster, otherwise float32.
+
+    On the processor "faster" is measured (about 50 ms, once a process) and means at least 1.2 times as fast.
+    float16 is never chosen: its range is too small for the weights of the objective.
+    Raises ConfigError for another name, and for bfloat16 where computing with it would kill the process.
+    """
+    if name not in get_args(DtypeName):
+        raise ConfigError(f"dtype '{name}' is not possible: give auto, float32 or bfloat16.")
+    if name == "float32":
+        return torch.float32
+    if name == "bfloat16":
+        _refuse_unusable_bfloat16(device)
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and _speedup() >= _WORTH_IT:
+        return torch.bfloat16
+    return torch.float32
+
+
+def _refuse_unusable_bfloat16(device: torch.device) -> None:
+    """ConfigError where bfloat16 was asked for and cannot be computed on `device`."""
+    if device.type == "cpu" and not bfloat16_works():
+        raise ConfigError(
+            "dtype bfloat16 cannot be used: this machine announces AMX but the instructions fail, and oneDNN was in "
+            f"use before unmask could switch them off; use float32, or set {_ISA_NAMES[0]}={_WITHOUT_AMX} "
+            "before Python starts."
+        )
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError(f"dtype bfloat16 is not supported by {torch.cuda.get_device_name(device)}: use float32.")
+
+
+@cache
+def _speedup() -> float:
+    """How many times faster than float32 a bfloat16 product is on the processor; 0 where it is absent or unsafe."""
+    if not processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"}:
+        return 0.0
+    rates = matmul_rates(None)
+    return 0.0 if rates.bf16 is None else rates.bf16 / rates.fp32
+
+
+def matmul_rates(threads: int | None) -> Rates:
+    """Measure the processor's matrix products with `threads` threads (None: as set now); takes about 50 ms.
+
+    Medians of interleaved repetitions, so that another process on the machine slows both formats alike.
+    """
+    before = torch.get_num_threads()
+    set_threads(threads)
+    try:
+        works = bfloat16_works()
+        formats = [torch.float32, torch.bfloat16] if works else [torch.float32]
+        pairs = [_operands(dtype) for dtype in formats]
+        with torch.inference_mode():
+            for left, right in pairs:
+                torch.mm(left, right)
+            rounds = [[_rate(left, right) for left, right in pairs] for _ in range(9)]
+    finally:
+        torch.set_num_threads(before)
+    medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
+    return Rates(medians[0], medians[1] if works else None)
+
+
+def _operands(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Two 512 by 512 matrices of ones, the second one transposed as a layer's weight is."""
+    return torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype).t()
+
+
+def _rate(left: Tensor, right: Tensor) -> float:
+    """GFLOP/s of one product."""
+    start = time.perf_counter()
+    torch.mm(left, right)
+    seconds = max(time.perf_counter() - start, 1e-9)
+    return 2 * left.shape[0] * left.shape[1] * right.shape[1] / seconds / 1e9

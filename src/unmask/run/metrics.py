@@ -1,0 +1,199 @@
+"""What a run measures, step by step: one JSON object a line in metrics.jsonl, and trackers if asked for."""
+
+__all__ = ["Metrics", "Tracker", "plot_curves", "read_metrics"]
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import import_module, util
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from unmask.errors import ConfigError, DataError, did_you_mean
+from unmask.run.files import atomic_text, explained
+
+Value = float | int | str | bool | None
+
+
+class Tracker(Protocol):
+    """A place beside the JSONL file where numbers go."""
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of one step."""
+        ...
+
+    def close(self) -> None:
+        """Flush and end."""
+        ...
+
+
+class Metrics:
+    """The writer of `folder`/metrics.jsonl; each line is on the disk's way before `log` returns.
+
+    `resumed_at` is the step of the checkpoint from which a run goes on: lines of later steps are dropped, since
+    those steps are taken again. None begins an empty file. `track` names trackers ("tensorboard", "wandb") that
+    get the same numbers; `settings` is shown there. Raises ConfigError for an unknown or missing tracker.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        resumed_at: int | None = None,
+        track: tuple[str, ...] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the file, having dropped what the run will repeat."""
+        self.path = folder / "metrics.jsonl"
+        kept = [] if resumed_at is None or not self.path.exists() else read_metrics(self.path)
+        lines = [json.dumps(line) for line in kept if resumed_at is not None and line["step"] <= resumed_at]
+        self._trackers = [_tracker(name, folder, settings or {}) for name in track]
+        atomic_text(self.path, "".join(f"{line}\n" for line in lines))
+        with explained(self.path):
+            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+
+    def log(self, step: int, values: Mapping[str, Value]) -> None:
+        """Append the values of one step; NaN and infinity, which JSON lacks, are written as null."""
+        finite = {name: value if _writable(value) else None for name, value in values.items()}
+        with explained(self.path):
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._file.flush()
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        for tracker in self._trackers:
+            tracker.add(step, numbers)
+
+    def close(self) -> None:
+        """Close the file and the trackers."""
+        self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def __enter__(self) -> Self:
+        """For `with`: closes at the end."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close, whether or not the run failed."""
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, in order; a last line that was cut off by a crash is left out.
+
+    Raises DataError for a file that is missing or has another damaged line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: give the metrics.jsonl of a run folder.") from error
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = json.loads(line)
+            found.append({"step": int(values["step"])} | values)
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise DataError(f"{path} is damaged at line {number}: delete that line.") from error
+    return found
+
+
+def plot_curves(path_jsonl: Path, path_png: Path) -> bool:
+    """Draw every number of a metrics.jsonl against the step, one panel each; False where matplotlib is missing.
+
+    Raises DataError as `read_metrics` does and for a file without numbers; ConfigError or RunError as writing does.
+    """
+    if util.find_spec("matplotlib") is None:
+        return False
+    from matplotlib.figure import Figure
+
+    curves = _curves(read_metrics(path_jsonl))
+    if not curves:
+        raise DataError(f"{path_jsonl} holds no numbers to draw: let the run log a step first.")
+    columns = min(3, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure = Figure(figsize=(4.5 * columns, 2.8 * rows), layout="constrained")
+    for index, (name, (steps, values)) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(rows, columns, index)
+        axes.plot(steps, values, linewidth=1.2, marker="." if len(steps) < 30 else "")
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.grid(alpha=0.3)
+    temporary = path_png.with_name(f".{path_png.stem}.part.png")
+    with explained(path_png):
+        try:
+            figure.savefig(temporary, dpi=120)
+            temporary.replace(path_png)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return True
+
+
+def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values of each number that occurs."""
+    curves: dict[str, tuple[list[int], list[float]]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
+                steps, values = curves.setdefault(name, ([], []))
+                steps.append(line["step"])
+                values.append(float(value))
+    return curves
+
+
+def _writable(value: Value) -> bool:
+    """Whether JSON has this value."""
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _tracker(name: str, folder: Path, settings: Mapping[str, Any]) -> Tracker:
+    """The tracker of that name; ConfigError if there is none, or its package is not installed."""
+    makers = {"tensorboard": _TensorBoard, "wandb": _WandB}
+    if name not in makers:
+        raise ConfigError(f"there is no tracker '{name}': {did_you_mean(name, makers)}")
+    if util.find_spec(name) is None:
+        raise ConfigError(f"tracking with {name} needs a package that is missing: pip install 'unmask[track]'.")
+    return makers[name](folder, settings)
+
+
+class _TensorBoard:
+    """Scalars in `folder`/tensorboard."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Open the event file and show the settings as text."""
+        self._writer: Any = import_module("torch.utils.tensorboard").SummaryWriter(str(folder / "tensorboard"))
+        self._writer.add_text("settings", f"```\n{json.dumps(settings, indent=2, default=str)}\n```")
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """One scalar a name."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and end."""
+        self._writer.close()
+
+
+class _WandB:
+    """A Weights & Biases run of the folder's name, gone on with when the folder's run is resumed."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Begin the run, or go on with the one whose id stands in `folder`/wandb-id."""
+        note = folder / "wandb-id"
+        known = note.read_text(encoding="utf-8").strip() if note.exists() else None
+        wandb: Any = import_module("wandb")
+        self._run = wandb.init(
+            dir=str(folder), name=folder.name, project="unmask", id=known, resume="allow", config=dict(settings)
+        )
+        atomic_text(note, str(self._run.id))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """One record a step."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Flush and end."""
+        self._run.finish()

@@ -1,0 +1,107 @@
+"""From what was asked to what will be done: every gap in the settings is filled from the data, once, and written down."""
+
+__all__ = ["Plan", "flops_per_token", "make_plan", "memory_bytes"]
+
+from dataclasses import dataclass
+
+from unmask.data.prepare import Corpus
+from unmask.errors import ConfigError, did_you_mean
+from unmask.model.build import parameter_count
+from unmask.model.settings import SIZES, DiTSettings
+from unmask.train.settings import ModelChoice, TextRun
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A training run without gaps."""
+
+    model: DiTSettings
+    parameters: int
+    steps: int
+    lr: float
+    warmup: int
+    eval_every: int
+    save_every: int
+    draws: int
+    """Maskings of each validation sequence."""
+    train_tokens: int
+    valid_tokens: int
+    epochs: float
+    """How often each training sequence is seen if the run goes to its end."""
+
+
+def make_plan(run: TextRun, corpus: Corpus, start: DiTSettings | None = None) -> Plan:
+    """Fill the gaps of `run` for `corpus`; `start` is the network to fine-tune, whose shape then holds.
+
+    Raises ConfigError for shapes that cannot be, or sequences longer than the window of `start`.
+    """
+    model = start or _new_model(run.model, corpus)
+    if run.data.length > model.max_length:
+        raise ConfigError(
+            f"data.length is {run.data.length}, but the model's window is {model.max_length} tokens; "
+            f"set --data.length {model.max_length} or less."
+        )
+    rows = len(corpus.train)
+    per_epoch = max(rows / run.train.batch, 1e-9)
+    steps = run.train.steps or _default_steps(rows, run.train.batch)
+    warmup = min(2500, max(1, steps // 20)) if run.train.warmup is None else run.train.warmup
+    every = run.train.eval_every or max(25, steps // 40)
+    return Plan(
+        model=model,
+        parameters=parameter_count(model),
+        steps=steps,
+        lr=run.train.lr or (1e-3 if model.width <= 384 else 3e-4),
+        warmup=warmup,
+        eval_every=every,
+        save_every=run.train.save_every or every,
+        draws=max(1, run.train.eval_draws // max(1, min(len(corpus.valid), run.train.eval_draws))),
+        train_tokens=corpus.train.tokens,
+        valid_tokens=corpus.valid.tokens,
+        epochs=steps / per_epoch,
+    )
+
+
+def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
+    size = _default_size(corpus.train.tokens) if choice.size == "auto" else choice.size
+    if size not in SIZES:
+        raise ConfigError(f"model.size is '{size}'; {did_you_mean(size, SIZES)}")
+    width, blocks, heads = SIZES[size]
+    return DiTSettings(
+        vocab_size=corpus.tokenizer.vocab_size,
+        mask_id=corpus.tokenizer.mask_id,
+        max_length=corpus.train.length,
+        width=choice.width or width,
+        blocks=choice.blocks or blocks,
+        heads=choice.heads or heads,
+        dropout=choice.dropout,
+        modulation="time" if choice.time_conditioned else "none",
+    )
+
+
+def _default_size(tokens: int) -> str:
+    """The largest of the laptop sizes that so many tokens do not leave starved."""
+    limits = (("nano", 200_000), ("micro", 1_000_000), ("mini", 20_000_000), ("base", 200_000_000))
+    return next((name for name, limit in limits if tokens < limit), "small")
+
+
+def _default_steps(rows: int, batch: int) -> int:
+    """Sixty passes over the text, but at least 600 steps and at most 20 000; patience usually ends it before."""
+    return int(min(20_000, max(600, 60 * rows / batch)))
+
+
+def flops_per_token(model: DiTSettings) -> float:
+    """Multiply-adds times two of a training step (forward and backward), for each position of a sequence.
+
+    6 for each weight of the blocks, the attention's two matmuls, and the head at the half of the positions that are
+    masked on average.
+    """
+    blocks = 12 * model.width**2 * model.blocks
+    attention = 12 * model.max_length * model.width * model.blocks
+    return 6 * blocks + attention + 3 * model.vocab_size * model.width
+
+
+def memory_bytes(plan: Plan, batch: int) -> int:
+    """A rough peak of a training step in float32: weights, gradient, two moments and average, and the activations."""
+    model = plan.model
+    per_block = batch * model.max_length * model.width * 20 + 2 * batch * model.heads * model.max_length**2
+    return 4 * (5 * plan.parameters + model.blocks * per_block) + 3 * 4 * 2**24

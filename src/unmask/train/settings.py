@@ -1,0 +1,115 @@
+"""What a training run is asked to do. Imports nothing heavy, so that `--help` stays quick."""
+
+__all__ = ["ModelChoice", "TextRun", "TrainSettings"]
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unmask.data.settings import DataSettings
+from unmask.errors import ConfigError, did_you_mean
+from unmask.model.settings import SIZES
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which network to train."""
+
+    size: str = "auto"
+    """auto (by the number of training tokens), or nano, micro, mini, base, tiny, small, medium."""
+    width: int | None = None
+    """Size of the residual stream; overrides the size's."""
+    blocks: int | None = None
+    """Number of transformer blocks; overrides the size's."""
+    heads: int | None = None
+    """Number of attention heads; overrides the size's."""
+    dropout: float = 0.1
+    """Probability of dropping an element of a branch."""
+    time_conditioned: bool = False
+    """Tell the network the time through adaLN, as in MDLM's Table 12; off is simpler and no worse there."""
+
+    def __post_init__(self) -> None:
+        if self.size != "auto" and self.size not in SIZES:
+            raise ConfigError(f"model.size is '{self.size}'; {did_you_mean(self.size, ['auto', *SIZES])}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """How to train it."""
+
+    steps: int | None = None
+    """Optimiser steps; by default as many as the text bears (see --dry), ended early by `patience`."""
+    batch: int = 32
+    """Sequences in an optimiser step, over all processes."""
+    accumulate: int = 1
+    """Parts in which a process runs its share of the batch, one after the other, to save memory."""
+    lr: float | None = None
+    """Peak learning rate; by default 1e-3 up to a width of 384 and 3e-4 above."""
+    warmup: int | None = None
+    """Steps of linear warm-up; by default a twentieth of the steps, at most 2500."""
+    shape: Literal["cosine", "constant"] = "cosine"
+    """What the learning rate does after the warm-up."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's moment decays."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.9999
+    """Decay of the averaged weights, which are the ones that are evaluated and saved; 0 turns averaging off."""
+    estimator: Literal["uniform", "stratified", "count", "bernoulli"] = "count"
+    """How maskings are drawn; the same expectation, the least variance by default (docs/math.md)."""
+    schedule: Literal["linear", "cosine", "cosine-squared", "geometric", "polynomial"] = "linear"
+    """Masking schedule of the two time-based estimators, and of time itself for a time-conditioned model."""
+    seed: int = 1
+    """Seed of weights, order of the data, maskings and dropout."""
+    eval_every: int | None = None
+    """Steps between validations; by default a fortieth of the steps, at least 25."""
+    eval_draws: int = 512
+    """Maskings in a validation, shared by the validation sequences."""
+    patience: int = 8
+    """Validations without a better bound after which training ends; 0 never ends it."""
+    save_every: int | None = None
+    """Steps between checkpoints; by default those between validations."""
+    keep: int = 2
+    """Latest checkpoints to keep, beside the best."""
+    log_every: int = 1
+    """Steps between lines in metrics.jsonl."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network; auto measures which is faster here."""
+    compile: bool = False
+    """Compile the network with torch.compile first (a minute, and a C++ compiler on a CPU)."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: int | None = None
+    """Processor threads; by default torch's own choice."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Also send the metrics there."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "eval_every", "eval_draws", "save_every", "keep", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"train.{name} is {value}; it must be at least 1.")
+        if self.batch % self.accumulate:
+            raise ConfigError(
+                f"train.batch {self.batch} cannot be run in {self.accumulate} equal parts; "
+                "choose a train.accumulate that divides it."
+            )
+        if self.lr is not None and not 0 < self.lr < 1:
+            raise ConfigError(f"train.lr is {self.lr}; it must lie between 0 and 1, for example 1e-3.")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"train.ema is {self.ema}; it must be at least 0 (off) and below 1.")
+        if self.clip <= 0:
+            raise ConfigError(f"train.clip is {self.clip}; it must be above 0.")
+
+
+@dataclass(frozen=True, slots=True)
+class TextRun:
+    """Train a masked diffusion language model on text."""
+
+    data: DataSettings = field(default_factory=DataSettings)
+    """The text."""
+    model: ModelChoice = field(default_factory=ModelChoice)
+    """The network."""
+    train: TrainSettings = field(default_factory=TrainSettings)
+    """The training."""

