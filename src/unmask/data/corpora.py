@@ -34,7 +34,9 @@ class Corpora:
 BUNDLED = {
     "austen": BundledFile("austen.jsonl.xz", "4b62d2585e771dfef93806006790ca073e0eec907c9f5ac691754a3c6c142571"),
     "ecoli-k12": BundledFile("ecoli-k12.txt.xz", "35832cfe93724dc085a96aa88b474b146b7faaebe1391c2e43ebc8aa219714c1"),
-    "shakespeare": BundledFile("shakespeare.jsonl.xz", "e8589383a80b7fa4771fe6a976cb7d0f63f329093c1d27fcd2a521c2d363234c"),
+    "shakespeare": BundledFile(
+        "shakespeare.jsonl.xz", "e8589383a80b7fa4771fe6a976cb7d0f63f329093c1d27fcd2a521c2d363234c"
+    ),
     "sotu": BundledFile("sotu.jsonl.xz", "b992acbac1c03af12b22a5b4886b86a1e00eb488e6c2736736932a39b2c33717"),
 }
 CORPORA = {
@@ -57,7 +59,9 @@ def read_bundled(name: str) -> Iterator[bytes]:
     try:
         packed = path.read_bytes()
     except OSError as error:
-        raise DataError(f"the bundled corpus {path} cannot be read ({error.strerror}): install unmask again.") from error
+        raise DataError(
+            f"the bundled corpus {path} cannot be read ({error.strerror}): install unmask again."
+        ) from error
     if hashlib.sha256(packed).hexdigest() != bundled.sha256:
         raise DataError(f"the bundled corpus {path} is damaged (its sha256 is wrong): install unmask again.")
     with lzma.open(io.BytesIO(packed)) as file:

@@ -39,7 +39,9 @@ def open_hub(source: str) -> HubDataset:
         dataset = library.load_dataset(name, config or None, split=split, streaming=True)
     except Exception as error:  # the library raises many kinds: no such name, no such split, no network
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{source} could not be opened ({reason}): check name, configuration, split and network.") from error
+        raise DataError(
+            f"{source} could not be opened ({reason}): check name, configuration, split and network."
+        ) from error
     version = getattr(dataset, "_fingerprint", None) or ""
     told = "\n".join(("hf", name, config, split, str(version)))
     return HubDataset(hashlib.sha256(told.encode()).hexdigest(), lambda: dataset)

@@ -14,8 +14,8 @@ _KEY = 2**64
 def batch_indices(seed: int, step: int, batch: int, size: int) -> np.ndarray:
     """The rows of step `step`: (batch,) int64, each in [0, size).
 
-    Within an epoch every row comes once; each epoch has a permutation of its own; a batch may run over the border of two
-    epochs, or over several where it is larger than `size`. `step` may be any integer.
+    Within an epoch every row comes once; each epoch has a permutation of its own; a batch may run over the border of
+    two epochs, or over several where it is larger than `size`. `step` may be any integer.
 
     Raises:
         DataError: where `batch` or `size` is less than 1.
@@ -36,8 +36,8 @@ def batch_indices(seed: int, step: int, batch: int, size: int) -> np.ndarray:
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     """The order of one epoch, (size,) int64, read only.
 
-    Raw Philox words are sorted, rather than numpy's `permutation` called, because numpy promises that the words of a bit
-    generator stay the same in later versions, and promises nothing of the kind for its distributions.
+    Raw Philox words are sorted, rather than numpy's `permutation` called, because numpy promises that the words of a
+    bit generator stay the same in later versions, and promises nothing of the kind for its distributions.
     """
     words = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(size)
     order = np.argsort(words, kind="stable").astype(np.int64)

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """N rows of L positions. In row n, positions `first[n] <= i < last[n]` may be masked and those `< last[n]` are valid."""
+    """N rows of L positions. In row n, positions `first[n] <= i < last[n]` may be masked, those `< last[n]` are valid."""
 
     ids: np.ndarray
     """(N, L) uint16 or uint32, a view of a memory map."""
@@ -53,7 +53,9 @@ class Packed:
         """
         rows = np.asarray(indices)
         if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
-            raise DataError(f"row {rows.min() if rows.min() < 0 else rows.max()} was asked for: there are {len(self)} rows.")
+            raise DataError(
+                f"row {rows.min() if rows.min() < 0 else rows.max()} was asked for: there are {len(self)} rows."
+            )
         ids = self.ids[rows].astype(np.int64)
         position = np.arange(self.length)
         valid = position < self.last[rows][:, None]

@@ -24,8 +24,8 @@ class Piece(NamedTuple):
 def cut_at(text: str, limit: int, low: int = 1) -> int:
     """Where to cut `text` for a first part of at most `limit` characters, and more than `low` where possible.
 
-    After the last empty line, else after the last line end, else before the last space (byte-level BPE keeps a space with
-    the word behind it), else at `limit`.
+    After the last empty line, else after the last line end, else before the last space (byte-level BPE keeps a space
+    with the word behind it), else at `limit`.
     """
     for mark, after in (("\n\n", 2), ("\n", 1), (" ", 0)):
         found = text.rfind(mark, low, limit)
@@ -73,6 +73,6 @@ def decode_utf8(blocks: Iterable[bytes], name: str) -> Iterator[str]:
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{name} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {start + error.start} cannot be "
-            "decoded; convert the file to UTF-8."
+            f"{name} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {start + error.start} cannot "
+            "be decoded; convert the file to UTF-8."
         ) from error

@@ -34,7 +34,9 @@ def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                     continue
                 row = json.loads(text)
                 if not isinstance(row, dict):
-                    raise DataError(f"{path}, line {number} is not a JSON object: write rows such as {{\"text\": \"...\"}}.")
+                    raise DataError(
+                        f'{path}, line {number} is not a JSON object: write rows such as {{"text": "..."}}.'
+                    )
                 yield number, row
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, line {number} is not UTF-8 text: convert the file to UTF-8.") from error
@@ -59,7 +61,9 @@ def row_text(row: Mapping[str, Any], text_key: str, where: str) -> str:
     """
     if text_key not in row:
         keys = ", ".join(map(str, row)) or "none"
-        raise DataError(f"{where} has no '{text_key}' (its keys: {keys}): name the key that holds text with --data.text-key.")
+        raise DataError(
+            f"{where} has no '{text_key}' (its keys: {keys}): name the key that holds text with --data.text-key."
+        )
     return _string(row[text_key], text_key, where)
 
 
@@ -71,7 +75,9 @@ def row_pair(row: Mapping[str, Any], where: str) -> Pair:
     """
     if "prompt" not in row or "answer" not in row:
         keys = ", ".join(map(str, row)) or "none"
-        raise DataError(f"{where} has no prompt and answer (its keys: {keys}), but the rows before it have: give all both.")
+        raise DataError(
+            f"{where} has no prompt and answer (its keys: {keys}), but the rows before it have: give all both."
+        )
     return Pair(_string(row["prompt"], "prompt", where), _string(row["answer"], "answer", where))
 
 

@@ -16,12 +16,12 @@ class DataSettings:
     """Where the text comes from and how it becomes rows of token ids."""
 
     source: str = "shakespeare"
-    """A text file, a folder, a glob, a .jsonl or .jsonl.gz file, the name of a bundled corpus, or hf:NAME[:CONFIG][@SPLIT]
-    for a data set of the `datasets` library (the split is train unless said)."""
+    """A text file, a folder, a glob, a .jsonl or .jsonl.gz file, the name of a bundled corpus, or
+    hf:NAME[:CONFIG][@SPLIT] for a data set of the `datasets` library (the split is train unless said)."""
 
     tokenizer: str = "auto"
-    """auto, byte, char, dna, bpe, or the path of a tokenizer.json or of a checkpoint folder; auto is dna for the bundled
-    genome and else bpe."""
+    """auto, byte, char, dna, bpe, or the path of a tokenizer.json or of a checkpoint folder; auto is dna for the
+    bundled genome and else bpe."""
 
     vocab_size: int | None = None
     """Token ids of a trained bpe tokenizer, special ones included; by default 512 for less than 200 kB of text, 1024
@@ -55,7 +55,9 @@ class DataSettings:
             ConfigError: where a value is out of its range, or does not go with the tokenizer.
         """
         if not self.source:
-            raise ConfigError("data.source is empty: give a file, a folder, a corpus name such as shakespeare, or hf:NAME.")
+            raise ConfigError(
+                "data.source is empty: give a file, a folder, a corpus name such as shakespeare, or hf:NAME."
+            )
         if self.valid == "":
             raise ConfigError("data.valid is empty: give a source like data.source, or leave it out.")
         if self.length < 2:
@@ -76,7 +78,9 @@ class DataSettings:
             raise ConfigError(f"data.tokenizer is empty: give one of {', '.join(BUILT_IN_TOKENIZERS)}, or a path.")
         if self.vocab_size is not None:
             if self.tokenizer not in ("auto", "bpe"):
-                raise ConfigError(f"data.vocab_size is for the bpe tokenizer, but data.tokenizer is '{self.tokenizer}'.")
+                raise ConfigError(
+                    f"data.vocab_size is for the bpe tokenizer, but data.tokenizer is '{self.tokenizer}'."
+                )
             if self.vocab_size < SMALLEST_BPE:
                 raise ConfigError(
                     f"data.vocab_size is {self.vocab_size}: a bpe tokenizer has at least {SMALLEST_BPE} ids "

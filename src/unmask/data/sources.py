@@ -74,7 +74,9 @@ def open_source(source: str, text_key: str = "text") -> Source:
             raise DataError(f"no file matches {source}: check the pattern, and quote it on a command line.")
         return _file_source(source, files, text_key)
     if "/" in source or "." in source:
-        raise DataError(f"there is no file or folder {source}: give a path that exists, or one of {', '.join(CORPORA)}.")
+        raise DataError(
+            f"there is no file or folder {source}: give a path that exists, or one of {', '.join(CORPORA)}."
+        )
     raise DataError(
         f"there is no file, folder or corpus '{source}' (the corpora are {', '.join(CORPORA)}): "
         f"{did_you_mean(source, CORPORA)}"
@@ -104,7 +106,9 @@ def _file_source(name: str, files: list[Path], text_key: str) -> Source:
     paired = [_is_json(path) and _holds_pairs(path, text_key) for path in files]
     if any(paired) and not all(paired):
         one, other = files[paired.index(True)], files[paired.index(False)]
-        raise DataError(f"{one} holds prompts with answers but {other} does not: keep the two kinds in folders of their own.")
+        raise DataError(
+            f"{one} holds prompts with answers but {other} does not: keep the two kinds in folders of their own."
+        )
     return Source(
         name=name,
         fingerprint=_fingerprint(files),

@@ -173,7 +173,7 @@ def _checked_cuda(device: torch.device, name: str) -> torch.device:
     if count == 0:
         build = "this torch was built without CUDA" if not torch.backends.cuda.is_built() else "torch finds no usable GPU"
         raise ConfigError(f"device '{name}' is not available ({build}): use --device cpu, or auto.")
-    if device.index is not None and device.index >= count:
+    if device.index is not None and device.index >= count:  # pyright: ignore[reportUnnecessaryComparison]
         raise ConfigError(f"device '{name}' does not exist: this machine has cuda:0 to cuda:{count - 1}.")
     return device
 

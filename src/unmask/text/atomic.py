@@ -29,4 +29,6 @@ def write_file(path: Path, content: bytes) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise RunError(f"{path} could not be written ({error.strerror}): free some space, or choose another folder.") from error
+        raise RunError(
+            f"{path} could not be written ({error.strerror}): free some space, or choose another folder."
+        ) from error

@@ -79,7 +79,9 @@ def _sized(texts: Iterable[str]) -> Iterator[str]:
 
 def _alphabet(tokens: list[str], unknown: str) -> Backend:
     """A backend in which each character is a token of its own; BPE without merges is the quickest model for that."""
-    backend = Backend(models.BPE({token: one for one, token in enumerate(tokens)}, [], unk_token=unknown, fuse_unk=False))
+    backend = Backend(
+        models.BPE({token: one for one, token in enumerate(tokens)}, [], unk_token=unknown, fuse_unk=False)
+    )
     backend.decoder = decoders.Fuse()
     return backend
 

@@ -52,8 +52,8 @@ class Tokenizer:
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         if not file.is_file():
             raise DataError(
-                f"there is no tokenizer at {file}: give byte, char, dna or bpe, or the path of a tokenizer.json or of a "
-                "folder that holds one."
+                f"there is no tokenizer at {file}: give byte, char, dna or bpe, or the path of a tokenizer.json or of "
+                "a folder that holds one."
             )
         try:
             text = file.read_text(encoding="utf-8")

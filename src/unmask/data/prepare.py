@@ -1,0 +1,170 @@
+"""From settings to a corpus: read, split, encode, pack, once; later runs find the result in the cache."""
+
+__all__ = ["prepare"]
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from unmask.data.corpus import FORMAT, Corpus, Facts, PartFacts, cache_folder, load_corpus, token_type, write_facts
+from unmask.data.pack import Packer, encode_units
+from unmask.data.settings import DataSettings
+from unmask.data.sources import Source, open_source
+from unmask.data.split import Plan, make_plan
+from unmask.data.vocabulary import choose_tokenizer
+from unmask.errors import DataError, RunError
+from unmask.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """All that decides what the rows are."""
+
+    settings: DataSettings
+    source: Source
+    other: Source | None
+    tokenizer: Tokenizer
+    kind: str
+
+    @property
+    def appends_eos(self) -> bool:
+        """Whether documents end with EOS."""
+        return self.settings.eos == "append" and self.tokenizer.eos_id is not None
+
+    def key(self) -> str:
+        """The name of the result in the cache: sha256, in hex, of everything that changes it."""
+        told = {
+            "format": FORMAT,
+            "source": self.source.fingerprint,
+            "valid": None if self.other is None else self.other.fingerprint,
+            "valid_share": None if self.other is not None else self.settings.valid_share,
+            "text_key": self.settings.text_key,
+            "tokenizer": hashlib.sha256(self.tokenizer.to_json().encode("utf-8")).hexdigest(),
+            "length": self.settings.length,
+            "eos": self.appends_eos,
+        }
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _silent(_: str) -> None:
+    """The default for `note`."""
+
+
+def prepare(
+    settings: DataSettings, tokenizer: Tokenizer | None = None, note: Callable[[str], None] = _silent
+) -> Corpus:
+    """The corpus that `settings` describe, from the cache where it is there already.
+
+    `tokenizer` takes the place of `settings.tokenizer`. `note` is called with sentences for the person who waits. The
+    result is the same, byte for byte, for any number of `settings.workers`.
+
+    Raises:
+        DataError: where a source or the tokenizer cannot be used, or nothing is left to train or to validate on.
+        RunError: where the disk does not take the result.
+    """
+    source = open_source(settings.source, settings.text_key)
+    other = None if settings.valid is None else open_source(settings.valid, settings.text_key)
+    if other is not None and other.paired != source.paired:
+        one, two = (source, other) if source.paired else (other, source)
+        raise DataError(f"{one.name} holds prompts with answers but {two.name} holds documents: give two of one kind.")
+    plan = functools.cache(lambda: make_plan(source, other, settings.valid_share))
+    kind = "file"
+    if tokenizer is None:
+        tokenizer, kind = choose_tokenizer(settings, source, other, plan, note)
+    job = _Job(settings, source, other, tokenizer, kind)
+    key = job.key()
+    folder = cache_folder() / "data" / key
+    corpus = load_corpus(folder, key, tokenizer, settings.source)
+    if corpus is None:
+        _build(job, plan(), folder, note)
+        corpus = load_corpus(folder, key, tokenizer, settings.source)
+    if corpus is None:
+        raise RunError(f"the prepared data in {folder} cannot be read back: delete that folder and run again.")
+    for sentence in corpus.notes:
+        note(sentence)
+    return corpus
+
+
+def _build(job: _Job, plan: Plan, folder: Path, note: Callable[[str], None]) -> None:
+    """Write the corpus to a temporary folder beside `folder`, then give it its name."""
+    note(f"encoding {plan.bytes / 1e6:.1f} MB of text.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if folder.exists():  # it was not whole, or it would have been loaded
+            shutil.rmtree(folder)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", dir=folder.parent))
+        try:
+            _write(job, plan, temporary)
+            _publish(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise RunError(
+            f"prepared data could not be written to {folder.parent} ({error.strerror}): free some space, or set "
+            "UNMASK_CACHE to another folder."
+        ) from error
+
+
+def _write(job: _Job, plan: Plan, folder: Path) -> None:
+    """All files of the corpus, into `folder`."""
+    dtype = token_type(job.tokenizer.vocab_size)
+    make = functools.partial(
+        Packer, folder, tokenizer=job.tokenizer, length=job.settings.length, dtype=dtype, eos=job.appends_eos
+    )
+    with make(name="train") as train, make(name="valid") as valid:
+        for encoded in encode_units(plan.units(), job.tokenizer, job.settings.workers):
+            (valid if encoded.unit.valid else train).add(encoded)
+        parts = [part.finish(job.source.paired) for part in (train, valid)]
+        too_long = train.dropped.too_long + valid.dropped.too_long
+        no_answer = train.dropped.no_answer + valid.dropped.no_answer
+    _check_parts(job, *parts, too_long)
+    notes = [plan.note]
+    if too_long:
+        notes.append(f"{too_long} rows are longer than {job.settings.length} tokens and were left out.")
+    if no_answer:
+        notes.append(f"{no_answer} rows have an empty answer and were left out.")
+    if job.settings.eos == "append" and not job.appends_eos:
+        notes.append("the tokenizer has no EOS token, so nothing marks where a document ends.")
+    facts = Facts(
+        source=job.settings.source,
+        paired=job.source.paired,
+        tokenizer=job.kind,
+        vocab_size=job.tokenizer.vocab_size,
+        length=job.settings.length,
+        eos="append" if job.appends_eos else "none",
+        train=parts[0],
+        valid=parts[1],
+    )
+    write_facts(folder, facts, tuple(notes))
+
+
+def _check_parts(job: _Job, train: PartFacts, valid: PartFacts, too_long: int) -> None:
+    """Refuse a corpus one side of which is empty."""
+    if train.rows and valid.rows:
+        return
+    if too_long:
+        side = "training" if not train.rows else "validation"
+        raise DataError(
+            f"no row of the {side} part of {job.source.name} fits into {job.settings.length} tokens: give a larger "
+            "--data.length."
+        )
+    raise DataError(
+        f"{job.source.name} is too short to have a training and a validation part: give more text, or a validation "
+        "source with --data.valid."
+    )
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    """Give the finished folder its name. What another process has put there meanwhile is as good, and stays."""
+    os.chmod(temporary, 0o755)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise

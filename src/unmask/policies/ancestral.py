@@ -1,0 +1,48 @@
+"""Ancestral sampling of the reverse process, without its empty steps.
+
+Going back from t = 1 to 0 on a grid of T steps, a masked token becomes visible between t and s with probability
+(alpha_s - alpha_t)/(1 - alpha_t), on its own (MDLM eq. 7). So the time at which each position appears can be drawn once, in
+advance: it is the time at which alpha passes a uniform number. A pass then goes to the next such time of its row, and no
+pass is spent on an unchanged canvas. T = infinity is the first-hitting sampler (arXiv:2409.02908): one position a pass.
+"""
+
+__all__ = ["Ancestral"]
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.errors import ConfigError
+from unmask.policies.base import Decision, State, View
+from unmask.process import Linear, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestral:
+    """Exact in law for `steps` = T grid steps or None for infinitely many; `schedule` is the model's."""
+
+    steps: int | None = None
+    schedule: Schedule = Linear()
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"steps is {self.steps}; a sampler needs at least 1, or none for infinitely many.")
+
+    @property
+    def looks(self) -> bool:
+        return False
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        drawn = self._times(view.noise)
+        fresh = (view.step == 0)[:, None]
+        times = drawn if state is None else torch.where(fresh, drawn, state)
+        now = times.masked_fill(~view.eligible, -1.0).amax(-1)
+        return Decision(view.eligible & (times == now[:, None]), now.clamp(min=0)), times
+
+    def _times(self, u: Tensor) -> Tensor:
+        """When each position appears, from uniforms: the time t at which alpha(t) = u, up to the grid point above it."""
+        t = self.schedule.time_of(u)
+        if self.steps is None:
+            return t
+        return (t * self.steps).ceil().clamp(min=1, max=self.steps) / self.steps

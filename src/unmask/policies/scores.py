@@ -1,0 +1,47 @@
+"""In what order positions are revealed: higher goes first. Each is (View) -> (B, L)."""
+
+__all__ = ["BLIND", "SCORES", "Score"]
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from unmask.policies.base import View
+
+Score = Callable[[View], Tensor]
+
+
+def confidence(view: View) -> Tensor:
+    """Clean probability of the proposed token (LLaDA, arXiv:2502.09992; MaskGIT, arXiv:2202.04200)."""
+    return view.confidence
+
+
+def margin(view: View) -> Tensor:
+    """Best probability minus the second best (arXiv:2502.06768)."""
+    return view.margin
+
+
+def entropy(view: View) -> Tensor:
+    """Negative entropy (Dream, arXiv:2508.15487)."""
+    return -view.entropy
+
+
+def random(view: View) -> Tensor:
+    """A uniform random order: with one reveal a pass the sample has the model's any-order law."""
+    return view.noise
+
+
+def left_to_right(view: View) -> Tensor:
+    """The order of reading."""
+    return -torch.arange(view.eligible.shape[-1], device=view.eligible.device).double().expand_as(view.noise)
+
+
+SCORES: dict[str, Score] = {
+    "confidence": confidence,
+    "entropy": entropy,
+    "left-to-right": left_to_right,
+    "margin": margin,
+    "random": random,
+}
+BLIND = frozenset({random, left_to_right})

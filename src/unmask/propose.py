@@ -1,0 +1,56 @@
+"""From logits to a proposed token, exactly.
+
+One float64 uniform a position goes through the inverse of the distribution, whose cumulative sum is kept in float64: a
+token of probability 1e-7 is drawn once in ten million times. (Racing Gumbel noise in float32, as the published samplers
+do, loses the rare tokens: arXiv:2409.02908.) Shapes: N positions, V vocabulary.
+"""
+
+__all__ = ["Proposal", "propose"]
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unmask.denoiser import clean_log_probs
+
+
+class Proposal(NamedTuple):
+    """What would be written, and what the model thinks of it. Only `tokens` depends on temperature and top-p."""
+
+    tokens: Tensor  # (N,) int64
+    log_probs: Tensor  # (N, V) float32, clean: MASK at -inf, neither tempered nor filtered
+
+    @property
+    def log_prob(self) -> Tensor:
+        """(N,) clean log-probability of the proposed token."""
+        return self.log_probs.gather(-1, self.tokens[:, None]).squeeze(-1)
+
+
+def propose(logits: Tensor, mask_id: int, u: Tensor, temperature: float, top_p: float) -> Proposal:
+    """Draw a token for each of N positions: logits (N, V), `u` (N,) float64 uniforms in (0, 1).
+
+    Temperature 0 takes the most probable token. `top_p` keeps the smallest set of most probable tokens whose joint
+    probability, after tempering, reaches it.
+    """
+    clean = clean_log_probs(logits, mask_id)
+    if temperature == 0:
+        return Proposal(clean.argmax(-1), clean)
+    weights = (clean if temperature == 1 else (clean / temperature).log_softmax(-1)).exp()
+    if top_p >= 1:
+        return Proposal(_inverse(weights, u), clean)
+    ordered, ids = weights.sort(-1, descending=True, stable=True)
+    total = ordered.double().cumsum(-1)
+    ordered = ordered.masked_fill(total - ordered >= top_p, 0.0)
+    return Proposal(ids.gather(-1, _inverse(ordered, u)[:, None]).squeeze(-1), clean)
+
+
+def _inverse(weights: Tensor, u: Tensor) -> Tensor:
+    """The index at which the cumulative weight passes u times the total: (N, V), (N,) -> (N,).
+
+    A weight of zero is never chosen: u lies strictly inside (0, 1), and `right=True` steps over flat stretches.
+    """
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    found = torch.searchsorted(cumulative, (u[:, None] * total).clamp(max=torch.nextafter(total, total * 0)), right=True)
+    return found.squeeze(-1)

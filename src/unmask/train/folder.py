@@ -1,0 +1,80 @@
+"""What training leaves on disk, and how it is read again: a checkpoint folder becomes a network with its tokenizer."""
+
+__all__ = ["Loaded", "load_denoiser", "model_config", "state_of"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from unmask.config import from_dict, to_dict
+from unmask.errors import CheckpointError, UnmaskError
+from unmask.model.dit import DiT
+from unmask.model.settings import DiTSettings
+from unmask.process import MaskedDiffusion, make_schedule
+from unmask.run.checkpoint import Checkpoint, load_tensors, read_checkpoint
+from unmask.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checkpoint that has been read: the network in eval mode, its process, and its tokenizer."""
+
+    denoiser: DiT
+    process: MaskedDiffusion
+    tokenizer: Tokenizer
+    checkpoint: Checkpoint
+
+
+def model_config(model: DiTSettings, schedule: str) -> dict[str, Any]:
+    """What config.json says of a network."""
+    return {"architecture": "dit", "model": to_dict(model), "process": {"kernel": "absorbing", "schedule": schedule}}
+
+
+def load_denoiser(path: str, device: str = "cpu") -> Loaded:
+    """Read a checkpoint or run folder. Weights are held in float32 whatever they are stored in.
+
+    Raises CheckpointError, in one sentence, for what is not a whole checkpoint of ours.
+    """
+    checkpoint = read_checkpoint(path)
+    folder, config = checkpoint.folder, checkpoint.config
+    if config.get("architecture") != "dit" or "model" not in config:
+        raise CheckpointError(
+            f"{folder} holds the architecture '{config.get('architecture')}', which this version cannot build; "
+            "it builds 'dit'."
+        )
+    if checkpoint.tokenizer_json is None:
+        raise CheckpointError(f"{folder} has no tokenizer.json; copy it from where the checkpoint came from.")
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+    settings = from_dict(DiTSettings, config["model"], f"{folder}/config.json")
+    if settings.mask_id != tokenizer.mask_id:
+        raise CheckpointError(
+            f"{folder} says that MASK is id {settings.mask_id}, but its tokenizer.json says {tokenizer.mask_id}; "
+            "put back the tokenizer.json that the model was trained with."
+        )
+    schedule = config.get("process", {}).get("schedule", "linear")
+    with torch.device("meta"):
+        network = DiT(settings)
+    _fill(network, load_tensors(folder, device), str(folder))
+    return Loaded(network.eval(), MaskedDiffusion(settings.mask_id, make_schedule(schedule)), tokenizer, checkpoint)
+
+
+def _fill(network: DiT, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wanted != given:
+        wrong = sorted({name for name in wanted | given if wanted.get(name) != given.get(name)})
+        raise CheckpointError(
+            f"{where} does not fit its own config.json: {len(wrong)} tensors differ, the first is '{wrong[0]}'; "
+            "the two files come from different models."
+        )
+    network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
+
+
+def state_of(path: str) -> Mapping[str, Any]:
+    """The facts of a run that can go on (state.json is beside the weights). Raises CheckpointError where it cannot."""
+    checkpoint = read_checkpoint(path)
+    if checkpoint.run is None:
+        raise UnmaskError(f"{path} has no run.json, so nobody knows what was asked; start a new run with --init {path}.")
+    return checkpoint.run

@@ -1,0 +1,150 @@
+"""Many rows, of any length, through one decoder: grouping, padding, and windows that slide over a long text.
+
+Rows of the same padded length decode together, so that a row meets the same shapes, and gets the same bits, whatever
+else is in the request. A text longer than the model's window is written semi-autoregressively (MDLM 4.2): a window is
+filled, its last part becomes the prompt of the next.
+"""
+
+__all__ = ["Snapshot", "Written", "decode_rows", "slide"]
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from unmask.decode import Canvas, Decoder, Step
+from unmask.noise import derive
+
+_GRAIN = 16  # padded lengths are multiples of this
+
+
+class Snapshot(NamedTuple):
+    """The state of some rows after a pass."""
+
+    rows: tuple[int, ...]  # their places in the request
+    starts: tuple[int, ...]  # where in its text each row's window begins, in tokens
+    lengths: tuple[int, ...]  # how many positions of the window are the row's own; the rest is padding
+    canvas: Canvas
+    step: Step
+
+
+@dataclass(slots=True)
+class Written:
+    """A row as it grows: `tokens` from the prompt on, with a log-probability for each token that was written."""
+
+    tokens: list[int]
+    prompt: int
+    log_probs: list[float] = field(default_factory=list)
+    passes: int = 0
+    stopped: bool = False  # at EOS
+
+
+class Filled(NamedTuple):
+    tokens: list[int]
+    log_probs: list[float]  # nan where the token was given
+    passes: int
+
+
+def decode_rows(
+    decoder: Decoder,
+    rows: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    *,
+    pad_id: int,
+    batch: int,
+    device: torch.device,
+    places: Sequence[int] | None = None,
+    starts: Sequence[int] | None = None,
+) -> Generator[Snapshot, None, list[Filled]]:
+    """Fill the MASKs of each row; yields after each pass, returns the rows in their order.
+
+    `places` and `starts` are what the snapshots say of the rows; by default their index and 0.
+    """
+    padded = [-(-len(row) // _GRAIN) * _GRAIN for row in rows]
+    groups = [[i for i, n in enumerate(padded) if n == size] for size in sorted(set(padded))]
+    filled: dict[int, Filled] = {}
+    for group in (g[at : at + batch] for g in groups for at in range(0, len(g), batch)):
+        size = padded[group[0]]
+        lengths = torch.tensor([len(rows[i]) for i in group], device=device)
+        tokens = torch.tensor([[*rows[i], *[pad_id] * (size - len(rows[i]))] for i in group], device=device)
+        valid = torch.arange(size, device=device) < lengths[:, None]
+        canvas = Canvas.start(tokens, torch.tensor([seeds[i] for i in group], device=device), valid)
+        where = tuple(i if places is None else places[i] for i in group)
+        first = tuple(0 if starts is None else starts[i] for i in group)
+        for canvas, step in decoder.steps(canvas):  # noqa: B007  (the last canvas is used below)
+            yield Snapshot(where, first, tuple(len(rows[i]) for i in group), canvas, step)
+        for line, i in enumerate(group):
+            n = len(rows[i])
+            filled[i] = Filled(
+                canvas.tokens[line, :n].tolist(), canvas.log_prob[line, :n].tolist(), int(canvas.passes[line])
+            )
+    return [filled[i] for i in range(len(rows))]
+
+
+def slide(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    new: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    window: int,
+    stride: int,
+    pad_id: int,
+    eos_id: int | None,
+    batch: int,
+    device: torch.device,
+) -> Generator[Snapshot, None, list[Written]]:
+    """Write `new[i]` tokens after prompt i, or up to the first EOS; yields after each pass, returns the rows in order.
+
+    A window holds at most `window` tokens. The first is filled to its end; each later one keeps the last
+    `window - stride` tokens as its prompt and writes up to `stride`.
+    """
+    texts = [Written(list(prompt), len(prompt)) for prompt in prompts]
+    turn = 0
+    while True:
+        open_ = [i for i, text in enumerate(texts) if not text.stopped and _missing(text, new[i])]
+        if not open_:
+            return texts
+        starts, rows = [], []
+        for i in open_:
+            start = _window_start(texts[i], window, stride)
+            room = window - (len(texts[i].tokens) - start)
+            wanted = min(room, _missing(texts[i], new[i]))
+            starts.append(start)
+            rows.append([*texts[i].tokens[start:], *[decoder.denoiser.mask_id] * wanted])
+        filled = yield from decode_rows(
+            decoder,
+            rows,
+            [derive(seeds[i], turn) for i in open_],
+            pad_id=pad_id,
+            batch=batch,
+            device=device,
+            places=open_,
+            starts=starts,
+        )
+        for i, start, row in zip(open_, starts, filled, strict=True):
+            _take(texts[i], row, len(texts[i].tokens) - start, eos_id)
+        turn += 1
+
+
+def _missing(text: Written, new: int) -> int:
+    return new - (len(text.tokens) - text.prompt)
+
+
+def _window_start(text: Written, window: int, stride: int) -> int:
+    """Where the next window begins: at 0 while the text leaves room in the first, else `window - stride` from the end."""
+    length = len(text.tokens)
+    fits = length < window if length == text.prompt else False
+    return 0 if fits else max(0, length - (window - stride))
+
+
+def _take(text: Written, row: Filled, given: int, eos_id: int | None) -> None:
+    """Append what a window wrote, up to EOS."""
+    text.passes += row.passes
+    for token, log_prob in zip(row.tokens[given:], row.log_probs[given:], strict=True):
+        if token == eos_id:
+            text.stopped = True
+            return
+        text.tokens.append(token)
+        text.log_probs.append(log_prob)
