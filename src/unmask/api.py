@@ -7,19 +7,18 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unmask.assets.models import bundled, locate
 from unmask.bound import Bound, Rows, bound
 from unmask.data.packed import Packed
 from unmask.decode import Decoder
 from unmask.denoiser import Denoiser, LowPrecision
-from unmask.errors import RequestError, did_you_mean
+from unmask.errors import RequestError
 from unmask.estimators import draw
 from unmask.model.dit import DiT
 from unmask.noise import derive, generator
@@ -47,23 +46,6 @@ class Generation:
     seconds: float
     entropy: float
     """Unigram entropy of the written tokens in nats, over all samples: a low one unmasks repetition."""
-
-
-def bundled() -> dict[str, Path]:
-    """The checkpoints that come with the library, by name."""
-    folder = Path(str(files("unmask") / "assets" / "models"))
-    return {entry.name: entry for entry in sorted(folder.iterdir())} if folder.is_dir() else {}
-
-
-def locate(name_or_path: str) -> str:
-    """The folder of a bundled checkpoint, or the path itself. Raises RequestError where it is neither."""
-    known = bundled()
-    if name_or_path in known:
-        return str(known[name_or_path])
-    if not Path(name_or_path).exists():
-        hint = f"or one of the bundled models; {did_you_mean(name_or_path, known)}" if known else "that exists."
-        raise RequestError(f"There is no checkpoint at '{name_or_path}'; give a checkpoint or run folder {hint}")
-    return name_or_path
 
 
 def load(

@@ -128,9 +128,8 @@ def _unknown_keys(annotation: Any, value: object, prefix: str) -> Iterator[tuple
             else:
                 yield f"{prefix}{name}", name, list(hints)
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        choices = [list(_unknown_keys(choice, value, prefix)) for choice in typing.get_args(annotation)]
-        tables = [found for found, c in zip(choices, typing.get_args(annotation), strict=True) if dataclasses.is_dataclass(c)]
-        yield from min(tables, key=len, default=[])
+        tables = [choice for choice in typing.get_args(annotation) if dataclasses.is_dataclass(choice)]
+        yield from min((list(_unknown_keys(table, value, prefix)) for table in tables), key=len, default=[])
     elif typing.get_origin(annotation) in (list, tuple) and isinstance(value, list | tuple):
         inner_types = [kind for kind in typing.get_args(annotation) if kind is not Ellipsis]
         for index, item in enumerate(cast(list[object], value)):
@@ -155,15 +154,15 @@ def _as_config_error(error: "ValidationError", data: Mapping[str, Any], where: s
     if isinstance(own, UnmaskError):
         return own
     key, given = _locate(first["loc"], data)
+    given_text = json.dumps(given, default=str, ensure_ascii=False)
     if first["type"] == "missing" and isinstance(first["loc"][-1], int):
-        given_text = json.dumps(given, default=str, ensure_ascii=False)
         return ConfigError(f"{where}: the setting '{key}' cannot be {given_text}: give a longer list.")
     if first["type"] == "missing":
         return ConfigError(f"{where}: the setting '{key}' is missing: give it a value.")
     same = [detail for detail in details if _locate(detail["loc"], data)[0] == key]
     possible = " or ".join(dict.fromkeys(_possible(detail) for detail in same))
     name = f"the setting '{key}'" if key else "the whole"
-    return ConfigError(f"{where}: {name} cannot be {json.dumps(given, default=str, ensure_ascii=False)}: give {possible}.")
+    return ConfigError(f"{where}: {name} cannot be {given_text}: give {possible}.")
 
 
 def _locate(location: tuple[int | str, ...], data: Mapping[str, Any]) -> tuple[str, object]:

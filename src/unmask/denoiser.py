@@ -40,8 +40,8 @@ class Denoiser(Protocol):
     ) -> Tensor:
         """(B, L) int64 -> (B, L, D).
 
-        `valid` (B, L) is False on padding, which is never attended to; `time` (B,) in (0, 1] is the share of the
-        process that is still to be undone; `positions` (B, L) are the places of the tokens (default 0 .. L-1).
+        `valid` (B, L) is False on padding, which is never attended to; `time` (B,) in (0, 1] is the share of tokens
+        expected to be masked, 1 - alpha(t); `positions` (B, L) are the places of the tokens (default 0 .. L-1).
         """
         ...
 

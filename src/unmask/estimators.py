@@ -22,7 +22,10 @@ assert set(ESTIMATORS) == set(get_args(Estimator))
 
 
 class Draw(NamedTuple):
-    """What to hide (B, L) bool, the weight of each row (B,), and the time (B,) that a time-conditioned model is told."""
+    """What to hide (B, L) bool, the weight of each row (B,), and the time (B,) that a time-conditioned model is told.
+
+    That time is the share of hidden tokens, 1 - alpha(t), whatever the schedule: so estimators and samplers agree on it.
+    """
 
     hide: Tensor
     weight: Tensor
@@ -45,10 +48,10 @@ def draw(name: str, process: MaskedDiffusion, maskable: Tensor, generator: torch
     else:
         r = stratified(torch.rand((), generator=generator, dtype=torch.float64), len(maskable))
     if name in ("uniform", "stratified"):
-        return Draw(*hide_by_time(process, r, u, maskable), r)
+        return Draw(*hide_by_time(process, r, u, maskable), 1 - process.schedule.alpha(r))
     if name == "count":
         hide, weight = hide_by_count(r, u, maskable)
-        return Draw(hide, weight, 1 / weight.double())  # the share l/n is what the time of the linear schedule means
+        return Draw(hide, weight, (1 / weight.double()).clamp(max=1))  # l/n; 1 where there was nothing to hide
     if name == "bernoulli":
         return Draw(*hide_bernoulli(r, u, maskable), r)
     raise ConfigError(f"There is no estimator named '{name}'; {did_you_mean(name, ESTIMATORS)}")

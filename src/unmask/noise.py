@@ -1,8 +1,8 @@
 """Stateless randomness: a uniform number is a function of (seed, step, position, stream).
 
 No generator is carried about, so a row decodes the same alone, in any batch, or resumed, and a served request
-is reproducible from one integer. The idea is that of `jax.random.fold_in`; the mixer is a 32-bit xor-multiply
-hash whose two multipliers are below 2**31, so that no product of a 32-bit word leaves int64.
+is reproducible from one integer. The idea is that of `jax.random.fold_in`; the state is two 32-bit words, each mixed by
+a xor-multiply hash whose multipliers are below 2**31, so that no product of a 32-bit word leaves int64.
 """
 
 __all__ = ["POLICY", "TOKENS", "derive", "generator", "uniform"]
@@ -24,23 +24,31 @@ def _mix(word: Tensor) -> Tensor:
     return word ^ (word >> 15)
 
 
+def _absorb(left: Tensor, right: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
+    """Fold a 32-bit word into a state of two: a bijection of the state for each word, and one-to-one in the word."""
+    left = _mix((left + word) & _WORD)
+    return left, _mix((left + right + 0x2C1B3C6D) & _WORD)
+
+
 def uniform(seed: Tensor, step: Tensor, position: Tensor, stream: int) -> Tensor:
     """Uniforms in (0, 1), float64 with 53 random bits.
 
     `seed`, `step` and `position` are int64 and broadcast together; the result has their common shape.
     `stream` keeps numbers that are drawn for different purposes apart (`TOKENS`, `POLICY`, or any small integer).
+    Two seeds never share a state: it has as many bits as they, so that no two of a million rows are alike.
     """
-    word = _mix((seed & _WORD) ^ ((seed >> 32) & _WORD) * 0x45D9F3B & _WORD)
-    word = _mix((word + _mix(step + 0x1E3779B9 * (stream + 1))) & _WORD)
-    word = _mix((word + _mix(position + 0x5BD1E995)) & _WORD)
-    low = _mix((word + 0x2C1B3C6D) & _WORD) ^ _mix((position ^ word) & _WORD)
-    return (word * 2**21 + (low & 0x1FFFFF)).double().add_(0.5).mul_(2.0**-53)
+    start = torch.full_like(seed, 0x5BD1E995)
+    left, right = _absorb(start, start, seed & _WORD)
+    left, right = _absorb(left, right, (seed >> 32) & _WORD)
+    left, right = _absorb(left, right, (step + 0x1E3779B9 * (stream + 1)) & _WORD)
+    left, right = _absorb(left, right, position & _WORD)
+    return (left * 2**21 + (right & 0x1FFFFF)).double().add_(0.5).mul_(2.0**-53)
 
 
 def derive(seed: int, *path: int) -> int:
     """A new 63-bit seed for a named part of a run, e.g. `derive(seed, step, rank)`; pure Python, stable for ever."""
     state = seed & 0xFFFFFFFFFFFFFFFF
-    for part in path:  # splitmix64
+    for part in (0, *path):  # splitmix64; the seed is mixed on its own first, else (1, 2) and (2, 1) would be the same
         state = (state ^ (part & 0xFFFFFFFFFFFFFFFF)) + 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF
         state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF

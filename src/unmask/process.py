@@ -168,9 +168,13 @@ class MaskedDiffusion:
         return torch.where(hide, self.mask_id, x_0)
 
     def weight(self, t: Tensor) -> Tensor:
-        """-alpha'(t) / (1 - alpha(t)), the weight of a masked token in the continuous-time bound; 1/t when linear."""
+        """-alpha'(t) / (1 - alpha(t)), the weight of a masked token in the continuous-time bound; 1/t when linear.
+
+        Where 1 - alpha rounds to zero nothing is ever hidden, and the weight is 0: infinity times nothing would be nan.
+        """
         t = t.double()
-        return -self.schedule.dalpha(t) / (1 - self.schedule.alpha(t))
+        hidden = 1 - self.schedule.alpha(t)
+        return torch.where(hidden > 0, -self.schedule.dalpha(t) / hidden, 0.0)
 
     def reveal_probability(self, s: Tensor, t: Tensor) -> Tensor:
         """P(a token masked at t is visible at s < t) under the true reverse process: (alpha_s - alpha_t)/(1 - alpha_t)."""

@@ -39,7 +39,7 @@ def propose(logits: Tensor, mask_id: int, u: Tensor, temperature: float, top_p: 
     weights = (clean if temperature == 1 else (clean / temperature).log_softmax(-1)).exp()
     if top_p >= 1:
         return Proposal(_inverse(weights, u), clean)
-    ordered, ids = weights.sort(-1, descending=True, stable=True)
+    ordered, ids = weights.sort(dim=-1, descending=True, stable=True)
     total = ordered.double().cumsum(-1)
     ordered = ordered.masked_fill(total - ordered >= top_p, 0.0)
     return Proposal(ids.gather(-1, _inverse(ordered, u)[:, None]).squeeze(-1), clean)

@@ -10,8 +10,8 @@ LAYERS = [
     {"noise", "errors", "config"},
     {"process", "denoiser"},
     {"nelbo", "cross_entropy", "policies", "propose", "model"},
-    {"decode", "trace", "model.cache"},
-    {"data", "tasks", "text", "run"},
+    {"decode", "trace", "model.cache", "estimators", "bound"},
+    {"data", "tasks", "text", "run", "windows"},
     {"train", "sweep"},
     {"rl", "eval", "baselines", "hf"},
     {"api", "testing"},
@@ -170,10 +170,10 @@ def _order(name: str) -> tuple[int, str]:
 def _listed_names(tree: ast.Module) -> list[str] | None:
     """The names in `__all__`, or None without one."""
     for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
-            value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
-            return [str(name) for name in ast.literal_eval(value)] if value is not None else []
+        if not isinstance(node, ast.Assign):
+            continue
+        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets):
+            return [str(name) for name in ast.literal_eval(node.value)]
     return None
 
 
@@ -202,18 +202,17 @@ def docstring_complaints(sources: Sources) -> list[str]:
         if source.strip() and ast.get_docstring(tree) is None:
             found.append(f"{path}: no docstring")
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                told = ast.get_docstring(node) is not None or path == "errors.py"  # the tree at its top tells them
-                if not told:
-                    found.append(f"{path}:{node.lineno}: {node.name} has no docstring")
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            told = ast.get_docstring(node) is not None or path == "errors.py"  # the tree at its top tells them
+            if not told:
+                found.append(f"{path}:{node.lineno}: {node.name} has no docstring")
     return found
 
 
 def torch_free_modules(sources: Sources) -> list[str]:
     """Dotted names of the modules that must import where torch cannot be: settings, config, errors, recipes, cli."""
     paths = [
-        path
-        for path in sources
-        if path in WITHOUT_TORCH or path.endswith("settings.py") or path.startswith("recipes/")
+        path for path in sources if path in WITHOUT_TORCH or path.endswith("settings.py") or path.startswith("recipes/")
     ]
     return [".".join(["unmask", *path.removesuffix(".py").split("/")]).removesuffix(".__init__") for path in paths]

@@ -1,6 +1,6 @@
 """Data that is ready for training, and the folder of the cache that holds it."""
 
-__all__ = ["Corpus", "Facts", "PartFacts", "cache_folder", "load_corpus", "token_type"]
+__all__ = ["Corpus", "Facts", "PartFacts", "cache_folder", "load_corpus", "token_type", "write_facts"]
 
 import dataclasses
 import json
@@ -80,9 +80,10 @@ def load_corpus(folder: Path, fingerprint: str, tokenizer: Tokenizer, source: st
         record: dict[str, Any] = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             return None
-        told = record["facts"]
+        told: dict[str, Any] = record["facts"]
         parts = {part: PartFacts(**told[part]) for part in ("train", "valid")}
-        facts = Facts(**{**told, **parts, "source": source})
+        told |= {**parts, "source": source}  # the same content may have another name today
+        facts = Facts(**told)
         dtype = token_type(facts.vocab_size)
         train = _load_part(folder, "train", facts.train, facts.length, dtype)
         valid = _load_part(folder, "valid", facts.valid, facts.length, dtype)

@@ -1,6 +1,6 @@
 """Units of text to rows in files: encoding in threads, packing in order."""
 
-__all__ = ["Dropped", "Packer", "encode_units"]
+__all__ = ["Dropped", "Encoded", "Packer", "encode_units"]
 
 import os
 from collections import deque

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """N rows of L positions. In row n, positions `first[n] <= i < last[n]` may be masked, those `< last[n]` are valid."""
+    """N rows of L positions. In row n, positions `first[n] <= i < last[n]` may be masked, `i < last[n]` are valid."""
 
     ids: np.ndarray
     """(N, L) uint16 or uint32, a view of a memory map."""

@@ -120,15 +120,15 @@ def _write(job: _Job, plan: Plan, folder: Path) -> None:
     with make(name="train") as train, make(name="valid") as valid:
         for encoded in encode_units(plan.units(), job.tokenizer, job.settings.workers):
             (valid if encoded.unit.valid else train).add(encoded)
-        parts = [part.finish(job.source.paired) for part in (train, valid)]
+        sizes = train.finish(job.source.paired), valid.finish(job.source.paired)
         too_long = train.dropped.too_long + valid.dropped.too_long
         no_answer = train.dropped.no_answer + valid.dropped.no_answer
-    _check_parts(job, *parts, too_long)
+    _check_parts(job, *sizes, too_long)
     notes = [plan.note]
     if too_long:
-        notes.append(f"{too_long} rows are longer than {job.settings.length} tokens and were left out.")
+        notes.append(f"rows left out because they are longer than {job.settings.length} tokens: {too_long}.")
     if no_answer:
-        notes.append(f"{no_answer} rows have an empty answer and were left out.")
+        notes.append(f"rows left out because their answer is empty: {no_answer}.")
     if job.settings.eos == "append" and not job.appends_eos:
         notes.append("the tokenizer has no EOS token, so nothing marks where a document ends.")
     facts = Facts(
@@ -138,8 +138,8 @@ def _write(job: _Job, plan: Plan, folder: Path) -> None:
         vocab_size=job.tokenizer.vocab_size,
         length=job.settings.length,
         eos="append" if job.appends_eos else "none",
-        train=parts[0],
-        valid=parts[1],
+        train=sizes[0],
+        valid=sizes[1],
     )
     write_facts(folder, facts, tuple(notes))
 

@@ -84,7 +84,7 @@ def row_pair(row: Mapping[str, Any], where: str) -> Pair:
 def _string(value: object, key: str, where: str) -> str:
     """`value` if it is a string; halves of surrogate pairs, which JSON can write but UTF-8 cannot, become '?'."""
     if not isinstance(value, str):
-        raise DataError(f"{where} has a {type(value).__name__} under '{key}': it must be a string.")
+        raise DataError(f"{where} has a value of type {type(value).__name__} under '{key}': it must be a string.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:

@@ -87,7 +87,8 @@ def make_plan(source: Source, other: Source | None, share: float) -> Plan:
         what = "rows" if source.paired else "documents"
         if count < 2:
             raise DataError(
-                f"{source.name} has {count} {what}: give at least 2, or a validation source with --data.valid."
+                f"{source.name} holds too few {what} ({count}): give at least 2, or a validation source with "
+                "--data.valid."
             )
         wanted = min(max(round(share * count), 1), count - 1)
         marked = np.zeros(count, dtype=bool)

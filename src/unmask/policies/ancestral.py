@@ -38,7 +38,8 @@ class Ancestral:
         fresh = (view.step == 0)[:, None]
         times = drawn if state is None else torch.where(fresh, drawn, state)
         now = times.masked_fill(~view.eligible, -1.0).amax(-1)
-        return Decision(view.eligible & (times == now[:, None]), now.clamp(min=0)), times
+        told = 1 - self.schedule.alpha(now.clamp(min=0))
+        return Decision(view.eligible & (times == now[:, None]), told), times
 
     def _times(self, u: Tensor) -> Tensor:
         """When each position appears, from uniforms: the time t at which alpha(t) = u, up to the grid point above it."""

@@ -39,7 +39,7 @@ class Decision(NamedTuple):
     """What a policy answers."""
 
     reveal: Tensor  # (B, L) bool, within eligible; may be empty, and then the loop reveals the surest position
-    time: Tensor | None = None  # (B,) the time of this very pass, from a policy that decides before it (looks = False)
+    time: Tensor | None = None  # (B,) what this pass is told, from a policy that decides before it (see Denoiser.hidden)
 
 
 class UnmaskingPolicy(Protocol):

@@ -1,9 +1,9 @@
 """Checkpoints: a folder of safetensors and JSON, written atomically, checked when read, never unpickled.
 
-    model.safetensors   the weights
-    config.json         format, library versions, and what the caller needs to build the model again
-    tokenizer.json      run.json      card.md           where there are any
-    state/              what training needs to go on: NAME.safetensors and state.json
+model.safetensors   the weights
+config.json         format, library versions, and what the caller needs to build the model again
+tokenizer.json      run.json      card.md           where there are any
+state/              what training needs to go on: NAME.safetensors and state.json
 """
 
 __all__ = [

@@ -34,7 +34,9 @@ def explained(path: Path) -> Generator[None]:
     except OSError as error:
         reason = os.strerror(error.errno).lower() if error.errno else str(error)
         if error.errno in _FULL:
-            raise RunError(f"{path} could not be written because the disk is full: free some space and try again.") from error
+            raise RunError(
+                f"{path} could not be written because the disk is full: free some space and try again."
+            ) from error
         if error.errno in _FORBIDDEN:
             raise ConfigError(
                 f"{path} cannot be written ({reason}): choose another folder, or change its permissions."

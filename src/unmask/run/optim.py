@@ -1,6 +1,14 @@
 """The optimiser of every training loop: AdamW, its learning rate by step, clipping, and its state as tensors."""
 
-__all__ = ["Shape", "adamw", "clip", "learning_rate", "load_optimizer_tensors", "optimizer_tensors", "set_learning_rate"]
+__all__ = [
+    "Shape",
+    "adamw",
+    "clip",
+    "learning_rate",
+    "load_optimizer_tensors",
+    "optimizer_tensors",
+    "set_learning_rate",
+]
 
 import math
 from collections.abc import Iterable, Mapping

@@ -17,7 +17,13 @@ _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 _PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
 _LARGEST_HEADER = 100_000_000
 _BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2} | {
-    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8, "C64": 8,
+    "I32": 4,
+    "U32": 4,
+    "F32": 4,
+    "I64": 8,
+    "U64": 8,
+    "F64": 8,
+    "C64": 8,
 }
 
 
@@ -115,5 +121,6 @@ def looks_like_pickle(path: Path) -> bool:
     if not path.is_file() or os.path.getsize(path) < 4:
         return False
     with open(path, "rb") as file:
-        start = file.read(4)
-    return _PICKLE_START.match(start) is not None
+        start = file.read(9)
+    # the length of a safetensors header may happen to look like the start of a pickle; its brace does not
+    return _PICKLE_START.match(start) is not None and start[8:] != b"{"

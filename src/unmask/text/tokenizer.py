@@ -94,7 +94,8 @@ class Tokenizer:
         backend = tokenizers.Tokenizer.from_str(json.dumps(record, ensure_ascii=False))
         backend.add_special_tokens([tokenizers.AddedToken(n, special=True, normalized=False) for n in names.values()])
         backend.encode_special_tokens = True  # which means: special tokens found in text are encoded as text
-        ids = {role: backend.token_to_id(name) for role, name in names.items()}
+        everything = backend.get_vocab(with_added_tokens=True)
+        ids = {role: everything[name] for role, name in names.items()}
         own = backend.get_vocab(with_added_tokens=False)
         unknown = record["model"].get("unk_token")
         return cls(
@@ -102,7 +103,7 @@ class Tokenizer:
             mask_id=ids["mask"],
             pad_id=ids["pad"],
             eos_id=ids.get("eos"),
-            vocab_size=1 + max(backend.get_vocab(with_added_tokens=True).values()),
+            vocab_size=1 + max(everything.values()),
             _plain_bytes=is_plain_bytes(record),
             _guarded=any(name in own for name in names.values()),
             _unknown_id=own.get(unknown) if isinstance(unknown, str) else None,

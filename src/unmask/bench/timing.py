@@ -1,0 +1,85 @@
+"""Timing on a machine that others use too: each round measures the work and the matmul rate side by side."""
+
+__all__ = ["Timing", "device_peak", "measure", "shape_rate"]
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Medians over rounds. Rates in GFLOP/s of a 1024-cubed product, measured in the same rounds."""
+
+    seconds: float
+    cpu_seconds: float
+    fp32_rate: float
+    bf16_rate: float | None
+    per_fp32: float
+    """Median over rounds of 1 / (seconds * fp32 rate): times the work, it is work per second per GFLOP/s."""
+    rounds: int
+
+
+def measure(work: Callable[[], object], rounds: int, *, bf16: bool, device: torch.device, warmup: int = 2) -> Timing:
+    """Time `work` `rounds` times after a warm-up, the matmul rates in between; `bf16` says whether that rate can be had."""
+    for _ in range(warmup):
+        work()
+    seconds, cpu, fast, slow, ratio = [], [], [], [], []
+    for _ in range(rounds):
+        before = _rate(torch.float32, device)
+        _wait(device)
+        wall, process = time.perf_counter(), time.process_time()
+        work()
+        _wait(device)
+        seconds.append(time.perf_counter() - wall)
+        cpu.append(time.process_time() - process)
+        fast.append((before + _rate(torch.float32, device)) / 2)
+        slow.append(_rate(torch.bfloat16, device) if bf16 else 0.0)
+        ratio.append(1 / (seconds[-1] * fast[-1]))
+    middle = statistics.median
+    return Timing(
+        middle(seconds), middle(cpu), middle(fast), middle(slow) if bf16 else None, middle(ratio), rounds
+    )
+
+
+def _rate(dtype: torch.dtype, device: torch.device, size: int | None = None, repeats: int = 4) -> float:
+    """GFLOP/s of square matmuls: 1024 wide on a CPU, 8192 on anything larger."""
+    n = size or (1024 if device.type == "cpu" else 8192)
+    left, right = torch.ones(n, n, dtype=dtype, device=device), torch.ones(n, n, dtype=dtype, device=device)
+    left @ right
+    _wait(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        left @ right
+    _wait(device)
+    return 2 * n**3 * repeats / (time.perf_counter() - began) / 1e9
+
+
+def shape_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device, repeats: int = 8) -> float:
+    """GFLOP/s of the product that a block of this shape makes most: (rows, width) times (width, 4 width)."""
+    left = torch.ones(rows, width, dtype=dtype, device=device)
+    right = torch.ones(width, 4 * width, dtype=dtype, device=device)
+    times = []
+    for _ in range(repeats):
+        _wait(device)
+        began = time.perf_counter()
+        left @ right
+        _wait(device)
+        times.append(time.perf_counter() - began)
+    return 8 * rows * width**2 / statistics.median(times) / 1e9
+
+
+def device_peak(device: torch.device) -> int:
+    """Peak memory so far in bytes: of the process on a CPU, of torch's allocator on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

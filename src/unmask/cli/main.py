@@ -1,0 +1,78 @@
+"""`unmask VERB ...`: finds the verb and turns what goes wrong into one sentence. Imports nothing heavy."""
+
+__all__ = ["VERBS", "main"]
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from unmask.errors import UnmaskError, did_you_mean
+
+VERBS: dict[str, tuple[str, str, str]] = {
+    "demo": ("demo", "[CHECKPOINT]", "see it work: measure, generate and fill with the bundled model, offline"),
+    "train": ("train", "[RECIPE] --data.source TEXT", "train a model on a text; a run can be stopped and resumed"),
+    "eval": ("eval", "CHECKPOINT", "how well a model knows a text: nats/token, perplexity, bits/byte"),
+    "generate": ("generate", "[CHECKPOINT] [PROMPT]", "write text, watched live with --watch"),
+    "fill": ("fill", "[CHECKPOINT] 'a text with [5] holes'", "fill holes anywhere in a text"),
+    "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
+    "list": ("list", "[KIND]", "models, policies, recipes, corpora, estimators, schedules"),
+    "bench": ("bench", "train|decode", "measure speed and memory on this machine"),
+}
+"""Each verb: its module in this folder, its arguments, and what it does."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows another one instead of failing
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except UnmaskError as error:
+        print(f"unmask: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("unmask: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(arguments: list[str]) -> int:
+    """The overview, the version, or a verb."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb == "--version":
+        from unmask import __version__
+
+        print(f"unmask {__version__}")
+        return 0
+    if verb not in VERBS:
+        print(f"unmask: there is no verb '{verb}'; {did_you_mean(verb, VERBS)}", file=sys.stderr)
+        return 2
+    return import_module(f"unmask.cli.{VERBS[verb][0]}").run(rest)
+
+
+def _overview() -> str:
+    """What `unmask --help` prints."""
+    lines = ["usage: unmask VERB [OPTIONS]", "", "Masked diffusion language models: train, measure, sample.", ""]
+    for verb, (_, arguments, about) in VERBS.items():
+        lines += [f"  unmask {verb} {arguments}", f"      {about}"]
+    lines += [
+        "",
+        "unmask VERB --help lists a verb's options. Every verb takes --json and then prints one JSON object on stdout;",
+        "progress goes to stderr. Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""`unmask train`: assemble a run, say what it will do, do it, and say what to type next."""
+
+__all__ = ["TrainArguments", "run"]
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from unmask.cli.parse import given_options, parse
+from unmask.cli.show import duration, note, print_json, size, table
+from unmask.data.settings import DataSettings
+from unmask.errors import ConfigError
+from unmask.recipes import read
+from unmask.train.settings import ModelChoice, TextRun, TrainSettings
+
+if TYPE_CHECKING:
+    from unmask.bound import Bound
+    from unmask.train.loop import Outcome
+    from unmask.train.session import Estimate, Session
+
+_SHORT = {"--device", "--dtype", "--threads"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainArguments:
+    """Train a masked diffusion language model on a text.
+
+    Ctrl-C finishes the step, saves, and says how to go on. --device, --dtype and --threads are short for --train.device
+    and so on.
+    """
+
+    recipe: tyro.conf.Positional[str] = "text"
+    """A name that `unmask list recipes` shows, or a .toml file with the tables data, model and train."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """The text."""
+    model: ModelChoice = field(default_factory=ModelChoice)
+    """The network."""
+    train: TrainSettings = field(default_factory=TrainSettings)
+    """The training."""
+    out: str | None = None
+    """Folder of the run; by default the next free runs/NAME-N."""
+    resume: str | None = None
+    """Folder of a run to go on with; of its settings only steps, patience and the like may change."""
+    init: str | None = None
+    """Checkpoint to fine-tune: tokenizer and network are its own."""
+    dry: bool = False
+    """Say what would be done, how long it would take and how much memory, and end."""
+    json: bool = False
+    """Print one JSON object on stdout."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Train; 130 where the run was interrupted and saved."""
+    words = [f"--train.{word[2:]}" if word.partition("=")[0] in _SHORT else word for word in argv]
+    arguments = _arguments(words)
+
+    from unmask.cli.progress import Progress
+    from unmask.train.session import measure, open_session
+
+    asked = TextRun(arguments.data, arguments.model, arguments.train)
+    session = open_session(
+        asked,
+        out=arguments.out,
+        resume=arguments.resume,
+        init=arguments.init,
+        note=_first_only(note),
+        write=not arguments.dry,
+    )
+    first = session.group.first
+    rows = facts(session)
+    if arguments.dry:
+        estimate = measure(session)
+        if first and arguments.json:
+            print_json(rows | asdict(estimate))
+        elif first:
+            print(table(_told(session, estimate)))
+        session.group.leave()
+        return 0
+    if first:
+        note(table(_told(session, None)))
+    try:
+        with Progress(session, visible=first) as progress:
+            outcome = session.trainer.fit(progress)
+    finally:
+        session.group.leave()
+    return _finish(session, outcome, arguments.json) if first else 0
+
+
+def facts(session: "Session") -> dict[str, Any]:
+    """What the run will do, for programs."""
+    plan, corpus, settings = session.plan, session.corpus, session.run
+    from unmask.train.plan import memory_bytes
+
+    return {
+        "run": str(session.folder),
+        "source": settings.data.source,
+        "tokenizer": corpus.facts.tokenizer,
+        "vocab_size": corpus.tokenizer.vocab_size,
+        "train_tokens": plan.train_tokens,
+        "valid_tokens": plan.valid_tokens,
+        "train_rows": len(corpus.train),
+        "valid_rows": len(corpus.valid),
+        "length": settings.data.length,
+        "parameters": plan.parameters,
+        "width": plan.model.width,
+        "blocks": plan.model.blocks,
+        "heads": plan.model.heads,
+        "epochs": plan.epochs,
+        "steps": plan.steps,
+        "step": session.trainer.step,
+        "batch": settings.train.batch,
+        "lr": plan.lr,
+        "dtype": str(session.dtype).removeprefix("torch."),
+        "device": str(session.device),
+        "threads": session.threads,
+        "processes": session.group.size,
+        "memory_bytes": memory_bytes(plan, settings.train.batch // settings.train.accumulate // session.group.size),
+    }
+
+
+def _told(session: "Session", estimate: "Estimate | None") -> dict[str, str]:
+    """The same for people."""
+    all_ = facts(session)
+    rows = {
+        "text": f"{all_['source']}: {all_['train_tokens']:,} tokens to train on, {all_['valid_tokens']:,} held out",
+        "tokenizer": f"{all_['tokenizer']}, {all_['vocab_size']:,} ids; rows of {all_['length']} tokens: "
+        f"{all_['train_rows']:,} and {all_['valid_rows']:,}",
+        "network": f"{all_['parameters']:,} parameters: width {all_['width']}, {all_['blocks']} blocks, "
+        f"{all_['heads']} heads",
+        "training": f"{all_['steps']:,} steps of {all_['batch']} rows ({all_['epochs']:.1f} epochs), lr {all_['lr']:g}"
+        + (f", from step {all_['step']:,}" if all_["step"] else ""),
+        "machine": f"{all_['device']}, {all_['dtype']}, {all_['threads']} threads"
+        + (f", {all_['processes']} processes" if all_["processes"] > 1 else ""),
+        "memory": f"about {size(all_['memory_bytes'])}",
+    }
+    if estimate is None:
+        return rows | {"folder": all_["run"]}
+    rows["memory"] += f"; {size(estimate.peak_bytes)} held after some real steps"
+    most = " at most, if patience does not end it before" if session.run.train.patience else ""
+    rows["time"] = f"{duration(estimate.seconds)}{most} ({estimate.tokens_per_second:,.0f} tokens/s measured)"
+    return rows
+
+
+def _first_only(told: Any) -> Any:
+    """`told`, silent in all but the first process of torchrun."""
+    import os
+
+    return told if os.environ.get("RANK", "0") == "0" else lambda sentence: None
+
+
+def _arguments(words: list[str]) -> TrainArguments:
+    """Read the words over the recipe, the recorded run or the checkpoint that they name."""
+    given = given_options(TrainArguments, words, "train")
+    asked = parse(TrainArguments, words, "train")
+    if asked.resume is not None:
+        if asked.recipe != "text":
+            raise ConfigError(f"--resume takes the recipe from the run; leave '{asked.recipe}' out.")
+        from unmask.train.session import recorded_run
+
+        base = recorded_run(asked.resume)
+    else:
+        base = read(asked.recipe)
+    if asked.init is not None:
+        base = _fine_tuning(base, asked.init, given)
+    default = replace(TrainArguments(), data=base.data, model=base.model, train=base.train)
+    return parse(TrainArguments, words, "train", default)
+
+
+def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
+    """The recipe with the window of the checkpoint; ConfigError where another tokenizer or network is asked for."""
+    for name in sorted(given):
+        if name.startswith("model.") or name in ("data.tokenizer", "data.vocab_size", "data.mask_token"):
+            raise ConfigError(f"--{name.replace('_', '-')} does not go with --init: network and tokenizer are the checkpoint's.")
+    from unmask.assets.models import locate
+    from unmask.run.checkpoint import read_checkpoint
+
+    window = read_checkpoint(locate(init)).config.get("model", {}).get("max_length", base.data.length)
+    return replace(base, data=replace(base.data, length=min(window, base.data.length)))
+
+
+def _finish(session: "Session", outcome: "Outcome", as_json: bool) -> int:
+    """Draw the curves and say how it ended."""
+    from unmask.run.checkpoint import latest, resolve
+    from unmask.run.metrics import plot_curves
+
+    folder, curves = session.folder, session.folder / "curves.png"
+    metrics = folder / "metrics.jsonl"
+    drawn = metrics.exists() and metrics.stat().st_size > 0 and plot_curves(metrics, curves)
+    interrupted = outcome.reason == "interrupted"
+    if as_json:
+        print_json(
+            {
+                "run": str(folder),
+                "checkpoint": str(resolve(folder)),
+                "latest": str(latest(folder)),
+                "reason": outcome.reason,
+                "step": outcome.step,
+                "steps": session.plan.steps,
+                "parameters": session.plan.parameters,
+                "best": None if outcome.best is None else asdict(outcome.best),
+                "perplexity": None if outcome.best is None else outcome.best.perplexity,
+                "best_step": outcome.best_step,
+                "curves": str(curves) if drawn else None,
+            }
+        )
+    if interrupted:
+        note(f"Stopped after step {outcome.step}; saved. Go on with: unmask train --resume {folder}")
+        return 130
+    note(f"Done after step {outcome.step:,} of {session.plan.steps:,} ({outcome.reason}).")
+    if outcome.best is not None:
+        note(f"Best bound on held-out text: {_bound(outcome.best)} (step {outcome.best_step:,})")
+    note(table({"model": str(resolve(folder)), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
+    note(f"\nNext:\n  unmask generate {folder} --watch\n  unmask eval {folder}\n  unmask fill {folder} 'A text with [5] holes'")
+    return 0
+
+
+def _bound(found: "Bound") -> str:
+    """A bound with its error and perplexity."""
+    error = "" if found.stderr is None else f" ± {found.stderr:.4f}"
+    return f"{found.nats_per_token:.4f}{error} nats/token, perplexity {found.perplexity:.2f}"

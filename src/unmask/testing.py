@@ -1,0 +1,214 @@
+"""For tests, here and in other projects: a model that is exactly right, and the contract of a policy.
+
+Shapes: V real tokens (MASK is id V), L positions, B rows, N = V**L sequences.
+"""
+
+__all__ = ["TableDenoiser", "check_policy", "random_language"]
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from unmask.decode import Canvas, Decoder, keep_rows
+from unmask.errors import ConfigError, PluginError
+from unmask.noise import generator
+from unmask.policies.base import Decision, State, UnmaskingPolicy, View
+
+_LARGEST = 2**16  # contexts in a table
+
+
+def random_language(vocabulary: int, length: int, seed: int = 0, sharpness: float = 1.5) -> Tensor:
+    """A joint distribution (V,) * L in float64 whose tokens depend on one another; sharpness 0 makes it uniform."""
+    logits = torch.randn((vocabulary,) * length, generator=generator(seed), dtype=torch.float64)
+    return (sharpness * logits).flatten().softmax(0).view(logits.shape)
+
+
+class TableDenoiser:
+    """The exact posterior p(x_0 | x_t) of a language small enough to enumerate: a perfect Denoiser.
+
+    `hidden` is the log posterior itself (B, L, V + 1) in float64, MASK at -inf, and `logits` hands it on. Padding is
+    summed over, so that a shorter row has the marginal law; a context that the language does not allow gets a uniform
+    answer. With `time_conditioned` it insists on being told the time, and keeps what it was told in `told`.
+    """
+
+    def __init__(self, joint: Tensor, *, time_conditioned: bool = False) -> None:
+        """`joint` is (V,) * L: the probability of each sequence. Raises ConfigError where it is no such thing."""
+        if joint.ndim < 1 or len(set(joint.shape)) != 1 or (joint.shape[0] + 1) ** joint.ndim > _LARGEST:
+            raise ConfigError(
+                f"A joint of shape {tuple(joint.shape)} cannot be made a table; "
+                f"give (V,) * L with (V + 1)**L of at most {_LARGEST}."
+            )
+        if bool((joint < 0).any()) or abs(float(joint.double().sum()) - 1) > 1e-6:
+            raise ConfigError("A joint has to be a distribution; give probabilities of at least 0 that sum to 1.")
+        self.joint = joint.double()
+        self.time_conditioned = time_conditioned
+        self.told: list[Tensor] = []
+        self._posterior = self._enumerate()
+
+    @property
+    def mask_id(self) -> int:
+        """V: the ids below it are the real tokens."""
+        return self.joint.shape[0]
+
+    @property
+    def vocab_size(self) -> int:
+        """V + 1."""
+        return self.mask_id + 1
+
+    @property
+    def max_length(self) -> int:
+        """L; the table knows rows of this length only."""
+        return self.joint.ndim
+
+    def sequences(self) -> Tensor:
+        """All sequences (N, L), in the order of `joint.flatten()`."""
+        return torch.ones(self.joint.shape).nonzero()
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """The log posterior (B, L, V + 1). Raises PluginError where the time is missing or was not asked for."""
+        if (time is None) == self.time_conditioned:
+            wanted = "wants" if self.time_conditioned else "takes no"
+            raise PluginError(f"This denoiser {wanted} time; look at its time_conditioned before the call.")
+        if time is not None:
+            self.told.append(time.detach().clone())
+        seen = tokens if valid is None else torch.where(valid, tokens, self.mask_id)
+        place = self.vocab_size ** torch.arange(self.max_length - 1, -1, -1)
+        return self._posterior[(seen * place).sum(-1)]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What `hidden` gave."""
+        return hidden
+
+    def _enumerate(self) -> Tensor:
+        """The log posterior of every context: ((V + 1)**L, L, V + 1)."""
+        contexts = torch.ones((self.vocab_size,) * self.max_length).nonzero()
+        sequences = self.sequences()
+        fits = ((contexts[:, None] == sequences) | (contexts == self.mask_id)[:, None]).all(-1)
+        one_hot = torch.nn.functional.one_hot(sequences, self.vocab_size).double()
+        mass = ((fits * self.joint.flatten()) @ one_hot.flatten(1)).view(*contexts.shape, self.vocab_size)
+        total = mass.sum(-1, keepdim=True)
+        uniform = (torch.arange(self.vocab_size) < self.mask_id) / self.mask_id
+        return torch.where(total > 0, mass / total.clamp(min=torch.finfo(torch.float64).tiny), uniform).log()
+
+
+def check_policy(
+    make_policy: Callable[[], UnmaskingPolicy], *, temperature: float = 0.0, block_size: int | None = None, seed: int = 0
+) -> None:
+    """Drive a policy through every promise it makes; `make_policy` makes a new one each time it is called.
+
+    It reveals eligible positions only, each pass writes something, decoding ends, prompts and padding stay, the same
+    seed gives the same text, a row does not depend on the rows beside it, may join them while they are under way, and
+    goes on in the middle from its canvas and state alone. Raises PluginError, in one sentence, for the first that fails.
+    """
+    denoiser = TableDenoiser(random_language(2, 8, seed))
+
+    def decoder() -> Decoder:
+        return Decoder(denoiser, _Watched(make_policy()), temperature, 1.0, block_size)
+
+    canvas = _example(denoiser.mask_id, seed)
+    whole, _ = _drive(decoder(), canvas)
+    who = repr(make_policy())
+    _same(_drive(decoder(), canvas)[0], whole, f"{who} does not give the same text for the same seed")
+    for row in range(len(whole.seed)):
+        one = torch.tensor([row])
+        _same(_drive(decoder(), canvas.keep(one))[0], whole.keep(one), f"{who} writes a row differently when it is alone")
+    early, late = torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5])
+    for passes in (1, 2, 3):
+        left, state = _drive(decoder(), canvas, passes=passes)
+        _same(_drive(decoder(), left, state)[0], whole, f"{who} does not go on as before when it is resumed")
+        begun, state = _drive(decoder(), canvas.keep(early), passes=passes)
+        joined = _drive(decoder(), *_join(begun, state, canvas.keep(late), denoiser.mask_id))[0]
+        _same(joined, whole.keep(torch.cat([early, late])), f"{who} writes a row differently when it joins others midway")
+
+
+class _Watched:
+    """A policy under observation: what it is given must stay as it is, what it answers must have the right form."""
+
+    def __init__(self, policy: UnmaskingPolicy) -> None:
+        self.policy = policy
+
+    def __repr__(self) -> str:
+        return repr(self.policy)
+
+    @property
+    def looks(self) -> bool:
+        return self.policy.looks
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        given = replace(view, **{f.name: getattr(view, f.name).clone() for f in fields(view)})
+        decision, new = self.policy(given, state)
+        for f in fields(view):
+            if not torch.equal(torch.nan_to_num(getattr(given, f.name)), torch.nan_to_num(getattr(view, f.name))):
+                raise PluginError(f"{self!r} changed view.{f.name}; a policy reads its view and writes nothing in it.")
+        if decision.reveal.dtype != torch.bool or decision.reveal.shape != view.eligible.shape:
+            raise PluginError(
+                f"{self!r} answered with a reveal of {decision.reveal.dtype} {tuple(decision.reveal.shape)}; "
+                f"it has to be a bool for each position, {tuple(view.eligible.shape)}."
+            )
+        if decision.time is not None and (self.looks or not bool(((decision.time > 0) & (decision.time <= 1)).all())):
+            raise PluginError(f"{self!r} gave a time; only a policy with looks = False does, and it lies in (0, 1].")
+        return decision, new
+
+
+def _example(mask_id: int, seed: int) -> Canvas:
+    """Rows with no prompt, a prompt at the left, scattered holes, a single hole, and padding."""
+    open_ = torch.tensor(
+        [[1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1], [1, 0, 1, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 0, 0]]
+        + [[1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]]
+    ).bool()
+    given = torch.randint(mask_id, open_.shape, generator=generator(seed, 1))
+    valid = torch.ones_like(open_)
+    valid[4, 6:] = False
+    seeds = torch.arange(len(open_)) + 1000 * seed
+    return Canvas.start(torch.where(open_, mask_id, given), seeds, valid)
+
+
+def _unfinished(canvas: Canvas, mask_id: int) -> Tensor:
+    return ((canvas.tokens == mask_id) & canvas.valid).any(-1)
+
+
+def _drive(decoder: Decoder, canvas: Canvas, state: State = None, passes: int = -1) -> tuple[Canvas, State]:
+    """So many passes, or all; `state` goes in and comes out as that of the unfinished rows, in their order."""
+    mask_id = decoder.denoiser.mask_id
+    rows = _unfinished(canvas, mask_id).nonzero().squeeze(-1)
+    while len(rows) and passes != 0:
+        part, state, _ = decoder.step(canvas.keep(rows), state)
+        _inspect(decoder, canvas.keep(rows), part)
+        canvas, passes = canvas.put(rows, part), passes - 1
+        left = _unfinished(part, mask_id)
+        rows, state = rows[left], keep_rows(state, left)
+    return canvas, state
+
+
+def _inspect(decoder: Decoder, before: Canvas, after: Canvas) -> None:
+    """One pass: something was written in each row, and nothing that stood there was touched."""
+    changed = after.tokens != before.tokens
+    if bool((changed & ~((before.tokens == decoder.denoiser.mask_id) & before.valid)).any()):
+        raise PluginError(f"{decoder.policy!r} changed a token that stood already; it may only fill what is masked.")
+    if not bool(changed.any(-1).all()):
+        raise PluginError(f"{decoder.policy!r} spent a pass on a row and wrote nothing; each pass has to reveal something.")
+
+
+def _join(begun: Canvas, state: State, fresh: Canvas, mask_id: int) -> tuple[Canvas, State]:
+    """Fresh rows behind those that are under way; they inherit a stranger's state, which they have to forget."""
+    both = Canvas(**{f.name: torch.cat([getattr(begun, f.name), getattr(fresh, f.name)]) for f in fields(Canvas)})
+    going = int(_unfinished(begun, mask_id).sum())
+    if going == 0:
+        return both, None
+    return both, keep_rows(state, torch.cat([torch.arange(going), torch.zeros(len(fresh.seed), dtype=torch.int64)]))
+
+
+def _same(found: Canvas, wanted: Canvas, complaint: str) -> None:
+    """The two canvases agree in every bit of tokens, log-probabilities and passes."""
+    for name in ("tokens", "log_prob", "passes"):
+        if not torch.equal(getattr(found, name).nan_to_num(), getattr(wanted, name).nan_to_num()):
+            raise PluginError(f"{complaint}; it may depend on its view, the row's own state and view.noise alone.")

@@ -1,0 +1,252 @@
+"""A training run put together: machine, data, plan, network and trainer, fresh, fine-tuned or gone on with."""
+
+__all__ = ["Estimate", "Session", "default_folder", "measure", "open_session", "recorded_run", "refuse_taken"]
+
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.config import from_dict, run_record
+from unmask.data.corpus import Corpus
+from unmask.data.prepare import prepare as prepare_data
+from unmask.errors import CheckpointError, ConfigError, RunError
+from unmask.model.build import build
+from unmask.model.dit import DiT
+from unmask.run.checkpoint import Checkpoint, latest, read_checkpoint
+from unmask.run.files import explained
+from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
+from unmask.run.parallel import Group, join_group
+from unmask.text.tokenizer import Tokenizer
+from unmask.train.folder import load_denoiser
+from unmask.train.loop import Trainer
+from unmask.train.plan import Plan, make_plan
+from unmask.train.settings import TextRun
+
+_FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
+"""What may change when a run goes on: none of it changes what a step does, save that `steps` bends the learning rate."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """A run that is ready for `trainer.fit`."""
+
+    run: TextRun
+    plan: Plan
+    corpus: Corpus
+    trainer: Trainer
+    folder: Path
+    group: Group
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What some real steps have shown."""
+
+    seconds_per_step: float
+    tokens_per_second: float
+    seconds: float
+    """Of the whole run, validations included."""
+    peak_bytes: int
+    """Most memory the process (on a GPU: the GPU) has held so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What a run begins with, beside its settings."""
+
+    tokenizer: Tokenizer | None = None
+    network: DiT | None = None
+    plan: Plan | None = None
+    record: Mapping[str, Any] | None = None
+
+
+def open_session(
+    run: TextRun,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    init: str | Path | None = None,
+    note: Callable[[str], None],
+    write: bool = True,
+) -> Session:
+    """Put a run together; nothing is trained yet.
+
+    `out` is the folder to write, by default the next free runs/NAME-N. `resume` is the run folder to go on in: `run` is
+    then what `recorded_run` gives, perhaps with other steps or patience. `init` is a checkpoint to fine-tune: tokenizer
+    and network are its own. `note` gets sentences for the person who waits. With `write` off no folder is made.
+
+    Raises ConfigError, DataError or CheckpointError for what cannot be.
+    """
+    if resume is not None and (out is not None or init is not None):
+        raise ConfigError("--resume goes on in the folder of a run; leave --out and --init away.")
+    if out is not None:
+        refuse_taken(Path(out))
+    prepare()
+    threads = set_threads(run.train.threads)
+    device = choose_device(run.train.device)
+    start = _start_of(run, resume, init)
+    dtype = choose_dtype(run.train.dtype if start.record is None else start.record["dtype"], device)
+    group = join_group(device)
+    if device.type == "cuda" and group.size > 1:
+        device = torch.device("cuda", group.local_rank)
+    group.share(run.train.batch)
+    corpus = prepare_data(run.data, start.tokenizer, note)
+    if start.record is not None:
+        _compare(start.record, corpus, str(resume), threads, note)
+    plan = start.plan or make_plan(run, corpus, None if start.network is None else start.network.settings)
+    network = start.network or build(plan.model, run.train.seed)
+    folder = Path(resume or out or default_folder(run.data.source))
+    if write and group.first:
+        _claim(folder, fresh=resume is None)
+    trainer = Trainer(run, plan, corpus, network.to(device), folder, group, dtype)
+    if resume is not None:
+        trainer.restore()
+    return Session(run, plan, corpus, trainer, folder, group, device, dtype, threads)
+
+
+def recorded_run(resume: str | Path) -> TextRun:
+    """The settings that the newest checkpoint of a run folder was trained with. Raises CheckpointError without one."""
+    checkpoint = _newest(Path(resume))
+    return from_dict(TextRun, _record(checkpoint)["settings"], f"{checkpoint.folder}/run.json")
+
+
+def default_folder(source: str) -> Path:
+    """runs/NAME-N with the name of the source and the first N from 1 that is free."""
+    stem = source.removeprefix("hf:").rstrip("/").split("/")[-1].split(".")[0]
+    name = re.sub(r"[^\w-]+", "-", stem).strip("-") or "text"
+    number = 1
+    while (Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return Path("runs") / f"{name}-{number}"
+
+
+def refuse_taken(out: Path) -> None:
+    """ConfigError where a folder holds a run already."""
+    if (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir()):
+        raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
+
+
+def measure(session: Session, steps: int = 3) -> Estimate:
+    """Take some real steps after one to warm up, and tell what the run would cost; the session is spent by it."""
+    trainer, run = session.trainer, session.run.train
+    trainer.model.train()
+    seconds: list[float] = []
+    for _ in range(steps + 1):
+        began = time.perf_counter()
+        loss, _, _ = trainer.take_step()
+        loss.item()  # waits for a GPU
+        seconds.append(time.perf_counter() - began)
+        if seconds[0] > 20:  # one step tells enough then
+            break
+    each = sorted(seconds[1:] or seconds)[len(seconds[1:]) // 2]
+    validation = each * min(len(session.corpus.valid), run.eval_draws) * session.plan.draws / run.batch / 3
+    left = max(session.plan.steps - trainer.step + len(seconds), 0)
+    whole = left * each + left / session.plan.eval_every * validation
+    return Estimate(each, run.batch * session.run.data.length / each, whole, _peak(session.device))
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) -> _Start:
+    """Read the checkpoint that a run goes on from or is fine-tuned from."""
+    if init is not None:
+        loaded = load_denoiser(str(init))
+        return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser)
+    if resume is None:
+        return _Start()
+    checkpoint = _newest(Path(resume))
+    record = _record(checkpoint)
+    where = f"{checkpoint.folder}/run.json"
+    before = from_dict(TextRun, record["settings"], where)
+    _refuse_changes(before, run)
+    plan = from_dict(Plan, record["plan"], where)
+    steps = run.train.steps or plan.steps
+    plan = replace(plan, steps=steps, epochs=plan.epochs * steps / plan.steps)
+    if run.train.save_every is not None:
+        plan = replace(plan, save_every=run.train.save_every)
+    if checkpoint.tokenizer_json is None:
+        raise CheckpointError(f"{checkpoint.folder} has no tokenizer.json; copy it back from where the run came from.")
+    return _Start(tokenizer=Tokenizer.from_json(checkpoint.tokenizer_json), plan=plan, record=record)
+
+
+def _newest(folder: Path) -> Checkpoint:
+    """The newest checkpoint of a run folder that training can go on from."""
+    if folder.parent.name == "checkpoints" and folder.is_dir():
+        raise CheckpointError(f"{folder} is one checkpoint of a run; say --resume {folder.parent.parent}")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} does not exist; give the folder of a run, such as runs/text-1.")
+    found = latest(folder)
+    if found is None:
+        raise CheckpointError(f"{folder} holds no checkpoint that training can go on from; start the run again.")
+    return read_checkpoint(found)
+
+
+def _record(checkpoint: Checkpoint) -> dict[str, Any]:
+    """run.json of a checkpoint, complete."""
+    record = checkpoint.run
+    if record is None or not {"settings", "plan", "data", "dtype", "record"} <= record.keys():
+        raise CheckpointError(
+            f"{checkpoint.folder} does not say what was asked (run.json); start a new run with --init {checkpoint.folder}"
+        )
+    return record
+
+
+def _refuse_changes(before: TextRun, now: TextRun) -> None:
+    """ConfigError where a setting differs that would make it another run."""
+    for room in ("data", "model", "train"):
+        old, new = getattr(before, room), getattr(now, room)
+        for field in fields(old):
+            if room == "train" and field.name in _FREE:
+                continue
+            if getattr(old, field.name) != getattr(new, field.name):
+                raise ConfigError(
+                    f"{room}.{field.name} was {getattr(old, field.name)} and cannot become "
+                    f"{getattr(new, field.name)} when a run goes on; start a new run with --init, "
+                    f"or leave it out (what may change: {', '.join(sorted(_FREE))})."
+                )
+
+
+def _compare(
+    record: Mapping[str, Any], corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]
+) -> None:
+    """Refuse another text; say what else differs from where the run began."""
+    if record["data"] != corpus.fingerprint:
+        raise ConfigError(
+            f"The text of {resume} has changed since the run began; put the old text back, "
+            f"or start a new run on the new one with --init {resume}"
+        )
+    then, now = record["record"], run_record()
+    pairs = {
+        "torch": (then.get("versions", {}).get("torch"), now["versions"]["torch"]),
+        "the processor": (then.get("processor"), now["processor"]),
+        "the number of threads": (then.get("threads"), threads),
+    }
+    for name, (old, new) in pairs.items():
+        if old != new:
+            note(f"{name} was {old} and is now {new}: the continuation will not be bit-equal.")
+
+
+def _claim(folder: Path, *, fresh: bool) -> None:
+    """Make the run's folder. Raises ConfigError where that cannot be, RunError for a full disk."""
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    if fresh and latest(folder) is not None:
+        raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")

@@ -1,0 +1,210 @@
+"""Every policy that has a name keeps the contract; and `check_policy` sees each way of breaking it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+from unmask.errors import ConfigError, PluginError, RequestError
+from unmask.policies.ancestral import Ancestral
+from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
+from unmask.policies.registry import make, names
+from unmask.policies.top_k import TopK
+from unmask.testing import TableDenoiser, check_policy, random_language
+
+NAMES = sorted(names())
+
+
+@pytest.mark.parametrize("block_size", [None, 4])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", [*NAMES, *(f"{name}:steps=3" for name in NAMES), "ancestral:steps=5,schedule=cosine"])
+def test_every_named_policy_keeps_the_contract(name: str, temperature: float, block_size: int | None) -> None:
+    check_policy(lambda: make(name), temperature=temperature, block_size=block_size)
+
+
+@dataclass
+class Broken:
+    """A policy that behaves, but for what its subclasses do wrong."""
+
+    looks: bool = False
+    calls: int = 0
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return Decision(take_best(view.noise, view.eligible, torch.ones_like(view.step))), None
+
+
+class Overreaching(Broken):
+    """Reveals what is masked in later blocks, too."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return Decision(view.masked), None
+
+
+class Rewriting(Broken):
+    """Reveals everything, prompts included."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return Decision(torch.ones_like(view.eligible)), None
+
+
+class Crowded(Broken):
+    """Looks at the other rows."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return Decision(view.eligible & (view.noise >= view.noise.median())), None
+
+
+class Gambling(Broken):
+    """Draws from torch's global generator."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return Decision(take_best(torch.rand(view.noise.shape), view.eligible, torch.ones_like(view.step))), None
+
+
+class Remembering(Broken):
+    """Keeps its memory in itself instead of in the state."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        self.calls += 1
+        return Decision(take_best(view.noise, view.eligible, torch.full_like(view.step, 1 + self.calls % 2))), None
+
+
+class Holding(Broken):
+    """Does not forget the state of a row that begins."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        order = view.noise if state is None else state
+        return Decision(take_best(order, view.eligible, torch.ones_like(view.step))), order
+
+
+class Scribbling(Broken):
+    """Writes into its view."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        view.step.add_(1)
+        return super().__call__(view, state)
+
+
+class Counting(Broken):
+    """Answers with numbers where yes or no was asked."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        decision, state = super().__call__(view, state)
+        return replace_reveal(decision, decision.reveal.long()), state
+
+
+class Timeless(Broken):
+    """Names a time outside of (0, 1]."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        decision, state = super().__call__(view, state)
+        return decision._replace(time=torch.zeros(len(view.step))), state
+
+
+def replace_reveal(decision: Decision, reveal: Any) -> Decision:
+    return decision._replace(reveal=reveal)
+
+
+CONTROLS: list[tuple[Callable[[], UnmaskingPolicy], str]] = [
+    (Overreaching, "revealed positions that were not eligible"),
+    (Rewriting, "revealed positions that were not eligible"),
+    (Crowded, "writes a row differently when it is alone"),
+    (Gambling, "does not give the same text for the same seed"),
+    (Remembering, "does not go on as before when it is resumed"),
+    (Holding, "writes a row differently when it joins others midway"),
+    (Scribbling, "changed view.step"),
+    (Counting, "it has to be a bool for each position"),
+    (Timeless, "it lies in (0, 1]"),
+]
+
+
+def test_the_control_of_the_controls() -> None:
+    check_policy(Broken, block_size=4)
+
+
+@pytest.mark.parametrize("policy, sentence", CONTROLS, ids=[c[0].__name__ for c in CONTROLS])  # pyright: ignore
+def test_each_way_of_breaking_it_is_seen(policy: Callable[[], UnmaskingPolicy], sentence: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        check_policy(policy, block_size=4, temperature=1.0)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+class Idle(Broken):
+    """Never reveals anything: the loop has to help, and decoding ends all the same."""
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return Decision(torch.zeros_like(view.eligible)), None
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize("block_size", [None, 4])
+def test_an_idle_policy_is_rescued(looks: bool, block_size: int | None) -> None:
+    check_policy(lambda: Idle(looks), block_size=block_size, temperature=1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_are_the_passes_of_a_block(name: str) -> None:
+    """`steps=3` of a TopK spends three passes on eight positions, with 3 + 3 + 2 reveals, and never an empty one."""
+    policy = make(f"{name}:steps=3")
+    if not isinstance(policy, TopK):
+        assert isinstance(policy, Ancestral)
+        return
+    eligible, counts = torch.ones(1, 8, dtype=torch.bool), []
+    view = blank_view(eligible)
+    for step in range(3):
+        reveal = policy(replace(view, step=torch.tensor([step])), None)[0].reveal
+        counts.append(int(reveal.sum()))
+        view = replace(view, eligible=view.eligible & ~reveal)
+    assert counts == [3, 3, 2]
+    assert not view.eligible.any()
+
+
+@pytest.mark.parametrize("total", range(1, 12))
+@pytest.mark.parametrize("steps", [None, 1, 2, 5, 20])
+def test_pace_ends_in_time(total: int, steps: int | None) -> None:
+    policy = TopK(steps=steps)
+    view = blank_view(torch.ones(1, total, dtype=torch.bool))
+    for step in range(min(steps or total, total)):
+        reveal = policy(replace(view, step=torch.tensor([step])), None)[0].reveal
+        assert reveal.any()
+        view = replace(view, eligible=view.eligible & ~reveal)
+    assert not view.eligible.any()
+
+
+def blank_view(eligible: torch.Tensor) -> View:
+    numbers = torch.linspace(0.1, 0.9, eligible.shape[1]).double()[None]
+    return View(
+        eligible=eligible,
+        masked=eligible,
+        written=~eligible,
+        proposal=torch.zeros_like(eligible, dtype=torch.int64),
+        confidence=numbers,
+        margin=numbers,
+        entropy=numbers,
+        step=torch.tensor([0]),
+        total=eligible.sum(-1),
+        noise=numbers,
+    )
+
+
+def test_take_best_takes_the_best_and_ties_go_left() -> None:
+    score = torch.tensor([[0.1, 0.9, 0.9, 0.5], [0.5, 0.5, 0.5, 0.5]])
+    eligible = torch.tensor([[True, True, True, True], [False, True, True, True]])
+    taken = take_best(score, eligible, torch.tensor([1, 2]))
+    assert taken.tolist() == [[False, True, False, False], [False, True, True, False]]
+
+
+def test_names_have_a_line_each() -> None:
+    assert all(line and "\n" not in line for line in names().values())
+    with pytest.raises(RequestError):
+        make("no-such-policy")
+
+
+def test_a_table_refuses_what_is_no_distribution() -> None:
+    with pytest.raises(ConfigError, match="give probabilities of at least 0 that sum to 1"):
+        TableDenoiser(torch.ones(2, 2))
+    with pytest.raises(ConfigError, match="cannot be made a table"):
+        TableDenoiser(random_language(2, 2).expand(3, 2, 2))

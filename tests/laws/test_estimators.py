@@ -1,0 +1,168 @@
+"""The four ways of drawing a masking have one expectation, -log p(x); they differ in variance alone."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from unmask.bound import Bound, Rows, bound
+from unmask.errors import ConfigError
+from unmask.estimators import ESTIMATORS, Draw, draw
+from unmask.model.build import build
+from unmask.model.settings import DiTSettings
+from unmask.nelbo import nelbo
+from unmask.noise import generator
+from unmask.process import SCHEDULES, MaskedDiffusion, make_schedule
+from unmask.testing import TableDenoiser, random_language
+
+V, L = 3, 4
+JOINT = random_language(V, L, seed=3)
+MODEL = TableDenoiser(JOINT)
+TIMED = TableDenoiser(JOINT, time_conditioned=True)
+X = (0, 2, 1, 2)
+BATCHES, ROWS = 50, 2000  # 1e5 draws
+
+# maskable, valid, and what the bound then is
+CASES: dict[str, tuple[list[int], list[int], Tensor]] = {
+    "whole": ([1, 1, 1, 1], [1, 1, 1, 1], JOINT[X]),
+    "prompt": ([0, 1, 1, 0], [1, 1, 1, 1], JOINT[X] / JOINT.sum((1, 2))[0, 2]),
+    "padding": ([1, 1, 0, 0], [1, 1, 0, 0], JOINT.sum((2, 3))[0, 2]),
+    "prompt and padding": ([0, 1, 1, 0], [1, 1, 1, 0], JOINT.sum(3)[0, 2, 1] / JOINT.sum((1, 2, 3))[0]),
+}
+
+
+def measure(name: str, schedule: str, maskable: list[int], valid: list[int], scale: float = 1.0) -> tuple[float, float]:
+    """Mean and standard error over batches: within a batch the draws are stratified, and so not independent."""
+    process, chance = MaskedDiffusion(V, make_schedule(schedule)), generator(9)
+    may, on = (torch.tensor(part, dtype=torch.bool).expand(ROWS, L) for part in (maskable, valid))
+    x, means = torch.tensor(X).expand(ROWS, L), []
+    for _ in range(BATCHES):
+        hide, weight, _ = draw(name, process, may, chance)
+        assert not (hide & ~may).any()
+        means.append(nelbo(MODEL, x, hide, weight * scale, valid=on).nats.double().mean())
+    found = torch.stack(means)
+    return float(found.mean()), float(found.std()) / math.sqrt(BATCHES)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_estimators_agree_with_the_likelihood(name: str, case: str) -> None:
+    maskable, valid, p = CASES[case]
+    mean, error = measure(name, "linear", maskable, valid)
+    assert abs(mean + math.log(float(p))) < 4 * error + 1e-6
+    assert error < 0.02
+
+
+@pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "linear"])
+@pytest.mark.parametrize("name", ["uniform", "stratified"])
+def test_time_based_estimators_agree_for_every_schedule(name: str, schedule: str) -> None:
+    maskable, valid, p = CASES["whole"]
+    mean, error = measure(name, schedule, maskable, valid)
+    assert abs(mean + math.log(float(p))) < 4 * error + 1e-6
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_control_a_weight_that_is_five_percent_off(name: str) -> None:
+    maskable, valid, p = CASES["whole"]
+    mean, error = measure(name, "linear", maskable, valid, scale=1.05)
+    assert abs(mean + math.log(float(p))) > 4 * error + 1e-6
+
+
+def test_stratified_draws_have_the_smaller_variance() -> None:
+    maskable, valid, _ = CASES["whole"]
+    errors = {name: measure(name, "linear", maskable, valid)[1] for name in ESTIMATORS}
+    assert errors["stratified"] < errors["uniform"]
+    assert errors["count"] < errors["stratified"]
+
+
+def test_counts_are_spread_evenly_over_the_global_batch() -> None:
+    """Each number of hidden tokens comes equally often, and each position is hidden equally often."""
+    found = draw("count", MaskedDiffusion(V), torch.ones(4000, 8, dtype=torch.bool), generator(1))
+    assert found.hide.sum(-1).bincount(minlength=9).tolist() == [0] + [500] * 8
+    share = found.hide.double().mean(0)
+    assert float((share - 4.5 / 8).abs().max()) < 4 * 0.5 / math.sqrt(4000)
+    torch.testing.assert_close(found.weight.double(), 8 / found.hide.sum(-1).double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_ranks_keep_their_rows_of_one_draw(name: str) -> None:
+    maskable = torch.ones(12, 8, dtype=torch.bool)
+    whole = draw(name, MaskedDiffusion(V), maskable, generator(4))
+    parts = [draw(name, MaskedDiffusion(V), maskable, generator(4)).rows(slice(at, at + 3)) for at in (0, 3, 6, 9)]
+    for together, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(pieces))
+    if name in ("stratified", "count"):  # no two rows share a stratum, over all ranks
+        strata = whole.time if name == "stratified" else whole.hide.sum(-1)
+        assert len((strata * 12).ceil().unique() if name == "stratified" else strata.unique()) >= 8
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_row_without_maskable_tokens_costs_nothing(name: str) -> None:
+    """Neither its value nor, through the time that it is told, its gradient is anything but zero."""
+    maskable = torch.tensor([[True] * 6, [False] * 6])
+    model = build(DiTSettings(5, 4, max_length=6, width=8, blocks=1, heads=2, cond=8, modulation="time"))
+    for seed in range(5):
+        hide, weight, time = draw(name, MaskedDiffusion(4), maskable, generator(seed))
+        assert time.isfinite().all()
+        assert bool(((time > 0) & (time <= 1)).all())
+        found = nelbo(model, torch.zeros(2, 6, dtype=torch.int64), hide, weight, time=time)
+        assert found.nats[1].item() == 0
+        model.zero_grad()
+        found.nats.sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_time_told_is_the_share_that_is_hidden(name: str, schedule: str) -> None:
+    """For every estimator and schedule alike, so that a network trained with one may be sampled with another."""
+    process = MaskedDiffusion(V, make_schedule(schedule))
+    hide, _, time = draw(name, process, torch.ones(20_000, 16, dtype=torch.bool), generator(6))
+    gap = hide.double().mean(-1) - time
+    assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(len(gap)) + 1e-7
+    for low in (0.0, 0.25, 0.5, 0.75):
+        part = gap[(time > low) & (time <= low + 0.25)]
+        assert abs(float(part.mean())) < 4 * float(part.std()) / math.sqrt(len(part)) + 1e-7
+
+
+# ---- the bound as a figure --------------------------------------------------------------------------------------------
+
+
+def test_bound_is_a_ratio_of_sums_with_its_error() -> None:
+    found = Bound.of(torch.tensor([2.0, 9.0, 4.0]), torch.tensor([1, 3, 2]), 5, text_bytes=10)
+    assert found.nats_per_token == pytest.approx(15 / 6)
+    residual = [2 - 2.5, 9 - 7.5, 4 - 5]
+    assert found.stderr == pytest.approx(math.sqrt(sum(r * r for r in residual) * 3 / 2) / 6)
+    assert found.bits_per_byte == pytest.approx(15 / math.log(2) / 10)
+    assert (found.tokens, found.sequences, found.draws) == (6, 3, 5)
+    assert found.perplexity == pytest.approx(math.exp(2.5))
+    assert Bound.of(torch.tensor([2.0]), torch.tensor([1]), 1).stderr is None
+
+
+def test_bound_of_the_exact_model_is_the_entropy_of_its_language() -> None:
+    """And its standard error holds: checked over many runs of it."""
+    process, entropy = MaskedDiffusion(V), float(-(JOINT * JOINT.log()).sum()) / L
+    scores = []
+    for seed in range(60):
+        chance = generator(seed, 1)
+        index = torch.multinomial(JOINT.flatten(), 200, replacement=True, generator=chance)
+        ids = MODEL.sequences()[index]
+        on = torch.ones_like(ids, dtype=torch.bool)
+
+        def masking(maskable: Tensor, turn: int, chance: torch.Generator = chance) -> Draw:
+            return draw("count", process, maskable, chance)
+
+        rows = [Rows(ids[:120], on[:120], on[:120]), Rows(ids[120:], on[120:], on[120:])]
+        found = bound(TIMED if seed % 2 else MODEL, rows, masking, draws=2)
+        assert found.stderr is not None
+        scores.append((found.nats_per_token - entropy) / found.stderr)
+    z = torch.tensor(scores)
+    assert abs(float(z.mean())) < 4 / math.sqrt(60)
+    assert 0.6 < float(z.std()) < 1.4
+
+
+def test_unknown_estimator_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        draw("counts", MaskedDiffusion(V), torch.ones(2, 2, dtype=torch.bool), generator(0))
+    assert str(caught.value) == "There is no estimator named 'counts'; did you mean 'count'?"

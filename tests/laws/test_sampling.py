@@ -1,0 +1,268 @@
+"""Samplers have the laws they promise, against enumeration; and rare tokens come at their rate."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from unmask.decode import Canvas, Decoder
+from unmask.denoiser import clean_log_probs
+from unmask.noise import POLICY, TOKENS, uniform
+from unmask.policies.ancestral import Ancestral
+from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.registry import make
+from unmask.process import MaskedDiffusion, Polynomial, Schedule, make_schedule
+from unmask.propose import propose
+from unmask.testing import TableDenoiser, random_language
+
+V, L, ROWS = 3, 3, 20_000
+JOINT = random_language(V, L, seed=11, sharpness=2.0)
+MODEL = TableDenoiser(JOINT)
+PLACE = V ** torch.arange(L - 1, -1, -1)
+
+
+def sample(policy: UnmaskingPolicy, *, model: TableDenoiser = MODEL, seed: int = 0, first: int = V) -> Canvas:
+    tokens = torch.full((ROWS, L), V)
+    tokens[:, 0] = first
+    return Decoder(model, policy, 1.0).decode(Canvas.start(tokens, torch.arange(ROWS) + seed * ROWS))
+
+
+def surprise(tokens: Tensor, law: Tensor) -> float:
+    """Chi-square against `law` (N,) in standard deviations (Wilson and Hilferty): about normal where the law holds."""
+    counts = (tokens * PLACE).sum(-1).bincount(minlength=law.numel()).double()
+    law = law.flatten()
+    degrees = law.numel() - 1
+    ratio = float(((counts - ROWS * law).square() / (ROWS * law)).sum()) / degrees
+    return (ratio ** (1 / 3) - (1 - 2 / (9 * degrees))) / math.sqrt(2 / (9 * degrees))
+
+
+def enumerated_law(joint: Tensor, schedule: Schedule, steps: int) -> Tensor:
+    """The law of the reverse process on a grid: all canvases at once, each step their exact transition (MDLM eq. 7)."""
+    model, process = TableDenoiser(joint), MaskedDiffusion(V, schedule)
+    law: dict[tuple[int, ...], float] = {(V,) * L: 1.0}
+    for step in range(steps, 0, -1):
+        t = torch.tensor([step / steps, (step - 1) / steps], dtype=torch.float64)
+        chance = float(process.reveal_probability(t[1], t[0]))
+        after: dict[tuple[int, ...], float] = {}
+        for canvas, mass in law.items():
+            posterior = model.hidden(torch.tensor([canvas]))[0].exp().tolist()
+            options = [
+                [(token, 1.0)]
+                if token != V
+                else [(V, 1 - chance), *((k, chance * posterior[place][k]) for k in range(V))]
+                for place, token in enumerate(canvas)
+            ]
+            for choice in itertools.product(*options):
+                to = tuple(token for token, _ in choice)
+                after[to] = after.get(to, 0.0) + mass * math.prod(p for _, p in choice)
+        law = {canvas: mass for canvas, mass in after.items() if mass > 0}
+    found = torch.zeros_like(joint)
+    for canvas, mass in law.items():
+        found[canvas] = mass
+    return found
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_ancestral_has_the_law_of_the_discretised_process(steps: int, schedule: str) -> None:
+    law = enumerated_law(JOINT, make_schedule(schedule), steps)
+    assert float(law.sum()) == pytest.approx(1, abs=1e-12)
+    assert abs(surprise(sample(Ancestral(steps, make_schedule(schedule))).tokens, law)) < 4
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "geometric"])
+def test_ancestral_in_continuous_time_has_the_joint(schedule: str) -> None:
+    assert abs(surprise(sample(Ancestral(None, make_schedule(schedule))).tokens, JOINT)) < 4
+
+
+def test_ancestral_controls() -> None:
+    """The chi-square sees a coarser grid, another schedule on the same grid, and sampling at another temperature."""
+    assert surprise(sample(Ancestral(1)).tokens, JOINT) > 4
+    assert surprise(sample(Ancestral(3)).tokens, JOINT) > 4
+    assert surprise(sample(Ancestral(3)).tokens, enumerated_law(JOINT, Polynomial(3.0), 3)) > 4
+    tempered = Decoder(MODEL, Ancestral(), 0.9).decode(Canvas.start(torch.full((ROWS, L), V), torch.arange(ROWS)))
+    assert surprise(tempered.tokens, JOINT) > 4
+
+
+@pytest.mark.parametrize("name", ["random", "margin", "entropy", "left-to-right"])
+def test_one_reveal_a_pass_samples_the_joint(name: str) -> None:
+    """For orders that do not peek at the proposal."""
+    done = sample(make(name))
+    assert abs(surprise(done.tokens, JOINT)) < 4
+    assert done.passes.tolist() == [L] * ROWS
+
+
+def test_confidence_does_not_sample_the_joint() -> None:
+    """It peeks: among the proposals drawn the likeliest is kept. Stated, and the control of the law above."""
+    assert surprise(sample(make("confidence")).tokens, JOINT) > 40
+
+
+def test_two_reveals_a_pass_do_not_sample_the_joint() -> None:
+    assert surprise(sample(make("random:steps=2")).tokens, JOINT) > 4
+
+
+@pytest.mark.parametrize("policy", ["random", "ancestral"])
+def test_with_a_prompt_the_conditional_law_holds(policy: str) -> None:
+    given = JOINT.clone()
+    given[[0, 2]] = 1e-12
+    done = sample(make(policy), first=1)
+    assert (done.tokens[:, 0] == 1).all()
+    counts = (done.tokens[:, 1:] * PLACE[1:]).sum(-1).bincount(minlength=V * V).double()
+    law = (JOINT[1] / JOINT[1].sum()).flatten()
+    assert float(((counts - ROWS * law).square() / (ROWS * law)).sum()) < 8 + 4 * math.sqrt(2 * 8) + 4
+
+
+def test_log_probs_are_those_of_the_passes() -> None:
+    """With one reveal a pass they add up to the log-probability of the sample."""
+    done = sample(make("random"))
+    wanted = JOINT.flatten()[(done.tokens * PLACE).sum(-1)].log()
+    torch.testing.assert_close(done.log_prob.double().sum(-1), wanted, rtol=0, atol=1e-5)
+
+
+# ---- passes and times -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [1, 3, 10, 1000])
+def test_a_pass_for_each_distinct_reveal_time_and_none_besides(steps: int) -> None:
+    rows, length = 200, 6
+    model = TableDenoiser(random_language(2, length), time_conditioned=True)
+    seeds = torch.arange(rows)
+    u = uniform(seeds[:, None], torch.zeros(1, 1, dtype=torch.int64), torch.arange(length)[None], POLICY)
+    grid = ((1 - u) * steps).ceil() / steps
+    canvas = Canvas.start(torch.full((rows, length), 2), seeds)
+    for after, step in Decoder(model, Ancestral(steps), 1.0).steps(canvas):
+        before, canvas = canvas, after
+        changed = (canvas.tokens != before.tokens)[step.rows]
+        assert changed.any(-1).all()
+        assert not step.rescued.any()
+        # the pass was told its grid time, and revealed exactly the positions of that time
+        told = model.told[-1].double()
+        torch.testing.assert_close((told * steps).round() / steps, told, rtol=0, atol=1e-6)
+        assert torch.equal(changed, (grid[step.rows] - told[:, None]).abs() < 1e-6)
+    distinct = torch.tensor([len(row.unique()) for row in grid])
+    assert torch.equal(canvas.passes, distinct)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "polynomial"])
+@pytest.mark.parametrize("policy", ["ancestral", "ancestral:steps=4", "random"])
+def test_the_time_told_is_the_share_that_is_masked(policy: str, schedule: str) -> None:
+    """In expectation, and for every schedule: the same meaning that it had in training (tests/laws/test_estimators.py)."""
+    rows, length = 4000, 6
+    model = TableDenoiser(random_language(2, length), time_conditioned=True)
+    decoder = Decoder(model, make(policy, make_schedule(schedule)), 1.0)
+    for after, step in decoder.steps(Canvas.start(torch.full((rows, length), 2), torch.arange(rows))):
+        masked = step.view.masked.double().mean(-1)
+        told = model.told[-1].double()
+        assert bool(((told > 0) & (told <= 1)).all())
+        if policy == "random":
+            torch.testing.assert_close(told, masked, rtol=0, atol=1e-6)
+        if policy == "ancestral:steps=4":  # on a grid the share is 1 - alpha of the time, row by row
+            t = torch.arange(1, 5, dtype=torch.float64) / 4
+            shares = 1 - make_schedule(schedule).alpha(t)
+            assert float((told[:, None] - shares).abs().amin(-1).max()) < 1e-6
+        if bool((after.passes == 1).all()) and policy == "ancestral":
+            # the largest of six uniform numbers: 6/7 in expectation, whatever the schedule
+            assert abs(float(told.mean()) - 6 / 7) < 4 * float(told.std()) / math.sqrt(rows)
+
+
+# ---- proposals --------------------------------------------------------------------------------------------------------
+
+
+def draws(probabilities: list[float], count: int, top_p: float = 1.0, temperature: float = 1.0) -> Tensor:
+    """How often each token comes in `count` proposals."""
+    logits = torch.tensor([*probabilities, 1.0]).log()  # MASK is last, and has probability zero whatever it says
+    total = torch.zeros(len(logits), dtype=torch.int64)
+    size = min(count, 1_000_000)
+    for at in range(0, count, size):
+        u = uniform(torch.tensor([at + 1]), torch.tensor([0]), torch.arange(size), TOKENS)
+        found = propose(logits.expand(size, -1), len(probabilities), u, temperature, top_p)
+        total += found.tokens.bincount(minlength=len(logits))
+    return total
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_rare_tokens_come_at_their_rate(place: int) -> None:
+    rare, count = 1e-5, 4_000_000
+    p = [0.6, 0.4 - rare]
+    p.insert(place, rare)
+    found = draws(p, count)
+    wanted = torch.tensor([*p, 0.0], dtype=torch.float64) * count
+    assert bool(((found - wanted).abs() <= 4 * wanted.sqrt() + 4).all())
+    assert int(found[-1]) == 0
+
+
+@pytest.mark.parametrize("rare", [1e-6, 1e-9])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_rare_tokens_have_their_share_of_the_uniform_numbers(rare: float, place: int) -> None:
+    """Without chance: the interval of u that gives the token is as long as the token is probable."""
+    p = [0.6, 0.4 - rare]
+    p.insert(place, rare)
+    logits = torch.tensor([*p, 1.0], dtype=torch.float64).log().float()
+    weights = clean_log_probs(logits, 3).exp().double()  # the edges are where float32 has put the others
+    start = float(weights[:place].sum() / weights.sum())
+    inside = torch.linspace(start - 2 * rare, start + 3 * rare, 50_001, dtype=torch.float64)
+    inside = inside[(inside > 0) & (inside < 1)]
+    found = propose(logits.expand(len(inside), -1), 3, inside, 1.0, 1.0).tokens == place
+    length = float(found.sum()) * 5 * rare / 50_000
+    assert length == pytest.approx(rare, rel=2e-3)
+
+
+def folded_gumbel_rate(p: float, share: float) -> float:
+    """The rate at which a float32 Gumbel race that includes MASK (probability 1 - share) reveals a token of `p`.
+
+    Exact: over all 2**24 values of the token's own uniform number, its rivals' being integrated out.
+    """
+    u = torch.arange(2**24, dtype=torch.float32) * 2.0**-24
+    clock = -(u + 1e-10).log() + 1e-10  # an exponential number, as float32 has it
+    wins = torch.exp(-clock.double().clamp(min=0) / (p * share) * (1 - p * share))
+    return float(wins.mean()) / share
+
+
+def test_control_float32_gumbel_loses_the_rare_tokens() -> None:
+    assert folded_gumbel_rate(1e-2, 1.0) == pytest.approx(1e-2, rel=1e-2)  # the formula itself is right
+    assert folded_gumbel_rate(1e-6, 1e-3) < 0.5 * 1e-6
+
+
+def test_control_float32_sums_lose_the_rare_tokens() -> None:
+    p = torch.tensor([0.6, 0.4, 2e-8])
+    edges = p.cumsum(0)
+    assert float(edges[2] - edges[1]) == 0  # the token has no room left in float32
+    assert float((p.double().cumsum(0))[2] - p.double().cumsum(0)[1]) > 1e-8
+
+
+def test_a_token_of_probability_zero_is_never_drawn() -> None:
+    edge = torch.tensor([1e-300, 0.25, 0.5, 0.5 + 1e-16, 0.75, 1 - 2.0**-53], dtype=torch.float64)
+    logits = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0, 3.0]).log()
+    for top_p in (1.0, 0.4):
+        found = propose(logits.expand(len(edge), -1), 5, edge, 1.0, top_p).tokens
+        assert set(found.tolist()) <= {1, 3}
+    assert int(draws([0.0, 0.3, 0.0, 0.7], 1_000_000)[[0, 2, 4]].sum()) == 0
+
+
+@pytest.mark.parametrize("top_p, kept", [(0.39, {1}), (0.41, {1, 3}), (0.69, {1, 3}), (0.71, {1, 3, 0}), (0.95, {0, 1, 2, 3})])
+def test_top_p_keeps_the_smallest_set(top_p: float, kept: set[int]) -> None:
+    p = [0.2, 0.4, 0.1, 0.3]
+    found = draws(p, 200_000, top_p)
+    assert set(found.nonzero().flatten().tolist()) == kept
+    law = torch.tensor([p[k] if k in kept else 0.0 for k in range(4)], dtype=torch.float64)
+    wanted = 200_000 * law / law.sum()
+    assert bool(((found[:4] - wanted).abs() <= 4.5 * wanted.sqrt()).all())
+
+
+def test_temperature_sharpens_the_proposal_and_not_the_features() -> None:
+    p = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    wanted = 200_000 * p**2 / (p**2).sum()
+    found = draws(p.tolist(), 200_000, temperature=0.5)[:3]
+    assert bool(((found - wanted).abs() <= 4.5 * wanted.sqrt()).all())
+    logits = torch.tensor([[0.2, 0.5, 0.3, 0.9]]).log()
+    cold = propose(logits, 3, torch.tensor([0.05], dtype=torch.float64), 0.5, 0.4)
+    torch.testing.assert_close(cold.log_probs[0, :3].double().exp(), p, rtol=1e-6, atol=0)
+    assert float(cold.log_probs[0, 3]) == -math.inf
+
+
+def test_temperature_zero_takes_the_most_probable() -> None:
+    logits = torch.tensor([[0.1, 2.0, 1.0, 9.0], [3.0, 1.0, 2.0, 9.0]])
+    found = propose(logits, 3, torch.tensor([0.999, 0.999], dtype=torch.float64), 0.0, 1.0)
+    assert found.tokens.tolist() == [1, 0]

@@ -1,0 +1,261 @@
+"""The sentences a person reads when text or data cannot be used, word for word."""
+
+import gzip
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unmask.data import corpora
+from unmask.data.prepare import prepare
+from unmask.data.settings import DataSettings
+from unmask.data.sources import open_source
+from unmask.errors import ConfigError, DataError, RequestError, RunError, UnmaskError
+from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
+from unmask.text.template import parse_template
+from unmask.text.tokenizer import Tokenizer
+
+HOLES = "write [5] for a hole of 5 tokens, and \\[ for a bracket that is text"
+NAMES = "austen, ecoli-k12, english, shakespeare, sotu"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tests run inside of an empty folder, so that sentences hold short paths."""
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def said(kind: type[UnmaskError], action: Callable[[], object]) -> str:
+    """The sentence with which `action` is refused."""
+    with pytest.raises(kind) as caught:
+        action()
+    return str(caught.value)
+
+
+def read(source: str, text_key: str = "text") -> list[object]:
+    opened = open_source(source, text_key)
+    return list(opened.pairs() if opened.paired else opened.pieces())
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        (
+            {"source": ""},
+            "data.source is empty: give a file, a folder, a corpus name such as shakespeare, or hf:NAME.",
+        ),
+        ({"valid": ""}, "data.valid is empty: give a source like data.source, or leave it out."),
+        ({"length": 1}, "data.length is 1: a row has at least 2 positions."),
+        ({"valid_share": 1.0}, "data.valid_share is 1.0: give a share between 0 and 1, such as 0.05."),
+        ({"workers": 0}, "data.workers is 0: give 1 or more threads."),
+        ({"eos": "both"}, "data.eos is 'both': it is append or none."),
+        ({"text_key": ""}, "data.text_key is empty: give the name of the key that holds the text, such as text."),
+        ({"tokenizer": ""}, "data.tokenizer is empty: give one of auto, byte, char, dna, bpe, or a path."),
+        (
+            {"tokenizer": "byte", "vocab_size": 512},
+            "data.vocab_size is for the bpe tokenizer, but data.tokenizer is 'byte'.",
+        ),
+        (
+            {"vocab_size": 258},
+            "data.vocab_size is 258: a bpe tokenizer has at least 259 ids (256 bytes and 3 special tokens).",
+        ),
+        (
+            {"mask_token": "<m>"},
+            "data.mask_token names the MASK of a tokenizer file, but data.tokenizer is 'auto', which has its own.",
+        ),
+        (
+            {"tokenizer": "a.json", "mask_token": ""},
+            "data.mask_token is empty: give the name of a token, such as <mask>.",
+        ),
+    ],
+)
+def test_settings(given: dict[str, object], sentence: str) -> None:
+    assert said(ConfigError, lambda: DataSettings(**given)) == sentence  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "source, sentence",
+    [
+        (
+            "shakespear",
+            f"there is no file, folder or corpus 'shakespear' (the corpora are {NAMES}): did you mean 'shakespeare'?",
+        ),
+        ("zzz", f"there is no file, folder or corpus 'zzz' (the corpora are {NAMES}): known: {NAMES}."),
+        ("no/such.txt", f"there is no file or folder no/such.txt: give a path that exists, or one of {NAMES}."),
+        ("*.txt", "no file matches *.txt: check the pattern, and quote it on a command line."),
+        ("hf:", "hf: names no data set: write hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG@SPLIT."),
+    ],
+)
+def test_no_such_source(source: str, sentence: str) -> None:
+    assert said(DataError, lambda: open_source(source)) == sentence
+
+
+@pytest.mark.parametrize(
+    "name, content, sentence",
+    [
+        ("a.txt", b"", "a.txt is empty: there is no text to learn from."),
+        ("a.txt", b"ab\0c", "a.txt is not text: there is a NUL byte at offset 2; give UTF-8 text or .jsonl."),
+        (
+            "a.txt",
+            b"\xef\xbb\xbfab\xff",
+            "a.txt is not UTF-8 text: byte 0xff at offset 5 cannot be decoded; convert the file to UTF-8.",
+        ),
+        (
+            "a.txt",
+            b"abc\xe2\x98",
+            "a.txt is not UTF-8 text: byte 0xe2 at offset 3 cannot be decoded; convert the file to UTF-8.",
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{',
+            (
+                "a.jsonl, line 2 is not JSON (Expecting property name enclosed in double "
+                "quotes): write one object on each line."
+            ),
+        ),
+        ("a.jsonl", b"[1]", 'a.jsonl, line 1 is not a JSON object: write rows such as {"text": "..."}.'),
+        ("a.jsonl", b'{"text": "\xff"}', "a.jsonl, line 1 is not UTF-8 text: convert the file to UTF-8."),
+        (
+            "a.jsonl",
+            b'{"body": "x", "id": 1}',
+            ("a.jsonl, line 1 has no 'text' (its keys: body, id): name the key that holds text with --data.text-key."),
+        ),
+        ("a.jsonl", b'{"text": 3}', "a.jsonl, line 1 has a value of type int under 'text': it must be a string."),
+        (
+            "a.jsonl",
+            b'{"prompt": "p", "answer": "a"}\n{"prompt": "p"}',
+            (
+                "a.jsonl, line 2 has no prompt and answer (its "
+                "keys: prompt), but the rows before it have: give all both."
+            ),
+        ),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "a"}')[:-9],
+            (
+                "a.jsonl.gz is not a whole gzip file (Compressed file ended "
+                "before the end-of-stream marker was reached): make or fetch it again."
+            ),
+        ),
+    ],
+)
+def test_content(folder: Path, name: str, content: bytes, sentence: str) -> None:
+    (folder / name).write_bytes(content)
+    assert said(DataError, lambda: read(name)) == sentence
+
+
+def test_folders(folder: Path) -> None:
+    (folder / "a").mkdir()
+    assert said(DataError, lambda: read("a")) == (
+        "the folder a holds no text: put .txt, .md, .jsonl or .jsonl.gz files into it."
+    )
+    (folder / "a" / "one.txt").write_text("", encoding="utf-8")
+    assert said(DataError, lambda: read("a")) == "a is empty: there is no text to learn from."
+    (folder / "a" / "two.jsonl").write_text('{"prompt": "p", "answer": "a"}', encoding="utf-8")
+    assert said(DataError, lambda: read("a")) == (
+        "a/two.jsonl holds prompts with answers but a/one.txt does not: keep the two kinds in folders of their own."
+    )
+
+
+def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert said(DataError, lambda: open_source("hf:x")) == (
+        "hf:x needs the datasets library: pip install 'unmask[hf]'."
+    )
+
+
+def test_damaged_corpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "FOLDER", folder)
+    path = folder / "sotu.jsonl.xz"
+    assert said(DataError, lambda: read("sotu")) == (
+        f"the bundled corpus {path} cannot be read (No such file or directory): install unmask again."
+    )
+    path.write_bytes(b"other")
+    assert said(DataError, lambda: read("sotu")) == (
+        f"the bundled corpus {path} is damaged (its sha256 is wrong): install unmask again."
+    )
+
+
+def prepared(**given: object) -> Callable[[], object]:
+    return lambda: prepare(DataSettings(tokenizer="byte", **given))  # type: ignore[arg-type]
+
+
+def test_too_little(folder: Path) -> None:
+    (folder / "a.txt").write_text("a", encoding="utf-8")
+    assert said(DataError, prepared(source="a.txt")) == (
+        "a.txt is too short to have a training and a validation part: give more text, or a validation source with "
+        "--data.valid."
+    )
+    (folder / "p.jsonl").write_text('{"prompt": "p", "answer": "a"}\n', encoding="utf-8")
+    assert said(DataError, prepared(source="p.jsonl")) == (
+        "p.jsonl holds too few rows (1): give at least 2, or a validation source with --data.valid."
+    )
+    (folder / "p.jsonl").write_text('{"prompt": "p", "answer": "a"}\n' * 3, encoding="utf-8")
+    assert said(DataError, prepared(source="p.jsonl", length=2)) == (
+        "no row of the training part of p.jsonl fits into 2 tokens: give a larger --data.length."
+    )
+    assert said(DataError, prepared(source="p.jsonl", valid="a.txt")) == (
+        "p.jsonl holds prompts with answers but a.txt holds documents: give two of one kind."
+    )
+
+
+def test_no_room_for_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "file").write_text("", encoding="utf-8")
+    (folder / "a.txt").write_text("some text to learn from", encoding="utf-8")
+    monkeypatch.setenv("UNMASK_CACHE", "file")
+    assert said(RunError, prepared(source="a.txt")) == (
+        "prepared data could not be written to file/data (Not a directory): free some space, or set UNMASK_CACHE to "
+        "another folder."
+    )
+    assert said(RunError, lambda: byte_tokenizer().save("file")) == (
+        "file/tokenizer.json could not be written (File exists): free some space, or choose another folder."
+    )
+
+
+def test_tokenizers(folder: Path) -> None:
+    assert said(DataError, lambda: Tokenizer.load("no.json")) == (
+        "there is no tokenizer at no.json: give byte, char, dna or bpe, or the path of a tokenizer.json or of a folder "
+        "that holds one."
+    )
+    assert said(DataError, lambda: Tokenizer.load(".")).startswith("there is no tokenizer at tokenizer.json: ")
+    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
+    assert said(DataError, lambda: Tokenizer.load(".")) == (
+        "tokenizer.json is not a tokenizer.json that can be read: Expecting property name enclosed in double quotes: "
+        "line 1 column 2 (char 1)."
+    )
+    plain = byte_tokenizer().backend.to_str().replace("<mask>", "<other>")
+    assert said(DataError, lambda: Tokenizer.from_json(plain)) == (
+        "the tokenizer has no MASK token under a usual name such as [MASK] or <mask>: name a token with "
+        "--data.mask-token (a name that it does not have is added as a new id)."
+    )
+    assert said(DataError, lambda: bpe_tokenizer([], 3)) == (
+        "a bpe tokenizer of 3 ids was asked for: it has at least 259."
+    )
+    assert said(DataError, lambda: char_tokenizer([""])) == (
+        "a char tokenizer needs at least one character of text: the source is empty."
+    )
+    for tokenizer in (byte_tokenizer(), dna_tokenizer()):
+        assert said(DataError, lambda one=tokenizer: one.encode("\ud800")) == (
+            "the text holds half of a surrogate pair, which has no UTF-8 form: replace it before encoding."
+        )
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("a [0] b", f"[0] is not a hole: {HOLES}."),
+        ("a [x] b", f"[x] is not a hole: {HOLES}."),
+        ("a [] b", f"[] is not a hole: {HOLES}."),
+        ("a [-1] b", f"[-1] is not a hole: {HOLES}."),
+        ("a [5 b", f"the bracket at character 3 is not closed: {HOLES}."),
+        ("none", f"the text has no hole to fill: {HOLES}."),
+        (r"\[5]", f"the text has no hole to fill: {HOLES}."),
+        ("", f"the text has no hole to fill: {HOLES}."),
+    ],
+)
+def test_templates(text: str, sentence: str) -> None:
+    assert said(RequestError, lambda: parse_template(text)) == sentence

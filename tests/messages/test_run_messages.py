@@ -1,0 +1,259 @@
+"""The sentences of settings, checkpoints and runs, word for word."""
+
+import json
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from unmask.config import from_dict, read_toml
+from unmask.errors import CheckpointError, ConfigError, DataError, RunError, UnmaskError
+from unmask.run import machine
+from unmask.run.checkpoint import load_state, read_checkpoint, resolve, step_of, write_checkpoint
+from unmask.run.ema import Ema
+from unmask.run.files import atomic_text, explained
+from unmask.run.machine import choose_device, choose_dtype, set_threads
+from unmask.run.metrics import Metrics, read_metrics
+from unmask.run.optim import learning_rate
+from unmask.run.parallel import Group, join_group
+
+HOLDS = "a checkpoint folder holds model.safetensors and config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Settings inside settings."""
+
+    lr: float = 0.001
+    betas: tuple[float, float] = (0.9, 0.95)
+    shape: Literal["constant", "cosine"] = "constant"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a recipe might hold."""
+
+    name: str
+    train: Train = field(default_factory=Train)
+    length: int | Literal["auto"] = "auto"
+
+
+SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"nmae": "a"}, "there is no setting 'nmae': did you mean 'name'?"),
+    ({"name": "a", "train": {"bteas": 1}}, "there is no setting 'train.bteas': did you mean 'betas'?"),
+    ({"name": "a", "train": {"width": 1}}, "there is no setting 'train.width': known: betas, lr, shape."),
+    ({}, "the setting 'name' is missing: give it a value."),
+    ({"name": 3}, "the setting 'name' cannot be 3: give a text."),
+    ({"name": "a", "train": {"lr": "fast"}}, "the setting 'train.lr' cannot be \"fast\": give a number."),
+    ({"name": "a", "train": 3}, "the setting 'train' cannot be 3: give a table of settings."),
+    ({"name": "a", "train": {"betas": [1]}}, "the setting 'train.betas' cannot be [1]: give a longer list."),
+    (
+        {"name": "a", "train": {"shape": "x"}},
+        "the setting 'train.shape' cannot be \"x\": give one of 'constant' or 'cosine'.",
+    ),
+    ({"name": "a", "length": 1.5}, "the setting 'length' cannot be 1.5: give a whole number or one of 'auto'."),
+]
+
+
+@pytest.mark.parametrize(("data", "sentence"), SETTINGS)
+def test_settings(data: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        from_dict(Settings, data, "r.toml")
+    assert str(error.value) == f"r.toml: {sentence}"
+
+
+def test_toml(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    assert _sentence(ConfigError, lambda: read_toml(path)) == f"{path} does not exist: give the path of a TOML file."
+    path.write_text("a = 1\nb = \n")
+    assert _sentence(ConfigError, lambda: read_toml(path)) == (
+        f"{path} is not valid TOML: invalid value (at line 2, column 5)."
+    )
+    path.write_bytes(b"\xff\xfe")
+    assert (
+        _sentence(ConfigError, lambda: read_toml(path)) == f"{path} is not a text file: give the path of a TOML file."
+    )
+
+
+def _sentence(kind: type[UnmaskError], act: Any) -> str:
+    with pytest.raises(kind) as error:
+        act()
+    assert type(error.value) is kind
+    return str(error.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small whole checkpoint."""
+    return write_checkpoint(tmp_path / "c", {"w": torch.ones(4)}, {})
+
+
+def _refused(folder: Path) -> str:
+    return _sentence(CheckpointError, lambda: read_checkpoint(folder))
+
+
+def test_what_is_not_a_checkpoint_folder(folder: Path, tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    assert _refused(none) == f"{none} does not exist: give a checkpoint or run folder; {HOLDS}."
+    file = folder / "config.json"
+    assert _refused(file) == f"{file} is a file: give the folder it is in; {HOLDS}."
+    none.mkdir()
+    assert _refused(none) == f"{none} has no model.safetensors and no config.json: {HOLDS}."
+    (none / "checkpoints").mkdir()
+    assert _refused(none) == f"{none} is a run folder without a whole checkpoint yet: let the run write one."
+    (folder / "model.safetensors").rename(folder / "model.bin")
+    assert _refused(folder) == (
+        f"{folder / 'model.bin'} is a pickle, which unmask never opens because it can run any program: "
+        "save its tensors as model.safetensors with the library that made it."
+    )
+    (folder / "model.bin").unlink()
+    assert _refused(folder) == f"{folder} has no model.safetensors: {HOLDS}."
+    with pytest.raises(CheckpointError) as error:
+        step_of(folder)
+    assert str(error.value) == f"{folder} is not one of a run's checkpoints: their names are like step-00000100."
+
+
+def test_formats(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text('{"format": 2}')
+    assert _refused(folder) == f"{folder} has checkpoint format 2 and this unmask reads up to 1: upgrade unmask."
+    config.write_text('{"model_type": "bert"}')
+    assert _refused(folder) == (
+        f"{config} has no format number, so another library wrote it: bring its model in with 'unmask import'."
+    )
+    config.write_text("{")
+    assert _refused(folder) == f"{config} is damaged: it is not JSON; copy or write the file again."
+    config.write_text("[]")
+    assert _refused(folder) == f"{config} is damaged: it is not a JSON object; copy or write the file again."
+
+
+def test_damaged_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    again = "copy or write the file again."
+    path.write_bytes(whole[:-3])
+    assert _refused(folder) == (
+        f"{path} is damaged: its header says {len(whole)} bytes and the file has {len(whole) - 3}; {again}"
+    )
+    length = struct.unpack("<Q", whole[:8])[0]
+    path.write_bytes(whole[:30])
+    assert _refused(folder) == (
+        f"{path} is damaged: its header says at least {8 + length} bytes and the file has 30; {again}"
+    )
+    path.write_bytes(b"")
+    assert _refused(folder) == f"{path} is empty: {again}"
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    assert "is a pickle, which unmask never opens" in _refused(folder)
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert _refused(folder) == f"{path} is a Git LFS pointer and not the file itself: fetch it with 'git lfs pull'."
+    path.write_bytes(b"GGUF" + bytes(100))
+    assert _refused(folder) == f"{path} is not a safetensors file: give a checkpoint that unmask wrote."
+    header = json.dumps({"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 16]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
+    assert _refused(folder) == f"{path} is damaged: its header cannot be read; {again}"
+
+
+def test_state_and_reserved_keys(folder: Path, tmp_path: Path) -> None:
+    assert _sentence(CheckpointError, lambda: load_state(folder)) == (
+        f"{folder} has no training state, so a run cannot go on from it: give a run folder, "
+        "or start a new run from its weights."
+    )
+    assert _sentence(CheckpointError, lambda: write_checkpoint(tmp_path / "d", {}, {"format": 3})) == (
+        "a checkpoint's config cannot have the key 'format': config.json uses it itself."
+    )
+    assert resolve(folder) == folder
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "sentence"),
+    [
+        (28, RunError, "p could not be written because the disk is full: free some space and try again."),
+        (13, ConfigError, "p cannot be written (permission denied): choose another folder, or change its permissions."),
+        (
+            30,
+            ConfigError,
+            "p cannot be written (read-only file system): choose another folder, or change its permissions.",
+        ),
+        (20, ConfigError, "p cannot be written (not a directory): choose another path."),
+    ],
+)
+def test_writing(number: int, kind: type[UnmaskError], sentence: str) -> None:
+    def fail() -> None:
+        with explained(Path("p")):
+            raise OSError(number, "text of the system")
+
+    assert _sentence(kind, fail) == sentence
+
+
+def test_a_folder_in_a_files_place(tmp_path: Path) -> None:
+    atomic_text(tmp_path / "f", "x")
+    assert _sentence(ConfigError, lambda: write_checkpoint(tmp_path / "f", {}, {})) == (
+        f"{tmp_path / 'f'} is a file, and a folder is to be written there: choose another path."
+    )
+
+
+def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _sentence(ConfigError, lambda: choose_device("gpu")) == (
+        "device 'gpu' is unknown: give auto, cpu, cuda, cuda:N or mps."
+    )
+    monkeypatch.setattr(machine, "_cuda_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
+    assert _sentence(ConfigError, lambda: choose_device("cuda")) == (
+        "device 'cuda' is not available (this torch was built without CUDA): use --device cpu, or auto."
+    )
+    monkeypatch.setattr(machine, "_cuda_count", lambda: 2)
+    assert _sentence(ConfigError, lambda: choose_device("cuda:2")) == (
+        "device 'cuda:2' does not exist: this machine has cuda:0 to cuda:1."
+    )
+    cpu = torch.device("cpu")
+    wrong: Any = "float16"
+    assert _sentence(ConfigError, lambda: choose_dtype(wrong, cpu)) == (
+        "dtype 'float16' is not possible: give auto, float32 or bfloat16."
+    )
+    monkeypatch.setattr(machine, "_prepare_once", lambda: False)
+    assert _sentence(ConfigError, lambda: choose_dtype("bfloat16", cpu)) == (
+        "dtype bfloat16 cannot be used: this machine announces AMX but the instructions fail, and oneDNN was in use "
+        "before unmask could switch them off; use float32, or set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 before Python "
+        "starts."
+    )
+    assert _sentence(ConfigError, lambda: set_threads(0)) == (
+        "threads = 0 is not possible: give a whole number of at least 1, or leave it out."
+    )
+
+
+def test_training_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong: Any = "step"
+    assert _sentence(ConfigError, lambda: learning_rate(0, base=1.0, warmup=0, steps=1, shape=wrong)) == (
+        "a learning rate cannot have the shape 'step': give constant or cosine."
+    )
+    assert _sentence(ConfigError, lambda: Ema([], 1.0)) == (
+        "an average cannot have the decay 1.0: give a number from 0 up to, but not, 1."
+    )
+    assert _sentence(ConfigError, lambda: Group(0, 2).share(3)) == (
+        "a batch of 3 rows cannot be shared by 2 processes: give a multiple."
+    )
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert _sentence(ConfigError, lambda: join_group(torch.device("cpu"))) == (
+        "WORLD_SIZE is set and LOCAL_RANK is not: start the run with torchrun."
+    )
+
+
+def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _sentence(ConfigError, lambda: Metrics(tmp_path, track=("wandbb",))) == (
+        "there is no tracker 'wandbb': did you mean 'wandb'?"
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert _sentence(ConfigError, lambda: Metrics(tmp_path, track=("wandb",))) == (
+        "tracking with wandb needs a package that is missing: pip install 'unmask[track]'."
+    )
+    path = tmp_path / "metrics.jsonl"
+    assert _sentence(DataError, lambda: read_metrics(path)) == (
+        f"{path} cannot be read: give the metrics.jsonl of a run folder."
+    )
+    path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    assert _sentence(DataError, lambda: read_metrics(path)) == f"{path} is damaged at line 2: delete that line."
