@@ -5,23 +5,21 @@ __all__ = ["Generation", "Model", "bundled", "load", "unigram_entropy"]
 import math
 import time
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from unmask.assets.models import bundled, locate
-from unmask.bound import Bound, Rows, bound
+from unmask.bound import Bound
 from unmask.data.packed import Packed
 from unmask.decode import Decoder
 from unmask.denoiser import Denoiser, LowPrecision
 from unmask.errors import RequestError
-from unmask.estimators import draw
 from unmask.model.dit import DiT
-from unmask.noise import derive, generator
+from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.registry import make
 from unmask.process import MaskedDiffusion
@@ -30,14 +28,13 @@ from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
 from unmask.text.template import Hole, parse_template
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.folder import load_denoiser
+from unmask.train.validate import validate
 from unmask.windows import Snapshot, Written, decode_rows, slide
-
-_VALIDATION = 3  # the stream of validation maskings
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A set of samples. Lists have one entry a sample; log-probabilities are in nats, of the tokens that were written."""
+    """Samples. Lists have one entry a sample; log-probabilities are in nats, of the tokens that were written."""
 
     texts: list[str]
     tokens: list[list[int]]
@@ -75,9 +72,16 @@ class Model:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.network, self.process, self.tokenizer, self.checkpoint = network.to(device).eval(), process, tokenizer, checkpoint
+        self.network, self.process, self.tokenizer, self.checkpoint = (
+            network.to(device).eval(),
+            process,
+            tokenizer,
+            checkpoint,
+        )
         self.device, self.dtype = device, dtype
-        self.denoiser: Denoiser = self.network if dtype == torch.float32 else LowPrecision(_lowered(self.network, dtype), dtype)
+        self.denoiser: Denoiser = (
+            self.network if dtype == torch.float32 else LowPrecision(self.network.lowered(dtype), dtype)
+        )
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.network.parameters())
@@ -168,7 +172,7 @@ class Model:
     # ---- filling --------------------------------------------------------------------------------------------------
 
     def fill(self, template: str, **options: Any) -> Generation:
-        """Fill the holes of a text, such as "To be or [5] to be" with five tokens; the options are those of `stream_fill`."""
+        """Fill the holes of a text such as "To be or [5] to be" (five tokens); options as for `stream_fill`."""
         began = time.perf_counter()
         stream = self.stream_fill(template, **options)
         while True:
@@ -204,9 +208,7 @@ class Model:
             batch=batch,
             device=self.device,
         )
-        return [
-            Written(r.tokens, 0, [0.0 if math.isnan(p) else p for p in r.log_probs], r.passes) for r in rows
-        ]
+        return [Written(r.tokens, 0, [0.0 if math.isnan(p) else p for p in r.log_probs], r.passes) for r in rows]
 
     def canvas_of(self, template: str) -> list[int]:
         """The token ids of a template, MASK in its holes."""
@@ -215,7 +217,8 @@ class Model:
             row += [self.tokenizer.mask_id] * part.length if isinstance(part, Hole) else self.tokenizer.encode(part)
         if len(row) > self.window:
             raise RequestError(
-                f"The template is {len(row)} tokens long and the model's window is {self.window}; shorten it or its holes."
+                f"The template is {len(row)} tokens long and the model's window is {self.window}; "
+                "shorten it or its holes."
             )
         return row
 
@@ -243,15 +246,9 @@ class Model:
         self, packed: Packed, *, limit: int | None = None, draws: int = 1, seed: int = 0, batch: int = 32
     ) -> Bound:
         """The bound on rows that `data.prepare` has packed, all of them or the first `limit`."""
-        count = len(packed) if limit is None else min(limit, len(packed))
-        chance = generator(seed, _VALIDATION)
-
-        def masking(maskable: Tensor, turn: int) -> tuple[Tensor, Tensor, Tensor]:
-            found = draw("count", self.process, maskable.cpu(), chance)
-            return found.hide.to(self.device), found.weight.to(self.device), found.time.to(self.device)
-
-        size = packed.bytes if count == len(packed) else None
-        return bound(self.denoiser, _batches(packed, count, batch, self.device), masking, draws=draws, text_bytes=size)
+        return validate(
+            self.denoiser, self.process, packed, self.device, limit=limit, draws=draws, batch=batch, seed=seed
+        )
 
 
 def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:
@@ -267,18 +264,3 @@ def _row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     if len(seed) != count:
         raise RequestError(f"{len(seed)} seeds were given for {count} rows; give one seed, or one a row.")
     return [int(s) for s in seed]
-
-
-def _batches(data: Packed, count: int, size: int, device: torch.device) -> Iterator[Rows]:
-    for at in range(0, count, size):
-        part = data.batch(np.arange(at, min(at + size, count)))
-        yield Rows(*(torch.from_numpy(x).to(device) for x in part))
-
-
-def _lowered(network: DiT, dtype: torch.dtype) -> DiT:
-    """The weights of the blocks' matmuls in `dtype`, so that autocast has nothing to convert at each pass."""
-    for block in network.blocks:
-        for module in block.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
-    return network

@@ -1,7 +1,7 @@
 """Log-likelihoods at chosen positions, with the vocabulary head run a slice at a time.
 
 Only the picked positions reach the head. When even those make more than `BUDGET` logits they are cut into slices whose
-logits are thrown away and computed again in the backward pass: the peak stays the same however long the batch is. Within
+logits are thrown away and computed again in the backward pass: the peak stays the same however long the batch is. In
 a slice one buffer of the size of the logits is kept, the exponentials, and the gradient is written over it.
 """
 
@@ -23,7 +23,9 @@ class _LogLikelihood(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, mask_id: int) -> Tensor:
-        sides = [part.amax(-1, keepdim=True) for part in (logits[:, :mask_id], logits[:, mask_id + 1 :]) if part.numel()]
+        sides = [
+            part.amax(-1, keepdim=True) for part in (logits[:, :mask_id], logits[:, mask_id + 1 :]) if part.numel()
+        ]
         top = torch.stack(sides).amax(0).float()
         weights = (logits - top).exp_() if logits.dtype == torch.float32 else (logits.float() - top).exp_()
         weights[:, mask_id] = 0

@@ -2,11 +2,11 @@
 
 `step` is one forward pass of the denoiser over the rows it is given. A policy may reveal nothing: then the loop reveals
 the surest eligible position, so that decoding always ends. That rescue belongs to the environment, not to the policy.
-Rows are on their own: noise is a function of (seed, pass, position), a row's state never mixes with another's, and a row
+Rows are on their own: noise is a function of (seed, pass, position), states never mix, and a row
 without masks leaves the batch. Shapes: B rows, L positions, V vocabulary, N picked positions.
 """
 
-__all__ = ["Canvas", "Decoder", "Step"]
+__all__ = ["Canvas", "Decoder", "Step", "keep_rows"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -21,7 +21,9 @@ from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
 from unmask.propose import propose
 
-_HEAD_ROWS = 16  # a matrix product gives a row the same bits only if the number of rows keeps its remainder (DESIGN 4.5)
+_HEAD_ROWS = (
+    16  # a matrix product gives a row the same bits only if the number of rows keeps its remainder (DESIGN 4.5)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,17 @@ class Canvas:
         zero, unknown = torch.zeros_like(seed), torch.full(tokens.shape, torch.nan, device=tokens.device)
         everywhere = torch.ones_like(tokens, dtype=torch.bool)
         return cls(
-            tokens, everywhere if valid is None else valid, seed, ~everywhere, unknown, unknown, unknown, zero, zero - 1, zero, zero
+            tokens,
+            everywhere if valid is None else valid,
+            seed,
+            ~everywhere,
+            unknown,
+            unknown,
+            unknown,
+            zero,
+            zero - 1,
+            zero,
+            zero,
         )
 
     def keep(self, rows: Tensor) -> "Canvas":
@@ -55,7 +67,9 @@ class Canvas:
 
     def put(self, rows: Tensor, part: "Canvas") -> "Canvas":
         """This canvas with `part` in the places `rows`."""
-        return Canvas(**{f.name: getattr(self, f.name).index_copy(0, rows, getattr(part, f.name)) for f in fields(self)})
+        return Canvas(
+            **{f.name: getattr(self, f.name).index_copy(0, rows, getattr(part, f.name)) for f in fields(self)}
+        )
 
 
 class Step(NamedTuple):
@@ -225,7 +239,9 @@ class Decoder:
     def _settle(self, view: View, decision: Decision, surest: Tensor) -> tuple[Tensor, Tensor]:
         """What is really revealed: the decision, and in rows where that is nothing the surest eligible position."""
         if bool((decision.reveal & ~view.eligible).any()):
-            raise PluginError(f"{self.policy!r} revealed positions that were not eligible; a policy picks among view.eligible.")
+            raise PluginError(
+                f"{self.policy!r} revealed positions that were not eligible; a policy picks among view.eligible."
+            )
         stuck = ~decision.reveal.any(-1)
         return decision.reveal | take_best(surest, view.eligible, stuck.long()), stuck
 

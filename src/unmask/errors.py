@@ -1,12 +1,12 @@
 """What can go wrong, as one tree; the message of each is one sentence written for the person who typed the request.
 
-    UnmaskError
-    ├── ConfigError       a setting that does not exist, or a value it cannot have
-    ├── DataError         a source, a corpus or a tokenizer that cannot be used
-    ├── CheckpointError   a folder or file that is not a checkpoint we can trust
-    ├── RequestError      a question the model cannot answer (too long, no steps, an unknown policy)
-    ├── PluginError       somebody else's policy or task that breaks its contract
-    └── RunError          a run that had to stop although the request was right (a full disk, NaN)
+UnmaskError
+├── ConfigError       a setting that does not exist, or a value it cannot have
+├── DataError         a source, a corpus or a tokenizer that cannot be used
+├── CheckpointError   a folder or file that is not a checkpoint we can trust
+├── RequestError      a question the model cannot answer (too long, no steps, an unknown policy)
+├── PluginError       somebody else's policy or task that breaks its contract
+└── RunError          a run that had to stop although the request was right (a full disk, NaN)
 """
 
 __all__ = [

@@ -24,7 +24,7 @@ assert set(ESTIMATORS) == set(get_args(Estimator))
 class Draw(NamedTuple):
     """What to hide (B, L) bool, the weight of each row (B,), and the time (B,) that a time-conditioned model is told.
 
-    That time is the share of hidden tokens, 1 - alpha(t), whatever the schedule: so estimators and samplers agree on it.
+    That time is the share of hidden tokens, 1 - alpha(t), whatever the schedule: estimators and samplers agree on it.
     """
 
     hide: Tensor

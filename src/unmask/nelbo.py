@@ -20,12 +20,14 @@ from unmask.process import MaskedDiffusion
 
 
 class Nelbo(NamedTuple):
+    """One draw of the bound, unreduced."""
+
     nats: Tensor  # (B,) one-sample estimate of the bound of each sequence
     tokens: Tensor  # (B,) how many tokens were hidden in this draw
 
 
 def stratified(u: Tensor, batch: int, first: int = 0, count: int | None = None) -> Tensor:
-    """Low-discrepancy numbers in (0, 1]: one draw `u` in [0, 1) spread over a global `batch`; rows first .. first+count."""
+    """Low-discrepancy numbers in (0, 1]: a draw `u` in [0, 1) spread over a `batch`; rows first .. first+count."""
     rows = torch.arange(first, first + (batch if count is None else count), dtype=torch.float64, device=u.device)
     return 1 - (u.double() + rows / batch) % 1
 
@@ -52,7 +54,7 @@ def hide_by_count(r: Tensor, u: Tensor, maskable: Tensor) -> tuple[Tensor, Tenso
 def hide_bernoulli(r: Tensor, u: Tensor, maskable: Tensor) -> tuple[Tensor, Tensor]:
     """Each maskable position with P = r, then weight (n + 1)/l for the l that fell; 0 where none did.
 
-    l is uniform on {0..n} whatever the schedule, so that l = 0 costs one draw in n + 1; not for time-conditioned models.
+    l is uniform on {0..n} whatever the schedule, so l = 0 costs one draw in n + 1; not for time-conditioned models.
     """
     hide = (u < r[:, None]) & maskable
     n, count = maskable.sum(-1), hide.sum(-1)
@@ -68,7 +70,7 @@ def nelbo(
     valid: Tensor | None = None,
     time: Tensor | None = None,
 ) -> Nelbo:
-    """One draw of the bound: x_0 (B, L) int64, hide (B, L) bool, weight (B,); `valid` and `time` as in Denoiser.hidden."""
+    """One draw of the bound: x_0 (B, L) int64, hide (B, L) bool, weight (B,); the rest as in Denoiser.hidden."""
     hidden = denoiser.hidden(torch.where(hide, denoiser.mask_id, x_0), valid=valid, time=time)
     log_p = log_likelihoods(denoiser, hidden[hide], x_0[hide])
     nats = torch.zeros_like(x_0, dtype=log_p.dtype).masked_scatter(hide, -log_p).sum(-1)

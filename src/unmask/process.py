@@ -159,7 +159,7 @@ class MaskedDiffusion:
     schedule: Schedule = Linear()
 
     def hide(self, t: Tensor, u: Tensor) -> Tensor:
-        """Which positions are MASK at `t`: (B,) times and (B, L) uniforms -> (B, L) bool, each with P = 1 - alpha(t)."""
+        """Which positions are MASK: (B,) times and (B, L) uniforms -> (B, L) bool, each with P = 1 - alpha(t)."""
         return u.double() < (1 - self.schedule.alpha(t.double()))[:, None]
 
     def corrupt(self, x_0: Tensor, t: Tensor, u: Tensor, maskable: Tensor | None = None) -> Tensor:
@@ -177,6 +177,6 @@ class MaskedDiffusion:
         return torch.where(hidden > 0, -self.schedule.dalpha(t) / hidden, 0.0)
 
     def reveal_probability(self, s: Tensor, t: Tensor) -> Tensor:
-        """P(a token masked at t is visible at s < t) under the true reverse process: (alpha_s - alpha_t)/(1 - alpha_t)."""
+        """P(a token masked at t is visible at s < t) in the true reverse process: (alpha_s - alpha_t)/(1 - alpha_t)."""
         a_s, a_t = self.schedule.alpha(s.double()), self.schedule.alpha(t.double())
         return (a_s - a_t) / (1 - a_t)

@@ -52,5 +52,7 @@ def _inverse(weights: Tensor, u: Tensor) -> Tensor:
     """
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
-    found = torch.searchsorted(cumulative, (u[:, None] * total).clamp(max=torch.nextafter(total, total * 0)), right=True)
+    found = torch.searchsorted(
+        cumulative, (u[:, None] * total).clamp(max=torch.nextafter(total, total * 0)), right=True
+    )
     return found.squeeze(-1)

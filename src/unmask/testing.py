@@ -101,7 +101,11 @@ class TableDenoiser:
 
 
 def check_policy(
-    make_policy: Callable[[], UnmaskingPolicy], *, temperature: float = 0.0, block_size: int | None = None, seed: int = 0
+    make_policy: Callable[[], UnmaskingPolicy],
+    *,
+    temperature: float = 0.0,
+    block_size: int | None = None,
+    seed: int = 0,
 ) -> None:
     """Drive a policy through every promise it makes; `make_policy` makes a new one each time it is called.
 
@@ -120,14 +124,18 @@ def check_policy(
     _same(_drive(decoder(), canvas)[0], whole, f"{who} does not give the same text for the same seed")
     for row in range(len(whole.seed)):
         one = torch.tensor([row])
-        _same(_drive(decoder(), canvas.keep(one))[0], whole.keep(one), f"{who} writes a row differently when it is alone")
+        _same(
+            _drive(decoder(), canvas.keep(one))[0], whole.keep(one), f"{who} writes a row differently when it is alone"
+        )
     early, late = torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5])
     for passes in (1, 2, 3):
         left, state = _drive(decoder(), canvas, passes=passes)
         _same(_drive(decoder(), left, state)[0], whole, f"{who} does not go on as before when it is resumed")
         begun, state = _drive(decoder(), canvas.keep(early), passes=passes)
         joined = _drive(decoder(), *_join(begun, state, canvas.keep(late), denoiser.mask_id))[0]
-        _same(joined, whole.keep(torch.cat([early, late])), f"{who} writes a row differently when it joins others midway")
+        _same(
+            joined, whole.keep(torch.cat([early, late])), f"{who} writes a row differently when it joins others midway"
+        )
 
 
 class _Watched:
@@ -195,7 +203,9 @@ def _inspect(decoder: Decoder, before: Canvas, after: Canvas) -> None:
     if bool((changed & ~((before.tokens == decoder.denoiser.mask_id) & before.valid)).any()):
         raise PluginError(f"{decoder.policy!r} changed a token that stood already; it may only fill what is masked.")
     if not bool(changed.any(-1).all()):
-        raise PluginError(f"{decoder.policy!r} spent a pass on a row and wrote nothing; each pass has to reveal something.")
+        raise PluginError(
+            f"{decoder.policy!r} spent a pass on a row and wrote nothing; each pass has to reveal something."
+        )
 
 
 def _join(begun: Canvas, state: State, fresh: Canvas, mask_id: int) -> tuple[Canvas, State]:

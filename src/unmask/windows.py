@@ -5,7 +5,7 @@ else is in the request. A text longer than the model's window is written semi-au
 filled, its last part becomes the prompt of the next.
 """
 
-__all__ = ["Snapshot", "Written", "decode_rows", "slide"]
+__all__ = ["Filled", "Snapshot", "Written", "decode_rows", "slide"]
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +41,8 @@ class Written:
 
 
 class Filled(NamedTuple):
+    """A row whose MASKs have become tokens."""
+
     tokens: list[int]
     log_probs: list[float]  # nan where the token was given
     passes: int
@@ -72,7 +74,7 @@ def decode_rows(
         canvas = Canvas.start(tokens, torch.tensor([seeds[i] for i in group], device=device), valid)
         where = tuple(i if places is None else places[i] for i in group)
         first = tuple(0 if starts is None else starts[i] for i in group)
-        for canvas, step in decoder.steps(canvas):  # noqa: B007  (the last canvas is used below)
+        for canvas, step in decoder.steps(canvas):
             yield Snapshot(where, first, tuple(len(rows[i]) for i in group), canvas, step)
         for line, i in enumerate(group):
             n = len(rows[i])
@@ -133,7 +135,7 @@ def _missing(text: Written, new: int) -> int:
 
 
 def _window_start(text: Written, window: int, stride: int) -> int:
-    """Where the next window begins: at 0 while the text leaves room in the first, else `window - stride` from the end."""
+    """Where the next window begins: at 0 while the first has room, else `window - stride` before the end."""
     length = len(text.tokens)
     fits = length < window if length == text.prompt else False
     return 0 if fits else max(0, length - (window - stride))

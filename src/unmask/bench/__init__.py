@@ -1,1 +1,1 @@
-"""The measurements behind `unmask bench`: each returns plain values, with the machine's own matmul rates beside them."""
+"""The measurements behind `unmask bench`: plain values, with the machine's own matmul rates beside them."""

@@ -61,6 +61,4 @@ def decode_cell(shape: Shape, steps: int, rounds: int, *, dtype: torch.dtype, de
 def bench_decode(rounds: int, device: torch.device) -> list[dict[str, Any]]:
     """T = 128 and T = 1000, in each number format that works here."""
     kinds = [torch.float32, *([torch.bfloat16] if bfloat16_works() else [])]
-    return [
-        decode_cell(DECODE, steps, rounds, dtype=dtype, device=device) for dtype in kinds for steps in (128, 1000)
-    ]
+    return [decode_cell(DECODE, steps, rounds, dtype=dtype, device=device) for dtype in kinds for steps in (128, 1000)]

@@ -3,7 +3,7 @@
 Each cell runs in a process of its own, because a process's peak never falls.
 """
 
-__all__ = ["bench_memory", "bench_scaling", "plot_scaling"]
+__all__ = ["bench_memory", "bench_scaling", "cell", "plot_scaling"]
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def cell(shape_json: str, logits: str, threads: str) -> None:
         def full(denoiser: Any, x_0: Any, hide: Any, weight: Any, *, valid: Any = None, time: Any = None) -> Any:
             found = denoiser.logits(denoiser.hidden(x_0.masked_fill(hide, denoiser.mask_id), valid=valid, time=time))
             nll = F.cross_entropy(found.float().flatten(0, 1), x_0.flatten(), reduction="none").view(x_0.shape)
-            return loop.nelbo.__annotations__.get("return", tuple) and _Nats((nll * hide).sum(-1) * weight)
+            return _Nats((nll * hide).sum(-1) * weight)
 
         loop.nelbo = full  # pyright: ignore[reportAttributeAccessIssue]
     trainer.take_step()

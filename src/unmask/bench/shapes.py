@@ -1,6 +1,16 @@
 """The workloads, and what the published code reached on them. No torch here."""
 
-__all__ = ["DECODE", "LARGE_VOCABULARY", "MEMORY", "PUBLISHED", "PUBLISHED_RATE", "PUBLISHED_RATE_ONE_THREAD", "TRAIN", "TRAIN_14M", "Shape"]
+__all__ = [
+    "DECODE",
+    "LARGE_VOCABULARY",
+    "MEMORY",
+    "PUBLISHED",
+    "PUBLISHED_RATE",
+    "PUBLISHED_RATE_ONE_THREAD",
+    "TRAIN",
+    "TRAIN_14M",
+    "Shape",
+]
 
 from dataclasses import dataclass
 

@@ -25,7 +25,7 @@ class Timing:
 
 
 def measure(work: Callable[[], object], rounds: int, *, bf16: bool, device: torch.device, warmup: int = 2) -> Timing:
-    """Time `work` `rounds` times after a warm-up, the matmul rates in between; `bf16` says whether that rate can be had."""
+    """Time `work` `rounds` times after a warm-up, matmul rates in between; `bf16`: whether that rate can be had."""
     for _ in range(warmup):
         work()
     seconds, cpu, fast, slow, ratio = [], [], [], [], []
@@ -41,20 +41,18 @@ def measure(work: Callable[[], object], rounds: int, *, bf16: bool, device: torc
         slow.append(_rate(torch.bfloat16, device) if bf16 else 0.0)
         ratio.append(1 / (seconds[-1] * fast[-1]))
     middle = statistics.median
-    return Timing(
-        middle(seconds), middle(cpu), middle(fast), middle(slow) if bf16 else None, middle(ratio), rounds
-    )
+    return Timing(middle(seconds), middle(cpu), middle(fast), middle(slow) if bf16 else None, middle(ratio), rounds)
 
 
 def _rate(dtype: torch.dtype, device: torch.device, size: int | None = None, repeats: int = 4) -> float:
     """GFLOP/s of square matmuls: 1024 wide on a CPU, 8192 on anything larger."""
     n = size or (1024 if device.type == "cpu" else 8192)
     left, right = torch.ones(n, n, dtype=dtype, device=device), torch.ones(n, n, dtype=dtype, device=device)
-    left @ right
+    torch.matmul(left, right)
     _wait(device)
     began = time.perf_counter()
     for _ in range(repeats):
-        left @ right
+        torch.matmul(left, right)
     _wait(device)
     return 2 * n**3 * repeats / (time.perf_counter() - began) / 1e9
 
@@ -67,7 +65,7 @@ def shape_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device, 
     for _ in range(repeats):
         _wait(device)
         began = time.perf_counter()
-        left @ right
+        torch.matmul(left, right)
         _wait(device)
         times.append(time.perf_counter() - began)
     return 8 * rows * width**2 / statistics.median(times) / 1e9

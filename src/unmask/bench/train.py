@@ -75,7 +75,7 @@ def train_cell(
     device: torch.device,
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """One row of the table: tokens/s, the share of the matmul rate, and the ratio to the published code if it has one."""
+    """One row of the table: tokens/s, share of the matmul rate, and the ratio to the published code if it has one."""
     trainer = make_trainer(shape, modulation=modulation, dtype=dtype, device=device, compiled=compiled)
     timing = measure(trainer.take_step, rounds, bf16=bfloat16_works(), device=device)
     tokens = shape.batch * shape.length
@@ -109,9 +109,7 @@ def large_vocabulary(rounds: int) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        cell = train_cell(
-            LARGE_VOCABULARY, rounds, modulation="time", dtype=torch.float32, device=torch.device("cpu")
-        )
+        cell = train_cell(LARGE_VOCABULARY, rounds, modulation="time", dtype=torch.float32, device=torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
     tokens = LARGE_VOCABULARY.batch * LARGE_VOCABULARY.length
@@ -129,9 +127,7 @@ def bench_train(rounds: int, device: torch.device, *, compiled: bool = False) ->
     """The whole table for a CPU; on a GPU one cell, MDLM's small network at its own length."""
     if device.type != "cpu":
         small = Shape("small, L=1024", 768, 12, 12, 50258, 1024, 32)
-        return [
-            train_cell(small, rounds, modulation="none", dtype=torch.bfloat16, device=device, compiled=compiled)
-        ]
+        return [train_cell(small, rounds, modulation="none", dtype=torch.bfloat16, device=device, compiled=compiled)]
     kinds = [torch.float32, *([torch.bfloat16] if bfloat16_works() else [])]
     both: tuple[Modulation, ...] = ("time", "none")
     cells = [

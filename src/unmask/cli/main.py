@@ -13,7 +13,7 @@ from unmask.errors import UnmaskError, did_you_mean
 VERBS: dict[str, tuple[str, str, str]] = {
     "demo": ("demo", "[CHECKPOINT]", "see it work: measure, generate and fill with the bundled model, offline"),
     "train": ("train", "[RECIPE] --data.source TEXT", "train a model on a text; a run can be stopped and resumed"),
-    "eval": ("eval", "CHECKPOINT", "how well a model knows a text: nats/token, perplexity, bits/byte"),
+    "eval": ("evaluate", "CHECKPOINT", "how well a model knows a text: nats/token, perplexity, bits/byte"),
     "generate": ("generate", "[CHECKPOINT] [PROMPT]", "write text, watched live with --watch"),
     "fill": ("fill", "[CHECKPOINT] 'a text with [5] holes'", "fill holes anywhere in a text"),
     "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),

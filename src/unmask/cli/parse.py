@@ -54,7 +54,7 @@ def parse(cls: type[Arguments], argv: Sequence[str], verb: str, default: Argumen
         if end.code in (0, None):
             raise
         told = " ".join(re.sub(r"[^\x20-\x7e]", " ", noise.getvalue()).split())
-        raise ConfigError(f"unmask {verb} does not understand this ({told}): see unmask {verb} --help.") from None
+        raise ConfigError(f"{verb} does not understand this ({told}): see unmask {verb} --help.") from None
 
 
 def option_names(cls: type) -> list[str]:
@@ -136,7 +136,7 @@ def _named(fields: list[_Field], name: str, verb: str) -> _Field:
     hint = f"did you mean '{last[0]}'?" if len(last) == 1 else did_you_mean(wanted, by_name)
     if not hint.startswith("did"):
         hint = f"see unmask {verb} --help."
-    raise ConfigError(f"unmask {verb} has no option '{name}'; {hint}")
+    raise ConfigError(f"{verb} has no option '{name}'; {hint}")
 
 
 def _check(cls: type, scan: _Scan, verb: str) -> None:
@@ -155,11 +155,11 @@ def _check(cls: type, scan: _Scan, verb: str) -> None:
     if len(scan.positionals) > len(places):
         extra = scan.positionals[len(places)]
         raise ConfigError(
-            f"'{extra}' is a word too many for unmask {verb}; put a text of several words between quotation marks."
+            f"'{extra}' is a word too many for {verb}; put a text of several words between quotation marks."
         )
     if len(scan.positionals) < len(needed):
         missing = needed[len(scan.positionals)].name.upper()
-        raise ConfigError(f"unmask {verb} needs a {missing}; see unmask {verb} --help.")
+        raise ConfigError(f"{verb} needs a {missing}; see unmask {verb} --help.")
 
 
 def _choices(kind: Any) -> list[Any]:

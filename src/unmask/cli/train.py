@@ -4,7 +4,6 @@ __all__ = ["TrainArguments", "run"]
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
@@ -76,11 +75,11 @@ def run(argv: Sequence[str]) -> int:
         if first and arguments.json:
             print_json(rows | asdict(estimate))
         elif first:
-            print(table(_told(session, estimate)))
+            print(table(_told(rows, estimate, patient=asked.train.patience > 0)))
         session.group.leave()
         return 0
     if first:
-        note(table(_told(session, None)))
+        note(table(_told(rows, None, patient=False)))
     try:
         with Progress(session, visible=first) as progress:
             outcome = session.trainer.fit(progress)
@@ -121,9 +120,8 @@ def facts(session: "Session") -> dict[str, Any]:
     }
 
 
-def _told(session: "Session", estimate: "Estimate | None") -> dict[str, str]:
+def _told(all_: dict[str, Any], estimate: "Estimate | None", *, patient: bool) -> dict[str, str]:
     """The same for people."""
-    all_ = facts(session)
     rows = {
         "text": f"{all_['source']}: {all_['train_tokens']:,} tokens to train on, {all_['valid_tokens']:,} held out",
         "tokenizer": f"{all_['tokenizer']}, {all_['vocab_size']:,} ids; rows of {all_['length']} tokens: "
@@ -139,7 +137,7 @@ def _told(session: "Session", estimate: "Estimate | None") -> dict[str, str]:
     if estimate is None:
         return rows | {"folder": all_["run"]}
     rows["memory"] += f"; {size(estimate.peak_bytes)} held after some real steps"
-    most = " at most, if patience does not end it before" if session.run.train.patience else ""
+    most = " at most, if patience does not end it before" if patient else ""
     rows["time"] = f"{duration(estimate.seconds)}{most} ({estimate.tokens_per_second:,.0f} tokens/s measured)"
     return rows
 
@@ -173,7 +171,8 @@ def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
     """The recipe with the window of the checkpoint; ConfigError where another tokenizer or network is asked for."""
     for name in sorted(given):
         if name.startswith("model.") or name in ("data.tokenizer", "data.vocab_size", "data.mask_token"):
-            raise ConfigError(f"--{name.replace('_', '-')} does not go with --init: network and tokenizer are the checkpoint's.")
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} does not go with --init: network and tokenizer are the checkpoint's.")
     from unmask.assets.models import locate
     from unmask.run.checkpoint import read_checkpoint
 
@@ -213,7 +212,8 @@ def _finish(session: "Session", outcome: "Outcome", as_json: bool) -> int:
     if outcome.best is not None:
         note(f"Best bound on held-out text: {_bound(outcome.best)} (step {outcome.best_step:,})")
     note(table({"model": str(resolve(folder)), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
-    note(f"\nNext:\n  unmask generate {folder} --watch\n  unmask eval {folder}\n  unmask fill {folder} 'A text with [5] holes'")
+    note(f"\nNext:\n  unmask generate {folder} --watch")
+    note(f"  unmask eval {folder}\n  unmask fill {folder} 'A text with [5] holes'")
     return 0
 
 

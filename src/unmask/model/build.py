@@ -27,7 +27,7 @@ def parameter_count(settings: DiTSettings) -> int:
 def freeze_time(model: DiT, time: float = 0.0) -> DiT:
     """The same function as `model` at one fixed time, with adaLN folded into constants (modulation "constant").
 
-    Published MDLM checkpoints without time conditioning keep adaLN and feed it sigma = 0: this is how they are run here.
+    Published MDLM checkpoints without time conditioning keep adaLN and feed it sigma = 0: so are they run here.
     """
     if model.time is None:
         return model

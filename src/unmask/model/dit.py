@@ -1,8 +1,8 @@
 """MDLM's backbone: a bidirectional transformer with rotary positions that reads tokens, some of them MASK.
 
-Pre-norm blocks of attention and GELU MLP, weight-only LayerNorm, untied embedding and head. With `modulation="time"` the
-branches are shifted, scaled and gated by adaLN-zero from an embedding of sigma(t) (Peebles and Xie, arXiv:2212.09748), as
-published; with "constant" by learned constants (what adaLN comes to when a published model is run without time); with
+Pre-norm blocks of attention and GELU MLP, weight-only LayerNorm, untied embedding and head. With `modulation="time"`
+the branches are shifted, scaled and gated by adaLN-zero from an embedding of sigma(t) (Peebles and Xie,
+arXiv:2212.09748), as published; with "constant" by learned constants (what adaLN comes to when a published model is run without time); with
 "none", our default, the branches stand alone. Shapes: B batch, L positions, D width, H heads, V vocabulary.
 """
 
@@ -18,7 +18,7 @@ from unmask.model.layers import Rotary, attention, join
 from unmask.model.settings import DiTSettings
 
 
-class TimeEmbedding(nn.Module):
+class _TimeEmbedding(nn.Module):
     """t (B,) -> (B, cond): 256 sinusoids of sigma = -log(1 - (1 - 1e-3) t), then an MLP (MDLM's constants)."""
 
     def __init__(self, cond: int, sinusoids: int = 256) -> None:
@@ -34,7 +34,7 @@ class TimeEmbedding(nn.Module):
         return F.silu(self.mlp(torch.cat([angle.cos(), angle.sin()], -1)))
 
 
-class Norm(nn.Module):
+class _Norm(nn.Module):
     """LayerNorm with a weight and no bias, always in float32."""
 
     def __init__(self, width: int) -> None:
@@ -45,7 +45,7 @@ class Norm(nn.Module):
         return F.layer_norm(x.float(), x.shape[-1:], self.weight.float())
 
 
-def modulation(settings: DiTSettings, parts: int) -> nn.Linear | nn.Parameter | None:
+def _modulation(settings: DiTSettings, parts: int) -> nn.Linear | nn.Parameter | None:
     """What turns the time into `parts` vectors of the width: adaLN-zero's linear map, constants, or nothing."""
     match settings.modulation:
         case "time":
@@ -59,7 +59,7 @@ def modulation(settings: DiTSettings, parts: int) -> nn.Linear | nn.Parameter | 
             return None
 
 
-def vectors(source: nn.Linear | nn.Parameter | None, cond: Tensor | None, parts: int) -> tuple[Tensor, ...] | None:
+def _vectors(source: nn.Linear | nn.Parameter | None, cond: Tensor | None, parts: int) -> tuple[Tensor, ...] | None:
     """The `parts` vectors, each (B or 1, 1, D); None where there is no modulation."""
     if source is None:
         return None
@@ -67,21 +67,24 @@ def vectors(source: nn.Linear | nn.Parameter | None, cond: Tensor | None, parts:
     return flat[:, None].chunk(parts, -1)
 
 
-def shifted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def _shifted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x * (1 + scale) + shift."""
     return torch.addcmul(shift, x, 1 + scale)
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
+    """Attention, then MLP, each a branch that joins the residual stream."""
+
     def __init__(self, settings: DiTSettings) -> None:
         super().__init__()
         width = settings.width
         self.heads, self.dropout = settings.heads, settings.dropout
         self.gelu = "tanh" if settings.gelu == "tanh" else "none"
-        self.norm_1, self.norm_2 = Norm(width), Norm(width)
+        self.norm_1, self.norm_2 = _Norm(width), _Norm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.modulation = modulation(settings, 6)
+        self.modulation = _modulation(settings, 6)
         if settings.modulation == "none":  # as adaLN-zero: a block starts as the identity
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.down.weight)
@@ -95,17 +98,15 @@ class Block(nn.Module):
     def mlp(self, x: Tensor) -> Tensor:
         return self.down(F.gelu(self.up(x), approximate=self.gelu))
 
-    def forward(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, cond: Tensor | None
-    ) -> Tensor:
-        six = vectors(self.modulation, cond, 6)
+    def forward(self, x: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, cond: Tensor | None) -> Tensor:
+        six = _vectors(self.modulation, cond, 6)
         if six is None:
             x = join(x, self.attend(self.norm_1(x), tables, valid), None, self.dropout, self.training)
             return join(x, self.mlp(self.norm_2(x)), None, self.dropout, self.training)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = six
-        branch = self.attend(shifted(self.norm_1(x), shift_a, scale_a), tables, valid)
+        branch = self.attend(_shifted(self.norm_1(x), shift_a, scale_a), tables, valid)
         x = join(x, branch, gate_a, self.dropout, self.training)
-        branch = self.mlp(shifted(self.norm_2(x), shift_m, scale_m))
+        branch = self.mlp(_shifted(self.norm_2(x), shift_m, scale_m))
         return join(x, branch, gate_m, self.dropout, self.training)
 
 
@@ -117,10 +118,10 @@ class DiT(nn.Module):
         self.settings = settings
         self.embedding = nn.Embedding(settings.vocab_size, settings.width)
         nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
-        self.time = TimeEmbedding(settings.cond) if settings.modulation == "time" else None
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.blocks))
-        self.norm = Norm(settings.width)
-        self.modulation = modulation(settings, 2)
+        self.time = _TimeEmbedding(settings.cond) if settings.modulation == "time" else None
+        self.blocks = nn.ModuleList(_Block(settings) for _ in range(settings.blocks))
+        self.norm = _Norm(settings.width)
+        self.modulation = _modulation(settings, 2)
         self.head = nn.Linear(settings.width, settings.vocab_size)
         nn.init.zeros_(self.head.weight)  # so that training starts at exactly log V
         nn.init.zeros_(self.head.bias)
@@ -159,8 +160,8 @@ class DiT(nn.Module):
         for block in self.blocks:
             x = block(x, tables, valid, cond)
         x = self.norm(x)
-        two = vectors(self.modulation, cond, 2)
-        return x if two is None else shifted(x, *two)
+        two = _vectors(self.modulation, cond, 2)
+        return x if two is None else _shifted(x, *two)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """In training the head follows autocast; else it runs in float32: bfloat16 logits are off by up to 1/16."""
@@ -168,6 +169,14 @@ class DiT(nn.Module):
             return self.head(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
+
+    def lowered(self, dtype: torch.dtype) -> "DiT":
+        """This network with the weights of its blocks' matmuls in `dtype`: autocast then has nothing to convert."""
+        for block in self.blocks:
+            for module in block.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(dtype)
+        return self
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None, time: Tensor | None = None) -> Tensor:
         """All logits (B, L, V) at once: for export and for tests; the library itself calls the two halves."""

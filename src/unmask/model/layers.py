@@ -91,7 +91,7 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None) -> Tensor:
     """Bidirectional attention with rotary positions: qkv (B, L, 3, H, head) -> (B, L, H, head).
 
-    `valid` (B, L) hides padded keys. On a CPU two matmuls and a softmax beat the fused kernel in both dtypes, as long as
+    `valid` (B, L) hides padded keys. On a CPU two matmuls and a softmax beat the fused kernel in both dtypes, while
     their scores stay within `PLAIN_SCORES`; elsewhere, and beyond, it is the fused kernel.
     """
     batch, length, _, heads, _ = qkv.shape

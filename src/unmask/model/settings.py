@@ -27,8 +27,8 @@ class DiTSettings:
     dropout: float = 0.1
     """Probability of dropping an element of a branch before it joins the residual stream."""
     gelu: Literal["exact", "tanh"] = "exact"
-    """GELU itself, or its tanh approximation as in MDLM's code: they differ by less than 5e-4, and on a CPU the exact one
-    is seven times as fast."""
+    """GELU itself, or its tanh approximation as in MDLM's code: they differ by less than 5e-4, and the exact one was
+    the faster on the CPUs we measured (docs/log.md)."""
     modulation: Literal["none", "constant", "time"] = "none"
     """Shift, scale and gate of the branches: absent; constants (a published model run without time); or made from the
     time by adaLN (a time-conditioned model)."""

@@ -1,9 +1,9 @@
 """Ancestral sampling of the reverse process, without its empty steps.
 
 Going back from t = 1 to 0 on a grid of T steps, a masked token becomes visible between t and s with probability
-(alpha_s - alpha_t)/(1 - alpha_t), on its own (MDLM eq. 7). So the time at which each position appears can be drawn once, in
-advance: it is the time at which alpha passes a uniform number. A pass then goes to the next such time of its row, and no
-pass is spent on an unchanged canvas. T = infinity is the first-hitting sampler (arXiv:2409.02908): one position a pass.
+(alpha_s - alpha_t)/(1 - alpha_t), on its own (MDLM eq. 7). So the time at which each position appears can be drawn
+once, in advance: it is the time at which alpha passes a uniform number. A pass then goes to the next such time of its
+row, and no pass is spent on an unchanged canvas. T = infinity is the first-hitting sampler (arXiv:2409.02908): one position a pass.
 """
 
 __all__ = ["Ancestral"]
@@ -42,7 +42,7 @@ class Ancestral:
         return Decision(view.eligible & (times == now[:, None]), told), times
 
     def _times(self, u: Tensor) -> Tensor:
-        """When each position appears, from uniforms: the time t at which alpha(t) = u, up to the grid point above it."""
+        """When each position appears, from uniforms: the t at which alpha(t) = u, up to the grid point above it."""
         t = self.schedule.time_of(u)
         if self.steps is None:
             return t

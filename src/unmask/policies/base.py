@@ -39,7 +39,9 @@ class Decision(NamedTuple):
     """What a policy answers."""
 
     reveal: Tensor  # (B, L) bool, within eligible; may be empty, and then the loop reveals the surest position
-    time: Tensor | None = None  # (B,) what this pass is told, from a policy that decides before it (see Denoiser.hidden)
+    time: Tensor | None = (
+        None  # (B,) what this pass is told, from a policy that decides before it (see Denoiser.hidden)
+    )
 
 
 class UnmaskingPolicy(Protocol):
@@ -57,5 +59,7 @@ class UnmaskingPolicy(Protocol):
 def take_best(score: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
     """The `count` (B,) eligible positions of each row with the best scores, as a (B, L) mask; ties go left."""
     order = score.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
     return (rank < count[:, None]) & eligible

@@ -1,6 +1,6 @@
 """In what order positions are revealed: higher goes first. Each is (View) -> (B, L)."""
 
-__all__ = ["BLIND", "SCORES", "Score"]
+__all__ = ["BLIND", "SCORES", "Score", "confidence", "entropy", "left_to_right", "margin", "random"]
 
 from collections.abc import Callable
 

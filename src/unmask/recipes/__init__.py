@@ -21,7 +21,8 @@ def get(name: str) -> TextRun:
     """The run that a recipe describes. Raises ConfigError for a name that is not one."""
     if name not in _NAMES:
         if Path(name).exists():
-            raise ConfigError(f"'{name}' is not a recipe; to train on that text, say: unmask train --data.source {name}")
+            say = f"unmask train --data.source {name}"
+            raise ConfigError(f"'{name}' is not a recipe; to train on that text, say: {say}")
         raise ConfigError(f"There is no recipe named '{name}'; {did_you_mean(name, _NAMES)}")
     return import_module(f"{__name__}.{name}").recipe()
 

@@ -1,4 +1,4 @@
-"""The bundled model: 38 plays of Shakespeare, a micro network, 5000 steps.
+"""The bundled model: 38 plays of Shakespeare, a micro network, 4500 steps.
 
     unmask train shakespeare
 
@@ -17,5 +17,5 @@ def recipe() -> TextRun:
     return TextRun(
         data=DataSettings("shakespeare"),
         model=ModelChoice(size="micro"),
-        train=TrainSettings(steps=2600, lr=2e-3, patience=0, eval_every=200, dtype="float32"),
+        train=TrainSettings(steps=4500, batch=16, lr=1.5e-3, patience=0, eval_every=250, dtype="float32"),
     )

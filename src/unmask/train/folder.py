@@ -76,5 +76,7 @@ def state_of(path: str) -> Mapping[str, Any]:
     """The facts of a run that can go on (state.json is beside the weights). Raises CheckpointError where it cannot."""
     checkpoint = read_checkpoint(path)
     if checkpoint.run is None:
-        raise UnmaskError(f"{path} has no run.json, so nobody knows what was asked; start a new run with --init {path}.")
+        raise UnmaskError(
+            f"{path} has no run.json, so nobody knows what was asked; start a new run with --init {path}."
+        )
     return checkpoint.run

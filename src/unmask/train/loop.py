@@ -8,21 +8,19 @@ __all__ = ["Listener", "Outcome", "StepReport", "Trainer"]
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.bound import Bound, Rows, bound
+from unmask.bound import Bound, Rows
 from unmask.config import run_record, to_dict
-from unmask.data.order import batch_indices
-from unmask.data.packed import Packed
 from unmask.data.corpus import Corpus
+from unmask.data.order import batch_indices
 from unmask.errors import RunError
 from unmask.estimators import draw
 from unmask.model.dit import DiT
@@ -46,8 +44,9 @@ from unmask.run.signals import Interrupt
 from unmask.train.folder import model_config
 from unmask.train.plan import Plan
 from unmask.train.settings import TextRun
+from unmask.train.validate import validate
 
-_MASKS, _DROPOUT, _VALIDATION = 1, 2, 3
+_MASKS, _DROPOUT = 1, 2
 
 
 class StepReport(NamedTuple):
@@ -152,18 +151,19 @@ class Trainer:
 
     def validate(self) -> Bound:
         """The bound of the averaged weights on the validation rows, with the same maskings each time."""
-        count = min(len(self.corpus.valid), self.settings.eval_draws)
-        chance = generator(self.settings.seed, _VALIDATION)
-
-        def masking(maskable: Tensor, turn: int) -> tuple[Tensor, Tensor, Tensor]:
-            found = draw("count", self.process, maskable.cpu(), chance)
-            return found.hide.to(self.device), found.weight.to(self.device), found.time.to(self.device)
-
         self.model.eval()
         try:
             with self.ema.swap(), self.autocast():
-                rows = batches(self.corpus.valid, count, self.settings.batch, self.device)
-                return bound(self.model, rows, masking, draws=self.plan.draws)
+                return validate(
+                    self.model,
+                    self.process,
+                    self.corpus.valid,
+                    self.device,
+                    limit=self.settings.eval_draws,
+                    draws=self.plan.draws,
+                    batch=self.settings.batch,
+                    seed=self.settings.seed,
+                )
         finally:
             self.model.train()
 
@@ -203,7 +203,7 @@ class Trainer:
             model_config(self.plan.model, self.settings.schedule),
             tokenizer_json=self.corpus.tokenizer.to_json(),
             run=record,
-            card=card(record),
+            card=_card(record),
             state=None if best else state,
             state_facts=None if best else facts,
         )
@@ -241,7 +241,9 @@ class Trainer:
                 loss, norm, rate = self.take_step()
                 if self.step % self.settings.log_every == 0:
                     speed = (self.step - since) * self.settings.batch * self.run.data.length
-                    report = StepReport(self.step, loss.item(), rate, norm.item(), speed / (time.perf_counter() - began))
+                    report = StepReport(
+                        self.step, loss.item(), rate, norm.item(), speed / (time.perf_counter() - began)
+                    )
                     self._check(report.loss)
                     log(self.step, report._asdict())
                     listener.stepped(report)
@@ -316,14 +318,7 @@ class _Log:
             self.metrics.log(step, {name: value for name, value in values.items() if name != "step"})
 
 
-def batches(data: Packed, count: int, size: int, device: torch.device) -> Iterator[Rows]:
-    """The first `count` rows of `data` on `device`, `size` at a time."""
-    for at in range(0, count, size):
-        part = data.batch(np.arange(at, min(at + size, count)))
-        yield Rows(*(torch.from_numpy(x).to(device) for x in part))
-
-
-def card(record: dict[str, Any]) -> str:
+def _card(record: dict[str, Any]) -> str:
     """What a person should know of a checkpoint, as Markdown."""
     settings, plan, found = record["settings"], record["plan"], record["bound"]
     lines = [

@@ -30,7 +30,7 @@ from unmask.train.plan import Plan, make_plan
 from unmask.train.settings import TextRun
 
 _FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
-"""What may change when a run goes on: none of it changes what a step does, save that `steps` bends the learning rate."""
+"""What may change when a run goes on. None of it changes what a step does, save that `steps` bends the learning rate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,7 +201,8 @@ def _record(checkpoint: Checkpoint) -> dict[str, Any]:
     record = checkpoint.run
     if record is None or not {"settings", "plan", "data", "dtype", "record"} <= record.keys():
         raise CheckpointError(
-            f"{checkpoint.folder} does not say what was asked (run.json); start a new run with --init {checkpoint.folder}"
+            f"{checkpoint.folder} does not say what was asked (run.json); "
+            f"start a new run with --init {checkpoint.folder}"
         )
     return record
 
@@ -221,9 +222,7 @@ def _refuse_changes(before: TextRun, now: TextRun) -> None:
                 )
 
 
-def _compare(
-    record: Mapping[str, Any], corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]
-) -> None:
+def _compare(record: Mapping[str, Any], corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]) -> None:
     """Refuse another text; say what else differs from where the run began."""
     if record["data"] != corpus.fingerprint:
         raise ConfigError(

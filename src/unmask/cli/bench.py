@@ -1,0 +1,102 @@
+"""`unmask bench train|decode|memory`: how fast this machine is, beside its own matmul rates and the published code."""
+
+__all__ = ["BenchArgs", "run"]
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional
+
+from unmask.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class BenchArgs:
+    """Measure speed and memory. Medians over rounds; in each round the machine's matmul rates are measured too."""
+
+    what: Annotated[Literal["train", "decode", "memory", "scaling"], Positional]
+    """train: a training step; decode: ancestral sampling; memory: the peak of a step with a large vocabulary; scaling:
+    time and memory along length, batch, vocabulary and width."""
+    rounds: int = 7
+    """Measurements of each cell."""
+    compile: bool = False
+    """Compile the network with torch.compile (train only)."""
+    plot: str | None = None
+    """Write the plot of `scaling` to this PNG file."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: int | None = None
+    """Processor threads; by default torch's own choice."""
+    json: bool = False
+    """Print one JSON object."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ConfigError(f"rounds is {self.rounds}; it must be at least 1.")
+        if self.plot is not None and self.what != "scaling":
+            raise ConfigError(f"--plot draws the cells of 'bench scaling', not of 'bench {self.what}'; leave it out.")
+
+
+def run(args: BenchArgs) -> int:
+    """Measure, and print a table or JSON."""
+    from unmask.config import run_record
+    from unmask.run.machine import choose_device, matmul_rates, prepare, set_threads
+
+    prepare()
+    threads = set_threads(args.threads)
+    device = choose_device(args.device)
+    cells = _cells(args, device, threads)
+    rates = matmul_rates(threads)
+    report = {"bench": args.what, "machine": run_record(), "threads": threads, "rates": asdict(rates), "cells": cells}
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        for cell in cells:
+            print(_line(cell))
+    return 0
+
+
+def _cells(args: BenchArgs, device: Any, threads: int) -> list[dict[str, Any]]:
+    if args.what == "train":
+        from unmask.bench.train import bench_train
+
+        return bench_train(args.rounds, device, compiled=args.compile)
+    if args.what == "decode":
+        from unmask.bench.decode import bench_decode
+
+        return bench_decode(args.rounds, device)
+    from unmask.bench import memory
+
+    if args.what == "memory":
+        return memory.bench_memory(threads)
+    found = memory.bench_scaling(threads)
+    if args.plot is not None:
+        memory.plot_scaling(found, Path(args.plot))
+    return [{"axis": axis, **cell} for axis, cells in found.items() for cell in cells]
+
+
+def _line(cell: dict[str, Any]) -> str:
+    """A cell as one line: its name, then each measured number with its unit."""
+    shape = cell["shape"]
+    name = (
+        " ".join(str(cell[key]) for key in ("axis", "dtype", "modulation", "logits") if key in cell)
+        + f" {shape['name']} L{shape['length']} B{shape['batch']} V{shape['vocab']} d{shape['width']}"
+    )
+    parts = [f"T={cell['steps']}"] if "steps" in cell else []
+    units = (
+        ("tokens_per_second", "{:,.0f} tokens/s"),
+        ("tokens_per_second_per_gflops", "{:.2f} tokens/s per fp32 GFLOP/s"),
+        ("share_of_matmul_rate", "{:.0%} of the shape's matmul rate"),
+        ("passes_per_row", "{:.1f} passes a row"),
+        ("fp32_rate", "fp32 {:.0f} GFLOP/s"),
+        ("bf16_rate", "bf16 {:.0f} GFLOP/s"),
+        ("times_published", "{:.2f} times the published code"),
+        ("picked_over_full", "{:.2f} of the peak with full logits"),
+        ("cpu_seconds", "{:.3f} CPU-s"),
+    )
+    parts += [form.format(cell[key]) for key, form in units if cell.get(key) is not None]
+    if "peak" in cell:
+        parts.append(f"peak {cell['peak'] / 2**20:,.0f} MiB")
+    return f"{name}: " + ", ".join(parts)

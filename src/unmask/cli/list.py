@@ -1,0 +1,78 @@
+"""`unmask list`: what can be named on the command line, with one line each."""
+
+__all__ = ["ListArguments", "run"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from unmask.cli.parse import parse
+from unmask.cli.show import print_json, table
+
+_KINDS = ("models", "policies", "recipes", "corpora", "estimators", "schedules")
+
+
+@dataclass(frozen=True, slots=True)
+class ListArguments:
+    """What can be named: models, policies, recipes, corpora, estimators, schedules."""
+
+    kind: tyro.conf.Positional[
+        Literal["models", "policies", "recipes", "corpora", "estimators", "schedules", "all"]
+    ] = "all"
+    """Which of them."""
+    json: bool = False
+    """Print one JSON object on stdout."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print names and lines."""
+    arguments = parse(ListArguments, argv, "list")
+    kinds = _KINDS if arguments.kind == "all" else (arguments.kind,)
+    found = {kind: _listed(kind) for kind in kinds}
+    if arguments.json:
+        print_json(found)
+        return 0
+    for number, (kind, names) in enumerate(found.items()):
+        if len(found) > 1:
+            print(f"{chr(10) if number else ''}{kind}")
+        print(table(names) if names else "  none yet")
+    return 0
+
+
+def _listed(kind: str) -> dict[str, str]:
+    """Names with their lines; a kind's module is imported only when it is asked for."""
+    if kind == "models":
+        return _models()
+    if kind == "recipes":
+        from unmask import recipes
+
+        return recipes.names()
+    if kind == "corpora":
+        from unmask.data.corpora import CORPORA
+
+        return {name: corpus.about for name, corpus in CORPORA.items()}
+    if kind == "policies":
+        from unmask.policies.registry import names
+
+        return names()
+    if kind == "estimators":
+        from unmask.estimators import ESTIMATORS
+
+        return dict(ESTIMATORS)
+    from unmask.process import SCHEDULES
+
+    return {name: (schedule.__doc__ or "").splitlines()[0] for name, schedule in SCHEDULES.items()}
+
+
+def _models() -> dict[str, str]:
+    from unmask.assets.models import bundled
+    from unmask.run.checkpoint import read_checkpoint
+
+    lines: dict[str, str] = {}
+    for name, folder in bundled().items():
+        checkpoint = read_checkpoint(folder)
+        window = checkpoint.config.get("model", {}).get("max_length", "?")
+        lines[name] = f"{checkpoint.parameters:,} parameters, window {window} tokens"
+    return lines
