@@ -24,7 +24,7 @@ class _LogLikelihood(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, mask_id: int) -> Tensor:
         sides = [
-            part.amax(-1, keepdim=True) for part in (logits[:, :mask_id], logits[:, mask_id + 1 :]) if part.numel()
+            part.amax(-1, keepdim=True) for part in (logits[:, :mask_id], logits[:, mask_id + 1 :]) if part.shape[1]
         ]
         top = torch.stack(sides).amax(0).float()
         weights = (logits - top).exp_() if logits.dtype == torch.float32 else (logits.float() - top).exp_()

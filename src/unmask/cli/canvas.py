@@ -70,7 +70,7 @@ def _shade(log_prob: float) -> str:
 
 
 class Canvas:
-    """Shows the first row of a request while it is written, on a terminal live, elsewhere in some stages as plain lines."""
+    """Shows the first row of a request while it is written: live on a terminal, elsewhere in stages, as plain lines."""
 
     def __init__(
         self, tokenizer: Tokenizer, console: Console, *, prompt: Sequence[int], total: int, pause: float = 0.0

@@ -1,5 +1,7 @@
-"""From words typed to a frozen dataclass: tyro does the reading and the help; what is wrong is found here before, so that
-it can be said in one sentence."""
+"""From words typed to a frozen dataclass.
+
+tyro does the reading and the help; what is wrong is found here before, so that it can be said in one sentence.
+"""
 
 __all__ = ["given_options", "given_positionals", "option_names", "parse"]
 

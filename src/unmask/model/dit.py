@@ -2,8 +2,9 @@
 
 Pre-norm blocks of attention and GELU MLP, weight-only LayerNorm, untied embedding and head. With `modulation="time"`
 the branches are shifted, scaled and gated by adaLN-zero from an embedding of sigma(t) (Peebles and Xie,
-arXiv:2212.09748), as published; with "constant" by learned constants (what adaLN comes to when a published model is run without time); with
-"none", our default, the branches stand alone. Shapes: B batch, L positions, D width, H heads, V vocabulary.
+arXiv:2212.09748), as published; with "constant" by learned constants (what adaLN comes to when a published model is
+run without time); with "none", our default, the branches stand alone. Shapes: B batch, L positions, D width, H heads,
+V vocabulary.
 """
 
 __all__ = ["DiT"]

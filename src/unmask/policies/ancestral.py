@@ -3,7 +3,8 @@
 Going back from t = 1 to 0 on a grid of T steps, a masked token becomes visible between t and s with probability
 (alpha_s - alpha_t)/(1 - alpha_t), on its own (MDLM eq. 7). So the time at which each position appears can be drawn
 once, in advance: it is the time at which alpha passes a uniform number. A pass then goes to the next such time of its
-row, and no pass is spent on an unchanged canvas. T = infinity is the first-hitting sampler (arXiv:2409.02908): one position a pass.
+row, and no pass is spent on an unchanged canvas. T = infinity is the first-hitting sampler (arXiv:2409.02908): one
+position a pass.
 """
 
 __all__ = ["Ancestral"]

@@ -1,4 +1,4 @@
-"""From what was asked to what will be done: each gap in the settings is filled from the data, once, and written down."""
+"""From what was asked to what will be done: each gap in the settings is filled from the data and written down."""
 
 __all__ = ["Plan", "flops_per_token", "make_plan", "memory_bytes"]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from unmask.assets.models import locate
 from unmask.config import from_dict, run_record
 from unmask.data.corpus import Corpus
 from unmask.data.prepare import prepare as prepare_data
@@ -30,7 +31,7 @@ from unmask.train.plan import Plan, make_plan
 from unmask.train.settings import TextRun
 
 _FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
-"""What may change when a run goes on. None of it changes what a step does, save that `steps` bends the learning rate."""
+"""What may change when a run goes on; none of it changes what a step does, but `steps` bends the learning rate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,7 +166,7 @@ def _peak(device: torch.device) -> int:
 def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) -> _Start:
     """Read the checkpoint that a run goes on from or is fine-tuned from."""
     if init is not None:
-        loaded = load_denoiser(str(init))
+        loaded = load_denoiser(locate(str(init)))
         return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser)
     if resume is None:
         return _Start()

@@ -1,0 +1,195 @@
+"""Rows are on their own: alone, in a batch, ragged or resumed, a row has the same tokens and log-probabilities."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unmask.api import Generation, Model
+from unmask.decode import Canvas, Decoder
+from unmask.errors import PluginError, RequestError
+from unmask.model.build import build
+from unmask.model.dit import DiT
+from unmask.model.settings import DiTSettings
+from unmask.policies.base import Decision, State, View
+from unmask.policies.registry import make
+from unmask.process import MaskedDiffusion
+from unmask.testing import TableDenoiser, random_language
+from unmask.text.build import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+PROMPTS = ["", "a", "To be, or not to be, that", "the question:", "x" * 30, "", "To", "Whether 'tis nobler"]
+
+
+def lively(settings: DiTSettings, seed: int = 0) -> DiT:
+    """A network whose blocks and head say something: fresh ones begin as the identity."""
+    network = build(settings, seed)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        for name, value in network.named_parameters():
+            if name.endswith(("out.weight", "down.weight", "down.bias", "modulation", "modulation.weight")):
+                nn.init.normal_(value, std=0.1)
+        nn.init.normal_(network.head.weight, std=0.3)
+    return network
+
+
+def model(modulation: str = "none", **options: object) -> Model:
+    settings = DiTSettings(TOKENIZER.vocab_size, TOKENIZER.mask_id, 48, 64, 2, 4, modulation=modulation)  # pyright: ignore
+    process = MaskedDiffusion(TOKENIZER.mask_id)
+    return Model(lively(settings), process, TOKENIZER, None, torch.device("cpu"), **options)  # pyright: ignore
+
+
+def differences(found: Generation, row: int, alone: Generation) -> list[str]:
+    """Where a row differs from itself alone, in words."""
+    return [
+        name
+        for name in ("tokens", "log_probs", "passes", "texts")
+        if getattr(found, name)[row] != getattr(alone, name)[0]
+    ]
+
+
+@pytest.mark.parametrize("policy", ["random", "confidence:steps=7", "ancestral:steps=16", "margin:steps=9"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_alone_is_the_row_in_a_batch(policy: str, temperature: float) -> None:
+    """Ragged prompts, a real network, two threads: equal in every bit."""
+    one = model()
+    seeds = [100 + row for row in range(len(PROMPTS))]
+    options = {"length": 12, "policy": policy, "temperature": temperature, "stop_at_eos": False}
+    whole = one.generate(PROMPTS, seed=seeds, **options)
+    for batch in (1, 3):
+        assert one.generate(PROMPTS, seed=seeds, batch=batch, **options).log_probs == whole.log_probs
+    for row in (0, 2, 4, 5):
+        alone = one.generate(PROMPTS[row], seed=[seeds[row]], **options)
+        assert differences(whole, row, alone) == []
+    back = one.generate(PROMPTS[::-1], seed=seeds[::-1], **options)
+    assert back.tokens[::-1] == whole.tokens
+    assert back.log_probs[::-1] == whole.log_probs
+
+
+@pytest.mark.parametrize("modulation", ["constant", "time"])
+def test_a_row_alone_with_modulation(modulation: str) -> None:
+    one = model(modulation)
+    whole = one.generate(PROMPTS, length=8, seed=list(range(8)), policy="ancestral:steps=5", stop_at_eos=False)
+    for row in (1, 3):
+        alone = one.generate(PROMPTS[row], length=8, seed=[row], policy="ancestral:steps=5", stop_at_eos=False)
+        assert differences(whole, row, alone) == []
+
+
+def test_control_the_seed_is_seen() -> None:
+    one = model()
+    whole = one.generate(PROMPTS, length=12, seed=list(range(8)), stop_at_eos=False)
+    other = one.generate(PROMPTS[2], length=12, seed=[3], stop_at_eos=False)
+    assert "tokens" in differences(whole, 2, other)
+
+
+def test_one_seed_gives_each_row_its_own_text() -> None:
+    """And another seed gives other texts: not the same ones in another order."""
+    one = model()
+    first, second = (one.generate([""] * 16, length=12, seed=seed, stop_at_eos=False) for seed in (0, 1))
+    texts = [tuple(row) for row in first.tokens + second.tokens]
+    assert len(set(texts)) == 32
+
+
+# ---- one pass ---------------------------------------------------------------------------------------------------------
+
+TABLE = TableDenoiser(random_language(2, 6, seed=4))
+
+
+def start(rows: int = 3) -> Canvas:
+    tokens = torch.full((rows, 6), 2)
+    tokens[:, 1] = 1
+    return Canvas.start(tokens, torch.arange(rows))
+
+
+def test_blocks_are_filled_one_after_the_other() -> None:
+    for canvas, step in Decoder(TABLE, make("random:steps=2"), 1.0, block_size=2).steps(start()):
+        written = canvas.written[step.rows].int().cumsum(-1)
+        for block in range(1, 3):
+            begun = canvas.written[step.rows, 2 * block : 2 * block + 2].any(-1)
+            assert (written[begun, 2 * block - 1] == 2 * block - 1).all()  # one position was the prompt's
+
+
+def test_a_written_position_keeps_what_was_thought_of_it() -> None:
+    seen: dict[tuple[int, int], tuple[float, float, float]] = {}
+    decoder = Decoder(TABLE, make("confidence"), 1.0)
+    for canvas, step in decoder.steps(start()):
+        for line, row in enumerate(step.rows.tolist()):
+            for place in step.revealed[line].nonzero().flatten().tolist():
+                parts = (canvas.log_prob, canvas.margin, canvas.entropy)
+                seen[row, place] = tuple(float(part[row, place]) for part in parts)  # pyright: ignore
+                assert math.exp(seen[row, place][0]) == pytest.approx(float(step.view.confidence[line, place]), rel=1e-6)
+                assert float(step.view.margin[line, place]) == seen[row, place][1]
+        for (row, place), (log_prob, margin, entropy) in seen.items():
+            assert float(canvas.log_prob[row, place]) == log_prob
+            assert (float(canvas.margin[row, place]), float(canvas.entropy[row, place])) == (margin, entropy)
+    assert len(seen) == 15
+    assert canvas.log_prob[:, 1].isnan().all()
+
+
+def test_features_are_those_of_the_clean_law() -> None:
+    """Temperature and top-p change the proposal alone."""
+    views: list[View] = []
+    for temperature, top_p in ((0.0, 1.0), (0.3, 0.6)):
+        _, step = next(Decoder(TABLE, make("margin"), temperature, top_p).steps(start()))
+        views.append(step.view)
+    p = TABLE.hidden(start().tokens)[..., :2].exp()
+    open_ = views[0].eligible
+    for view in views:
+        wanted = (p[..., 0] - p[..., 1]).abs()
+        torch.testing.assert_close(view.margin[open_].double(), wanted[open_], rtol=1e-5, atol=1e-6)
+        entropy = -(p * p.log()).sum(-1)
+        torch.testing.assert_close(view.entropy[open_].double(), entropy[open_], rtol=1e-5, atol=1e-6)
+        chosen = p.gather(-1, view.proposal[..., None]).squeeze(-1)
+        torch.testing.assert_close(view.confidence[open_].double(), chosen[open_], rtol=1e-5, atol=1e-6)
+
+
+class Counted(TableDenoiser):
+    """Counts the rows it runs and the positions its head is asked about."""
+
+    rows, asked = 0, 0
+
+    def hidden(self, tokens: Tensor, **options: Tensor | None) -> Tensor:  # pyright: ignore
+        self.rows += len(tokens)
+        return super().hidden(tokens, **options)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        self.asked += len(hidden)
+        return super().logits(hidden)
+
+
+def test_finished_rows_leave_and_the_head_is_asked_of_what_is_needed() -> None:
+    counted = Counted(random_language(2, 6, seed=4))
+    canvas = start(4)
+    tokens = canvas.tokens.clone()
+    tokens[0, 2:] = 0  # a single hole
+    done = Decoder(counted, make("random"), 1.0).decode(Canvas.start(tokens, canvas.seed))
+    assert done.passes.tolist() == [1, 5, 5, 5]
+    assert counted.rows == int(done.passes.sum())
+    assert counted.asked == 5 * 16  # a blind policy: at most four positions a pass, padded to 16
+
+
+def test_a_finished_canvas_costs_no_pass() -> None:
+    canvas = Canvas.start(torch.zeros(2, 6, dtype=torch.int64), torch.arange(2))
+    done = Decoder(TABLE, make("random")).decode(canvas)
+    assert done.passes.tolist() == [0, 0]
+
+
+class Greedy:
+    """Reveals what it may not."""
+
+    looks = True
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return Decision(torch.ones_like(view.eligible)), None
+
+
+def test_a_policy_cannot_touch_the_prompt() -> None:
+    with pytest.raises(PluginError, match="a policy picks among view.eligible"):
+        Decoder(TABLE, Greedy()).decode(start())
+
+
+@pytest.mark.parametrize("options", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"block_size": 0}])
+def test_impossible_options_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(RequestError):
+        Decoder(TABLE, make("random"), **options)  # pyright: ignore[reportArgumentType]

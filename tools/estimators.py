@@ -1,0 +1,115 @@
+"""Compare the estimators of the bound on a real model: variance of the loss and of its gradient, and training curves.
+
+    python tools/estimators.py variance CHECKPOINT        # a trained model, one batch, many maskings
+    python tools/estimators.py curves --steps 1500 --seeds 1 2   # nano networks trained from scratch
+
+Prints Markdown tables; docs/math.md holds what it printed.
+"""
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unmask.api import load
+from unmask.data.prepare import prepare
+from unmask.data.settings import DataSettings
+from unmask.estimators import ESTIMATORS, draw
+from unmask.model.build import build
+from unmask.nelbo import nelbo
+from unmask.noise import generator
+from unmask.run.machine import prepare as prepare_machine
+from unmask.run.parallel import Group
+from unmask.train.loop import Trainer
+from unmask.train.plan import make_plan
+from unmask.train.settings import ModelChoice, TextRun, TrainSettings
+
+
+def variance(checkpoint: str, batch: int, maskings: int) -> None:
+    """Spread over maskings of one fixed batch: of the loss (nats/token), and of the gradient (relative to its mean)."""
+    model = load(checkpoint, dtype="float32")
+    data = prepare(DataSettings(length=model.window), model.tokenizer).train
+    rows = data.batch(np.arange(batch))
+    ids, maskable = torch.from_numpy(rows.ids), torch.from_numpy(rows.maskable)
+    params = list(model.network.parameters())
+    print(f"{checkpoint}: batch {batch} x {model.window} tokens, {maskings} maskings\n")
+    print("| estimator | mean loss | std of the loss | std of the gradient / its mean |\n|---|---|---|---|")
+    for name in ESTIMATORS:
+        losses, total, squares = [], None, 0.0
+        for turn in range(maskings):
+            hide, weight, _ = draw(name, model.process, maskable, generator(7, turn))
+            loss = nelbo(model.denoiser, ids, hide, weight).nats.sum() / maskable.sum()
+            flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, params)])
+            total = flat if total is None else total + flat
+            squares += float(flat.square().sum())
+            losses.append(loss.item())
+        assert total is not None
+        mean = total / maskings
+        # |mean|^2 is biased upwards by the variance of the mean itself; both are set right here
+        spread = (squares / maskings - float(mean.square().sum())) * maskings / (maskings - 1)
+        size = math.sqrt(max(float(mean.square().sum()) - spread / maskings, 1e-12))
+        print(f"| {name} | {np.mean(losses):.4f} | {np.std(losses, ddof=1):.4f} | {math.sqrt(spread) / size:.2f} |")
+
+
+class _Quiet:
+    """A listener that keeps the validations."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[int, float]] = []
+
+    def stepped(self, report: object) -> None: ...
+    def saved(self, folder: Path) -> None: ...
+    def validated(self, step: int, found: object, best: bool) -> None:
+        self.found.append((step, found.nats_per_token))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def curves(steps: int, seeds: list[int], batch: int, length: int) -> None:
+    """Validation bounds of a nano network trained with each estimator, everything else equal."""
+    every = steps // 4
+    print(f"nano network, shakespeare, batch {batch} x {length}, validation bound in nats/token, seeds {seeds}\n")
+    print("| estimator | seed | " + " | ".join(f"step {every * i}" for i in range(1, 5)) + " |\n|---|---|" + "---|" * 4)
+    for seed in seeds:
+        for name in ESTIMATORS:
+            run = TextRun(
+                data=DataSettings(length=length),
+                model=ModelChoice(size="nano", dropout=0.0),
+                train=TrainSettings(
+                    steps=steps, batch=batch, seed=seed, estimator=name, eval_every=every, patience=0, ema=0.99
+                ),
+            )
+            corpus = prepare(run.data)
+            plan = make_plan(run, corpus)
+            watcher = _Quiet()
+            with tempfile.TemporaryDirectory() as folder:
+                model = build(plan.model, seed)
+                Trainer(run, plan, corpus, model, Path(folder), Group(), torch.float32).fit(watcher)
+            cells = " | ".join(f"{nats:.4f}" for _, nats in watcher.found)
+            print(f"| {name} | {seed} | {cells} |", flush=True)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("variance")
+    one.add_argument("checkpoint")
+    one.add_argument("--batch", type=int, default=16)
+    one.add_argument("--maskings", type=int, default=64)
+    two = verbs.add_parser("curves")
+    two.add_argument("--steps", type=int, default=1500)
+    two.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    two.add_argument("--batch", type=int, default=16)
+    two.add_argument("--length", type=int, default=128)
+    args = parser.parse_args()
+    prepare_machine()
+    if args.verb == "variance":
+        variance(args.checkpoint, args.batch, args.maskings)
+    else:
+        curves(args.steps, args.seeds, args.batch, args.length)
+
+
+if __name__ == "__main__":
+    main()
