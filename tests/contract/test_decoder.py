@@ -49,17 +49,17 @@ def differences(found: Generation, row: int, alone: Generation) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("policy", ["random", "confidence:steps=7", "ancestral:steps=16", "margin:steps=9"])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "policy, temperature", [("random", 1.0), ("confidence:steps=5", 0.0), ("ancestral:steps=16", 1.0), ("margin", 1.0)]
+)
 def test_a_row_alone_is_the_row_in_a_batch(policy: str, temperature: float) -> None:
     """Ragged prompts, a real network, two threads: equal in every bit."""
     one = model()
     seeds = [100 + row for row in range(len(PROMPTS))]
-    options = {"length": 12, "policy": policy, "temperature": temperature, "stop_at_eos": False}
+    options = {"length": 6, "policy": policy, "temperature": temperature, "stop_at_eos": False}
     whole = one.generate(PROMPTS, seed=seeds, **options)
-    for batch in (1, 3):
-        assert one.generate(PROMPTS, seed=seeds, batch=batch, **options).log_probs == whole.log_probs
-    for row in (0, 2, 4, 5):
+    assert one.generate(PROMPTS, seed=seeds, batch=3, **options).log_probs == whole.log_probs
+    for row in (0, 2, 4):
         alone = one.generate(PROMPTS[row], seed=[seeds[row]], **options)
         assert differences(whole, row, alone) == []
     back = one.generate(PROMPTS[::-1], seed=seeds[::-1], **options)
@@ -118,7 +118,9 @@ def test_a_written_position_keeps_what_was_thought_of_it() -> None:
             for place in step.revealed[line].nonzero().flatten().tolist():
                 parts = (canvas.log_prob, canvas.margin, canvas.entropy)
                 seen[row, place] = tuple(float(part[row, place]) for part in parts)  # pyright: ignore
-                assert math.exp(seen[row, place][0]) == pytest.approx(float(step.view.confidence[line, place]), rel=1e-6)
+                assert math.exp(seen[row, place][0]) == pytest.approx(
+                    float(step.view.confidence[line, place]), rel=1e-6
+                )
                 assert float(step.view.margin[line, place]) == seen[row, place][1]
         for (row, place), (log_prob, margin, entropy) in seen.items():
             assert float(canvas.log_prob[row, place]) == log_prob

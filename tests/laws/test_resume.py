@@ -191,6 +191,9 @@ def test_accumulation_does_not_change_the_gradient(tmp_path: Path) -> None:
     assert float((half - found[0]).abs().max()) > 1e-4
 
 
-def test_golden_losses(whole: tuple[Trainer, Watcher], golden: Callable[..., None]) -> None:
-    golden("losses", [whole[1].losses[step] for step in range(1, STEPS + 1)], tolerance=1e-3)
-    golden("bounds", [whole[1].bounds[step] for step in (4, 8, 12)], tolerance=1e-3)
+def test_golden_losses(tmp_path: Path, golden: Callable[..., None]) -> None:
+    """Twenty steps of a fixed small run, loose enough for another processor."""
+    watcher = Watcher()
+    trainer(settings(steps=20), tmp_path / "run").fit(watcher)
+    golden("losses", [watcher.losses[step] for step in range(1, 21)], tolerance=1e-3)
+    golden("bounds", list(watcher.bounds.values()), tolerance=1e-3)

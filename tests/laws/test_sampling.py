@@ -241,7 +241,9 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     assert int(draws([0.0, 0.3, 0.0, 0.7], 1_000_000)[[0, 2, 4]].sum()) == 0
 
 
-@pytest.mark.parametrize("top_p, kept", [(0.39, {1}), (0.41, {1, 3}), (0.69, {1, 3}), (0.71, {1, 3, 0}), (0.95, {0, 1, 2, 3})])
+@pytest.mark.parametrize(
+    "top_p, kept", [(0.39, {1}), (0.41, {1, 3}), (0.69, {1, 3}), (0.71, {1, 3, 0}), (0.95, {0, 1, 2, 3})]
+)
 def test_top_p_keeps_the_smallest_set(top_p: float, kept: set[int]) -> None:
     p = [0.2, 0.4, 0.1, 0.3]
     found = draws(p, 200_000, top_p)

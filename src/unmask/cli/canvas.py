@@ -83,7 +83,7 @@ class Canvas:
         self._tokens, self._log_probs = list(prompt), [math.nan] * len(prompt)
         self._passes, self._turn_passes, self._turn_start = 0, 0, -1
         self._drawn, self._stage = 0.0, 0
-        self._mask = "░" * _usual_width(tokenizer) + (" " if _usual_width(tokenizer) > 1 else "")
+        self._mask = (" " if _usual_width(tokenizer) > 1 else "") + "░" * _usual_width(tokenizer)
         self._live = (
             Live(console=console, auto_refresh=False, vertical_overflow="crop") if console.is_terminal else None
         )

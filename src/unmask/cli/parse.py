@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import tyro
 
-from unmask.errors import ConfigError, did_you_mean
+from unmask.errors import ConfigError, UnmaskError, did_you_mean
 
 Arguments = TypeVar("Arguments")
 
@@ -55,8 +55,20 @@ def parse(cls: type[Arguments], argv: Sequence[str], verb: str, default: Argumen
     except SystemExit as end:
         if end.code in (0, None):
             raise
+        own = _own_error(end)
+        if own is not None:
+            raise own from None
         told = " ".join(re.sub(r"[^\x20-\x7e]", " ", noise.getvalue()).split())
         raise ConfigError(f"{verb} does not understand this ({told}): see unmask {verb} --help.") from None
+
+
+def _own_error(error: BaseException | None) -> UnmaskError | None:
+    """The refusal of a settings class, which tyro has taken for an error of its own."""
+    while error is not None:
+        if isinstance(error, UnmaskError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def option_names(cls: type) -> list[str]:
@@ -154,6 +166,9 @@ def _check(cls: type, scan: _Scan, verb: str) -> None:
                 raise ConfigError(f"{name} cannot be '{value}'; give {_possible(field.kind)}.")
     places = [field for field in _fields(cls) if field.positional]
     needed = [field for field in places if field.required]
+    for field, value in zip(places, scan.positionals, strict=False):
+        if not _fits(field.kind, value):
+            raise ConfigError(f"{field.name.upper()} cannot be '{value}'; give {_possible(field.kind)}.")
     if len(scan.positionals) > len(places):
         extra = scan.positionals[len(places)]
         raise ConfigError(

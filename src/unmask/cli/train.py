@@ -69,7 +69,7 @@ def run(argv: Sequence[str]) -> int:
         write=not arguments.dry,
     )
     first = session.group.first
-    rows = facts(session)
+    rows = _facts(session)
     if arguments.dry:
         estimate = measure(session)
         if first and arguments.json:
@@ -88,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
     return _finish(session, outcome, arguments.json) if first else 0
 
 
-def facts(session: "Session") -> dict[str, Any]:
+def _facts(session: "Session") -> dict[str, Any]:
     """What the run will do, for programs."""
     plan, corpus, settings = session.plan, session.corpus, session.run
     from unmask.train.plan import memory_bytes

@@ -85,6 +85,8 @@ class _Block(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        for layer in (self.qkv, self.up):  # unit variance in and out: leaves the unigram plateau in half the steps
+            nn.init.normal_(layer.weight, std=width**-0.5)
         self.modulation = _modulation(settings, 6)
         if settings.modulation == "none":  # as adaLN-zero: a block starts as the identity
             nn.init.zeros_(self.out.weight)
@@ -118,7 +120,7 @@ class DiT(nn.Module):
         super().__init__()
         self.settings = settings
         self.embedding = nn.Embedding(settings.vocab_size, settings.width)
-        nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
+        nn.init.normal_(self.embedding.weight)
         self.time = _TimeEmbedding(settings.cond) if settings.modulation == "time" else None
         self.blocks = nn.ModuleList(_Block(settings) for _ in range(settings.blocks))
         self.norm = _Norm(settings.width)

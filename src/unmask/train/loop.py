@@ -98,6 +98,7 @@ class Trainer:
         self.best_step = 0
         self.best_bound: Bound | None = None
         self.stale = 0  # validations since the best
+        self.validated_at = 0  # the step of the last validation
         group.copy_first(self.params)
         if run.train.compile:
             model.hidden = torch.compile(model.hidden)
@@ -197,6 +198,7 @@ class Trainer:
             "best_step": self.best_step,
         }
         facts = {"step": self.step, "best_step": self.best_step, "stale": self.stale, "bound": record["bound"]}
+        facts["validated_at"] = self.validated_at
         write_checkpoint(
             folder,
             averaged,
@@ -220,6 +222,7 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, parts["optimizer"])
         self.ema.load(parts["ema"])
         self.step, self.best_step, self.stale = facts["step"], facts["best_step"], facts["stale"]
+        self.validated_at = facts.get("validated_at", self.step)
         if facts["bound"] is not None:
             self.best_bound = Bound(**facts["bound"])
             self.best = self.best_bound.nats_per_token
@@ -234,10 +237,11 @@ class Trainer:
         """
         self.model.train()
         resumed = self.step if self.step else None
-        reason = "finished"
         with self._metrics(resumed) as log, Interrupt() as interrupt:
+            missed = self._due()  # an interrupt came between a step and its validation
+            reason = "no better bound" if missed and self._agreed(self._evaluate(listener, log)) else "finished"
             began, since = time.perf_counter(), self.step
-            while self.step < self.plan.steps:
+            while reason == "finished" and self.step < self.plan.steps:
                 loss, norm, rate = self.take_step()
                 if self.step % self.settings.log_every == 0:
                     speed = (self.step - since) * self.settings.batch * self.run.data.length
@@ -251,7 +255,7 @@ class Trainer:
                 if self._agreed(interrupt.requested):
                     reason = "interrupted"
                     break
-                if self.step % self.plan.eval_every == 0 or self.step == self.plan.steps:
+                if self._due():
                     self._check(loss.item())
                     if self._agreed(self._evaluate(listener, log)):
                         reason = "no better bound"
@@ -263,8 +267,14 @@ class Trainer:
             self._keep(listener)
         return Outcome(self.step, reason, self.best_bound, self.best_step, self.folder)
 
+    def _due(self) -> bool:
+        """Whether this step is one to validate after, and that has not been done."""
+        here = self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
+        return here and self.step > self.validated_at
+
     def _evaluate(self, listener: Listener, log: Callable[[int, dict[str, Any]], None]) -> bool:
         """Validate on the first process; whether patience is over."""
+        self.validated_at = self.step
         if not self.group.first:
             return False
         found = self.validate()

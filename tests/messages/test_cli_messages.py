@@ -1,0 +1,222 @@
+"""What the command line says to a wrong request: one sentence, exit code 2, and nothing half-written."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from unmask.cli.main import main
+
+HOLDS = "a checkpoint folder holds model.safetensors and config.json"
+TINY = [
+    *("--data.length", "32", "--model.width", "32", "--model.blocks", "1", "--model.heads", "2"),
+    *("--train.batch", "8", "--train.steps", "2", "--threads", "1", "--dtype", "float32"),
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps."""
+    folder = tmp_path_factory.mktemp("messages")
+    (folder / "text.txt").write_text("to be or not to be, that is the question.\n\n" * 200)
+    words = ["train", "--data.source", str(folder / "text.txt"), "--data.tokenizer", "byte", *TINY]
+    assert main([*words, "--out", str(folder / "run"), "--json"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one sentence on stderr; notes may come before it."""
+    capsys.readouterr()
+    assert main(list(words)) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    *_, last = err.splitlines()
+    assert last.startswith("unmask: ")
+    assert "Traceback" not in err
+    return last.removeprefix("unmask: ")
+
+
+ARGUMENTS = [
+    ("trian", "there is no verb 'trian'; did you mean 'train'?"),
+    ("train --train.eval-evry 4", "train has no option '--train.eval-evry'; did you mean '--train.eval-every'?"),
+    ("train --lr 1", "train has no option '--lr'; did you mean '--train.lr'?"),
+    ("train --zzzzzz 1", "train has no option '--zzzzzz'; see unmask train --help."),
+    ("train --train.lr fast", "--train.lr cannot be 'fast'; give a number."),
+    ("train --train.lr", "--train.lr lacks its value; give a number."),
+    ("train --train.steps 1.5", "--train.steps cannot be '1.5'; give a whole number."),
+    ("train --train.shape bent", "--train.shape cannot be 'bent'; give one of cosine, constant."),
+    ("train --train.betas 0.9", "--train.betas lacks a value; give 2 values, each a number."),
+    ("train --train.compile=yes", "--train.compile is a switch and takes no value; leave 'yes' out."),
+    ("train --train.lr 3", "train.lr is 3.0; it must lie between 0 and 1, for example 1e-3."),
+    ("train tetx", "There is no recipe named 'tetx'; did you mean 'text'?"),
+    ("train text more", "'more' is a word too many for train; put a text of several words between quotation marks."),
+    ("train --resume here", "here does not exist; give the folder of a run, such as runs/text-1."),
+    ("train --resume . --out there", ". holds no checkpoint that training can go on from; start the run again."),
+    (
+        "train --data.source shakespear",
+        (
+            "there is no file, folder or corpus 'shakespear' (the corpora are austen, ecoli-k12, english, shakespeare, "
+            "sotu): did you mean 'shakespeare'?"
+        ),
+    ),
+    ("eval", "eval needs a CHECKPOINT; see unmask eval --help."),
+    ("generate --count 0", "count is 0; give the number of texts for each prompt, at least 1."),
+    (
+        "list modles",
+        "KIND cannot be 'modles'; give one of models, policies, recipes, corpora, estimators, schedules, all.",
+    ),
+]
+
+
+@pytest.mark.parametrize("words, sentence", ARGUMENTS, ids=[words for words, _ in ARGUMENTS])
+def test_arguments(words: str, sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert said(capsys, *words.split()) == sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_recipe_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("[train]\nstpes = 4\n")
+    assert said(capsys, "train", "r.toml") == "r.toml: there is no setting 'train.stpes': did you mean 'steps'?"
+    (tmp_path / "r.toml").write_text("[train]\nsteps = 'many'\n")
+    assert said(capsys, "train", "r.toml") == (
+        "r.toml: the setting 'train.steps' cannot be \"many\": give a whole number."
+    )
+
+
+def test_a_text_given_as_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("words")
+    assert said(capsys, "train", "book.txt") == (
+        "'book.txt' is not a recipe; to train on that text, say: unmask train --data.source book.txt"
+    )
+
+
+def test_texts_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 9)
+    empty = said(capsys, "train", "--data.source", "empty.txt", *TINY)
+    binary = said(capsys, "train", "--data.source", "binary.txt", *TINY)
+    assert "empty.txt is empty" in empty
+    assert "binary.txt" in binary
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["binary.txt", "empty.txt"]
+
+
+def test_a_tokenizer_without_mask(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    (tmp_path / "text.txt").write_text("a b a b " * 400)
+    Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save("words.json")
+    assert said(capsys, "train", "--data.source", "text.txt", "--data.tokenizer", "words.json", *TINY) == (
+        "words.json has no MASK token under a usual name such as [MASK] or <mask>: name a token with "
+        "--data.mask-token (a name that it does not have is added as a new id)."
+    )
+
+
+def test_a_place_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be. " * 400)
+    (tmp_path / "file").write_text("in the way")
+    found = said(capsys, "train", "--data.source", "text.txt", "--data.tokenizer", "byte", "--out", "file/run", *TINY)
+    assert found == "file/run cannot be written (not a directory): choose another path."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "text.txt"]
+
+
+def test_a_run_is_not_overwritten_or_changed(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
+    assert said(capsys, "train", "--out", str(checkpoint)) == (
+        f"{checkpoint} holds a run already; go on with it by --resume {checkpoint}, or choose another --out."
+    )
+    assert said(capsys, "train", "--resume", str(checkpoint), "--train.batch", "4") == (
+        "train.batch was 8 and cannot become 4 when a run goes on; start a new run with --init, or leave it out "
+        "(what may change: device, keep, log_every, patience, save_every, steps, threads, track)."
+    )
+    assert said(capsys, "train", "shakespeare", "--resume", str(checkpoint)) == (
+        "--resume takes the recipe from the run; leave 'shakespeare' out."
+    )
+    assert said(capsys, "train", "--init", str(checkpoint), "--model.width", "64") == (
+        "--model.width does not go with --init: network and tokenizer are the checkpoint's."
+    )
+    one = checkpoint / "checkpoints" / "step-00000002"
+    assert said(capsys, "train", "--resume", str(one)) == (
+        f"{one} is one checkpoint of a run; say --resume {checkpoint}"
+    )
+
+
+def test_a_run_whose_text_has_changed(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
+    text = checkpoint.parent / "text.txt"
+    old = text.read_text()
+    try:
+        text.write_text(old + "more")
+        assert said(capsys, "train", "--resume", str(checkpoint), "--train.steps", "4") == (
+            f"The text of {checkpoint} has changed since the run began; put the old text back, "
+            f"or start a new run on the new one with --init {checkpoint}"
+        )
+    finally:
+        text.write_text(old)
+
+
+def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
+    run = str(checkpoint)
+    assert said(capsys, "eval", run, "--data.length", "64") == (
+        "data.length is 64, but the model's window is 32 tokens; set --data.length 32 or less."
+    )
+    assert said(capsys, "train", "--init", run, "--data.length", "64") == (
+        "data.length is 64, but the model's window is 32 tokens; set --data.length 32 or less."
+    )
+    assert said(capsys, "eval", run, "--data.tokenizer", "byte") == (
+        "--data.tokenizer does not go with eval: the tokenizer is the checkpoint's."
+    )
+    assert said(capsys, "generate", run, "--policy", "ancestral:steps=0") == (
+        "steps is 0; give a whole number of at least 1, or inf."
+    )
+    assert said(capsys, "generate", run, "--policy", "randon") == (
+        "There is no policy named 'randon'; did you mean 'random'?"
+    )
+    assert said(capsys, "generate", run, "--length", "0") == (
+        "length is 0; give the number of tokens to write, at least 1."
+    )
+    assert said(capsys, "generate", run, "--prompts", "nowhere.txt") == (
+        "nowhere.txt cannot be read; give a text file with a prompt on each line."
+    )
+    assert said(capsys, "fill", run, "no hole") == (
+        "the text has no hole to fill: write [5] for a hole of 5 tokens, and \\[ for a bracket that is text."
+    )
+    assert said(capsys, "fill", run, "[40]") == (
+        "The template is 40 tokens long and the model's window is 32; shorten it or its holes."
+    )
+
+
+def test_checkpoints_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path) -> None:
+    for verb in ("info", "eval", "generate"):
+        assert said(capsys, verb, "nowhere").startswith(
+            "There is no checkpoint at 'nowhere'; give a checkpoint or run folder "
+        )
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (foreign / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    assert said(capsys, "info", "foreign") == (
+        "foreign/config.json has no format number, so another library wrote it: bring its model in with "
+        "'unmask import'."
+    )
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(64))
+    assert "pickle" in said(capsys, "generate", "pickled")
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    best = next((checkpoint / "checkpoints").glob("best-*"))
+    for file in best.iterdir():
+        whole = file.read_bytes()
+        (cut / file.name).write_bytes(whole[: len(whole) // 2] if file.name == "model.safetensors" else whole)
+    assert "cut/model.safetensors is damaged" in said(capsys, "eval", "cut")
+
+
+def test_a_bundled_name_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    from unmask.assets.models import bundled
+
+    found = said(capsys, "info", "shakespear")
+    assert ("did you mean 'shakespeare'?" in found) == ("shakespeare" in bundled())

@@ -1,0 +1,249 @@
+"""The network against published sizes, and its fast pieces against plain twins made of stock modules."""
+
+import math
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unmask.model import layers
+from unmask.model.build import build, freeze_time, parameter_count
+from unmask.model.dit import DiT
+from unmask.model.layers import Rotary, attention, join
+from unmask.model.settings import SIZES, DiTSettings
+
+Modulation = Literal["none", "constant", "time"]
+MODULATIONS: list[Modulation] = ["none", "constant", "time"]
+
+
+@pytest.mark.parametrize(
+    "size, vocabulary, count",
+    [
+        ("tiny", 50_258, 80_061_266),
+        ("small", 50_258, 169_627_218),
+        ("medium", 50_258, 424_477_010),
+        ("small", 30_522, 139_292_986),
+    ],
+)
+def test_published_parameter_counts(size: str, vocabulary: int, count: int) -> None:
+    width, blocks, heads = SIZES[size]
+    assert parameter_count(DiTSettings(vocabulary, 0, 1024, width, blocks, heads, modulation="time")) == count
+
+
+def test_parameter_count_of_the_benchmark_shape() -> None:
+    settings = DiTSettings(1024, 1023, 128, 256, 6, 4, modulation="time")
+    assert parameter_count(settings) == 6_559_232
+    assert sum(p.numel() for p in build(settings).parameters()) == 6_559_232
+
+
+# ---- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def turned(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary positions written with complex numbers: x (B, L, H, head), positions (B or 1, L)."""
+    head = x.shape[-1]
+    rate = 10_000.0 ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
+    turn = torch.polar(torch.ones(()).double(), positions.double()[..., None] * rate)[:, :, None]
+    first, second = x.double().chunk(2, -1)
+    found = torch.complex(first, second) * turn
+    return torch.cat([found.real, found.imag], -1).to(x.dtype)
+
+
+def plain_attention(qkv: Tensor, positions: Tensor, valid: Tensor | None) -> Tensor:
+    """Stock attention, the fused kernel with its own scale: (B, L, 3, H, head) -> (B, L, H, head)."""
+    q, k, v = qkv.unbind(2)
+    q, k = turned(q, positions), turned(k, positions)
+    mask = None if valid is None else valid[:, None, None, :]
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
+    return out.transpose(1, 2)
+
+
+def some_valid(batch: int, length: int) -> Tensor:
+    return torch.arange(length) < torch.tensor([length - 3 * row for row in range(batch)])[:, None]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("own_positions", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_equals_the_stock_one(
+    padded: bool, own_positions: bool, fused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and gradient, by either path."""
+    if fused:
+        monkeypatch.setattr(layers, "PLAIN_SCORES", 0)
+    batch, length, heads, head = 3, 11, 2, 8
+    chance = torch.Generator().manual_seed(1)
+    qkv = torch.randn(batch, length, 3, heads, head, generator=chance, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(batch, length, heads, head, generator=chance, dtype=torch.float64)
+    places = torch.arange(length)[None] + (torch.tensor([[0], [5], [70]]) if own_positions else 0)
+    valid = some_valid(batch, length) if padded else None
+    tables = Rotary(head).tables(places if own_positions else length, qkv.device, qkv.dtype)
+    fast, slow = attention(qkv, tables, valid), plain_attention(qkv, places, valid)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+    (a,) = torch.autograd.grad(fast, qkv, grad)
+    (b,) = torch.autograd.grad(slow, qkv, grad)
+    torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    assert (
+        float((plain_attention(qkv, places * 2, valid) - slow).abs().max().detach()) > 1e-3
+    )  # the control: other places
+
+
+@pytest.mark.parametrize("gated", [None, "one", "each"])
+def test_join_is_dropout_of_the_gated_branch(gated: str | None) -> None:
+    """The same formula for the mask that it drew, gradients included; and dropped at its rate."""
+    shape, p = (4, 500, 32), 0.1
+    chance = torch.Generator().manual_seed(1)
+    residual, branch = (torch.randn(shape, generator=chance, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    rows = {"one": 1, "each": 4, None: 0}[gated]
+    gate = (torch.rand(rows, 1, 32, generator=chance, dtype=torch.float64) + 0.5).requires_grad_() if rows else None
+    torch.manual_seed(5)
+    fast = join(residual, branch, gate, p, True)
+    kept = ((fast - residual).abs() > 1e-12).double()
+    met = round(p * 2**16) / 2**16
+    slow = residual + (branch if gate is None else gate * branch) * kept / (1 - met)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-12)
+    grad = torch.randn(shape, generator=chance, dtype=torch.float64)
+    inputs = [residual, branch] if gate is None else [residual, branch, gate]
+    for a, b in zip(torch.autograd.grad(fast, inputs, grad), torch.autograd.grad(slow, inputs, grad), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    dropped = 1 - float(kept.mean())
+    deviation = math.sqrt(p * (1 - p) / kept.numel())
+    assert abs(dropped - p) < 4.5 * deviation
+    assert abs(dropped - 0.11) > 4.5 * deviation  # the control
+    neighbours = float(((kept[..., 1:] - 0.9) * (kept[..., :-1] - 0.9)).mean()) / 0.09 * math.sqrt(kept.numel())
+    assert abs(neighbours) < 4.5  # four elements share one draw, and are independent all the same
+
+
+def test_join_without_dropout_is_a_sum() -> None:
+    residual, branch, gate = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.randn(1, 1, 4)
+    for training, p in ((False, 0.5), (True, 0.0)):
+        torch.testing.assert_close(join(residual, branch, gate, p, training), residual + gate * branch)
+        assert torch.equal(join(residual, branch, None, p, training), residual + branch)
+
+
+# ---- the whole --------------------------------------------------------------------------------------------------------
+
+
+def settings(modulation: Modulation, **changes: Any) -> DiTSettings:
+    return DiTSettings(**({"vocab_size": 13, "mask_id": 12, "max_length": 16, "width": 16, "blocks": 2, "heads": 2}
+                          | {"dropout": 0.0, "modulation": modulation, "cond": 8} | changes))  # fmt: skip
+
+
+def lively(chosen: DiTSettings) -> DiT:
+    """Every weight random: a fresh network begins as the identity and would hide mistakes."""
+    model = build(chosen)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        for value in model.parameters():
+            value.copy_(torch.randn_like(value) * 0.3)
+    return model
+
+
+def twin(model: DiT, tokens: Tensor, valid: Tensor | None, time: Tensor | None, gelu: str = "none") -> Tensor:
+    """All logits, by stock functions alone, from the weights by name (MDLM, arXiv:2406.07524 D.4)."""
+    w = dict(model.named_parameters())
+    width, heads = model.settings.width, model.settings.heads
+    places = torch.arange(tokens.shape[1])[None]
+    told = None
+    if time is not None:
+        sigma = -torch.log1p(-(1 - 1e-3) * time)
+        rates = torch.tensor([10_000.0 ** (-k / 128) for k in range(128)])
+        waves = torch.cat([(sigma[:, None] * rates).cos(), (sigma[:, None] * rates).sin()], -1)
+        first = F.silu(F.linear(waves, w["time.mlp.0.weight"], w["time.mlp.0.bias"]))
+        told = F.silu(F.linear(first, w["time.mlp.2.weight"], w["time.mlp.2.bias"]))
+
+    def vectors(name: str, parts: int) -> list[Tensor]:
+        if model.settings.modulation == "none":  # shift 0, scale 0, gate 1
+            return [torch.ones(1, 1, width) * (k % 3 == 2) for k in range(parts)]
+        if told is None:
+            return list(w[name].view(1, 1, -1).chunk(parts, -1))
+        return list(F.linear(told, w[f"{name}.weight"], w[f"{name}.bias"])[:, None].chunk(parts, -1))
+
+    x = F.embedding(tokens, w["embedding.weight"])
+    for k in range(model.settings.blocks):
+        b = f"blocks.{k}."
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = vectors(b + "modulation", 6)
+        h = F.layer_norm(x, (width,), w[b + "norm_1.weight"]) * (1 + scale_a) + shift_a
+        qkv = F.linear(h, w[b + "qkv.weight"]).view(*tokens.shape, 3, heads, width // heads)
+        a = plain_attention(qkv, places, valid).flatten(2)
+        x = x + gate_a * F.linear(a, w[b + "out.weight"])
+        h = F.layer_norm(x, (width,), w[b + "norm_2.weight"]) * (1 + scale_m) + shift_m
+        h = F.gelu(F.linear(h, w[b + "up.weight"], w[b + "up.bias"]), approximate=gelu)
+        x = x + gate_m * F.linear(h, w[b + "down.weight"], w[b + "down.bias"])
+    shift, scale = vectors("modulation", 2)
+    x = F.layer_norm(x, (width,), w["norm.weight"]) * (1 + scale) + shift
+    return F.linear(x, w["head.weight"], w["head.bias"])
+
+
+@pytest.mark.parametrize("modulation", MODULATIONS)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("gelu", ["exact", "tanh"])
+def test_network_equals_its_plain_twin(modulation: Modulation, padded: bool, gelu: str) -> None:
+    model = lively(settings(modulation, gelu=gelu))
+    tokens = torch.randint(13, (3, 12), generator=torch.Generator().manual_seed(2))
+    valid = some_valid(3, 12) if padded else None
+    time = torch.tensor([0.1, 0.5, 1.0]) if modulation == "time" else None
+    seen = torch.ones(3, 12, dtype=torch.bool) if valid is None else valid
+    fast = model(tokens, valid=valid, time=time)[seen]
+    slow = twin(model, tokens, valid, time, "tanh" if gelu == "tanh" else "none")[seen]
+    torch.testing.assert_close(fast, slow, rtol=1e-4, atol=1e-4)
+    weights = torch.randn(fast.shape, generator=torch.Generator().manual_seed(3))
+    params = dict(model.named_parameters())
+    a = torch.autograd.grad((fast * weights).sum(), list(params.values()), allow_unused=True)
+    b = torch.autograd.grad((slow * weights).sum(), list(params.values()), allow_unused=True)
+    for name, one, other in zip(params, a, b, strict=True):
+        assert (one is None) == (other is None), name
+        if one is not None and other is not None:
+            scale = float(other.abs().max()) + 1e-6
+            assert float((one - other).abs().max()) < 2e-4 * scale, name
+
+
+def test_control_the_twin_sees_a_small_change() -> None:
+    model = lively(settings("none"))
+    tokens = torch.randint(13, (3, 12), generator=torch.Generator().manual_seed(2))
+    slow = twin(model, tokens, None, None)
+    with torch.no_grad():
+        model.blocks[1].out.weight[0, 0] += 0.05  # pyright: ignore
+        assert float((model(tokens) - slow).abs().max().detach()) > 1e-3
+
+
+def test_frozen_time_is_the_network_at_that_time() -> None:
+    model = lively(settings("time"))
+    tokens = torch.randint(13, (3, 12), generator=torch.Generator().manual_seed(2))
+    frozen = freeze_time(model)
+    assert not frozen.time_conditioned
+    torch.testing.assert_close(frozen(tokens), model(tokens, time=torch.zeros(3)), rtol=1e-5, atol=1e-5)
+    assert float((frozen(tokens) - model(tokens, time=torch.ones(3))).abs().max().detach()) > 1e-2
+    assert freeze_time(frozen) is frozen
+
+
+def test_padding_never_changes_what_is_valid() -> None:
+    model = lively(settings("none"))
+    tokens = torch.randint(12, (2, 16), generator=torch.Generator().manual_seed(2))
+    valid = torch.arange(16).expand(2, 16) < 9
+    found = model.hidden(tokens, valid=valid)[:, :9]
+    other = tokens.clone()
+    other[:, 9:] = 12
+    assert torch.equal(model.hidden(other, valid=valid)[:, :9], found)
+    torch.testing.assert_close(found, model.hidden(tokens[:, :9]), rtol=1e-4, atol=1e-4)
+    assert float((model.hidden(other)[:, :9] - found).abs().max().detach()) > 1e-3  # the control: without valid it does
+
+
+def test_a_shift_of_all_positions_changes_nothing() -> None:
+    model = lively(settings("none"))
+    tokens = torch.randint(13, (2, 12), generator=torch.Generator().manual_seed(2))
+    places = torch.arange(12).expand(2, 12)
+    still = model.hidden(tokens)
+    torch.testing.assert_close(model.hidden(tokens, positions=places + 100), still, rtol=1e-4, atol=1e-4)
+    assert float((model.hidden(tokens, positions=places * 2) - still).abs().max().detach()) > 1e-3
+
+
+def test_a_fresh_network_knows_nothing() -> None:
+    """Training starts at log V exactly, and weights depend on the seed alone."""
+    torch.rand(3)
+    a, b, c = build(settings("none"), 1), build(settings("none"), 1), build(settings("none"), 2)
+    assert not a(torch.zeros(1, 4, dtype=torch.int64)).any()
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.embedding.weight, c.embedding.weight)

@@ -1,0 +1,71 @@
+"""Turn a finished run into a bundled checkpoint: bf16 weights, the bound measured on them, a card.
+
+    unmask train shakespeare --out runs/shakespeare
+    python tools/bundle_model.py runs/shakespeare src/unmask/assets/models/shakespeare --recipe shakespeare
+
+The bound is that of the rounded weights, on all validation rows, `--draws` maskings each.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from unmask.api import load
+from unmask.config import from_dict, to_dict
+from unmask.data.prepare import prepare
+from unmask.run.checkpoint import load_tensors, read_checkpoint, write_checkpoint
+from unmask.run.metrics import read_metrics
+from unmask.train.settings import TextRun
+
+
+def card(name: str, recipe: str, run: dict, bound: dict, parameters: int, seconds: float) -> str:
+    """The card, as Markdown."""
+    plan, record = run["plan"], run["record"]
+    return f"""# {name}
+
+A masked diffusion language model for the library's demo and tests; far too small for anything else.
+
+- command: `unmask train {recipe}`, then `tools/bundle_model.py`
+- text: the bundled corpus `{run["settings"]["data"]["source"]}` (its card names origin and licence),
+  {plan["train_tokens"]:,} training tokens, {plan["valid_tokens"]:,} validation tokens of documents kept apart
+- network: {parameters:,} parameters, bf16, window {plan["model"]["max_length"]} tokens
+- training: {run["step"]:,} steps of {run["settings"]["train"]["batch"]} sequences, {seconds / 60:.0f} minutes of stepping
+  on {record["threads"]} threads of "{record["processor"]}", torch {record["versions"]["torch"]}, {run["dtype"]},
+  seed {run["settings"]["train"]["seed"]}, machine shared with other work
+- bound on the validation text: {bound["nats_per_token"]:.4f} ± {bound["stderr"]:.4f} nats/token
+  ({bound["tokens"]:,} tokens, {bound["sequences"]} sequences, {bound["draws"]} maskings each),
+  {bound["bits_per_byte"]:.3f} bits/byte
+- licence: Apache-2.0, as the library
+"""
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run")
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--draws", type=int, default=16)
+    args = parser.parse_args()
+    found = read_checkpoint(args.run)
+    assert found.run is not None
+    rounded = {name: value.bfloat16() for name, value in load_tensors(args.run).items()}
+    common = {"tokenizer_json": found.tokenizer_json, "run": found.run}
+    write_checkpoint(args.target, rounded, found.config, **common, card="")
+    model = load(str(args.target), dtype="float32")
+    data = prepare(from_dict(TextRun, found.run["settings"], "run.json").data, model.tokenizer)
+    bound = to_dict(model.bound_packed(data.valid, draws=args.draws))
+    steps = [line for line in read_metrics(Path(args.run) / "metrics.jsonl") if "tokens_per_second" in line]
+    per_step = found.run["settings"]["train"]["batch"] * found.run["settings"]["data"]["length"]
+    seconds = sum(per_step / line["tokens_per_second"] for line in steps)
+    text = card(args.target.name, args.recipe, found.run, bound, found.parameters, seconds)
+    write_checkpoint(args.target, rounded, found.config, tokenizer_json=found.tokenizer_json,
+                     run=found.run | {"bound": bound}, card=text)
+    print(text)
+    torch.manual_seed(0)
+    print(model.generate("HAMLET.\n", length=96).texts[0])
+
+
+if __name__ == "__main__":
+    main()
