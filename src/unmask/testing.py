@@ -111,7 +111,7 @@ def check_policy(
 
     It reveals eligible positions only, each pass writes something, decoding ends, prompts and padding stay, the same
     seed gives the same text, a row does not depend on the rows beside it, may join them while they are under way, and
-    goes on in the middle from its canvas and state alone. Raises PluginError, in one sentence, for the first that fails.
+    goes on in the middle from its canvas and state alone. Raises PluginError, in a sentence, for the first that fails.
     """
     denoiser = TableDenoiser(random_language(2, 8, seed))
 
@@ -169,10 +169,8 @@ class _Watched:
 
 def _example(mask_id: int, seed: int) -> Canvas:
     """Rows with no prompt, a prompt at the left, scattered holes, a single hole, and padding."""
-    open_ = torch.tensor(
-        [[1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 1, 1, 1], [1, 0, 1, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1, 0, 0]]
-        + [[1, 1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]]
-    ).bool()
+    holes = ("11111111", "00011111", "10110111", "00000100", "11111100", "11111111")
+    open_ = torch.tensor([[place == "1" for place in row] for row in holes])
     given = torch.randint(mask_id, open_.shape, generator=generator(seed, 1))
     valid = torch.ones_like(open_)
     valid[4, 6:] = False

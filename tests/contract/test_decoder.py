@@ -91,7 +91,7 @@ def test_one_seed_gives_each_row_its_own_text() -> None:
     assert len(set(texts)) == 32
 
 
-# ---- one pass ---------------------------------------------------------------------------------------------------------
+# ---- one pass ------------------------------------------------------------------------------------------------------
 
 TABLE = TableDenoiser(random_language(2, 6, seed=4))
 
@@ -187,7 +187,7 @@ class Greedy:
 
 
 def test_a_policy_cannot_touch_the_prompt() -> None:
-    with pytest.raises(PluginError, match="a policy picks among view.eligible"):
+    with pytest.raises(PluginError, match=r"a policy picks among view\.eligible"):
         Decoder(TABLE, Greedy()).decode(start())
 
 

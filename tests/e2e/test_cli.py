@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ TINY = [
     *("--data.source", "text.txt", "--data.length", "32", "--model.width", "32", "--model.blocks", "1"),
     *("--model.heads", "2", "--train.batch", "8", "--threads", "1", "--dtype", "float32"),
 ]
+STARTED: list[subprocess.Popen[str]] = []
 WORDS = [
     "the",
     "a",
@@ -49,7 +51,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(place: Path, *words: str) -> subprocess.Popen[str]:
     """`unmask` with these words, in `place`."""
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "unmask.cli.main", *words],
         cwd=place,
         env=os.environ | {"PYTHONPATH": str(SRC)},
@@ -57,6 +59,18 @@ def start(place: Path, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_running() -> Generator[None]:
+    """A test that fails half-way takes its processes with it."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.kill()
+        process.communicate()
 
 
 def call(place: Path, *words: str) -> str:

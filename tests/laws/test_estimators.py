@@ -126,7 +126,7 @@ def test_the_time_told_is_the_share_that_is_hidden(name: str, schedule: str) -> 
         assert abs(float(part.mean())) < 4 * float(part.std()) / math.sqrt(len(part)) + 1e-7
 
 
-# ---- the bound as a figure --------------------------------------------------------------------------------------------
+# ---- the bound as a figure -----------------------------------------------------------------------------------------
 
 
 def test_bound_is_a_ratio_of_sums_with_its_error() -> None:

@@ -1,4 +1,4 @@
-"""With the exact posterior the bound is -log p(x), whatever the schedule; and whatever the discretisation it is finite."""
+"""With the exact posterior the bound is -log p(x) for every schedule; in discrete time it is finite."""
 
 import math
 from collections.abc import Callable
@@ -128,7 +128,7 @@ def test_nelbo_asks_about_hidden_positions_alone() -> None:
     assert found.tokens.tolist() == [2, 0]
 
 
-# ---- discrete time ----------------------------------------------------------------------------------------------------
+# ---- discrete time -------------------------------------------------------------------------------------------------
 
 
 def discrete(process: MaskedDiffusion, costs: Tensor, sizes: Tensor, steps: int) -> Tensor:
@@ -194,7 +194,7 @@ def test_weights_stay_finite_towards_time_zero(name: str) -> None:
     assert alive[t > 1e-7].all()
 
 
-# ---- strata -----------------------------------------------------------------------------------------------------------
+# ---- strata --------------------------------------------------------------------------------------------------------
 
 
 def test_strata_span_the_global_batch() -> None:

@@ -121,7 +121,7 @@ def test_log_probs_are_those_of_the_passes() -> None:
     torch.testing.assert_close(done.log_prob.double().sum(-1), wanted, rtol=0, atol=1e-5)
 
 
-# ---- passes and times -------------------------------------------------------------------------------------------------
+# ---- passes and times ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 1000])
@@ -148,7 +148,7 @@ def test_a_pass_for_each_distinct_reveal_time_and_none_besides(steps: int) -> No
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "polynomial"])
 @pytest.mark.parametrize("policy", ["ancestral", "ancestral:steps=4", "random"])
 def test_the_time_told_is_the_share_that_is_masked(policy: str, schedule: str) -> None:
-    """In expectation, and for every schedule: the same meaning that it had in training (tests/laws/test_estimators.py)."""
+    """In expectation, and for every schedule: what it meant in training (tests/laws/test_estimators.py)."""
     rows, length = 4000, 6
     model = TableDenoiser(random_language(2, length), time_conditioned=True)
     decoder = Decoder(model, make(policy, make_schedule(schedule)), 1.0)
@@ -167,7 +167,7 @@ def test_the_time_told_is_the_share_that_is_masked(policy: str, schedule: str) -
             assert abs(float(told.mean()) - 6 / 7) < 4 * float(told.std()) / math.sqrt(rows)
 
 
-# ---- proposals --------------------------------------------------------------------------------------------------------
+# ---- proposals -----------------------------------------------------------------------------------------------------
 
 
 def draws(probabilities: list[float], count: int, top_p: float = 1.0, temperature: float = 1.0) -> Tensor:

@@ -38,7 +38,7 @@ def test_parameter_count_of_the_benchmark_shape() -> None:
     assert sum(p.numel() for p in build(settings).parameters()) == 6_559_232
 
 
-# ---- pieces -----------------------------------------------------------------------------------------------------------
+# ---- pieces --------------------------------------------------------------------------------------------------------
 
 
 def turned(x: Tensor, positions: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def test_join_without_dropout_is_a_sum() -> None:
         assert torch.equal(join(residual, branch, None, p, training), residual + branch)
 
 
-# ---- the whole --------------------------------------------------------------------------------------------------------
+# ---- the whole -----------------------------------------------------------------------------------------------------
 
 
 def settings(modulation: Modulation, **changes: Any) -> DiTSettings:

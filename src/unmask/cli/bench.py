@@ -1,22 +1,24 @@
 """`unmask bench train|decode|memory`: how fast this machine is, beside its own matmul rates and the published code."""
 
-__all__ = ["BenchArgs", "run"]
+__all__ = ["BenchArguments", "run"]
 
-import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from tyro.conf import Positional
+import tyro
 
+from unmask.cli.parse import parse
+from unmask.cli.show import print_json
 from unmask.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class BenchArgs:
+class BenchArguments:
     """Measure speed and memory. Medians over rounds; in each round the machine's matmul rates are measured too."""
 
-    what: Annotated[Literal["train", "decode", "memory", "scaling"], Positional]
+    what: tyro.conf.Positional[Literal["train", "decode", "memory", "scaling"]]
     """train: a training step; decode: ancestral sampling; memory: the peak of a step with a large vocabulary; scaling:
     time and memory along length, batch, vocabulary and width."""
     rounds: int = 7
@@ -39,8 +41,10 @@ class BenchArgs:
             raise ConfigError(f"--plot draws the cells of 'bench scaling', not of 'bench {self.what}'; leave it out.")
 
 
-def run(args: BenchArgs) -> int:
+def run(argv: Sequence[str]) -> int:
     """Measure, and print a table or JSON."""
+    args = parse(BenchArguments, argv, "bench")
+
     from unmask.config import run_record
     from unmask.run.machine import choose_device, matmul_rates, prepare, set_threads
 
@@ -51,14 +55,14 @@ def run(args: BenchArgs) -> int:
     rates = matmul_rates(threads)
     report = {"bench": args.what, "machine": run_record(), "threads": threads, "rates": asdict(rates), "cells": cells}
     if args.json:
-        print(json.dumps(report, indent=2))
+        print_json(report)
     else:
         for cell in cells:
             print(_line(cell))
     return 0
 
 
-def _cells(args: BenchArgs, device: Any, threads: int) -> list[dict[str, Any]]:
+def _cells(args: BenchArguments, device: Any, threads: int) -> list[dict[str, Any]]:
     if args.what == "train":
         from unmask.bench.train import bench_train
 
