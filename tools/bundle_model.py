@@ -60,8 +60,14 @@ def main() -> None:
     per_step = found.run["settings"]["train"]["batch"] * found.run["settings"]["data"]["length"]
     seconds = sum(per_step / line["tokens_per_second"] for line in steps)
     text = card(args.target.name, args.recipe, found.run, bound, found.parameters, seconds)
-    write_checkpoint(args.target, rounded, found.config, tokenizer_json=found.tokenizer_json,
-                     run=found.run | {"bound": bound}, card=text)
+    write_checkpoint(
+        args.target,
+        rounded,
+        found.config,
+        tokenizer_json=found.tokenizer_json,
+        run=found.run | {"bound": bound},
+        card=text,
+    )
     print(text)
     torch.manual_seed(0)
     print(model.generate("HAMLET.\n", length=96).texts[0])

@@ -15,7 +15,7 @@ LAYERS = [
     {"train", "sweep"},
     {"rl", "eval", "baselines", "hf"},
     {"api", "testing"},
-    {"cli", "recipes", "serve"},
+    {"bench", "cli", "recipes", "serve"},
 ]
 # A room reaches itself; beyond that only these reach a room of their own layer. Layer 0 is one room, and so is 8.
 INNER_EDGES = {

@@ -112,8 +112,8 @@ def test_blocks_are_filled_one_after_the_other() -> None:
 
 def test_a_written_position_keeps_what_was_thought_of_it() -> None:
     seen: dict[tuple[int, int], tuple[float, float, float]] = {}
-    decoder = Decoder(TABLE, make("confidence"), 1.0)
-    for canvas, step in decoder.steps(start()):
+    decoder, canvas = Decoder(TABLE, make("confidence"), 1.0), start()
+    for canvas, step in decoder.steps(canvas):
         for line, row in enumerate(step.rows.tolist()):
             for place in step.revealed[line].nonzero().flatten().tolist():
                 parts = (canvas.log_prob, canvas.margin, canvas.entropy)

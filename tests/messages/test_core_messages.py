@@ -29,7 +29,8 @@ POLICIES = "known: ancestral, confidence, entropy, left-to-right, margin, random
 
 
 def shape(**changes: Any) -> Callable[[], object]:
-    return lambda: DiTSettings(**({"vocab_size": 10, "mask_id": 9} | changes))
+    chosen: dict[str, Any] = {"vocab_size": 10, "mask_id": 9, **changes}
+    return lambda: DiTSettings(**chosen)
 
 
 CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [

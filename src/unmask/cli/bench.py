@@ -21,7 +21,7 @@ class BenchArguments:
     what: tyro.conf.Positional[Literal["train", "decode", "memory", "scaling"]]
     """train: a training step; decode: ancestral sampling; memory: the peak of a step with a large vocabulary; scaling:
     time and memory along length, batch, vocabulary and width."""
-    rounds: int = 7
+    rounds: int = 5
     """Measurements of each cell."""
     compile: bool = False
     """Compile the network with torch.compile (train only)."""

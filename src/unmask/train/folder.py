@@ -1,6 +1,6 @@
 """What training leaves on disk, and how it is read again: a checkpoint folder becomes a network with its tokenizer."""
 
-__all__ = ["Loaded", "load_denoiser", "model_config", "state_of"]
+__all__ = ["Loaded", "load_denoiser", "model_config"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unmask.config import from_dict, to_dict
-from unmask.errors import CheckpointError, UnmaskError
+from unmask.errors import CheckpointError
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion, make_schedule
@@ -70,13 +70,3 @@ def _fill(network: DiT, tensors: Mapping[str, torch.Tensor], where: str) -> None
             "the two files come from different models."
         )
     network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
-
-
-def state_of(path: str) -> Mapping[str, Any]:
-    """The facts of a run that can go on (state.json is beside the weights). Raises CheckpointError where it cannot."""
-    checkpoint = read_checkpoint(path)
-    if checkpoint.run is None:
-        raise UnmaskError(
-            f"{path} has no run.json, so nobody knows what was asked; start a new run with --init {path}."
-        )
-    return checkpoint.run
