@@ -19,8 +19,10 @@ from unmask.run.metrics import read_metrics
 from unmask.train.settings import TextRun
 
 
-def card(name: str, recipe: str, run: dict, bound: dict, parameters: int, seconds: float) -> str:
+def card(name: str, recipe: str, run: dict, bound: dict, parameters: int, seconds: float, remark: str) -> str:
     """The card, as Markdown."""
+    place, versions = run["record"]["processor"], run["record"]["versions"]
+    size = run["settings"]["train"]["batch"]
     plan, record = run["plan"], run["record"]
     return f"""# {name}
 
@@ -30,9 +32,9 @@ A masked diffusion language model for the library's demo and tests; far too smal
 - text: the bundled corpus `{run["settings"]["data"]["source"]}` (its card names origin and licence),
   {plan["train_tokens"]:,} training tokens, {plan["valid_tokens"]:,} validation tokens of documents kept apart
 - network: {parameters:,} parameters, bf16, window {plan["model"]["max_length"]} tokens
-- training: {run["step"]:,} steps of {run["settings"]["train"]["batch"]} sequences, {seconds / 60:.0f} minutes of stepping
-  on {record["threads"]} threads of "{record["processor"]}", torch {record["versions"]["torch"]}, {run["dtype"]},
-  seed {run["settings"]["train"]["seed"]}, machine shared with other work
+- training: {run["step"]:,} steps of {size} sequences, {seconds / 60:.0f} minutes of stepping
+  on {record["threads"]} threads of "{place}", torch {versions["torch"]}, {run["dtype"]},
+  seed {run["settings"]["train"]["seed"]}, machine shared with other work{remark}
 - bound on the validation text: {bound["nats_per_token"]:.4f} ± {bound["stderr"]:.4f} nats/token
   ({bound["tokens"]:,} tokens, {bound["sequences"]} sequences, {bound["draws"]} maskings each),
   {bound["bits_per_byte"]:.3f} bits/byte
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--remark", default="", help="what else the card has to say of the training")
     args = parser.parse_args()
     found = read_checkpoint(args.run)
     assert found.run is not None
@@ -59,7 +62,9 @@ def main() -> None:
     steps = [line for line in read_metrics(Path(args.run) / "metrics.jsonl") if "tokens_per_second" in line]
     per_step = found.run["settings"]["train"]["batch"] * found.run["settings"]["data"]["length"]
     seconds = sum(per_step / line["tokens_per_second"] for line in steps)
-    text = card(args.target.name, args.recipe, found.run, bound, found.parameters, seconds)
+    text = card(
+        args.target.name, args.recipe, found.run, bound, found.parameters, seconds, args.remark and f"; {args.remark}"
+    )
     write_checkpoint(
         args.target,
         rounded,

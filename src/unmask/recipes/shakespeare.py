@@ -1,4 +1,4 @@
-"""The bundled model: 38 plays of Shakespeare, a micro network, 1800 steps.
+"""The bundled model: 38 plays of Shakespeare, a micro network, 1400 steps.
 
     unmask train shakespeare
 
@@ -17,5 +17,5 @@ def recipe() -> TextRun:
     return TextRun(
         data=DataSettings("shakespeare"),
         model=ModelChoice(size="micro"),
-        train=TrainSettings(steps=1800, batch=16, lr=1.2e-3, patience=0, eval_every=250, dtype="float32"),
+        train=TrainSettings(steps=1400, batch=16, lr=1.2e-3, patience=0, eval_every=250, dtype="float32"),
     )
