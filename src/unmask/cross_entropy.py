@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from unmask.denoiser import Denoiser
 
-BUDGET = 2**24  # logits alive at a time; 64 MiB in float32
+BUDGET = 2**23  # logits alive at a time; 32 MiB in float32
 
 
 class _LogLikelihood(torch.autograd.Function):

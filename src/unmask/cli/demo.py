@@ -113,7 +113,9 @@ def _generate(model: "Model", console: "Console", arguments: DemoArguments) -> d
     length = min(_LENGTH, model.window)
     console.rule("A text, written in no particular order", align="left", style="dim")
     prompt = model.tokenizer.encode(arguments.prompt)
-    stream = model.stream(arguments.prompt, length=length, seed=arguments.seed, stop_at_eos=False)
+    stream = model.stream(
+        arguments.prompt, length=length, seed=arguments.seed, temperature=0.8, top_p=0.95, stop_at_eos=False
+    )
     began = time.perf_counter()
     with Canvas(model.tokenizer, console, prompt=prompt, total=length, pause=_PAUSE) as canvas:
         row = follow(stream, canvas.show)[0]

@@ -26,9 +26,10 @@ VERBS: dict[str, tuple[str, str, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; the exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Threads that spin while they wait cost up to 18 times on a machine that others use too (measured: 17 and 308
-    # tokens/s beside a training run); torch reads this when it is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that spin while they wait cost up to 18 times on a machine that others use too, and threads that sleep
+    # at once half of the speed of an idle one: a short spin is near the better of both (docs/log.md). Read by torch.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows another one instead of failing
