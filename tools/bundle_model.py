@@ -54,8 +54,7 @@ def main() -> None:
     found = read_checkpoint(args.run)
     assert found.run is not None
     rounded = {name: value.bfloat16() for name, value in load_tensors(args.run).items()}
-    common = {"tokenizer_json": found.tokenizer_json, "run": found.run}
-    write_checkpoint(args.target, rounded, found.config, **common, card="")
+    write_checkpoint(args.target, rounded, found.config, tokenizer_json=found.tokenizer_json, run=found.run, card="")
     model = load(str(args.target), dtype="float32")
     data = prepare(from_dict(TextRun, found.run["settings"], "run.json").data, model.tokenizer)
     bound = to_dict(model.bound_packed(data.valid, draws=args.draws))

@@ -10,6 +10,7 @@ import argparse
 import math
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch
 from unmask.api import load
 from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
-from unmask.estimators import ESTIMATORS, draw
+from unmask.estimators import ESTIMATORS, Estimator, draw
 from unmask.model.build import build
 from unmask.nelbo import nelbo
 from unmask.noise import generator
@@ -72,7 +73,7 @@ def curves(steps: int, seeds: list[int], batch: int, length: int) -> None:
     print(f"nano network, shakespeare, batch {batch} x {length}, validation bound in nats/token, seeds {seeds}\n")
     print("| estimator | seed | " + " | ".join(f"step {every * i}" for i in range(1, 5)) + " |\n|---|---|" + "---|" * 4)
     for seed in seeds:
-        for name in ESTIMATORS:
+        for name in get_args(Estimator):
             run = TextRun(
                 data=DataSettings(length=length),
                 model=ModelChoice(size="nano", dropout=0.0),
