@@ -13,9 +13,9 @@ import torch
 
 from unmask.api import load
 from unmask.config import from_dict, to_dict
-from unmask.data.prepare import prepare
 from unmask.run.checkpoint import load_tensors, read_checkpoint, write_checkpoint
 from unmask.run.metrics import read_metrics
+from unmask.train.problems import corpus_of
 from unmask.train.settings import TextRun
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     rounded = {name: value.bfloat16() for name, value in load_tensors(args.run).items()}
     write_checkpoint(args.target, rounded, found.config, tokenizer_json=found.tokenizer_json, run=found.run, card="")
     model = load(str(args.target), dtype="float32")
-    data = prepare(from_dict(TextRun, found.run["settings"], "run.json").data, model.tokenizer)
+    data = corpus_of(from_dict(TextRun, found.run["settings"], "run.json").data, model.tokenizer)
     bound = to_dict(model.bound_packed(data.valid, draws=args.draws))
     steps = [line for line in read_metrics(Path(args.run) / "metrics.jsonl") if "tokens_per_second" in line]
     per_step = found.run["settings"]["train"]["batch"] * found.run["settings"]["data"]["length"]

@@ -1,9 +1,10 @@
 """The decoding loop. There is one; evaluation, reinforcement learning and the server all drive it.
 
-`step` is one forward pass of the denoiser over the rows it is given. A policy may reveal nothing: then the loop reveals
-the surest eligible position, so that decoding always ends. That rescue belongs to the environment, not to the policy.
-Rows are on their own: noise is a function of (seed, pass, position), states never mix, and a row
-without masks leaves the batch. Shapes: B rows, L positions, V vocabulary, N picked positions.
+`step` is one turn: a forward pass of the denoiser over the rows it is given, and what the policy makes of it. A policy
+may reveal nothing: then the loop reveals the surest eligible position, so that decoding always ends. That rescue
+belongs to the environment, not to the policy; a policy that hides tokens again says itself when it is done.
+Rows are on their own: noise is a function of (seed, turn, position), states never mix, and a finished row leaves the
+batch. Shapes: B rows, L positions, V vocabulary, N picked positions.
 """
 
 __all__ = ["Canvas", "Decoder", "Step", "keep_rows"]
@@ -15,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.denoiser import Denoiser
+from unmask.denoiser import Caching, Denoiser, Place
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
-from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
-from unmask.propose import propose
+from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, take_best
+from unmask.propose import Proposal, propose
 
 _HEAD_ROWS = (
     16  # a matrix product gives a row the same bits only if the number of rows keeps its remainder (DESIGN 4.5)
@@ -38,9 +39,11 @@ class Canvas:
     margin: Tensor  # (B, L) likewise, nan where the policy did not look
     entropy: Tensor  # (B, L) likewise
     passes: Tensor  # (B,) int64 forward passes so far
-    block: Tensor  # (B,) the block being filled, -1 before the first pass
-    step: Tensor  # (B,) passes spent in that block
+    turn: Tensor  # (B,) int64 turns so far: passes, and decisions of nothing that needed no pass
+    block: Tensor  # (B,) the block being filled, -1 before the first turn
+    step: Tensor  # (B,) turns spent in that block
     total: Tensor  # (B,) positions it had to fill
+    open: Tensor  # (B,) bool, the policy is not done with that block, whether or not a MASK is left in it
 
     @classmethod
     def start(cls, tokens: Tensor, seed: Tensor, valid: Tensor | None = None) -> "Canvas":
@@ -56,9 +59,11 @@ class Canvas:
             unknown,
             unknown,
             zero,
+            zero,
             zero - 1,
             zero,
             zero,
+            zero.bool(),
         )
 
     def keep(self, rows: Tensor) -> "Canvas":
@@ -79,18 +84,25 @@ class Step(NamedTuple):
     view: View
     decision: Decision
     revealed: Tensor  # (b, L) bool: what was written, a rescue included
+    remasked: Tensor  # (b, L) bool: what was hidden again
     rescued: Tensor  # (b,) bool: the policy revealed nothing and the loop helped
+    candidates: Tensor | None = None  # (b, L, k) token ids, the most probable first, where `alternatives` is k
+    candidate_log_probs: Tensor | None = None  # (b, L, k) nan where the pass did not ask the head
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """A denoiser, a policy, and how tokens are drawn. `block_size` positions are filled before the next begin."""
+    """A denoiser, a policy, and how tokens are drawn. `block_size` positions are filled before the next begin.
+
+    With `alternatives` = k each Step tells the k most probable tokens of what was looked at, for traces.
+    """
 
     denoiser: Denoiser
     policy: UnmaskingPolicy
     temperature: float = 0.0
     top_p: float = 1.0
     block_size: int | None = None
+    alternatives: int = 0
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -109,57 +121,68 @@ class Decoder:
     def steps(self, canvas: Canvas) -> Iterator[tuple[Canvas, Step]]:
         """The canvas after each pass and what the pass did; rows leave as they are finished."""
         state: State = None
-        rows = self._unfinished(canvas).nonzero().squeeze(-1)
+        rows = self.unfinished(canvas).nonzero().squeeze(-1)
         while len(rows):
             part, state, step = self.step(canvas.keep(rows), state)
             canvas = canvas.put(rows, part)
             yield canvas, step._replace(rows=rows)
-            left = self._unfinished(part)
+            left = self.unfinished(part)
             if not bool(left.all()):
                 rows, state = rows[left], keep_rows(state, left)
 
+    def unfinished(self, canvas: Canvas) -> Tensor:
+        """(B,) bool: rows with a MASK left, or whose policy is not done."""
+        return ((canvas.tokens == self.denoiser.mask_id) & canvas.valid).any(-1) | canvas.open
+
     @torch.no_grad()
     def step(self, canvas: Canvas, state: State = None) -> tuple[Canvas, State, Step]:
-        """One forward pass over rows that all have something to fill."""
-        canvas, masked, eligible = self._enter(canvas)
+        """One turn of rows that are all unfinished. `state` is the policy's and, behind it, that of a cache."""
+        before, memory = (None, None) if state is None else state
+        canvas, masked, eligible, erasable = self._enter(canvas)
+        view = self._blindfold(canvas, masked, eligible, erasable)
         if self.policy.looks:
-            view, log_prob = self._look(canvas, masked, eligible)
-            decision, state = self.policy(view, state)
+            view, seen, memory = self._look(canvas, view, memory)
+            decision, after = self.policy(view, before)
             revealed, rescued = self._settle(view, decision, view.confidence)
-            tokens = torch.where(revealed, view.proposal, canvas.tokens)
+            tokens, log_prob = torch.where(revealed, view.proposal, canvas.tokens), seen.log_prob
+            passes = canvas.passes + 1
         else:
-            view = self._blindfold(canvas, masked, eligible)
-            decision, state = self.policy(view, state)
+            decision, after = self.policy(view, before)
             revealed, rescued = self._settle(view, decision, view.noise)
-            tokens, log_prob = self._write(canvas, revealed, self._time(canvas, masked, decision.time))
+            tokens, seen, memory = self._write(canvas, view, revealed, decision.time, memory)
+            log_prob, passes = seen.log_prob, canvas.passes + revealed.any(-1)
+        remasked = torch.zeros_like(revealed) if decision.remask is None else decision.remask
+        written = (canvas.written | revealed) & ~remasked
         canvas = replace(
             canvas,
-            tokens=tokens,
-            written=canvas.written | revealed,
-            log_prob=torch.where(revealed, log_prob, canvas.log_prob),
-            margin=torch.where(revealed, view.margin, canvas.margin),
-            entropy=torch.where(revealed, view.entropy, canvas.entropy),
-            passes=canvas.passes + 1,
+            tokens=tokens.masked_fill(remasked, self.denoiser.mask_id),
+            written=written,
+            log_prob=torch.where(revealed, log_prob, canvas.log_prob).masked_fill(remasked, torch.nan),
+            margin=torch.where(revealed, view.margin, canvas.margin).masked_fill(remasked, torch.nan),
+            entropy=torch.where(revealed, view.entropy, canvas.entropy).masked_fill(remasked, torch.nan),
+            passes=passes,
+            turn=canvas.turn + 1,
             step=canvas.step + 1,
+            open=torch.zeros_like(canvas.open) if decision.done is None else ~decision.done,
         )
-        return canvas, state, Step(torch.arange(len(tokens)), view, decision, revealed, rescued)
+        every = torch.arange(len(tokens), device=tokens.device)
+        step = Step(every, view, decision, revealed, remasked, rescued, seen.candidates, seen.candidate_log_probs)
+        return canvas, (after, memory), step
 
     # ---- before the pass ------------------------------------------------------------------------------------------
 
-    def _unfinished(self, canvas: Canvas) -> Tensor:
-        return ((canvas.tokens == self.denoiser.mask_id) & canvas.valid).any(-1)
-
-    def _enter(self, canvas: Canvas) -> tuple[Canvas, Tensor, Tensor]:
-        """Find each row's current block, and the positions still to fill in it."""
+    def _enter(self, canvas: Canvas) -> tuple[Canvas, Tensor, Tensor, Tensor]:
+        """Find each row's current block, and in it the positions still to fill and those that may be hidden again."""
         masked = (canvas.tokens == self.denoiser.mask_id) & canvas.valid
         length = masked.shape[-1]
         block = torch.arange(length, device=masked.device) // (self.block_size or length)
-        current = torch.where(masked, block, length).amin(-1)
-        eligible = masked & (block == current[:, None])
+        current = torch.where(canvas.open, canvas.block, torch.where(masked, block, length).amin(-1))
+        inside = block == current[:, None]
+        eligible = masked & inside
         fresh = current != canvas.block
         step = torch.where(fresh, 0, canvas.step)
         total = torch.where(fresh, eligible.sum(-1), canvas.total)
-        return replace(canvas, block=current, step=step, total=total), masked, eligible
+        return replace(canvas, block=current, step=step, total=total), masked, eligible, canvas.written & inside
 
     def _time(self, canvas: Canvas, masked: Tensor, given: Tensor | None) -> Tensor | None:
         """The time that a time-conditioned denoiser is told: the policy's, or the share of the row that is masked."""
@@ -167,55 +190,28 @@ class Decoder:
             return None
         return masked.sum(-1) / canvas.valid.sum(-1) if given is None else given.float()
 
-    def _hidden(self, canvas: Canvas, time: Tensor | None) -> Tensor:
+    def _hidden(self, canvas: Canvas, view: View, time: Tensor | None, memory: State) -> tuple[Tensor, State]:
+        """(B, L, D), and what a caching denoiser wants back at the next pass."""
         valid = None if bool(canvas.valid.all()) else canvas.valid
-        return self.denoiser.hidden(canvas.tokens, valid=valid, time=time)
+        prompt = canvas.valid & ~view.masked & ~view.written
+        if isinstance(self.denoiser, Caching):
+            place = Place(view.eligible | view.erasable, view.masked, canvas.step)
+            return self.denoiser.recall(canvas.tokens, place, memory, valid=valid, time=time, prompt=prompt)
+        return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt), None
 
     def _noise(self, canvas: Canvas, stream: int) -> Tensor:
         positions = torch.arange(canvas.tokens.shape[-1], device=canvas.tokens.device)
-        return uniform(canvas.seed[:, None], canvas.passes[:, None], positions[None], stream)
+        return uniform(canvas.seed[:, None], canvas.turn[:, None], positions[None], stream)
 
-    # ---- a policy that looks --------------------------------------------------------------------------------------
-
-    def _look(self, canvas: Canvas, masked: Tensor, eligible: Tensor) -> tuple[View, Tensor]:
-        """Run the pass; the head, and everything else that is V wide, at eligible positions alone."""
-        hidden = self._hidden(canvas, self._time(canvas, masked, None))
-        logits = self._logits(hidden[eligible])
-        found = propose(
-            logits, self.denoiser.mask_id, self._noise(canvas, TOKENS)[eligible], self.temperature, self.top_p
-        )
-        best = found.log_probs.topk(2, -1).values.exp()
-        spread = -(found.log_probs.exp() * found.log_probs.clamp(min=-1e4)).sum(-1)
-        log_prob = canvas.log_prob.masked_scatter(eligible, found.log_prob)
-        view = View(
-            eligible=eligible,
-            masked=masked,
-            written=canvas.written,
-            proposal=canvas.tokens.masked_scatter(eligible, found.tokens),
-            confidence=log_prob.exp(),
-            margin=canvas.margin.masked_scatter(eligible, best[:, 0] - best[:, 1]),
-            entropy=canvas.entropy.masked_scatter(eligible, spread),
-            step=canvas.step,
-            total=canvas.total,
-            noise=self._noise(canvas, POLICY),
-        )
-        return view, log_prob
-
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """(N, D) -> (N, V), the rows padded to a multiple of 16."""
-        count = len(hidden)
-        padded = torch.nn.functional.pad(hidden, (0, 0, 0, -count % _HEAD_ROWS))
-        return self.denoiser.logits(padded)[:count]
-
-    # ---- a policy that decides before the pass --------------------------------------------------------------------
-
-    def _blindfold(self, canvas: Canvas, masked: Tensor, eligible: Tensor) -> View:
+    def _blindfold(self, canvas: Canvas, masked: Tensor, eligible: Tensor, erasable: Tensor) -> View:
+        """The View before the pass: features of what is written already, as they were then."""
         return View(
             eligible=eligible,
             masked=masked,
             written=canvas.written,
+            erasable=erasable,
             proposal=canvas.tokens,
-            confidence=torch.full_like(canvas.log_prob, torch.nan),
+            confidence=canvas.log_prob.exp(),
             margin=canvas.margin,
             entropy=canvas.entropy,
             step=canvas.step,
@@ -223,16 +219,66 @@ class Decoder:
             noise=self._noise(canvas, POLICY),
         )
 
-    def _write(self, canvas: Canvas, revealed: Tensor, time: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Positions first, then tokens: run the pass, and the head where something is revealed."""
-        logits = self._logits(self._hidden(canvas, time)[revealed])
-        found = propose(
-            logits, self.denoiser.mask_id, self._noise(canvas, TOKENS)[revealed], self.temperature, self.top_p
+    # ---- a policy that looks --------------------------------------------------------------------------------------
+
+    def _look(self, canvas: Canvas, view: View, memory: State) -> tuple[View, "_Seen", State]:
+        """Run the pass; the head, and everything else that is V wide, at eligible positions alone."""
+        eligible = view.eligible
+        hidden, memory = self._hidden(canvas, view, self._time(canvas, view.masked, None), memory)
+        found = self._propose(canvas, hidden, eligible)
+        needs = needs_of(self.policy)
+        best = found.log_probs.topk(min(max(2, needs.top, self.alternatives), found.log_probs.shape[-1]), -1)
+        values = best.values.exp()
+        spread = -(found.log_probs.exp() * found.log_probs.clamp(min=-1e4)).sum(-1)
+        log_prob = canvas.log_prob.masked_scatter(eligible, found.log_prob)
+        view = replace(
+            view,
+            proposal=canvas.tokens.masked_scatter(eligible, found.tokens),
+            confidence=log_prob.exp(),
+            margin=canvas.margin.masked_scatter(eligible, values[:, 0] - values[:, 1]),
+            entropy=canvas.entropy.masked_scatter(eligible, spread),
+            top=_scattered(eligible, values[:, : needs.top]) if needs.top else None,
+            log_probs=_scattered(eligible, found.log_probs) if needs.log_probs else None,
         )
-        return (
-            canvas.tokens.masked_scatter(revealed, found.tokens),
-            canvas.log_prob.masked_scatter(revealed, found.log_prob),
+        return view, self._seen(log_prob, eligible, best), memory
+
+    def _propose(self, canvas: Canvas, hidden: Tensor, where: Tensor) -> Proposal:
+        """Tokens and distributions at the positions `where` (B, L); the head's rows are padded to a multiple of 16."""
+        picked = hidden[where]
+        padded = torch.nn.functional.pad(picked, (0, 0, 0, -len(picked) % _HEAD_ROWS))
+        logits = self.denoiser.logits(padded)[: len(picked)]
+        noise = self._noise(canvas, TOKENS)[where]
+        return propose(logits, self.denoiser.mask_id, noise, self.temperature, self.top_p)
+
+    def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> "_Seen":
+        if not self.alternatives or best is None:
+            return _Seen(log_prob)
+        ids, values = best.indices[:, : self.alternatives], best.values[:, : self.alternatives]
+        return _Seen(log_prob, _scattered(where, ids), _scattered(where, values, torch.nan))
+
+    # ---- a policy that decides before the pass --------------------------------------------------------------------
+
+    def _write(
+        self, canvas: Canvas, view: View, revealed: Tensor, given: Tensor | None, memory: State
+    ) -> tuple[Tensor, "_Seen", State]:
+        """Positions first, then tokens: run the pass for the rows that reveal something, and the head where they do."""
+        busy = revealed.any(-1)
+        if not bool(busy.any()):
+            return canvas.tokens, _Seen(canvas.log_prob), memory
+        time = self._time(canvas, view.masked, given)
+        if bool(busy.all()) or isinstance(self.denoiser, Caching):
+            hidden, memory = self._hidden(canvas, view, time, memory)
+        else:
+            rows = busy.nonzero().squeeze(-1)
+            part, looked = canvas.keep(rows), view.keep(rows)
+            some, _ = self._hidden(part, looked, None if time is None else time[rows], None)
+            hidden = some.new_zeros((len(busy), *some.shape[1:])).index_copy(0, rows, some)
+        found = self._propose(canvas, hidden, revealed)
+        log_prob = canvas.log_prob.masked_scatter(revealed, found.log_prob)
+        best = (
+            found.log_probs.topk(min(self.alternatives, found.log_probs.shape[-1]), -1) if self.alternatives else None
         )
+        return canvas.tokens.masked_scatter(revealed, found.tokens), self._seen(log_prob, revealed, best), memory
 
     # ---- after the decision ---------------------------------------------------------------------------------------
 
@@ -242,8 +288,32 @@ class Decoder:
             raise PluginError(
                 f"{self.policy!r} revealed positions that were not eligible; a policy picks among view.eligible."
             )
-        stuck = ~decision.reveal.any(-1)
-        return decision.reveal | take_best(surest, view.eligible, stuck.long()), stuck
+        if decision.remask is not None and bool((decision.remask & ~view.erasable).any()):
+            raise PluginError(
+                f"{self.policy!r} hid positions again that it may not; a policy picks among view.erasable."
+            )
+        if decision.done is None:
+            stuck = ~decision.reveal.any(-1)
+            return decision.reveal | take_best(surest, view.eligible, stuck.long()), stuck
+        left = (view.eligible & ~decision.reveal).any(-1) | (decision.remask is not None and decision.remask.any(-1))
+        if bool((decision.done & left).any()):
+            raise PluginError(f"{self.policy!r} is done with a block in which a MASK is left; reveal it first.")
+        return decision.reveal, torch.zeros_like(decision.done)
+
+
+class _Seen(NamedTuple):
+    """What the pass said of the positions it was asked about."""
+
+    log_prob: Tensor  # (B, L) of the proposals
+    candidates: Tensor | None = None
+    candidate_log_probs: Tensor | None = None
+
+
+def _scattered(where: Tensor, rows: Tensor, empty: float = 0) -> Tensor:
+    """Rows (N, K) at the N places of `where` (B, L), `empty` elsewhere: (B, L, K)."""
+    out = rows.new_full((*where.shape, rows.shape[-1]), empty)
+    out[where] = rows
+    return out
 
 
 def keep_rows(state: State, rows: Tensor) -> State:

@@ -4,10 +4,10 @@
 softmax and everything else that is V wide run only at the positions somebody asks about.
 """
 
-__all__ = ["Denoiser", "LowPrecision", "clean_log_probs"]
+__all__ = ["Caching", "Denoiser", "LowPrecision", "Place", "clean_log_probs"]
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,16 +37,46 @@ class Denoiser(Protocol):
         valid: Tensor | None = None,
         time: Tensor | None = None,
         positions: Tensor | None = None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
         """(B, L) int64 -> (B, L, D).
 
         `valid` (B, L) is False on padding, which is never attended to; `time` (B,) in (0, 1] is the share of tokens
-        expected to be masked, 1 - alpha(t); `positions` (B, L) are the places of the tokens (default 0 .. L-1).
+        expected to be masked, 1 - alpha(t); `positions` (B, L) are the places of the tokens (default 0 .. L-1);
+        `prompt` (B, L) bool is what was given, for wrappers that treat it apart (a network ignores it).
         """
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V), at whatever positions were picked."""
+        ...
+
+
+class Place(NamedTuple):
+    """Where decoding stands: all that a cache may go by."""
+
+    block: Tensor  # (B, L) bool: what the policy may reveal or hide in this turn
+    masked: Tensor  # (B, L) bool: still MASK
+    step: Tensor  # (B,) turns spent in this block; 0 on entering it
+
+
+@runtime_checkable
+class Caching(Denoiser, Protocol):
+    """A denoiser that remembers earlier passes. What it remembers is handed in and out, a tensor or a tuple of tensors
+    with the rows first, so that rows may leave, join and resume: the decoding loop carries it beside the policy's
+    state. A row of it is to be forgotten where `place.step == 0`."""
+
+    def recall(
+        self,
+        tokens: Tensor,
+        place: Place,
+        memory: Any,
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+        prompt: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """(B, L, D), exact or nearly so within `place.block`, arbitrary elsewhere; and the memory (None at first)."""
         ...
 
 
@@ -89,9 +119,10 @@ class LowPrecision:
         valid: Tensor | None = None,
         time: Tensor | None = None,
         positions: Tensor | None = None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
         with torch.autocast(tokens.device.type, self.dtype):
-            return self.inner.hidden(tokens, valid=valid, time=time, positions=positions)
+            return self.inner.hidden(tokens, valid=valid, time=time, positions=positions, prompt=prompt)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.inner.logits(hidden)

@@ -6,17 +6,18 @@ Shapes: V real tokens (MASK is id V), L positions, B rows, N = V**L sequences.
 __all__ = ["TableDenoiser", "check_policy", "random_language"]
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
-from unmask.decode import Canvas, Decoder, keep_rows
+from unmask.decode import Canvas, Decoder, Step, keep_rows
 from unmask.errors import ConfigError, PluginError
 from unmask.noise import generator
-from unmask.policies.base import Decision, State, UnmaskingPolicy, View
+from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
 
 _LARGEST = 2**16  # contexts in a table
+_TURNS = 2_000  # a policy that hides again ends within so many on eight positions
 
 
 def random_language(vocabulary: int, length: int, seed: int = 0, sharpness: float = 1.5) -> Tensor:
@@ -73,6 +74,7 @@ class TableDenoiser:
         valid: Tensor | None = None,
         time: Tensor | None = None,
         positions: Tensor | None = None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
         """The log posterior (B, L, V + 1). Raises PluginError where the time is missing or was not asked for."""
         if (time is None) == self.time_conditioned:
@@ -151,11 +153,16 @@ class _Watched:
     def looks(self) -> bool:
         return self.policy.looks
 
+    @property
+    def needs(self) -> Needs:
+        return needs_of(self.policy)
+
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
-        given = replace(view, **{f.name: getattr(view, f.name).clone() for f in fields(view)})
+        given = view.keep(torch.arange(len(view.step)))
         decision, new = self.policy(given, state)
         for f in fields(view):
-            if not torch.equal(torch.nan_to_num(getattr(given, f.name)), torch.nan_to_num(getattr(view, f.name))):
+            one, other = getattr(given, f.name), getattr(view, f.name)
+            if one is not None and not torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)):
                 raise PluginError(f"{self!r} changed view.{f.name}; a policy reads its view and writes nothing in it.")
         if decision.reveal.dtype != torch.bool or decision.reveal.shape != view.eligible.shape:
             raise PluginError(
@@ -178,29 +185,30 @@ def _example(mask_id: int, seed: int) -> Canvas:
     return Canvas.start(torch.where(open_, mask_id, given), seeds, valid)
 
 
-def _unfinished(canvas: Canvas, mask_id: int) -> Tensor:
-    return ((canvas.tokens == mask_id) & canvas.valid).any(-1)
-
-
 def _drive(decoder: Decoder, canvas: Canvas, state: State = None, passes: int = -1) -> tuple[Canvas, State]:
     """So many passes, or all; `state` goes in and comes out as that of the unfinished rows, in their order."""
-    mask_id = decoder.denoiser.mask_id
-    rows = _unfinished(canvas, mask_id).nonzero().squeeze(-1)
+    rows = decoder.unfinished(canvas).nonzero().squeeze(-1)
     while len(rows) and passes != 0:
-        part, state, _ = decoder.step(canvas.keep(rows), state)
-        _inspect(decoder, canvas.keep(rows), part)
+        part, state, step = decoder.step(canvas.keep(rows), state)
+        _inspect(decoder, canvas.keep(rows), part, step)
         canvas, passes = canvas.put(rows, part), passes - 1
-        left = _unfinished(part, mask_id)
+        left = decoder.unfinished(part)
         rows, state = rows[left], keep_rows(state, left)
     return canvas, state
 
 
-def _inspect(decoder: Decoder, before: Canvas, after: Canvas) -> None:
-    """One pass: something was written in each row, and nothing that stood there was touched."""
+def _inspect(decoder: Decoder, before: Canvas, after: Canvas, step: Step) -> None:
+    """One turn: something was written in each row, and nothing was touched but what was masked or hidden again."""
     changed = after.tokens != before.tokens
-    if bool((changed & ~((before.tokens == decoder.denoiser.mask_id) & before.valid)).any()):
+    free = ((before.tokens == decoder.denoiser.mask_id) & before.valid) | step.remasked
+    if bool((changed & ~free).any()):
         raise PluginError(f"{decoder.policy!r} changed a token that stood already; it may only fill what is masked.")
-    if not bool(changed.any(-1).all()):
+    if bool((step.remasked & ~before.written).any()):
+        raise PluginError(f"{decoder.policy!r} hid a token of the prompt; it may only hide what was written.")
+    if step.decision.done is not None:
+        if int(after.turn.max()) > _TURNS:
+            raise PluginError(f"{decoder.policy!r} is not done after {_TURNS} turns; it has to say so at some time.")
+    elif not bool(changed.any(-1).all()):
         raise PluginError(
             f"{decoder.policy!r} spent a pass on a row and wrote nothing; each pass has to reveal something."
         )
@@ -209,7 +217,7 @@ def _inspect(decoder: Decoder, before: Canvas, after: Canvas) -> None:
 def _join(begun: Canvas, state: State, fresh: Canvas, mask_id: int) -> tuple[Canvas, State]:
     """Fresh rows behind those that are under way; they inherit a stranger's state, which they have to forget."""
     both = Canvas(**{f.name: torch.cat([getattr(begun, f.name), getattr(fresh, f.name)]) for f in fields(Canvas)})
-    going = int(_unfinished(begun, mask_id).sum())
+    going = int((((begun.tokens == mask_id) & begun.valid).any(-1) | begun.open).sum())
     if going == 0:
         return both, None
     return both, keep_rows(state, torch.cat([torch.arange(going), torch.zeros(len(fresh.seed), dtype=torch.int64)]))

@@ -180,6 +180,7 @@ def blank_view(eligible: torch.Tensor) -> View:
         eligible=eligible,
         masked=eligible,
         written=~eligible,
+        erasable=torch.zeros_like(eligible),
         proposal=torch.zeros_like(eligible, dtype=torch.int64),
         confidence=numbers,
         margin=numbers,

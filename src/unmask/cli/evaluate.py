@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> int:
             raise RequestError(f"{name} is {value}; give at least 1.")
 
     import unmask
-    from unmask.data.prepare import prepare
+    from unmask.train.problems import corpus_of
 
     model = unmask.load(arguments.checkpoint, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
     if arguments.data.length > model.window:
@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
             f"data.length is {arguments.data.length}, but the model's window is {model.window} tokens; "
             f"set --data.length {model.window} or less."
         )
-    corpus = prepare(replace(arguments.data, tokenizer="auto", vocab_size=None), model.tokenizer, note)
+    corpus = corpus_of(replace(arguments.data, tokenizer="auto", vocab_size=None), model.tokenizer, note)
     parts = {"valid": [corpus.valid], "train": [corpus.train], "all": [corpus.train, corpus.valid]}[arguments.split]
     count = sum(len(part) if arguments.limit is None else min(len(part), arguments.limit) for part in parts)
     note(f"measuring {count:,} sequences of {arguments.data.source}, {arguments.draws} maskings each.")

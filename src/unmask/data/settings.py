@@ -16,8 +16,9 @@ class DataSettings:
     """Where the text comes from and how it becomes rows of token ids."""
 
     source: str = "shakespeare"
-    """A text file, a folder, a glob, a .jsonl or .jsonl.gz file, the name of a bundled corpus, or
-    hf:NAME[:CONFIG][@SPLIT] for a data set of the `datasets` library (the split is train unless said)."""
+    """A text file, a folder, a glob, a .jsonl or .jsonl.gz file, the name of a bundled corpus, task:NAME@COUNT for
+    problems of a task, or hf:NAME[:CONFIG][@SPLIT] for a data set of the `datasets` library (the split is train
+    unless said)."""
 
     tokenizer: str = "auto"
     """auto, byte, char, dna, bpe, or the path of a tokenizer.json or of a checkpoint folder; auto is dna for the

@@ -121,6 +121,7 @@ class DiT(nn.Module):
         self.settings = settings
         self.embedding = nn.Embedding(settings.vocab_size, settings.width)
         nn.init.normal_(self.embedding.weight)
+        self.places = nn.Embedding(settings.max_length, settings.width) if settings.absolute else None
         self.time = _TimeEmbedding(settings.cond) if settings.modulation == "time" else None
         self.blocks = nn.ModuleList(_Block(settings) for _ in range(settings.blocks))
         self.norm = _Norm(settings.width)
@@ -153,8 +154,11 @@ class DiT(nn.Module):
         valid: Tensor | None = None,
         time: Tensor | None = None,
         positions: Tensor | None = None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
         x = self.embedding(tokens)
+        if self.places is not None:
+            x = x + (self.places.weight[: tokens.shape[1]] if positions is None else self.places(positions))
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         tables = self.rotary.tables(tokens.shape[1] if positions is None else positions, x.device, dtype)
         if self.time is not None and time is None:

@@ -32,6 +32,8 @@ class DiTSettings:
     modulation: Literal["none", "constant", "time"] = "none"
     """Shift, scale and gate of the branches: absent; constants (a published model run without time); or made from the
     time by adaLN (a time-conditioned model)."""
+    absolute: bool = False
+    """Learned absolute positions beside the rotary ones: for canvases of a fixed form, such as a grid."""
     cond: int = 128
     """Size of the time embedding, for modulation by time."""
 

@@ -9,7 +9,7 @@ from unmask.config import from_dict, read_toml
 from unmask.errors import ConfigError, did_you_mean
 from unmask.train.settings import TextRun
 
-_NAMES = ("dna", "mdlm_owt", "shakespeare", "text")
+_NAMES = ("automaton", "automaton_eos", "dna", "mdlm_owt", "shakespeare", "sudoku", "text")
 
 
 def names() -> dict[str, str]:

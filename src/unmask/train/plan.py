@@ -74,6 +74,7 @@ def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
         blocks=choice.blocks or blocks,
         heads=choice.heads or heads,
         dropout=choice.dropout,
+        absolute=choice.absolute,
         modulation="time" if choice.time_conditioned else "none",
     )
 

@@ -16,7 +16,6 @@ import torch
 from unmask.assets.models import locate
 from unmask.config import from_dict, run_record
 from unmask.data.corpus import Corpus
-from unmask.data.prepare import prepare as prepare_data
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.build import build
 from unmask.model.dit import DiT
@@ -28,6 +27,7 @@ from unmask.text.tokenizer import Tokenizer
 from unmask.train.folder import load_denoiser
 from unmask.train.loop import Trainer
 from unmask.train.plan import Plan, make_plan
+from unmask.train.problems import corpus_of
 from unmask.train.settings import TextRun
 
 _FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
@@ -101,7 +101,7 @@ def open_session(
     if device.type == "cuda" and group.size > 1:
         device = torch.device("cuda", group.local_rank)
     group.share(run.train.batch)
-    corpus = prepare_data(run.data, start.tokenizer, note)
+    corpus = corpus_of(run.data, start.tokenizer, note)
     if start.record is not None:
         _compare(start.record, corpus, str(resume), threads, note)
     plan = start.plan or make_plan(run, corpus, None if start.network is None else start.network.settings)

@@ -24,6 +24,8 @@ class ModelChoice:
     """Number of attention heads; overrides the size's."""
     dropout: float = 0.1
     """Probability of dropping an element of a branch."""
+    absolute: bool = False
+    """Learned absolute positions beside the rotary ones: for canvases of a fixed form, such as a grid."""
     time_conditioned: bool = False
     """Tell the network the time through adaLN, as in MDLM's Table 12; off is simpler and no worse there."""
 

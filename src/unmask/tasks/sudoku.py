@@ -1,0 +1,167 @@
+"""Sudoku: a grid in which each row, column and box holds each digit once; any order may be wrong, and some are."""
+
+__all__ = ["SHAPES", "Sudoku", "grids", "solutions"]
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from random import Random
+
+from unmask.errors import RequestError
+from unmask.noise import derive
+from unmask.tasks.base import Example, Verdict, check_split, joined_holes
+
+SHAPES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
+"""Side of the grid to height and width of its boxes."""
+BLANK = "0"
+Grid = list[int]  # side * side numbers, 0 where nothing stands
+
+
+@dataclass(frozen=True, slots=True)
+class Sudoku:
+    """Puzzles with exactly one solution, from which no clue can be taken away; `clues` more are given on top."""
+
+    side: int = 6
+    clues: int = 0
+
+    def __post_init__(self) -> None:
+        if self.side not in SHAPES:
+            raise RequestError(f"side is {self.side}; a Sudoku here has side {', '.join(map(str, SHAPES))}.")
+        if not 0 <= self.clues < self.side**2:
+            raise RequestError(f"clues is {self.clues}; give how many more than needed, from 0 to {self.side**2 - 1}.")
+
+    @property
+    def name(self) -> str:
+        return f"sudoku:side={self.side},clues={self.clues}"
+
+    def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
+        """Puzzles, row by row as digits; `facts` has "clues" and "guesses", those that a solver needed (0: none)."""
+        chance = Random(derive(seed, 0x50D, check_split(split), self.side, self.clues))
+        return [self._puzzle(chance) for _ in range(count)]
+
+    def verify(self, example: Example, completion: str) -> Verdict:
+        """Right where the filled grid keeps every rule; the clues stand as they were given."""
+        puzzle = example.facts["puzzle"]
+        if len(completion) != puzzle.count(BLANK) or not completion.isdigit():
+            return Verdict(0.0, f"'{completion}' is not {puzzle.count(BLANK)} digits")
+        digits = iter(completion)
+        grid = [int(next(digits) if clue == BLANK else clue) for clue in puzzle]
+        wanted = set(range(1, self.side + 1))
+        broken = [name for name, cells in _groups(self.side) if {grid[cell] for cell in cells} != wanted]
+        return Verdict(0.0, f"{broken[0]} is not right") if broken else Verdict(1.0)
+
+    def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
+        """Nothing and a full grid: the denoiser learns from grids with any cells hidden."""
+        chance = Random(derive(seed, 0x6D1D, check_split(split), self.side))
+        return (("", "".join(map(str, grid))) for grid in islice(grids(self.side, chance), count))
+
+    def _puzzle(self, chance: Random) -> Example:
+        grid = next(grids(self.side, chance))
+        puzzle = list(grid)
+        for cell in chance.sample(range(len(grid)), len(grid)):
+            puzzle[cell] = 0
+            if len(list(solutions(self.side, puzzle, limit=2))) > 1:
+                puzzle[cell] = grid[cell]
+        for cell in chance.sample([c for c, clue in enumerate(puzzle) if not clue], min(self.clues, puzzle.count(0))):
+            puzzle[cell] = grid[cell]
+        text = "".join(map(str, puzzle))
+        answer = "".join(str(digit) for digit, clue in zip(grid, puzzle, strict=True) if not clue)
+        facts = {"puzzle": text, "clues": len(grid) - puzzle.count(0), "guesses": _guesses(self.side, puzzle)}
+        return Example(joined_holes(text, BLANK), answer, facts)
+
+
+def grids(side: int, chance: Random) -> Iterator[Grid]:
+    """Random full grids without end."""
+    while True:
+        yield next(solutions(side, [0] * side**2, chance=chance))
+
+
+def solutions(side: int, puzzle: Grid, *, limit: int = 1, chance: Random | None = None) -> Iterator[Grid]:
+    """Up to `limit` completions of a puzzle, by the cell with the fewest digits left; in random order with `chance`."""
+    state = _Board(side, puzzle)
+    yield from state.search(limit, chance) if state.sound else ()
+
+
+def _guesses(side: int, puzzle: Grid) -> int:
+    """How many times a solver that fills single-choice cells first has to choose among several, until it is done."""
+    state = _Board(side, puzzle)
+    next(state.search(1, None))
+    return state.choices
+
+
+@cache
+def _groups(side: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Name and cells of each row, column and box."""
+    height, width = SHAPES[side]
+    span = range(side)
+    rows = [(f"row {r + 1}", tuple(side * r + c for c in span)) for r in span]
+    columns = [(f"column {c + 1}", tuple(side * r + c for r in span)) for c in span]
+    boxes = [(f"box {b + 1}", tuple(cell for cell in range(side**2) if _box(side, cell) == b)) for b in span]
+    assert height * width == side
+    return (*rows, *columns, *boxes)
+
+
+def _box(side: int, cell: int) -> int:
+    height, width = SHAPES[side]
+    return cell // side // height * (side // width) + cell % side // width
+
+
+class _Board:
+    """A grid with, for each row, column and box, the bits of the digits that still may stand there."""
+
+    def __init__(self, side: int, puzzle: Grid) -> None:
+        self.side, self.grid, self.choices = side, list(puzzle), 0
+        self.places = [(c // side, side + c % side, 2 * side + _box(side, c)) for c in range(side**2)]
+        self.free = [(1 << side) - 1] * (3 * side)
+        self.sound = all(self._place(cell, digit) for cell, digit in enumerate(puzzle) if digit)
+
+    def _place(self, cell: int, digit: int) -> bool:
+        """Write a digit; False where a rule forbids it."""
+        bit = 1 << (digit - 1)
+        fits = all(self.free[place] & bit for place in self.places[cell])
+        for place in self.places[cell]:
+            self.free[place] &= ~bit
+        self.grid[cell] = digit
+        return fits
+
+    def _erase(self, cell: int) -> None:
+        bit = 1 << (self.grid[cell] - 1)
+        for place in self.places[cell]:
+            self.free[place] |= bit
+        self.grid[cell] = 0
+
+    def _tightest(self) -> tuple[int, int]:
+        """The empty cell with the fewest possible digits, and these as bits; (-1, 0) where none is empty."""
+        best, least, bits = -1, self.side + 1, 0
+        for cell, digit in enumerate(self.grid):
+            if digit:
+                continue
+            row, column, box = self.places[cell]
+            possible = self.free[row] & self.free[column] & self.free[box]
+            count = possible.bit_count()
+            if count < least:
+                best, least, bits = cell, count, possible
+                if count <= 1:
+                    break
+        return best, bits
+
+    def search(self, limit: int, chance: Random | None) -> Iterator[Grid]:
+        """Depth first."""
+        cell, bits = self._tightest()
+        if cell < 0:
+            yield list(self.grid)
+            return
+        digits = [digit for digit in range(1, self.side + 1) if bits >> (digit - 1) & 1]
+        self.choices += len(digits) > 1
+        if chance is not None:
+            chance.shuffle(digits)
+        found = 0
+        for digit in digits:
+            self._place(cell, digit)
+            for grid in self.search(limit - found, chance):
+                found += 1
+                yield grid
+                if found >= limit:
+                    return  # the board is not used again
+            self._erase(cell)
