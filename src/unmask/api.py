@@ -16,12 +16,12 @@ from unmask.assets.models import bundled, locate
 from unmask.bound import Bound
 from unmask.data.packed import Packed
 from unmask.decode import Decoder
-from unmask.denoiser import Denoiser, LowPrecision
+from unmask.denoiser import Denoiser, LowPrecision, clean_log_probs
 from unmask.errors import RequestError
 from unmask.model.dit import DiT
 from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
-from unmask.policies.registry import make
+from unmask.policies.registry import Context, make
 from unmask.process import MaskedDiffusion
 from unmask.run.checkpoint import Checkpoint
 from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
@@ -103,8 +103,16 @@ class Model:
         block_size: int | None = None,
     ) -> Decoder:
         """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself."""
-        rule = make(policy, self.process.schedule) if isinstance(policy, str) else policy
+        rule = make(policy, Context(self.process.schedule, self._unigram)) if isinstance(policy, str) else policy
         return Decoder(self.denoiser, rule, temperature, top_p, block_size)
+
+    @torch.no_grad()
+    def _unigram(self) -> torch.Tensor:
+        """How often each token occurs (V,), as the model itself has it: its mean answer to a canvas of MASKs."""
+        tokens = torch.full((1, self.window), self.tokenizer.mask_id, device=self.device)
+        time = torch.ones(1, device=self.device) if self.denoiser.time_conditioned else None
+        logits = self.denoiser.logits(self.denoiser.hidden(tokens, time=time)[0])
+        return clean_log_probs(logits, self.tokenizer.mask_id).exp().mean(0)
 
     def generate(self, prompts: str | Sequence[str] = "", **options: Any) -> Generation:
         """Continue each prompt; the options are those of `stream`."""
