@@ -161,7 +161,7 @@ def early_stop(inner: Twin, bars: tuple[float, float, float]) -> Twin:
 def slow(rule: Twin, row: list[int], block_size: int, seed: int) -> tuple[list[int], list[list[int]]]:
     """Decode one row greedily; the tokens, and the positions revealed at each pass."""
     tokens, order = list(row), []
-    for start in range(0, L, block_size):
+    for start in range(row.index(V), L, block_size):
         block = range(start, min(start + block_size, L))
         holes = [place for place in block if tokens[place] == V]
         memory: dict[str, Any] = {"total": len(holes), "start": min(holes, default=0)}
