@@ -16,6 +16,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "eval": ("evaluate", "CHECKPOINT", "how well a model knows a text: nats/token, perplexity, bits/byte"),
     "generate": ("generate", "[CHECKPOINT] [PROMPT]", "write text, watched live with --watch"),
     "fill": ("fill", "[CHECKPOINT] 'a text with [5] holes'", "fill holes anywhere in a text"),
+    "frontier": (
+        "frontier",
+        "CHECKPOINT --task TASK",
+        "every policy on a task: accuracy against passes, with a picture",
+    ),
     "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
     "list": ("list", "[KIND]", "models, policies, recipes, corpora, estimators, schedules"),
     "bench": ("bench", "train|decode", "measure speed and memory on this machine"),
