@@ -195,7 +195,6 @@ def _print(frontiers: "dict[str, Frontier]", folder: Path, written: list[str]) -
     print("\naccuracy [95 %]         passes  what none beats")
     for n in whole.best:
         low, high = whole.interval[n]
-        print(
-            f"  {whole.accuracy[n]:.3f} [{low:.3f}, {high:.3f}]  {whole.passes[n]:6.2f}  {whole.outcomes[n].setting.key}"
-        )
+        key = whole.outcomes[n].setting.key
+        print(f"  {whole.accuracy[n]:.3f} [{low:.3f}, {high:.3f}]  {whole.passes[n]:6.2f}  {key}")
     print(f"\nwritten to {folder}: {', '.join(written)}")
