@@ -8,8 +8,9 @@ A factor is never 0, which would make the values before it useless.
 
 __all__ = ["Arithmetic"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import add, mul, sub
 from random import Random
 
 from unmask.errors import RequestError
@@ -17,6 +18,7 @@ from unmask.noise import derive
 from unmask.tasks.base import TAIL, Example, Verdict, check_split
 
 _LARGEST, _LONGEST = 1000, 256
+_OPERATIONS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul}
 _STREAM = 0xA717
 
 
@@ -71,10 +73,9 @@ class Arithmetic:
         value = chance.randrange(self.modulus)
         chain, values = f"{value:0{width}}", ""
         for _ in range(steps):
-            sign = chance.choice("+-*")
+            sign = chance.choice(tuple(_OPERATIONS))
             operand = chance.randrange(1 if sign == "*" else 0, self.modulus)
-            value = value + operand if sign == "+" else value - operand if sign == "-" else value * operand
-            value %= self.modulus
+            value = _OPERATIONS[sign](value, operand) % self.modulus
             chain += f"{sign}{operand:0{width}}"
             values += f"{value:0{width}}"
         places = self.length * width

@@ -42,8 +42,8 @@ class Automaton:
             raise RequestError(f"traces is '{self.traces}'; {did_you_mean(self.traces, TRACES)}")
         if self.traces != "natural" and self.length < _LONG:
             raise RequestError(
-                f"length is {self.length}, but '{self.traces}' traces may be long, {_LONG} places or more; give a length "
-                f"of at least {_LONG}, or traces=natural."
+                f"length is {self.length}, but '{self.traces}' traces may have {_LONG} places or more; "
+                f"give a length of at least {_LONG}, or traces=natural."
             )
 
     @property

@@ -9,9 +9,10 @@ positive whole numbers, so each has a solution; an answer may go through fractio
 __all__ = ["Countdown", "evaluate"]
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import add, mul, sub, truediv
 from random import Random
 
 from unmask.errors import RequestError
@@ -20,6 +21,7 @@ from unmask.tasks.base import TAIL, Example, Verdict, check_split
 
 _STREAM = 0xC0DE
 _TRIES = 10_000
+_OPERATIONS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 _RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 _TOKEN = re.compile(r"\s*([0-9]{1,9}(?![0-9])|[-+*/()])")
 _Term = tuple[int, str, int]  # value, text, and the rank of its outermost operation: 3 for a number alone
@@ -113,9 +115,8 @@ def _joined(one: _Term, sign: str, two: _Term) -> _Term:
     rank = _RANK[sign]
     left = f"({one[1]})" if one[2] < rank else one[1]
     right = f"({two[1]})" if two[2] < rank or (two[2] == rank and sign in "-/") else two[1]
-    a, b = one[0], two[0]
-    value = a + b if sign == "+" else a - b if sign == "-" else a * b if sign == "*" else a // b
-    return value, f"{left}{sign}{right}", rank
+    a, b = Fraction(one[0]), Fraction(two[0])
+    return int(_OPERATIONS[sign](a, b)), f"{left}{sign}{right}", rank
 
 
 def evaluate(text: str) -> tuple[list[int], Fraction]:
@@ -168,12 +169,4 @@ def _reduce(values: list[Fraction], signs: list[str], rank: int) -> None:
         sign, right, left = signs.pop(), values.pop(), values.pop()
         if sign == "/" and right == 0:
             raise RequestError("the expression divides by zero")
-        values.append(
-            left + right
-            if sign == "+"
-            else left - right
-            if sign == "-"
-            else left * right
-            if sign == "*"
-            else left / right
-        )
+        values.append(_OPERATIONS[sign](left, right))

@@ -24,7 +24,7 @@ _STREAM = 0x65A8
 
 @dataclass(frozen=True, slots=True)
 class Gsm8k:
-    """Word problems from a GSM8K-format .jsonl file, or a folder with train.jsonl and test.jsonl: the last number counts.
+    """Word problems in GSM8K's format, from a .jsonl file or a folder with train.jsonl and test.jsonl.
 
     A file is dealt out by the hash of each question: eight in ten are for training, one each for validation and test.
     In a folder each split has its own file; without a valid.jsonl one row in ten of train.jsonl is for validation and
@@ -39,8 +39,8 @@ class Gsm8k:
             raise RequestError(f"length is {self.length}; the hole for an answer has at least 1 token.")
         if not self._files():
             raise RequestError(
-                f"There is no file or folder with problems at '{self.path}'; give a .jsonl file with question and answer "
-                "in each row, or a folder that holds train.jsonl or test.jsonl."
+                f"There is no file or folder with problems at '{self.path}'; give a .jsonl file with question and "
+                "answer in each row, or a folder that holds train.jsonl or test.jsonl."
             )
 
     @property

@@ -1,9 +1,10 @@
 """Tasks of the `reasoning-gym` package (an extra): its generators make the problems, its own scorers judge them.
 
-Its options are those of the data set: `gym:dataset=countdown,min_numbers=3,max_numbers=3`. Data sets without a reference
-answer (graph_color and rubiks_cube, for example) can be measured and learned from by reward, but not trained on as
-pairs. The scorers are as they are: some give a part of the score for an answer of the right form, and that of
-game_of_life_halting takes any text for a no (version 0.1.25).
+Its options are those of the data set: `gym:dataset=countdown,min_numbers=3,max_numbers=3`. Data sets without
+reference answers (boxnet, graph_color, propositional_logic, rubiks_cube, rush_hour) can be measured and learned from by
+reward, but not trained on as pairs. Scorers and generators are as they are. Some give a part of the score for an answer
+of the right form. Of the 105 of version 0.1.25 two break the contract of a task: game_of_life_halting takes any text
+for a no, and list_functions does not make the same problems twice.
 """
 
 __all__ = ["Gym"]

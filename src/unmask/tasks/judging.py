@@ -17,8 +17,8 @@ def judge(task: Task, example: Example, completion: str, seconds: float = _SECON
 
     A verifier that cannot read a completion has to say so with a score of 0: one that throws, hangs or answers with
     something else may be wrong on right answers too, and would falsify every figure. It runs in a thread of its own,
-    which cannot be ended from outside: after a PluginError about time it may go on in the background, and one that hangs
-    inside of a C function (9**9**9, say) holds up Python as a whole.
+    which cannot be ended from outside: after a PluginError about time it may go on in the background, and one that
+    hangs inside of a C function (9**9**9, say) holds up Python as a whole.
 
     Raises:
         PluginError: where the verifier throws, takes longer, or answers with no Verdict of a score in [0, 1].

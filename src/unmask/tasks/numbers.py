@@ -5,8 +5,8 @@ Where a text gives its answer, by rank: the last `\boxed{...}`; the last line `#
 a wrong answer, whatever numbers stand elsewhere. Values are `Fraction`s, so that 0.1 is 1/10 and 0.33 is not 1/3.
 
 What stands in such a place is read as a whole, as one number with what may stand around it: a label (`x =`, `Total:`),
-a sign, a currency, separators between groups of three digits, a percent sign or a unit behind. Units are dropped and not
-converted (20% is 20, 50 cents is 50), but for the words hundred to trillion, which multiply. What is more than one
+a sign, a currency, separators between groups of three digits, a percent sign or a unit behind. Units are dropped and
+not converted (20% is 20, 50 cents is 50), but for the words hundred to trillion, which multiply. What is more than one
 number (`3, 4`, `5:30`, `2\pi`, `10^3`, `2x`) is none.
 """
 
@@ -138,7 +138,7 @@ def _loose_numbers(text: str) -> list[Fraction]:
 
 
 def _cleaned(text: str) -> str:
-    """The text with LaTeX for numbers, signs and spaces in plain characters; what is left of LaTeX keeps its backslash."""
+    """The text with LaTeX for numbers, signs and spaces in plain characters; other LaTeX keeps its backslash."""
     for pattern, plain in _CLEANING:
         text = re.sub(pattern, plain, text)
     for _ in range(4):  # as deep as anybody nests them
