@@ -294,7 +294,10 @@ def _hang() -> Verdict:
 @pytest.mark.parametrize(
     "answer, sentence",
     [
-        (lambda: 1 / 0, "failed on the completion 'text': ZeroDivisionError: division by zero; give what it cannot read"),
+        (
+            lambda: 1 / 0,
+            "failed on the completion 'text': ZeroDivisionError: division by zero; give what it cannot read",
+        ),
         (lambda: sys.exit(3), "failed on the completion 'text': SystemExit: 3"),
         (lambda: Verdict(math.nan), "gave a score of nan on the completion 'text'; a score lies between 0 and 1."),
         (lambda: Verdict(1.5), "gave a score of 1.5 on the completion 'text'; a score lies between 0 and 1."),

@@ -32,7 +32,7 @@ class Arithmetic:
 
     modulus: int = 7
     length: int = 16
-    shortest: int = 4
+    shortest: int = 1
 
     def __post_init__(self) -> None:
         if not 2 <= self.modulus <= _LARGEST:
