@@ -27,13 +27,14 @@ class SumsConfig:
     """As the package's own configurations are."""
 
     largest: int = 50
-    signed: bool = False
+    negative: bool = False
     scale: float = 1.0
     seed: int | None = None
     size: int = 500
 
     def validate(self) -> None:
-        assert self.largest > 0, "largest must be positive"
+        if self.largest <= 0:
+            raise ValueError("largest must be positive")
 
 
 class Sums:
@@ -95,7 +96,7 @@ EXAMPLES = {
     "automaton": tuple(f"automaton:traces={traces}" for traces in ("natural", "long", "mixed", "short")),
     "countdown": ("countdown", "countdown:numbers=2,largest=9,low=1", "countdown:numbers=6,high=999"),
     "gsm8k": ("gsm8k:path={problems}",),
-    "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,signed=true,size=9"),
+    "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,negative=true,size=9"),
     "sudoku": ("sudoku", "sudoku:side=4", "sudoku:side=4,clues=15"),
 }
 
@@ -387,8 +388,8 @@ def test_a_task_of_another_package(tmp_path: Path, mine: Path, monkeypatch: pyte
 
 
 def test_the_adapter_hands_over_settings_and_scores(gym: None) -> None:
-    task: Any = make("gym:dataset=sums,largest=9,signed=true,scale=0.5,size=5,length=7")
-    assert task.settings == {"largest": 9, "signed": True, "scale": 0.5}
+    task: Any = make("gym:dataset=sums,largest=9,negative=true,scale=0.5,size=5,length=7")
+    assert task.settings == {"largest": 9, "negative": True, "scale": 0.5}
     assert make(task.name).name == task.name
     assert len(task.examples("test", 99)) == 5
     example = task.examples("test", 1)[0]
@@ -401,6 +402,30 @@ def test_the_adapter_hands_over_settings_and_scores(gym: None) -> None:
     assert task.verify(example, "many").score == 0.0  # the scorer throws
     seen = [{one.template for one in task.examples(split, 5, seed)} for split in SPLITS for seed in (0, 1)]
     assert sum(map(len, seen)) == len(set[str]().union(*seen))
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("gym", "The task 'gym' needs the option 'dataset'; write gym:dataset=..."),
+        ("gym:dataset=sum", "reasoning-gym has no data set 'sum'; did you mean 'sums'?"),
+        ("gym:dataset=sums,largst=1", "The data set 'sums' has no option 'largst'; did you mean 'largest'?"),
+        ("gym:dataset=sums,seed=1", "The data set 'sums' has no option 'seed'; known: largest, negative, scale."),
+        ("gym:dataset=sums,size=0", "size is 0 and length is 64; give at least 1 for each."),
+        (
+            "gym:dataset=sums,largest=-1",
+            "The data set 'sums' refuses {'largest': -1}: largest must be positive.",
+        ),
+        (
+            "gym:dataset=sums,largest=many",
+            "The data set 'sums' refuses {'largest': 'many'}: '>' not supported between instances of 'str' and 'int'.",
+        ),
+    ],
+)
+def test_what_the_adapter_refuses(gym: None, text: str, sentence: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        make(text)
+    assert str(caught.value) == sentence
 
 
 def test_a_data_set_without_answers_is_measured_but_not_trained_on(gym: None) -> None:
