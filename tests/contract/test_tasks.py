@@ -418,7 +418,7 @@ def test_the_adapter_hands_over_settings_and_scores(gym: None) -> None:
         ),
         (
             "gym:dataset=sums,largest=many",
-            "The data set 'sums' refuses {'largest': 'many'}: '>' not supported between instances of 'str' and 'int'.",
+            "The data set 'sums' refuses {'largest': 'many'}: '<=' not supported between instances of 'str' and 'int'.",
         ),
     ],
 )
