@@ -69,7 +69,7 @@ ARGUMENTS = [
     ("generate --count 0", "count is 0; give the number of texts for each prompt, at least 1."),
     (
         "list modles",
-        "KIND cannot be 'modles'; give one of models, policies, recipes, corpora, estimators, schedules, all.",
+        "KIND cannot be 'modles'; give one of models, policies, tasks, recipes, corpora, estimators, schedules, all.",
     ),
 ]
 
