@@ -89,7 +89,8 @@ def whole_nats(
     spread evenly over the draws. tokens (B, L) int64 without MASK, valid (B, L) bool. keys (B, L) int64, at least 0 and
     below 2**32, name the tokens: those of equal key are ordered by the same random number in all rows, so that
     candidates which share most of their text hide the same of it, and the differences between rows, draw by draw, have
-    less spread than the bounds.
+    less spread than the bounds. Errors told from the spread of the draws are on the safe side: even shares only lessen
+    the error of the mean.
     Raises RequestError for fewer than 2 draws, of which no error could be told.
     """
     if draws < 2:
