@@ -1,12 +1,12 @@
 """What a person imports: a model that generates, fills holes, and says how well it knows a text."""
 
-__all__ = ["Generation", "Model", "bundled", "load", "unigram_entropy"]
+__all__ = ["Filling", "Generation", "Model", "bundled", "load", "unigram_entropy"]
 
 import math
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,19 @@ from unmask.data.packed import Packed
 from unmask.decode import Decoder
 from unmask.denoiser import Denoiser, LowPrecision, clean_log_probs
 from unmask.errors import RequestError
+from unmask.filling import Attempt, Choice, Fill, Filler
 from unmask.model.dit import DiT
 from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.registry import Context, make
 from unmask.process import MaskedDiffusion
+from unmask.propose import Constraint
 from unmask.run.checkpoint import Checkpoint
 from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
-from unmask.text.template import Hole, parse_template
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.folder import load_denoiser
 from unmask.train.validate import validate
-from unmask.windows import Snapshot, Written, decode_rows, slide
+from unmask.windows import Snapshot, Written, slide
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,16 @@ class Generation:
     seconds: float
     entropy: float
     """Unigram entropy of the written tokens in nats, over all samples: a low one unmasks repetition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filling(Generation):
+    """Texts whose holes were filled; log-probabilities of given tokens are 0."""
+
+    holes: list[list[str]]
+    """What was written, hole by hole."""
+    attempts: list[list[Attempt]]
+    """The lengths that were tried, the best first, which is the sample; empty where none was free."""
 
 
 def load(
@@ -179,7 +190,7 @@ class Model:
 
     # ---- filling --------------------------------------------------------------------------------------------------
 
-    def fill(self, template: str, **options: Any) -> Generation:
+    def fill(self, template: str, **options: Any) -> "Filling":
         """Fill the holes of a text such as "To be or [5] to be" (five tokens); options as for `stream_fill`."""
         began = time.perf_counter()
         stream = self.stream_fill(template, **options)
@@ -187,7 +198,7 @@ class Model:
             try:
                 next(stream)
             except StopIteration as end:
-                return self._collect(end.value, time.perf_counter() - began)
+                return self._filling(end.value, time.perf_counter() - began)
 
     def stream_fill(
         self,
@@ -196,39 +207,65 @@ class Model:
         policy: str | UnmaskingPolicy = "random",
         temperature: float = 1.0,
         top_p: float = 1.0,
+        block_size: int | None = None,
         count: int = 1,
         seed: int | Sequence[int] = 0,
+        draws: int = 32,
+        constraint: Constraint | None = None,
         batch: int = 32,
-    ) -> Generator[Snapshot, None, list[Written]]:
-        """Fill the holes of `template` `count` times, yielding the canvas after each pass; EOS is never written.
+    ) -> Generator[Snapshot, None, list[Fill]]:
+        """Fill the holes of `template` (see text.template) `count` times, yielding the canvas after each pass.
 
-        Raises RequestError for a template without holes, or one longer than the model's window.
+        Where a length is free every combination of lengths is decoded, and the one whose whole text has the least bound
+        on -log p, measured by `draws` random maskings, is returned; Fill.attempts has them all. A `constraint` says
+        which tokens may be written where; special tokens, EOS among them, never are.
+        Raises RequestError for a template without holes, one longer than the model's window, or one with too many
+        combinations of lengths.
         """
         if count < 1:
             raise RequestError(f"count is {count}; give at least 1.")
-        row = self.canvas_of(template)
-        decoder = self.decoder(policy, temperature=temperature, top_p=top_p)
-        rows = yield from decode_rows(
-            decoder,
-            [row] * count,
-            [derive(s, 0) for s in _row_seeds(seed, count)],
-            pad_id=self.tokenizer.pad_id,
-            batch=batch,
-            device=self.device,
-        )
-        return [Written(r.tokens, 0, [0.0 if math.isnan(p) else p for p in r.log_probs], r.passes) for r in rows]
+        sketch = self.filler.sketch(template)
+        decoder = self.decoder(policy, temperature=temperature, top_p=top_p, block_size=block_size)
+        decoder = replace(decoder, constraint=self.filler.writable(constraint))
+        return self.filler.stream(sketch, decoder, _row_seeds(seed, count), draws=draws, batch=batch)
 
     def canvas_of(self, template: str) -> list[int]:
-        """The token ids of a template, MASK in its holes."""
-        row: list[int] = []
-        for part in parse_template(template):
-            row += [self.tokenizer.mask_id] * part.length if isinstance(part, Hole) else self.tokenizer.encode(part)
-        if len(row) > self.window:
-            raise RequestError(
-                f"The template is {len(row)} tokens long and the model's window is {self.window}; "
-                "shorten it or its holes."
-            )
-        return row
+        """The token ids of a template, MASK in its holes; a hole of free length has its least."""
+        sketch = self.filler.sketch(template)
+        return sketch.row([lengths[0] for lengths in sketch.holes], self.tokenizer.mask_id)
+
+    def only(self, characters: str) -> Constraint:
+        """A constraint for `fill`: tokens that these characters alone make up, such as "0123456789"."""
+        return self.filler.only(characters)
+
+    def score(
+        self, template: str, choices: Sequence[str], *, orders: int = 32, seed: int = 0, batch: int = 32
+    ) -> list[Choice]:
+        """How probable each choice is where the template has a [?]: score("The king is [?]", ["dead", "here"]).
+
+        A choice's nats are the bound on -log p of its tokens given the rest of the text, the mean over the orders in
+        which they can be revealed: over all of them where the tokens are few, else over `orders` random ones. The
+        probabilities are shares of exp(-nats); choices may have different lengths, and a longer one has more to pay
+        for. Other holes stay hidden. Raises RequestError for what cannot be compared.
+        """
+        return self.filler.score(template, choices, orders=orders, seed=seed, batch=batch)
+
+    @property
+    def filler(self) -> Filler:
+        """What fills and compares."""
+        return Filler(self.denoiser, self.tokenizer, self.window, self.device)
+
+    def _filling(self, rows: Sequence[Fill], seconds: float) -> "Filling":
+        return Filling(
+            [self.tokenizer.decode(row.tokens) for row in rows],
+            [row.tokens for row in rows],
+            [row.log_probs for row in rows],
+            [row.passes for row in rows],
+            seconds,
+            unigram_entropy([one for hole in row.holes for one in hole] for row in rows),
+            [[self.tokenizer.decode(hole) for hole in row.holes] for row in rows],
+            [row.attempts for row in rows],
+        )
 
     # ---- measuring ------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from unmask.denoiser import Caching, Denoiser, Place
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, take_best
-from unmask.propose import Proposal, propose
+from unmask.propose import Constraint, Proposal, propose
 
 _HEAD_ROWS = (
     16  # a matrix product gives a row the same bits only if the number of rows keeps its remainder (DESIGN 4.5)
@@ -97,7 +97,8 @@ class Decoder:
     """A denoiser, a policy, and how tokens are drawn. `block_size` positions are filled before the next begin; the
     first block begins at the first position to fill.
 
-    With `alternatives` = k each Step tells the k most probable tokens of what was looked at, for traces.
+    With `alternatives` = k each Step tells the k most probable tokens of what was looked at, for traces. A `constraint`
+    says which tokens may be written where.
     """
 
     denoiser: Denoiser
@@ -106,6 +107,7 @@ class Decoder:
     top_p: float = 1.0
     block_size: int | None = None
     alternatives: int = 0
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -255,7 +257,8 @@ class Decoder:
         padded = torch.nn.functional.pad(picked, (0, 0, 0, -len(picked) % _HEAD_ROWS))
         logits = self.denoiser.logits(padded)[: len(picked)]
         noise = self._noise(canvas, TOKENS)[where]
-        return propose(logits, self.denoiser.mask_id, noise, self.temperature, self.top_p)
+        allowed = None if self.constraint is None else self.constraint(canvas.tokens, where)
+        return propose(logits, self.denoiser.mask_id, noise, self.temperature, self.top_p, allowed)
 
     def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> "_Seen":
         if not self.alternatives or best is None:
