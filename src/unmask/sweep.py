@@ -24,6 +24,7 @@ from unmask.errors import RequestError
 from unmask.noise import derive
 from unmask.policies.registry import ENTRIES, Context, Entry, make
 from unmask.run.files import explained
+from unmask.tasks import judge
 from unmask.tasks.base import Example, Task
 from unmask.text.template import Hole, parse_template
 from unmask.text.tokenizer import Tokenizer
@@ -81,7 +82,14 @@ def problems(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Problem]
 def _problem(example: Example, tokenizer: Tokenizer) -> Problem:
     row: list[int] = []
     for part in parse_template(example.template):
-        row += [tokenizer.mask_id] * part.length if isinstance(part, Hole) else tokenizer.encode(part)
+        if isinstance(part, str):
+            row += tokenizer.encode(part)
+        elif isinstance(part, Hole) and part.longest is None:
+            row += [tokenizer.mask_id] * part.length
+        else:
+            raise RequestError(
+                f"The problem '{example.template}' has a hole of no fixed length; write [5] for 5 tokens."
+            )
     return Problem(example, row, [at for at, token in enumerate(row) if token == tokenizer.mask_id])
 
 
@@ -108,7 +116,7 @@ def solve(
         written = [row.tokens[at] for at in problem.holes]
         if tokenizer.eos_id in written:
             written = written[: written.index(tokenizer.eos_id)]
-        scores.append(task.verify(problem.example, tokenizer.decode(written)).score)
+        scores.append(judge(task, problem.example, tokenizer.decode(written)).score)
     return scores, [row.passes for row in filled]
 
 

@@ -22,8 +22,8 @@ _ESCAPE = re.compile(r"\\([\[\]\\])")
 _PART = re.compile(r"((?:\\[\[\]\\]|[^\[])+)|\[((?:\\[\[\]\\]|[^\]])*)(\])?", re.DOTALL)
 _LENGTH = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _HELP = (
-    "write [5] for a hole of 5 tokens, [1-8] for 1 to 8, [=old words] to write words anew, and \\[ for a bracket that is "
-    "text"
+    "write [5] for a hole of 5 tokens, [1-8] for 1 to 8, [=old words] to write words anew, and \\[ for a bracket "
+    "that is text"
 )
 
 
