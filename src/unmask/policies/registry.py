@@ -8,6 +8,8 @@ from functools import partial
 from unmask.errors import RequestError, UnmaskError, did_you_mean
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.pace import PACES, Pace, Power
+from unmask.policies.saved import read_schedule
 from unmask.policies.scores import SCORES
 from unmask.policies.top_k import TopK
 from unmask.process import Schedule, make_schedule
@@ -30,7 +32,35 @@ def _steps(options: Options) -> int | None:
 
 
 def _top_k(name: str, options: Options, schedule: Schedule | None) -> UnmaskingPolicy:
-    return TopK(SCORES[name], _steps(options))
+    named, power = options.pop("pace", None), options.pop("power", None)
+    if power is not None and named != "power":
+        raise RequestError("The option power goes with pace=power only; add that, or leave power out.")
+    asked, steps = "steps" in options, _steps(options)
+    if named is not None and named.endswith(".json"):
+        if asked and steps is None:
+            raise RequestError(
+                f"A schedule has its own passes; give their number as steps, or leave it out with {named}."
+            )
+        saved = read_schedule(named, steps)
+        return TopK(SCORES[name], len(saved.sizes), saved)
+    pace = _pace(named or "linear", power)
+    if named is not None and steps is None:
+        raise RequestError(f"pace={named} needs steps; give for example {name}:steps=16,pace={named}.")
+    return TopK(SCORES[name], steps, pace)
+
+
+def _pace(name: str, power: str | None) -> Pace:
+    """The pace of that name, and for pace=power its number."""
+    if name == "power":
+        try:
+            return Power(2.0 if power is None else float(power))
+        except ValueError:
+            raise RequestError(f"power is '{power}'; give a number above 0, for example 2.") from None
+    if name not in PACES:
+        hint = did_you_mean(name, [*PACES, "power"]).removesuffix(".")
+        end = "" if hint.startswith("did") else ", or a file that ends in .json."
+        raise RequestError(f"There is no pace named '{name}'; {hint}{end}")
+    return PACES[name]
 
 
 def _ancestral(options: Options, schedule: Schedule | None) -> UnmaskingPolicy:
@@ -41,7 +71,7 @@ def _ancestral(options: Options, schedule: Schedule | None) -> UnmaskingPolicy:
 
 _MAKERS: dict[str, tuple[Callable[[Options, Schedule | None], UnmaskingPolicy], frozenset[str], str]] = {
     **{
-        name: (partial(_top_k, name), frozenset({"steps"}), (score.__doc__ or "").splitlines()[0])
+        name: (partial(_top_k, name), frozenset({"steps", "pace", "power"}), (score.__doc__ or "").splitlines()[0])
         for name, score in SCORES.items()
     },
     "ancestral": (
