@@ -25,11 +25,11 @@ Tell = Callable[[int], None]
 
 
 class Revealed(NamedTuple):
-    """What a model says of what is hidden where `count` positions are revealed, in the order they would come."""
+    """What a model says of what is hidden where `start` positions are revealed, in the order they would come."""
 
-    count: int
-    cross_entropy: Tensor  # (B, n - count) nats, of the positions of rank count, count + 1, ..
-    entropy: Tensor  # (B, n - count) nats, of the predictive distribution
+    start: int
+    cross_entropy: Tensor  # (B, n - start) nats, of the positions of rank start, start + 1, ..
+    entropy: Tensor  # (B, n - start) nats, of the predictive distribution
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,8 +102,8 @@ def measure_costs(
         order = orders(rows.maskable, chance)
         costs = torch.zeros(len(order), len(schedules), dtype=torch.float64)
         for seen in reveal(denoiser, rows, order, sorted(steps)):
-            for line, end in steps[seen.count]:
-                costs[:, line] += seen.cross_entropy[:, : end - seen.count].sum(-1)
+            for line, end in steps[seen.start]:
+                costs[:, line] += seen.cross_entropy[:, : end - seen.start].sum(-1)
         found.append(costs)
         tell(len(order))
     return torch.cat(found)

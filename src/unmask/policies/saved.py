@@ -16,7 +16,7 @@ from unmask.policies.pace import round_up
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """The sizes of a schedule: exact for as many positions and passes as it has, for others its shares, interpolated."""
+    """The sizes of a schedule: exact for as many positions and passes as it has, for others in proportion."""
 
     sizes: tuple[int, ...]
 

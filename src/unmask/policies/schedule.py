@@ -29,12 +29,12 @@ def cost(curve: Tensor, sizes: Sizes) -> float:
 def optimal(curve: Tensor, steps: int) -> Sizes:
     """The sizes of least cost in exactly min(steps, n) passes: D_i(b) = min over a < b of D_{i-1}(a) + (b - a) f(a)."""
     n = len(curve)
-    a, b = torch.arange(n)[:, None], torch.arange(n + 1)
-    price = torch.where(b > a, (b - a) * curve.double()[:, None], torch.inf)  # (n, n + 1) of a step from a to b
+    a, b = torch.arange(n), torch.arange(n + 1)[:, None]
+    price = torch.where(b > a, (b - a) * curve.double(), torch.inf)  # (n + 1, n) of a step from a to b
     best, came = torch.full((n + 1,), torch.inf, dtype=torch.float64), list[Tensor]()
     best[0] = 0
     for _ in range(min(steps, n)):
-        best, where = (best[:n, None] + price).min(0)
+        best, where = (best[:n] + price).min(-1)
         came.append(where)
     cuts = [n]
     for where in reversed(came):
