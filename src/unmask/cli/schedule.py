@@ -39,7 +39,7 @@ class ScheduleArguments:
     """Numbers of passes to make schedules for."""
     prompt: float = 0.0
     """The share of each sequence, from its start, that is given."""
-    sequences: int = 16
+    sequences: int = 10
     """Sequences for the curve, and as many others for the check."""
     out: str | None = None
     """Write curve, table and optimal schedules to this file, for --policy random:pace=FILE.json,steps=K."""
@@ -171,11 +171,12 @@ def _hand_over(arguments: ScheduleArguments, found: "Comparison", report: dict[s
         print_json(report)
         return
     print("\n".join(_table(found)))
-    n = found.curve.total
+    n, gap = found.curve.total, (found.curve.cross_entropy - found.curve.entropy).mean(0).tolist()
     print(
         f"nats per token; one token a pass: {report['one_a_pass'] / n:.4f} predicted. "
-        f"TC {report['total_correlation']:.1f}, DTC {report['dual_total_correlation']:.1f} nats a sequence; "
-        f"measured in {duration(report['seconds'])}."
+        f"TC {report['total_correlation']:.1f}, DTC {report['dual_total_correlation']:.1f} nats a sequence. "
+        f"Cross-entropy over predictive entropy: {gap[0]:+.3f} with nothing revealed, {gap[-1]:+.3f} with all but one "
+        f"(0 is calibrated). Measured in {duration(report['seconds'])}."
     )
     if arguments.out is not None:
         steps = f",steps={found.entries[-1].steps}" if len(report["schedules"]) > 1 else ""

@@ -10,6 +10,7 @@ __all__ = ["Curve", "Revealed", "grid", "isotonic", "measure_curve", "orders", "
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ class Revealed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The curve as measured: a mean over hidden positions for each sequence and count."""
+    """The curve as measured: for each sequence and count an unbiased estimate of the mean over hidden positions."""
 
     total: int
     """n, the maskable tokens of a sequence."""
@@ -134,10 +135,20 @@ def measure_curve(
         total = order.shape[1]
         counts = grid(total)
         found = list(reveal(denoiser, rows, order, counts))
-        cross.append(torch.stack([one.cross_entropy.mean(-1) for one in found], -1))
-        entropy.append(torch.stack([one.entropy.mean(-1) for one in found], -1))
+        cross.append(_paired([one.cross_entropy for one in found]))
+        entropy.append(_paired([one.entropy for one in found]))
         tell(len(rows.ids))
     return Curve(total, counts, torch.cat(cross), torch.cat(entropy))
+
+
+def _paired(values: Sequence[Tensor]) -> Tensor:
+    """(B, hidden) values at rising counts of revealed tokens -> (B, G): the first mean plus the mean changes since.
+
+    A change is that of the tokens which stay hidden: a random hidden token, so the mean is the same as that of all that
+    are hidden, without the noise of which tokens these are; where few are left it would drown the shape of the curve.
+    """
+    changes = [(now - before[:, -now.shape[1] :]).mean(-1) for before, now in pairwise(values)]
+    return torch.stack([values[0].mean(-1), *changes], -1).cumsum(-1)
 
 
 def _entropies(denoiser: Denoiser, states: Tensor, targets: Tensor) -> Tensor:
