@@ -64,6 +64,9 @@ def _draw_costs(axes: Any, found: Comparison) -> None:
         errors = [entry.measured_stderr / n for entry in mine]
         axes.errorbar(beside, [entry.measured / n for entry in mine], errors, fmt=".", color=color)
     axes.axhline(float(found.curve.fitted().sum()) / n, color="0.5", linestyle="--", label="one a pass")
+    passes = sorted({entry.steps for entry in found.entries})
     axes.set(xscale="log", xlabel="passes", ylabel="nats per token", title="bound: predicted (lines) and measured")
+    axes.set_xticks(passes, [str(k) for k in passes])
+    axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     axes.legend()
