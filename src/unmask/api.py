@@ -22,7 +22,8 @@ from unmask.filling import Attempt, Choice, Fill, Filler
 from unmask.model.dit import DiT
 from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
-from unmask.policies.registry import Context, make
+from unmask.policies.options import Context
+from unmask.policies.registry import make
 from unmask.process import MaskedDiffusion
 from unmask.propose import Constraint
 from unmask.run.checkpoint import Checkpoint

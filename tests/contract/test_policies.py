@@ -10,7 +10,8 @@ import torch
 
 from unmask.errors import ConfigError, PluginError, RequestError
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
-from unmask.policies.registry import ENTRIES, Context, make, names
+from unmask.policies.options import Context
+from unmask.policies.registry import ENTRIES, make, names
 from unmask.policies.scores import SCORES
 from unmask.policies.top_k import TopK
 from unmask.testing import TableDenoiser, check_policy, random_language

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 
 from unmask.decode import Canvas, Decoder
-from unmask.policies.registry import ENTRIES, Context, make
+from unmask.policies.options import Context
+from unmask.policies.registry import ENTRIES, make
 from unmask.testing import TableDenoiser
 
 LENGTH, VOCABULARY = 6, 3

@@ -14,7 +14,8 @@ import torch
 
 from unmask.decode import Canvas, Decoder
 from unmask.noise import POLICY, uniform
-from unmask.policies.registry import Context, make
+from unmask.policies.options import Context
+from unmask.policies.registry import make
 from unmask.testing import TableDenoiser, random_language
 
 L, V, ROWS = 6, 3, 12

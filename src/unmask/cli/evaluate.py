@@ -1,12 +1,12 @@
 """`unmask eval`: how well a model knows a text."""
 
-__all__ = ["EvalArguments", "combined", "run"]
+__all__ = ["EvalArguments", "combined", "over_training", "run"]
 
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from unmask.bound import Bound
 
 _FIXED = ("data.tokenizer", "data.vocab_size", "data.mask_token")
+
+Arguments = TypeVar("Arguments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class EvalArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Measure and print."""
-    arguments = _arguments(argv)
+    arguments = over_training(EvalArguments, argv, "eval")
     for name in ("draws", "limit", "batch"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -103,13 +105,15 @@ def combined(parts: "Sequence[Bound]") -> "Bound":
     return Bound(nats / tokens, error, tokens, sum(part.sequences for part in parts), parts[0].draws, bits)
 
 
-def _arguments(argv: Sequence[str]) -> EvalArguments:
-    """Read the words over the data settings that the checkpoint was trained with."""
-    first = parse(EvalArguments, argv, "eval")
-    given = given_options(EvalArguments, argv, "eval")
+def over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Arguments:
+    """Read the words of a verb over the data settings that its `checkpoint` was trained with; they are its `data`."""
+    first: Any = parse(cls, argv, verb)
+    given = given_options(cls, argv, verb)
     for name in _FIXED:
         if name in given:
-            raise RequestError(f"--{name.replace('_', '-')} does not go with eval: the tokenizer is the checkpoint's.")
+            raise RequestError(
+                f"--{name.replace('_', '-')} does not go with {verb}: the tokenizer is the checkpoint's."
+            )
 
     from unmask.assets.models import locate
     from unmask.config import from_dict
@@ -125,7 +129,7 @@ def _arguments(argv: Sequence[str]) -> EvalArguments:
         raise RequestError(f"{checkpoint.folder} does not say what it was trained on; give a text with --data.source.")
     if "data.source" in given and "data.valid" not in given:
         base = replace(base, valid=None)
-    return parse(EvalArguments, argv, "eval", replace(first, data=base))
+    return parse(cls, argv, verb, replace(first, data=base))
 
 
 def _print(model: "Model", arguments: EvalArguments, found: "Bound", seconds: float) -> None:

@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "CHECKPOINT --task TASK",
         "every policy on a task: accuracy against passes, with a picture",
     ),
+    "schedule": ("schedule", "CHECKPOINT", "the information curve of a model and the best schedule for so many passes"),
     "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
     "list": ("list", "[KIND]", "models, policies, recipes, corpora, estimators, schedules"),
     "bench": ("bench", "train|decode", "measure speed and memory on this machine"),

@@ -4,18 +4,13 @@ Two policies in a row are written `klass or confidence:steps=32`, a wrapped one 
 adds its own through the entry-point group `unmask.policies`: a callable that takes its options as keywords (texts).
 """
 
-__all__ = ["ENTRIES", "Context", "Entry", "Knob", "entry_of", "make", "names"]
+__all__ = ["ENTRIES", "Entry", "Knob", "make", "names"]
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, Literal, get_args
-
-import torch
-from torch import Tensor
 
 from unmask.errors import ConfigError, PluginError, RequestError, UnmaskError, did_you_mean
 from unmask.policies.ancestral import Ancestral
@@ -24,14 +19,16 @@ from unmask.policies.early_stop import EarlyStop
 from unmask.policies.entropy_bound import EntropyBound
 from unmask.policies.factor import Factor
 from unmask.policies.klass import Klass
+from unmask.policies.options import Context, Options
 from unmask.policies.or_else import OrElse
+from unmask.policies.pace import PACES, Pace, Power
 from unmask.policies.pc import PositionCalibrated
 from unmask.policies.prefix import Prefix
 from unmask.policies.remdm import ReMDM
-from unmask.policies.scores import SCORES
+from unmask.policies.saved import read_schedule
+from unmask.policies.scores import SCORES, Score
 from unmask.policies.threshold import Threshold
 from unmask.policies.top_k import TopK
-from unmask.process import Schedule, make_schedule
 
 Joint = Literal["yes", "one a pass", "limit", "no"]
 """Whether samples at temperature 1 have the model's joint law: always; with one reveal a pass; as steps grow; never."""
@@ -51,18 +48,10 @@ class Knob:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What a model adds to a name: its schedule, and how often its tokens occur."""
-
-    schedule: Schedule | None = None
-    unigram: Callable[[], Tensor] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
     """A policy by name."""
 
-    build: Callable[["_Options"], UnmaskingPolicy]
+    build: Callable[[Options], UnmaskingPolicy]
     options: frozenset[str]
     line: str
     """What it does and where it comes from."""
@@ -70,105 +59,78 @@ class Entry:
     knob: Knob | None = None
     nested: bool = True
     """Whether a stricter knob reveals a subset on one View."""
-    fixed: Mapping[str, str] = field(default_factory=dict[str, str])
-    """_Options that a sweep has to give beside the knob."""
 
 
-class _Options:
-    """The options of a name as typed, taken one by one; what each may be is said in the sentence that refuses it."""
-
-    def __init__(self, given: dict[str, str], context: Context) -> None:
-        self.given, self.context = given, context
-
-    def number(self, name: str, default: float) -> float:
-        """A number. Raises RequestError for what is none."""
-        text = self.given.get(name)
-        try:
-            return default if text is None else float(text)
-        except ValueError:
-            raise RequestError(f"{name} is '{text}'; give a number, for example {default:g}.") from None
-
-    def count(self, name: str, default: int) -> int:
-        """A whole number of at least 1. Raises RequestError for what is none."""
-        text = self.given.get(name, str(default))
-        if not text.isdecimal() or int(text) < 1:
-            raise RequestError(f"{name} is '{text}'; give a whole number of at least 1.")
-        return int(text)
-
-    def steps(self) -> int | None:
-        """The option `steps`: a whole number, or inf (also by leaving it out) for a pass for every position."""
-        text = self.given.get("steps", "inf")
-        if text in ("inf", "none"):
-            return None
-        if not text.isdecimal() or int(text) < 1:
-            raise RequestError(f"steps is '{text}'; give a whole number of at least 1, or inf.")
-        return int(text)
-
-    def choice(self, name: str, default: str, known: tuple[str, ...]) -> Any:
-        """One of some words. Raises RequestError for another."""
-        text = self.given.get(name, default)
-        if text not in known:
-            raise RequestError(f"{name} is '{text}'; {did_you_mean(text, known)}")
-        return text
-
-    def schedule(self, default: Schedule | None) -> Schedule | None:
-        """The option `schedule`, or the model's."""
-        named = self.given.get("schedule")
-        return make_schedule(named) if named else self.context.schedule or default
-
-    def unigram(self) -> Tensor:
-        """Frequencies of the tokens: from the file `unigram` (a JSON list, one number a token id), or the model's."""
-        path = self.given.get("unigram")
-        if path is None:
-            if self.context.unigram is None:
-                raise RequestError("pc needs the frequencies of the tokens; give unigram=FILE, a JSON list of numbers.")
-            return self.context.unigram()
-        try:
-            table = torch.tensor(json.loads(Path(path).read_text(encoding="utf-8")), dtype=torch.float64)
-        except (OSError, ValueError, TypeError):
-            raise RequestError(f"unigram is '{path}'; give a JSON file with a list of one number a token id.") from None
-        return table / table.sum()
+def _top_k(name: str, options: Options) -> UnmaskingPolicy:
+    return _paced(SCORES[name], name, options)
 
 
-def _top_k(name: str, options: _Options) -> UnmaskingPolicy:
-    return TopK(SCORES[name], options.steps())
-
-
-def _pc(options: _Options) -> UnmaskingPolicy:
+def _pc(options: Options) -> UnmaskingPolicy:
     score = PositionCalibrated(options.unigram(), options.number("decay", 0.25), options.number("cap", 10.0))
-    return TopK(score, options.steps())
+    return _paced(score, "pc", options)
 
 
-def _ancestral(options: _Options) -> UnmaskingPolicy:
+def _paced(score: Score, name: str, options: Options) -> UnmaskingPolicy:
+    """A TopK at the pace of the options `pace`, `power` and `steps`."""
+    named, steps = options.given.get("pace"), options.steps()
+    if "power" in options.given and named != "power":
+        raise RequestError("The option power goes with pace=power only; add that, or leave power out.")
+    if named is not None and named.endswith(".json"):
+        if steps is None and "steps" in options.given:
+            raise RequestError(
+                f"A schedule has its own passes; give their number as steps, or leave it out with {named}."
+            )
+        saved = read_schedule(named, steps)
+        return TopK(score, len(saved.sizes), saved)
+    if named is not None and steps is None:
+        raise RequestError(f"pace={named} needs steps; give for example {name}:steps=16,pace={named}.")
+    return TopK(score, steps, _pace(named or "linear", options))
+
+
+def _pace(name: str, options: Options) -> Pace:
+    """The pace of that name, and for pace=power its number."""
+    if name == "power":
+        return Power(options.number("power", 2.0))
+    if name not in PACES:
+        hint = did_you_mean(name, [*PACES, "power"]).removesuffix(".")
+        end = "" if hint.startswith("did") else ", or a file that ends in .json."
+        raise RequestError(f"There is no pace named '{name}'; {hint}{end}")
+    return PACES[name]
+
+
+def _ancestral(options: Options) -> UnmaskingPolicy:
     chosen = options.schedule(None)
     return Ancestral(options.steps()) if chosen is None else Ancestral(options.steps(), chosen)
 
 
-def _threshold(feature: Any, default: float, options: _Options) -> UnmaskingPolicy:
+def _threshold(feature: Any, default: float, options: Options) -> UnmaskingPolicy:
     return Threshold(options.number("threshold", default), feature)
 
 
-def _entropy_bound(options: _Options) -> UnmaskingPolicy:
+def _entropy_bound(options: Options) -> UnmaskingPolicy:
     return EntropyBound(
         options.number("gamma", 0.1), options.choice("order", "entropy", ("entropy", "confidence", "margin"))
     )
 
 
-def _klass(options: _Options) -> UnmaskingPolicy:
+def _klass(options: Options) -> UnmaskingPolicy:
     return Klass(options.number("kl", 0.01), options.number("threshold", 0.9), options.count("history", 2))
 
 
-def _remdm(options: _Options) -> UnmaskingPolicy:
+def _remdm(options: Options) -> UnmaskingPolicy:
     kind = options.choice("kind", "cap", get_args(ReMDM.__annotations__["kind"]))
     rule = ReMDM(options.count("steps", 128), kind, options.number("eta", 0.02))
     schedule = options.schedule(None)
     return rule if schedule is None else ReMDM(rule.steps, rule.kind, rule.eta, schedule)
 
 
+_PACED = frozenset({"steps", "pace", "power"})
+
+
 def _top_k_entry(name: str) -> Entry:
     line = (SCORES[name].__doc__ or "").splitlines()[0]
     joint: Joint = "no" if name == "confidence" else "one a pass"
-    return Entry(partial(_top_k, name), frozenset({"steps"}), line, joint, Knob("steps"))
+    return Entry(partial(_top_k, name), _PACED, line, joint, Knob("steps"))
 
 
 _SURE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.998, 0.999, 0.9995)
@@ -220,7 +182,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "pc": Entry(
         _pc,
-        frozenset({"steps", "decay", "cap", "unigram"}),
+        _PACED | {"decay", "cap", "unigram"},
         "Early positions first, and what is sure beyond its frequency in text (PC-Sampler, arXiv:2508.13021).",
         "no",
         Knob("steps"),
@@ -248,6 +210,7 @@ ENTRIES: dict[str, Entry] = {
         Knob("threshold", _SURE),
     ),
 }
+_PLAIN = Context()
 _EARLY_STOP = "early-stop"
 _WRAPPERS = {
     _EARLY_STOP: "`early-stop over POLICY`: write the rest once its logit gaps are wide (Prophet, arXiv:2508.19982).",
@@ -268,14 +231,7 @@ def names() -> dict[str, str]:
     return dict(sorted((ours | theirs).items()))
 
 
-def entry_of(name: str) -> Entry:
-    """The entry of a policy of ours. Raises RequestError for a name that is none."""
-    if name not in ENTRIES:
-        raise RequestError(f"There is no policy named '{name}'; {did_you_mean(name, ENTRIES)}")
-    return ENTRIES[name]
-
-
-def make(text: str, context: Context = Context()) -> UnmaskingPolicy:
+def make(text: str, context: Context = _PLAIN) -> UnmaskingPolicy:
     """The policy that `text` names, for example "random:steps=32"; `context` is what the model adds.
 
     Raises RequestError for an unknown name or option, or a value that cannot be.
@@ -301,7 +257,7 @@ def make(text: str, context: Context = Context()) -> UnmaskingPolicy:
         raise RequestError(f"There is no policy named '{name}'; {did_you_mean(name, [*ENTRIES, *_plugins()])}")
     _check(name, options, ENTRIES[name].options)
     try:
-        return ENTRIES[name].build(_Options(options, context))
+        return ENTRIES[name].build(Options(options, context))
     except UnmaskError as error:
         raise RequestError(str(error)) from None
 
@@ -329,7 +285,7 @@ def _early_stop(text: str, given: dict[str, str], inner: UnmaskingPolicy) -> Unm
     _check(_EARLY_STOP, given, frozenset(bars))
     if isinstance(inner, ReMDM):
         raise RequestError(f"'{text}' would stop a policy that hides tokens again; remdm stands alone.")
-    options = _Options(given, Context())
+    options = Options(given, _PLAIN)
     try:
         return EarlyStop(inner, *(options.number(bar, usual) for bar, usual in zip(bars, (7.5, 5, 2.5), strict=True)))
     except ConfigError as error:

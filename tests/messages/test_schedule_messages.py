@@ -1,0 +1,163 @@
+"""The sentences of paces and of `unmask schedule`, word for word."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from unmask.cli.main import main
+from unmask.data.packed import Packed
+from unmask.errors import ConfigError, DataError, RequestError
+from unmask.eval.rows import two_sets
+from unmask.policies.pace import Power
+from unmask.policies.registry import make
+from unmask.policies.saved import Saved
+
+WROTE = "give a file that unmask schedule --out wrote."
+NAMES = [
+    ("random:steps=4,pace=cosin", "There is no pace named 'cosin'; did you mean 'cosine'?"),
+    (
+        "random:pace=xyzzy,steps=4",
+        "There is no pace named 'xyzzy'; known: cosine, linear, power, or a file that ends in .json.",
+    ),
+    ("margin:pace=cosine", "pace=cosine needs steps; give for example margin:steps=16,pace=cosine."),
+    (
+        "random:steps=4,power=2",
+        "The option power goes with pace=power only; add that, or leave power out.",
+    ),
+    ("random:steps=4,pace=power,power=big", "power is 'big'; give a number above 0, for example 2."),
+    ("random:steps=4,pace=power,power=-1", "power is '-1'; give a number above 0, for example 2."),
+    ("random:steps=4,pace=power,power=nan", "power is 'nan'; give a number above 0, for example 2."),
+    ("random:pace=none.json", f"The pace none.json cannot be read; {WROTE}"),
+    (
+        "random:steps=inf,pace=none.json",
+        "A schedule has its own passes; give their number as steps, or leave it out with none.json.",
+    ),
+]
+
+
+@pytest.mark.parametrize("text, sentence", NAMES, ids=[text for text, _ in NAMES])
+def test_names(text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError) as error:
+        make(text)
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "not json",
+        "[]",
+        "{}",
+        '{"schedules": [1, 2]}',
+        '{"schedules": {"two": [1, 2]}}',
+        '{"schedules": {"3": [1, 2]}}',
+        '{"schedules": {"2": [1, 0]}}',
+        '{"schedules": {"2": [1, 1.5]}}',
+        '{"schedules": {"2": [1, true]}}',
+        '{"schedules": {"0": []}}',
+        '{"schedules": {"2": 7}}',
+    ],
+)
+def test_files(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "pace.json"
+    path.write_text(content)
+    with pytest.raises(RequestError) as error:
+        make(f"random:pace={path}")
+    assert str(error.value) == f"{path} holds no schedule; {WROTE}"
+
+
+def test_files_of_several_schedules(tmp_path: Path) -> None:
+    path = tmp_path / "pace.json"
+    path.write_text(json.dumps({"schedules": {"3": [1, 2, 3], "2": [2, 4]}}))
+    with pytest.raises(RequestError) as error:
+        make(f"random:pace={path}")
+    assert (
+        str(error.value) == f"{path} has schedules of 2, 3 passes, and steps was not given; set steps to one of these."
+    )
+    with pytest.raises(RequestError) as error:
+        make(f"random:pace={path},steps=4")
+    assert str(error.value) == f"{path} has schedules of 2, 3 passes, not of 4; set steps to one of these."
+    made: Any = make(f"random:pace={path},steps=2")
+    assert made.pace == Saved((2, 4))
+    path.write_text(json.dumps({"schedules": {"3": [1, 2, 3]}}))
+    made = make(f"margin:pace={path}")
+    assert (made.steps, made.pace) == (3, Saved((1, 2, 3)))
+
+
+def test_objects() -> None:
+    with pytest.raises(ConfigError) as error:
+        Power(0.0)
+    assert str(error.value) == "power is 0.0; give a number above 0, for example 2."
+    with pytest.raises(ConfigError) as error:
+        Saved((1, 0))
+    assert str(error.value) == "The sizes of a schedule are [1, 0]; give at least one, each 1 or more."
+
+
+ARGUMENTS = [
+    ("schedule", "schedule needs a CHECKPOINT; see unmask schedule --help."),
+    ("schedule shakespeare --steps 4 0", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
+    ("schedule shakespeare --steps", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
+    ("schedule shakespeare --prompt 1", "prompt is 1.0; give a share of at least 0 and below 1."),
+    ("schedule shakespeare --sequences 1", "sequences is 1; give at least 2."),
+    ("schedule shakespeare --batch 0", "batch is 0; give at least 1."),
+    ("schedule shakespeare --out pace.txt", "--out is 'pace.txt'; the name of the file has to end in .json."),
+    ("schedule shakespeare --plot plot.pdf", "--plot is 'plot.pdf'; the name of the file has to end in .png."),
+    (
+        "schedule shakespeare --data.length 999",
+        "data.length is 999, but the model's window is 256 tokens; set --data.length 256 or less.",
+    ),
+    (
+        "schedule shakespeare --data.tokenizer byte",
+        "--data.tokenizer does not go with schedule: the tokenizer is the checkpoint's.",
+    ),
+]
+
+
+@pytest.mark.parametrize("words, sentence", ARGUMENTS, ids=[words for words, _ in ARGUMENTS])
+def test_arguments(
+    words: str,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == f"unmask: {sentence}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def packed(lasts: list[int]) -> Packed:
+    """Rows of 8 positions whose ids say which row they are of."""
+    ids = np.repeat(np.arange(len(lasts))[:, None], 8, 1).astype(np.uint16)
+    return Packed(ids, np.zeros(len(lasts), np.int32), np.array(lasts, np.int32), 0, sum(lasts))
+
+
+def test_too_few_rows() -> None:
+    with pytest.raises(DataError) as error:
+        two_sets(packed([8, 8, 8, 5]), 4)
+    assert str(error.value) == (
+        "The text has 3 sequences of 8 tokens; the curve needs at least 4 of at least 2 tokens: "
+        "give a longer text, or shorter sequences with --data.length."
+    )
+
+
+def test_the_two_sets_share_no_row_and_all_rows_are_alike() -> None:
+    data = packed([8] * 20 + [3] * 6)
+    fit, check = two_sets(data, 7, prompt=0.3, batch=4, seed=1)
+    assert [len(rows.ids) for rows in fit] == [4, 3]
+    first, second = ({int(row[0]) for rows in part for row in rows.ids} for part in (fit, check))
+    assert len(first) == len(second) == 7
+    assert not first & second
+    assert max(first | second) < 20
+    assert all(row.tolist() == [False] * 2 + [True] * 6 for rows in fit for row in rows.maskable)
+    other, _ = two_sets(data, 7, seed=2)
+    assert first != {int(row[0]) for rows in other for row in rows.ids}
+    fit, check = two_sets(data, 100)
+    assert sum(len(rows.ids) for rows in [*fit, *check]) == 20
