@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from unmask.sweep import Setting, problems, settings_of, solve, sweep
 from unmask.tasks import make
 from unmask.tasks.base import Example
 
-ARGUMENTS = {
+ARGUMENTS: dict[str, Any] = {
     "checkpoint": "automaton",
     "task": "automaton",
     "split": "valid",

@@ -40,7 +40,15 @@ class Told:
     def __post_init__(self) -> None:
         self.asked: list[tuple[Tensor, Tensor | None]] = []
 
-    def hidden(self, tokens: Tensor, *, valid: Tensor | None = None, time: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+        positions: Tensor | None = None,
+        prompt: Tensor | None = None,
+    ) -> Tensor:
         self.asked.append((tokens, time))
         return self.table.hidden(tokens, valid=valid)
 

@@ -170,7 +170,7 @@ def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str],
         "--data.tokenizer does not go with eval: the tokenizer is the checkpoint's."
     )
     assert said(capsys, "generate", run, "--policy", "ancestral:steps=0") == (
-        "steps is 0; give a whole number of at least 1, or inf."
+        "steps is '0'; give a whole number of at least 1, or inf."
     )
     assert said(capsys, "generate", run, "--policy", "randon") == (
         "There is no policy named 'randon'; did you mean 'random'?"
