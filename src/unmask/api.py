@@ -25,8 +25,12 @@ from unmask.policies.registry import make
 from unmask.process import MaskedDiffusion
 from unmask.run.checkpoint import Checkpoint
 from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
+from unmask.tasks.registry import make as make_task
+from unmask.tasks.sudoku import SHAPES, Sudoku
 from unmask.text.template import Hole, parse_template
 from unmask.text.tokenizer import Tokenizer
+from unmask.trace.events import Trace
+from unmask.trace.recorder import Recorder
 from unmask.train.folder import load_denoiser
 from unmask.train.validate import validate
 from unmask.windows import Snapshot, Written, decode_rows, slide
@@ -43,6 +47,8 @@ class Generation:
     seconds: float
     entropy: float
     """Unigram entropy of the written tokens in nats, over all samples: a low one unmasks repetition."""
+    trace: Trace | None = None
+    """What happened, where it was asked for."""
 
 
 def load(
@@ -101,20 +107,15 @@ class Model:
         temperature: float = 1.0,
         top_p: float = 1.0,
         block_size: int | None = None,
+        alternatives: int = 0,
     ) -> Decoder:
         """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself."""
         rule = make(policy, self.process.schedule) if isinstance(policy, str) else policy
-        return Decoder(self.denoiser, rule, temperature, top_p, block_size)
+        return Decoder(self.denoiser, rule, temperature, top_p, block_size, alternatives)
 
-    def generate(self, prompts: str | Sequence[str] = "", **options: Any) -> Generation:
-        """Continue each prompt; the options are those of `stream`."""
-        began = time.perf_counter()
-        stream = self.stream(prompts, **options)
-        while True:
-            try:
-                next(stream)
-            except StopIteration as end:
-                return self._collect(end.value, time.perf_counter() - began)
+    def generate(self, prompts: str | Sequence[str] = "", *, trace: bool = False, **options: Any) -> Generation:
+        """Continue each prompt; the options are those of `stream`. With `trace` the result tells what happened."""
+        return self._collect(self.stream(prompts, **options), trace, options)
 
     def stream(
         self,
@@ -129,12 +130,14 @@ class Model:
         seed: int | Sequence[int] = 0,
         stop_at_eos: bool = True,
         batch: int = 32,
+        alternatives: int = 0,
     ) -> Generator[Snapshot, None, list[Written]]:
         """Continue each prompt by `length` tokens, yielding the canvas after each pass.
 
         Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
         `seed` is one number, from which each row gets its own by its place, or one number a row. A row's text depends
-        on its seed and prompt, not on the rows beside it. The generator returns the finished rows.
+        on its seed and prompt, not on the rows beside it. The generator returns the finished rows. The steps
+        tell so many `alternatives`, the most probable tokens of each position that was looked at.
         Raises RequestError for what cannot be done.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -146,7 +149,9 @@ class Model:
         if not 0 < step <= self.window:
             raise RequestError(f"stride is {step}; give 1 to {self.window} tokens, the model's window.")
         return slide(
-            self.decoder(policy, temperature=temperature, top_p=top_p, block_size=block_size),
+            self.decoder(
+                policy, temperature=temperature, top_p=top_p, block_size=block_size, alternatives=alternatives
+            ),
             self.tokenizer.encode_batch(texts),
             [length] * len(texts),
             _row_seeds(seed, len(texts)),
@@ -158,7 +163,39 @@ class Model:
             device=self.device,
         )
 
-    def _collect(self, rows: Sequence[Written], seconds: float) -> Generation:
+    def trace(
+        self,
+        recorder: Recorder,
+        rows: Sequence[Written],
+        *,
+        policy: str | UnmaskingPolicy = "random",
+        seed: int | Sequence[int] = 0,
+        block_size: int | None = None,
+        **_: Any,
+    ) -> Trace:
+        """What a recorder saw of a stream of this model that ended with `rows`; the rest is as the stream was told."""
+        facts = {
+            "policy": policy if isinstance(policy, str) else repr(policy),
+            "seed": seed if isinstance(seed, int) else tuple(seed),
+            "checkpoint": "" if self.checkpoint is None else self.checkpoint.folder.name,
+            "block_size": block_size,
+            **_grid(self.checkpoint),
+        }
+        return recorder.trace([row.tokens for row in rows], self.tokenizer.piece, self.tokenizer.part, **facts)
+
+    def _collect(
+        self, stream: Generator[Snapshot, None, list[Written]], trace: bool, options: dict[str, Any]
+    ) -> Generation:
+        """Run a stream, made with `options`, to its end."""
+        began, recorder = time.perf_counter(), Recorder(self.tokenizer.mask_id)
+        stream = recorder.record(stream) if trace else stream
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                rows: list[Written] = end.value
+                break
+        seconds = time.perf_counter() - began
         written = [row.tokens[row.prompt :] for row in rows]
         return Generation(
             [self.tokenizer.decode(row.tokens) for row in rows],
@@ -167,19 +204,14 @@ class Model:
             [row.passes for row in rows],
             seconds,
             unigram_entropy(written),
+            self.trace(recorder, rows, **options) if trace else None,
         )
 
     # ---- filling --------------------------------------------------------------------------------------------------
 
-    def fill(self, template: str, **options: Any) -> Generation:
+    def fill(self, template: str, *, trace: bool = False, **options: Any) -> Generation:
         """Fill the holes of a text such as "To be or [5] to be" (five tokens); options as for `stream_fill`."""
-        began = time.perf_counter()
-        stream = self.stream_fill(template, **options)
-        while True:
-            try:
-                next(stream)
-            except StopIteration as end:
-                return self._collect(end.value, time.perf_counter() - began)
+        return self._collect(self.stream_fill(template, **options), trace, options)
 
     def stream_fill(
         self,
@@ -191,6 +223,7 @@ class Model:
         count: int = 1,
         seed: int | Sequence[int] = 0,
         batch: int = 32,
+        alternatives: int = 0,
     ) -> Generator[Snapshot, None, list[Written]]:
         """Fill the holes of `template` `count` times, yielding the canvas after each pass; EOS is never written.
 
@@ -199,7 +232,7 @@ class Model:
         if count < 1:
             raise RequestError(f"count is {count}; give at least 1.")
         row = self.canvas_of(template)
-        decoder = self.decoder(policy, temperature=temperature, top_p=top_p)
+        decoder = self.decoder(policy, temperature=temperature, top_p=top_p, alternatives=alternatives)
         rows = yield from decode_rows(
             decoder,
             [row] * count,
@@ -256,6 +289,16 @@ def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:
     counts = Counter(token for sample in samples for token in sample)
     total = sum(counts.values())
     return -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0
+
+
+def _grid(checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """How a trace is to be drawn: as a grid where the model was trained on Sudoku."""
+    run = (checkpoint and checkpoint.run) or {}
+    kind, _, name = str(run.get("settings", {}).get("data", {}).get("source")).partition(":")
+    if kind != "task" or not name.startswith("sudoku"):
+        return {}
+    task = make_task(name.partition("@")[0])
+    return {"columns": task.side, "box": SHAPES[task.side]} if isinstance(task, Sudoku) else {}
 
 
 def _row_seeds(seed: int | Sequence[int], count: int) -> list[int]:

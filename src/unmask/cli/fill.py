@@ -41,6 +41,8 @@ class FillArguments:
     """The same seed gives the same fillings."""
     watch: bool = False
     """Show the text while it is filled."""
+    trace: str | None = None
+    """Record what happened in FILE.jsonl, for `unmask watch`, or as a page that plays it in FILE.html."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -62,7 +64,9 @@ def run(argv: Sequence[str]) -> int:
 
     import unmask
     from unmask.cli.canvas import Canvas, follow
+    from unmask.cli.tracing import Tracing
 
+    tracing = Tracing(arguments.trace)
     model = unmask.load(arguments.checkpoint, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
     began = time.perf_counter()
     row = model.canvas_of(arguments.template)
@@ -74,13 +78,16 @@ def run(argv: Sequence[str]) -> int:
         top_p=arguments.top_p,
         count=arguments.count,
         seed=arguments.seed,
+        alternatives=tracing.alternatives,
     )
+    stream = tracing.record(model, stream)
     live = sys.stdout.isatty() and not arguments.json
     if arguments.watch:
         with Canvas(model.tokenizer, Console(stderr=not live), prompt=(), total=holes) as canvas:
             rows = follow(stream, canvas.show)
     else:
         rows = follow(stream)
+    tracing.save(rows, policy=arguments.policy, seed=arguments.seed)
     fills = [_described(model, row, one) for one in rows]
     if arguments.json:
         seconds = time.perf_counter() - began
