@@ -13,6 +13,7 @@ from unmask.trace.events import Event, Header, Kind, Row, Trace
 if TYPE_CHECKING:
     from torch import Tensor
 
+_UNSEEN = -1  # a token of a prompt that is longer than the window
 _Rows = TypeVar("_Rows")
 _Snapshot = TypeVar("_Snapshot", bound="Seen")
 
@@ -156,14 +157,15 @@ class Recorder:
         if known is None:
             return Row(tuple(text), 0)
         end = None if len(text) == len(known.start) else len(text)
-        return Row(tuple(known.start), known.before[1] + known.now[1], end, dict(self._held.get(row, {})))
+        start = tuple(text[at] if token == _UNSEEN else token for at, token in enumerate(known.start))
+        return Row(start, known.before[1] + known.now[1], end, dict(self._held.get(row, {})))
 
     def _meet(self, snapshot: Seen, at: int, line: int, now: tuple[int, int, int]) -> None:
         """Bring the row's counts up to date; at the start of a window, note the canvas as it was."""
         row, start, view = snapshot.rows[line], snapshot.starts[line], snapshot.step.view
         known = self._rows.get(row)
         if known is None:
-            known = self._rows[row] = _Known([], dict(self._held.get(row, {})))
+            known = self._rows[row] = _Known([_UNSEEN] * start, dict(self._held.get(row, {})))
         elif now[0] > known.now[0]:
             known.now = now
             return
