@@ -9,14 +9,38 @@ The bound is that of the rounded weights, on all validation rows, `--draws` mask
 import argparse
 from pathlib import Path
 
-import torch
-
-from unmask.api import load
+from unmask.api import Model, load
 from unmask.config import from_dict, to_dict
 from unmask.run.checkpoint import load_tensors, read_checkpoint, write_checkpoint
 from unmask.run.metrics import read_metrics
+from unmask.sweep import problems, solve
+from unmask.tasks import make
 from unmask.train.problems import corpus_of
 from unmask.train.settings import TextRun
+
+
+def origin(run: dict) -> str:
+    """What the model was trained on, as a line of the card."""
+    source, plan = run["settings"]["data"]["source"], run["plan"]
+    sizes = f"{plan['train_tokens']:,} training tokens, {plan['valid_tokens']:,} validation tokens"
+    if source.startswith("task:"):
+        return f"- problems: `{source}`, made by the library ({sizes} of problems kept apart)"
+    return (
+        f"- text: the bundled corpus `{source}` (its card names origin and licence),\n  {sizes} of documents kept apart"
+    )
+
+
+def solved(model: Model, source: str, count: int = 512) -> str:
+    """How many test problems of its task the model solves, as a line of the card; nothing for a model of text."""
+    if not source.startswith("task:"):
+        return ""
+    task = make(source.removeprefix("task:").partition("@")[0])
+    given = problems(task.examples("test", count), model.tokenizer)
+    lines = ""
+    for policy in ("random", "confidence"):
+        scores, _ = solve(model.decoder(policy, temperature=0), task, given, model.tokenizer)
+        lines += f"- solves {sum(scores):.0f} of {count} test problems of `{task.name}`, one token a pass, {policy}\n"
+    return lines
 
 
 def card(name: str, recipe: str, run: dict, bound: dict, parameters: int, seconds: float, remark: str) -> str:
@@ -29,16 +53,15 @@ def card(name: str, recipe: str, run: dict, bound: dict, parameters: int, second
 A masked diffusion language model for the library's demo and tests; far too small for anything else.
 
 - command: `unmask train {recipe}`, then `tools/bundle_model.py`
-- text: the bundled corpus `{run["settings"]["data"]["source"]}` (its card names origin and licence),
-  {plan["train_tokens"]:,} training tokens, {plan["valid_tokens"]:,} validation tokens of documents kept apart
+{origin(run)}
 - network: {parameters:,} parameters, bf16, window {plan["model"]["max_length"]} tokens
 - training: {run["step"]:,} steps of {size} sequences, {seconds / 60:.0f} minutes of stepping
   on {record["threads"]} threads of "{place}", torch {versions["torch"]}, {run["dtype"]},
   seed {run["settings"]["train"]["seed"]}, machine shared with other work{remark}
-- bound on the validation text: {bound["nats_per_token"]:.4f} ± {bound["stderr"]:.4f} nats/token
+- bound on the validation part: {bound["nats_per_token"]:.4f} ± {bound["stderr"]:.4f} nats/token
   ({bound["tokens"]:,} tokens, {bound["sequences"]} sequences, {bound["draws"]} maskings each),
   {bound["bits_per_byte"]:.3f} bits/byte
-- licence: Apache-2.0, as the library
+{run["solved"]}- licence: Apache-2.0, as the library
 """
 
 
@@ -61,6 +84,7 @@ def main() -> None:
     steps = [line for line in read_metrics(Path(args.run) / "metrics.jsonl") if "tokens_per_second" in line]
     per_step = found.run["settings"]["train"]["batch"] * found.run["settings"]["data"]["length"]
     seconds = sum(per_step / line["tokens_per_second"] for line in steps)
+    found.run["solved"] = solved(model, found.run["settings"]["data"]["source"])
     text = card(
         args.target.name, args.recipe, found.run, bound, found.parameters, seconds, args.remark and f"; {args.remark}"
     )
@@ -69,12 +93,10 @@ def main() -> None:
         rounded,
         found.config,
         tokenizer_json=found.tokenizer_json,
-        run=found.run | {"bound": bound},
+        run={name: part for name, part in found.run.items() if name != "solved"} | {"bound": bound},
         card=text,
     )
     print(text)
-    torch.manual_seed(0)
-    print(model.generate("HAMLET.\n", length=96).texts[0])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """What a person imports: a model that generates, fills holes, and says how well it knows a text."""
 
-__all__ = ["Generation", "Model", "bundled", "load", "unigram_entropy"]
+__all__ = ["Filling", "Generation", "Model", "bundled", "load", "unigram_entropy"]
 
 import math
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,24 +16,24 @@ from unmask.assets.models import bundled, locate
 from unmask.bound import Bound
 from unmask.data.packed import Packed
 from unmask.decode import Decoder
-from unmask.denoiser import Denoiser, LowPrecision
+from unmask.denoiser import Denoiser, LowPrecision, clean_log_probs
 from unmask.errors import RequestError
+from unmask.filling import Attempt, Choice, Fill, Filler
 from unmask.model.dit import DiT
 from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
-from unmask.policies.registry import make
+from unmask.policies.registry import Context, make
 from unmask.process import MaskedDiffusion
+from unmask.propose import Constraint
 from unmask.run.checkpoint import Checkpoint
 from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
-from unmask.tasks.registry import make as make_task
-from unmask.tasks.sudoku import SHAPES, Sudoku
-from unmask.text.template import Hole, parse_template
+from unmask.tasks.sudoku import drawn_as
 from unmask.text.tokenizer import Tokenizer
 from unmask.trace.events import Trace
 from unmask.trace.recorder import Recorder
 from unmask.train.folder import load_denoiser
 from unmask.train.validate import validate
-from unmask.windows import Snapshot, Written, decode_rows, slide
+from unmask.windows import Snapshot, Written, finished, slide
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,18 @@ class Generation:
     seconds: float
     entropy: float
     """Unigram entropy of the written tokens in nats, over all samples: a low one unmasks repetition."""
-    trace: Trace | None = None
+    trace: Trace | None = field(default=None, kw_only=True)
     """What happened, where it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filling(Generation):
+    """Texts whose holes were filled; log-probabilities of given tokens are 0."""
+
+    holes: list[list[str]]
+    """What was written, hole by hole."""
+    attempts: list[list[Attempt]]
+    """The lengths that were tried, the best first, which is the sample; empty where none was free."""
 
 
 def load(
@@ -110,12 +120,24 @@ class Model:
         alternatives: int = 0,
     ) -> Decoder:
         """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself."""
-        rule = make(policy, self.process.schedule) if isinstance(policy, str) else policy
+        rule = make(policy, Context(self.process.schedule, self._unigram)) if isinstance(policy, str) else policy
         return Decoder(self.denoiser, rule, temperature, top_p, block_size, alternatives)
+
+    @torch.no_grad()
+    def _unigram(self) -> torch.Tensor:
+        """How often each token occurs (V,), as the model itself has it: its mean answer to a canvas of MASKs."""
+        tokens = torch.full((1, self.window), self.tokenizer.mask_id, device=self.device)
+        time = torch.ones(1, device=self.device) if self.denoiser.time_conditioned else None
+        logits = self.denoiser.logits(self.denoiser.hidden(tokens, time=time)[0])
+        return clean_log_probs(logits, self.tokenizer.mask_id).exp().mean(0)
 
     def generate(self, prompts: str | Sequence[str] = "", *, trace: bool = False, **options: Any) -> Generation:
         """Continue each prompt; the options are those of `stream`. With `trace` the result tells what happened."""
-        return self._collect(self.stream(prompts, **options), trace, options)
+        began = time.perf_counter()
+        recorder = self.recorder() if trace else None
+        rows = finished(self.stream(prompts, **options), recorder)
+        found = self._collect(rows, time.perf_counter() - began)
+        return found if recorder is None else replace(found, trace=self.trace(recorder, rows, **options))
 
     def stream(
         self,
@@ -163,6 +185,10 @@ class Model:
             device=self.device,
         )
 
+    def recorder(self, template: str | None = None) -> Recorder:
+        """What records a stream of this model, or of `stream_fill` with a template."""
+        return Recorder(self.tokenizer.mask_id, None if template is None else self.filler.old(template))
+
     def trace(
         self,
         recorder: Recorder,
@@ -174,28 +200,20 @@ class Model:
         **_: Any,
     ) -> Trace:
         """What a recorder saw of a stream of this model that ended with `rows`; the rest is as the stream was told."""
-        facts = {
-            "policy": policy if isinstance(policy, str) else repr(policy),
-            "seed": seed if isinstance(seed, int) else tuple(seed),
-            "checkpoint": "" if self.checkpoint is None else self.checkpoint.folder.name,
-            "block_size": block_size,
-            **_grid(self.checkpoint),
-        }
-        return recorder.trace([row.tokens for row in rows], self.tokenizer.piece, self.tokenizer.part, **facts)
+        name = "" if self.checkpoint is None else self.checkpoint.folder.name
+        run = (self.checkpoint and self.checkpoint.run) or {}
+        return recorder.trace(
+            [row.tokens for row in rows],
+            self.tokenizer.piece,
+            self.tokenizer.part,
+            policy=policy if isinstance(policy, str) else repr(policy),
+            seed=seed if isinstance(seed, int) else tuple(seed),
+            checkpoint=name,
+            block_size=block_size,
+            **drawn_as(str(run.get("settings", {}).get("data", {}).get("source"))),
+        )
 
-    def _collect(
-        self, stream: Generator[Snapshot, None, list[Written]], trace: bool, options: dict[str, Any]
-    ) -> Generation:
-        """Run a stream, made with `options`, to its end."""
-        began, recorder = time.perf_counter(), Recorder(self.tokenizer.mask_id)
-        stream = recorder.record(stream) if trace else stream
-        while True:
-            try:
-                next(stream)
-            except StopIteration as end:
-                rows: list[Written] = end.value
-                break
-        seconds = time.perf_counter() - began
+    def _collect(self, rows: Sequence[Written], seconds: float) -> Generation:
         written = [row.tokens[row.prompt :] for row in rows]
         return Generation(
             [self.tokenizer.decode(row.tokens) for row in rows],
@@ -204,14 +222,17 @@ class Model:
             [row.passes for row in rows],
             seconds,
             unigram_entropy(written),
-            self.trace(recorder, rows, **options) if trace else None,
         )
 
     # ---- filling --------------------------------------------------------------------------------------------------
 
-    def fill(self, template: str, *, trace: bool = False, **options: Any) -> Generation:
+    def fill(self, template: str, *, trace: bool = False, **options: Any) -> "Filling":
         """Fill the holes of a text such as "To be or [5] to be" (five tokens); options as for `stream_fill`."""
-        return self._collect(self.stream_fill(template, **options), trace, options)
+        began = time.perf_counter()
+        recorder = self.recorder(template) if trace else None
+        rows = finished(self.stream_fill(template, **options), recorder)
+        found = self._filling(rows, time.perf_counter() - began)
+        return found if recorder is None else replace(found, trace=self.trace(recorder, rows, **options))
 
     def stream_fill(
         self,
@@ -220,40 +241,68 @@ class Model:
         policy: str | UnmaskingPolicy = "random",
         temperature: float = 1.0,
         top_p: float = 1.0,
+        block_size: int | None = None,
         count: int = 1,
         seed: int | Sequence[int] = 0,
+        draws: int = 32,
+        constraint: Constraint | None = None,
         batch: int = 32,
         alternatives: int = 0,
-    ) -> Generator[Snapshot, None, list[Written]]:
-        """Fill the holes of `template` `count` times, yielding the canvas after each pass; EOS is never written.
+    ) -> Generator[Snapshot, None, list[Fill]]:
+        """Fill the holes of `template` (see text.template) `count` times, yielding the canvas after each pass.
 
-        Raises RequestError for a template without holes, or one longer than the model's window.
+        Where a length is free every combination of lengths is decoded, and the one whose whole text has the least bound
+        on -log p, measured by `draws` random maskings, is returned; Fill.attempts has them all. A `constraint` says
+        which tokens may be written where; special tokens, EOS among them, never are.
+        Raises RequestError for a template without holes, one longer than the model's window, or one with too many
+        combinations of lengths.
         """
         if count < 1:
             raise RequestError(f"count is {count}; give at least 1.")
-        row = self.canvas_of(template)
-        decoder = self.decoder(policy, temperature=temperature, top_p=top_p, alternatives=alternatives)
-        rows = yield from decode_rows(
-            decoder,
-            [row] * count,
-            [derive(s, 0) for s in _row_seeds(seed, count)],
-            pad_id=self.tokenizer.pad_id,
-            batch=batch,
-            device=self.device,
+        sketch = self.filler.sketch(template)
+        decoder = self.decoder(
+            policy, temperature=temperature, top_p=top_p, block_size=block_size, alternatives=alternatives
         )
-        return [Written(r.tokens, 0, [0.0 if math.isnan(p) else p for p in r.log_probs], r.passes) for r in rows]
+        decoder = replace(decoder, constraint=self.filler.writable(constraint))
+        return self.filler.stream(sketch, decoder, _row_seeds(seed, count), draws=draws, batch=batch)
 
     def canvas_of(self, template: str) -> list[int]:
-        """The token ids of a template, MASK in its holes."""
-        row: list[int] = []
-        for part in parse_template(template):
-            row += [self.tokenizer.mask_id] * part.length if isinstance(part, Hole) else self.tokenizer.encode(part)
-        if len(row) > self.window:
-            raise RequestError(
-                f"The template is {len(row)} tokens long and the model's window is {self.window}; "
-                "shorten it or its holes."
-            )
-        return row
+        """The token ids of a template, MASK in its holes; a hole of free length has its least."""
+        sketch = self.filler.sketch(template)
+        return sketch.row([lengths[0] for lengths in sketch.holes], self.tokenizer.mask_id)
+
+    def only(self, characters: str) -> Constraint:
+        """A constraint for `fill`: tokens that these characters alone make up, such as "0123456789"."""
+        return self.filler.only(characters)
+
+    def score(
+        self, template: str, choices: Sequence[str], *, orders: int = 32, seed: int = 0, batch: int = 32
+    ) -> list[Choice]:
+        """How probable each choice is where the template has a [?]: score("The king is [?]", ["dead", "here"]).
+
+        A choice's nats are the bound on -log p of its tokens given the rest of the text, the mean over the orders in
+        which they can be revealed: over all of them where the tokens are few, else over `orders` random ones. The
+        probabilities are shares of exp(-nats); choices may have different lengths, and a longer one has more to pay
+        for. Other holes stay hidden. Raises RequestError for what cannot be compared.
+        """
+        return self.filler.score(template, choices, orders=orders, seed=seed, batch=batch)
+
+    @property
+    def filler(self) -> Filler:
+        """What fills and compares."""
+        return Filler(self.denoiser, self.tokenizer, self.window, self.device)
+
+    def _filling(self, rows: Sequence[Fill], seconds: float) -> "Filling":
+        return Filling(
+            [self.tokenizer.decode(row.tokens) for row in rows],
+            [row.tokens for row in rows],
+            [row.log_probs for row in rows],
+            [row.passes for row in rows],
+            seconds,
+            unigram_entropy([one for hole in row.holes for one in hole] for row in rows),
+            [[self.tokenizer.decode(hole) for hole in row.holes] for row in rows],
+            [row.attempts for row in rows],
+        )
 
     # ---- measuring ------------------------------------------------------------------------------------------------
 
@@ -289,16 +338,6 @@ def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:
     counts = Counter(token for sample in samples for token in sample)
     total = sum(counts.values())
     return -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0
-
-
-def _grid(checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """How a trace is to be drawn: as a grid where the model was trained on Sudoku."""
-    run = (checkpoint and checkpoint.run) or {}
-    kind, _, name = str(run.get("settings", {}).get("data", {}).get("source")).partition(":")
-    if kind != "task" or not name.startswith("sudoku"):
-        return {}
-    task = make_task(name.partition("@")[0])
-    return {"columns": task.side, "box": SHAPES[task.side]} if isinstance(task, Sudoku) else {}
 
 
 def _row_seeds(seed: int | Sequence[int], count: int) -> list[int]:

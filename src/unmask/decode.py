@@ -20,7 +20,7 @@ from unmask.denoiser import Caching, Denoiser, Place
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, take_best
-from unmask.propose import Proposal, propose
+from unmask.propose import Constraint, Proposal, propose
 
 _HEAD_ROWS = (
     16  # a matrix product gives a row the same bits only if the number of rows keeps its remainder (DESIGN 4.5)
@@ -40,6 +40,7 @@ class Canvas:
     entropy: Tensor  # (B, L) likewise
     passes: Tensor  # (B,) int64 forward passes so far
     turn: Tensor  # (B,) int64 turns so far: passes, and decisions of nothing that needed no pass
+    origin: Tensor  # (B,) the first position to fill, where the first block begins; -1 before the first turn
     block: Tensor  # (B,) the block being filled, -1 before the first turn
     step: Tensor  # (B,) turns spent in that block
     total: Tensor  # (B,) positions it had to fill
@@ -60,6 +61,7 @@ class Canvas:
             unknown,
             zero,
             zero,
+            zero - 1,
             zero - 1,
             zero,
             zero,
@@ -92,9 +94,11 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """A denoiser, a policy, and how tokens are drawn. `block_size` positions are filled before the next begin.
+    """A denoiser, a policy, and how tokens are drawn. `block_size` positions are filled before the next begin; the
+    first block begins at the first position to fill.
 
-    With `alternatives` = k each Step tells the k most probable tokens of what was looked at, for traces.
+    With `alternatives` = k each Step tells the k most probable tokens of what was looked at, for traces. A `constraint`
+    says which tokens may be written where.
     """
 
     denoiser: Denoiser
@@ -103,6 +107,7 @@ class Decoder:
     top_p: float = 1.0
     block_size: int | None = None
     alternatives: int = 0
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.temperature < 0:
@@ -175,14 +180,18 @@ class Decoder:
         """Find each row's current block, and in it the positions still to fill and those that may be hidden again."""
         masked = (canvas.tokens == self.denoiser.mask_id) & canvas.valid
         length = masked.shape[-1]
-        block = torch.arange(length, device=masked.device) // (self.block_size or length)
+        places = torch.arange(length, device=masked.device)
+        first = torch.where(masked, places, length).amin(-1)
+        origin = torch.where(canvas.origin < 0, first, canvas.origin)
+        block = (places - origin[:, None]).div(self.block_size or length, rounding_mode="floor")
         current = torch.where(canvas.open, canvas.block, torch.where(masked, block, length).amin(-1))
         inside = block == current[:, None]
         eligible = masked & inside
         fresh = current != canvas.block
         step = torch.where(fresh, 0, canvas.step)
         total = torch.where(fresh, eligible.sum(-1), canvas.total)
-        return replace(canvas, block=current, step=step, total=total), masked, eligible, canvas.written & inside
+        canvas = replace(canvas, origin=origin, block=current, step=step, total=total)
+        return canvas, masked, eligible, canvas.written & inside
 
     def _time(self, canvas: Canvas, masked: Tensor, given: Tensor | None) -> Tensor | None:
         """The time that a time-conditioned denoiser is told: the policy's, or the share of the row that is masked."""
@@ -248,7 +257,8 @@ class Decoder:
         padded = torch.nn.functional.pad(picked, (0, 0, 0, -len(picked) % _HEAD_ROWS))
         logits = self.denoiser.logits(padded)[: len(picked)]
         noise = self._noise(canvas, TOKENS)[where]
-        return propose(logits, self.denoiser.mask_id, noise, self.temperature, self.top_p)
+        allowed = None if self.constraint is None else self.constraint(canvas.tokens, where)
+        return propose(logits, self.denoiser.mask_id, noise, self.temperature, self.top_p, allowed)
 
     def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> "_Seen":
         if not self.alternatives or best is None:

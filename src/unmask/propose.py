@@ -3,23 +3,50 @@
 One float64 uniform a position goes through the inverse of the distribution, whose cumulative sum is kept in float64: a
 token of probability 1e-7 is drawn once in ten million times. (Racing Gumbel noise in float32, as the published samplers
 do, loses the rare tokens: arXiv:2409.02908.) Shapes: N positions, V vocabulary.
+
+Hard constraints attach here: what a `Constraint` forbids has probability zero before anything is drawn, and the rest is
+renormalised, so that confidence, margin and entropy are those of the constrained distribution too.
 """
 
-__all__ = ["Proposal", "propose"]
+__all__ = ["Constraint", "Proposal", "Vocabulary", "propose"]
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from unmask.denoiser import clean_log_probs
+from unmask.errors import RequestError
+
+
+class Constraint(Protocol):
+    """Which tokens may be written where: choices, expressions and schemas over a canvas all take this form."""
+
+    def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
+        """tokens (B, L) int64 with MASK where nothing is written yet, where (B, L) bool with N places asked about, row
+        by row -> (N, V) bool, or (1, V) where all places are alike: True where the token may be written.
+
+        It goes by each row alone, and keeps a token for every place it is asked about.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """The constraint that is the same everywhere: (V,) bool, True for the tokens that may be written."""
+
+    allowed: Tensor
+
+    def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
+        return self.allowed[None].to(tokens.device)
 
 
 class Proposal(NamedTuple):
     """What would be written, and what the model thinks of it. Only `tokens` depends on temperature and top-p."""
 
     tokens: Tensor  # (N,) int64
-    log_probs: Tensor  # (N, V) float32, clean: MASK at -inf, neither tempered nor filtered
+    log_probs: Tensor  # (N, V) float32, clean: MASK and what is not allowed at -inf, neither tempered nor filtered
 
     @property
     def log_prob(self) -> Tensor:
@@ -27,12 +54,20 @@ class Proposal(NamedTuple):
         return self.log_probs.gather(-1, self.tokens[:, None]).squeeze(-1)
 
 
-def propose(logits: Tensor, mask_id: int, u: Tensor, temperature: float, top_p: float) -> Proposal:
+def propose(
+    logits: Tensor, mask_id: int, u: Tensor, temperature: float, top_p: float, allowed: Tensor | None = None
+) -> Proposal:
     """Draw a token for each of N positions: logits (N, V), `u` (N,) float64 uniforms in (0, 1).
 
     Temperature 0 takes the most probable token. `top_p` keeps the smallest set of most probable tokens whose joint
-    probability, after tempering, reaches it.
+    probability, after tempering, reaches it. `allowed` (N, V) or (1, V) bool leaves only these tokens.
+    Raises RequestError where it leaves none but MASK.
     """
+    if allowed is not None:
+        real = torch.arange(logits.shape[-1], device=logits.device) != mask_id
+        if not bool((allowed & real).any(-1).all()):
+            raise RequestError("The constraint leaves no token for a hole; allow at least one that is not MASK.")
+        logits = logits.masked_fill(~allowed, -torch.inf)
     clean = clean_log_probs(logits, mask_id)
     if temperature == 0:
         return Proposal(clean.argmax(-1), clean)

@@ -1,9 +1,9 @@
-"""For tests, here and in other projects: a model that is exactly right, and the contract of a policy.
+"""For tests, here and in other projects: a model that is exactly right, and the contracts of a policy and a task.
 
 Shapes: V real tokens (MASK is id V), L positions, B rows, N = V**L sequences.
 """
 
-__all__ = ["TableDenoiser", "check_policy", "random_language"]
+__all__ = ["TableDenoiser", "check_policy", "check_task", "random_language"]
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -15,6 +15,7 @@ from unmask.decode import Canvas, Decoder, Step, keep_rows
 from unmask.errors import ConfigError, PluginError
 from unmask.noise import generator
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
+from unmask.tasks.contract import check_task
 
 _LARGEST = 2**16  # contexts in a table
 _TURNS = 2_000  # a policy that hides again ends within so many on eight positions

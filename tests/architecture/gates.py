@@ -10,11 +10,11 @@ LAYERS = [
     {"noise", "errors", "config"},
     {"process", "denoiser"},
     {"nelbo", "cross_entropy", "policies", "propose", "model"},
-    {"decode", "trace", "model.cache", "estimators", "bound"},
+    {"decode", "trace", "model.cache", "estimators", "bound", "score"},
     {"data", "tasks", "text", "run", "windows"},
     {"train", "sweep"},
     {"rl", "eval", "baselines", "hf"},
-    {"api", "testing"},
+    {"api", "filling", "testing"},
     {"bench", "cli", "recipes", "serve"},
 ]
 # A room reaches itself; beyond that only these reach a room of their own layer. Layer 0 is one room, and so is 8.
@@ -23,6 +23,7 @@ INNER_EDGES = {
     ("decode", "trace"),
     ("data", "text"),
     ("tasks", "text"),
+    ("api", "filling"),
     ("api", "testing"),
     ("testing", "api"),
 }

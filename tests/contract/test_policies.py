@@ -2,26 +2,88 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 
 from unmask.errors import ConfigError, PluginError, RequestError
-from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
-from unmask.policies.registry import make, names
+from unmask.policies.registry import ENTRIES, Context, make, names
+from unmask.policies.scores import SCORES
 from unmask.policies.top_k import TopK
 from unmask.testing import TableDenoiser, check_policy, random_language
 
-NAMES = sorted(names())
+CONTEXT = Context(unigram=lambda: torch.tensor([0.7, 0.3, 0.0]))
+PACED = [name for name, entry in ENTRIES.items() if "steps" in entry.options]
+TEXTS = [
+    *ENTRIES,
+    *(f"{name}:steps=3" for name in PACED),
+    "ancestral:steps=5,schedule=cosine",
+    *(f"remdm:steps=12,kind={kind},eta=0.3" for kind in ("cap", "rescale", "conf", "loop")),
+    *(f"entropy-bound:gamma=0.4,order={order}" for order in ("confidence", "margin")),
+    "klass:kl=0.5,threshold=0.4,history=1",
+    "klass:kl=0.5,threshold=0.4 or confidence:steps=3",
+    "early-stop over random",
+    "early-stop:early=1,middle=0.5,late=0.2 over klass:kl=0.5,threshold=0.4",
+    "prefix:threshold=0.6 or left-to-right",
+]
 
 
 @pytest.mark.parametrize("block_size", [None, 4])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("name", [*NAMES, *(f"{name}:steps=3" for name in NAMES), "ancestral:steps=5,schedule=cosine"])
-def test_every_named_policy_keeps_the_contract(name: str, temperature: float, block_size: int | None) -> None:
-    check_policy(lambda: make(name), temperature=temperature, block_size=block_size)
+@pytest.mark.parametrize("text", TEXTS)
+def test_every_named_policy_keeps_the_contract(text: str, temperature: float, block_size: int | None) -> None:
+    check_policy(lambda: make(text, CONTEXT), temperature=temperature, block_size=block_size)
+
+
+NESTED = [name for name, entry in ENTRIES.items() if entry.nested and entry.knob and entry.knob.values]
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_a_stricter_knob_reveals_a_subset(name: str) -> None:
+    """On one View, for every neighbouring pair of values that a sweep takes; and it moves at all."""
+    knob = ENTRIES[name].knob
+    assert knob is not None
+    settings = [make(f"{name}:{knob.option}={value}", CONTEXT) for value in knob.values]
+    sizes: set[int] = set()
+    for seed in range(20):
+        view = random_view(seed)
+        states: list[State] = [None] * len(settings)
+        for _ in range(3):
+            states = [rule(view, state)[1] for rule, state in zip(settings, states, strict=True)]
+        found = [rule(view, state)[0].reveal for rule, state in zip(settings, states, strict=True)]
+        assert all(not (strict & ~loose).any() for loose, strict in pairwise(found))
+        assert not (found[0] & ~view.eligible).any()
+        sizes |= {int(one.sum()) for one in found}
+    assert len(sizes) > 2  # the control: the knob does something
+
+
+def test_random_numbers_of_positions_are_not_nested() -> None:
+    """The control of the law above: revealing by a count and a fresh random score is not."""
+    view = random_view(0)
+    loose = take_best(view.noise, view.eligible, torch.tensor([3]))
+    strict = take_best(-view.noise, view.eligible, torch.tensor([2]))
+    assert (strict & ~loose).any()
+
+
+def random_view(seed: int) -> View:
+    """One row of eight positions, six of them eligible, from a sharp random distribution over five tokens."""
+    chance = torch.Generator().manual_seed(seed)
+    log_probs = (6 * torch.randn(1, 8, 5, generator=chance)).log_softmax(-1)
+    best = log_probs.exp().topk(2, -1).values
+    eligible = torch.tensor([[False, True, True, True, True, True, True, False]])
+    return replace(
+        blank_view(eligible),
+        proposal=log_probs.argmax(-1),
+        confidence=best[..., 0],
+        margin=best[..., 0] - best[..., 1],
+        entropy=-(log_probs.exp() * log_probs).sum(-1),
+        step=torch.tensor([3]),
+        top=best,
+        log_probs=log_probs,
+    )
 
 
 @dataclass
@@ -145,13 +207,10 @@ def test_an_idle_policy_is_rescued(looks: bool, block_size: int | None) -> None:
     check_policy(lambda: Idle(looks), block_size=block_size, temperature=1.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCORES)
 def test_steps_are_the_passes_of_a_block(name: str) -> None:
     """`steps=3` of a TopK spends three passes on eight positions, with 3 + 3 + 2 reveals, and never an empty one."""
     policy = make(f"{name}:steps=3")
-    if not isinstance(policy, TopK):
-        assert isinstance(policy, Ancestral)
-        return
     eligible, counts = torch.ones(1, 8, dtype=torch.bool), []
     view = blank_view(eligible)
     for step in range(3):
@@ -188,6 +247,7 @@ def blank_view(eligible: torch.Tensor) -> View:
         step=torch.tensor([0]),
         total=eligible.sum(-1),
         noise=numbers,
+        top=numbers[..., None],
     )
 
 

@@ -12,7 +12,7 @@ from tokenizers import models, pre_tokenizers
 
 from unmask.errors import DataError
 from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
-from unmask.text.template import Hole, parse_template
+from unmask.text.template import Edit, Hole, Part, Slot, parse_template
 from unmask.text.tokenizer import MASK_NAMES, Tokenizer
 
 TEXT = ["the cat sat on the mat, and the cat is fat.\n\nSo it sat <mask> \N{SNOWMAN}.\n"] * 20
@@ -172,21 +172,45 @@ def test_templates() -> None:
     assert parse_template("[3]") == [Hole(3)]
     assert parse_template("[1][12]") == [Hole(1), Hole(12)]
     assert parse_template(r"a \[x\] b] [2] \\[1] c:\d") == ["a [x] b] ", Hole(2), " \\", Hole(1), r" c:\d"]
+    assert parse_template("a[1-8]b[3-3]") == ["a", Hole(1, 8), "b", Hole(3, 3)]
+    assert parse_template("The[= king] is [?]") == ["The", Edit(" king"), " is ", Slot()]
+    assert parse_template("[4=a\nb][1-8=x=y]") == [Edit("a\nb", Hole(4)), Edit("x=y", Hole(1, 8))]
+    assert parse_template(r"[=\[5\]\\ [?\d]") == [Edit(r"[5]\ [?\d")]
+
+
+HOLES = st.integers(1, 999).map(Hole) | st.tuples(st.integers(1, 99), st.integers(99, 999)).map(lambda two: Hole(*two))
+EDITS = st.builds(Edit, STRINGS.filter(bool), st.none() | HOLES)
 
 
 @given(
-    st.lists(STRINGS.filter(bool) | st.integers(1, 999).map(Hole), min_size=1).filter(
-        lambda parts: any(isinstance(part, Hole) for part in parts)
+    st.lists(STRINGS.filter(bool) | HOLES | EDITS | st.just(Slot()), min_size=1).filter(
+        lambda parts: any(not isinstance(part, str) for part in parts)
     )
 )
 @settings(max_examples=100, deadline=None)
-def test_every_escaped_text_comes_back_from_its_template(parts: list[str | Hole]) -> None:
-    merged: list[str | Hole] = []
+def test_every_escaped_text_comes_back_from_its_template(parts: list[Part]) -> None:
+    merged: list[Part] = []
     for part in parts:
         if isinstance(part, str) and merged and isinstance(merged[-1], str):
             merged[-1] += part
         else:
             merged.append(part)
     escape = str.maketrans({"[": r"\[", "]": r"\]", "\\": r"\\"})
-    text = "".join(f"[{part.length}]" if isinstance(part, Hole) else part.translate(escape) for part in merged)
-    assert parse_template(text) == merged
+
+    def length(hole: Hole | None) -> str:
+        if hole is None:
+            return ""
+        return str(hole.length) if hole.longest is None else f"{hole.length}-{hole.longest}"
+
+    def typed(part: Part) -> str:
+        match part:
+            case str():
+                return part.translate(escape)
+            case Hole():
+                return f"[{length(part)}]"
+            case Edit(words, hole):
+                return f"[{length(hole)}={words.translate(escape)}]"
+            case Slot():
+                return "[?]"
+
+    assert parse_template("".join(map(typed, merged))) == merged

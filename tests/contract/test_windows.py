@@ -31,6 +31,7 @@ class Counter:
         valid: Tensor | None = None,
         time: Tensor | None = None,
         positions: Tensor | None = None,
+        prompt: Tensor | None = None,
     ) -> Tensor:
         assert valid is None or not bool((tokens[valid] == PAD).any())
         before = torch.nn.functional.pad(tokens, (1, -1), value=BASE - 1)

@@ -12,7 +12,7 @@ from unmask.denoiser import clean_log_probs
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
-from unmask.policies.registry import make
+from unmask.policies.registry import Context, make
 from unmask.process import MaskedDiffusion, Polynomial, Schedule, make_schedule
 from unmask.propose import propose
 from unmask.testing import TableDenoiser, random_language
@@ -151,7 +151,7 @@ def test_the_time_told_is_the_share_that_is_masked(policy: str, schedule: str) -
     """In expectation, and for every schedule: what it meant in training (tests/laws/test_estimators.py)."""
     rows, length = 4000, 6
     model = TableDenoiser(random_language(2, length), time_conditioned=True)
-    decoder = Decoder(model, make(policy, make_schedule(schedule)), 1.0)
+    decoder = Decoder(model, make(policy, Context(make_schedule(schedule))), 1.0)
     for after, step in decoder.steps(Canvas.start(torch.full((rows, length), 2), torch.arange(rows))):
         masked = step.view.masked.double().mean(-1)
         told = model.told[-1].double()

@@ -15,6 +15,7 @@ from unmask.noise import generator
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
 from unmask.policies.registry import make
 from unmask.process import MaskedDiffusion
+from unmask.tasks.sudoku import SHAPES, drawn_as
 from unmask.testing import TableDenoiser, random_language
 from unmask.text.build import byte_tokenizer
 from unmask.trace.events import Trace, drawn, replay, standing
@@ -167,7 +168,7 @@ def test_text_that_is_edited_in_place_is_told_apart_from_text_that_stays() -> No
     denoiser = TableDenoiser(random_language(2, 8))
     canvas = Canvas.start(torch.full((1, 8), 2), torch.tensor([1]))
     done = Decoder(denoiser, make("left-to-right")).decode(canvas).tokens[0].tolist()
-    recorder = Recorder(2, {0: {0: done[0], 1: 1 - done[1]}})
+    recorder = Recorder(2, {0: done[0], 1: 1 - done[1]})
     for after, step in Decoder(denoiser, make("left-to-right")).steps(canvas):
         recorder.events_of(Snapshot((0,), (0,), (8,), after, step))
     assert [event.kind for event in recorder.events] == ["committed", "edited", *["committed"] * 6]
@@ -188,3 +189,42 @@ def test_alternatives_are_the_model_s_own_and_change_nothing(policy: str) -> Non
         assert dict(event.alternatives).get(event.token, event.confidence) == event.confidence
         before = canvas
     assert torch.equal(plain.tokens, canvas.tokens)
+
+
+@pytest.mark.parametrize(
+    "source, columns",
+    [
+        ("task:sudoku", 6),
+        ("task:sudoku@200", 6),
+        ("task:sudoku:clues=2@200", 6),
+        ("task:sudoku:side=9@200", 9),
+        ("task:sudoku:clues=2,side=4", 4),
+        ("task:sudokus:side=4", None),
+        ("sudoku.txt", None),
+        ("None", None),
+    ],
+)
+def test_what_a_sudoku_model_writes_is_drawn_as_a_grid(source: str, columns: int | None) -> None:
+    found = drawn_as(source)
+    assert found == ({} if columns is None else {"columns": columns, "box": SHAPES[columns]})
+
+
+def test_of_the_lengths_that_were_tried_the_trace_tells_of_the_one_that_was_taken() -> None:
+    found = MODEL.fill("a[1-4]b[=xy]", count=3, seed=1, draws=2, trace=True)
+    assert found.trace is not None
+    lengths = [len(attempts[0].tokens) for attempts in found.attempts]
+    for row, (text, facts) in enumerate(zip(found.tokens, found.trace.header.rows, strict=True)):
+        assert replay(found.trace, row) == text
+        assert (len(facts.start), facts.end, facts.passes) == (lengths[row], None, found.passes[row])
+    assert {event.row for event in found.trace.events} == {0, 1, 2}
+
+
+def test_words_written_anew_are_told_as_edited() -> None:
+    found = MODEL.fill("ab[=cd]e[2]", constraint=MODEL.only("xy"), trace=True)
+    assert found.trace is not None
+    kinds = {event.position: event.kind for event in found.trace.events}
+    assert kinds == {2: "edited", 3: "edited", 5: "committed", 6: "committed"}
+    assert found.trace.header.rows[0].held == {2: ord("c"), 3: ord("d")}
+    same = MODEL.fill("ab[=xx]", constraint=MODEL.only("x"), trace=True).trace
+    assert same is not None
+    assert {event.kind for event in same.events} == {"committed"}  # the old words again

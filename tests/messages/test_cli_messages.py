@@ -69,7 +69,7 @@ ARGUMENTS = [
     ("generate --count 0", "count is 0; give the number of texts for each prompt, at least 1."),
     (
         "list modles",
-        "KIND cannot be 'modles'; give one of models, policies, recipes, corpora, estimators, schedules, all.",
+        "KIND cannot be 'modles'; give one of models, policies, tasks, recipes, corpora, estimators, schedules, all.",
     ),
 ]
 
@@ -182,7 +182,17 @@ def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str],
         "nowhere.txt cannot be read; give a text file with a prompt on each line."
     )
     assert said(capsys, "fill", run, "no hole") == (
-        "the text has no hole to fill: write [5] for a hole of 5 tokens, and \\[ for a bracket that is text."
+        "the text has no hole to fill: write [5] for a hole of 5 tokens, [1-8] for 1 to 8, [=old words] to write words "
+        "anew, and \\[ for a bracket that is text."
+    )
+    assert said(capsys, "fill", run, "a [?]") == (
+        "[?] is the place of choices; name them (--choices), or write [5] for a hole of 5 tokens."
+    )
+    assert said(capsys, "fill", run, "a [2]", "--choices", "b") == (
+        "The text has 0 places for the choices; write [?] once, where they go."
+    )
+    assert said(capsys, "fill", run, "a [2]", "--only", "\N{SNOWMAN}") == (
+        "No token of the model is made of '\N{SNOWMAN}' alone; allow more characters."
     )
     assert said(capsys, "fill", run, "[40]") == (
         "The template is 40 tokens long and the model's window is 32; shorten it or its holes."

@@ -17,14 +17,23 @@ from unmask.policies.ancestral import Ancestral
 from unmask.policies.registry import make
 from unmask.policies.top_k import TopK
 from unmask.process import MaskedDiffusion, make_schedule
+from unmask.propose import Vocabulary
 from unmask.testing import TableDenoiser, random_language
-from unmask.text.build import byte_tokenizer
+from unmask.text.build import byte_tokenizer, dna_tokenizer
 
 TABLE = TableDenoiser(random_language(2, 3))
 POLICY = TopK()
 TOKENIZER = byte_tokenizer()
 SHAPE = DiTSettings(TOKENIZER.vocab_size, TOKENIZER.mask_id, 16, 8, 1, 2)
 MODEL = Model(build(SHAPE), MaskedDiffusion(TOKENIZER.mask_id), TOKENIZER, None, torch.device("cpu"))
+ACGT = dna_tokenizer()
+DNA = Model(
+    build(DiTSettings(ACGT.vocab_size, ACGT.mask_id, 16, 8, 1, 2)),
+    MaskedDiffusion(ACGT.mask_id),
+    ACGT,
+    None,
+    torch.device("cpu"),
+)
 POLICIES = "known: ancestral, confidence, entropy, left-to-right, margin, random."
 
 
@@ -106,6 +115,61 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
         "The template is 44 tokens long and the model's window is 16; shorten it or its holes.",
     ),
     (lambda: MODEL.fill("a [4] b", count=0), RequestError, "count is 0; give at least 1."),
+    (
+        lambda: MODEL.fill("a [1-40] b"),
+        RequestError,
+        "The template is up to 44 tokens long and the model's window is 16; shorten it or its holes.",
+    ),
+    (
+        lambda: MODEL.fill("[1-5][1-5][1-5]"),
+        RequestError,
+        "The holes have 125 combinations of lengths and at most 64 are tried; narrow the lengths, or set some of them.",
+    ),
+    (
+        lambda: MODEL.fill("[1-2]", draws=1),
+        RequestError,
+        "draws is 1; give at least 2 random maskings, whose spread tells the error.",
+    ),
+    (
+        lambda: MODEL.fill("[2]", constraint=Vocabulary(torch.arange(TOKENIZER.vocab_size) == TOKENIZER.pad_id)),
+        RequestError,
+        "The constraint leaves no token for a hole; allow at least one that is not MASK.",
+    ),
+    (
+        lambda: DNA.fill("[=\n] A"),
+        RequestError,
+        "The words to write anew have no token; say how many to write, such as [3=old words].",
+    ),
+    (
+        lambda: MODEL.score("a [?]", ["b"], orders=1),
+        RequestError,
+        "orders is 1; give at least 2 random orders, whose spread tells the error.",
+    ),
+    (
+        lambda: MODEL.score("a [?] [?]", ["b"]),
+        RequestError,
+        "The text has 2 places for the choices; write [?] once, where they go.",
+    ),
+    (
+        lambda: MODEL.score("a [?]", ["b", "b"]),
+        RequestError,
+        "There are no choices, or one is named twice; name each choice once.",
+    ),
+    (
+        lambda: MODEL.score("a [?] [1-2]", ["b"]),
+        RequestError,
+        "A hole beside [?] has a free length; set it, such as [5], to compare choices.",
+    ),
+    (
+        lambda: MODEL.score("a [?]", ["b", ""]),
+        RequestError,
+        "The choice '' has no token; give a text that the tokenizer knows.",
+    ),
+    (
+        lambda: MODEL.score("a [?]", ["b", "c" * 20]),
+        RequestError,
+        "The text with its choices is up to 22 tokens long and the model's window is 16; shorten it.",
+    ),
     (lambda: MODEL.bound(""), RequestError, "There is no text to measure: every text given is empty."),
 ]
 

@@ -16,7 +16,10 @@ from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna
 from unmask.text.template import parse_template
 from unmask.text.tokenizer import Tokenizer
 
-HOLES = "write [5] for a hole of 5 tokens, and \\[ for a bracket that is text"
+HOLES = (
+    "write [5] for a hole of 5 tokens, [1-8] for 1 to 8, [=old words] to write words anew, and \\[ for a bracket "
+    "that is text"
+)
 NAMES = "austen, ecoli-k12, english, shakespeare, sotu"
 
 
@@ -247,7 +250,17 @@ def test_tokenizers(folder: Path) -> None:
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ("a [0] b", f"[0] is not a hole: {HOLES}."),
+        ("a [0] b", "[0] is a hole of no token; a hole has at least 1."),
+        ("a [0-3] b", "[0-3] is a hole of no token; a hole has at least 1."),
+        ("a [0=x] b", "[0=x] is a hole of no token; a hole has at least 1."),
+        ("a [8-1] b", "[8-1] ends before it begins; write the shorter length first, such as [1-8]."),
+        ("a [1-0] b", "[1-0] ends before it begins; write the shorter length first, such as [1-1]."),
+        ("a [1-] b", f"[1-] is not a hole: {HOLES}."),
+        ("a [1-2-3] b", f"[1-2-3] is not a hole: {HOLES}."),
+        ("a [x=y] b", f"[x=y] is not a hole: {HOLES}."),
+        ("a [=] b", f"[=] names no words to write anew: {HOLES}."),
+        ("a [3=] b", f"[3=] names no words to write anew: {HOLES}."),
+        (r"a [=x\] b", f"the bracket at character 3 is not closed: {HOLES}."),
         ("a [x] b", f"[x] is not a hole: {HOLES}."),
         ("a [] b", f"[] is not a hole: {HOLES}."),
         ("a [-1] b", f"[-1] is not a hole: {HOLES}."),

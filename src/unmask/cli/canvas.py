@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,6 +15,7 @@ from rich.text import Text
 from unmask.text.tokenizer import Tokenizer
 from unmask.windows import Snapshot, Written
 
+Row = TypeVar("Row", bound=Written)
 _SHADES = ("#b04a5a", "#b8683a", "#a0852a", "#5f9448", "#2f958c")  # from unsure to sure; legible on black and on white
 _LEAST = math.log(0.005)
 _FRAME = 0.05  # seconds: at most 20 frames a second
@@ -177,9 +178,7 @@ class Canvas:
         self._console.print(text + "\n", markup=False, highlight=False, soft_wrap=True)
 
 
-def follow(
-    stream: Generator[Snapshot, None, list[Written]], show: Callable[[Snapshot], None] | None = None
-) -> list[Written]:
+def follow(stream: Generator[Snapshot, None, list[Row]], show: Callable[[Snapshot], None] | None = None) -> list[Row]:
     """Run a stream to its end, showing each snapshot; the finished rows."""
     while True:
         try:

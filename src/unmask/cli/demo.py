@@ -131,17 +131,12 @@ def _generate(model: "Model", console: "Console", arguments: DemoArguments) -> d
 
 def _fill(model: "Model", console: "Console", arguments: DemoArguments) -> list[dict[str, Any]]:
     """Three fillings of a template, the likeliest first."""
-    from unmask.cli.fill import hole_texts
-
     console.rule("Filling a hole, with text on both sides", align="left", style="dim")
     text = arguments.template or _fitting(model)
     console.print(text, markup=False)
-    template = model.canvas_of(text)
     found = model.fill(text, count=6, seed=arguments.seed, temperature=0.8)
-    fills: list[dict[str, Any]] = []
-    for tokens, log_probs in zip(found.tokens, found.log_probs, strict=True):
-        wanted = [p for one, p in zip(template, log_probs, strict=True) if one == model.tokenizer.mask_id]
-        fills.append({"holes": hole_texts(model, template, tokens), "log_prob": sum(wanted)})
+    pairs = zip(found.holes, found.log_probs, strict=True)
+    fills: list[dict[str, Any]] = [{"holes": holes, "log_prob": sum(log_probs)} for holes, log_probs in pairs]
     fills.sort(key=lambda fill: -fill["log_prob"])
     for fill in fills[:3]:
         shown = " … ".join(text.strip().replace("\n", " / ") for text in fill["holes"])

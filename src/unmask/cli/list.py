@@ -11,15 +11,15 @@ import tyro
 from unmask.cli.parse import parse
 from unmask.cli.show import print_json, table
 
-_KINDS = ("models", "policies", "recipes", "corpora", "estimators", "schedules")
+_KINDS = ("models", "policies", "tasks", "recipes", "corpora", "estimators", "schedules")
 
 
 @dataclass(frozen=True, slots=True)
 class ListArguments:
-    """What can be named: models, policies, recipes, corpora, estimators, schedules."""
+    """What can be named: models, policies, tasks, recipes, corpora, estimators, schedules."""
 
     kind: tyro.conf.Positional[
-        Literal["models", "policies", "recipes", "corpora", "estimators", "schedules", "all"]
+        Literal["models", "policies", "tasks", "recipes", "corpora", "estimators", "schedules", "all"]
     ] = "all"
     """Which of them."""
     json: bool = False
@@ -57,6 +57,8 @@ def _listed(kind: str) -> dict[str, str]:
         from unmask.policies.registry import names
 
         return names()
+    if kind == "tasks":
+        return _tasks()
     if kind == "estimators":
         from unmask.estimators import ESTIMATORS
 
@@ -64,6 +66,21 @@ def _listed(kind: str) -> dict[str, str]:
     from unmask.process import SCHEDULES
 
     return {name: (schedule.__doc__ or "").splitlines()[0] for name, schedule in SCHEDULES.items()}
+
+
+def _tasks() -> dict[str, str]:
+    from unmask.errors import PluginError
+    from unmask.tasks.registry import names, options
+
+    lines = names()
+    for name in lines:
+        try:
+            known = options(name)
+        except PluginError:  # the line says already why it cannot be loaded
+            continue
+        told = [f"{key}={value}" if value else key for key, value in known.items()]
+        lines[name] += f" Options: {', '.join(told) or 'none'}."
+    return lines
 
 
 def _models() -> dict[str, str]:

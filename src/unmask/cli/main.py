@@ -17,6 +17,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "generate": ("generate", "[CHECKPOINT] [PROMPT]", "write text, watched live with --watch"),
     "fill": ("fill", "[CHECKPOINT] 'a text with [5] holes'", "fill holes anywhere in a text"),
     "watch": ("watch", "TRACE.jsonl", "play what --trace recorded, in the terminal or as a page (--html)"),
+    "frontier": (
+        "frontier",
+        "CHECKPOINT --task TASK",
+        "every policy on a task: accuracy against passes, with a picture",
+    ),
     "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
     "list": ("list", "[KIND]", "models, policies, recipes, corpora, estimators, schedules"),
     "bench": ("bench", "train|decode", "measure speed and memory on this machine"),

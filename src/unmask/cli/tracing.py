@@ -5,7 +5,7 @@ __all__ = ["Tracing", "write"]
 import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmask.cli.show import note
 from unmask.errors import RequestError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from unmask.api import Model
     from unmask.windows import Snapshot, Written
 
+Row = TypeVar("Row", bound="Written")
 _ALTERNATIVES = 5
 
 
@@ -36,12 +37,12 @@ class Tracing:
         return 0 if self._path is None else _ALTERNATIVES
 
     def record(
-        self, model: "Model", stream: "Generator[Snapshot, None, list[Written]]"
-    ) -> "Generator[Snapshot, None, list[Written]]":
-        """The same stream."""
+        self, model: "Model", stream: "Generator[Snapshot, None, list[Row]]", template: str | None = None
+    ) -> "Generator[Snapshot, None, list[Row]]":
+        """The same stream; `template` is what is filled."""
         if self._path is None:
             return stream
-        self._model, self._recorder = model, Recorder(model.tokenizer.mask_id)
+        self._model, self._recorder = model, model.recorder(template)
         return self._recorder.record(stream)
 
     def save(self, rows: "Sequence[Written]", **facts: Any) -> None:

@@ -96,8 +96,9 @@ def take_prefix(score: Tensor, eligible: Tensor, keep: Callable[[Tensor], Tensor
     """
     order = score.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     good = keep(*(feature.gather(-1, order) for feature in features)) & eligible.gather(-1, order)
-    good[:, 0] = eligible.any(-1)
-    return torch.zeros_like(eligible).scatter_(-1, order, good.cumprod(-1).bool())
+    run = good.cumprod(-1).bool()
+    run[:, 0] = eligible.any(-1)
+    return torch.zeros_like(eligible).scatter_(-1, order, run)
 
 
 def take_best(score: Tensor, eligible: Tensor, count: Tensor) -> Tensor:

@@ -1,80 +1,348 @@
-"""Names for policies: what `--policy NAME` or `--policy NAME:key=value,key=value` means, wherever text arrives."""
+"""Names for policies: what `--policy NAME` or `--policy NAME:key=value,key=value` means, wherever text arrives.
 
-__all__ = ["make", "names"]
+Two policies in a row are written `klass or confidence:steps=32`, a wrapped one `early-stop over threshold`. A package
+adds its own through the entry-point group `unmask.policies`: a callable that takes its options as keywords (texts).
+"""
 
-from collections.abc import Callable
-from functools import partial
+__all__ = ["ENTRIES", "Context", "Entry", "Knob", "entry_of", "make", "names"]
 
-from unmask.errors import RequestError, UnmaskError, did_you_mean
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from unmask.errors import ConfigError, PluginError, RequestError, UnmaskError, did_you_mean
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.early_stop import EarlyStop
+from unmask.policies.entropy_bound import EntropyBound
+from unmask.policies.factor import Factor
+from unmask.policies.klass import Klass
+from unmask.policies.or_else import OrElse
+from unmask.policies.pc import PositionCalibrated
+from unmask.policies.prefix import Prefix
+from unmask.policies.remdm import ReMDM
 from unmask.policies.scores import SCORES
+from unmask.policies.threshold import Threshold
 from unmask.policies.top_k import TopK
 from unmask.process import Schedule, make_schedule
 
-Options = dict[str, str]
+Joint = Literal["yes", "one a pass", "limit", "no"]
+"""Whether samples at temperature 1 have the model's joint law: always; with one reveal a pass; as steps grow; never."""
+
+GROUP = "unmask.policies"
 
 
-def _steps(options: Options) -> int | None:
-    """The option `steps`: a whole number, or inf (also by leaving it out) for a pass for every position."""
-    text = options.pop("steps", "inf")
-    if text in ("inf", "none"):
-        return None
-    try:
-        steps = int(text)
-    except ValueError:
-        raise RequestError(f"steps is '{text}'; give a whole number of at least 1, or inf.") from None
-    if steps < 1:
-        raise RequestError(f"steps is {steps}; give a whole number of at least 1, or inf.")
-    return steps
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """The option that trades speed for accuracy, with values to sweep, the fastest first.
+
+    Where `values` is empty the option is a number of passes a block, to be swept as tokens per pass.
+    """
+
+    option: str
+    values: tuple[float, ...] = ()
 
 
-def _top_k(name: str, options: Options, schedule: Schedule | None) -> UnmaskingPolicy:
-    return TopK(SCORES[name], _steps(options))
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a model adds to a name: its schedule, and how often its tokens occur."""
+
+    schedule: Schedule | None = None
+    unigram: Callable[[], Tensor] | None = None
 
 
-def _ancestral(options: Options, schedule: Schedule | None) -> UnmaskingPolicy:
-    steps, named = _steps(options), options.pop("schedule", None)
-    chosen = make_schedule(named) if named else schedule
-    return Ancestral(steps) if chosen is None else Ancestral(steps, chosen)
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A policy by name."""
+
+    build: Callable[["_Options"], UnmaskingPolicy]
+    options: frozenset[str]
+    line: str
+    """What it does and where it comes from."""
+    joint: Joint
+    knob: Knob | None = None
+    nested: bool = True
+    """Whether a stricter knob reveals a subset on one View."""
+    fixed: Mapping[str, str] = field(default_factory=dict[str, str])
+    """_Options that a sweep has to give beside the knob."""
 
 
-_MAKERS: dict[str, tuple[Callable[[Options, Schedule | None], UnmaskingPolicy], frozenset[str], str]] = {
-    **{
-        name: (partial(_top_k, name), frozenset({"steps"}), (score.__doc__ or "").splitlines()[0])
-        for name, score in SCORES.items()
-    },
-    "ancestral": (
+class _Options:
+    """The options of a name as typed, taken one by one; what each may be is said in the sentence that refuses it."""
+
+    def __init__(self, given: dict[str, str], context: Context) -> None:
+        self.given, self.context = given, context
+
+    def number(self, name: str, default: float) -> float:
+        """A number. Raises RequestError for what is none."""
+        text = self.given.get(name)
+        try:
+            return default if text is None else float(text)
+        except ValueError:
+            raise RequestError(f"{name} is '{text}'; give a number, for example {default:g}.") from None
+
+    def count(self, name: str, default: int) -> int:
+        """A whole number of at least 1. Raises RequestError for what is none."""
+        text = self.given.get(name, str(default))
+        if not text.isdecimal() or int(text) < 1:
+            raise RequestError(f"{name} is '{text}'; give a whole number of at least 1.")
+        return int(text)
+
+    def steps(self) -> int | None:
+        """The option `steps`: a whole number, or inf (also by leaving it out) for a pass for every position."""
+        text = self.given.get("steps", "inf")
+        if text in ("inf", "none"):
+            return None
+        if not text.isdecimal() or int(text) < 1:
+            raise RequestError(f"steps is '{text}'; give a whole number of at least 1, or inf.")
+        return int(text)
+
+    def choice(self, name: str, default: str, known: tuple[str, ...]) -> Any:
+        """One of some words. Raises RequestError for another."""
+        text = self.given.get(name, default)
+        if text not in known:
+            raise RequestError(f"{name} is '{text}'; {did_you_mean(text, known)}")
+        return text
+
+    def schedule(self, default: Schedule | None) -> Schedule | None:
+        """The option `schedule`, or the model's."""
+        named = self.given.get("schedule")
+        return make_schedule(named) if named else self.context.schedule or default
+
+    def unigram(self) -> Tensor:
+        """Frequencies of the tokens: from the file `unigram` (a JSON list, one number a token id), or the model's."""
+        path = self.given.get("unigram")
+        if path is None:
+            if self.context.unigram is None:
+                raise RequestError("pc needs the frequencies of the tokens; give unigram=FILE, a JSON list of numbers.")
+            return self.context.unigram()
+        try:
+            table = torch.tensor(json.loads(Path(path).read_text(encoding="utf-8")), dtype=torch.float64)
+        except (OSError, ValueError, TypeError):
+            raise RequestError(f"unigram is '{path}'; give a JSON file with a list of one number a token id.") from None
+        return table / table.sum()
+
+
+def _top_k(name: str, options: _Options) -> UnmaskingPolicy:
+    return TopK(SCORES[name], options.steps())
+
+
+def _pc(options: _Options) -> UnmaskingPolicy:
+    score = PositionCalibrated(options.unigram(), options.number("decay", 0.25), options.number("cap", 10.0))
+    return TopK(score, options.steps())
+
+
+def _ancestral(options: _Options) -> UnmaskingPolicy:
+    chosen = options.schedule(None)
+    return Ancestral(options.steps()) if chosen is None else Ancestral(options.steps(), chosen)
+
+
+def _threshold(feature: Any, default: float, options: _Options) -> UnmaskingPolicy:
+    return Threshold(options.number("threshold", default), feature)
+
+
+def _entropy_bound(options: _Options) -> UnmaskingPolicy:
+    return EntropyBound(
+        options.number("gamma", 0.1), options.choice("order", "entropy", ("entropy", "confidence", "margin"))
+    )
+
+
+def _klass(options: _Options) -> UnmaskingPolicy:
+    return Klass(options.number("kl", 0.01), options.number("threshold", 0.9), options.count("history", 2))
+
+
+def _remdm(options: _Options) -> UnmaskingPolicy:
+    kind = options.choice("kind", "cap", get_args(ReMDM.__annotations__["kind"]))
+    rule = ReMDM(options.count("steps", 128), kind, options.number("eta", 0.02))
+    schedule = options.schedule(None)
+    return rule if schedule is None else ReMDM(rule.steps, rule.kind, rule.eta, schedule)
+
+
+def _top_k_entry(name: str) -> Entry:
+    line = (SCORES[name].__doc__ or "").splitlines()[0]
+    joint: Joint = "no" if name == "confidence" else "one a pass"
+    return Entry(partial(_top_k, name), frozenset({"steps"}), line, joint, Knob("steps"))
+
+
+_SURE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.998, 0.999, 0.9995)
+_NATS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.01, 0.003, 0.001)
+ENTRIES: dict[str, Entry] = {
+    **{name: _top_k_entry(name) for name in SCORES},
+    "ancestral": Entry(
         _ancestral,
         frozenset({"steps", "schedule"}),
         "The reverse process on `steps` grid steps, or inf (MDLM, arXiv:2406.07524; first hitting, arXiv:2409.02908).",
+        "limit",
+        Knob("steps"),
+    ),
+    "entropy-bound": Entry(
+        _entropy_bound,
+        frozenset({"gamma", "order"}),
+        "As many as an error budget of gamma nats allows, surest first (EB-Sampler, arXiv:2505.24857).",
+        "limit",
+        Knob("gamma", (3.0, 1.0, 0.5, 0.3, 0.1, 0.05, 0.03, 0.01, 0.005, 0.001)),
+    ),
+    "entropy-threshold": Entry(
+        partial(_threshold, "entropy", 0.1),
+        frozenset({"threshold"}),
+        "All with an entropy below the threshold in nats, at least one (a threshold rule as in arXiv:2505.22618).",
+        "no",
+        Knob("threshold", _NATS),
+    ),
+    "factor": Entry(
+        lambda options: Factor(options.number("factor", 1.0)),
+        frozenset({"factor"}),
+        "The n surest with (n + 1)(1 - confidence) below the factor (Fast-dLLM, arXiv:2505.22618).",
+        "no",
+        Knob("factor", (3.0, 2.0, 1.0, 0.6, 0.3, 0.1, 0.03, 0.01, 0.003)),
+    ),
+    "klass": Entry(
+        _klass,
+        frozenset({"kl", "threshold", "history"}),
+        "All that are sure and whose distribution stands still (KLASS, arXiv:2511.05664).",
+        "no",
+        Knob("threshold", (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)),
+        nested=True,
+    ),
+    "margin-threshold": Entry(
+        partial(_threshold, "margin", 0.9),
+        frozenset({"threshold"}),
+        "All whose best probability leads the second by more than the threshold (margin: arXiv:2502.06768).",
+        "no",
+        Knob("threshold", _SURE),
+    ),
+    "pc": Entry(
+        _pc,
+        frozenset({"steps", "decay", "cap", "unigram"}),
+        "Early positions first, and what is sure beyond its frequency in text (PC-Sampler, arXiv:2508.13021).",
+        "no",
+        Knob("steps"),
+    ),
+    "prefix": Entry(
+        lambda options: Prefix(options.number("threshold", 0.9)),
+        frozenset({"threshold"}),
+        "The longest run from the left with confidence above the threshold (the strongest free rule of our trials).",
+        "limit",
+        Knob("threshold", _SURE),
+    ),
+    "remdm": Entry(
+        _remdm,
+        frozenset({"steps", "kind", "eta", "schedule"}),
+        "The reverse process that hides again: kind cap, rescale, conf or loop (ReMDM, arXiv:2503.00307).",
+        "limit",
+        Knob("steps", (8, 16, 32, 64, 128)),
+        nested=False,
+    ),
+    "threshold": Entry(
+        lambda options: Threshold(options.number("threshold", 0.9)),
+        frozenset({"threshold"}),
+        "All with a confidence above the threshold, at least one (Fast-dLLM, arXiv:2505.22618).",
+        "no",
+        Knob("threshold", _SURE),
     ),
 }
+_EARLY_STOP = "early-stop"
+_WRAPPERS = {
+    _EARLY_STOP: "`early-stop over POLICY`: write the rest once its logit gaps are wide (Prophet, arXiv:2508.19982).",
+    "or": "`POLICY or POLICY`: the second where the first reveals nothing.",
+}
+
+
+@cache
+def _plugins() -> dict[str, Any]:
+    """The entry points that other packages register, by name."""
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def names() -> dict[str, str]:
     """Every policy's name with its one line: what it does and where it comes from."""
-    return {name: line for name, (_, _, line) in sorted(_MAKERS.items())}
+    ours = {name: entry.line for name, entry in ENTRIES.items()} | _WRAPPERS
+    theirs = {name: f"from the package {point.dist.name}." for name, point in _plugins().items() if point.dist}
+    return dict(sorted((ours | theirs).items()))
 
 
-def make(text: str, schedule: Schedule | None = None) -> UnmaskingPolicy:
-    """The policy that `text` names, for example "random:steps=32"; `schedule` is that of the model, where it matters.
+def entry_of(name: str) -> Entry:
+    """The entry of a policy of ours. Raises RequestError for a name that is none."""
+    if name not in ENTRIES:
+        raise RequestError(f"There is no policy named '{name}'; {did_you_mean(name, ENTRIES)}")
+    return ENTRIES[name]
+
+
+def make(text: str, context: Context = Context()) -> UnmaskingPolicy:
+    """The policy that `text` names, for example "random:steps=32"; `context` is what the model adds.
 
     Raises RequestError for an unknown name or option, or a value that cannot be.
     """
+    first, either, second = text.partition(" or ")
+    if either:
+        one, two = make(first.strip(), context), make(second.strip(), context)
+        if isinstance(one, ReMDM) or isinstance(two, ReMDM):
+            raise RequestError(f"'{text}' joins a policy that hides tokens again; remdm stands alone.")
+        return OrElse(one, two)
+    name, options = _split(text)
+    outer, over, inner = text.partition(" over ")
+    if over:
+        name, options = _split(outer.strip())
+        if name != _EARLY_STOP:
+            raise RequestError(f"'{name}' is no wrapper; write {_EARLY_STOP} over POLICY.")
+        return _early_stop(text, options, make(inner.strip(), context))
+    if name == _EARLY_STOP:
+        raise RequestError(f"{_EARLY_STOP} wraps a policy; write for example: {_EARLY_STOP} over confidence:steps=32")
+    if name in _plugins():
+        return _from_plugin(name, options)
+    if name not in ENTRIES:
+        raise RequestError(f"There is no policy named '{name}'; {did_you_mean(name, [*ENTRIES, *_plugins()])}")
+    _check(name, options, ENTRIES[name].options)
+    try:
+        return ENTRIES[name].build(_Options(options, context))
+    except UnmaskError as error:
+        raise RequestError(str(error)) from None
+
+
+def _split(text: str) -> tuple[str, dict[str, str]]:
+    """Name and options of "name:key=value,key=value"."""
     name, _, rest = text.partition(":")
-    if name not in _MAKERS:
-        raise RequestError(f"There is no policy named '{name}'; {did_you_mean(name, _MAKERS)}")
-    maker, known, _ = _MAKERS[name]
-    options: Options = {}
+    options: dict[str, str] = {}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if not equals:
             raise RequestError(f"'{item}' in the policy '{text}' is not key=value; write for example {name}:steps=32.")
+        options[key.strip()] = value.strip()
+    return name, options
+
+
+def _check(name: str, options: dict[str, str], known: frozenset[str]) -> None:
+    for key in options:
         if key not in known:
             raise RequestError(f"The policy '{name}' has no option '{key}'; {did_you_mean(key, known)}")
-        options[key] = value
+
+
+def _early_stop(text: str, given: dict[str, str], inner: UnmaskingPolicy) -> UnmaskingPolicy:
+    bars = ("early", "middle", "late")
+    _check(_EARLY_STOP, given, frozenset(bars))
+    if isinstance(inner, ReMDM):
+        raise RequestError(f"'{text}' would stop a policy that hides tokens again; remdm stands alone.")
+    options = _Options(given, Context())
     try:
-        return maker(options, schedule)
-    except UnmaskError as error:
+        return EarlyStop(inner, *(options.number(bar, usual) for bar, usual in zip(bars, (7.5, 5, 2.5), strict=True)))
+    except ConfigError as error:
         raise RequestError(str(error)) from None
+
+
+def _from_plugin(name: str, options: dict[str, str]) -> UnmaskingPolicy:
+    """A policy of another package. Raises PluginError where it cannot be loaded, RequestError for wrong options."""
+    try:
+        build = _plugins()[name].load()
+    except Exception as error:
+        raise PluginError(f"The policy '{name}' of another package cannot be loaded: {error}") from error
+    try:
+        return build(**options)
+    except TypeError as error:
+        raise RequestError(f"The policy '{name}' does not take these options: {error}") from None

@@ -1,13 +1,24 @@
 """In what order positions are revealed: higher goes first. Each is (View) -> (B, L)."""
 
-__all__ = ["BLIND", "SCORES", "Score", "confidence", "entropy", "left_to_right", "margin", "random"]
+__all__ = [
+    "BLIND",
+    "NEEDS",
+    "SCORES",
+    "Score",
+    "best_confidence",
+    "confidence",
+    "entropy",
+    "left_to_right",
+    "margin",
+    "random",
+]
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from unmask.policies.base import View
+from unmask.policies.base import Needs, View
 
 Score = Callable[[View], Tensor]
 
@@ -15,6 +26,12 @@ Score = Callable[[View], Tensor]
 def confidence(view: View) -> Tensor:
     """Clean probability of the proposed token (LLaDA, arXiv:2502.09992; MaskGIT, arXiv:2202.04200)."""
     return view.confidence
+
+
+def best_confidence(view: View) -> Tensor:
+    """Clean probability of the most probable token, whatever was drawn (MaskGIT's order without its peek)."""
+    assert view.top is not None
+    return view.top[..., 0]
 
 
 def margin(view: View) -> Tensor:
@@ -38,10 +55,12 @@ def left_to_right(view: View) -> Tensor:
 
 
 SCORES: dict[str, Score] = {
+    "best-confidence": best_confidence,
     "confidence": confidence,
     "entropy": entropy,
     "left-to-right": left_to_right,
     "margin": margin,
     "random": random,
 }
-BLIND = frozenset({random, left_to_right})
+BLIND: frozenset[Score] = frozenset({random, left_to_right})
+NEEDS: dict[Score, Needs] = {best_confidence: Needs(top=1)}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from unmask.errors import ConfigError
-from unmask.policies.base import Decision, State, View, take_best
-from unmask.policies.scores import BLIND, Score, random
+from unmask.policies.base import Decision, Needs, State, View, take_best
+from unmask.policies.scores import BLIND, NEEDS, Score, random
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,10 @@ class TopK:
     @property
     def looks(self) -> bool:
         return self.score not in BLIND
+
+    @property
+    def needs(self) -> Needs:
+        return NEEDS.get(self.score, Needs())
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return Decision(take_best(self.score(view), view.eligible, self._quota(view))), None

@@ -6,7 +6,7 @@ end-of-text letter) to the end. A network of fixed depth extends the trace by a 
 fatal, and the tail tempts: its length is likely long before the trace is known, as the padding of LLaDA is.
 """
 
-__all__ = ["HALT", "TAIL", "Automaton"]
+__all__ = ["HALT", "Automaton"]
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from random import Random
 
 from unmask.errors import RequestError, did_you_mean
 from unmask.noise import derive
-from unmask.tasks.base import Example, Verdict, check_split
+from unmask.tasks.base import TAIL, Example, Verdict, check_split
 
 STATES = "abcdefghijkl"
 OPERATIONS = "ABCDEF"
-HALT, TAIL = ".", "_"
+HALT = "."
 TRACES = ("natural", "long", "mixed", "short")
 _SHORT, _LONG = 10, 12  # a short trace has at most 10 states, a long one at least 12, the halt included
 _TABLE_SEED = 2512_09106
@@ -26,7 +26,11 @@ _TABLE_SEED = 2512_09106
 
 @dataclass(frozen=True, slots=True)
 class Automaton:
-    """`traces`: natural; long (12 places or more); mixed (half and half); short (98 % at most 10, 2 % long)."""
+    """The states a machine goes through until it halts: serial by nature, with an easy tail.
+
+    `length` is how many operations and places there are. `traces`: natural; long (12 places or more); mixed (half
+    natural, half long); short (98 % at most 10, 2 % long).
+    """
 
     length: int = 24
     traces: str = "natural"
@@ -36,6 +40,11 @@ class Automaton:
             raise RequestError(f"length is {self.length}; an automaton's trace has at least 4 places.")
         if self.traces not in TRACES:
             raise RequestError(f"traces is '{self.traces}'; {did_you_mean(self.traces, TRACES)}")
+        if self.traces != "natural" and self.length < _LONG:
+            raise RequestError(
+                f"length is {self.length}, but '{self.traces}' traces may have {_LONG} places or more; "
+                f"give a length of at least {_LONG}, or traces=natural."
+            )
 
     @property
     def name(self) -> str:
@@ -72,7 +81,7 @@ class Automaton:
             places = len(trace)
             if kind == "natural" or (kind == "long" and places >= _LONG) or (kind == "short" and places <= _SHORT):
                 answer = trace.ljust(self.length, TAIL)
-                return Example(f"{start}{program}[{self.length}]", answer, {"trace": places})
+                return Example(f"{start}{program}[{self.length}]", answer, {"trace": places, "unique": True})
 
 
 def _run(start: str, program: str) -> str:

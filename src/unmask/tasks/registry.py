@@ -1,39 +1,150 @@
-"""Names for tasks: what `--task NAME` or `--task NAME:key=value,key=value` means, wherever text arrives."""
+"""Names for tasks: what `--task NAME` or `--task NAME:key=value,key=value` means, wherever text arrives.
 
-__all__ = ["make", "names"]
+NAME is a built-in task, one that an installed package offers, or a class in a file, `path/to/file.py:MyTask`. The
+options are the parameters of the class, each read as the kind of its default.
+"""
 
-from dataclasses import fields
+__all__ = ["fingerprint", "make", "names", "options"]
+
+import inspect
+import re
+import typing
 from typing import Any
 
-from unmask.errors import RequestError, did_you_mean
+from unmask.errors import PluginError, RequestError, UnmaskError, did_you_mean
+from unmask.tasks.arithmetic import Arithmetic
 from unmask.tasks.automaton import Automaton
 from unmask.tasks.base import Task
+from unmask.tasks.countdown import Countdown
+from unmask.tasks.gsm8k import Gsm8k
+from unmask.tasks.gym import Gym
+from unmask.tasks.plugins import class_from_file, entry_points, source_fingerprint
 from unmask.tasks.sudoku import Sudoku
 
-_TASKS: dict[str, type[Any]] = {"automaton": Automaton, "sudoku": Sudoku}
+_BUILT_IN: dict[str, type[Any]] = {
+    "arithmetic": Arithmetic,
+    "automaton": Automaton,
+    "countdown": Countdown,
+    "gsm8k": Gsm8k,
+    "gym": Gym,
+    "sudoku": Sudoku,
+}
+"""They come before plug-ins of the same name."""
+_IN_FILE = re.compile(r"(?P<path>.+?\.py)(?::(?P<name>[^:,=]*))?(?::(?P<options>.*))?", re.DOTALL)
+_NEEDED = ("name", "examples", "verify", "pairs")
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def names() -> dict[str, str]:
-    """Every task's name with its one line."""
-    modules = {name: __import__(kind.__module__, fromlist=["__doc__"]) for name, kind in sorted(_TASKS.items())}
-    return {name: (module.__doc__ or "").splitlines()[0] for name, module in modules.items()}
+    """Every task's name with the first line about it; for a plug-in that cannot be loaded, with the reason."""
+    lines: dict[str, str] = {}
+    for name in sorted({*_BUILT_IN, *entry_points()}):
+        try:
+            lines[name] = (_kind(name).__doc__ or "").strip().split("\n")[0]
+        except PluginError as error:
+            lines[name] = str(error)
+    return lines
+
+
+def options(name: str) -> dict[str, str]:
+    """A task's options with their defaults as text, "" where one has to be given.
+
+    A class that takes any others beside them has "and its own" at the end.
+
+    Raises RequestError for a name that is none, and PluginError for a plug-in that cannot be loaded.
+    """
+    parameters, open_ = _parameters(_kind(name))
+    found = {key: "" if one.default is one.empty else str(one.default) for key, one in parameters.items()}
+    return {**found, "and its own": ""} if open_ else found
 
 
 def make(text: str) -> Task:
-    """The task that `text` names, for example "sudoku:side=4". Raises RequestError for what cannot be."""
-    name, _, rest = text.partition(":")
-    if name not in _TASKS:
-        raise RequestError(f"There is no task named '{name}'; {did_you_mean(name, _TASKS)}")
-    kinds = {field.name: type(field.default) for field in fields(_TASKS[name])}
-    options: dict[str, Any] = {}
+    """The task that `text` names, for example "sudoku:side=4" or "mine.py:MyTask:level=3".
+
+    Raises:
+        RequestError: for a name, file, class or option that does not exist, or a value that cannot be.
+        PluginError: where somebody else's task cannot be loaded, made, or used as a task.
+    """
+    in_file = _IN_FILE.fullmatch(text)
+    if in_file is not None:
+        if not in_file["name"]:
+            raise RequestError(f"'{text}' names no class; write {in_file['path']}:MyTask, with the class in that file.")
+        name, rest = f"{in_file['path']}:{in_file['name']}", in_file["options"] or ""
+        kind = class_from_file(in_file["path"], in_file["name"])
+    else:
+        name, _, rest = text.partition(":")
+        kind = _kind(name)
+    given = _read(kind, name, rest, text)
+    try:
+        task = kind(**given)
+    except UnmaskError:
+        raise
+    except Exception as error:
+        raise PluginError(f"The task '{text}' cannot be made: {type(error).__name__}: {error}.") from error
+    if missing := [one for one in _NEEDED if not hasattr(task, one)]:
+        raise PluginError(f"'{name}' is no task: it has no {' and no '.join(missing)}; see unmask.tasks.base.Task.")
+    return task
+
+
+def fingerprint(task: Task) -> str:
+    """What a task's problems depend on beside its name; empty for most. See `Task` and `plugins.source_fingerprint`."""
+    return f"{getattr(task, 'fingerprint', '')}{source_fingerprint(type(task))}"
+
+
+def _kind(name: str) -> type[Any]:
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    foreign = entry_points()
+    if name not in foreign:
+        raise RequestError(f"There is no task named '{name}'; {did_you_mean(name, {*_BUILT_IN, *foreign})}")
+    return foreign[name]()
+
+
+def _parameters(kind: type[Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The named parameters of a class, and whether it takes others beside them."""
+    found = inspect.signature(kind).parameters.values()
+    named = {one.name: one for one in found if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    return named, any(one.kind is one.VAR_KEYWORD for one in found)
+
+
+def _read(kind: type[Any], name: str, rest: str, text: str) -> dict[str, Any]:
+    """The options in "key=value,key=value", as the class wants them."""
+    parameters, open_ = _parameters(kind)
+    given: dict[str, Any] = {}
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if not equals:
             raise RequestError(f"'{item}' in the task '{text}' is not key=value; write for example {name}:key=value.")
-        if key not in kinds:
-            raise RequestError(f"The task '{name}' has no option '{key}'; {did_you_mean(key, kinds)}")
-        try:
-            options[key] = kinds[key](value)
-        except ValueError:
-            raise RequestError(f"{key} is '{value}' in the task '{text}'; give a {kinds[key].__name__}.") from None
-    return _TASKS[name](**options)
+        if key in given:
+            raise RequestError(f"{key} is given twice in the task '{text}'; give it once.")
+        if key in parameters:
+            given[key] = _value(_type(kind, parameters[key]), key, value, text)
+        elif open_:
+            given[key] = value
+        else:
+            known = did_you_mean(key, parameters) if parameters else "it has none."
+            raise RequestError(f"The task '{name}' has no option '{key}'; {known}")
+    for key, one in parameters.items():
+        if one.default is one.empty and key not in given:
+            raise RequestError(f"The task '{name}' needs the option '{key}'; write {name}:{key}=...")
+    return given
+
+
+def _type(kind: type[Any], parameter: inspect.Parameter) -> type[Any]:
+    """int, float, bool or str: the kind of a parameter's default, or else of its annotation."""
+    usual = (bool, int, float, str)
+    if type(parameter.default) in usual:
+        return type(parameter.default)
+    try:
+        hint: Any = typing.get_type_hints(kind.__init__).get(parameter.name, str)
+    except Exception:  # an annotation that only a type checker can read
+        return str
+    return next((one for one in usual if one is hint or one in typing.get_args(hint)), str)
+
+
+def _value(kind: type[Any], key: str, value: str, text: str) -> Any:
+    try:
+        return _BOOLEANS[value.lower()] if kind is bool else kind(value)
+    except (ValueError, KeyError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise RequestError(f"{key} is '{value}' in the task '{text}'; give {wanted}.") from None

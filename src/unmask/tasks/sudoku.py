@@ -1,12 +1,14 @@
 """Sudoku: a grid in which each row, column and box holds each digit once; any order may be wrong, and some are."""
 
-__all__ = ["SHAPES", "Sudoku", "grids", "solutions"]
+__all__ = ["SHAPES", "Sudoku", "drawn_as", "grids", "solutions"]
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from random import Random
+from typing import Any
 
 from unmask.errors import RequestError
 from unmask.noise import derive
@@ -20,7 +22,11 @@ Grid = list[int]  # side * side numbers, 0 where nothing stands
 
 @dataclass(frozen=True, slots=True)
 class Sudoku:
-    """Puzzles with exactly one solution, from which no clue can be taken away; `clues` more are given on top."""
+    """A grid in which each row, column and box holds each digit once: random order fails, the surest cells do well.
+
+    Puzzles have exactly one solution, and no clue can be taken away; `clues` more are given on top, as long as a cell
+    stays empty.
+    """
 
     side: int = 6
     clues: int = 0
@@ -43,7 +49,7 @@ class Sudoku:
     def verify(self, example: Example, completion: str) -> Verdict:
         """Right where the filled grid keeps every rule; the clues stand as they were given."""
         puzzle = example.facts["puzzle"]
-        if len(completion) != puzzle.count(BLANK) or not completion.isdigit():
+        if len(completion) != puzzle.count(BLANK) or not set(completion) <= set("123456789"):
             return Verdict(0.0, f"'{completion}' is not {puzzle.count(BLANK)} digits")
         digits = iter(completion)
         grid = [int(next(digits) if clue == BLANK else clue) for clue in puzzle]
@@ -63,12 +69,20 @@ class Sudoku:
             puzzle[cell] = 0
             if len(list(solutions(self.side, puzzle, limit=2))) > 1:
                 puzzle[cell] = grid[cell]
-        for cell in chance.sample([c for c, clue in enumerate(puzzle) if not clue], min(self.clues, puzzle.count(0))):
+        blank = [cell for cell, clue in enumerate(puzzle) if not clue]
+        for cell in chance.sample(blank, min(self.clues, len(blank) - 1)):
             puzzle[cell] = grid[cell]
         text = "".join(map(str, puzzle))
         answer = "".join(str(digit) for digit, clue in zip(grid, puzzle, strict=True) if not clue)
         facts = {"puzzle": text, "clues": len(grid) - puzzle.count(0), "guesses": _guesses(self.side, puzzle)}
-        return Example(joined_holes(text, BLANK), answer, facts)
+        return Example(joined_holes(text, BLANK), answer, {**facts, "unique": True})
+
+
+def drawn_as(source: str) -> dict[str, Any]:
+    """How what a model writes that learned from `source` is drawn: a Sudoku's columns and boxes, else nothing."""
+    found = re.fullmatch(r"task:sudoku(?::(?:.*,)?side=(\d+)\b.*|[:@].*)?", source)
+    side = int(found[1] or Sudoku().side) if found else 0
+    return {"columns": side, "box": SHAPES[side]} if side in SHAPES else {}
 
 
 def grids(side: int, chance: Random) -> Iterator[Grid]:

@@ -4,7 +4,7 @@ __all__ = ["Recorder", "Seen"]
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from unmask import __version__
@@ -91,10 +91,10 @@ class _Known:
 class Recorder:
     """Turns the snapshots of a stream into events and keeps them; needs no model."""
 
-    def __init__(self, mask_id: int, held: Mapping[int, Mapping[int, int]] | None = None) -> None:
-        """`held`: by row and position, the tokens of text that is edited in place and stands as MASK in the canvas."""
+    def __init__(self, mask_id: int, held: Mapping[int, int] | None = None) -> None:
+        """`held`: by position, tokens of text that is edited in place, of every row; the canvas has MASK there."""
         self.mask_id, self.events = mask_id, list[Event]()
-        self._held = {} if held is None else held
+        self._held = dict(held or {})
         self._rows: dict[int, _Known] = {}
 
     def record(self, stream: Generator[_Snapshot, None, _Rows]) -> Generator[_Snapshot, None, _Rows]:
@@ -141,16 +141,29 @@ class Recorder:
     ) -> Trace:
         """What was recorded, with all that is needed to draw it without the model.
 
-        `texts` are the finished rows as token ids, cut at EOS; `piece` and `raw` give the text of a token id and, where
-        that is a part of a character, its bytes; `facts` are further fields of the `Header`.
+        `texts` are the finished rows as token ids, cut at EOS. Where several rows were tried for each text, the trace
+        tells of the one that became it. `piece` and `raw` give the text of a token id and, where that is a part of a
+        character, its bytes; `facts` are further fields of the `Header`.
         """
-        rows = tuple(self._row(row, text) for row, text in enumerate(texts))
+        each = max(1, len(self._rows) // max(1, len(texts)))
+        chosen = [self._source(range(at * each, (at + 1) * each), text) for at, text in enumerate(texts)]
+        rows = tuple(self._row(row, text) for row, text in zip(chosen, texts, strict=True))
+        place = {row: at for at, row in enumerate(chosen)}
+        events = tuple(replace(event, row=place[event.row]) for event in self.events if event.row in place)
         ids = {token for row in rows for token in (*row.start, *row.held.values())}
-        for event in self.events:
+        for event in events:
             ids |= {event.token, *(token for token, _ in event.alternatives)}
         parts = {token: data.hex() for token in sorted(ids) if (data := raw(token)) is not None}
         pieces = {token: piece(token) for token in sorted(ids) if token not in parts}
-        return Trace(Header(self.mask_id, rows, pieces, parts, version=__version__, **facts), tuple(self.events))
+        return Trace(Header(self.mask_id, rows, pieces, parts, version=__version__, **facts), events)
+
+    def _source(self, rows: range, text: Sequence[int]) -> int:
+        """Which of some rows ended as this text."""
+        ends = {row: list(self._rows[row].start) for row in rows if row in self._rows} if len(rows) > 1 else {}
+        for event in self.events:
+            if event.row in ends:
+                ends[event.row][event.position] = self.mask_id if event.kind == "remasked" else event.token
+        return next((row for row, end in ends.items() if end == list(text)), rows[0])
 
     def _row(self, row: int, text: Sequence[int]) -> Row:
         known = self._rows.get(row)
@@ -158,14 +171,14 @@ class Recorder:
             return Row(tuple(text), 0)
         end = None if len(text) == len(known.start) else len(text)
         start = tuple(text[at] if token == _UNSEEN else token for at, token in enumerate(known.start))
-        return Row(start, known.before[1] + known.now[1], end, dict(self._held.get(row, {})))
+        return Row(start, known.before[1] + known.now[1], end, dict(self._held))
 
     def _meet(self, snapshot: Seen, at: int, line: int, now: tuple[int, int, int]) -> None:
         """Bring the row's counts up to date; at the start of a window, note the canvas as it was."""
         row, start, view = snapshot.rows[line], snapshot.starts[line], snapshot.step.view
         known = self._rows.get(row)
         if known is None:
-            known = self._rows[row] = _Known([_UNSEEN] * start, dict(self._held.get(row, {})))
+            known = self._rows[row] = _Known([_UNSEEN] * start, dict(self._held))
         elif now[0] > known.now[0]:
             known.now = now
             return

@@ -5,18 +5,20 @@ __all__ = ["corpus_of"]
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from unmask.data.corpus import Corpus, cache_folder
 from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
-from unmask.errors import DataError
+from unmask.errors import DataError, PluginError, UnmaskError
 from unmask.run.files import atomic_text
-from unmask.tasks import make
+from unmask.tasks.base import Task
+from unmask.tasks.registry import fingerprint, make
 from unmask.text.tokenizer import Tokenizer
 
-_FORM = re.compile(r"task:(?P<task>[^@]+)(?:@(?P<count>[0-9]{1,9}))?")
+_FORM = re.compile(r"task:(?P<task>.+?)(?:@(?P<count>0*[1-9][0-9]{0,8}))?", re.DOTALL)
 _COUNT, _VALID = 50_000, 512
 _FORMAT = 1
 
@@ -35,30 +37,61 @@ def corpus_of(
 def _materialised(settings: DataSettings) -> DataSettings:
     """The same settings with a task's problems as files of prompts and answers; other sources stay as they are.
 
+    Validation is on problems of the split "valid", unless `settings.valid` names another source.
+
     Raises:
-        DataError: for a source that starts with task: but names none.
-        RequestError: for a task that cannot be.
+        DataError: for a source that starts with task: but names none, or has no problems.
+        RequestError, PluginError: for a task that cannot be.
     """
-    if not settings.source.startswith("task:"):
-        return settings
-    found = _FORM.fullmatch(settings.source)
-    if found is None:
+    source, valid = settings.source, settings.valid
+    if source.startswith("task:"):
+        name, count = _read(source)
+        source = _written(name, "train", count or _COUNT)
+        if valid is None:
+            valid = _written(name, "valid", _VALID)
+    if valid is not None and valid.startswith("task:"):
+        name, count = _read(valid)
+        valid = _written(name, "valid", count or _VALID)
+    return replace(settings, source=source, valid=valid)
+
+
+def _read(source: str) -> tuple[str, int | None]:
+    """The task's name and the count in task:NAME@COUNT."""
+    found = _FORM.fullmatch(source)
+    if found is None or (found["count"] is None and re.search("@-?[0-9]*$", source)):
         raise DataError(
-            f"'{settings.source}' is not a task as a source: "
-            "write task:NAME@COUNT, for example task:sudoku:side=4@20000."
+            f"'{source}' is not a task as a source: "
+            "write task:NAME@COUNT, for example task:sudoku:side=4@20000, with a count of at least 1."
         )
-    count = int(found["count"] or _COUNT)
-    paths = [_written(found["task"], split, n) for split, n in (("train", count), ("valid", _VALID))]
-    return replace(settings, source=paths[0], valid=settings.valid or paths[1])
+    return found["task"], None if found["count"] is None else int(found["count"])
 
 
 def _written(name: str, split: str, count: int) -> str:
     """The path of the problems as rows of prompt and answer, made where it is not there yet."""
     task = make(name)
-    key = hashlib.sha256(json.dumps([_FORMAT, task.name, split, count]).encode()).hexdigest()[:32]
+    told: list[Any] = [_FORMAT, task.name, split, count]
+    if depends := fingerprint(task):
+        told.append(depends)
+    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
     path = cache_folder() / "tasks" / f"{key}.jsonl"
     if not path.is_file():
-        pairs = task.pairs(split, count)
-        rows = (json.dumps({"prompt": prompt, "answer": answer}) + "\n" for prompt, answer in pairs)
-        atomic_text(path, "".join(rows))
+        rows = "".join(_rows(task, split, count))
+        if not rows:
+            raise DataError(f"The task '{name}' has no problems for the split '{split}'; there is nothing to train on.")
+        atomic_text(path, rows)
     return str(path)
+
+
+def _rows(task: Task, split: str, count: int) -> Iterator[str]:
+    """A line of JSON for each pair. Raises PluginError where somebody else's task fails or gives no pairs of texts."""
+    try:
+        for pair in task.pairs(split, count):
+            if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+                raise PluginError(f"The task '{task.name}' gave {pair!r:.60} as a pair; give a prompt and an answer.")
+            yield json.dumps({"prompt": pair[0], "answer": pair[1]}) + "\n"
+    except UnmaskError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"The task '{task.name}' failed while it made problems: {type(error).__name__}: {error}."
+        ) from error

@@ -1,0 +1,200 @@
+"""`unmask frontier`: accuracy against passes, for every policy, its knob and the block size."""
+
+__all__ = ["FrontierArguments", "bench_of", "run"]
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from unmask.cli.parse import parse
+from unmask.cli.show import note, print_json
+from unmask.errors import ConfigError, RequestError
+
+if TYPE_CHECKING:
+    from unmask.eval.frontier import Frontier
+    from unmask.sweep import Bench, Outcome, Setting
+
+
+@dataclass(frozen=True, slots=True)
+class FrontierArguments:
+    """Sweep policies over the problems of a task, and say what each buys: a table, a CSV, a JSON and a picture.
+
+    A sweep that was stopped goes on where it was: say the same again with the same --out.
+    """
+
+    checkpoint: tyro.conf.Positional[str]
+    """A checkpoint or run folder, or the name of a bundled model."""
+    task: str
+    """The problems: a name, or name:key=value (`unmask list tasks`)."""
+    policies: tuple[str, ...] = ()
+    """Policies to sweep, by name (every knob) or with options (as they stand); by default all."""
+    blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
+    """Block sizes: full, a number of positions, or a share of what a problem has to fill."""
+    count: int = 256
+    """Problems."""
+    split: str = "test"
+    """train, valid or test."""
+    seed: int = 0
+    """Of the problems and of all that is random in decoding."""
+    temperature: float = 0.0
+    """0 takes the most probable token; 1 samples from the model."""
+    workers: int | None = None
+    """Processes, of one thread each; by default one a processor."""
+    out: str | None = None
+    """The folder to write; by default runs/frontier-TASK-CHECKPOINT."""
+    json: bool = False
+    """Print one JSON object on stdout."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ConfigError(f"count is {self.count}; give the number of problems, at least 1.")
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers is {self.workers}; give the number of processes, at least 1.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Sweep, write and print."""
+    args = parse(FrontierArguments, argv, "frontier")
+
+    from unmask.eval.frontier import frontier
+    from unmask.eval.report import POSITIONAL, family, frontier_csv, frontier_facts, plot_frontier
+    from unmask.run.files import atomic_text
+    from unmask.sweep import settings_of, sweep
+
+    arguments: dict[str, Any] = {
+        "checkpoint": args.checkpoint,
+        "task": args.task,
+        "split": args.split,
+        "count": args.count,
+        "seed": args.seed,
+        "temperature": args.temperature,
+    }
+    bench = bench_of(**arguments)
+    length = max(len(problem.holes) for problem in bench.problems)
+    settings = settings_of(args.policies or _all(args.temperature), _blocks(args.blocks, length), length)
+    folder = Path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
+    workers = min(args.workers or os.cpu_count() or 1, len(settings))
+    note(f"{len(settings)} settings on {args.count} problems of {bench.task.name}, {workers} processes, in {folder}")
+    began = time.perf_counter()
+    by_key: dict[str, Outcome] = {}
+    for outcome in sweep(bench_of, arguments, settings, workers=workers, record=folder / "outcomes.jsonl"):
+        by_key[outcome.setting.key] = outcome
+        _progress(outcome, len(by_key), len(settings), began)
+    outcomes = [by_key[one.key] for one in settings]
+    blind = [one for one in outcomes if family(one.setting.policy) not in POSITIONAL]
+    groups = {
+        "position-blind, whole canvas": [one for one in blind if one.setting.block_size is None],
+        "position-blind, any block size": blind,
+        "references (prefix, left-to-right, pc)": [one for one in outcomes if one not in blind],
+        "all": outcomes,
+    }
+    frontiers = {name: frontier(some, length, seed=args.seed) for name, some in groups.items() if some}
+    whole = frontiers["all"]
+    facts = {"arguments": arguments, "length": length, "record": _record(), "groups": frontier_facts(frontiers)}
+    import json
+
+    atomic_text(folder / "frontier.csv", frontier_csv(whole))
+    atomic_text(folder / "frontier.json", json.dumps(facts, indent=1) + "\n")
+    written = ["frontier.csv", "frontier.json"]
+    if _can_draw():
+        title = f"{Path(args.checkpoint).name} on {bench.task.name}: {args.count} problems, seed {args.seed}"
+        plot_frontier(whole, length, title, folder / "frontier.png")
+        written.append("frontier.png")
+    if args.json:
+        print_json(facts)
+    else:
+        _print(frontiers, folder, written)
+    return 0
+
+
+def bench_of(checkpoint: str, task: str, split: str, count: int, seed: int, temperature: float) -> "Bench":
+    """The model and the problems, in this process."""
+    import unmask
+    from unmask.sweep import Bench, problems
+    from unmask.tasks import make
+
+    chosen = make(task)
+    model = unmask.load(checkpoint, device="cpu", dtype="float32")
+    given = problems(chosen.examples(split, count, seed), model.tokenizer)
+    longest = max(len(problem.row) for problem in given)
+    if longest > model.window:
+        raise RequestError(
+            f"A problem of {chosen.name} has {longest} tokens, but the window of {checkpoint} is {model.window}; "
+            "choose a task that fits the model."
+        )
+
+    def decoder(setting: "Setting") -> Any:
+        return model.decoder(setting.policy, temperature=temperature, block_size=setting.block_size)
+
+    return Bench(decoder, chosen, given, model.tokenizer, seed)
+
+
+def _all(temperature: float) -> list[str]:
+    """Every policy; at temperature 0 the best token is the drawn one, so that one of two twins is enough."""
+    from unmask.policies.registry import ENTRIES
+
+    return [name for name in ENTRIES if temperature > 0 or name != "best-confidence"]
+
+
+def _blocks(texts: Sequence[str], length: int) -> list[int | None]:
+    """Block sizes from what was typed. Raises RequestError for what is none."""
+    found: list[int | None] = []
+    for text in texts:
+        head, slash, tail = text.partition("/")
+        if text == "full":
+            found.append(None)
+        elif slash and head == "1" and tail.isdecimal() and int(tail) > 0:
+            found.append(max(1, round(length / int(tail))))
+        elif not slash and text.isdecimal() and int(text) > 0:
+            found.append(int(text))
+        else:
+            raise RequestError(f"'{text}' is no block size; give full, a number such as 8, or a share such as 1/4.")
+    return list(dict.fromkeys(found))
+
+
+def _plain(text: str) -> str:
+    return "".join(sign if sign.isalnum() else "-" for sign in text).strip("-")
+
+
+def _progress(outcome: "Outcome", done: int, total: int, began: float) -> None:
+    """A line that is overwritten on a terminal; elsewhere one in twenty."""
+    left = (time.perf_counter() - began) / done * (total - done)
+    line = f"{done} of {total}  {outcome.accuracy:.3f} at {outcome.mean_passes:.1f} passes: {outcome.setting.key}"
+    line += f"  {left:.0f} s left"
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line[:110]}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+    elif done % 20 == 0 or done == total:
+        note(line)
+
+
+def _record() -> dict[str, Any]:
+    from unmask.config import run_record
+
+    return run_record()
+
+
+def _can_draw() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("matplotlib") is not None
+
+
+def _print(frontiers: "dict[str, Frontier]", folder: Path, written: list[str]) -> None:
+    """The areas of the groups, and the settings that none beats."""
+    print("hypervolume: area under the best accuracy at so many passes, over log2 passes from 1 to the canvas\n")
+    for name, found in frontiers.items():
+        low, high = found.hypervolume_interval
+        print(f"  {found.hypervolume:.3f} [{low:.3f}, {high:.3f}]  mixture {found.mixture:.3f}  {name}")
+    whole = frontiers["all"]
+    print("\naccuracy [95 %]         passes  what none beats")
+    for n in whole.best:
+        low, high = whole.interval[n]
+        key = whole.outcomes[n].setting.key
+        print(f"  {whole.accuracy[n]:.3f} [{low:.3f}, {high:.3f}]  {whole.passes[n]:6.2f}  {key}")
+    print(f"\nwritten to {folder}: {', '.join(written)}")

@@ -1,0 +1,1 @@
+"""What a model is worth, and at how many passes: information curves, schedules and frontiers."""

@@ -1,0 +1,50 @@
+"""Prophet: when what is left is decided, write it and stop (arXiv:2508.19982, section 4)."""
+
+__all__ = ["EarlyStop"]
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from unmask.errors import ConfigError
+from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """A policy that reveals all that is eligible once the mean gap between the best and the second-best logit of what
+    is left reaches a bar: `early`, `middle` or `late` by the third of the block that is written; till then as `inner`.
+
+    The published bars stand for an answer's span; here they are over all that is left of the block.
+    """
+
+    inner: UnmaskingPolicy
+    early: float = 7.5
+    middle: float = 5.0
+    late: float = 2.5
+
+    def __post_init__(self) -> None:
+        if min(self.early, self.middle, self.late) < 0:
+            raise ConfigError(
+                f"early-stop has the bars {self.early}, {self.middle} and {self.late}; give logit gaps of at least 0."
+            )
+
+    @property
+    def looks(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> Needs:
+        wanted = needs_of(self.inner)
+        return replace(wanted, top=max(wanted.top, 2))
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        assert view.top is not None
+        decision, state = self.inner(view, state)
+        left = view.eligible.sum(-1)
+        log = view.top.clamp(min=1e-30).log()
+        gap = torch.where(view.eligible, log[..., 0] - log[..., 1], 0).sum(-1) / left.clamp(min=1)
+        share = 1 - left / view.total.clamp(min=1)
+        bars = gap.new_tensor([self.early, self.middle, self.late])
+        stop = gap >= bars[(share * 3).long().clamp(max=2)]
+        return decision._replace(reveal=decision.reveal | (view.eligible & stop[:, None])), state

@@ -1,0 +1,36 @@
+"""Reveal from the left as far as the model is sure: the strongest free rule of our trials in full diffusion."""
+
+__all__ = ["Prefix"]
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from unmask.errors import ConfigError
+from unmask.policies.base import Decision, State, View, take_prefix
+from unmask.policies.scores import left_to_right
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The longest run of eligible positions from the left whose confidence is above `threshold`; at least one.
+
+    It never writes behind a gap, so an end of text that looks likely too early cannot tempt it. On one View a stricter
+    threshold reveals a subset. Samples the joint law at threshold 1: one position a pass, from left to right.
+    """
+
+    threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise ConfigError(f"threshold is {self.threshold}; give a probability from 0 to 1.")
+
+    @property
+    def looks(self) -> bool:
+        return True
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return Decision(take_prefix(left_to_right(view), view.eligible, self._sure, view.confidence)), None
+
+    def _sure(self, confidence: Tensor) -> Tensor:
+        return confidence > self.threshold

@@ -1,0 +1,144 @@
+"""How probable a model finds a text or a part of one: bounds on -log p that candidates can be compared by.
+
+A masked diffusion model gives one probability to each order of revealing, and bounds the text's by their mean
+(MDLM eq. 10 in its any-order form; ARDM, arXiv:2110.02037). Candidates meet the same random numbers, so that the
+differences between them are known better than either bound. All in nats; shapes: B rows, L positions.
+"""
+
+__all__ = ["Conditional", "conditional_nats", "whole_nats"]
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unmask.cross_entropy import log_likelihoods
+from unmask.denoiser import Denoiser
+from unmask.errors import RequestError
+from unmask.nelbo import hide_by_count, nelbo, stratified
+from unmask.noise import uniform
+
+_ORDERS, _SUBSETS = 2, 3  # streams of noise
+
+
+class Conditional(NamedTuple):
+    """The bound on -log p(chosen | rest) of some rows."""
+
+    nats: Tensor  # (B,) float64
+    stderr: Tensor  # (B,) float64: of the mean over orders that were drawn; 0 where all orders were counted
+    exact: Tensor  # (B,) bool: all orders were counted
+
+
+@torch.no_grad()
+def conditional_nats(
+    denoiser: Denoiser,
+    tokens: Tensor,
+    chosen: Tensor,
+    *,
+    valid: Tensor | None = None,
+    orders: int = 32,
+    seed: int = 0,
+    batch: int = 32,
+) -> Conditional:
+    """The bound on -log p(chosen | rest): the mean, over orders of revealing, of the sum over chosen i of
+    -log p(x_i | rest and what was revealed before i). With the exact posterior every order gives -log p(chosen | rest).
+
+    tokens (B, L) int64; chosen (B, L) bool, at least one a row; valid as in Denoiser.hidden. MASKs in the rest stay
+    hidden: they are summed over, as far as the model does. Of n chosen tokens all n! orders are counted at once, over
+    the 2**n - 1 sets that may still be hidden, if that is no more passes than `orders` drawn orders would take; drawn
+    orders are the same for all rows with as many chosen tokens. `batch` rows go through the network at once.
+    """
+    if orders < 2:
+        raise RequestError(f"orders is {orders}; give at least 2 random orders, whose spread tells the error.")
+    device = tokens.device
+    nats: list[Tensor] = []
+    stderr: list[Tensor] = []
+    exact: list[bool] = []
+    for row, where in zip(tokens, chosen, strict=True):
+        line = len(nats)
+        places = where.nonzero().squeeze(-1)
+        n = len(places)
+        exact.append(2**n - 1 <= orders * n)
+        sets, weights = _all_sets(n) if exact[-1] else _drawn_sets(n, orders, seed)
+        hide = torch.zeros(len(sets), len(row), dtype=torch.bool, device=device)
+        hide[:, places] = sets.to(device)
+        known = None if valid is None else valid[line]
+        found = _hidden_nats(denoiser, row, hide, known, batch)[:, places].cpu()
+        each = (found * weights).view(1 if exact[-1] else orders, -1).sum(-1)
+        nats.append(each.mean())
+        stderr.append(each.new_zeros(()) if exact[-1] else each.std() / math.sqrt(orders))
+    return Conditional(torch.stack(nats), torch.stack(stderr), torch.tensor(exact))
+
+
+@torch.no_grad()
+def whole_nats(
+    denoiser: Denoiser,
+    tokens: Tensor,
+    keys: Tensor,
+    *,
+    valid: Tensor,
+    draws: int = 32,
+    seed: int = 0,
+    batch: int = 32,
+) -> Tensor:
+    """The bound on -log p of each whole row, one estimate a draw: (B, draws) float64, total nats, not nats per token.
+
+    Each draw hides a uniform subset of l of a row's n valid tokens, with weight n / l (nelbo.hide_by_count), l / n
+    spread evenly over the draws. tokens (B, L) int64 without MASK, valid (B, L) bool. keys (B, L) int64, at least 0 and
+    below 2**32, name the tokens: those of equal key are ordered by the same random number in all rows, so that
+    candidates which share most of their text hide the same of it, and the differences between rows, draw by draw, have
+    less spread than the bounds. Errors told from the spread of the draws are on the safe side: even shares only lessen
+    the error of the mean.
+    Raises RequestError for fewer than 2 draws, of which no error could be told.
+    """
+    if draws < 2:
+        raise RequestError(f"draws is {draws}; give at least 2 random maskings, whose spread tells the error.")
+    turns = torch.arange(draws, device=tokens.device)
+    start = uniform(torch.tensor(seed), torch.tensor(draws), torch.tensor(-1), _SUBSETS)
+    shares = stratified(start.to(tokens.device), draws)
+    u = uniform(torch.tensor(seed, device=tokens.device), turns[None, :, None], keys[:, None], _SUBSETS)
+    jobs = torch.cartesian_prod(torch.arange(len(tokens), device=tokens.device), turns)
+    nats: list[Tensor] = []
+    for part in jobs.split(batch):
+        row, turn = part.unbind(-1)
+        hide, weight = hide_by_count(shares[turn], u[row, turn], valid[row])
+        time = hide.sum(-1) / valid[row].sum(-1) if denoiser.time_conditioned else None
+        some = None if bool(valid[row].all()) else valid[row]
+        nats.append(nelbo(denoiser, tokens[row], hide, weight, valid=some, time=time).nats.double())
+    return torch.cat(nats).view(len(tokens), draws)
+
+
+def _all_sets(n: int) -> tuple[Tensor, Tensor]:
+    """Every non-empty set of n tokens (2**n - 1, n) bool, and the share of the (order, next token) pairs (.., n) at
+    which exactly this set is hidden and this token of it comes next: 1 / (l C(n, l)) for a set of l."""
+    sets = torch.cartesian_prod(*[torch.tensor([False, True])] * n).view(-1, n)[1:]
+    share = [1 / (size * math.comb(n, size)) for size in sets.sum(-1).tolist()]
+    return sets, sets.double() * torch.tensor(share, dtype=torch.float64)[:, None]
+
+
+def _drawn_sets(n: int, orders: int, seed: int) -> tuple[Tensor, Tensor]:
+    """What is hidden at each place of `orders` random orders of n tokens: (orders * n, n) bool, order by order, and the
+    token that comes next (.., n) as a weight of 1."""
+    u = uniform(torch.tensor(seed), torch.arange(orders)[:, None], torch.arange(n)[None], _ORDERS)
+    rank = u.argsort(-1).argsort(-1)[:, None]
+    turn = torch.arange(n)[None, :, None]
+    return (rank >= turn).flatten(0, 1), (rank == turn).flatten(0, 1).double()
+
+
+def _hidden_nats(denoiser: Denoiser, row: Tensor, hide: Tensor, valid: Tensor | None, batch: int) -> Tensor:
+    """-log p of every hidden token of one row (L,), hidden in N ways (N, L): (N, L) float64, 0 where not hidden."""
+    return torch.cat(list(_parts(denoiser, row, hide, valid, batch)))
+
+
+def _parts(denoiser: Denoiser, row: Tensor, hide: Tensor, valid: Tensor | None, batch: int) -> Iterator[Tensor]:
+    for part in hide.split(batch):
+        tokens = row.masked_fill(part, denoiser.mask_id)
+        known = None if valid is None or bool(valid.all()) else valid.expand(len(part), -1)
+        count = len(row) if valid is None else valid.sum()
+        masked = (tokens == denoiser.mask_id) if known is None else (tokens == denoiser.mask_id) & known
+        time = masked.sum(-1) / count if denoiser.time_conditioned else None
+        hidden = denoiser.hidden(tokens, valid=known, time=time)
+        found = log_likelihoods(denoiser, hidden[part], row.expand(len(part), -1)[part])
+        yield torch.zeros(part.shape, dtype=torch.float64, device=row.device).masked_scatter(part, -found.double())

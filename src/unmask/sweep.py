@@ -1,0 +1,237 @@
+"""Many settings over the same problems: what `frontier` measures, what warm starts and validation choose from.
+
+Each setting is a policy by name with a block size. Problems, seeds and verifier are the same for all, so that settings
+can be compared prompt by prompt. Workers are processes of one thread each; what is done is on disk and is not done
+again.
+"""
+
+__all__ = ["Bench", "Outcome", "Problem", "Setting", "problems", "settings_of", "solve", "sweep"]
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from unmask.decode import Decoder
+from unmask.errors import RequestError
+from unmask.noise import derive
+from unmask.policies.registry import ENTRIES, Context, Entry, make
+from unmask.run.files import explained
+from unmask.tasks.base import Example, Task
+from unmask.text.template import Hole, parse_template
+from unmask.text.tokenizer import Tokenizer
+from unmask.windows import decode_rows
+
+TOKENS_A_PASS = (1, 2, 3, 4, 6, 8, 12)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A way to decode: a policy by name and a block size (None: the whole canvas)."""
+
+    policy: str
+    block_size: int | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.policy} @ {self.block_size or 'full'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a setting achieved, problem by problem, in their order."""
+
+    setting: Setting
+    scores: list[float]
+    passes: list[int]
+    seconds: float
+    """Of the processor, for all problems together, verifier included."""
+
+    @property
+    def accuracy(self) -> float:
+        """Mean score."""
+        return sum(self.scores) / len(self.scores)
+
+    @property
+    def mean_passes(self) -> float:
+        """Mean number of forward passes a problem."""
+        return sum(self.passes) / len(self.passes)
+
+
+class Problem(NamedTuple):
+    """An example as token ids."""
+
+    example: Example
+    row: list[int]  # MASK in its holes
+    holes: list[int]  # the positions of these
+
+
+def problems(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Problem]:
+    """Examples as rows. Raises RequestError where a hole has no fixed length."""
+    return [_problem(example, tokenizer) for example in examples]
+
+
+def _problem(example: Example, tokenizer: Tokenizer) -> Problem:
+    row: list[int] = []
+    for part in parse_template(example.template):
+        row += [tokenizer.mask_id] * part.length if isinstance(part, Hole) else tokenizer.encode(part)
+    return Problem(example, row, [at for at, token in enumerate(row) if token == tokenizer.mask_id])
+
+
+def solve(
+    decoder: Decoder, task: Task, given: Sequence[Problem], tokenizer: Tokenizer, *, seed: int = 0, batch: int = 256
+) -> tuple[list[float], list[int]]:
+    """Decode the problems and judge them: a score and a number of passes each."""
+    stream = decode_rows(
+        decoder,
+        [problem.row for problem in given],
+        [derive(seed, number) for number in range(len(given))],
+        pad_id=tokenizer.pad_id,
+        batch=batch,
+        device=torch.device("cpu"),
+    )
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            filled = end.value
+            break
+    scores: list[float] = []
+    for problem, row in zip(given, filled, strict=True):
+        written = [row.tokens[at] for at in problem.holes]
+        if tokenizer.eos_id in written:
+            written = written[: written.index(tokenizer.eos_id)]
+        scores.append(task.verify(problem.example, tokenizer.decode(written)).score)
+    return scores, [row.passes for row in filled]
+
+
+def settings_of(names: Iterable[str], blocks: Sequence[int | None], length: int) -> list[Setting]:
+    """Every knob of the named policies with every block size; `length` is the most positions that a problem has.
+
+    A name with options is taken as it stands. Raises RequestError for a name that is none.
+    """
+    found: dict[str, Setting] = {}
+    for name in names:
+        bare = name not in ENTRIES
+        if bare:
+            make(name, Context(unigram=lambda: torch.ones(1)))
+        for block in blocks:
+            texts = [name] if bare else _knobs(name, ENTRIES[name], min(block or length, length))
+            for text in texts:
+                one = Setting(text, None if block is None or block >= length else block)
+                found.setdefault(one.key, one)
+    return list(found.values())
+
+
+def _knobs(name: str, entry: Entry, size: int) -> list[str]:
+    """The texts of a policy's settings in blocks of `size` positions."""
+    if entry.knob is None:
+        return [name]
+    if entry.knob.values:
+        return [f"{name}:{entry.knob.option}={value:g}" for value in entry.knob.values]
+    counts = sorted({math.ceil(size / tokens) for tokens in (*TOKENS_A_PASS, size) if tokens <= size})
+    return [f"{name}:{entry.knob.option}={count}" for count in counts]
+
+
+# ---- many of them ----------------------------------------------------------------------------------------------------
+
+
+class Bench(NamedTuple):
+    """What a worker needs, made once in each: see `sweep`."""
+
+    decoder: Callable[[Setting], Decoder]
+    task: Task
+    problems: list[Problem]
+    tokenizer: Tokenizer
+    seed: int
+
+
+_bench: Bench | None = None
+
+
+def _open(build: Callable[..., Bench], arguments: Mapping[str, Any]) -> None:
+    global _bench
+    torch.set_num_threads(1)
+    _bench = build(**arguments)
+
+
+def _work(setting: Setting) -> Outcome:
+    assert _bench is not None
+    began = time.process_time()
+    scores, passes = solve(_bench.decoder(setting), _bench.task, _bench.problems, _bench.tokenizer, seed=_bench.seed)
+    return Outcome(setting, scores, passes, time.process_time() - began)
+
+
+def sweep(
+    build: Callable[..., Bench],
+    arguments: Mapping[str, Any],
+    settings: Sequence[Setting],
+    *,
+    workers: int,
+    record: Path | None = None,
+) -> Iterator[Outcome]:
+    """The outcome of each setting, as they come; those on `record` (a .jsonl file) first, without doing them again.
+
+    `build(**arguments)` makes the Bench in each of `workers` processes (it has to be importable, its arguments
+    picklable); with one worker it is made here. The record begins with the arguments, and one of others is refused.
+    """
+    known = _read(record, arguments)
+    yield from (known[one.key] for one in settings if one.key in known)
+    open_ = [one for one in settings if one.key not in known]
+    if workers <= 1 or len(open_) <= 1:
+        before = torch.get_num_threads()
+        _open(build, arguments)
+        for one in open_:
+            yield _noted(_work(one), record)
+        torch.set_num_threads(before)
+        return
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _open, (build, dict(arguments)))
+    try:
+        for future in as_completed([pool.submit(_work, one) for one in open_]):
+            yield _noted(future.result(), record)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read(record: Path | None, arguments: Mapping[str, Any]) -> dict[str, Outcome]:
+    """The outcomes on a record, made if it is not there. Raises RequestError for the record of something else."""
+    if record is None:
+        return {}
+    head = json.dumps(dict(arguments), sort_keys=True)
+    if not record.exists():
+        with explained(record):
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(head + "\n", encoding="utf-8")
+        return {}
+    lines = record.read_text(encoding="utf-8").splitlines()
+    if not lines or lines[0] != head:
+        raise RequestError(f"{record} holds the outcomes of another sweep; choose another folder with --out.")
+    found: dict[str, Outcome] = {}
+    for line in lines[1:]:
+        try:
+            one = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # cut off in the middle of a line: it is done again
+        outcome = Outcome(Setting(**one.pop("setting")), **one)
+        found[outcome.setting.key] = outcome
+    return found
+
+
+def _noted(outcome: Outcome, record: Path | None) -> Outcome:
+    if record is not None:
+        with explained(record), record.open("a", encoding="utf-8") as file:
+            file.write("\n" * (not _ends_line(record)) + json.dumps(asdict(outcome)) + "\n")
+    return outcome
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read(1) == b"\n"

@@ -1,0 +1,83 @@
+"""Chains of modular arithmetic: each value needs the one before it, and nothing but the chain's own length is easy.
+
+A chain starts at a value and adds, takes away or multiplies, always from left to right and modulo p; every value on the
+way is written out. With modulus 7 and three steps the prompt `3+5*2-4=` has the answer `125`: 3 + 5 = 8 is 1, 1 * 2 is
+2, and 2 - 4 is 5. A chain that is shorter than the canvas has underscores behind it, in the prompt and in the answer.
+A factor is never 0, which would make the values before it useless.
+"""
+
+__all__ = ["Arithmetic"]
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import add, mul, sub
+from random import Random
+
+from unmask.errors import RequestError
+from unmask.noise import derive
+from unmask.tasks.base import TAIL, Example, Verdict, check_split
+
+_LARGEST, _LONGEST = 1000, 256
+_OPERATIONS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul}
+_STREAM = 0xA717
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """A running value through +, - and * modulo p, every value written out: serial, with a tail that can be seen.
+
+    `length` is the steps a canvas has room for; a chain has between `shortest` and `length`. Values and operands have
+    as many digits as `modulus` - 1, with zeros in front.
+    """
+
+    modulus: int = 7
+    length: int = 16
+    shortest: int = 1
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.modulus <= _LARGEST:
+            raise RequestError(f"modulus is {self.modulus}; give a whole number from 2 to {_LARGEST}.")
+        if not 1 <= self.length <= _LONGEST:
+            raise RequestError(f"length is {self.length}; a chain here has from 1 to {_LONGEST} steps.")
+        if not 1 <= self.shortest <= self.length:
+            raise RequestError(f"shortest is {self.shortest}; give from 1 to the length, {self.length}.")
+
+    @property
+    def name(self) -> str:
+        return f"arithmetic:modulus={self.modulus},length={self.length},shortest={self.shortest}"
+
+    def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
+        """Problems; `facts` has the number of "steps"."""
+        chance = Random(derive(seed, _STREAM, check_split(split), self.modulus, self.length, self.shortest))
+        return [self._draw(chance) for _ in range(count)]
+
+    def verify(self, example: Example, completion: str) -> Verdict:
+        """Right where every value and the tail are."""
+        if completion == example.answer:
+            return Verdict(1.0)
+        pairs = zip(completion, example.answer, strict=False)
+        first = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(completion), len(example.answer)))
+        step = first // self._digits + 1
+        return Verdict(0.0, f"wrong at step {step}" if step <= example.facts["steps"] else "wrong behind the chain")
+
+    def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
+        """The chain, then its values."""
+        return ((one.template.split("[")[0], one.answer) for one in self.examples(split, count, seed))
+
+    @property
+    def _digits(self) -> int:
+        return len(str(self.modulus - 1))
+
+    def _draw(self, chance: Random) -> Example:
+        width, steps = self._digits, chance.randint(self.shortest, self.length)
+        value = chance.randrange(self.modulus)
+        chain, values = f"{value:0{width}}", ""
+        for _ in range(steps):
+            sign = chance.choice(tuple(_OPERATIONS))
+            operand = chance.randrange(1 if sign == "*" else 0, self.modulus)
+            value = _OPERATIONS[sign](value, operand) % self.modulus
+            chain += f"{sign}{operand:0{width}}"
+            values += f"{value:0{width}}"
+        places = self.length * width
+        prompt = chain.ljust(width + self.length * (1 + width), TAIL)
+        return Example(f"{prompt}=[{places}]", values.ljust(places, TAIL), {"steps": steps, "unique": True})

@@ -1,0 +1,117 @@
+"""Tasks as training data: `task:NAME@COUNT` becomes rows of prompt and answer, made once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unmask.data.corpus import Corpus
+from unmask.data.settings import DataSettings
+from unmask.errors import DataError, PluginError, RequestError
+from unmask.tasks import make
+from unmask.train.problems import corpus_of
+
+TASK = """
+from unmask.tasks.base import Verdict
+class Mine:
+    name = "mine"
+    def examples(self, split, count, seed=0): return []
+    def verify(self, example, completion): return Verdict(0.0)
+    def pairs(self, split, count, seed=0): BODY
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def corpus(source: str, length: int = 64, valid: str | None = None) -> Corpus:
+    return corpus_of(DataSettings(source, tokenizer="char", length=length, eos="none", valid=valid))
+
+
+def texts(made: Corpus, part: str = "train") -> list[str]:
+    batch = getattr(made, part).batch(np.arange(len(getattr(made, part))))
+    return [made.tokenizer.decode(row[valid].tolist()) for row, valid in zip(batch.ids, batch.valid, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["automaton", "sudoku:side=4", "arithmetic:modulus=23,length=3", "countdown"])
+def test_a_task_becomes_rows(name: str) -> None:
+    made, task = corpus(f"task:{name}@50"), make(name)
+    assert sorted(texts(made)) == sorted(prompt + answer for prompt, answer in task.pairs("train", 50))
+    assert sorted(texts(made, "valid")) == sorted(prompt + answer for prompt, answer in task.pairs("valid", 512))
+    batch, pairs = made.train.batch(np.arange(50)), {a + b: len(a) for a, b in task.pairs("train", 50)}
+    for text, maskable in zip(texts(made), batch.maskable, strict=True):
+        assert maskable.argmax() == pairs[text]  # the prompt is always visible
+        assert maskable.sum() == len(text) - pairs[text]
+
+
+def test_problems_are_written_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = corpus("task:automaton@30")
+    files = sorted((cache / "tasks").iterdir())
+    assert len(files) == 2
+    monkeypatch.setattr("unmask.tasks.automaton.Automaton.pairs", None)  # it would be seen if they were made again
+    again = corpus("task:automaton:length=24@30")  # the same task by a longer name
+    assert again.fingerprint == first.fingerprint
+    assert sorted((cache / "tasks").iterdir()) == files
+    monkeypatch.undo()
+    monkeypatch.setenv("UNMASK_CACHE", str(cache))
+    assert corpus("task:automaton@31").fingerprint != first.fingerprint
+
+
+def test_without_a_count_there_are_fifty_thousand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def pairs(self: object, split: str, count: int, seed: int = 0) -> list[tuple[str, str]]:
+        asked.append((split, count))
+        return [("a", split)]
+
+    monkeypatch.setattr("unmask.tasks.automaton.Automaton.pairs", pairs)
+    corpus("task:automaton")
+    assert asked == [("train", 50_000), ("valid", 512)]
+
+
+def test_validation_may_be_another_source(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "valid.jsonl").write_text(json.dumps({"prompt": "aABCD", "answer": "ab._"}) + "\n")
+    made = corpus("task:automaton@20", valid=str(tmp_path / "valid.jsonl"))
+    assert texts(made, "valid") == ["aABCDab._"]
+    assert len(list((cache / "tasks").iterdir())) == 1
+    made = corpus(str(tmp_path / "valid.jsonl"), valid="task:automaton@20")
+    assert len(made.valid) == 20
+    assert texts(made) == ["aABCDab._"]
+
+
+def test_a_plug_ins_problems_are_made_anew_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "at@home.py"
+    for word in ("ab", "ba"):
+        path.write_text(TASK.replace("BODY", f"return iter([('{word}', 'abc')] * count)"))
+        assert texts(corpus(f"task:{path}:Mine@3")) == [f"{word}abc"] * 3
+
+
+def test_what_cannot_be_a_source_is_a_sentence(tmp_path: Path, cache: Path) -> None:
+    for source in ("task:", "task:@5", "task:automaton@", "task:automaton@0", "task:automaton@-3"):
+        with pytest.raises(DataError) as caught:
+            corpus(source)
+        assert str(caught.value) == (
+            f"'{source}' is not a task as a source: write task:NAME@COUNT, for example task:sudoku:side=4@20000, "
+            "with a count of at least 1."
+        )
+    with pytest.raises(RequestError, match="There is no task named 'automat'; did you mean 'automaton'"):
+        corpus("task:automat@5")
+    with pytest.raises(DataError, match=r"no row of the training part of .* fits into 40 tokens"):
+        corpus("task:automaton@5", length=40)
+    bodies = {
+        "return iter(())": (DataError, "has no problems for the split 'train'; there is nothing to train on."),
+        "return iter(['ab'])": (PluginError, "The task 'mine' gave 'ab' as a pair; give a prompt and an answer."),
+        "return iter([('a', 1)])": (PluginError, "gave ('a', 1) as a pair"),
+        "return 1 / 0": (PluginError, "failed while it made problems: ZeroDivisionError: division by zero."),
+        "yield 1 / 0": (PluginError, "failed while it made problems: ZeroDivisionError: division by zero."),
+    }
+    for body, (kind, sentence) in bodies.items():
+        (tmp_path / "mine.py").write_text(TASK.replace("BODY", body))
+        with pytest.raises(kind) as caught:
+            corpus(f"task:{tmp_path / 'mine.py'}:Mine@5")
+        assert sentence in str(caught.value)
+    assert not [path for path in (cache / "tasks").iterdir() if path.suffix != ".jsonl"]

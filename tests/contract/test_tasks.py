@@ -1,0 +1,488 @@
+"""Every registered task keeps its contract, each way of breaking it is seen, and tasks of other people come in."""
+
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from unmask.errors import PluginError, RequestError
+from unmask.noise import derive
+from unmask.tasks import judge, make, names
+from unmask.tasks.base import SPLITS, Example, Task, Verdict, escaped, joined_holes
+from unmask.tasks.registry import fingerprint, options
+from unmask.testing import check_task
+from unmask.text.template import Hole, parse_template
+
+
+@dataclass
+class SumsConfig:
+    """As the package's own configurations are."""
+
+    largest: int = 50
+    negative: bool = False
+    scale: float = 1.0
+    seed: int | None = None
+    size: int = 500
+
+    def validate(self) -> None:
+        if self.largest <= 0:
+            raise ValueError("largest must be positive")
+
+
+class Sums:
+    """A data set in the form of reasoning-gym: problem n of a seed depends on seed + n, answers have part scores."""
+
+    def __init__(self, config: SumsConfig) -> None:
+        self.config = config
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        chance = random.Random((self.config.seed or 0) + number)
+        a, b = chance.randint(0, self.config.largest), chance.randint(0, self.config.largest)
+        return {"question": f"[{number}] {a} + {b} \\ 1?", "answer": str(a + b), "metadata": {"a": a, "b": b}}
+
+    def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
+        return 1.0 if int(answer or "x") == entry["metadata"]["a"] + entry["metadata"]["b"] else 0.01
+
+
+class Nameless(Sums):
+    """Knows no reference answers."""
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return {**super().__getitem__(number), "answer": None}
+
+
+def stand_in() -> dict[str, ModuleType]:
+    """A tiny reasoning-gym."""
+    package, factory = ModuleType("reasoning_gym"), ModuleType("reasoning_gym.factory")
+    known = {"sums": (Sums, SumsConfig), "nameless": (Nameless, SumsConfig)}
+
+    def create_dataset(name: str, **settings: Any) -> Sums:
+        kind, configuration = known[name]
+        config = configuration(**settings)
+        config.validate()
+        return kind(config)
+
+    factory.DATASETS = known  # type: ignore[attr-defined]
+    package.factory, package.create_dataset, package.__version__ = factory, create_dataset, "0"  # type: ignore
+    return {"reasoning_gym": package, "reasoning_gym.factory": factory}
+
+
+@pytest.fixture
+def gym(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, module in stand_in().items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    """A file of GSM8K's form with enough rows for each split."""
+    rows = [{"question": f"[{n}] apples \\ and {n + 1}?", "answer": f"{n}+{n + 1} = {2 * n + 1}.\n#### {2 * n + 1:,}"}
+            for n in range(480, 640)]  # fmt: skip
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    return path
+
+
+EXAMPLES = {
+    "arithmetic": ("arithmetic", "arithmetic:modulus=23,length=3,shortest=3", "arithmetic:modulus=2,shortest=9"),
+    "automaton": tuple(f"automaton:traces={traces}" for traces in ("natural", "long", "mixed", "short")),
+    "countdown": ("countdown", "countdown:numbers=2,largest=9,low=1", "countdown:numbers=6,high=999"),
+    "gsm8k": ("gsm8k:path={problems}",),
+    "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,negative=true,size=9"),
+    "sudoku": ("sudoku", "sudoku:side=4", "sudoku:side=4,clues=15"),
+}
+
+
+def test_every_registered_task_is_tried() -> None:
+    assert set(EXAMPLES) == set(names())
+
+
+@pytest.mark.parametrize("text", [one for some in EXAMPLES.values() for one in some])
+@pytest.mark.usefixtures("gym")
+def test_a_registered_task_keeps_the_contract(text: str, problems: Path) -> None:
+    text = text.format(problems=problems)
+    check_task(lambda: make(text), count=4)
+    assert make(make(text).name).name == make(text).name
+    assert make(text).examples("test", 3) == make(make(text).name).examples("test", 3)
+    assert make(text).examples("test", 0) == []
+    with pytest.raises(RequestError, match="There is no split named 'tets'; did you mean 'test'"):
+        make(text).examples("tets", 1)
+
+
+@pytest.mark.slow
+def test_the_largest_sudoku_keeps_the_contract() -> None:
+    check_task(lambda: make("sudoku:side=9"), count=3)
+
+
+@pytest.mark.parametrize("text", ["arithmetic", "automaton:traces=mixed", "countdown", "sudoku"])
+def test_an_answer_fills_its_holes_letter_by_letter(text: str) -> None:
+    """Canvases of a fixed width: what a denoiser with an alphabet for tokenizer trains on is what it is asked."""
+    task, widths = make(text), set[int]()
+    for example in task.examples("valid", 20):
+        parts = parse_template(example.template)
+        assert sum(part.length for part in parts if isinstance(part, Hole)) == len(example.answer)
+        widths.add(len(example.answer) + sum(len(part) for part in parts if isinstance(part, str)))
+    widths |= {len(prompt) + len(answer) for prompt, answer in task.pairs("valid", 20)}
+    assert len(widths) == 1
+
+
+@pytest.mark.parametrize("text", ["arithmetic", "automaton", "countdown"])
+def test_a_pair_is_the_prompt_and_the_answer_of_a_problem(text: str) -> None:
+    task = make(text)
+    for (prompt, answer), example in zip(task.pairs("train", 9), task.examples("train", 9), strict=True):
+        assert answer == example.answer
+        assert [prompt, Hole(len(answer))] == parse_template(example.template)
+
+
+class Right:
+    """A task that keeps its contract; each control breaks one promise."""
+
+    name = "right"
+
+    def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
+        chance = random.Random(derive(seed, SPLITS.index(split)))
+        return [self.draw(chance) for _ in range(count)]
+
+    def draw(self, chance: random.Random) -> Example:
+        number = chance.randrange(10**6)
+        return Example(f"{number:06}=[6]", f"{number:06}"[::-1], {"unique": True})
+
+    def verify(self, example: Example, completion: str) -> Verdict:
+        return Verdict(float(completion == example.answer), "no")
+
+    def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[Any]:
+        return ((one.template.split("[")[0], one.answer) for one in self.examples(split, count, seed))
+
+
+class Fickle(Right):
+    def draw(self, chance: random.Random) -> Example:
+        return super().draw(random.Random(random.random()))
+
+
+class Longer(Right):
+    def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
+        return list(reversed(super().examples(split, count, seed)))
+
+
+class Seedless(Right):
+    def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
+        return super().examples(split, count, 0)
+
+
+class Leaking(Right):
+    def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
+        return super().examples("train", count, seed)
+
+
+class Empty(Right):
+    def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
+        return []
+
+
+class Bracketed(Right):
+    def draw(self, chance: random.Random) -> Example:
+        return replace(super().draw(chance), template=f"{chance.random()} [six]")
+
+
+class Strict(Right):
+    def verify(self, example: Example, completion: str) -> Verdict:
+        return Verdict(0.0, "never")
+
+
+class Lenient(Right):
+    def verify(self, example: Example, completion: str) -> Verdict:
+        return Verdict(float(completion[:5] == example.answer[:5]))
+
+
+class Yes(Right):
+    def verify(self, example: Example, completion: str) -> Verdict:
+        return Verdict(1.0)
+
+
+class Counting(Right):
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def verify(self, example: Example, completion: str) -> Verdict:
+        self.asked += 1
+        return Verdict(1.0) if completion == example.answer else Verdict(self.asked / 10**6)
+
+
+class Scribbling(Right):
+    def verify(self, example: Example, completion: str) -> Verdict:
+        example.facts["seen"] = completion  # type: ignore[index]
+        return super().verify(example, completion)
+
+
+class Lists(Right):
+    def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[Any]:
+        return map(list, super().pairs(split, count, seed))
+
+
+class Silent(Right):
+    def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[Any]:
+        return iter(())
+
+
+class Throwing(Right):
+    def verify(self, example: Example, completion: str) -> Verdict:
+        return Verdict(float(int(completion) == int(example.answer)))
+
+
+class Boundless(Right):
+    def verify(self, example: Example, completion: str) -> Verdict:
+        return Verdict(2.0 if completion == example.answer else 0.0)
+
+
+CONTROLS: list[tuple[type[Right], str]] = [
+    (Fickle, "gives other problems for the same split and seed"),
+    (Longer, "gives other problems when fewer are asked for"),
+    (Seedless, "gives the same problems for another seed"),
+    (Leaking, "has most problems of the split valid in the split train too"),
+    (Empty, "gave 0 problems of the split train where up to 8 were asked for"),
+    (Bracketed, "which cannot be read: [six] is not a hole"),
+    (Strict, "a score of 0.0: never"),
+    (Lenient, "for right in the problem"),
+    (Yes, "takes '' for right in the problem"),
+    (Counting, "gives the same text another score"),
+    (Scribbling, "changes the problem it is given"),
+    (Lists, "as a pair; give a prompt and an answer"),
+    (Silent, "has no pairs to train on"),
+    (Throwing, "failed on the completion '': ValueError"),
+    (Boundless, "gave a score of 2.0 on the completion"),
+]
+
+
+def test_the_control_of_the_controls() -> None:
+    check_task(Right)
+
+
+@pytest.mark.parametrize("kind, sentence", CONTROLS, ids=[kind.__name__ for kind, _ in CONTROLS])
+def test_each_way_of_breaking_it_is_seen(kind: type[Right], sentence: str) -> None:
+    state = random.getstate()
+    with pytest.raises(PluginError) as caught:
+        check_task(kind)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert random.getstate() == state
+
+
+def judged(answer: Callable[[], Any], seconds: float = 10.0) -> Verdict:
+    """The verdict of a verifier that answers so."""
+    task = Right()
+    task.verify = lambda example, completion: answer()  # type: ignore[method-assign]
+    return judge(task, Example("[1]", "1"), "text", seconds)
+
+
+def test_a_verdict_in_order_is_handed_on() -> None:
+    assert judged(lambda: Verdict(0.25, "part")) == Verdict(0.25, "part")
+    assert judged(lambda: Verdict(1)).score == 1
+
+
+def _hang() -> Verdict:
+    time.sleep(0.4)
+    return Verdict(1.0)
+
+
+@pytest.mark.parametrize(
+    "answer, sentence",
+    [
+        (
+            lambda: 1 / 0,
+            "failed on the completion 'text': ZeroDivisionError: division by zero; give what it cannot read",
+        ),
+        (lambda: sys.exit(3), "failed on the completion 'text': SystemExit: 3"),
+        (lambda: Verdict(math.nan), "gave a score of nan on the completion 'text'; a score lies between 0 and 1."),
+        (lambda: Verdict(1.5), "gave a score of 1.5 on the completion 'text'; a score lies between 0 and 1."),
+        (lambda: Verdict(-0.1), "gave a score of -0.1"),
+        (lambda: 1.0, "answered 1.0 on the completion 'text'; it has to be a Verdict with a number as score."),
+        (lambda: Verdict("1"), "it has to be a Verdict with a number as score"),  # type: ignore[arg-type]
+        (lambda: Verdict(True), "it has to be a Verdict with a number as score"),
+        (lambda: None, "answered None"),
+        (_hang, "took more than 0.05 s over the completion 'text'; let it give up earlier with a score of 0."),
+    ],
+)
+def test_what_a_verifier_does_wrong_is_a_sentence(answer: Callable[[], Any], sentence: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        judged(answer, 0.05 if answer is _hang else 10.0)
+    assert str(caught.value).startswith("The verifier of 'right' ")
+    assert sentence in str(caught.value)
+
+
+MINE = '''
+"""A module."""
+from __future__ import annotations
+from dataclasses import dataclass
+from unmask.tasks.base import Example, Verdict
+
+@dataclass(frozen=True, slots=True)
+class Mine:
+    """Says a word back."""
+    word: str
+    times: int = 2
+    loud: bool = False
+    rate: float | None = None
+
+    @property
+    def name(self): return f"mine:word={self.word}"
+    def examples(self, split, count, seed=0): return [Example("[3]", self.word * self.times)] * count
+    def verify(self, example, completion): return Verdict(float(completion == example.answer))
+    def pairs(self, split, count, seed=0): return iter([("", self.word)] * count)
+
+class Half:
+    """No task."""
+    name = "half"
+    def verify(self, example, completion): return Verdict(0.0)
+
+class Angry:
+    def __init__(self): raise KeyError("no")
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+def test_a_task_of_ones_own_from_a_file(mine: Path) -> None:
+    task: Any = make(f"{mine}:Mine:word=ab,times=3,loud=true,rate=.5")
+    assert (task.word, task.times, task.loud, task.rate) == ("ab", 3, True, 0.5)
+    assert judge(task, task.examples("test", 1)[0], "ababab") == Verdict(1.0)
+    assert make(f"{mine}:Mine:word=ab,loud=no").loud is False  # type: ignore[attr-defined]
+    before = fingerprint(task)
+    mine.write_text(MINE.replace("times: int = 2", "times: int = 4"))
+    again: Any = make(f"{mine}:Mine:word=ab")
+    assert again.times == 4
+    assert fingerprint(again) != before
+    assert fingerprint(make("sudoku")) == ""
+
+
+def test_a_task_of_another_package(tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine-1.0.dist-info").mkdir()
+    (tmp_path / "mine-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (tmp_path / "mine-1.0.dist-info" / "entry_points.txt").write_text(
+        "[unmask.tasks]\nmine = mine:Mine\nlost = mine:Lost\nword = mine:MINE\nsudoku = mine:Mine\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert make("mine:word=ab").name == "mine:word=ab"
+    assert names()["mine"] == "Says a word back."
+    assert options("mine") == {"word": "", "times": "2", "loud": "False", "rate": "None"}
+    assert type(make("sudoku")).__module__ == "unmask.tasks.sudoku"
+    assert "cannot be loaded: AttributeError" in names()["lost"]
+    for name in ("lost", "word"):
+        with pytest.raises(PluginError):
+            make(name)
+    with pytest.raises(RequestError, match="did you mean 'mine'"):
+        make("mien")
+
+
+def test_the_adapter_hands_over_settings_and_scores(gym: None) -> None:
+    task: Any = make("gym:dataset=sums,largest=9,negative=true,scale=0.5,size=5,length=7")
+    assert task.settings == {"largest": 9, "negative": True, "scale": 0.5}
+    assert make(task.name).name == task.name
+    assert len(task.examples("test", 99)) == 5
+    example = task.examples("test", 1)[0]
+    assert example.template.endswith("\n[7]")
+    assert parse_template(example.template)[0] == example.facts["entry"]["question"] + "\n"
+    right = example.answer
+    assert task.verify(example, f" {right}\n") == Verdict(1.0)
+    assert task.verify(example, f"so <answer>0</answer> or <answer> {right} </answer>.").score == 1.0
+    assert task.verify(example, str(int(right) + 1)) == Verdict(0.01, f"'{int(right) + 1}' has a score of 0.01")
+    assert task.verify(example, "many").score == 0.0  # the scorer throws
+    seen = [{one.template for one in task.examples(split, 5, seed)} for split in SPLITS for seed in (0, 1)]
+    assert sum(map(len, seen)) == len(set[str]().union(*seen))
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("gym", "The task 'gym' needs the option 'dataset'; write gym:dataset=..."),
+        ("gym:dataset=sum", "reasoning-gym has no data set 'sum'; did you mean 'sums'?"),
+        ("gym:dataset=sums,largst=1", "The data set 'sums' has no option 'largst'; did you mean 'largest'?"),
+        ("gym:dataset=sums,seed=1", "The data set 'sums' has no option 'seed'; known: largest, negative, scale."),
+        ("gym:dataset=sums,size=0", "size is 0 and length is 64; give at least 1 for each."),
+        (
+            "gym:dataset=sums,largest=-1",
+            "The data set 'sums' refuses {'largest': -1}: largest must be positive.",
+        ),
+        (
+            "gym:dataset=sums,largest=many",
+            "The data set 'sums' refuses {'largest': 'many'}: '<=' not supported between instances of 'str' and 'int'.",
+        ),
+    ],
+)
+def test_what_the_adapter_refuses(gym: None, text: str, sentence: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        make(text)
+    assert str(caught.value) == sentence
+
+
+def test_a_data_set_without_answers_is_measured_but_not_trained_on(gym: None) -> None:
+    task = make("gym:dataset=nameless")
+    example = task.examples("test", 1)[0]
+    assert example.answer == ""
+    assert task.verify(example, str(sum(example.facts["entry"]["metadata"].values()))).score == 1.0
+    with pytest.raises(RequestError, match="'nameless' has no reference answers to train on"):
+        list(task.pairs("train", 1))
+
+
+@pytest.mark.parametrize("dataset", ["countdown", "leg_counting", "graph_color", "prime_factorization"])
+def test_the_real_package(dataset: str) -> None:
+    pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install 'unmask[tasks]'")
+    check_task(lambda: make(f"gym:dataset={dataset}"), count=3)
+
+
+def split_questions(task: Task) -> list[set[str]]:
+    return [{one.template for one in task.examples(split, 10**6)} for split in SPLITS]
+
+
+def test_a_file_of_problems_is_dealt_out(problems: Path) -> None:
+    train, valid, test = split_questions(make(f"gsm8k:path={problems}"))
+    assert len(train) + len(valid) + len(test) == len(train | valid | test) == 160
+    assert 100 < len(train) < 156
+    assert min(len(valid), len(test)) >= 8
+
+
+def test_a_folder_of_problems_has_a_file_for_each_split(problems: Path, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    lines = problems.read_text().splitlines()
+    (tmp_path / "set" / "train.jsonl").write_text("\n".join(lines[:100]))
+    (tmp_path / "set" / "test.jsonl").write_text("\n".join(lines[100:]))
+    task = make(f"gsm8k:path={tmp_path / 'set'},length=9")
+    train, valid, test = split_questions(task)
+    assert len(train) + len(valid) == len(train | valid) == 100
+    assert 0 < len(valid) < 30
+    assert len(test) == 60
+    before = fingerprint(task)
+    (tmp_path / "set" / "valid.jsonl").write_text(lines[0])
+    assert [len(some) for some in split_questions(task)] == [100, 1, 60]
+    assert fingerprint(task) != before
+
+
+def test_problems_as_they_stand_in_the_file(problems: Path) -> None:
+    task = make(f"gsm8k:path={problems},length=9")
+    example = next(one for one in task.examples("train", 160) if one.facts["number"] == "1001")
+    assert parse_template(example.template) == ["Question: [500] apples \\ and 501?\nAnswer:\n", Hole(9)]
+    assert example.answer == "500+501 = 1001.\n#### 1,001"
+    assert ("Question: [500] apples \\ and 501?\nAnswer:\n", example.answer) in task.pairs("train", 160)
+    for right in ("1001", "\\boxed{1,001}", "the answer is $1,001.00", "2 and 3 <answer>1001 apples</answer>"):
+        assert task.verify(example, right) == Verdict(1.0), right
+    assert task.verify(example, "\\boxed{1,001.5}") == Verdict(0.0, "the answer is 2003/2, not 1001")
+    assert task.verify(example, "many").why == "there is no number in the place of the answer"
+
+
+def test_texts_become_templates_and_back() -> None:
+    for text in ("a[5]b", "\\[", "\\\\", "]]", "a\\b"):
+        assert parse_template(escaped(text) + "[1]")[0] == text
+    assert joined_holes("__a_[_", "_") == "[2]a[1]\\[[1]"

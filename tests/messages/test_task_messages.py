@@ -1,0 +1,152 @@
+"""The sentences a person reads when a task cannot be had, word for word."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from unmask.cli.main import main
+from unmask.errors import DataError, PluginError, RequestError, UnmaskError
+from unmask.tasks import make, names
+from unmask.tasks.registry import options
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "class Mine:\n    def __init__(self, word, *, loud: bool = False): raise KeyError('no')\n"
+        "class Half:\n    name = 'half'\n    def verify(self, example, completion): ...\n"
+    )
+    (tmp_path / "empty.py").write_text("Mine = 3\n")
+    (tmp_path / "broken.py").write_text("def\n")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "test.jsonl").write_text('{"question": "q", "answer": "#### 1"}\n')
+    return tmp_path
+
+
+def said(kind: type[UnmaskError], action: Callable[[], object]) -> str:
+    with pytest.raises(kind) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+REQUESTS = [
+    ("sudokus", "There is no task named 'sudokus'; did you mean 'sudoku'?"),
+    ("sudoku:sides=4", "The task 'sudoku' has no option 'sides'; did you mean 'side'?"),
+    ("sudoku:4", "'4' in the task 'sudoku:4' is not key=value; write for example sudoku:key=value."),
+    ("sudoku:side=four", "side is 'four' in the task 'sudoku:side=four'; give a whole number."),
+    ("sudoku:side=4,side=6", "side is given twice in the task 'sudoku:side=4,side=6'; give it once."),
+    ("sudoku:side=5", "side is 5; a Sudoku here has side 4, 6, 9."),
+    ("sudoku:side=4,clues=16", "clues is 16; give how many more than needed, from 0 to 15."),
+    ("automaton:length=3", "length is 3; an automaton's trace has at least 4 places."),
+    ("automaton:traces=lang", "traces is 'lang'; did you mean 'long'?"),
+    (
+        "automaton:length=11,traces=mixed",
+        "length is 11, but 'mixed' traces may have 12 places or more; give a length of at least 12, or traces=natural.",
+    ),
+    ("arithmetic:modulus=1", "modulus is 1; give a whole number from 2 to 1000."),
+    ("arithmetic:length=0", "length is 0; a chain here has from 1 to 256 steps."),
+    ("arithmetic:length=3,shortest=4", "shortest is 4; give from 1 to the length, 3."),
+    ("countdown:numbers=1", "numbers is 1; give from 2 to 8."),
+    ("countdown:largest=1", "largest is 1; give from 2 to 9999."),
+    (
+        "countdown:low=9,high=8",
+        "low is 9 and high is 8; give targets from 1 to 99999, low not above high.",
+    ),
+    ("gsm8k", "The task 'gsm8k' needs the option 'path'; write gsm8k:path=..."),
+    (
+        "gsm8k:path=no.jsonl",
+        (
+            "There is no file or folder with problems at 'no.jsonl'; give a .jsonl file with question and answer in "
+            "each row, or a folder that holds train.jsonl or test.jsonl."
+        ),
+    ),
+    ("gsm8k:path=set,length=0", "length is 0; the hole for an answer has at least 1 token."),
+    ("no/such.py:Mine", "There is no file 'no/such.py'; give the path of a Python file, as in tasks/mine.py:MyTask."),
+    ("mine.py", "'mine.py' names no class; write mine.py:MyTask, with the class in that file."),
+    ("mine.py:", "'mine.py:' names no class; write mine.py:MyTask, with the class in that file."),
+    ("mine.py:word=ab", "'mine.py:word=ab' names no class; write mine.py:MyTask, with the class in that file."),
+    ("mine.py:Mind", "mine.py has no class 'Mind'; did you mean 'Mine'?"),
+    ("empty.py:Mine", "empty.py has no class 'Mine'; there is no class in it."),
+    ("mine.py:Mine", "The task 'mine.py:Mine' needs the option 'word'; write mine.py:Mine:word=..."),
+    (
+        "mine.py:Mine:word=a,loud=perhaps",
+        "loud is 'perhaps' in the task 'mine.py:Mine:word=a,loud=perhaps'; give true or false.",
+    ),
+    ("mine.py:Half:word=a", "The task 'mine.py:Half' has no option 'word'; it has none."),
+]
+
+
+@pytest.mark.parametrize("text, sentence", REQUESTS, ids=[text for text, _ in REQUESTS])
+def test_what_cannot_be_asked_for(text: str, sentence: str) -> None:
+    assert said(RequestError, lambda: make(text)) == sentence
+
+
+PLUGINS = [
+    ("mine.py:Mine:word=a", "The task 'mine.py:Mine:word=a' cannot be made: KeyError: 'no'."),
+    ("mine.py:Half", "'mine.py:Half' is no task: it has no examples and no pairs; see unmask.tasks.base.Task."),
+    ("broken.py:Mine", "broken.py cannot be run: SyntaxError: invalid syntax (broken.py, line 1)."),
+]
+
+
+@pytest.mark.parametrize("text, sentence", PLUGINS, ids=[text for text, _ in PLUGINS])
+def test_what_somebody_elses_task_does_wrong(text: str, sentence: str) -> None:
+    assert said(PluginError, lambda: make(text)) == sentence
+
+
+def test_no_problem_can_be_found() -> None:
+    task = make("countdown:numbers=2,largest=2,low=50,high=60")
+    assert said(RequestError, lambda: task.examples("test", 1)) == (
+        "no problem was found for countdown:numbers=2,largest=2,low=50,high=60 in 10,000 tries; widen low and high, or "
+        "change the numbers."
+    )
+
+
+ROWS = [
+    ("{", "set/test.jsonl, line 2 is not JSON in UTF-8 ("),
+    ('["q"]', 'set/test.jsonl, line 2 is no problem; write rows such as {"question": "...", "answer": "... #### 42"}.'),
+    ('{"question": "q", "answer": 42}', "set/test.jsonl, line 2 is no problem; write rows"),
+    (
+        '{"question": "q", "answer": "many"}',
+        "set/test.jsonl, line 2 has an answer without a number; end it with a line such as #### 42.",
+    ),
+]
+
+
+@pytest.mark.parametrize("row, sentence", ROWS, ids=[row for row, _ in ROWS])
+def test_a_file_with_a_row_that_is_no_problem(here: Path, row: str, sentence: str) -> None:
+    with (here / "set" / "test.jsonl").open("a") as file:
+        file.write(row)
+    assert said(DataError, lambda: make("gsm8k:path=set").examples("test", 1)).startswith(sentence)
+
+
+def test_a_split_without_problems(here: Path) -> None:
+    assert said(DataError, lambda: make("gsm8k:path=set").examples("valid", 1)) == (
+        "There is no set/train.jsonl, so that gsm8k:path=set,length=256 has no problems for the split 'valid'."
+    )
+    (here / "set" / "train.jsonl").write_text("\n")
+    assert said(DataError, lambda: make("gsm8k:path=set").examples("train", 1)) == (
+        "set/train.jsonl has no problems for the split 'train'; give a file with more rows."
+    )
+
+
+def test_the_package_of_the_gym(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
+    assert said(RequestError, lambda: make("gym:dataset=countdown")) == (
+        "The task 'gym' needs the package reasoning-gym: pip install 'unmask[tasks]'."
+    )
+
+
+def test_list_tasks_shows_lines_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "tasks"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown] == sorted(names())
+    for line, (name, about) in zip(shown, names().items(), strict=True):
+        assert about in line
+        assert all(key in line for key in options(name))
+    assert "Options: side=6, clues=0." in shown[-1]
+    assert main(["list", "tasks", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["tasks"]) == set(names())

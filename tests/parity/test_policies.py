@@ -1,0 +1,297 @@
+"""Each rule against a slow twin, written from its paper in plain Python, token by token.
+
+A twin sees one row: for each masked position of the block its distribution (a list of probabilities), and answers with
+the positions to reveal now. The twin of the loop decodes alone, without tensors of more than one row.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from unmask.decode import Canvas, Decoder
+from unmask.noise import POLICY, uniform
+from unmask.policies.registry import Context, make
+from unmask.testing import TableDenoiser, random_language
+
+L, V, ROWS = 6, 3, 12
+MODEL = TableDenoiser(random_language(V, L, seed=5, sharpness=2.5))
+UNIGRAM = [0.5, 0.3, 0.2, 0.0]
+
+Probabilities = Mapping[int, list[float]]  # of each position that may be revealed
+Twin = Callable[[Probabilities, dict[str, Any]], list[int]]
+
+
+def confidence(p: list[float]) -> float:
+    return max(p)
+
+
+def margin(p: list[float]) -> float:
+    best, second = sorted(p, reverse=True)[:2]
+    return best - second
+
+
+def entropy(p: list[float]) -> float:
+    return -sum(x * math.log(x) for x in p if x > 0)
+
+
+def best_of(found: Probabilities, score: Callable[[list[float]], float]) -> list[int]:
+    return sorted(found, key=lambda place: (-score(found[place]), place))
+
+
+def top(score: Callable[[list[float]], float], count: int) -> Twin:
+    return lambda found, _: best_of(found, score)[:count]
+
+
+SUREST = top(confidence, 1)
+
+
+def left_to_right(found: Probabilities, _: dict[str, Any]) -> list[int]:
+    return [min(found)]
+
+
+def random_order(found: Probabilities, memory: dict[str, Any]) -> list[int]:
+    return [max(found, key=lambda place: memory["noise"][place])]
+
+
+def threshold(least: float) -> Twin:
+    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
+        return [i for i, p in found.items() if max(p) > least] or best_of(found, confidence)[:1]
+
+    return rule
+
+
+def margin_threshold(least: float) -> Twin:
+    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
+        return [i for i, p in found.items() if margin(p) > least] or best_of(found, margin)[:1]
+
+    return rule
+
+
+def entropy_threshold(most: float) -> Twin:
+    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
+        return [i for i, p in found.items() if entropy(p) < most] or best_of(found, lambda p: -entropy(p))[:1]
+
+    return rule
+
+
+def factor(f: float) -> Twin:
+    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
+        order = best_of(found, confidence)
+        fits = [n for n in range(1, len(order) + 1) if (n + 1) * (1 - max(found[order[n - 1]])) < f]
+        return order[: max(fits, default=1)]
+
+    return rule
+
+
+def prefix(least: float) -> Twin:
+    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
+        taken: list[int] = []
+        for place in sorted(found):
+            if taken and max(found[place]) <= least:
+                break
+            taken.append(place)
+            if max(found[place]) <= least:
+                break
+        return taken
+
+    return rule
+
+
+def entropy_bound(gamma: float, score: Callable[[list[float]], float] = lambda p: -entropy(p)) -> Twin:
+    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
+        order = best_of(found, score)
+        for n in range(len(order), 1, -1):
+            costs = [entropy(found[place]) for place in order[:n]]
+            if sum(costs) - max(costs) <= gamma:
+                return order[:n]
+        return order[:1]
+
+    return rule
+
+
+def klass(kl: float, least: float, history: int, otherwise: Twin = SUREST) -> Twin:
+    def rule(found: Probabilities, memory: dict[str, Any]) -> list[int]:
+        past = memory.setdefault("past", [])
+        past.append(found)
+        ready: list[int] = []
+        for place, p in found.items():
+            steps = past[-history - 1 :]
+            moves = [
+                sum(x * math.log(x / y) for x, y in zip(now[place], old[place], strict=True) if x > 0)
+                for old, now in pairwise(steps)
+            ]
+            if len(moves) == history and all(move < kl for move in moves) and max(p) > least:
+                ready.append(place)
+        return ready or otherwise(found, memory)
+
+    return rule
+
+
+def pc(decay: float, cap: float) -> Twin:
+    def rule(found: Probabilities, memory: dict[str, Any]) -> list[int]:
+        def score(place: int) -> float:
+            p = found[place]
+            rarity = -math.log(UNIGRAM[p.index(max(p))])
+            return math.exp(-decay * (place - memory["start"])) * min(max(p) * rarity, cap)
+
+        return [max(sorted(found), key=score)]
+
+    return rule
+
+
+def early_stop(inner: Twin, bars: tuple[float, float, float]) -> Twin:
+    def rule(found: Probabilities, memory: dict[str, Any]) -> list[int]:
+        def gap(p: list[float]) -> float:
+            first, second = sorted(p, reverse=True)[:2]
+            return math.log(first) - math.log(max(second, 1e-30))
+
+        written = 1 - len(found) / memory["total"]
+        bar = bars[0] if written < 1 / 3 else bars[1] if written < 2 / 3 else bars[2]
+        if sum(map(gap, found.values())) / len(found) >= bar:
+            return list(found)
+        return inner(found, memory)
+
+    return rule
+
+
+def slow(rule: Twin, row: list[int], block_size: int, seed: int) -> tuple[list[int], list[list[int]]]:
+    """Decode one row greedily; the tokens, and the positions revealed at each pass."""
+    tokens, order = list(row), []
+    for start in range(row.index(V), L, block_size):
+        block = range(start, min(start + block_size, L))
+        holes = [place for place in block if tokens[place] == V]
+        memory: dict[str, Any] = {"total": len(holes), "start": min(holes, default=0)}
+        while open_ := [place for place in block if tokens[place] == V]:
+            answer = MODEL.hidden(torch.tensor([tokens]))[0].exp().tolist()
+            memory["noise"] = uniform(
+                torch.tensor([seed]), torch.tensor([len(order)]), torch.arange(L), POLICY
+            ).tolist()
+            chosen = rule({place: answer[place] for place in open_}, memory)
+            for place in chosen:
+                tokens[place] = answer[place].index(max(answer[place]))
+            order.append(sorted(chosen))
+    return tokens, order
+
+
+PAIRS: list[tuple[str, Twin]] = [
+    ("random", random_order),
+    ("left-to-right", left_to_right),
+    ("confidence", top(confidence, 1)),
+    ("best-confidence", top(confidence, 1)),
+    ("margin", top(margin, 1)),
+    ("entropy", top(lambda p: -entropy(p), 1)),
+    *((f"threshold:threshold={x}", threshold(x)) for x in (0.4, 0.6, 0.8)),
+    *((f"margin-threshold:threshold={x}", margin_threshold(x)) for x in (0.2, 0.6)),
+    *((f"entropy-threshold:threshold={x}", entropy_threshold(x)) for x in (0.3, 0.8)),
+    *((f"factor:factor={x}", factor(x)) for x in (0.5, 1.0, 2.0)),
+    *((f"prefix:threshold={x}", prefix(x)) for x in (0.4, 0.6, 0.8)),
+    *((f"entropy-bound:gamma={x}", entropy_bound(x)) for x in (0.1, 0.5, 1.5)),
+    ("entropy-bound:gamma=0.8,order=margin", entropy_bound(0.8, margin)),
+    ("klass:kl=0.3,threshold=0.5,history=1", klass(0.3, 0.5, 1)),
+    ("klass:kl=0.6,threshold=0.3", klass(0.6, 0.3, 2)),
+    ("pc", pc(0.25, 10.0)),
+    ("pc:decay=0.02,cap=0.6", pc(0.02, 0.6)),
+    ("early-stop:early=2,middle=1.5,late=0.5 over confidence", early_stop(top(confidence, 1), (2, 1.5, 0.5))),
+    ("klass:kl=0.3,threshold=0.5,history=1 or left-to-right", klass(0.3, 0.5, 1, left_to_right)),
+]
+
+
+@pytest.mark.parametrize("block_size", [L, 4])
+@pytest.mark.parametrize(("text", "twin"), PAIRS, ids=[text for text, _ in PAIRS])
+def test_the_rule_equals_its_slow_twin(text: str, twin: Twin, block_size: int) -> None:
+    fast, slow_ones = orders(text, block_size), [slow(twin, row, block_size, seed) for seed, row in enumerate(rows())]
+    assert fast == slow_ones
+
+
+def test_the_twins_tell_rules_apart() -> None:
+    """The control: a twin of another rule or knob decodes otherwise."""
+    wrong = [("threshold:threshold=0.6", threshold(0.4)), ("prefix:threshold=0.6", threshold(0.6))]
+    wrong += [("factor:factor=1.0", factor(2.0)), ("entropy-bound:gamma=0.5", entropy_bound(0.5, confidence))]
+    wrong += [("confidence", top(margin, 1)), ("klass:kl=0.6,threshold=0.3", klass(0.6, 0.3, 1)), ("pc", left_to_right)]
+    for text, twin in wrong:
+        assert orders(text, L) != [slow(twin, row, L, seed) for seed, row in enumerate(rows())], text
+
+
+def rows() -> list[list[int]]:
+    """Empty rows and rows with some tokens given."""
+    chance = torch.Generator().manual_seed(3)
+    given = torch.randint(V, (ROWS, L), generator=chance)
+    hidden = torch.rand(ROWS, L, generator=chance) < torch.linspace(0.6, 1.0, ROWS)[:, None]
+    hidden[:, 2] = True
+    return torch.where(hidden, V, given).tolist()
+
+
+def orders(text: str, block_size: int) -> list[tuple[list[int], list[list[int]]]]:
+    """Tokens and reveals of each row, decoded together."""
+    policy = make(text, Context(unigram=lambda: torch.tensor(UNIGRAM)))
+    canvas = Canvas.start(torch.tensor(rows()), torch.arange(ROWS))
+    reveals: list[list[list[int]]] = [[] for _ in range(ROWS)]
+    for after, step in Decoder(MODEL, policy, 0.0, 1.0, block_size).steps(canvas):
+        canvas = after
+        for line, row in enumerate(step.rows.tolist()):
+            reveals[row].append(step.revealed[line].nonzero().squeeze(-1).tolist())
+    return list(zip(canvas.tokens.tolist(), reveals, strict=True))
+
+
+# ---- ReMDM: decided before the pass, by a number a position --------------------------------------------------------
+
+
+def slow_remdm(kind: str, eta: float, steps: int, seed: int) -> tuple[list[int], int]:
+    """One empty row, greedy: tokens and passes. Reveal and hide by eq. 6 with the uniform of (seed, turn, position)."""
+    tokens, written, passes = [V] * L, [math.nan] * L, 0
+    for turn in range(steps):
+        t, s = 1 - turn / steps, 1 - (turn + 1) / steps
+        now, then = clock(kind, t), clock(kind, s)
+        most = min(1.0, (1 - then) / max(now, 1e-12))
+        u = uniform(torch.tensor([seed]), torch.tensor([turn]), torch.arange(L), POLICY).tolist()
+        sigma = [hide(kind, eta, most, t, s, written, place) for place in range(L)]
+        answer = MODEL.hidden(torch.tensor([tokens]))[0].exp().tolist()
+        before, last = list(tokens), turn == steps - 1
+        revealed = False
+        for place in range(L):
+            if before[place] == V:
+                share = 0.0 if kind == "conf" else hide(kind, eta, most, t, s, written, place, written_too=True)
+                if last or u[place] < (then - (1 - share) * now) / max(1 - now, 1e-12):
+                    tokens[place] = answer[place].index(max(answer[place]))
+                    written[place] = max(answer[place])
+                    revealed = True
+            elif u[place] < sigma[place] and not last:
+                tokens[place], written[place] = V, math.nan
+        passes += revealed
+    return tokens, passes
+
+
+def clock(kind: str, t: float) -> float:
+    if kind != "loop":
+        return 1 - t
+    return (1 - t) * 0.9 / 0.45 if t > 0.55 else 0.9 if t > 0.05 else 1 - t * 0.1 / 0.05
+
+
+def hide(
+    kind: str, eta: float, most: float, t: float, s: float, written: list[float], place: int, written_too: bool = False
+) -> float:
+    if kind == "cap":
+        return min(eta, most)
+    if kind == "rescale":
+        return eta * most
+    if kind == "loop":
+        return min(eta, most) if t <= 0.55 and s >= 0.05 else 0.0
+    if math.isnan(written[place]):
+        return 0.0
+    total = sum(math.exp(-p) for p in written if not math.isnan(p))
+    return most * math.exp(-written[place]) / total
+
+
+@pytest.mark.parametrize("kind", ["cap", "rescale", "conf", "loop"])
+def test_remdm_equals_its_slow_twin(kind: str) -> None:
+    steps, eta = 40, 0.3
+    canvas = Canvas.start(torch.full((ROWS, L), V), torch.arange(ROWS))
+    done = Decoder(MODEL, make(f"remdm:steps={steps},kind={kind},eta={eta}")).decode(canvas)
+    found = list(zip(done.tokens.tolist(), done.passes.tolist(), strict=True))
+    assert found == [slow_remdm(kind, eta, steps, seed) for seed in range(ROWS)]
+    other = "cap" if kind != "cap" else "rescale"
+    assert found != [slow_remdm(other, eta, steps, seed) for seed in range(ROWS)]  # the control
