@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,13 @@ from unmask.process import MaskedDiffusion
 from unmask.propose import Constraint
 from unmask.run.checkpoint import Checkpoint
 from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
+from unmask.tasks.sudoku import drawn_as
 from unmask.text.tokenizer import Tokenizer
+from unmask.trace.events import Trace
+from unmask.trace.recorder import Recorder
 from unmask.train.folder import load_denoiser
 from unmask.train.validate import validate
-from unmask.windows import Snapshot, Written, slide
+from unmask.windows import Snapshot, Written, finished, slide
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Generation:
     seconds: float
     entropy: float
     """Unigram entropy of the written tokens in nats, over all samples: a low one unmasks repetition."""
+    trace: Trace | None = field(default=None, kw_only=True)
+    """What happened, where it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +118,11 @@ class Model:
         temperature: float = 1.0,
         top_p: float = 1.0,
         block_size: int | None = None,
+        alternatives: int = 0,
     ) -> Decoder:
         """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself."""
         rule = make(policy, Context(self.process.schedule, self._unigram)) if isinstance(policy, str) else policy
-        return Decoder(self.denoiser, rule, temperature, top_p, block_size)
+        return Decoder(self.denoiser, rule, temperature, top_p, block_size, alternatives)
 
     @torch.no_grad()
     def _unigram(self) -> torch.Tensor:
@@ -126,15 +132,13 @@ class Model:
         logits = self.denoiser.logits(self.denoiser.hidden(tokens, time=time)[0])
         return clean_log_probs(logits, self.tokenizer.mask_id).exp().mean(0)
 
-    def generate(self, prompts: str | Sequence[str] = "", **options: Any) -> Generation:
-        """Continue each prompt; the options are those of `stream`."""
+    def generate(self, prompts: str | Sequence[str] = "", *, trace: bool = False, **options: Any) -> Generation:
+        """Continue each prompt; the options are those of `stream`. With `trace` the result tells what happened."""
         began = time.perf_counter()
-        stream = self.stream(prompts, **options)
-        while True:
-            try:
-                next(stream)
-            except StopIteration as end:
-                return self._collect(end.value, time.perf_counter() - began)
+        recorder = self.recorder() if trace else None
+        rows = finished(self.stream(prompts, **options), recorder)
+        found = self._collect(rows, time.perf_counter() - began)
+        return found if recorder is None else replace(found, trace=self.trace(recorder, rows, **options))
 
     def stream(
         self,
@@ -149,12 +153,14 @@ class Model:
         seed: int | Sequence[int] = 0,
         stop_at_eos: bool = True,
         batch: int = 32,
+        alternatives: int = 0,
     ) -> Generator[Snapshot, None, list[Written]]:
         """Continue each prompt by `length` tokens, yielding the canvas after each pass.
 
         Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
         `seed` is one number, from which each row gets its own by its place, or one number a row. A row's text depends
-        on its seed and prompt, not on the rows beside it. The generator returns the finished rows.
+        on its seed and prompt, not on the rows beside it. The generator returns the finished rows. The steps
+        tell so many `alternatives`, the most probable tokens of each position that was looked at.
         Raises RequestError for what cannot be done.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -166,7 +172,9 @@ class Model:
         if not 0 < step <= self.window:
             raise RequestError(f"stride is {step}; give 1 to {self.window} tokens, the model's window.")
         return slide(
-            self.decoder(policy, temperature=temperature, top_p=top_p, block_size=block_size),
+            self.decoder(
+                policy, temperature=temperature, top_p=top_p, block_size=block_size, alternatives=alternatives
+            ),
             self.tokenizer.encode_batch(texts),
             [length] * len(texts),
             _row_seeds(seed, len(texts)),
@@ -176,6 +184,34 @@ class Model:
             eos_id=self.tokenizer.eos_id if stop_at_eos else None,
             batch=batch,
             device=self.device,
+        )
+
+    def recorder(self, template: str | None = None) -> Recorder:
+        """What records a stream of this model, or of `stream_fill` with a template."""
+        return Recorder(self.tokenizer.mask_id, None if template is None else self.filler.old(template))
+
+    def trace(
+        self,
+        recorder: Recorder,
+        rows: Sequence[Written],
+        *,
+        policy: str | UnmaskingPolicy = "random",
+        seed: int | Sequence[int] = 0,
+        block_size: int | None = None,
+        **_: Any,
+    ) -> Trace:
+        """What a recorder saw of a stream of this model that ended with `rows`; the rest is as the stream was told."""
+        name = "" if self.checkpoint is None else self.checkpoint.folder.name
+        run = (self.checkpoint and self.checkpoint.run) or {}
+        return recorder.trace(
+            [row.tokens for row in rows],
+            self.tokenizer.piece,
+            self.tokenizer.part,
+            policy=policy if isinstance(policy, str) else repr(policy),
+            seed=seed if isinstance(seed, int) else tuple(seed),
+            checkpoint=name,
+            block_size=block_size,
+            **drawn_as(str(run.get("settings", {}).get("data", {}).get("source"))),
         )
 
     def _collect(self, rows: Sequence[Written], seconds: float) -> Generation:
@@ -191,15 +227,13 @@ class Model:
 
     # ---- filling --------------------------------------------------------------------------------------------------
 
-    def fill(self, template: str, **options: Any) -> "Filling":
+    def fill(self, template: str, *, trace: bool = False, **options: Any) -> "Filling":
         """Fill the holes of a text such as "To be or [5] to be" (five tokens); options as for `stream_fill`."""
         began = time.perf_counter()
-        stream = self.stream_fill(template, **options)
-        while True:
-            try:
-                next(stream)
-            except StopIteration as end:
-                return self._filling(end.value, time.perf_counter() - began)
+        recorder = self.recorder(template) if trace else None
+        rows = finished(self.stream_fill(template, **options), recorder)
+        found = self._filling(rows, time.perf_counter() - began)
+        return found if recorder is None else replace(found, trace=self.trace(recorder, rows, **options))
 
     def stream_fill(
         self,
@@ -214,6 +248,7 @@ class Model:
         draws: int = 32,
         constraint: Constraint | None = None,
         batch: int = 32,
+        alternatives: int = 0,
     ) -> Generator[Snapshot, None, list[Fill]]:
         """Fill the holes of `template` (see text.template) `count` times, yielding the canvas after each pass.
 
@@ -226,7 +261,9 @@ class Model:
         if count < 1:
             raise RequestError(f"count is {count}; give at least 1.")
         sketch = self.filler.sketch(template)
-        decoder = self.decoder(policy, temperature=temperature, top_p=top_p, block_size=block_size)
+        decoder = self.decoder(
+            policy, temperature=temperature, top_p=top_p, block_size=block_size, alternatives=alternatives
+        )
         decoder = replace(decoder, constraint=self.filler.writable(constraint))
         return self.filler.stream(sketch, decoder, _row_seeds(seed, count), draws=draws, batch=batch)
 

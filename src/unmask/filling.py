@@ -22,7 +22,7 @@ from unmask.errors import RequestError
 from unmask.noise import derive
 from unmask.propose import Constraint, Vocabulary
 from unmask.score import conditional_nats, whole_nats
-from unmask.text.template import Hole, Part, Slot, parse_template
+from unmask.text.template import Edit, Hole, Part, Slot, parse_template
 from unmask.text.tokenizer import Tokenizer
 from unmask.windows import Filled, Snapshot, Written, decode_rows
 
@@ -145,6 +145,19 @@ class Filler:
                 f"{self.window}; shorten it or its holes."
             )
         return sketch
+
+    def old(self, template: str) -> dict[int, int]:
+        """By position, the tokens of words that are written anew in as many; none where a length is free."""
+        parts = parse_template(template)
+        sketch = Sketch.of(self.tokenizer, parts)
+        found: dict[int, int] = {}
+        at = 0
+        for part, shown in zip(parts, sketch.parts, strict=True):
+            size = shown[0] if isinstance(shown, range) else len(shown)
+            words = self.tokenizer.encode(part.words) if isinstance(part, Edit) else []
+            found |= dict(enumerate(words, start=at)) if len(words) == size else {}
+            at += size
+        return {} if any(len(lengths) > 1 for lengths in sketch.holes) else found
 
     def writable(self, constraint: Constraint | None) -> Constraint:
         """The constraint under which special tokens (MASK, PAD, EOS) and ids without a token are never written."""

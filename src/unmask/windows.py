@@ -5,17 +5,19 @@ else is in the request. A text longer than the model's window is written semi-au
 filled, its last part becomes the prompt of the next.
 """
 
-__all__ = ["Filled", "Snapshot", "Written", "decode_rows", "slide"]
+__all__ = ["Filled", "Snapshot", "Written", "decode_rows", "finished", "slide"]
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from unmask.decode import Canvas, Decoder, Step
 from unmask.noise import derive
+from unmask.trace.recorder import Recorder
 
+Row = TypeVar("Row")
 _GRAIN = 16  # padded lengths are multiples of this
 
 
@@ -128,6 +130,16 @@ def slide(
         for i, start, row in zip(open_, starts, filled, strict=True):
             _take(texts[i], row, len(texts[i].tokens) - start, eos_id)
         turn += 1
+
+
+def finished(stream: Generator[Snapshot, None, list[Row]], recorder: Recorder | None = None) -> list[Row]:
+    """Run a stream to its end, recorded where there is a recorder: its rows."""
+    stream = stream if recorder is None else recorder.record(stream)
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            return end.value
 
 
 def _missing(text: Written, new: int) -> int:

@@ -1,6 +1,7 @@
 """Rows are on their own: alone, in a batch, ragged or resumed, a row has the same tokens and log-probabilities."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_a_row_alone_is_the_row_in_a_batch(policy: str, temperature: float) -> N
     """Ragged prompts, a real network, two threads: equal in every bit."""
     one = model()
     seeds = [100 + row for row in range(len(PROMPTS))]
-    options = {"length": 6, "policy": policy, "temperature": temperature, "stop_at_eos": False}
+    options: dict[str, Any] = {"length": 6, "policy": policy, "temperature": temperature, "stop_at_eos": False}
     whole = one.generate(PROMPTS, seed=seeds, **options)
     assert one.generate(PROMPTS, seed=seeds, batch=3, **options).log_probs == whole.log_probs
     for row in (0, 2, 4):

@@ -1,6 +1,6 @@
 """The live canvas: a text that fills in out of order, each token shaded by how sure the model was when it wrote it."""
 
-__all__ = ["Canvas", "Cell", "cells", "follow", "frame"]
+__all__ = ["Canvas", "Cell", "cells", "follow", "frame", "shade"]
 
 import math
 import time
@@ -60,11 +60,11 @@ def frame(row: Sequence[Cell], mask: str) -> Text:
         elif math.isnan(cell.log_prob):
             text.append(cell.text, "bold")
         else:
-            text.append(cell.text, _shade(cell.log_prob))
+            text.append(cell.text, shade(cell.log_prob))
     return text
 
 
-def _shade(log_prob: float) -> str:
+def shade(log_prob: float) -> str:
     """From unsure (probability 0.005 and below) to sure (1), in even steps of the log-probability."""
     share = 1 - min(max(log_prob / _LEAST, 0.0), 1.0)
     return _SHADES[min(int(share * len(_SHADES)), len(_SHADES) - 1)]

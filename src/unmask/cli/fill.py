@@ -12,6 +12,7 @@ import tyro
 
 from unmask.cli.parse import given_positionals, parse
 from unmask.cli.show import note, print_json
+from unmask.errors import RequestError
 
 if TYPE_CHECKING:
     from unmask.api import Model
@@ -55,6 +56,8 @@ class FillArguments:
     """The same seed gives the same fillings."""
     watch: bool = False
     """Show the text while it is filled."""
+    trace: str | None = None
+    """Record what happened in FILE.jsonl, for `unmask watch`, or as a page that plays it in FILE.html."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -72,11 +75,16 @@ def run(argv: Sequence[str]) -> int:
         words = ["shakespeare", *words]
     arguments = parse(FillArguments, words, "fill")
 
+    if arguments.choices and arguments.trace:
+        raise RequestError("--choices writes nothing that could be recorded; leave --trace out.")
+
     from rich.console import Console
 
     import unmask
     from unmask.cli.canvas import Canvas, follow
+    from unmask.cli.tracing import Tracing
 
+    tracing = Tracing(arguments.trace)
     model = unmask.load(arguments.checkpoint, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
     began = time.perf_counter()
     if arguments.choices:
@@ -92,7 +100,9 @@ def run(argv: Sequence[str]) -> int:
         seed=arguments.seed,
         draws=arguments.draws,
         constraint=None if arguments.only is None else model.only(arguments.only),
+        alternatives=tracing.alternatives,
     )
+    stream = tracing.record(model, stream, arguments.template)
     live = sys.stdout.isatty() and not arguments.json
     if arguments.watch:
         holes = sum(token == model.tokenizer.mask_id for token in first)
@@ -100,6 +110,7 @@ def run(argv: Sequence[str]) -> int:
             rows = follow(stream, canvas.show)
     else:
         rows = follow(stream)
+    tracing.save(rows, policy=arguments.policy, seed=arguments.seed, block_size=arguments.block_size)
     fills = [_described(model, one) for one in rows]
     if arguments.json:
         seconds = time.perf_counter() - began

@@ -45,6 +45,8 @@ class GenerateArguments:
     """The same seed gives the same text."""
     watch: bool = False
     """Show the text while it is written."""
+    trace: str | None = None
+    """Record what happened in FILE.jsonl, for `unmask watch`, or as a page that plays it in FILE.html."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -65,7 +67,9 @@ def run(argv: Sequence[str]) -> int:
     import unmask
     from unmask.api import unigram_entropy
     from unmask.cli.canvas import Canvas, follow
+    from unmask.cli.tracing import Tracing
 
+    tracing = Tracing(arguments.trace)
     model = unmask.load(arguments.checkpoint, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
     began = time.perf_counter()
     stream = model.stream(
@@ -77,7 +81,9 @@ def run(argv: Sequence[str]) -> int:
         block_size=arguments.block_size,
         stride=arguments.stride,
         seed=arguments.seed,
+        alternatives=tracing.alternatives,
     )
+    stream = tracing.record(model, stream)
     live = sys.stdout.isatty() and not arguments.json
     if arguments.watch:
         console = Console(stderr=not live, soft_wrap=not sys.stderr.isatty() and not live)
@@ -88,6 +94,7 @@ def run(argv: Sequence[str]) -> int:
     else:
         rows = follow(stream)
     seconds = time.perf_counter() - began
+    tracing.save(rows, policy=arguments.policy, seed=arguments.seed, block_size=arguments.block_size)
     texts = [model.tokenizer.decode(row.tokens) for row in rows]
     written = [row.tokens[row.prompt :] for row in rows]
     tokens, entropy = sum(map(len, written)), unigram_entropy(written)

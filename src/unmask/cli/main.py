@@ -16,6 +16,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "eval": ("evaluate", "CHECKPOINT", "how well a model knows a text: nats/token, perplexity, bits/byte"),
     "generate": ("generate", "[CHECKPOINT] [PROMPT]", "write text, watched live with --watch"),
     "fill": ("fill", "[CHECKPOINT] 'a text with [5] holes'", "fill holes anywhere in a text"),
+    "watch": ("watch", "TRACE.jsonl", "play what --trace recorded, in the terminal or as a page (--html)"),
     "frontier": (
         "frontier",
         "CHECKPOINT --task TASK",

@@ -1,12 +1,14 @@
 """Sudoku: a grid in which each row, column and box holds each digit once; any order may be wrong, and some are."""
 
-__all__ = ["SHAPES", "Sudoku", "grids", "solutions"]
+__all__ = ["SHAPES", "Sudoku", "drawn_as", "grids", "solutions"]
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from random import Random
+from typing import Any
 
 from unmask.errors import RequestError
 from unmask.noise import derive
@@ -74,6 +76,13 @@ class Sudoku:
         answer = "".join(str(digit) for digit, clue in zip(grid, puzzle, strict=True) if not clue)
         facts = {"puzzle": text, "clues": len(grid) - puzzle.count(0), "guesses": _guesses(self.side, puzzle)}
         return Example(joined_holes(text, BLANK), answer, {**facts, "unique": True})
+
+
+def drawn_as(source: str) -> dict[str, Any]:
+    """How what a model writes that learned from `source` is drawn: a Sudoku's columns and boxes, else nothing."""
+    found = re.fullmatch(r"task:sudoku(?::(?:.*,)?side=(\d+)\b.*|[:@].*)?", source)
+    side = int(found[1] or Sudoku().side) if found else 0
+    return {"columns": side, "box": SHAPES[side]} if side in SHAPES else {}
 
 
 def grids(side: int, chance: Random) -> Iterator[Grid]:

@@ -3,6 +3,7 @@
 __all__ = ["Tokenizer"]
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import tokenizers
 
 from unmask.errors import DataError
 from unmask.text.atomic import write_file
-from unmask.text.bytelevel import is_plain_bytes
+from unmask.text.bytelevel import BYTE_CHARACTERS, is_plain_bytes
 
 MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|mask_token|>", "<MASK>", "<|MASK|>")
 PAD_NAMES = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<PAD>", "<|finetune_right_pad_id|>")
@@ -158,6 +159,16 @@ class Tokenizer:
         if token.startswith("\u2581"):  # decoding a lone word of a SentencePiece vocabulary would lose its space
             return token.replace("\u2581", " ")
         return self.backend.decode([int(one)], skip_special_tokens=False)
+
+    def part(self, one: int) -> bytes | None:
+        """The bytes of an id that is no whole text by itself; None for one that is, or that tells no bytes."""
+        token = self.backend.id_to_token(int(one)) if 0 <= one < self.vocab_size else None
+        if token is None or _REPLACEMENT not in self.piece(one):
+            return None
+        if match := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token):  # how SentencePiece vocabularies write a byte
+            return bytes.fromhex(match[1])
+        values = [BYTE_CHARACTERS.index(sign) if sign in BYTE_CHARACTERS else -1 for sign in token]
+        return None if -1 in values else bytes(values)
 
     def to_json(self) -> str:
         """The content of a tokenizer.json, in which the roles of the special tokens are recorded."""

@@ -1,0 +1,179 @@
+"""--trace and `unmask watch` as a person uses them."""
+
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from unmask.cli.main import main
+from unmask.cli.watch import Player, keys_of
+from unmask.trace.events import replay
+from unmask.trace.files import read
+
+SRC = Path(__file__).parents[2] / "src"
+WORDS = ["generate", "shakespeare", "To be", "--length", "12", "--seed", "4", "--threads", "1", "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trace of two short texts in six passes each."""
+    path = tmp_path_factory.mktemp("trace") / "a.jsonl"
+    assert main([*WORDS, "--policy", "confidence:steps=6", "--count", "2", "--trace", str(path), "--json"]) == 0
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple[str, str]:
+    """What a command prints."""
+    capsys.readouterr()
+    assert main(list(words)) == code
+    out, err = capsys.readouterr()
+    return out, err
+
+
+def test_generate_tells_the_same_text_with_and_without_a_trace(
+    trace: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out, _ = said(capsys, *WORDS, "--policy", "confidence:steps=6", "--count", "2", "--json")
+    found, shown = json.loads(out), read(trace)
+    assert [replay(shown, row) for row in (0, 1)] == found["token_ids"]
+    assert [row.passes for row in shown.header.rows] == found["passes"] == [6, 6]
+    assert all(len(event.alternatives) == 5 for event in shown.events)
+    assert (shown.header.policy, shown.header.seed, shown.header.checkpoint) == ("confidence:steps=6", 4, "shakespeare")
+    for row, text in enumerate(found["texts"]):
+        summary = json.loads(said(capsys, "watch", str(trace), "--row", str(row), "--json")[0])
+        assert summary["text"] == text
+        assert (summary["passes"], summary["events"]["committed"], summary["complete"]) == (6, 12, True)
+
+
+def test_fill_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "new" / "a.html"
+    _, err = said(capsys, "fill", "To be, or [3] to be", "--trace", str(page), "--threads", "1")
+    data = json.loads(page.read_text().split('id="trace">')[1].split("</script>")[0])
+    assert len(data["events"]) == 3
+    assert f"{page}: 3 events; open it in a browser" in err
+
+
+def test_elsewhere_than_on_a_terminal_it_prints_stages(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = said(capsys, "watch", str(trace))
+    assert [line for line in out.splitlines() if line.startswith("[") and "passes]" in line] == [
+        f"[{2 * n} of 12 tokens, {n} passes]" for n in range(7)
+    ]
+    assert out.split("[12 of")[0].count(" _") == 12 + 10 + 8 + 6 + 4 + 2
+    assert out.rstrip().endswith(json.loads(said(capsys, "watch", str(trace), "--json")[0])["text"].rstrip()[-8:])
+
+
+def test_a_file_that_was_cut_off_is_played_and_said(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.jsonl").write_text(trace.read_text()[:-20])
+    out, err = said(capsys, "watch", str(tmp_path / "cut.jsonl"), "--row", "1", "--json")
+    assert "ends in the middle of an event, which is left out." in err
+    assert json.loads(out)["complete"] is False
+
+
+def test_the_page_is_the_same_from_both_commands(trace: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.html", tmp_path / "two.html"
+    assert main(["watch", str(trace), "--html", str(one)]) == 0
+    assert main([*WORDS, "--policy", "confidence:steps=6", "--count", "2", "--trace", str(two), "--json"]) == 0
+    assert one.read_text() == two.read_text()
+
+
+WRONG = [
+    (["fill", "a [?]", "--choices", "b", "--trace", "a.html"], "--choices writes nothing that could be recorded; "),
+    (["watch", "none.jsonl"], "none.jsonl cannot be read (no such file or directory); give a file that --trace wrote."),
+    (["watch", "{trace}", "--row", "2"], "There is no row 2 in this trace; give 0 to 1."),
+    (["watch", "{trace}", "--html", "a.txt"], "--html cannot write 'a.txt'; give a file that ends in .html."),
+    ([*WORDS, "--trace", "a.json"], "--trace cannot write 'a.json'; give a name that ends in .jsonl or, for a page, "),
+    ([*WORDS, "--trace", "{trace}/a.html"], "--trace cannot write '{trace}/a.html'; give a file in a folder that can"),
+]
+
+
+@pytest.mark.parametrize("words, sentence", WRONG)
+def test_wrong_requests_get_a_sentence(
+    words: list[str], sentence: str, trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = said(capsys, *(word.replace("{trace}", str(trace)) for word in words), code=2)
+    assert out == ""
+    assert err.startswith(f"unmask: {sentence.replace('{trace}', str(trace))}")
+    assert err.count("\n") == 1
+
+
+def test_keys_move_through_the_frames(trace: Path) -> None:
+    player = Player(read(trace))
+    assert (player.at, player.playing, player.steps) == (0, True, list(range(7)))
+    player.tick()
+    assert (player.at, player.playing) == (1, True)
+    for data, at in (
+        (b"\x1b[C", 2),
+        (b"\x1b[C\x1b[C", 4),
+        (b"\x1b[D", 3),
+        (b"\x1b[F", 6),
+        (b"\x1b[C", 6),
+        (b"\x1b[H", 0),
+    ):
+        for key in keys_of(data):
+            assert player.press(key)
+        assert (player.at, player.playing) == (at, False)
+    speed = player.speed
+    assert [player.press(key) for key in keys_of(b"+ -x")] == [True] * 4
+    assert (player.speed, player.playing) == (speed, True)
+    player.press("end")
+    player.press("space")
+    assert (player.at, player.playing) == (0, True)  # from the end it begins again
+    for _ in player.steps:
+        player.tick()
+    assert (player.at, player.playing) == (6, False)
+    assert not player.press("quit")
+    assert keys_of(b"") == ["quit"]
+
+
+def test_each_frame_is_the_replayed_canvas(trace: Path) -> None:
+    player = Player(read(trace), 1)
+    for step in player.steps:
+        player.at = step
+        plain = player.text(plain=True)
+        assert plain.plain.count(" _") == 12 - 2 * step
+        assert player.counts == (2 * step, 12)
+        assert sum("reverse" in str(span.style) for span in plain.spans) == (2 if step else 0)
+        assert player.news().count("+ ") == (2 if step else 0)
+
+
+@pytest.mark.slow
+def test_on_a_terminal_it_plays_until_q_and_puts_the_terminal_back(trace: Path) -> None:
+    import pty
+    import termios
+
+    leader, follower = pty.openpty()
+    before = termios.tcgetattr(follower)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "unmask.cli.main", "watch", str(trace)],
+        stdin=follower, stdout=follower, stderr=follower,
+        env=os.environ | {"PYTHONPATH": str(SRC), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
+    )  # fmt: skip
+    try:
+        until(leader, r"step 1 of 6.*▶")  # it began to play by itself
+        os.write(leader, b"\x1b[F\x1b[D")
+        until(leader, r"step 5 of 6.*⏸")
+        os.write(leader, b"q")
+        assert process.wait(30) == 0
+        assert termios.tcgetattr(follower) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+        os.close(follower)
+
+
+def until(terminal: int, pattern: str) -> None:
+    """Wait until the terminal shows it, on one line."""
+    shown, end = "", time.monotonic() + 60
+    while not re.search(pattern, shown):
+        assert time.monotonic() < end, shown
+        if select.select([terminal], [], [], 0.2)[0]:
+            shown += os.read(terminal, 65536).decode("utf-8", "replace")
