@@ -11,13 +11,15 @@ from unmask.api import Model
 from unmask.decode import Canvas, Decoder
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
-from unmask.policies.registry import make, names
+from unmask.policies.options import Context
+from unmask.policies.registry import ENTRIES, Knob, make
 from unmask.process import MaskedDiffusion
 from unmask.propose import Vocabulary, propose
 from unmask.testing import TableDenoiser, random_language
 from unmask.text.build import byte_tokenizer
 
 V, L = 4, 4
+CONTEXT = Context(unigram=lambda: torch.ones(V + 1) / (V + 1))
 TABLE = TableDenoiser(random_language(V, L, seed=2))
 TOKENIZER = byte_tokenizer()
 
@@ -39,12 +41,26 @@ def alike(tokens: Tensor) -> int:
     return int((tokens[:, 1:] == tokens[:, :-1]).sum())
 
 
+ONE_BY_ONE = [name for name, entry in ENTRIES.items() if entry.knob == Knob("steps")]
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("name", sorted(names()))
-def test_every_policy_keeps_a_rule_that_goes_by_the_canvas(name: str, temperature: float) -> None:
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_policy_keeps_to_the_vocabulary(name: str, temperature: float) -> None:
     canvas = Canvas.start(torch.full((64, L), V), torch.arange(64))
-    free = Decoder(TABLE, make(name), temperature)
-    kept = Decoder(TABLE, make(name), temperature, constraint=Differs())
+    allowed = torch.tensor([True, False, True, False, False])
+    kept = Decoder(TABLE, make(name, CONTEXT), temperature, constraint=Vocabulary(allowed))
+    assert set(kept.decode(canvas).tokens.flatten().tolist()) == {0, 2}
+    free = Decoder(TABLE, make(name, CONTEXT), temperature).decode(canvas).tokens  # the control
+    assert temperature == 0 or set(free.flatten().tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", ONE_BY_ONE)
+def test_one_by_one_a_rule_that_goes_by_the_canvas_is_kept(name: str, temperature: float) -> None:
+    canvas = Canvas.start(torch.full((64, L), V), torch.arange(64))
+    free = Decoder(TABLE, make(name, CONTEXT), temperature)
+    kept = Decoder(TABLE, make(name, CONTEXT), temperature, constraint=Differs())
     if temperature:
         assert alike(free.decode(canvas).tokens) > 0
     done = kept.decode(canvas)
