@@ -13,7 +13,7 @@ from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.options import Context
-from unmask.policies.registry import make
+from unmask.policies.registry import ENTRIES, make
 from unmask.process import MaskedDiffusion, Polynomial, Schedule, make_schedule
 from unmask.propose import propose
 from unmask.testing import TableDenoiser, random_language
@@ -87,17 +87,55 @@ def test_ancestral_controls() -> None:
     assert surprise(tempered.tokens, JOINT) > 4
 
 
-@pytest.mark.parametrize("name", ["random", "margin", "entropy", "left-to-right"])
+UNIGRAM = Context(unigram=lambda: torch.cat((JOINT.sum((1, 2)), torch.zeros(1))))
+ONE_A_PASS = [name for name, entry in ENTRIES.items() if entry.joint == "one a pass"]
+NEVER = [name for name, entry in ENTRIES.items() if entry.joint == "no"]
+
+
+@pytest.mark.parametrize("name", ONE_A_PASS)
 def test_one_reveal_a_pass_samples_the_joint(name: str) -> None:
-    """For orders that do not peek at the proposal."""
+    """For orders that do not peek at the proposal, as the registry states."""
+    assert {"random", "margin", "entropy", "best-confidence", "left-to-right"} == set(ONE_A_PASS)
     done = sample(make(name))
     assert abs(surprise(done.tokens, JOINT)) < 4
     assert done.passes.tolist() == [L] * ROWS
 
 
-def test_confidence_does_not_sample_the_joint() -> None:
-    """It peeks: among the proposals drawn the likeliest is kept. Stated, and the control of the law above."""
-    assert surprise(sample(make("confidence")).tokens, JOINT) > 40
+@pytest.mark.parametrize("name", NEVER)
+def test_what_is_said_not_to_sample_the_joint_does_not(name: str) -> None:
+    """They peek at what was drawn, or reveal tokens together. Stated, and the control of the law above."""
+    knob = ENTRIES[name].knob
+    assert knob is not None
+    loose = f":{knob.option}={knob.values[0]}" if knob.values else ""
+    assert surprise(sample(make(name + loose, UNIGRAM)).tokens, JOINT) > 8
+
+
+@pytest.mark.parametrize(
+    ("strict", "loose"),
+    [
+        ("ancestral", "ancestral:steps=2"),
+        ("entropy-bound:gamma=0", "entropy-bound:gamma=1"),
+        ("prefix:threshold=1", "prefix:threshold=0.5"),
+    ],
+)
+def test_in_the_limit_the_joint_is_sampled(strict: str, loose: str) -> None:
+    assert abs(surprise(sample(make(strict)).tokens, JOINT)) < 4
+    assert surprise(sample(make(loose)).tokens, JOINT) > 4
+
+
+def test_remdm_comes_near_the_joint_as_steps_grow() -> None:
+    """Its error falls with the grid; without hiding it is ancestral sampling."""
+    far, near = (distance(sample(make(f"remdm:steps={steps},eta=0.05")).tokens) for steps in (3, 40))
+    assert near < 0.5 * far
+    law = enumerated_law(JOINT, make_schedule("linear"), 3)
+    assert abs(surprise(sample(make("remdm:steps=3,eta=0")).tokens, law)) < 4
+    assert surprise(sample(make("remdm:steps=3,eta=1")).tokens, law) > 4
+
+
+def distance(tokens: Tensor) -> float:
+    """Total variation to the joint."""
+    counts = (tokens * PLACE).sum(-1).bincount(minlength=JOINT.numel()).double() / ROWS
+    return float((counts - JOINT.flatten()).abs().sum()) / 2
 
 
 def test_two_reveals_a_pass_do_not_sample_the_joint() -> None:

@@ -14,7 +14,7 @@ from unmask.model.build import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
 from unmask.policies.ancestral import Ancestral
-from unmask.policies.registry import make
+from unmask.policies.registry import ENTRIES, make
 from unmask.policies.top_k import TopK
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.propose import Vocabulary
@@ -34,7 +34,7 @@ DNA = Model(
     None,
     torch.device("cpu"),
 )
-POLICIES = "known: ancestral, confidence, entropy, left-to-right, margin, random."
+POLICIES = f"known: {', '.join(sorted(ENTRIES))}."
 
 
 def shape(**changes: Any) -> Callable[[], object]:
@@ -62,7 +62,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
         RequestError,
         "steps is 'many'; give a whole number of at least 1, or inf.",
     ),
-    (lambda: make("ancestral:steps=0"), RequestError, "steps is 0; give a whole number of at least 1, or inf."),
+    (lambda: make("ancestral:steps=0"), RequestError, "steps is '0'; give a whole number of at least 1, or inf."),
     (
         lambda: make("ancestral:schedule=cosin"),
         RequestError,
