@@ -264,15 +264,15 @@ class Decoder:
         """Positions first, then tokens: run the pass for the rows that reveal something, and the head where they do."""
         busy = revealed.any(-1)
         if not bool(busy.any()):
-            return canvas.tokens, _Seen(canvas.log_prob), memory
+            return canvas.tokens, _Seen(canvas.log_prob), _put_rows(memory, None, busy, canvas.step == 0)
         time = self._time(canvas, view.masked, given)
-        if bool(busy.all()) or isinstance(self.denoiser, Caching):
+        if bool(busy.all()):
             hidden, memory = self._hidden(canvas, view, time, memory)
         else:
-            rows = busy.nonzero().squeeze(-1)
-            part, looked = canvas.keep(rows), view.keep(rows)
-            some, _ = self._hidden(part, looked, None if time is None else time[rows], None)
-            hidden = some.new_zeros((len(busy), *some.shape[1:])).index_copy(0, rows, some)
+            part, looked, kept = canvas.keep(busy), view.keep(busy), keep_rows(memory, busy)
+            some, after = self._hidden(part, looked, None if time is None else time[busy], kept)
+            hidden = _put_rows(None, some, busy, ~busy)
+            memory = _put_rows(memory, after, busy, canvas.step == 0)
         found = self._propose(canvas, hidden, revealed)
         log_prob = canvas.log_prob.masked_scatter(revealed, found.log_prob)
         best = (
@@ -321,3 +321,17 @@ def keep_rows(state: State, rows: Tensor) -> State:
     if state is None:
         return None
     return state[rows] if isinstance(state, Tensor) else tuple(keep_rows(part, rows) for part in state)
+
+
+def _put_rows(state: State, part: State, rows: Tensor, forgotten: Tensor) -> State:
+    """`state` with `part` in the places `rows` (B,) bool, zeros in those `forgotten` (B,) bool that have none of it."""
+    if state is None and part is None:
+        return None
+    if not isinstance(state if part is None else part, Tensor):
+        pairs = zip(state or [None] * len(part), part or [None] * len(state), strict=True)
+        return tuple(_put_rows(old, new, rows, forgotten) for old, new in pairs)
+    out = part.new_zeros((len(rows), *part.shape[1:])) if state is None else state.clone()
+    out[forgotten] = 0
+    if part is not None:
+        out[rows] = part
+    return out
