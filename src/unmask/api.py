@@ -16,8 +16,9 @@ from unmask.assets.models import bundled, locate
 from unmask.bound import Bound
 from unmask.data.packed import Packed
 from unmask.decode import Decoder
-from unmask.denoiser import Denoiser, LowPrecision
+from unmask.denoiser import Denoiser, Guided, LowPrecision, Suppressed
 from unmask.errors import RequestError
+from unmask.model.cache import cached
 from unmask.model.dit import DiT
 from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
@@ -101,10 +102,39 @@ class Model:
         temperature: float = 1.0,
         top_p: float = 1.0,
         block_size: int | None = None,
+        cache: str | None = None,
+        guidance: float = 0.0,
+        suppress: Sequence[int | str] = (),
     ) -> Decoder:
-        """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself."""
+        """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself.
+
+        `cache` is "prefix", "dual" or "delayed" (see `unmask.model.cache`), `guidance` the scale of classifier-free
+        guidance towards the prompt (see `unmask.denoiser.Guided`), `suppress` tokens that are never written: ids, or
+        texts of one token each. Raises RequestError for what does not go together.
+        """
         rule = make(policy, self.process.schedule) if isinstance(policy, str) else policy
-        return Decoder(self.denoiser, rule, temperature, top_p, block_size)
+        denoiser = self.denoiser
+        if suppress:
+            denoiser = Suppressed(denoiser, tuple(self._token(one) for one in suppress))
+        if guidance:
+            denoiser = Guided(denoiser, guidance)
+        if cache is not None:
+            denoiser = cached(denoiser, cache)
+            if denoiser.needs_blocks and block_size is None:
+                raise RequestError(
+                    f"The cache '{cache}' saves nothing in a single block; give block_size, or the cache 'delayed'."
+                )
+        return Decoder(denoiser, rule, temperature, top_p, block_size)
+
+    def _token(self, one: int | str) -> int:
+        """The id of a token given as an id or a text. Raises RequestError for a text that is not one token."""
+        if isinstance(one, int):
+            return one
+        special = {self.tokenizer.piece(i): i for i in self.tokenizer.special_ids}
+        ids = [special[one]] if one in special else self.tokenizer.encode(one)
+        if len(ids) != 1:
+            raise RequestError(f"'{one}' is {len(ids)} tokens and cannot be suppressed; give a text of one token.")
+        return ids[0]
 
     def generate(self, prompts: str | Sequence[str] = "", **options: Any) -> Generation:
         """Continue each prompt; the options are those of `stream`."""
@@ -125,6 +155,9 @@ class Model:
         temperature: float = 1.0,
         top_p: float = 1.0,
         block_size: int | None = None,
+        cache: str | None = None,
+        guidance: float = 0.0,
+        suppress: Sequence[int | str] = (),
         stride: int | None = None,
         seed: int | Sequence[int] = 0,
         stop_at_eos: bool = True,
@@ -134,11 +167,20 @@ class Model:
 
         Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
         `seed` is one number, from which each row gets its own by its place, or one number a row. A row's text depends
-        on its seed and prompt, not on the rows beside it. The generator returns the finished rows.
+        on its seed and prompt, not on the rows beside it; the other options are those of `decoder`. The generator returns the finished rows.
         Raises RequestError for what cannot be done.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         step = self.window // 2 if stride is None else stride
+        decoder = self.decoder(
+            policy,
+            temperature=temperature,
+            top_p=top_p,
+            block_size=block_size,
+            cache=cache,
+            guidance=guidance,
+            suppress=suppress,
+        )
         if not texts:
             raise RequestError("There is no prompt; give at least one, which may be empty.")
         if length < 1:
@@ -146,7 +188,7 @@ class Model:
         if not 0 < step <= self.window:
             raise RequestError(f"stride is {step}; give 1 to {self.window} tokens, the model's window.")
         return slide(
-            self.decoder(policy, temperature=temperature, top_p=top_p, block_size=block_size),
+            decoder,
             self.tokenizer.encode_batch(texts),
             [length] * len(texts),
             _row_seeds(seed, len(texts)),
