@@ -20,7 +20,7 @@ from unmask.denoiser import Caching, Denoiser, Place
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, take_best
-from unmask.propose import Proposal, propose
+from unmask.propose import Proposal, propose, two_best
 
 _HEAD_ROWS = (
     16  # a matrix product gives a row the same bits only if the number of rows keeps its remainder (DESIGN 4.5)
@@ -123,8 +123,9 @@ class Decoder:
         state: State = None
         rows = self.unfinished(canvas).nonzero().squeeze(-1)
         while len(rows):
-            part, state, step = self.step(canvas.keep(rows), state)
-            canvas = canvas.put(rows, part)
+            every = len(rows) == len(canvas.seed)
+            part, state, step = self.step(canvas if every else canvas.keep(rows), state)
+            canvas = part if every else canvas.put(rows, part)
             yield canvas, step._replace(rows=rows)
             left = self.unfinished(part)
             if not bool(left.all()):
@@ -227,9 +228,9 @@ class Decoder:
         hidden, memory = self._hidden(canvas, view, self._time(canvas, view.masked, None), memory)
         found = self._propose(canvas, hidden, eligible)
         needs = needs_of(self.policy)
-        best = found.log_probs.topk(min(max(2, needs.top, self.alternatives), found.log_probs.shape[-1]), -1)
-        values = best.values.exp()
-        spread = -(found.log_probs.exp() * found.log_probs.clamp(min=-1e4)).sum(-1)
+        best, values = self._best(found, needs.top)
+        values = values.exp()
+        spread = -found.log_probs.exp().mul_(found.log_probs.clamp(min=-1e4)).sum(-1)
         log_prob = canvas.log_prob.masked_scatter(eligible, found.log_prob)
         view = replace(
             view,
@@ -242,12 +243,19 @@ class Decoder:
         )
         return view, self._seen(log_prob, eligible, best), memory
 
+    def _best(self, found: Proposal, top: int) -> tuple[torch.return_types.topk | None, Tensor]:
+        """The highest log-probabilities, as many as the policy wants, and at least two (N, k); with ids for a trace."""
+        if top <= 2 and not self.alternatives:
+            return None, two_best(found.log_probs)[1] if found.best is None else found.best
+        best = found.log_probs.topk(min(max(2, top, self.alternatives), found.log_probs.shape[-1]), -1)
+        return best, best.values
+
     def _propose(self, canvas: Canvas, hidden: Tensor, where: Tensor) -> Proposal:
         """Tokens and distributions at the positions `where` (B, L); the head's rows are padded to a multiple of 16."""
         picked = hidden[where]
         padded = torch.nn.functional.pad(picked, (0, 0, 0, -len(picked) % _HEAD_ROWS))
         logits = self.denoiser.logits(padded)[: len(picked)]
-        noise = self._noise(canvas, TOKENS)[where]
+        noise = self._noise(canvas, TOKENS)[where] if self.temperature > 0 else None
         return propose(logits, self.denoiser.mask_id, noise, self.temperature, self.top_p)
 
     def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> "_Seen":
@@ -294,6 +302,8 @@ class Decoder:
             )
         if decision.done is None:
             stuck = ~decision.reveal.any(-1)
+            if not bool(stuck.any()):
+                return decision.reveal, stuck
             return decision.reveal | take_best(surest, view.eligible, stuck.long()), stuck
         left = (view.eligible & ~decision.reveal).any(-1) | (decision.remask is not None and decision.remask.any(-1))
         if bool((decision.done & left).any()):

@@ -5,7 +5,7 @@ token of probability 1e-7 is drawn once in ten million times. (Racing Gumbel noi
 do, loses the rare tokens: arXiv:2409.02908.) Shapes: N positions, V vocabulary.
 """
 
-__all__ = ["Proposal", "propose"]
+__all__ = ["Proposal", "propose", "two_best"]
 
 from typing import NamedTuple
 
@@ -15,11 +15,15 @@ from torch import Tensor
 from unmask.denoiser import clean_log_probs
 
 
+_CHUNK = 64  # a maximum is a fast reduction, its place a slow one: so look for the place in one chunk only
+
+
 class Proposal(NamedTuple):
     """What would be written, and what the model thinks of it. Only `tokens` depends on temperature and top-p."""
 
     tokens: Tensor  # (N,) int64
     log_probs: Tensor  # (N, V) float32, clean: MASK at -inf, neither tempered nor filtered
+    best: Tensor | None = None  # (N, 2) the two highest of them, where they were found on the way
 
     @property
     def log_prob(self) -> Tensor:
@@ -27,15 +31,17 @@ class Proposal(NamedTuple):
         return self.log_probs.gather(-1, self.tokens[:, None]).squeeze(-1)
 
 
-def propose(logits: Tensor, mask_id: int, u: Tensor, temperature: float, top_p: float) -> Proposal:
+def propose(logits: Tensor, mask_id: int, u: Tensor | None, temperature: float, top_p: float) -> Proposal:
     """Draw a token for each of N positions: logits (N, V), `u` (N,) float64 uniforms in (0, 1).
 
-    Temperature 0 takes the most probable token. `top_p` keeps the smallest set of most probable tokens whose joint
+    Temperature 0 takes the most probable token and needs no `u`. `top_p` keeps the smallest set of most probable tokens whose joint
     probability, after tempering, reaches it.
     """
     clean = clean_log_probs(logits, mask_id)
     if temperature == 0:
-        return Proposal(clean.argmax(-1), clean)
+        tokens, best = two_best(clean)
+        return Proposal(tokens, clean, best)
+    assert u is not None
     weights = (clean if temperature == 1 else (clean / temperature).log_softmax(-1)).exp()
     if top_p >= 1:
         return Proposal(_inverse(weights, u), clean)
@@ -43,6 +49,25 @@ def propose(logits: Tensor, mask_id: int, u: Tensor, temperature: float, top_p: 
     total = ordered.double().cumsum(-1)
     ordered = ordered.masked_fill(total - ordered >= top_p, 0.0)
     return Proposal(ids.gather(-1, _inverse(ordered, u)[:, None]).squeeze(-1), clean)
+
+
+def two_best(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the highest of each row stands, ties going left, and the two highest: (N, V) -> (N,) and (N, 2)."""
+    rows, size = values.shape
+    if size < 16 * _CHUNK:
+        return values.argmax(-1), values.topk(min(2, size), -1).values
+    whole = size - size % _CHUNK
+    highest = values[:, :whole].unflatten(-1, (-1, _CHUNK)).amax(-1)
+    if whole < size:
+        highest = torch.cat([highest, values[:, whole:].amax(-1, keepdim=True)], -1)
+    chunk = highest.argmax(-1, keepdim=True)
+    first = (chunk * _CHUNK).clamp(max=size - _CHUNK)  # the last chunk may begin early
+    inside = values.gather(-1, first + torch.arange(_CHUNK, device=values.device))
+    place = inside.argmax(-1, keepdim=True)
+    best = inside.gather(-1, place)
+    inside = inside.scatter_(-1, place, -torch.inf).amax(-1, keepdim=True)
+    others = highest.scatter_(-1, chunk, -torch.inf).amax(-1, keepdim=True)
+    return (first + place).view(rows), torch.cat([best, torch.maximum(inside, others)], -1)
 
 
 def _inverse(weights: Tensor, u: Tensor) -> Tensor:
