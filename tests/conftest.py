@@ -14,7 +14,8 @@ import torch
 from unmask.run.machine import prepare
 
 prepare()  # before anything is computed: see unmask/run/machine.py
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+if "OMP_NUM_THREADS" not in os.environ:
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 # A busy machine is no failure: nothing here is timed.
 hypothesis.settings.register_profile("untimed", deadline=None)

@@ -11,7 +11,7 @@ __all__ = ["Canvas", "Decoder", "Step", "keep_rows"]
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -195,9 +195,9 @@ class Decoder:
         """(B, L, D), and what a caching denoiser wants back at the next pass."""
         valid = None if bool(canvas.valid.all()) else canvas.valid
         prompt = canvas.valid & ~view.masked & ~view.written
-        if isinstance(self.denoiser, Caching):
+        if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
             place = Place(view.eligible | view.erasable, view.masked, canvas.step)
-            return self.denoiser.recall(canvas.tokens, place, memory, valid=valid, time=time, prompt=prompt)
+            return cast(Caching, self.denoiser).recall(canvas.tokens, place, memory, valid=valid, time=time, prompt=prompt)
         return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt), None
 
     def _noise(self, canvas: Canvas, stream: int) -> Tensor:

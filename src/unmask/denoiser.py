@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -175,8 +175,8 @@ class Wrapper:
         valid: Tensor | None = None,
         time: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `Attending`. Raises RequestError where the inner denoiser cannot."""
-        return attending(self.inner).hidden_at(tokens, at, kept, valid=valid, time=time)
+        """As `Attending`, where the inner denoiser can: `attending` tells."""
+        return cast(Attending, self.inner).hidden_at(tokens, at, kept, valid=valid, time=time)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.inner.logits(hidden)

@@ -15,12 +15,12 @@ same shapes, and gets the same bits, whatever stands beside it. Shapes: B rows, 
 __all__ = ["CACHES", "Cache", "DelayedCache", "DualCache", "PrefixCache", "cached"]
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from unmask.denoiser import Denoiser, Place, Wrapper, attending
+from unmask.denoiser import Attending, Denoiser, Place, Wrapper, attending
 from unmask.errors import RequestError, did_you_mean
 
 _GRAIN = 16  # see _HEAD_ROWS in unmask.decode
@@ -98,7 +98,7 @@ class Cache(Wrapper):
         time: Tensor | None,
     ) -> tuple[Tensor, Any]:
         """A pass over `size` positions of each row: (B, L, D), zero where none ran, and the memory."""
-        inner = attending(self.inner)
+        inner = cast(Attending, self.inner)  # made sure of in the beginning: protocols are slow to check
         if stale is None or before is None or size == tokens.shape[1]:
             hidden, kept = inner.hidden_at(tokens, valid=valid, time=time)
             return hidden, _Memory(kept, tokens, place.block, torch.ones_like(place.step))
