@@ -167,7 +167,8 @@ class Model:
 
         Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
         `seed` is one number, from which each row gets its own by its place, or one number a row. A row's text depends
-        on its seed and prompt, not on the rows beside it; the other options are those of `decoder`. The generator returns the finished rows.
+        on its seed and prompt, not on the rows beside it; the other options are those of `decoder`. The generator
+        returns the finished rows.
         Raises RequestError for what cannot be done.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)

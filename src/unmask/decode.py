@@ -16,7 +16,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from unmask.denoiser import Caching, Denoiser, Place
+from unmask.denoiser import Caching, Denoiser, Place, put_rows
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, take_best
@@ -152,23 +152,36 @@ class Decoder:
             revealed, rescued = self._settle(view, decision, view.noise)
             tokens, seen, memory = self._write(canvas, view, revealed, decision.time, memory)
             log_prob, passes = seen.log_prob, canvas.passes + revealed.any(-1)
-        remasked = torch.zeros_like(revealed) if decision.remask is None else decision.remask
-        written = (canvas.written | revealed) & ~remasked
         canvas = replace(
             canvas,
-            tokens=tokens.masked_fill(remasked, self.denoiser.mask_id),
-            written=written,
-            log_prob=torch.where(revealed, log_prob, canvas.log_prob).masked_fill(remasked, torch.nan),
-            margin=torch.where(revealed, view.margin, canvas.margin).masked_fill(remasked, torch.nan),
-            entropy=torch.where(revealed, view.entropy, canvas.entropy).masked_fill(remasked, torch.nan),
+            tokens=tokens,
+            written=canvas.written | revealed,
+            log_prob=torch.where(revealed, log_prob, canvas.log_prob),
+            margin=torch.where(revealed, view.margin, canvas.margin),
+            entropy=torch.where(revealed, view.entropy, canvas.entropy),
             passes=passes,
             turn=canvas.turn + 1,
             step=canvas.step + 1,
             open=torch.zeros_like(canvas.open) if decision.done is None else ~decision.done,
         )
+        remasked = decision.remask
+        if remasked is None:
+            remasked = torch.zeros_like(revealed)
+        else:
+            canvas = self._hide(canvas, remasked)
         every = torch.arange(len(tokens), device=tokens.device)
         step = Step(every, view, decision, revealed, remasked, rescued, seen.candidates, seen.candidate_log_probs)
         return canvas, (after, memory), step
+
+    def _hide(self, canvas: Canvas, remasked: Tensor) -> Canvas:
+        return replace(
+            canvas,
+            tokens=canvas.tokens.masked_fill(remasked, self.denoiser.mask_id),
+            written=canvas.written & ~remasked,
+            log_prob=canvas.log_prob.masked_fill(remasked, torch.nan),
+            margin=canvas.margin.masked_fill(remasked, torch.nan),
+            entropy=canvas.entropy.masked_fill(remasked, torch.nan),
+        )
 
     # ---- before the pass ------------------------------------------------------------------------------------------
 
@@ -197,7 +210,9 @@ class Decoder:
         prompt = canvas.valid & ~view.masked & ~view.written
         if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
             place = Place(view.eligible | view.erasable, view.masked, canvas.step)
-            return cast(Caching, self.denoiser).recall(canvas.tokens, place, memory, valid=valid, time=time, prompt=prompt)
+            return cast(Caching, self.denoiser).recall(
+                canvas.tokens, place, memory, valid=valid, time=time, prompt=prompt
+            )
         return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt), None
 
     def _noise(self, canvas: Canvas, stream: int) -> Tensor:
@@ -272,15 +287,15 @@ class Decoder:
         """Positions first, then tokens: run the pass for the rows that reveal something, and the head where they do."""
         busy = revealed.any(-1)
         if not bool(busy.any()):
-            return canvas.tokens, _Seen(canvas.log_prob), _put_rows(memory, None, busy, canvas.step == 0)
+            return canvas.tokens, _Seen(canvas.log_prob), put_rows(memory, None, busy, canvas.step == 0)
         time = self._time(canvas, view.masked, given)
         if bool(busy.all()):
             hidden, memory = self._hidden(canvas, view, time, memory)
         else:
             part, looked, kept = canvas.keep(busy), view.keep(busy), keep_rows(memory, busy)
             some, after = self._hidden(part, looked, None if time is None else time[busy], kept)
-            hidden = _put_rows(None, some, busy, ~busy)
-            memory = _put_rows(memory, after, busy, canvas.step == 0)
+            hidden = put_rows(None, some, busy, ~busy)
+            memory = put_rows(memory, after, busy, canvas.step == 0)
         found = self._propose(canvas, hidden, revealed)
         log_prob = canvas.log_prob.masked_scatter(revealed, found.log_prob)
         best = (
@@ -331,17 +346,3 @@ def keep_rows(state: State, rows: Tensor) -> State:
     if state is None:
         return None
     return state[rows] if isinstance(state, Tensor) else tuple(keep_rows(part, rows) for part in state)
-
-
-def _put_rows(state: State, part: State, rows: Tensor, forgotten: Tensor) -> State:
-    """`state` with `part` in the places `rows` (B,) bool, zeros in those `forgotten` (B,) bool that have none of it."""
-    if state is None and part is None:
-        return None
-    if not isinstance(state if part is None else part, Tensor):
-        pairs = zip(state or [None] * len(part), part or [None] * len(state), strict=True)
-        return tuple(_put_rows(old, new, rows, forgotten) for old, new in pairs)
-    out = part.new_zeros((len(rows), *part.shape[1:])) if state is None else state.clone()
-    out[forgotten] = 0
-    if part is not None:
-        out[rows] = part
-    return out

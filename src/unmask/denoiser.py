@@ -15,6 +15,7 @@ __all__ = [
     "Wrapper",
     "attending",
     "clean_log_probs",
+    "put_rows",
 ]
 
 from dataclasses import dataclass
@@ -80,8 +81,8 @@ class Attending(Denoiser, Protocol):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, A) tokens that stand at `at` (B, A), distinct in a row -> (B, A, D), and `kept` with theirs renewed.
 
-        Without `at` and `kept` it is `hidden` at all A = L positions, equal in every bit. The tensors of `kept` have the
-        rows first and then the positions (B, L, ...); none is written to. `valid` is (B, L).
+        Without `at` and `kept` it is `hidden` at all A = L positions, equal in every bit. The tensors of `kept` have
+        the rows first and then the positions (B, L, ...); none is written to. `valid` is (B, L).
         """
         ...
 
@@ -122,6 +123,25 @@ def clean_log_probs(logits: Tensor, mask_id: int) -> Tensor:
     """
     logits = logits.float().index_fill(-1, torch.tensor(mask_id, device=logits.device), -torch.inf)
     return logits.log_softmax(-1)
+
+
+def put_rows(memory: Any, part: Any, rows: Tensor, forgotten: Tensor) -> Any:
+    """A cache's `memory`, None for nothing, with `part` in the places `rows` (B,) bool, also None for nothing.
+
+    Rows that are `forgotten` (B,) bool become zeros where they get no part.
+    """
+    model = memory if part is None else part
+    if model is None:
+        return None
+    if not isinstance(model, Tensor):
+        nothing = [None] * len(model)
+        pairs = zip(memory or nothing, part or nothing, strict=True)
+        return tuple(put_rows(old, new, rows, forgotten) for old, new in pairs)
+    out = model.new_zeros((len(rows), *model.shape[1:])) if memory is None else memory.clone()
+    out[forgotten] = 0
+    if part is not None:
+        out[rows] = part
+    return out
 
 
 @dataclass(frozen=True)
@@ -225,8 +245,8 @@ class Suppressed(Wrapper):
 class Guided(Wrapper):
     """Unsupervised classifier-free guidance towards the prompt (SMDM, arXiv:2410.18514; LLaDA, arXiv:2502.09992).
 
-    logits = unconditional + (scale + 1) * (conditional - unconditional), where the unconditional pass sees MASK in place
-    of the prompt. A pass costs two, run as one batch of 2 B rows; `hidden` is (B, L, 2 D), both side by side. A
+    logits = unconditional + (scale + 1) * (conditional - unconditional), where the unconditional pass sees MASK in
+    place of the prompt. A pass costs two, run as one batch of 2 B rows; `hidden` is (B, L, 2 D), both side by side. A
     time-conditioned denoiser is told the same time in both. A token that either gives no chance at all keeps the
     conditional logit. Raises RequestError for a scale below 0.
     """

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from unmask.denoiser import clean_log_probs
 
-
 _CHUNK = 64  # a maximum is a fast reduction, its place a slow one: so look for the place in one chunk only
 
 
@@ -34,8 +33,8 @@ class Proposal(NamedTuple):
 def propose(logits: Tensor, mask_id: int, u: Tensor | None, temperature: float, top_p: float) -> Proposal:
     """Draw a token for each of N positions: logits (N, V), `u` (N,) float64 uniforms in (0, 1).
 
-    Temperature 0 takes the most probable token and needs no `u`. `top_p` keeps the smallest set of most probable tokens whose joint
-    probability, after tempering, reaches it.
+    Temperature 0 takes the most probable token and needs no `u`. `top_p` keeps the smallest set of most probable tokens
+    whose joint probability, after tempering, reaches it.
     """
     clean = clean_log_probs(logits, mask_id)
     if temperature == 0:

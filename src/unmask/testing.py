@@ -115,8 +115,9 @@ def check_policy(
 
     It reveals eligible positions only, each pass writes something, decoding ends, prompts and padding stay, the same
     seed gives the same text, a row does not depend on the rows beside it, may join them while they are under way, and
-    goes on in the middle from its canvas and state alone. `denoiser` is a table of eight positions by default; one that
-    is given (a cache, say) has at least 32, and its own promises are tried with the policy's. Raises PluginError, in a sentence, for the first that fails.
+    goes on in the middle from its canvas and state alone. `denoiser` is a table of eight positions by default; another,
+    a cache for one, is made for at least 32, and its promises are tried with the policy's. Raises PluginError, in a
+    sentence, for the first that fails.
     """
     model = TableDenoiser(random_language(2, 8, seed)) if denoiser is None else denoiser
     mask_id = model.mask_id

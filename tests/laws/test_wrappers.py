@@ -75,9 +75,7 @@ def test_wrappers_keep_the_contract(policy: str) -> None:
     network = build(DiTSettings(5, 4, 32, 16, 1, 2)).eval()
     with torch.no_grad():
         torch.nn.init.normal_(network.head.weight)
-    check_policy(
-        lambda: make(policy), temperature=1.0, block_size=16, denoiser=Guided(Suppressed(network, (1,)), 1.5)
-    )
+    check_policy(lambda: make(policy), temperature=1.0, block_size=16, denoiser=Guided(Suppressed(network, (1,)), 1.5))
 
 
 def test_guidance_tells_both_passes_the_time() -> None:

@@ -1,9 +1,12 @@
 """Caches against the uncached pass: equal where they are exact, near where they are not, and a contract kept by all."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from unmask.api import Model
 from unmask.decode import Canvas, Decoder
 from unmask.denoiser import Denoiser, Guided, LowPrecision, Place, Suppressed
 from unmask.errors import PluginError, RequestError
@@ -13,7 +16,9 @@ from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.policies.base import Decision, State, View, take_best
 from unmask.policies.registry import make
+from unmask.process import MaskedDiffusion
 from unmask.testing import TableDenoiser, check_policy, random_language
+from unmask.text.build import byte_tokenizer
 
 NAMES = sorted(CACHES)
 VOCABULARY, MASK, LENGTH = 11, 10, 48
@@ -150,7 +155,7 @@ def test_caches_keep_the_contract(name: str, policy: str) -> None:
 class Clinging(DualCache):
     """Never forgets: a row that joins goes on with a stranger's keys and values."""
 
-    def recall(self, tokens: Tensor, place: Place, memory: tuple[Tensor, ...] | None, **options: Tensor | None):  # pyright: ignore  # noqa: ANN201
+    def recall(self, tokens: Tensor, place: Place, memory: Any, **options: Any) -> Any:
         if memory is not None:
             memory = (*memory[:2], place.block, memory[3])
             place = place._replace(step=place.step + 1)
@@ -216,3 +221,50 @@ def test_a_cache_goes_around_the_other_wrappers(name: str) -> None:
 def test_impossible_caches_are_refused(text: str, sentence: str) -> None:
     with pytest.raises(RequestError, match=sentence):
         cached(network(), text)
+
+
+# ---- block-causal attention, and the way from the outside ----------------------------------------------------------
+
+
+def test_block_causal_attention_looks_back_and_not_ahead() -> None:
+    """Blocks of 16: a token moves its own block and later ones; gradients take the other path to the same numbers."""
+    model, tokens = network(16), canvas(1).tokens
+    other = tokens.clone()
+    other[0, 20] = (other[0, 20] + 1) % MASK
+    with torch.no_grad():
+        moved = (model.hidden(tokens) - model.hidden(other)).abs().amax(-1)[0]
+        free = (network().hidden(tokens) - network().hidden(other)).abs().amax(-1)[0]
+        inferred = model.hidden(tokens)
+    assert float(moved[:16].max()) == 0 < float(moved[16:].min())
+    assert float(free.min()) > 0  # the control: full attention looks everywhere
+    torch.testing.assert_close(model.hidden(tokens), inferred, rtol=1e-5, atol=1e-5)
+    layers = model.hidden(tokens)[0, :16].sum()
+    (grad,) = torch.autograd.grad(layers, model.embedding.weight)
+    assert bool(grad.isfinite().all())
+
+
+def test_generation_takes_caches_guidance_and_suppressed_tokens() -> None:
+    tokenizer = byte_tokenizer()
+    settings = DiTSettings(tokenizer.vocab_size, tokenizer.mask_id, 64, 32, 2, 2)
+    net = build(settings)
+    with torch.no_grad():
+        for value in net.parameters():
+            value.copy_(0.3 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())))
+    model = Model(net, MaskedDiffusion(tokenizer.mask_id), tokenizer, None, torch.device("cpu"))
+    options = {"length": 24, "block_size": 16, "policy": "confidence", "seed": 3, "stop_at_eos": False}
+    plain = model.generate("To be", **options)
+    for name in NAMES:
+        assert model.generate("To be", cache=f"{name}:refresh=1", **options).tokens == plain.tokens
+    often = max(set(plain.tokens[0][5:]), key=plain.tokens[0][5:].count)
+    assert often not in model.generate("To be", suppress=[often], **options).tokens[0][5:]
+    assert model.generate("To be", guidance=3.0, **options).tokens != plain.tokens
+    special = tokenizer.piece(tokenizer.special_ids[0])
+    assert model.decoder(suppress=["a", special]).denoiser.ids == (*tokenizer.encode("a"), tokenizer.special_ids[0])  # pyright: ignore
+    for wrong, sentence in (
+        ({"cache": "dual"}, "give block_size, or the cache 'delayed'"),
+        ({"cache": "delayed", "guidance": 1.0}, "leave out one of them"),
+        ({"suppress": ["ab"]}, "'ab' is 2 tokens"),
+        ({"guidance": -1.0}, "guidance is -1.0"),
+    ):
+        with pytest.raises(RequestError, match=sentence):
+            model.generate("To be", **wrong)  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmask.bench.shapes import FIELD, PUBLISHED_CPU_SECONDS, PUBLISHED_RATE_ONE_THREAD
+from unmask.bench.shapes import FIELD, PUBLISHED_CPU_SECONDS, PUBLISHED_RATE_ONE_THREAD, Shape
 from unmask.decode import Canvas, Decoder
 from unmask.denoiser import Denoiser, LowPrecision, Place, Wrapper, clean_log_probs
 from unmask.model.build import build
@@ -57,7 +57,7 @@ def _decoder(denoiser: Denoiser, cache: str) -> Decoder:
 
 
 def floor_gflop(cache: str) -> float:
-    """Arithmetic of a whole decoding of FIELD, in GFLOP: products with weights, attention, the head where it is asked."""
+    """Arithmetic of a whole decoding of FIELD, in GFLOP: products with weights, attention, the head if asked."""
     d, length = FIELD.width, FIELD.length
     total = 0.0
     for start in range(0, length, _BLOCK):
@@ -222,16 +222,34 @@ def _cells(denoiser: Denoiser, dtype: torch.dtype, rounds: int) -> list[dict[str
     return cells
 
 
+def _near(denoiser: Denoiser, shape: Shape, canvas: Canvas) -> list[dict[str, Any]]:
+    """A cell a cache: how near it is."""
+    return [{"shape": asdict(shape), "cache": name} | deviation(denoiser, name, canvas) for name in _CACHES[1:]]
+
+
+def _bundled() -> list[dict[str, Any]]:
+    """How near the caches are on a trained model: the bundled one, on four short prompts."""
+    import unmask
+
+    model = unmask.load(dtype="float32", device="cpu", threads=1)
+    s = model.network.settings
+    shape = Shape("shakespeare", s.width, s.blocks, s.heads, s.vocab_size, min(128, s.max_length), 4)
+    tokens = torch.full((shape.batch, shape.length), s.mask_id)
+    text = model.tokenizer.encode("To be, or not to be")[:_PROMPT]
+    tokens[:, : len(text)] = torch.tensor(text)
+    tokens[:, len(text)] = torch.arange(shape.batch)  # rows of their own
+    return _near(model.denoiser, shape, Canvas.start(tokens, torch.arange(shape.batch)))
+
+
 def bench_blocks(rounds: int) -> list[dict[str, Any]]:
-    """Every cache in each number format that works here, how near it is, and the cost of the loop beside the network."""
+    """Every cache in each number format that works here, how near it is, and the cost of the loop."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         network = _network()
         cells = _cells(network, torch.float32, rounds)
         cells[0] |= _bookkeeping(network, rounds)
-        for cell in cells[1:]:
-            cell |= deviation(network, cell["cache"], _canvas(4, network.mask_id))
+        cells += [*_near(network, FIELD, _canvas(4, network.mask_id)), *_bundled()]
         if bfloat16_works():
             low = LowPrecision(network.lowered(torch.bfloat16), torch.bfloat16)
             cells += _cells(low, torch.bfloat16, rounds)

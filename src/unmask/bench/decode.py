@@ -1,4 +1,4 @@
-"""How fast text is sampled: ancestral sampling on T grid steps, as the published `ddpm_cache` does it, and in blocks."""
+"""How fast text is sampled: ancestral sampling on T grid steps, as the published `ddpm_cache` does it; and blocks."""
 
 __all__ = ["bench_decode", "decode_cell"]
 
@@ -63,4 +63,6 @@ def bench_decode(rounds: int, device: torch.device) -> list[dict[str, Any]]:
     """T = 128 and T = 1000, in each number format that works here; and on a CPU `bench_blocks`."""
     kinds = [torch.float32, *([torch.bfloat16] if bfloat16_works() else [])]
     blocks = bench_blocks(rounds) if device.type == "cpu" else []
-    return blocks + [decode_cell(DECODE, steps, rounds, dtype=dtype, device=device) for dtype in kinds for steps in (128, 1000)]
+    return blocks + [
+        decode_cell(DECODE, steps, rounds, dtype=dtype, device=device) for dtype in kinds for steps in (128, 1000)
+    ]

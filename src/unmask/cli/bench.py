@@ -19,8 +19,8 @@ class BenchArguments:
     """Measure speed and memory. Medians over rounds; in each round the machine's matmul rates are measured too."""
 
     what: tyro.conf.Positional[Literal["train", "decode", "memory", "scaling"]]
-    """train: a training step; decode: ancestral sampling, and blocks with each cache; memory: the peak of a step with a large vocabulary; scaling:
-    time and memory along length, batch, vocabulary and width."""
+    """train: a training step; decode: ancestral sampling, and blocks with each cache; memory: the peak of a step with
+    a large vocabulary; scaling: time and memory along length, batch, vocabulary and width."""
     rounds: int = 5
     """Measurements of each cell."""
     compile: bool = False

@@ -8,8 +8,8 @@ multiple of its blocks. `unmask bench decode` measures how near.
 A cache is the outermost wrapper: `DualCache(LowPrecision(network))`. Its memory of a row is the keys and values of all
 positions, the tokens they were made of, the block they were made for, and their age in passes. A row runs in full
 where it remembers nothing of this block; else the positions that the cache calls stale run, with as many of the others
-(which does no harm) as bring their number to a multiple of 16. Rows with equal numbers run together, so that a row meets the
-same shapes, and gets the same bits, whatever stands beside it. Shapes: B rows, L positions, A of them stale.
+(which does no harm) as bring their number to a multiple of 16. Rows with equal numbers run together, so that a row
+meets the same shapes, and gets the same bits, whatever stands beside it. Shapes: B rows, L positions, A of them run.
 """
 
 __all__ = ["CACHES", "Cache", "DelayedCache", "DualCache", "PrefixCache", "cached"]
@@ -44,7 +44,9 @@ class Cache(Wrapper):
         super().__post_init__()
         attending(self.inner)
         if self.refresh is not None and self.refresh < 1:
-            raise RequestError(f"refresh is {self.refresh}; give the passes from one full pass to the next, at least 1.")
+            raise RequestError(
+                f"refresh is {self.refresh}; give the passes from one full pass to the next, at least 1."
+            )
 
     def stale(self, tokens: Tensor, place: Place, before: Tensor) -> Tensor:
         """(B, L) bool: what has to run again, where keys and values were made of the tokens `before` (B, L)."""
@@ -110,7 +112,7 @@ class Cache(Wrapper):
 
 
 class PrefixCache(Cache):
-    """Keeps what stands before the block; the block and all behind it run (Fast-dLLM, arXiv:2505.22618, section 3.2)."""
+    """Keeps what stands before the block; the block and all behind it run (Fast-dLLM, arXiv:2505.22618, 3.2)."""
 
     def stale(self, tokens: Tensor, place: Place, before: Tensor) -> Tensor:
         return place.block.cumsum(-1) > 0

@@ -98,8 +98,8 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class Kept:
     """Keys and values that a pass finds and leaves, a tensor (B, L, 2, H, head) a block, rotated, keys first.
 
-    With `at`, the places of its A tokens as flat indices (B * A,) into (B, L), a pass goes over some positions only, and
-    what it does not renew it takes from `before`. No tensor in `before` is written to.
+    With `at`, the places of its A tokens as flat indices (B * A,) into (B, L), a pass goes over some positions only,
+    and what it does not renew it takes from `before`. No tensor in `before` is written to.
     """
 
     at: Tensor | None = None
@@ -141,9 +141,7 @@ def _infer(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kep
     return (scores.softmax(-1) @ v).transpose(1, 2)
 
 
-def attention(
-    qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None = None
-) -> Tensor:
+def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None = None) -> Tensor:
     """Attention with rotary positions: qkv (B, A, 3, H, head) -> (B, A, H, head), over L = A keys, or those of `kept`.
 
     `valid` (B, L) hides padded keys, (B or 1, A, L) keys from single queries; `kept` goes without gradients. On a CPU

@@ -46,7 +46,7 @@ class DiTSettings:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
         if self.causal_block < 0:
             raise ConfigError(
-                f"model.causal_block is {self.causal_block}; give the positions of a block, or 0 for attention everywhere."
+                f"model.causal_block is {self.causal_block}; give the positions of a block, or 0 for attention to all."
             )
         if self.width % self.heads or self.width // self.heads % 2:
             raise ConfigError(
