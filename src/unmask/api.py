@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,14 +16,13 @@ from unmask.assets.models import bundled, locate
 from unmask.bound import Bound
 from unmask.data.packed import Packed
 from unmask.decode import Decoder
-from unmask.denoiser import Denoiser, LowPrecision, clean_log_probs
+from unmask.decoding import Decoding, make_decoder
+from unmask.denoiser import Denoiser, LowPrecision
 from unmask.errors import RequestError
 from unmask.filling import Attempt, Choice, Fill, Filler
 from unmask.model.dit import DiT
 from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
-from unmask.policies.options import Context
-from unmask.policies.registry import make
 from unmask.process import MaskedDiffusion
 from unmask.propose import Constraint
 from unmask.run.checkpoint import Checkpoint
@@ -111,26 +110,12 @@ class Model:
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
-    def decoder(
-        self,
-        policy: str | UnmaskingPolicy = "random",
-        *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        block_size: int | None = None,
-        alternatives: int = 0,
-    ) -> Decoder:
-        """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself."""
-        rule = make(policy, Context(self.process.schedule, self._unigram)) if isinstance(policy, str) else policy
-        return Decoder(self.denoiser, rule, temperature, top_p, block_size, alternatives)
+    def decoder(self, policy: str | UnmaskingPolicy = "random", **decoding: Unpack[Decoding]) -> Decoder:
+        """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself.
 
-    @torch.no_grad()
-    def _unigram(self) -> torch.Tensor:
-        """How often each token occurs (V,), as the model itself has it: its mean answer to a canvas of MASKs."""
-        tokens = torch.full((1, self.window), self.tokenizer.mask_id, device=self.device)
-        time = torch.ones(1, device=self.device) if self.denoiser.time_conditioned else None
-        logits = self.denoiser.logits(self.denoiser.hidden(tokens, time=time)[0])
-        return clean_log_probs(logits, self.tokenizer.mask_id).exp().mean(0)
+        Raises RequestError for what does not go together.
+        """
+        return make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, policy, **decoding)
 
     def generate(self, prompts: str | Sequence[str] = "", *, trace: bool = False, **options: Any) -> Generation:
         """Continue each prompt; the options are those of `stream`. With `trace` the result tells what happened."""
@@ -146,25 +131,23 @@ class Model:
         *,
         length: int = 128,
         policy: str | UnmaskingPolicy = "random",
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        block_size: int | None = None,
         stride: int | None = None,
         seed: int | Sequence[int] = 0,
         stop_at_eos: bool = True,
         batch: int = 32,
-        alternatives: int = 0,
+        **decoding: Unpack[Decoding],
     ) -> Generator[Snapshot, None, list[Written]]:
         """Continue each prompt by `length` tokens, yielding the canvas after each pass.
 
         Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
         `seed` is one number, from which each row gets its own by its place, or one number a row. A row's text depends
-        on its seed and prompt, not on the rows beside it. The generator returns the finished rows. The steps
-        tell so many `alternatives`, the most probable tokens of each position that was looked at.
+        on its seed and prompt, not on the rows beside it; the other options are those of `Decoding`. The generator
+        returns the finished rows.
         Raises RequestError for what cannot be done.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         step = self.window // 2 if stride is None else stride
+        decoder = self.decoder(policy, **decoding)
         if not texts:
             raise RequestError("There is no prompt; give at least one, which may be empty.")
         if length < 1:
@@ -172,9 +155,7 @@ class Model:
         if not 0 < step <= self.window:
             raise RequestError(f"stride is {step}; give 1 to {self.window} tokens, the model's window.")
         return slide(
-            self.decoder(
-                policy, temperature=temperature, top_p=top_p, block_size=block_size, alternatives=alternatives
-            ),
+            decoder,
             self.tokenizer.encode_batch(texts),
             [length] * len(texts),
             _row_seeds(seed, len(texts)),
@@ -240,31 +221,26 @@ class Model:
         template: str,
         *,
         policy: str | UnmaskingPolicy = "random",
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        block_size: int | None = None,
         count: int = 1,
         seed: int | Sequence[int] = 0,
         draws: int = 32,
         constraint: Constraint | None = None,
         batch: int = 32,
-        alternatives: int = 0,
+        **decoding: Unpack[Decoding],
     ) -> Generator[Snapshot, None, list[Fill]]:
         """Fill the holes of `template` (see text.template) `count` times, yielding the canvas after each pass.
 
         Where a length is free every combination of lengths is decoded, and the one whose whole text has the least bound
         on -log p, measured by `draws` random maskings, is returned; Fill.attempts has them all. A `constraint` says
-        which tokens may be written where; special tokens, EOS among them, never are.
+        which tokens may be written where; special tokens, EOS among them, never are. The other options are those of
+        `Decoding`.
         Raises RequestError for a template without holes, one longer than the model's window, or one with too many
         combinations of lengths.
         """
         if count < 1:
             raise RequestError(f"count is {count}; give at least 1.")
         sketch = self.filler.sketch(template)
-        decoder = self.decoder(
-            policy, temperature=temperature, top_p=top_p, block_size=block_size, alternatives=alternatives
-        )
-        decoder = replace(decoder, constraint=self.filler.writable(constraint))
+        decoder = replace(self.decoder(policy, **decoding), constraint=self.filler.writable(constraint))
         return self.filler.stream(sketch, decoder, _row_seeds(seed, count), draws=draws, batch=batch)
 
     def canvas_of(self, template: str) -> list[int]:

@@ -7,76 +7,25 @@ Rows are on their own: noise is a function of (seed, turn, position), states nev
 batch. Shapes: B rows, L positions, V vocabulary, N picked positions.
 """
 
-__all__ = ["Canvas", "Decoder", "Step", "keep_rows"]
+__all__ = ["Decoder", "Step"]
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from unmask.denoiser import Caching, Denoiser, Place
+from unmask.canvas import Canvas, keep_rows
+from unmask.denoiser import Caching, Denoiser, Place, put_rows
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, take_best
-from unmask.propose import Constraint, Proposal, propose
+from unmask.propose import Constraint, Proposal, propose, two_best
 
 _HEAD_ROWS = (
     16  # a matrix product gives a row the same bits only if the number of rows keeps its remainder (DESIGN 4.5)
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Canvas:
-    """Rows being written. Every field has the rows as its first axis, so that rows can be picked and put back."""
-
-    tokens: Tensor  # (B, L) int64, MASK where nothing is written yet
-    valid: Tensor  # (B, L) bool, False on padding
-    seed: Tensor  # (B,) int64: all randomness of the row
-    written: Tensor  # (B, L) bool, by us, not by the prompt
-    log_prob: Tensor  # (B, L) float32, clean log-probability of a written token at the pass that wrote it, else nan
-    margin: Tensor  # (B, L) likewise, nan where the policy did not look
-    entropy: Tensor  # (B, L) likewise
-    passes: Tensor  # (B,) int64 forward passes so far
-    turn: Tensor  # (B,) int64 turns so far: passes, and decisions of nothing that needed no pass
-    origin: Tensor  # (B,) the first position to fill, where the first block begins; -1 before the first turn
-    block: Tensor  # (B,) the block being filled, -1 before the first turn
-    step: Tensor  # (B,) turns spent in that block
-    total: Tensor  # (B,) positions it had to fill
-    open: Tensor  # (B,) bool, the policy is not done with that block, whether or not a MASK is left in it
-
-    @classmethod
-    def start(cls, tokens: Tensor, seed: Tensor, valid: Tensor | None = None) -> "Canvas":
-        """tokens (B, L) with MASK where something is wanted, seed (B,), valid (B, L) where rows are padded."""
-        zero, unknown = torch.zeros_like(seed), torch.full(tokens.shape, torch.nan, device=tokens.device)
-        everywhere = torch.ones_like(tokens, dtype=torch.bool)
-        return cls(
-            tokens,
-            everywhere if valid is None else valid,
-            seed,
-            ~everywhere,
-            unknown,
-            unknown,
-            unknown,
-            zero,
-            zero,
-            zero - 1,
-            zero - 1,
-            zero,
-            zero,
-            zero.bool(),
-        )
-
-    def keep(self, rows: Tensor) -> "Canvas":
-        """Some of the rows, as a canvas of their own."""
-        return Canvas(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    def put(self, rows: Tensor, part: "Canvas") -> "Canvas":
-        """This canvas with `part` in the places `rows`."""
-        return Canvas(
-            **{f.name: getattr(self, f.name).index_copy(0, rows, getattr(part, f.name)) for f in fields(self)}
-        )
 
 
 class Step(NamedTuple):
@@ -128,8 +77,9 @@ class Decoder:
         state: State = None
         rows = self.unfinished(canvas).nonzero().squeeze(-1)
         while len(rows):
-            part, state, step = self.step(canvas.keep(rows), state)
-            canvas = canvas.put(rows, part)
+            every = len(rows) == len(canvas.seed)
+            part, state, step = self.step(canvas if every else canvas.keep(rows), state)
+            canvas = part if every else canvas.put(rows, part)
             yield canvas, step._replace(rows=rows)
             left = self.unfinished(part)
             if not bool(left.all()):
@@ -156,23 +106,36 @@ class Decoder:
             revealed, rescued = self._settle(view, decision, view.noise)
             tokens, seen, memory = self._write(canvas, view, revealed, decision.time, memory)
             log_prob, passes = seen.log_prob, canvas.passes + revealed.any(-1)
-        remasked = torch.zeros_like(revealed) if decision.remask is None else decision.remask
-        written = (canvas.written | revealed) & ~remasked
         canvas = replace(
             canvas,
-            tokens=tokens.masked_fill(remasked, self.denoiser.mask_id),
-            written=written,
-            log_prob=torch.where(revealed, log_prob, canvas.log_prob).masked_fill(remasked, torch.nan),
-            margin=torch.where(revealed, view.margin, canvas.margin).masked_fill(remasked, torch.nan),
-            entropy=torch.where(revealed, view.entropy, canvas.entropy).masked_fill(remasked, torch.nan),
+            tokens=tokens,
+            written=canvas.written | revealed,
+            log_prob=torch.where(revealed, log_prob, canvas.log_prob),
+            margin=torch.where(revealed, view.margin, canvas.margin),
+            entropy=torch.where(revealed, view.entropy, canvas.entropy),
             passes=passes,
             turn=canvas.turn + 1,
             step=canvas.step + 1,
             open=torch.zeros_like(canvas.open) if decision.done is None else ~decision.done,
         )
+        remasked = decision.remask
+        if remasked is None:
+            remasked = torch.zeros_like(revealed)
+        else:
+            canvas = self._hide(canvas, remasked)
         every = torch.arange(len(tokens), device=tokens.device)
         step = Step(every, view, decision, revealed, remasked, rescued, seen.candidates, seen.candidate_log_probs)
         return canvas, (after, memory), step
+
+    def _hide(self, canvas: Canvas, remasked: Tensor) -> Canvas:
+        return replace(
+            canvas,
+            tokens=canvas.tokens.masked_fill(remasked, self.denoiser.mask_id),
+            written=canvas.written & ~remasked,
+            log_prob=canvas.log_prob.masked_fill(remasked, torch.nan),
+            margin=canvas.margin.masked_fill(remasked, torch.nan),
+            entropy=canvas.entropy.masked_fill(remasked, torch.nan),
+        )
 
     # ---- before the pass ------------------------------------------------------------------------------------------
 
@@ -203,9 +166,11 @@ class Decoder:
         """(B, L, D), and what a caching denoiser wants back at the next pass."""
         valid = None if bool(canvas.valid.all()) else canvas.valid
         prompt = canvas.valid & ~view.masked & ~view.written
-        if isinstance(self.denoiser, Caching):
+        if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
             place = Place(view.eligible | view.erasable, view.masked, canvas.step)
-            return self.denoiser.recall(canvas.tokens, place, memory, valid=valid, time=time, prompt=prompt)
+            return cast(Caching, self.denoiser).recall(
+                canvas.tokens, place, memory, valid=valid, time=time, prompt=prompt
+            )
         return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt), None
 
     def _noise(self, canvas: Canvas, stream: int) -> Tensor:
@@ -236,9 +201,9 @@ class Decoder:
         hidden, memory = self._hidden(canvas, view, self._time(canvas, view.masked, None), memory)
         found = self._propose(canvas, hidden, eligible)
         needs = needs_of(self.policy)
-        best = found.log_probs.topk(min(max(2, needs.top, self.alternatives), found.log_probs.shape[-1]), -1)
-        values = best.values.exp()
-        spread = -(found.log_probs.exp() * found.log_probs.clamp(min=-1e4)).sum(-1)
+        best, values = self._best(found, needs.top)
+        values = values.exp()
+        spread = -found.log_probs.exp().mul_(found.log_probs.clamp(min=-1e4)).sum(-1)
         log_prob = canvas.log_prob.masked_scatter(eligible, found.log_prob)
         view = replace(
             view,
@@ -251,12 +216,19 @@ class Decoder:
         )
         return view, self._seen(log_prob, eligible, best), memory
 
+    def _best(self, found: Proposal, top: int) -> tuple[torch.return_types.topk | None, Tensor]:
+        """The highest log-probabilities, as many as the policy wants, and at least two (N, k); with ids for a trace."""
+        if top <= 2 and not self.alternatives:
+            return None, two_best(found.log_probs)[1] if found.best is None else found.best
+        best = found.log_probs.topk(min(max(2, top, self.alternatives), found.log_probs.shape[-1]), -1)
+        return best, best.values
+
     def _propose(self, canvas: Canvas, hidden: Tensor, where: Tensor) -> Proposal:
         """Tokens and distributions at the positions `where` (B, L); the head's rows are padded to a multiple of 16."""
         picked = hidden[where]
         padded = torch.nn.functional.pad(picked, (0, 0, 0, -len(picked) % _HEAD_ROWS))
         logits = self.denoiser.logits(padded)[: len(picked)]
-        noise = self._noise(canvas, TOKENS)[where]
+        noise = self._noise(canvas, TOKENS)[where] if self.temperature > 0 else None
         allowed = None if self.constraint is None else self.constraint(canvas.tokens, where)
         return propose(logits, self.denoiser.mask_id, noise, self.temperature, self.top_p, allowed)
 
@@ -274,15 +246,15 @@ class Decoder:
         """Positions first, then tokens: run the pass for the rows that reveal something, and the head where they do."""
         busy = revealed.any(-1)
         if not bool(busy.any()):
-            return canvas.tokens, _Seen(canvas.log_prob), memory
+            return canvas.tokens, _Seen(canvas.log_prob), put_rows(memory, None, busy, canvas.step == 0)
         time = self._time(canvas, view.masked, given)
-        if bool(busy.all()) or isinstance(self.denoiser, Caching):
+        if bool(busy.all()):
             hidden, memory = self._hidden(canvas, view, time, memory)
         else:
-            rows = busy.nonzero().squeeze(-1)
-            part, looked = canvas.keep(rows), view.keep(rows)
-            some, _ = self._hidden(part, looked, None if time is None else time[rows], None)
-            hidden = some.new_zeros((len(busy), *some.shape[1:])).index_copy(0, rows, some)
+            part, looked, kept = canvas.keep(busy), view.keep(busy), keep_rows(memory, busy)
+            some, after = self._hidden(part, looked, None if time is None else time[busy], kept)
+            hidden = put_rows(None, some, busy, ~busy)
+            memory = put_rows(memory, after, busy, canvas.step == 0)
         found = self._propose(canvas, hidden, revealed)
         log_prob = canvas.log_prob.masked_scatter(revealed, found.log_prob)
         best = (
@@ -304,6 +276,8 @@ class Decoder:
             )
         if decision.done is None:
             stuck = ~decision.reveal.any(-1)
+            if not bool(stuck.any()):
+                return decision.reveal, stuck
             return decision.reveal | take_best(surest, view.eligible, stuck.long()), stuck
         left = (view.eligible & ~decision.reveal).any(-1) | (decision.remask is not None and decision.remask.any(-1))
         if bool((decision.done & left).any()):
@@ -324,10 +298,3 @@ def _scattered(where: Tensor, rows: Tensor, empty: float = 0) -> Tensor:
     out = rows.new_full((*where.shape, rows.shape[-1]), empty)
     out[where] = rows
     return out
-
-
-def keep_rows(state: State, rows: Tensor) -> State:
-    """Some rows of a policy's state: a tensor, or a tuple of tensors, with the rows first; None stays None."""
-    if state is None:
-        return None
-    return state[rows] if isinstance(state, Tensor) else tuple(keep_rows(part, rows) for part in state)

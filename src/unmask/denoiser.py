@@ -4,13 +4,27 @@
 softmax and everything else that is V wide run only at the positions somebody asks about.
 """
 
-__all__ = ["Caching", "Denoiser", "LowPrecision", "Place", "clean_log_probs"]
+__all__ = [
+    "Attending",
+    "Caching",
+    "Denoiser",
+    "Guided",
+    "LowPrecision",
+    "Place",
+    "Suppressed",
+    "Wrapper",
+    "attending",
+    "clean_log_probs",
+    "put_rows",
+]
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from unmask.errors import RequestError
 
 
 @runtime_checkable
@@ -52,6 +66,27 @@ class Denoiser(Protocol):
         ...
 
 
+@runtime_checkable
+class Attending(Denoiser, Protocol):
+    """A denoiser that can run at some positions only, over keys and values kept from earlier passes at the others."""
+
+    def hidden_at(
+        self,
+        tokens: Tensor,
+        at: Tensor | None = None,
+        kept: tuple[Tensor, ...] = (),
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, A) tokens that stand at `at` (B, A), distinct in a row -> (B, A, D), and `kept` with theirs renewed.
+
+        Without `at` and `kept` it is `hidden` at all A = L positions, equal in every bit. The tensors of `kept` have
+        the rows first and then the positions (B, L, ...); none is written to. `valid` is (B, L).
+        """
+        ...
+
+
 class Place(NamedTuple):
     """Where decoding stands: all that a cache may go by."""
 
@@ -64,7 +99,7 @@ class Place(NamedTuple):
 class Caching(Denoiser, Protocol):
     """A denoiser that remembers earlier passes. What it remembers is handed in and out, a tensor or a tuple of tensors
     with the rows first, so that rows may leave, join and resume: the decoding loop carries it beside the policy's
-    state. A row of it is to be forgotten where `place.step == 0`."""
+    state. A row of it is to be forgotten where `place.step == 0`, and a row of zeros remembers nothing."""
 
     def recall(
         self,
@@ -76,7 +111,8 @@ class Caching(Denoiser, Protocol):
         time: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """(B, L, D), exact or nearly so within `place.block`, arbitrary elsewhere; and the memory (None at first)."""
+        """(B, L, D), exact or nearly so at each MASK of `place.block`, arbitrary elsewhere; and the memory (None at
+        first). The rows that are given all take part in the pass."""
         ...
 
 
@@ -89,12 +125,39 @@ def clean_log_probs(logits: Tensor, mask_id: int) -> Tensor:
     return logits.log_softmax(-1)
 
 
-@dataclass(frozen=True, slots=True)
-class LowPrecision:
-    """A denoiser whose `hidden` runs under autocast in `dtype`; the head stays as the denoiser has it."""
+def put_rows(memory: Any, part: Any, rows: Tensor, forgotten: Tensor) -> Any:
+    """A cache's `memory`, None for nothing, with `part` in the places `rows` (B,) bool, also None for nothing.
+
+    Rows that are `forgotten` (B,) bool become zeros where they get no part.
+    """
+    model = memory if part is None else part
+    if model is None:
+        return None
+    if not isinstance(model, Tensor):
+        nothing = [None] * len(model)
+        pairs = zip(memory or nothing, part or nothing, strict=True)
+        return tuple(put_rows(old, new, rows, forgotten) for old, new in pairs)
+    out = model.new_zeros((len(rows), *model.shape[1:])) if memory is None else memory.clone()
+    out[forgotten] = 0
+    if part is not None:
+        out[rows] = part
+    return out
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A denoiser around another, as it is but for what a subclass changes.
+
+    Wrappers go around one another as `cache(Suppressed(LowPrecision(network)))`: a cache is the outermost.
+    """
 
     inner: Denoiser
-    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        if isinstance(self.inner, Caching):
+            raise RequestError(
+                f"{type(self).__name__} cannot go around {type(self.inner).__name__}: a cache is the outermost wrapper."
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -121,8 +184,114 @@ class LowPrecision:
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> Tensor:
-        with torch.autocast(tokens.device.type, self.dtype):
-            return self.inner.hidden(tokens, valid=valid, time=time, positions=positions, prompt=prompt)
+        return self.inner.hidden(tokens, valid=valid, time=time, positions=positions, prompt=prompt)
+
+    def hidden_at(
+        self,
+        tokens: Tensor,
+        at: Tensor | None = None,
+        kept: tuple[Tensor, ...] = (),
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `Attending`, where the inner denoiser can: `attending` tells."""
+        return cast(Attending, self.inner).hidden_at(tokens, at, kept, valid=valid, time=time)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.inner.logits(hidden)
+
+
+@dataclass(frozen=True)
+class LowPrecision(Wrapper):
+    """A denoiser whose `hidden` runs under autocast in `dtype`; the head stays as the denoiser has it."""
+
+    dtype: torch.dtype
+
+    def hidden(self, tokens: Tensor, **options: Tensor | None) -> Tensor:
+        with torch.autocast(tokens.device.type, self.dtype):
+            return super().hidden(tokens, **options)
+
+    def hidden_at(
+        self, tokens: Tensor, at: Tensor | None = None, kept: tuple[Tensor, ...] = (), **options: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        with torch.autocast(tokens.device.type, self.dtype):
+            return super().hidden_at(tokens, at, kept, **options)
+
+
+@dataclass(frozen=True)
+class Suppressed(Wrapper):
+    """A denoiser that never writes the tokens `ids`: their logits are -inf, and the rest is normalised without them.
+
+    Raises RequestError for an id that the denoiser does not have, or where no token would be left.
+    """
+
+    ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for one in self.ids:
+            if not 0 <= one < self.vocab_size:
+                raise RequestError(f"Token {one} cannot be suppressed; ids run from 0 to {self.vocab_size - 1}.")
+        if len({*self.ids, self.mask_id}) == self.vocab_size:
+            raise RequestError("Every token would be suppressed; leave at least one to write.")
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = super().logits(hidden)
+        return logits.index_fill(-1, torch.tensor(self.ids, dtype=torch.int64, device=logits.device), -torch.inf)
+
+
+@dataclass(frozen=True)
+class Guided(Wrapper):
+    """Unsupervised classifier-free guidance towards the prompt (SMDM, arXiv:2410.18514; LLaDA, arXiv:2502.09992).
+
+    logits = unconditional + (scale + 1) * (conditional - unconditional), where the unconditional pass sees MASK in
+    place of the prompt. A pass costs two, run as one batch of 2 B rows; `hidden` is (B, L, 2 D), both side by side. A
+    time-conditioned denoiser is told the same time in both. A token that either gives no chance at all keeps the
+    conditional logit. Raises RequestError for a scale below 0.
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.scale < float("inf"):
+            raise RequestError(f"guidance is {self.scale}; give 0 (none) or more.")
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+        positions: Tensor | None = None,
+        prompt: Tensor | None = None,
+    ) -> Tensor:
+        """Raises RequestError where it is not said what the prompt is."""
+        if prompt is None:
+            raise RequestError("Guidance has to know which tokens are the prompt; pass prompt (B, L).")
+        both = torch.cat([tokens, tokens.masked_fill(prompt, self.mask_id)])
+        valid, time, positions = (None if x is None else torch.cat([x, x]) for x in (valid, time, positions))
+        return torch.cat(super().hidden(both, valid=valid, time=time, positions=positions).chunk(2), -1)
+
+    def hidden_at(self, tokens: Tensor, *_: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Raises RequestError: there are two passes to remember."""
+        attending(self)
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        conditional, unconditional = (super(Guided, self).logits(half) for half in hidden.chunk(2, -1))
+        guided = conditional + self.scale * (conditional - unconditional)
+        return torch.where(conditional.isfinite() & unconditional.isfinite(), guided, conditional)
+
+
+def attending(denoiser: Denoiser) -> Attending:
+    """The denoiser itself, where keys and values can be kept. Raises RequestError where they cannot."""
+    inner = denoiser
+    while isinstance(inner, Wrapper):
+        if isinstance(inner, Guided):
+            raise RequestError("A cache cannot serve guidance, which runs two passes; leave out one of them.")
+        inner = inner.inner
+    if not isinstance(inner, Attending) or not isinstance(denoiser, Attending):
+        raise RequestError(f"{type(inner).__name__} keeps no keys and values; decode it without a cache.")
+    return denoiser

@@ -7,6 +7,8 @@ a xor-multiply hash whose multipliers are below 2**31, so that no product of a 3
 
 __all__ = ["POLICY", "TOKENS", "derive", "generator", "uniform"]
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -14,9 +16,14 @@ from torch import Tensor
 TOKENS, POLICY = 0, 1
 
 _WORD = 0xFFFFFFFF
+_START = 0x5BD1E995
 
 
-def _mix(word: Tensor) -> Tensor:
+_FEW = 16  # so many rows are hashed faster one by one than as a tensor
+Word = TypeVar("Word", int, Tensor)
+
+
+def _mix(word: Word) -> Word:
     """A bijection of 32-bit words held in int64 in which each input bit moves about half of the output bits."""
     word = (word ^ (word >> 16)) * 0x7FEB352D & _WORD
     word = (word ^ (word >> 15)) * 0x31848BAB & _WORD
@@ -24,10 +31,17 @@ def _mix(word: Tensor) -> Tensor:
     return word ^ (word >> 15)
 
 
-def _absorb(left: Tensor, right: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
+def _absorb(left: Word, right: Word, word: Word) -> tuple[Word, Word]:
     """Fold a 32-bit word into a state of two: a bijection of the state for each word, and one-to-one in the word."""
     left = _mix((left + word) & _WORD)
     return left, _mix((left + right + 0x2C1B3C6D) & _WORD)
+
+
+def _begin(seed: Word, step: Word, start: Word, stream: int) -> tuple[Word, Word]:
+    """The state before the position is folded in."""
+    left, right = _absorb(start, start, seed & _WORD)
+    left, right = _absorb(left, right, (seed >> 32) & _WORD)
+    return _absorb(left, right, (step + 0x1E3779B9 * (stream + 1)) & _WORD)
 
 
 def uniform(seed: Tensor, step: Tensor, position: Tensor, stream: int) -> Tensor:
@@ -37,10 +51,12 @@ def uniform(seed: Tensor, step: Tensor, position: Tensor, stream: int) -> Tensor
     `stream` keeps numbers that are drawn for different purposes apart (`TOKENS`, `POLICY`, or any small integer).
     Two seeds never share a state: it has as many bits as they, so that no two of a million rows are alike.
     """
-    start = torch.full_like(seed, 0x5BD1E995)
-    left, right = _absorb(start, start, seed & _WORD)
-    left, right = _absorb(left, right, (seed >> 32) & _WORD)
-    left, right = _absorb(left, right, (step + 0x1E3779B9 * (stream + 1)) & _WORD)
+    if seed.shape == step.shape and seed.numel() <= _FEW and seed.device.type == "cpu":
+        rows = zip(seed.flatten().tolist(), step.flatten().tolist(), strict=True)
+        words = torch.tensor([_begin(one, at, _START, stream) for one, at in rows])
+        left, right = (word.view(seed.shape) for word in words.view(-1, 2).unbind(-1))
+    else:
+        left, right = _begin(seed, step, torch.full_like(seed, _START), stream)
     left, right = _absorb(left, right, position & _WORD)
     return (left * 2**21 + (right & 0x1FFFFF)).double().add_(0.5).mul_(2.0**-53)
 

@@ -8,7 +8,7 @@ Hard constraints attach here: what a `Constraint` forbids has probability zero b
 renormalised, so that confidence, margin and entropy are those of the constrained distribution too.
 """
 
-__all__ = ["Constraint", "Proposal", "Vocabulary", "propose"]
+__all__ = ["Constraint", "Proposal", "Vocabulary", "propose", "two_best"]
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from unmask.denoiser import clean_log_probs
 from unmask.errors import RequestError
+
+_CHUNK = 64  # a maximum is a fast reduction, its place a slow one: so look for the place in one chunk only
 
 
 class Constraint(Protocol):
@@ -47,6 +49,7 @@ class Proposal(NamedTuple):
 
     tokens: Tensor  # (N,) int64
     log_probs: Tensor  # (N, V) float32, clean: MASK and what is not allowed at -inf, neither tempered nor filtered
+    best: Tensor | None = None  # (N, 2) the two highest of them, where they were found on the way
 
     @property
     def log_prob(self) -> Tensor:
@@ -55,12 +58,12 @@ class Proposal(NamedTuple):
 
 
 def propose(
-    logits: Tensor, mask_id: int, u: Tensor, temperature: float, top_p: float, allowed: Tensor | None = None
+    logits: Tensor, mask_id: int, u: Tensor | None, temperature: float, top_p: float, allowed: Tensor | None = None
 ) -> Proposal:
     """Draw a token for each of N positions: logits (N, V), `u` (N,) float64 uniforms in (0, 1).
 
-    Temperature 0 takes the most probable token. `top_p` keeps the smallest set of most probable tokens whose joint
-    probability, after tempering, reaches it. `allowed` (N, V) or (1, V) bool leaves only these tokens.
+    Temperature 0 takes the most probable token and needs no `u`. `top_p` keeps the smallest set of most probable tokens
+    whose joint probability, after tempering, reaches it. `allowed` (N, V) or (1, V) bool leaves only these tokens.
     Raises RequestError where it leaves none but MASK.
     """
     if allowed is not None:
@@ -70,7 +73,9 @@ def propose(
         logits = logits.masked_fill(~allowed, -torch.inf)
     clean = clean_log_probs(logits, mask_id)
     if temperature == 0:
-        return Proposal(clean.argmax(-1), clean)
+        tokens, best = two_best(clean)
+        return Proposal(tokens, clean, best)
+    assert u is not None
     weights = (clean if temperature == 1 else (clean / temperature).log_softmax(-1)).exp()
     if top_p >= 1:
         return Proposal(_inverse(weights, u), clean)
@@ -78,6 +83,25 @@ def propose(
     total = ordered.double().cumsum(-1)
     ordered = ordered.masked_fill(total - ordered >= top_p, 0.0)
     return Proposal(ids.gather(-1, _inverse(ordered, u)[:, None]).squeeze(-1), clean)
+
+
+def two_best(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the highest of each row stands, ties going left, and the two highest: (N, V) -> (N,) and (N, 2)."""
+    rows, size = values.shape
+    if size < 16 * _CHUNK:
+        return values.argmax(-1), values.topk(min(2, size), -1).values
+    whole = size - size % _CHUNK
+    highest = values[:, :whole].unflatten(-1, (-1, _CHUNK)).amax(-1)
+    if whole < size:
+        highest = torch.cat([highest, values[:, whole:].amax(-1, keepdim=True)], -1)
+    chunk = highest.argmax(-1, keepdim=True)
+    first = (chunk * _CHUNK).clamp(max=size - _CHUNK)  # the last chunk may begin early
+    inside = values.gather(-1, first + torch.arange(_CHUNK, device=values.device))
+    place = inside.argmax(-1, keepdim=True)
+    best = inside.gather(-1, place)
+    inside = inside.scatter_(-1, place, -torch.inf).amax(-1, keepdim=True)
+    others = highest.scatter_(-1, chunk, -torch.inf).amax(-1, keepdim=True)
+    return (first + place).view(rows), torch.cat([best, torch.maximum(inside, others)], -1)
 
 
 def _inverse(weights: Tensor, u: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from unmask.decode import Canvas, Decoder, Step, keep_rows
+from unmask.canvas import Canvas, keep_rows
+from unmask.decode import Decoder, Step
+from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError, PluginError
 from unmask.noise import generator
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
@@ -109,19 +111,23 @@ def check_policy(
     temperature: float = 0.0,
     block_size: int | None = None,
     seed: int = 0,
+    denoiser: Denoiser | None = None,
 ) -> None:
     """Drive a policy through every promise it makes; `make_policy` makes a new one each time it is called.
 
     It reveals eligible positions only, each pass writes something, decoding ends, prompts and padding stay, the same
     seed gives the same text, a row does not depend on the rows beside it, may join them while they are under way, and
-    goes on in the middle from its canvas and state alone. Raises PluginError, in a sentence, for the first that fails.
+    goes on in the middle from its canvas and state alone. `denoiser` is a table of eight positions by default; another,
+    a cache for one, is made for at least 32, and its promises are tried with the policy's. Raises PluginError, in a
+    sentence, for the first that fails.
     """
-    denoiser = TableDenoiser(random_language(2, 8, seed))
+    model = TableDenoiser(random_language(2, 8, seed)) if denoiser is None else denoiser
+    mask_id = model.mask_id
 
     def decoder() -> Decoder:
-        return Decoder(denoiser, _Watched(make_policy()), temperature, 1.0, block_size)
+        return Decoder(model, _Watched(make_policy()), temperature, 1.0, block_size)
 
-    canvas = _example(denoiser.mask_id, seed)
+    canvas = _example(mask_id, seed, 1 if denoiser is None else 4)
     whole, _ = _drive(decoder(), canvas)
     who = repr(make_policy())
     _same(_drive(decoder(), canvas)[0], whole, f"{who} does not give the same text for the same seed")
@@ -135,7 +141,7 @@ def check_policy(
         left, state = _drive(decoder(), canvas, passes=passes)
         _same(_drive(decoder(), left, state)[0], whole, f"{who} does not go on as before when it is resumed")
         begun, state = _drive(decoder(), canvas.keep(early), passes=passes)
-        joined = _drive(decoder(), *_join(begun, state, canvas.keep(late), denoiser.mask_id))[0]
+        joined = _drive(decoder(), *_join(begun, state, canvas.keep(late), mask_id))[0]
         _same(
             joined, whole.keep(torch.cat([early, late])), f"{who} writes a row differently when it joins others midway"
         )
@@ -175,13 +181,13 @@ class _Watched:
         return decision, new
 
 
-def _example(mask_id: int, seed: int) -> Canvas:
-    """Rows with no prompt, a prompt at the left, scattered holes, a single hole, and padding."""
+def _example(mask_id: int, seed: int, times: int) -> Canvas:
+    """Rows with no prompt, a prompt at the left, scattered holes, a single hole, and padding; repeated `times`."""
     holes = ("11111111", "00011111", "10110111", "00000100", "11111100", "11111111")
-    open_ = torch.tensor([[place == "1" for place in row] for row in holes])
+    open_ = torch.tensor([[place == "1" for place in row] for row in holes]).repeat(1, times)
     given = torch.randint(mask_id, open_.shape, generator=generator(seed, 1))
     valid = torch.ones_like(open_)
-    valid[4, 6:] = False
+    valid[4, 8 * times - 2 :] = False
     seeds = torch.arange(len(open_)) + 1000 * seed
     return Canvas.start(torch.where(open_, mask_id, given), seeds, valid)
 

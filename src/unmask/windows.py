@@ -13,7 +13,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from unmask.decode import Canvas, Decoder, Step
+from unmask.canvas import Canvas
+from unmask.decode import Decoder, Step
 from unmask.noise import derive
 from unmask.trace.recorder import Recorder
 

@@ -10,19 +10,21 @@ LAYERS = [
     {"noise", "errors", "config"},
     {"process", "denoiser"},
     {"nelbo", "cross_entropy", "policies", "propose", "model"},
-    {"decode", "trace", "model.cache", "estimators", "bound", "score"},
+    {"canvas", "decode", "trace", "model.cache", "estimators", "bound", "score"},
     {"data", "tasks", "text", "run", "windows"},
     {"train", "sweep"},
     {"rl", "eval", "baselines", "hf"},
-    {"api", "filling", "testing"},
+    {"api", "decoding", "filling", "testing"},
     {"bench", "cli", "recipes", "serve"},
 ]
 # A room reaches itself; beyond that only these reach a room of their own layer. Layer 0 is one room, and so is 8.
 INNER_EDGES = {
     ("nelbo", "cross_entropy"),
+    ("decode", "canvas"),
     ("decode", "trace"),
     ("data", "text"),
     ("tasks", "text"),
+    ("api", "decoding"),
     ("api", "filling"),
     ("api", "testing"),
     ("testing", "api"),

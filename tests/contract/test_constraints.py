@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from unmask.api import Model
-from unmask.decode import Canvas, Decoder
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.options import Context

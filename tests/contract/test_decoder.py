@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from unmask.api import Generation, Model
-from unmask.decode import Canvas, Decoder
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
 from unmask.errors import PluginError, RequestError
 from unmask.model.build import build
 from unmask.model.dit import DiT

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from unmask.decode import Canvas, Decoder
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
 from unmask.policies.options import Context
 from unmask.policies.registry import ENTRIES, make
 from unmask.testing import TableDenoiser

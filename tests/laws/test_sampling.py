@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.decode import Canvas, Decoder
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
 from unmask.denoiser import clean_log_probs
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.ancestral import Ancestral

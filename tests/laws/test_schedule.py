@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from unmask.bound import Rows
-from unmask.decode import Canvas, Decoder
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
 from unmask.errors import DataError
 from unmask.eval.curve import grid, isotonic, measure_curve, orders, reveal
 from unmask.eval.schedule import compare, measure_costs

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from unmask.api import Model
-from unmask.decode import Canvas, Decoder
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator

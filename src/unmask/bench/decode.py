@@ -1,4 +1,4 @@
-"""How fast text is sampled: ancestral sampling on T grid steps, as the published `ddpm_cache` does it."""
+"""How fast text is sampled: ancestral sampling on T grid steps, as the published `ddpm_cache` does it; and blocks."""
 
 __all__ = ["bench_decode", "decode_cell"]
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from unmask.bench.blocks import bench_blocks
 from unmask.bench.shapes import DECODE, PUBLISHED, PUBLISHED_RATE, Shape
 from unmask.bench.timing import measure
-from unmask.decode import Canvas, Decoder
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
 from unmask.denoiser import LowPrecision
 from unmask.model.build import build
 from unmask.model.dit import DiT
@@ -59,6 +61,9 @@ def decode_cell(shape: Shape, steps: int, rounds: int, *, dtype: torch.dtype, de
 
 
 def bench_decode(rounds: int, device: torch.device) -> list[dict[str, Any]]:
-    """T = 128 and T = 1000, in each number format that works here."""
+    """T = 128 and T = 1000, in each number format that works here; and on a CPU `bench_blocks`."""
     kinds = [torch.float32, *([torch.bfloat16] if bfloat16_works() else [])]
-    return [decode_cell(DECODE, steps, rounds, dtype=dtype, device=device) for dtype in kinds for steps in (128, 1000)]
+    blocks = bench_blocks(rounds) if device.type == "cpu" else []
+    return blocks + [
+        decode_cell(DECODE, steps, rounds, dtype=dtype, device=device) for dtype in kinds for steps in (128, 1000)
+    ]

@@ -19,8 +19,8 @@ class BenchArguments:
     """Measure speed and memory. Medians over rounds; in each round the machine's matmul rates are measured too."""
 
     what: tyro.conf.Positional[Literal["train", "decode", "memory", "scaling"]]
-    """train: a training step; decode: ancestral sampling; memory: the peak of a step with a large vocabulary; scaling:
-    time and memory along length, batch, vocabulary and width."""
+    """train: a training step; decode: ancestral sampling, and blocks with each cache; memory: the peak of a step with
+    a large vocabulary; scaling: time and memory along length, batch, vocabulary and width."""
     rounds: int = 5
     """Measurements of each cell."""
     compile: bool = False
@@ -85,7 +85,7 @@ def _line(cell: dict[str, Any]) -> str:
     """A cell as one line: its name, then each measured number with its unit."""
     shape = cell["shape"]
     name = (
-        " ".join(str(cell[key]) for key in ("axis", "dtype", "modulation", "logits") if key in cell)
+        " ".join(str(cell[key]) for key in ("axis", "dtype", "cache", "modulation", "logits") if key in cell)
         + f" {shape['name']} L{shape['length']} B{shape['batch']} V{shape['vocab']} d{shape['width']}"
     )
     parts = [f"T={cell['steps']}"] if "steps" in cell else []
@@ -99,6 +99,13 @@ def _line(cell: dict[str, Any]) -> str:
         ("times_published", "{:.2f} times the published code"),
         ("picked_over_full", "{:.2f} of the peak with full logits"),
         ("cpu_seconds", "{:.3f} CPU-s"),
+        ("cpu_seconds_at_98", "{:.2f} CPU-s at 98 GFLOP/s"),
+        ("floor_at_98", "arithmetic alone {:.2f}"),
+        ("row_at_batch_8", "a row at batch 8 costs {:.2f} of one alone"),
+        ("after_share", "{:.1%} of a pass after the vocabulary"),
+        ("largest_probability_gap", "probabilities off by up to {:.3f}"),
+        ("mean_total_variation", "total variation {:.4f} on average"),
+        ("final_tokens_differ", "{:.0%} of the final tokens differ"),
     )
     parts += [form.format(cell[key]) for key, form in units if cell.get(key) is not None]
     if "peak" in cell:

@@ -39,6 +39,13 @@ class GenerateArguments:
     """Sample from the smallest set of tokens that has this share of the probability."""
     block_size: int | None = None
     """Fill blocks of so many positions from left to right."""
+    cache: str | None = None
+    """Keep keys and values between passes: prefix, dual (both with blocks) or delayed; an option is written
+    dual:refresh=8. Faster, and only nearly the same text."""
+    guidance: float = 0.0
+    """Scale of classifier-free guidance towards the prompt; each pass then costs two."""
+    suppress: tuple[str, ...] = ()
+    """Tokens that are never written: texts of one token each, or names of special tokens."""
     stride: int | None = None
     """Tokens that each later window adds; by default half a window."""
     seed: int = 0
@@ -79,6 +86,9 @@ def run(argv: Sequence[str]) -> int:
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         block_size=arguments.block_size,
+        cache=arguments.cache,
+        guidance=arguments.guidance,
+        suppress=arguments.suppress,
         stride=arguments.stride,
         seed=arguments.seed,
         alternatives=tracing.alternatives,

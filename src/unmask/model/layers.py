@@ -4,8 +4,9 @@ Each is one autograd function whose backward is written out: no slice is padded 
 slow twins stand in tests/parity, the measurements behind the forms in docs/log.md.
 """
 
-__all__ = ["Rotary", "attention", "join"]
+__all__ = ["Kept", "Rotary", "attention", "join"]
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -37,6 +38,11 @@ class Rotary:
             self._tables[key] = self._angles(torch.arange(positions, device=device)[None], dtype)
         return self._tables[key]
 
+    def some(self, at: Tensor, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin, each (B, 1, A, head/2), at positions `at` (B, A) below `length`."""
+        cos, sin = self.tables(length, device, dtype)
+        return cos[0, 0][at][:, None], sin[0, 0][at][:, None]
+
     def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         half = torch.arange(0, self.head, 2, dtype=torch.float64, device=positions.device)
         angle = (positions.double()[..., None] * self.base ** (-half / self.head))[:, None]
@@ -65,7 +71,7 @@ class _PlainAttention(torch.autograd.Function):
         v.copy_(parts[2])
         scores = q @ k.transpose(-1, -2)
         if valid is not None:
-            scores.masked_fill_(~valid[:, None, None, :], torch.finfo(scores.dtype).min)
+            scores.masked_fill_(~_over_heads(valid), torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1)
         ctx.save_for_backward(q, k, v, weights, cos, sin)
         return (weights @ v).transpose(1, 2).contiguous()
@@ -88,18 +94,70 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None) -> Tensor:
-    """Bidirectional attention with rotary positions: qkv (B, L, 3, H, head) -> (B, L, H, head).
+@dataclass(slots=True)
+class Kept:
+    """Keys and values that a pass finds and leaves, a tensor (B, L, 2, H, head) a block, rotated, keys first.
 
-    `valid` (B, L) hides padded keys. On a CPU two matmuls and a softmax beat the fused kernel in both dtypes, while
-    their scores stay within `PLAIN_SCORES`; elsewhere, and beyond, it is the fused kernel.
+    With `at`, the places of its A tokens as flat indices (B * A,) into (B, L), a pass goes over some positions only,
+    and what it does not renew it takes from `before`. No tensor in `before` is written to.
+    """
+
+    at: Tensor | None = None
+    before: tuple[Tensor, ...] = ()
+    after: list[Tensor] = field(default_factory=list[Tensor])
+
+    def renew(self, fresh: Tensor) -> Tensor:
+        """The keys and values of the next block: `fresh` (B, A, 2, H, head), and those of before around it."""
+        if self.at is not None:
+            old = self.before[len(self.after)]
+            fresh = old.flatten(0, 1).index_copy(0, self.at, fresh.flatten(0, 1)).view_as(old)
+        self.after.append(fresh)
+        return fresh
+
+
+def _over_heads(valid: Tensor) -> Tensor:
+    """(B, L), for every query alike, or (B or 1, Q, L), as a mask over (B, H, Q, L)."""
+    return valid[:, None, None, :] if valid.ndim == 2 else valid[:, None]
+
+
+def _infer(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None, plain: bool) -> Tensor:
+    """Attention without gradients, over the keys and values that are `kept` if any are."""
+    cos, sin = (table.transpose(1, 2)[:, :, :, None] for table in tables)
+    turned = torch.empty_like(qkv)
+    _turn(qkv[:, :, :2], cos, sin, turned[:, :, :2], 1)
+    values = qkv[:, :, 2]
+    if kept is None:
+        q, k, v = (part.transpose(1, 2) for part in (turned[:, :, 0], turned[:, :, 1], values))
+    else:
+        turned[:, :, 2] = values
+        both = kept.renew(turned[:, :, 1:])
+        q, k, v = (part.transpose(1, 2) for part in (turned[:, :, 0], both[:, :, 0], both[:, :, 1]))
+    mask = None if valid is None else _over_heads(valid)
+    if not plain:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
+    scores = q @ k.transpose(-1, -2)
+    if mask is not None:
+        scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None = None) -> Tensor:
+    """Attention with rotary positions: qkv (B, A, 3, H, head) -> (B, A, H, head), over L = A keys, or those of `kept`.
+
+    `valid` (B, L) hides padded keys, (B or 1, A, L) keys from single queries; `kept` goes without gradients. On a CPU
+    two matmuls and a softmax beat the fused kernel in both dtypes, while their scores stay within `PLAIN_SCORES`;
+    elsewhere, and beyond, it is the fused kernel.
     """
     batch, length, _, heads, _ = qkv.shape
-    plain = batch * heads * length * length <= PLAIN_SCORES and not torch.compiler.is_compiling()
-    if qkv.device.type == "cpu" and plain:
+    keys = kept.before[0].shape[1] if kept is not None and kept.before else length
+    plain = batch * heads * length * keys <= PLAIN_SCORES and not torch.compiler.is_compiling()
+    plain = plain and qkv.device.type == "cpu"
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return _infer(qkv, tables, valid, kept, plain)
+    if plain:
         return _PlainAttention.apply(qkv, *tables, valid)  # pyright: ignore[reportReturnType]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    mask = None if valid is None else valid[:, None, None, :]
+    mask = None if valid is None else _over_heads(valid)
     q, k = _rotated(q, *tables), _rotated(k, *tables)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
 

@@ -34,6 +34,9 @@ class DiTSettings:
     time by adaLN (a time-conditioned model)."""
     absolute: bool = False
     """Learned absolute positions beside the rotary ones: for canvases of a fixed form, such as a grid."""
+    causal_block: int = 0
+    """Block-causal attention (BD3-LM, arXiv:2503.09573): a position sees its own block of so many positions and those
+    before it, so that keys and values of finished blocks may be kept for good; 0: attention goes everywhere."""
     cond: int = 128
     """Size of the time embedding, for modulation by time."""
 
@@ -41,6 +44,10 @@ class DiTSettings:
         for name in ("vocab_size", "max_length", "width", "blocks", "heads", "cond"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.causal_block < 0:
+            raise ConfigError(
+                f"model.causal_block is {self.causal_block}; give the positions of a block, or 0 for attention to all."
+            )
         if self.width % self.heads or self.width // self.heads % 2:
             raise ConfigError(
                 f"model.width {self.width} does not divide into {self.heads} heads of an even size; "

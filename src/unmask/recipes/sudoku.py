@@ -14,5 +14,5 @@ def recipe() -> TextRun:
     return TextRun(
         data=DataSettings("task:sudoku:side=6@200000", tokenizer="char", length=36, eos="none"),
         model=ModelChoice(width=128, blocks=6, heads=4, dropout=0.0, absolute=True),
-        train=TrainSettings(steps=6000, batch=128, lr=1.5e-3, ema=0.999, patience=0, eval_every=500, dtype="float32"),
+        train=TrainSettings(steps=3200, batch=128, lr=1.5e-3, ema=0.999, patience=0, eval_every=500, dtype="float32"),
     )

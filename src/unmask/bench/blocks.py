@@ -1,0 +1,259 @@
+"""Confidence decoding in blocks, one token a pass, on the shape of the published loops: uncached and with each cache.
+
+One thread, in CPU-seconds. A processor's matmul rate is that of a 1024-cubed product in the same rounds, and what is
+reported at 98 GFLOP/s is seconds * rate / 98, so that machines compare.
+"""
+
+__all__ = ["bench_blocks", "deviation", "floor_gflop"]
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmask.bench.shapes import FIELD, PUBLISHED_CPU_SECONDS, PUBLISHED_RATE_ONE_THREAD, Shape
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
+from unmask.denoiser import Denoiser, LowPrecision, Place, Wrapper, clean_log_probs
+from unmask.model.build import build
+from unmask.model.cache import cached
+from unmask.model.dit import DiT
+from unmask.model.settings import DiTSettings
+from unmask.noise import generator
+from unmask.policies.registry import make
+from unmask.propose import propose, two_best
+from unmask.run.machine import bfloat16_works
+
+_PROMPT, _BLOCK, _MLP = 16, 32, 6
+_CACHES = ("none", "prefix", "dual", "delayed")
+
+
+def _network() -> DiT:
+    """FIELD's network with random weights; its MLP is widened so that parameters and FLOPs are those published."""
+    settings = DiTSettings(FIELD.vocab, FIELD.vocab - 1, FIELD.length, FIELD.width, FIELD.blocks, FIELD.heads)
+    network = build(settings).eval()
+    for block in network.blocks:
+        block.up = nn.Linear(FIELD.width, _MLP * FIELD.width)
+        block.down = nn.Linear(_MLP * FIELD.width, FIELD.width)
+    chance = generator(0)
+    for name, value in network.named_parameters():
+        if value.ndim > 1 and not name.startswith("embedding"):
+            nn.init.normal_(value, std=value.shape[1] ** -0.5, generator=chance)
+    return network
+
+
+def _canvas(rows: int, mask_id: int, length: int = FIELD.length) -> Canvas:
+    tokens = torch.full((rows, length), mask_id)
+    tokens[:, :_PROMPT] = torch.randint(mask_id, (rows, _PROMPT), generator=generator(0, 1))
+    return Canvas.start(tokens, torch.arange(rows))
+
+
+def _decoder(denoiser: Denoiser, cache: str) -> Decoder:
+    inner = denoiser if cache == "none" else cached(denoiser, cache)
+    return Decoder(inner, make("confidence"), 0.0, block_size=_BLOCK)
+
+
+def floor_gflop(cache: str) -> float:
+    """Arithmetic of a whole decoding of FIELD, in GFLOP: products with weights, attention, the head if asked."""
+    d, length = FIELD.width, FIELD.length
+    total = 0.0
+    for start in range(0, length, _BLOCK):
+        end = min(start + _BLOCK, length)
+        for turn in range(end - max(start, _PROMPT)):
+            left = end - max(start, _PROMPT) - turn
+            partial = {"prefix": length - max(start, _PROMPT), "dual": end - max(start, _PROMPT)}
+            partial["delayed"] = left + 1 + length - end
+            rows = length if cache == "none" or turn == 0 or (cache == "delayed" and turn % 8 == 0) else partial[cache]
+            total += FIELD.blocks * rows * (2 * (4 + 2 * _MLP) * d * d + 4 * length * d)
+            total += left * 2 * d * FIELD.vocab
+    return total / 1e9
+
+
+# ---- time ----------------------------------------------------------------------------------------------------------
+
+
+def _cpu(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def _rate(repeats: int = 4) -> float:
+    """GFLOP/s of a 1024-cubed fp32 product, by CPU time of one thread."""
+    ones = torch.ones(1024, 1024)
+    torch.matmul(ones, ones)
+    return 2 * 1024**3 * repeats / _cpu(lambda: [torch.matmul(ones, ones) for _ in range(repeats)]) / 1e9
+
+
+def _side_by_side(works: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, list[float]], list[float]]:
+    """CPU-seconds of each work in each round, every work once a round, and the matmul rate of each round."""
+    spent: dict[str, list[float]] = {name: [] for name in works}
+    rates: list[float] = []
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        before = _rate()
+        for name, work in works.items():
+            spent[name].append(_cpu(work))
+        rates.append((before + _rate()) / 2)
+    return spent, rates
+
+
+class _Silent(Wrapper):
+    """Answers at once with what was said before: what is left is the cost of the loop."""
+
+    def __init__(self, inner: Denoiser, canvas: Canvas) -> None:
+        super().__init__(inner)
+        with torch.no_grad():
+            said = inner.hidden(canvas.tokens)
+            object.__setattr__(self, "said", said)
+            object.__setattr__(self, "spoken", inner.logits(said[0]))
+
+    said: Tensor
+    spoken: Tensor
+
+    def hidden(self, tokens: Tensor, **options: Tensor | None) -> Tensor:
+        return self.said
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.spoken[: len(hidden)]
+
+
+def _bookkeeping(denoiser: Denoiser, rounds: int) -> dict[str, float]:
+    """CPU-seconds a pass: all of it, and what comes after the reductions over the vocabulary, in the first block."""
+    canvas = _canvas(1, denoiser.mask_id)
+    whole, silent = _decoder(denoiser, "none"), _decoder(_Silent(denoiser, canvas), "none")
+    canvas, state, _ = whole.step(canvas)
+    logits = silent.denoiser.logits(torch.empty(15, 1))
+
+    def reductions() -> None:
+        found = propose(logits, denoiser.mask_id, None, 0.0, 1.0)
+        two_best(found.log_probs)  # a little more than the loop does
+        found.log_probs.exp().mul_(found.log_probs.clamp(min=-1e4)).sum(-1)
+
+    works: dict[str, Callable[[], object]] = {
+        "pass": lambda: whole.step(canvas, state),
+        "loop": lambda: [silent.step(canvas, state) for _ in range(10)],
+        "reductions": lambda: [reductions() for _ in range(10)],
+    }
+    spent, _ = _side_by_side(works, 4 * rounds)
+    middle = {name: statistics.median(values) for name, values in spent.items()}
+    after = max(0.0, middle["loop"] - middle["reductions"]) / 10
+    return {"pass_cpu_seconds": middle["pass"], "after_cpu_seconds": after, "after_share": after / middle["pass"]}
+
+
+# ---- how near ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def deviation(denoiser: Denoiser, cache: str, canvas: Canvas, block_size: int = _BLOCK) -> dict[str, float]:
+    """How far a cache is from the uncached pass, along an uncached greedy decoding of rows that end together.
+
+    At the positions that may be revealed: the largest difference of a probability, the mean total variation, the share
+    whose best token differs; and the share of tokens that differ in the end where the cache decodes on its own.
+    """
+    policy, kept, memory = make("confidence"), cached(denoiser, cache), None
+    exact = Decoder(denoiser, policy, 0.0, block_size=block_size)
+    largest, mean, other, count = 0.0, 0.0, 0, 0
+    final = canvas
+    for final, step in exact.steps(canvas):
+        before = torch.where(step.revealed, denoiser.mask_id, final.tokens[step.rows])
+        place = Place(step.view.eligible | step.view.erasable, step.view.masked, step.view.step)
+        hidden, memory = kept.recall(before, place, memory, valid=final.valid[step.rows])
+        near = _log_probs(denoiser, hidden, step.view.eligible)
+        true = _log_probs(denoiser, denoiser.hidden(before, valid=final.valid[step.rows]), step.view.eligible)
+        gap = (near.exp() - true.exp()).abs()
+        largest, mean = max(largest, float(gap.max())), mean + float(gap.sum(-1).sum()) / 2
+        other, count = other + int((near.argmax(-1) != true.argmax(-1)).sum()), count + len(near)
+    alone = Decoder(kept, policy, 0.0, block_size=block_size).decode(canvas)
+    written = final.written & alone.written
+    return {
+        "largest_probability_gap": largest,
+        "mean_total_variation": mean / count,
+        "best_token_differs": other / count,
+        "final_tokens_differ": float((alone.tokens != final.tokens)[written].double().mean()),
+    }
+
+
+def _log_probs(denoiser: Denoiser, hidden: Tensor, where: Tensor) -> Tensor:
+    return clean_log_probs(denoiser.logits(hidden[where]), denoiser.mask_id)
+
+
+# ---- the cells -----------------------------------------------------------------------------------------------------
+
+
+def _works(denoiser: Denoiser, rows: int, caches: tuple[str, ...]) -> dict[str, Callable[[], object]]:
+    canvas = _canvas(rows, denoiser.mask_id)
+    decoders = {name: _decoder(denoiser, name) for name in caches}
+    return {f"{name} x{rows}": (lambda d=d: d.decode(canvas)) for name, d in decoders.items()}
+
+
+def _cells(denoiser: Denoiser, dtype: torch.dtype, rounds: int) -> list[dict[str, Any]]:
+    """A cell a cache at batch 1, and what a row costs at batch 8 over what it costs alone."""
+    works = _works(denoiser, 1, _CACHES) | _works(denoiser, 8, ("none", "dual"))
+    spent, rates = _side_by_side(works, rounds)
+    rate = statistics.median(rates)
+    tokens = FIELD.length - _PROMPT
+    cells: list[dict[str, Any]] = []
+    for cache in _CACHES:
+        times = spent[f"{cache} x1"]
+        scaled = statistics.median(s * r for s, r in zip(times, rates, strict=True)) / PUBLISHED_RATE_ONE_THREAD
+        cell: dict[str, Any] = {
+            "shape": asdict(FIELD),
+            "dtype": str(dtype).removeprefix("torch."),
+            "cache": cache,
+            "threads": 1,
+            "passes_per_row": tokens,
+            "cpu_seconds": statistics.median(times),
+            "cpu_seconds_per_token": statistics.median(times) / tokens,
+            "fp32_rate": rate,
+            "cpu_seconds_at_98": scaled,
+            "floor_at_98": floor_gflop(cache) / PUBLISHED_RATE_ONE_THREAD,
+        }
+        if cache in PUBLISHED_CPU_SECONDS:
+            cell["times_published"] = PUBLISHED_CPU_SECONDS[cache] / scaled
+        if f"{cache} x8" in spent:
+            pairs = zip(spent[f"{cache} x8"], times, strict=True)
+            cell["row_at_batch_8"] = statistics.median(many / 8 / one for many, one in pairs)
+        cells.append(cell)
+    return cells
+
+
+def _near(denoiser: Denoiser, shape: Shape, canvas: Canvas) -> list[dict[str, Any]]:
+    """A cell a cache: how near it is."""
+    return [{"shape": asdict(shape), "cache": name} | deviation(denoiser, name, canvas) for name in _CACHES[1:]]
+
+
+def _bundled() -> list[dict[str, Any]]:
+    """How near the caches are on a trained model: the bundled one, on four short prompts."""
+    import unmask
+
+    model = unmask.load(dtype="float32", device="cpu", threads=1)
+    s = model.network.settings
+    shape = Shape("shakespeare", s.width, s.blocks, s.heads, s.vocab_size, min(128, s.max_length), 4)
+    tokens = torch.full((shape.batch, shape.length), s.mask_id)
+    text = model.tokenizer.encode("To be, or not to be")[:_PROMPT]
+    tokens[:, : len(text)] = torch.tensor(text)
+    tokens[:, len(text)] = torch.arange(shape.batch)  # rows of their own
+    return _near(model.denoiser, shape, Canvas.start(tokens, torch.arange(shape.batch)))
+
+
+def bench_blocks(rounds: int) -> list[dict[str, Any]]:
+    """Every cache in each number format that works here, how near it is, and the cost of the loop."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        network = _network()
+        cells = _cells(network, torch.float32, rounds)
+        cells[0] |= _bookkeeping(network, rounds)
+        cells += [*_near(network, FIELD, _canvas(4, network.mask_id)), *_bundled()]
+        if bfloat16_works():
+            low = LowPrecision(network.lowered(torch.bfloat16), torch.bfloat16)
+            cells += _cells(low, torch.bfloat16, rounds)
+    finally:
+        torch.set_num_threads(threads)
+    return cells

@@ -1,0 +1,92 @@
+"""How a model is decoded, as a person asks for it: the options that generation, filling and sweeps have in common."""
+
+__all__ = ["Decoding", "make_decoder"]
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from unmask.decode import Decoder
+from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
+from unmask.errors import RequestError
+from unmask.model.cache import cached
+from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.options import Context
+from unmask.policies.registry import make
+from unmask.process import Schedule
+from unmask.text.tokenizer import Tokenizer
+
+
+class Decoding(TypedDict, total=False):
+    """The options of decoding beside the policy; every one may be left out."""
+
+    temperature: float
+    """0 takes the most probable token; 1, the default, samples from the model."""
+    top_p: float
+    """Sample from the smallest set of most probable tokens with this joint probability; 1, the default, keeps all."""
+    block_size: int | None
+    """Positions that are filled before the next begin; None, the default, for a single block."""
+    cache: str | None
+    """"prefix", "dual" or "delayed" (see `unmask.model.cache`); None, the default, runs every position again."""
+    guidance: float
+    """The scale of classifier-free guidance towards the prompt (see `unmask.denoiser.Guided`); 0, the default: none."""
+    suppress: Sequence[int | str]
+    """Tokens that are never written: ids, or texts of one token each."""
+    alternatives: int
+    """So many of the most probable tokens of each position that was looked at are told in the steps; 0 by default."""
+
+
+def make_decoder(
+    denoiser: Denoiser,
+    tokenizer: Tokenizer,
+    schedule: Schedule,
+    device: torch.device,
+    policy: str | UnmaskingPolicy,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    block_size: int | None = None,
+    cache: str | None = None,
+    guidance: float = 0.0,
+    suppress: Sequence[int | str] = (),
+    alternatives: int = 0,
+) -> Decoder:
+    """The loop over a denoiser with a policy, by name or itself; options as in `Decoding`.
+
+    Raises RequestError for what does not go together."""
+    plain = denoiser
+    context = Context(schedule, lambda: _unigram(plain, device))
+    rule = make(policy, context) if isinstance(policy, str) else policy
+    if suppress:
+        denoiser = Suppressed(denoiser, tuple(_token(tokenizer, one) for one in suppress))
+    if guidance:
+        denoiser = Guided(denoiser, guidance)
+    if cache is not None:
+        denoiser = cached(denoiser, cache)
+        if denoiser.needs_blocks and block_size is None:
+            raise RequestError(
+                f"The cache '{cache}' saves nothing in a single block; give block_size, or the cache 'delayed'."
+            )
+    return Decoder(denoiser, rule, temperature, top_p, block_size, alternatives)
+
+
+def _token(tokenizer: Tokenizer, one: int | str) -> int:
+    """The id of a token given as an id or a text. Raises RequestError for a text that is not one token."""
+    if isinstance(one, int):
+        return one
+    special = {tokenizer.piece(i): i for i in tokenizer.special_ids}
+    ids = [special[one]] if one in special else tokenizer.encode(one)
+    if len(ids) != 1:
+        raise RequestError(f"'{one}' is {len(ids)} tokens and cannot be suppressed; give a text of one token.")
+    return ids[0]
+
+
+@torch.no_grad()
+def _unigram(denoiser: Denoiser, device: torch.device) -> Tensor:
+    """How often each token occurs (V,), as the model itself has it: its mean answer to a canvas of MASKs."""
+    tokens = torch.full((1, denoiser.max_length or 1), denoiser.mask_id, device=device)
+    time = torch.ones(1, device=device) if denoiser.time_conditioned else None
+    logits = denoiser.logits(denoiser.hidden(tokens, time=time)[0])
+    return clean_log_probs(logits, denoiser.mask_id).exp().mean(0)
