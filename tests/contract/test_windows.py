@@ -8,10 +8,16 @@ import torch
 from torch import Tensor
 
 from unmask.decode import Decoder
+from unmask.errors import RequestError
+from unmask.model.build import build
+from unmask.model.cache import cached
+from unmask.model.dit import DiT
+from unmask.model.settings import DiTSettings
 from unmask.policies.registry import make
-from unmask.windows import Snapshot, Written, slide
+from unmask.windows import Snapshot, Written, decode_rows, finished, slide
 
 MASK, PAD, EOS, BASE = 20, 21, 19, 10
+DEVICE = torch.device("cpu")
 
 
 @dataclass(slots=True)
@@ -145,3 +151,27 @@ def test_snapshots_show_each_token_written_once() -> None:
     assert len(written) == 65
     for (row, place), token in written.items():
         assert texts[row].tokens[place] == token
+
+
+@pytest.mark.parametrize("cache", [None, "dual"])
+def test_padding_behind_learned_positions(cache: str | None) -> None:
+    """Rows are padded to a multiple of 16, which learned positions need not be: what stands there changes nothing."""
+    short, long = (build(DiTSettings(22, MASK, length, 16, 2, 2, absolute=True)).eval() for length in (36, 48))
+    with torch.no_grad():
+        for name, value in short.named_parameters():
+            value.copy_(torch.randn(value.shape, generator=torch.Generator().manual_seed(len(name))))
+        parameters = short.state_dict()
+        parameters["places.weight"] = torch.cat([parameters["places.weight"], torch.full((12, 16), 7.0)])
+        long.load_state_dict(parameters)
+    rows = [[MASK] * 36, [3] * 20 + [MASK] * 16]
+
+    def texts(network: DiT) -> list[list[int]]:
+        denoiser = network if cache is None else cached(network, cache)
+        stream = decode_rows(
+            Decoder(denoiser, make("confidence"), block_size=16), rows, [1, 2], pad_id=PAD, batch=2, device=DEVICE
+        )
+        return [row.tokens for row in finished(stream)]
+
+    assert texts(short) == texts(long)
+    with pytest.raises(RequestError, match="48 tokens are too many for 36 learned positions"):
+        short.hidden(torch.zeros(1, 48, dtype=torch.int64))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmask.errors import RequestError
 from unmask.model.layers import Kept, Rotary, attention, join
 from unmask.model.settings import DiTSettings
 
@@ -168,6 +169,7 @@ class DiT(nn.Module):
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> Tensor:
+        self._fits(tokens, valid)
         places = tokens.shape[1] if positions is None else positions
         return self._pass(tokens, places, self._seen(valid, places, tokens), time, None)
 
@@ -183,6 +185,7 @@ class DiT(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `unmask.denoiser.Attending`; the memory is a tensor (B, L, 2, H, head) a block: rotated keys, values."""
         if at is None:
+            self._fits(tokens, valid)
             memory = Kept()
             x = self._pass(tokens, tokens.shape[1], self._seen(valid, tokens.shape[1], tokens), time, memory)
         else:
@@ -211,7 +214,7 @@ class DiT(nn.Module):
         """(B, A) tokens at positions 0 .. `at` - 1, or at `at` (B, A), through all blocks: (B, A, D)."""
         x = self.embedding(tokens)
         if self.places is not None:
-            x = x + (self.places.weight[:at] if isinstance(at, int) else self.places(at))
+            x = x + self._learned(self.places, at)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         if kept is None or isinstance(at, int):
             tables = self.rotary.tables(at, x.device, dtype)
@@ -225,6 +228,22 @@ class DiT(nn.Module):
         x = self.norm(x)
         two = _vectors(self.modulation, cond, 2)
         return x if two is None else _shifted(x, *two)
+
+    def _fits(self, tokens: Tensor, valid: Tensor | None) -> None:
+        """Raises RequestError for tokens behind the last learned position."""
+        last = self.settings.max_length
+        if self.places is None or tokens.shape[1] <= last:
+            return
+        if valid is None or bool(valid[:, last:].any()):
+            raise RequestError(f"{tokens.shape[1]} tokens are too many for {last} learned positions; cut the sequence.")
+
+    @staticmethod
+    def _learned(places: nn.Embedding, at: Tensor | int) -> Tensor:
+        """The learned positions (A, D) or (B, A, D); padding may stand behind the last of them, where any will do."""
+        last = places.num_embeddings - 1
+        if isinstance(at, int):
+            return places.weight[:at] if at <= last + 1 else F.pad(places.weight, (0, 0, 0, at - last - 1))
+        return places(at.clamp(max=last))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """In training the head follows autocast; else it runs in float32: bfloat16 logits are off by up to 1/16."""
