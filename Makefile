@@ -35,6 +35,7 @@ lint: $(STAMP) ## Check style, formatting and types
 bench: $(STAMP) ## Measure training and decoding on this machine (JSON)
 	@$(BIN)/unmask bench train --json
 	@$(BIN)/unmask bench decode --json
+	@$(BIN)/unmask bench ancestral --json
 
 docs: $(STAMP) ## Run the examples in the README and docs
 	@$(BIN)/python -m pytest tests/e2e/test_docs.py

@@ -8,7 +8,7 @@ __all__ = ["bench_blocks", "deviation", "floor_gflop"]
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -242,7 +242,7 @@ def _bundled() -> list[dict[str, Any]]:
     return _near(model.denoiser, shape, Canvas.start(tokens, torch.arange(shape.batch)))
 
 
-def bench_blocks(rounds: int) -> list[dict[str, Any]]:
+def bench_blocks(rounds: int) -> Iterator[dict[str, Any]]:
     """Every cache in each number format that works here, how near it is, and the cost of the loop."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -250,10 +250,10 @@ def bench_blocks(rounds: int) -> list[dict[str, Any]]:
         network = _network()
         cells = _cells(network, torch.float32, rounds)
         cells[0] |= _bookkeeping(network, rounds)
-        cells += [*_near(network, FIELD, _canvas(4, network.mask_id)), *_bundled()]
+        yield from cells
+        yield from _near(network, FIELD, _canvas(4, network.mask_id))
+        yield from _bundled()
         if bfloat16_works():
-            low = LowPrecision(network.lowered(torch.bfloat16), torch.bfloat16)
-            cells += _cells(low, torch.bfloat16, rounds)
+            yield from _cells(LowPrecision(network.lowered(torch.bfloat16), torch.bfloat16), torch.bfloat16, rounds)
     finally:
         torch.set_num_threads(threads)
-    return cells

@@ -1,8 +1,8 @@
-"""`unmask bench train|decode|memory`: how fast this machine is, beside its own matmul rates and the published code."""
+"""`unmask bench train|decode|ancestral|memory|scaling`: how fast this machine is, beside its own matmul rates."""
 
 __all__ = ["BenchArguments", "run"]
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,10 @@ from unmask.errors import ConfigError
 class BenchArguments:
     """Measure speed and memory. Medians over rounds; in each round the machine's matmul rates are measured too."""
 
-    what: tyro.conf.Positional[Literal["train", "decode", "memory", "scaling"]]
-    """train: a training step; decode: ancestral sampling, and blocks with each cache; memory: the peak of a step with
-    a large vocabulary; scaling: time and memory along length, batch, vocabulary and width."""
+    what: tyro.conf.Positional[Literal["train", "decode", "ancestral", "memory", "scaling"]]
+    """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
+    1000 steps; memory: the peak of a step with a large vocabulary; scaling: time and memory along length, batch,
+    vocabulary and width."""
     rounds: int = 5
     """Measurements of each cell."""
     compile: bool = False
@@ -51,26 +52,30 @@ def run(argv: Sequence[str]) -> int:
     prepare()
     threads = set_threads(args.threads)
     device = choose_device(args.device)
-    cells = _cells(args, device, threads)
-    rates = matmul_rates(threads)
-    report = {"bench": args.what, "machine": run_record(), "threads": threads, "rates": asdict(rates), "cells": cells}
+    cells: list[dict[str, Any]] = []
+    for cell in _cells(args, device, threads):
+        cells.append(cell)
+        if not args.json:
+            print(_line(cell), flush=True)
     if args.json:
-        print_json(report)
-    else:
-        for cell in cells:
-            print(_line(cell))
+        rates = asdict(matmul_rates(threads))
+        print_json({"bench": args.what, "machine": run_record(), "threads": threads, "rates": rates, "cells": cells})
     return 0
 
 
-def _cells(args: BenchArguments, device: Any, threads: int) -> list[dict[str, Any]]:
+def _cells(args: BenchArguments, device: Any, threads: int) -> Iterable[dict[str, Any]]:
     if args.what == "train":
         from unmask.bench.train import bench_train
 
         return bench_train(args.rounds, device, compiled=args.compile)
     if args.what == "decode":
-        from unmask.bench.decode import bench_decode
+        from unmask.bench.blocks import bench_blocks
 
-        return bench_decode(args.rounds, device)
+        return bench_blocks(args.rounds)
+    if args.what == "ancestral":
+        from unmask.bench.ancestral import bench_ancestral
+
+        return bench_ancestral(args.rounds, device)
     from unmask.bench import memory
 
     if args.what == "memory":

@@ -24,8 +24,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "schedule": ("schedule", "CHECKPOINT", "the information curve of a model and the best schedule for so many passes"),
     "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
-    "list": ("list", "[KIND]", "models, policies, recipes, corpora, estimators, schedules"),
-    "bench": ("bench", "train|decode", "measure speed and memory on this machine"),
+    "list": ("list", "[KIND]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
+    "bench": ("bench", "train|decode|ancestral|memory|scaling", "measure speed and memory on this machine"),
 }
 """Each verb: its module in this folder, its arguments, and what it does."""
 

@@ -1,13 +1,13 @@
-"""How fast text is sampled: ancestral sampling on T grid steps, as the published `ddpm_cache` does it; and blocks."""
+"""How fast text is sampled: ancestral sampling on T grid steps, as the published `ddpm_cache` does it."""
 
-__all__ = ["bench_decode", "decode_cell"]
+__all__ = ["ancestral_cell", "bench_ancestral"]
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from unmask.bench.blocks import bench_blocks
 from unmask.bench.shapes import DECODE, PUBLISHED, PUBLISHED_RATE, Shape
 from unmask.bench.timing import measure
 from unmask.canvas import Canvas
@@ -30,7 +30,9 @@ def _network(shape: Shape, device: torch.device) -> DiT:
     return network
 
 
-def decode_cell(shape: Shape, steps: int, rounds: int, *, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+def ancestral_cell(
+    shape: Shape, steps: int, rounds: int, *, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
     """One row: tokens/s of `shape.batch` sequences on `steps` grid steps, and the ratio to the published code."""
     network = _network(shape, device)
     denoiser = network if dtype == torch.float32 else LowPrecision(network.lowered(dtype), dtype)
@@ -60,10 +62,8 @@ def decode_cell(shape: Shape, steps: int, rounds: int, *, dtype: torch.dtype, de
     }
 
 
-def bench_decode(rounds: int, device: torch.device) -> list[dict[str, Any]]:
-    """T = 128 and T = 1000, in each number format that works here; and on a CPU `bench_blocks`."""
-    kinds = [torch.float32, *([torch.bfloat16] if bfloat16_works() else [])]
-    blocks = bench_blocks(rounds) if device.type == "cpu" else []
-    return blocks + [
-        decode_cell(DECODE, steps, rounds, dtype=dtype, device=device) for dtype in kinds for steps in (128, 1000)
-    ]
+def bench_ancestral(rounds: int, device: torch.device) -> Iterator[dict[str, Any]]:
+    """T = 128 and T = 1000, in each number format that works here."""
+    for dtype in (torch.float32, *([torch.bfloat16] if bfloat16_works() else [])):
+        for steps in (128, 1000):
+            yield ancestral_cell(DECODE, steps, rounds, dtype=dtype, device=device)
