@@ -28,10 +28,12 @@ class Canvas:
     step: Tensor  # (B,) turns spent in that block
     total: Tensor  # (B,) positions it had to fill
     open: Tensor  # (B,) bool, the policy is not done with that block, whether or not a MASK is left in it
+    dial: Tensor  # (B,) float32 from 0 (accurate) to 1 (fast), for policies that have one; nan leaves it to the policy
 
     @classmethod
-    def start(cls, tokens: Tensor, seed: Tensor, valid: Tensor | None = None) -> "Canvas":
-        """tokens (B, L) with MASK where something is wanted, seed (B,), valid (B, L) where rows are padded."""
+    def start(cls, tokens: Tensor, seed: Tensor, valid: Tensor | None = None, dial: Tensor | None = None) -> "Canvas":
+        """tokens (B, L) with MASK where something is wanted, seed (B,), valid (B, L) where rows are padded; dial (B,)
+        where a policy has one and is not to choose itself."""
         zero, unknown = torch.zeros_like(seed), torch.full(tokens.shape, torch.nan, device=tokens.device)
         everywhere = torch.ones_like(tokens, dtype=torch.bool)
         return cls(
@@ -49,6 +51,7 @@ class Canvas:
             zero,
             zero,
             zero.bool(),
+            unknown[:, 0] if dial is None else dial.float(),
         )
 
     def keep(self, rows: Tensor) -> "Canvas":

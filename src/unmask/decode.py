@@ -191,6 +191,7 @@ class Decoder:
             step=canvas.step,
             total=canvas.total,
             noise=self._noise(canvas, POLICY),
+            dial=canvas.dial,
         )
 
     # ---- a policy that looks --------------------------------------------------------------------------------------
@@ -213,6 +214,7 @@ class Decoder:
             entropy=canvas.entropy.masked_scatter(eligible, spread),
             top=_scattered(eligible, values[:, : needs.top]) if needs.top else None,
             log_probs=_scattered(eligible, found.log_probs) if needs.log_probs else None,
+            hidden=hidden if needs.hidden else None,
         )
         return view, self._seen(log_prob, eligible, best), memory
 
@@ -278,7 +280,8 @@ class Decoder:
             stuck = ~decision.reveal.any(-1)
             if not bool(stuck.any()):
                 return decision.reveal, stuck
-            return decision.reveal | take_best(surest, view.eligible, stuck.long()), stuck
+            score = surest if decision.fallback is None else decision.fallback
+            return decision.reveal | take_best(score, view.eligible, stuck.long()), stuck
         left = (view.eligible & ~decision.reveal).any(-1) | (decision.remask is not None and decision.remask.any(-1))
         if bool((decision.done & left).any()):
             raise PluginError(f"{self.policy!r} is done with a block in which a MASK is left; reveal it first.")

@@ -5,7 +5,7 @@ can be compared prompt by prompt. Workers are processes of one thread each; what
 again.
 """
 
-__all__ = ["Bench", "Outcome", "Problem", "Setting", "problems", "settings_of", "solve", "sweep"]
+__all__ = ["Bench", "Outcome", "Problem", "Setting", "problems", "scored", "settings_of", "solve", "sweep"]
 
 import json
 import math
@@ -111,41 +111,53 @@ def solve(
         except StopIteration as end:
             filled = end.value
             break
-    scores: list[float] = []
-    for problem, row in zip(given, filled, strict=True):
-        written = [row.tokens[at] for at in problem.holes]
-        if tokenizer.eos_id in written:
-            written = written[: written.index(tokenizer.eos_id)]
-        scores.append(judge(task, problem.example, tokenizer.decode(written)).score)
+    scores = [scored(task, problem, row.tokens, tokenizer) for problem, row in zip(given, filled, strict=True)]
     return scores, [row.passes for row in filled]
+
+
+def scored(task: Task, problem: Problem, tokens: Sequence[int], tokenizer: Tokenizer) -> float:
+    """The verdict on a row whose holes were filled: what was written, up to EOS."""
+    written = [tokens[at] for at in problem.holes]
+    if tokenizer.eos_id in written:
+        written = written[: written.index(tokenizer.eos_id)]
+    return judge(task, problem.example, tokenizer.decode(written)).score
 
 
 def settings_of(names: Iterable[str], blocks: Sequence[int | None], length: int) -> list[Setting]:
     """Every knob of the named policies with every block size; `length` is the most positions that a problem has.
 
-    A name with options is taken as it stands. Raises RequestError for a name that is none.
+    A name whose options say the knob is taken as it stands, and so is one that has none. Raises RequestError for a name
+    that is none.
     """
     found: dict[str, Setting] = {}
     for name in names:
-        bare = name not in ENTRIES
-        if bare:
+        entry, given = ENTRIES.get(name.partition(":")[0]), name.partition(":")[2]
+        swept = entry is not None and " or " not in name and entry.knob is not None and not _said(entry, given)
+        if given or not swept:
             make(name, Context(unigram=lambda: torch.ones(1)))
         for block in blocks:
-            texts = [name] if bare else _knobs(name, ENTRIES[name], min(block or length, length))
+            texts = _knobs(name, entry, min(block or length, length)) if swept and entry is not None else [name]
             for text in texts:
                 one = Setting(text, None if block is None or block >= length else block)
                 found.setdefault(one.key, one)
     return list(found.values())
 
 
+def _said(entry: Entry, given: str) -> bool:
+    """Whether the options say the knob, or what stands for it."""
+    assert entry.knob is not None
+    said = {option.partition("=")[0].strip() for option in given.split(",")}
+    return bool(said & {entry.knob.option, "passes" if entry.needs_folder else entry.knob.option})
+
+
 def _knobs(name: str, entry: Entry, size: int) -> list[str]:
-    """The texts of a policy's settings in blocks of `size` positions."""
-    if entry.knob is None:
-        return [name]
+    """The texts of a policy's settings in blocks of `size` positions; `name` may have other options."""
+    assert entry.knob is not None
+    name = f"{name}," if ":" in name else f"{name}:"
     if entry.knob.values:
-        return [f"{name}:{entry.knob.option}={value:g}" for value in entry.knob.values]
+        return [f"{name}{entry.knob.option}={value:g}" for value in entry.knob.values]
     counts = sorted({math.ceil(size / tokens) for tokens in (*TOKENS_A_PASS, size) if tokens <= size})
-    return [f"{name}:{entry.knob.option}={count}" for count in counts]
+    return [f"{name}{entry.knob.option}={count}" for count in counts]
 
 
 # ---- many of them ----------------------------------------------------------------------------------------------------

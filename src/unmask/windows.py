@@ -61,10 +61,12 @@ def decode_rows(
     device: torch.device,
     places: Sequence[int] | None = None,
     starts: Sequence[int] | None = None,
+    dials: Sequence[float] | None = None,
 ) -> Generator[Snapshot, None, list[Filled]]:
     """Fill the MASKs of each row; yields after each pass, returns the rows in their order.
 
-    `places` and `starts` are what the snapshots say of the rows; by default their index and 0.
+    `places` and `starts` are what the snapshots say of the rows; by default their index and 0. `dials` is one number a
+    row for a policy that has a dial.
     """
     padded = [-(-len(row) // _GRAIN) * _GRAIN for row in rows]
     groups = [[i for i, n in enumerate(padded) if n == size] for size in sorted(set(padded))]
@@ -74,7 +76,8 @@ def decode_rows(
         lengths = torch.tensor([len(rows[i]) for i in group], device=device)
         tokens = torch.tensor([[*rows[i], *[pad_id] * (size - len(rows[i]))] for i in group], device=device)
         valid = torch.arange(size, device=device) < lengths[:, None]
-        canvas = Canvas.start(tokens, torch.tensor([seeds[i] for i in group], device=device), valid)
+        dial = None if dials is None else torch.tensor([dials[i] for i in group], device=device)
+        canvas = Canvas.start(tokens, torch.tensor([seeds[i] for i in group], device=device), valid, dial)
         where = tuple(i if places is None else places[i] for i in group)
         first = tuple(0 if starts is None else starts[i] for i in group)
         for canvas, step in decoder.steps(canvas):
@@ -99,6 +102,7 @@ def slide(
     eos_id: int | None,
     batch: int,
     device: torch.device,
+    dials: Sequence[float] | None = None,
 ) -> Generator[Snapshot, None, list[Written]]:
     """Write `new[i]` tokens after prompt i, or up to the first EOS; yields after each pass, returns the rows in order.
 
@@ -127,6 +131,7 @@ def slide(
             device=device,
             places=open_,
             starts=starts,
+            dials=None if dials is None else [dials[i] for i in open_],
         )
         for i, start, row in zip(open_, starts, filled, strict=True):
             _take(texts[i], row, len(texts[i].tokens) - start, eos_id)

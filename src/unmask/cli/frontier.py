@@ -139,7 +139,11 @@ def _all(temperature: float) -> list[str]:
     """Every policy; at temperature 0 the best token is the drawn one, so that one of two twins is enough."""
     from unmask.policies.registry import ENTRIES
 
-    return [name for name in ENTRIES if temperature > 0 or name != "best-confidence"]
+    return [
+        name
+        for name, entry in ENTRIES.items()
+        if not entry.needs_folder and (temperature > 0 or name != "best-confidence")
+    ]
 
 
 def _blocks(texts: Sequence[str], length: int) -> list[int | None]:

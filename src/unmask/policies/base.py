@@ -24,6 +24,8 @@ class Needs:
     """So many of the highest probabilities of each position."""
     log_probs: bool = False
     """The whole distribution of each position: V wide, so ask for it only where nothing less will do."""
+    hidden: bool = False
+    """What the network made of each position before the vocabulary head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class View:
     noise: Tensor  # float64 uniforms for the policy alone, fresh at each pass
     top: Tensor | None = None  # (B, L, k) the highest clean probabilities, falling; zero where not eligible
     log_probs: Tensor | None = None  # (B, L, V) clean; zero where not eligible
+    hidden: Tensor | None = None  # (B, L, D)
+    dial: Tensor | None = None  # (B,) from 0 (accurate) to 1 (fast); nan where nobody has said
 
     def keep(self, rows: Tensor) -> "View":
         """Some of the rows."""
@@ -61,7 +65,8 @@ class Decision(NamedTuple):
     """What a policy answers."""
 
     reveal: Tensor
-    """(B, L) bool, within eligible; may be empty, and then the loop reveals the surest position."""
+    """(B, L) bool, within eligible; may be empty, and then the loop reveals what `fallback` scores highest, or else the
+    surest position."""
     time: Tensor | None = None
     """(B,) what this pass is told, from a policy that decides before it (see Denoiser.hidden)."""
     remask: Tensor | None = None
@@ -69,6 +74,10 @@ class Decision(NamedTuple):
     done: Tensor | None = None
     """(B,) bool: whether a row is done with its block; only from policies that hide again, at every pass. The loop
     does not help them: an empty `reveal` stays empty, and costs no pass if it was decided before the pass."""
+    fallback: Tensor | None = None
+    """(B, L) scores, finite where eligible."""
+    log_prob: Tensor | None = None
+    """(B,) log-probability of `reveal`, from a policy that draws; a rescue does not change it."""
 
 
 class UnmaskingPolicy(Protocol):

@@ -7,11 +7,12 @@ adds its own through the entry-point group `unmask.policies`: a callable that ta
 __all__ = ["ENTRIES", "Entry", "Knob", "make", "names"]
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any, Literal, get_args
 
+from unmask.assets.policies import locate_policy
 from unmask.errors import ConfigError, PluginError, RequestError, UnmaskError, did_you_mean
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
@@ -59,6 +60,8 @@ class Entry:
     knob: Knob | None = None
     nested: bool = True
     """Whether a stricter knob reveals a subset on one View."""
+    needs_folder: bool = False
+    """Whether the name alone is not enough: `from=FOLDER` has to go with it."""
 
 
 def _top_k(name: str, options: Options) -> UnmaskingPolicy:
@@ -124,6 +127,27 @@ def _remdm(options: Options) -> UnmaskingPolicy:
     return rule if schedule is None else ReMDM(rule.steps, rule.kind, rule.eta, schedule)
 
 
+def _learned(options: Options) -> UnmaskingPolicy:
+    from unmask.policies.learned.folder import read_policy
+
+    name = options.given.get("from")
+    if name is None:
+        raise RequestError("learned needs its folder; write for example learned:from=runs/learn-1, or a bundled name.")
+    policy = replace(
+        read_policy(locate_policy(name)),
+        sample=options.choice("mode", "cut", ("cut", "sample")) == "sample",
+        cut=options.number("cut", 0.5),
+        temperature=options.number("temperature", 1.0),
+        beta=options.number("beta", 1.0),
+        name=f"learned:from={name}",
+    )
+    if "passes" in options.given:
+        if policy.calibration is None or "dial" in options.given:
+            raise RequestError("passes asks a calibrated policy for its dial; give one of the two, dial or passes.")
+        return replace(policy, dial=policy.calibration.dial_for(options.number("passes", 1.0)))
+    return replace(policy, dial=options.number("dial", policy.dial))
+
+
 _PACED = frozenset({"steps", "pace", "power"})
 
 
@@ -172,6 +196,15 @@ ENTRIES: dict[str, Entry] = {
         "no",
         Knob("threshold", (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)),
         nested=True,
+    ),
+    "learned": Entry(
+        _learned,
+        frozenset({"from", "dial", "passes", "mode", "cut", "temperature", "beta"}),
+        "A trained network, from=FOLDER or a bundled one; dial 0 to 1 or passes=N (arXiv:2512.09106).",
+        "no",
+        Knob("dial", tuple(round(1 - n / 20, 2) for n in range(21))),
+        nested=False,
+        needs_folder=True,
     ),
     "margin-threshold": Entry(
         partial(_threshold, "margin", 0.9),

@@ -1,0 +1,117 @@
+"""The network: one transformer block over features of positions, conditioned on mask, time and price.
+
+arXiv:2512.09106, section 4: adaptive norms per position, rotary places, one logit a position. A condition takes as many
+values in a row as a position has states, so that it is worked out for these and then looked up. Shapes: N views, A
+positions, F features, D width, S states.
+"""
+
+__all__ = ["STATES", "Observation", "PolicyNetwork"]
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unmask.policies.learned.settings import PolicySettings
+
+STATES = 3
+"""What a position may be: written, eligible, or hidden and not eligible."""
+_WAVES = 4
+_BIAS = -2.0
+
+
+class Observation(NamedTuple):
+    """What the network is told; the tape of a rollout is made of these."""
+
+    features: Tensor  # (N, A, F) float32, 0 where nothing is known
+    state: Tensor  # (N, A) int64 below STATES
+    present: Tensor  # (N, A) bool: no prompt, no padding
+    time: Tensor  # (N,) passes spent over the positions that were to fill
+    price: Tensor  # (N,) of a pass
+    places: Tensor  # (A,) int64
+
+
+class PolicyNetwork(nn.Module):
+    """Features to logits; one block, pre-norm."""
+
+    def __init__(self, settings: PolicySettings, seed: int = 0) -> None:
+        """Weights are drawn from `seed`; it begins near revealing with probability sigmoid(-2)."""
+        super().__init__()
+        self.settings = settings
+        d = settings.width
+        self.inputs = nn.Linear(settings.inputs, d)
+        self.state = nn.Embedding(STATES, d) if settings.mask else None
+        self.time = _vector(1 + 2 * _WAVES, d) if settings.time else None
+        self.price = _vector(2, d) if settings.priced else None
+        self.adapt = nn.Linear(d, 6 * d)
+        self.norm_1, self.norm_2 = (nn.LayerNorm(d, elementwise_affine=False) for _ in range(2))
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
+        self.norm = nn.LayerNorm(d)
+        self.head = nn.Linear(d, 1)
+        self._draw(torch.Generator().manual_seed(seed))
+
+    def _draw(self, chance: torch.Generator) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                bound = module.in_features**-0.5
+                nn.init.uniform_(module.weight, -bound, bound, generator=chance)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, generator=chance)
+        nn.init.zeros_(self.adapt.weight)
+        nn.init.normal_(self.head.weight, std=0.02, generator=chance)
+        nn.init.constant_(self.head.bias, _BIAS)
+
+    def forward(self, seen: Observation) -> Tensor:
+        """(N, A) logits; those of positions that are not eligible mean nothing."""
+        condition = self._condition(seen)
+        x = self.inputs(seen.features) + _looked_up(condition, seen.state)
+        six = _looked_up(self.adapt(F.silu(condition)), seen.state).chunk(6, -1)
+        x = x + (1 + six[2]) * self._attend(self.norm_1(x) * (1 + six[0]) + six[1], seen)
+        x = x + (1 + six[5]) * self.down(F.gelu(self.up(self.norm_2(x) * (1 + six[3]) + six[4])))
+        return self.head(self.norm(x)).squeeze(-1)
+
+    def _condition(self, seen: Observation) -> Tensor:
+        """(N, S, D): mask, time and price, added up."""
+        out = seen.features.new_zeros(len(seen.time), STATES, self.settings.width)
+        if self.state is not None:
+            out = out + self.state.weight
+        if self.time is not None:
+            waves = seen.time[:, None] * (math.pi / 2 * 2.0 ** torch.arange(_WAVES, device=seen.time.device))
+            out = out + self.time(torch.cat([seen.time[:, None], waves.sin(), waves.cos()], -1))[:, None]
+        if self.price is not None:
+            alpha = seen.price * self.settings.unit
+            told = torch.stack([(1 + alpha).log(), (alpha + 0.03).log() / 3], -1)  # no jump at 0: the dial is smooth
+            out = out + self.price(told)[:, None]
+        return out
+
+    def _attend(self, x: Tensor, seen: Observation) -> Tensor:
+        """Attention among the positions that are present."""
+        heads = self.settings.heads
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        if self.settings.positions:
+            q, k = _turned(q, seen.places), _turned(k, seen.places)
+        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+        weights = scores.masked_fill(~seen.present[:, None, None], -1e4).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(-2))
+
+
+def _vector(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+
+
+def _looked_up(table: Tensor, state: Tensor) -> Tensor:
+    """(N, S, E) by (N, A) -> (N, A, E)."""
+    return torch.einsum("nse,nas->nae", table, F.one_hot(state, STATES).to(table.dtype))
+
+
+def _turned(x: Tensor, places: Tensor) -> Tensor:
+    """Rotary embedding, base 10000: (N, H, A, E) at (A,)."""
+    half = x.shape[-1] // 2
+    angles = places[:, None] * 10_000.0 ** (-torch.arange(half, device=x.device) / half)
+    cos, sin = angles.cos(), angles.sin()
+    one, two = x[..., :half], x[..., half:]
+    return torch.cat([one * cos - two * sin, two * cos + one * sin], -1)

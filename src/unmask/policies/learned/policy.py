@@ -1,0 +1,167 @@
+"""A learned network as a policy: it sees what a View tells and decides what to reveal (arXiv:2512.09106)."""
+
+__all__ = ["Calibration", "Learned", "alpha_of", "decide", "dial_of", "observe"]
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from unmask.errors import ConfigError, RequestError
+from unmask.policies.base import Decision, Needs, State, View
+from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
+from unmask.policies.learned.network import Observation, PolicyNetwork
+from unmask.policies.learned.settings import PolicySettings
+
+_LEAST = 0.03  # alpha grows from 0 by this much and then by equal factors
+_SURE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What each place of the dial gave on validation problems."""
+
+    task: str
+    block_size: int | None
+    problems: int
+    dial: tuple[float, ...]
+    passes: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+    def dial_for(self, passes: float) -> float:
+        """The most accurate place of the dial that spends at most so many passes on average.
+
+        Raises RequestError where even the fastest spends more.
+        """
+        for n, spent in enumerate(self.passes):
+            if spent <= passes:
+                if n == 0:
+                    return self.dial[0]
+                share = (self.passes[n - 1] - passes) / max(self.passes[n - 1] - spent, 1e-9)
+                return self.dial[n - 1] + share * (self.dial[n] - self.dial[n - 1])
+        raise RequestError(
+            f"{passes:g} passes are too few: this policy spends {self.passes[-1]:.1f} at its fastest on {self.task}; "
+            "give at least that."
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Learned:
+    """A policy network at work.
+
+    `cut` reveals where the probability is above it; with `sample` each position is drawn by itself (or the set by
+    ranking, see `PolicySettings.head`). `temperature` divides the logits, `beta` scales the probabilities:
+    min(1, beta p) (section 4.3). `dial` from 0 (accurate) to 1 (fast) is the price of a pass where a row's canvas does
+    not say its own. Where nothing is revealed the loop takes the position with the highest logit.
+    """
+
+    network: PolicyNetwork
+    dial: float = 0.25
+    sample: bool = False
+    cut: float = 0.5
+    temperature: float = 1.0
+    beta: float = 1.0
+    calibration: Calibration | None = None
+    name: str = "learned"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dial <= 1:
+            raise ConfigError(f"dial is {self.dial:g}; give a number from 0 (accurate) to 1 (fast).")
+        if not 0 < self.cut < 1:
+            raise ConfigError(f"cut is {self.cut:g}; give a probability between 0 and 1, usually 0.5.")
+        if self.temperature <= 0 or self.beta <= 0:
+            raise ConfigError(f"temperature is {self.temperature:g} and beta {self.beta:g}; give numbers above 0.")
+        if self.beta != 1 and self.settings.head != "bernoulli":
+            raise ConfigError("beta scales the coins of a Bernoulli head; a ranking has none.")
+
+    def __repr__(self) -> str:
+        return f"{self.name}:dial={self.dial:g}"
+
+    @property
+    def settings(self) -> PolicySettings:
+        return self.network.settings
+
+    @property
+    def looks(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> Needs:
+        wanted = self.settings.features
+        return Needs(top=self.settings.top if "top" in wanted else 0, hidden="hidden" in wanted)
+
+    def price(self, dial: Tensor) -> Tensor:
+        """(B,) the price of a pass at each dial, nan standing for this policy's own."""
+        alpha = alpha_of(dial.nan_to_num(self.dial), self.settings.largest)
+        return alpha / self.settings.unit
+
+    @torch.no_grad()
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        seen = observe(view, self.settings, self.price(_dial(view)))
+        return decide(self, self.network(seen), view), None
+
+
+def alpha_of(dial: Tensor, largest: float) -> Tensor:
+    """Dial 0 to 1 -> alpha 0 to `largest`, by equal factors but for the beginning."""
+    return _LEAST * ((1 + largest / _LEAST) ** dial - 1)
+
+
+def dial_of(alpha: float, largest: float) -> float:
+    """The inverse of `alpha_of`."""
+    return math.log(1 + alpha / _LEAST) / math.log(1 + largest / _LEAST)
+
+
+def decide(policy: Learned, logits: Tensor, view: View) -> Decision:
+    """What the logits (B, L) mean to a policy with its knobs."""
+    logits = logits / policy.temperature
+    if policy.settings.head == "plackett-luce":
+        rank = plackett_luce_rank(logits, view.eligible, view.noise if policy.sample else None)
+        return Decision(rank > 0, fallback=logits, log_prob=plackett_luce_log_prob(logits, view.eligible, rank))
+    chance = (policy.beta * logits.sigmoid()).clamp(max=1)
+    reveal = (view.noise < chance if policy.sample else chance > policy.cut) & view.eligible
+    told = logits if policy.beta == 1 else chance.clamp(_SURE, 1 - _SURE).logit()
+    return Decision(reveal, fallback=logits, log_prob=bernoulli_log_prob(told, view.eligible, reveal))
+
+
+def observe(view: View, settings: PolicySettings, price: Tensor) -> Observation:
+    """What a network with these settings is told of a View; price (B,).
+
+    Raises RequestError for a feature that the View does not have.
+    """
+    known = view.eligible | view.written
+    parts: list[Tensor] = []
+    for feature in settings.features:
+        parts.append(_feature(view, feature, settings).masked_fill(~known[..., None], 0))
+    time = view.step / view.total.clamp(min=1)
+    state = torch.where(view.written, 0, torch.where(view.eligible, 1, 2))
+    places = torch.arange(view.eligible.shape[-1], device=state.device)
+    return Observation(torch.cat(parts, -1), state, view.masked | view.written, time, price.float(), places)
+
+
+def _feature(view: View, feature: str, settings: PolicySettings) -> Tensor:
+    """(B, L, ·) float32."""
+    if feature == "hidden":
+        if view.hidden is None or view.hidden.shape[-1] != settings.hidden:
+            width = "none" if view.hidden is None else f"{view.hidden.shape[-1]} wide"
+            raise RequestError(
+                f"This policy reads hidden states of width {settings.hidden}, and those of the denoiser are {width}; "
+                "use the denoiser it was trained on."
+            )
+        return view.hidden.float()
+    if feature == "entropy":
+        return view.entropy.float()[..., None]
+    value = getattr(view, feature)
+    if value is None or (feature == "top" and value.shape[-1] < settings.top):
+        raise RequestError(
+            f"This policy reads the {settings.top} highest probabilities of a position, and there are fewer tokens; "
+            "use a denoiser with more."
+        )
+    value = value.float() if feature == "top" else value.float()[..., None]
+    if settings.scale == "raw" or feature == "margin":
+        return value
+    return value.clamp(_SURE, 1 - _SURE).logit() / 4
+
+
+def _dial(view: View) -> Tensor:
+    return torch.full_like(view.step, torch.nan, dtype=torch.float32) if view.dial is None else view.dial

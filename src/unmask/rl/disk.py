@@ -1,0 +1,101 @@
+"""A run of `unmask learn` on disk: checkpoints it can go on from, and the policy, a folder of its own."""
+
+__all__ = ["restore", "save", "write_policy"]
+
+import math
+from typing import Any
+
+from unmask.config import run_record, to_dict
+from unmask.policies.learned.folder import policy_config
+from unmask.policies.learned.policy import Calibration
+from unmask.rl.experts import experts
+from unmask.rl.learner import Learner
+from unmask.run.checkpoint import keep_last, latest, load_state, load_tensors, step_folder, write_checkpoint
+from unmask.run.optim import load_optimizer_tensors, optimizer_tensors
+
+
+def write_policy(learner: Learner, calibration: Calibration | None) -> None:
+    """The policy as it is now, in the folder `policy` of the run."""
+    run = learner.run
+    facts = {
+        "checkpoint": run.checkpoint,
+        "task": learner.world.task.name,
+        "round": learner.best_round,
+        "reward": learner.best,
+        "learn": to_dict(run.learn),
+        "record": run_record(),
+    }
+    tensors = {name: value.detach().clone() for name, value in learner.network.state_dict().items()}
+    write_checkpoint(
+        learner.folder / "policy",
+        tensors,
+        policy_config(run.policy, facts, calibration),
+        card=_card(learner, facts, calibration),
+    )
+
+
+def save(learner: Learner) -> None:
+    """All that training needs to go on."""
+    tensors = {name: value.detach().clone() for name, value in learner.network.state_dict().items()}
+    write_checkpoint(
+        step_folder(learner.folder, learner.round),
+        tensors,
+        {"policy": to_dict(learner.run.policy)},
+        run={"settings": to_dict(learner.run), "record": run_record()},
+        state={"optimizer": optimizer_tensors(learner.optimizer), "scales": {"variance": learner.variance}},
+        state_facts={
+            "round": learner.round,
+            "best": learner.best if math.isfinite(learner.best) else None,
+            "best_round": learner.best_round,
+            "stale": learner.stale,
+            "validated_at": learner.validated_at,
+            "teachers": [repr(one) for one in learner.teachers],
+        },
+    )
+    keep_last(learner.folder, learner.settings.keep)
+
+
+def restore(learner: Learner) -> bool:
+    """Go back to the newest whole checkpoint of the run folder; whether there was one."""
+    folder = latest(learner.folder)
+    if folder is None:
+        return False
+    learner.network.load_state_dict(load_tensors(folder, str(learner.world.device)))
+    parts, facts = load_state(folder, str(learner.world.device))
+    if parts["optimizer"]:
+        load_optimizer_tensors(learner.optimizer, parts["optimizer"])
+    learner.variance = parts["scales"]["variance"].cpu()
+    learner.round, learner.best_round, learner.stale = facts["round"], facts["best_round"], facts["stale"]
+    learner.best = -math.inf if facts["best"] is None else facts["best"]
+    learner.validated_at = facts["validated_at"]
+    length = learner.world.length
+    by_name = {repr(one): one for one in experts(min(length, learner.settings.block_size or length))}
+    learner.teachers = [by_name[name] for name in facts["teachers"]]
+    learner.warmed = True
+    return True
+
+
+def _card(learner: Learner, facts: dict[str, Any], calibration: Calibration | None) -> str:
+    """What a person should know of a policy, as Markdown."""
+    s, features = learner.settings, learner.run.policy.features
+    lines = [
+        "# An unmasking policy trained by unmask",
+        "",
+        f"- denoiser: {facts['checkpoint']}; task: {facts['task']}; "
+        + ("the whole canvas" if s.block_size is None else f"blocks of {s.block_size}"),
+        f"- network: {sum(p.numel() for p in learner.params):,} parameters, features {', '.join(features)}",
+        f"- training: {s.warm} rounds of imitation, {facts['round']} of {s.rounds} rounds of GRPO",
+        f"  ({s.prompts} problems x {s.group} rollouts), seed {s.seed}; the best by validation reward was kept",
+        f"- validation reward: {facts['reward']:.4f}, mean over alpha = {', '.join(f'{a:g}' for a in s.alphas)}",
+    ]
+    if calibration is not None:
+        lines += [
+            "",
+            f"Dial, on {calibration.problems} validation problems:",
+            "",
+            "| dial | passes | accuracy |",
+            "|---|---|---|",
+        ]
+        rows = zip(calibration.dial, calibration.passes, calibration.accuracy, strict=True)
+        lines += [f"| {dial:g} | {passes:.2f} | {accuracy:.3f} |" for dial, passes, accuracy in rows]
+    return "\n".join([*lines, "", "Licence: Apache-2.0, as the library.", ""])

@@ -1,0 +1,134 @@
+"""The loop that trains a policy: warm start, rounds, validation, calibration; it stops politely and goes on exactly."""
+
+__all__ = ["LearnOutcome", "Listener", "fit"]
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from unmask.policies.learned.policy import Calibration
+from unmask.rl.disk import save, write_policy
+from unmask.rl.learner import Learner, RoundReport
+from unmask.rl.measure import Found, calibrate, validate
+from unmask.rl.warm import choose_teachers, imitate
+from unmask.run.checkpoint import load_tensors
+from unmask.run.metrics import Metrics
+from unmask.run.optim import adamw
+from unmask.run.signals import Interrupt
+
+Log = Callable[[int, dict[str, Any]], None]
+
+
+class Listener(Protocol):
+    """Who watches: the terminal, a test, nobody."""
+
+    def said(self, sentence: str) -> None: ...
+    def rounded(self, report: RoundReport) -> None: ...
+    def validated(self, round_: int, found: Found, best: bool) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LearnOutcome:
+    """How a run ended."""
+
+    round: int
+    reason: str  # "finished", "no better policy", "interrupted"
+    best: float
+    best_round: int
+    folder: Path
+    calibration: Calibration | None
+
+
+def fit(learner: Learner, listener: Listener) -> LearnOutcome:
+    """Warm up and train to the last round, to where validation no longer rises, or to an interrupt; always saved.
+
+    An interrupt during the warm start, which takes less than a minute, leaves nothing to go on from.
+    """
+    s, reason = learner.settings, "finished"
+    log = Metrics(learner.folder, resumed_at=learner.round or None, track=s.track) if learner.group.first else None
+
+    def noted(round_: int, values: dict[str, Any]) -> None:
+        if log is not None:
+            log.log(round_, values)
+
+    try:
+        with Interrupt() as interrupt:
+            if not learner.warmed:
+                if not _warm_up(learner, listener, interrupt):
+                    return LearnOutcome(0, "interrupted", learner.best, 0, learner.folder, None)
+                _check(learner, listener, noted)
+            while learner.round < s.rounds:
+                report = learner.take_round()
+                noted(report.round, {k: v for k, v in report._asdict().items() if k != "round"})
+                listener.rounded(report)
+                if _agreed(learner, interrupt.requested):
+                    reason = "interrupted"
+                    break
+                due = report.round % s.valid_every == 0 or report.round == s.rounds
+                if due and _agreed(learner, _check(learner, listener, noted)):
+                    reason = "no better policy"
+                    break
+                if report.round % s.save_every == 0 and learner.group.first:
+                    save(learner)
+        return _end(learner, reason, listener)
+    finally:
+        if log is not None:
+            log.close()
+
+
+def _warm_up(learner: Learner, listener: Listener, interrupt: Interrupt) -> bool:
+    """Imitate the best heuristics; whether it was done to its end."""
+    s = learner.settings
+    listener.said(f"Best heuristic for each alpha, with its reward: {choose_teachers(learner)}")
+    optimizer = adamw(learner.params, s.warm_lr, s.betas, 1e-8, 0.0)
+    for round_ in range(s.warm):
+        loss = imitate(learner, round_, optimizer)
+        if _agreed(learner, interrupt.requested):
+            return False
+        if round_ % 10 == 9 or round_ == s.warm - 1:
+            listener.said(f"warm start {round_ + 1} of {s.warm}: {loss:.4f} nats a position")
+    learner.warmed = True
+    return True
+
+
+def _check(learner: Learner, listener: Listener, log: Log) -> bool:
+    """Validate on the first process; whether patience is over."""
+    if not learner.group.first or learner.validated_at == learner.round:
+        return False
+    learner.validated_at = learner.round
+    found = validate(learner)
+    better = learner.judge(found.value)
+    if better:
+        write_policy(learner, None)
+    values: dict[str, Any] = {"valid_reward": found.value}
+    for k, alpha in enumerate(learner.settings.alphas):
+        values |= {f"accuracy_{alpha:g}": float(found.accuracy[k]), f"passes_{alpha:g}": float(found.passes[k])}
+    log(learner.round, values)
+    listener.validated(learner.round, found, better)
+    return 0 < learner.settings.patience <= learner.stale
+
+
+def _end(learner: Learner, reason: str, listener: Listener) -> LearnOutcome:
+    """Save; and where the run is over, calibrate the best policy."""
+    calibration = None
+    if learner.group.first:
+        save(learner)
+        if reason != "interrupted" and learner.run.policy.priced:
+            listener.said("Calibrating the dial on validation problems ...")
+            kept = {name: value.clone() for name, value in learner.network.state_dict().items()}
+            learner.network.load_state_dict(load_tensors(learner.folder / "policy", str(learner.world.device)))
+            calibration = calibrate(learner)
+            write_policy(learner, calibration)
+            learner.network.load_state_dict(kept)
+    learner.group.barrier()
+    return LearnOutcome(learner.round, reason, learner.best, learner.best_round, learner.folder, calibration)
+
+
+def _agreed(learner: Learner, wish: bool) -> bool:
+    """Whether any process wishes it: all must leave the loop in the same round."""
+    if learner.group.size == 1:
+        return wish
+    return bool(learner.group.sum(torch.tensor(float(wish), device=learner.world.device)).item() > 0)

@@ -1,0 +1,88 @@
+"""A run of `unmask learn` put together: machine, world, policy and learner, fresh or gone on with."""
+
+__all__ = ["LearnSession", "open_learning", "recorded_learning"]
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from unmask.config import from_dict
+from unmask.errors import CheckpointError, ConfigError
+from unmask.policies.learned.settings import PolicySettings
+from unmask.rl.disk import restore
+from unmask.rl.learner import Learner
+from unmask.rl.settings import LearnRun
+from unmask.rl.world import World, load_world
+from unmask.run.checkpoint import latest, read_checkpoint
+from unmask.run.files import explained
+from unmask.run.machine import choose_device, prepare, set_threads
+from unmask.run.parallel import Group, join_group
+from unmask.train.session import default_folder, refuse_taken
+
+_VALID = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LearnSession:
+    """A run that is ready for `rl.loop.fit`."""
+
+    run: LearnRun
+    learner: Learner
+    folder: Path
+    group: Group
+
+
+def open_learning(run: LearnRun, *, out: str | Path | None = None, resume: str | Path | None = None) -> LearnSession:
+    """Put a run together; nothing is trained yet.
+
+    `out` is the folder to write, by default the next free runs/learn-NAME-N; `resume` the folder to go on in, with the
+    settings of `recorded_learning`. Raises ConfigError, RequestError or CheckpointError for what cannot be.
+    """
+    if out is not None:
+        refuse_taken(Path(out))
+    prepare()
+    set_threads(run.learn.threads)
+    device = choose_device(run.learn.device)
+    group = join_group(device)
+    if device.type == "cuda" and group.size > 1:
+        device = torch.device("cuda", group.local_rank)
+    group.share(run.learn.prompts)
+    s = run.learn
+    world = load_world(
+        run.checkpoint, run.task, train=s.pool, valid=max(_VALID, s.valid_prompts), seed=s.seed, device=device
+    )
+    run = replace(run, policy=_fitted(run, world))
+    folder = Path(resume or out or default_folder(f"learn-{Path(run.checkpoint).name}"))
+    if group.first:
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    learner = Learner(run, world, folder, group)
+    if resume is not None and not restore(learner):
+        raise CheckpointError(f"{folder} has no checkpoint to go on from; begin anew with another --out.")
+    return LearnSession(run, learner, folder, group)
+
+
+def recorded_learning(folder: str | Path) -> LearnRun:
+    """The settings of a run folder's newest checkpoint. Raises CheckpointError without one."""
+    found = latest(folder)
+    if found is None:
+        raise CheckpointError(f"{folder} has no checkpoint of unmask learn; give the folder of a run that was saved.")
+    record = read_checkpoint(found).run
+    if record is None or "learn" not in record.get("settings", {}):
+        raise CheckpointError(f"{folder} is not a run of unmask learn; go on with it by unmask train --resume.")
+    return from_dict(LearnRun, record["settings"], f"{found}/run.json")
+
+
+def _fitted(run: LearnRun, world: World) -> PolicySettings:
+    """The policy's settings, with what the world decides: lengths, prices, widths.
+
+    Raises ConfigError for features that the denoiser cannot give.
+    """
+    policy = run.policy
+    if "top" in policy.features and policy.top > world.denoiser.vocab_size - 1:
+        raise ConfigError(
+            f"The policy is to read the {policy.top} highest probabilities, but {run.checkpoint} has "
+            f"{world.denoiser.vocab_size - 1} tokens; give a smaller --policy.top."
+        )
+    return replace(policy, unit=float(world.length), largest=max(policy.largest, *run.learn.alphas))

@@ -1,0 +1,115 @@
+"""What a training of a policy is made of; no torch here."""
+
+__all__ = ["LearnRun", "LearnSettings"]
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unmask.errors import ConfigError
+from unmask.policies.learned.settings import PolicySettings
+
+
+@dataclass(frozen=True, slots=True)
+class LearnSettings:
+    """GRPO (arXiv:2512.09106, section 3) and what goes before it. Raises ConfigError for what cannot be."""
+
+    rounds: int = 300
+    """Rounds of rollouts, judging and update."""
+    prompts: int = 16
+    """Problems in a round."""
+    group: int = 8
+    """Rollouts of each problem, whose rewards are compared."""
+    alphas: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    """Prices of speed, one drawn for each problem: the reward is score * ((L - passes + 1) / L) ** alpha."""
+    block_size: int | None = None
+    """Fill blocks of so many positions; none for the whole canvas at once."""
+    reward: Literal["product", "sum"] = "product"
+    """As above, or score - alpha * passes / L (the paper's ablation)."""
+    scale: Literal["alpha", "none", "std"] = "alpha"
+    """Advantages are divided by a running deviation for each alpha, by nothing (the paper), or by their group's own."""
+    weight: Literal["passes", "rollouts"] = "passes"
+    """Every pass of a round counts the same, or every rollout does (the paper)."""
+    clip: float = 0.5
+    """How far the ratio of likelihoods of a step may go from 1."""
+    inner: int = 2
+    """Updates on the rollouts of a round."""
+    temperature: float = 1.0
+    """Divides the logits while rollouts are drawn."""
+    entropy: float = 0.0
+    """Bonus for the entropy of the coins."""
+    lr: float = 1e-3
+    warmup: int = 10
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.01
+    max_norm: float = 0.5
+    warm: int = 50
+    """Rounds of imitating the best heuristic for each alpha before that; 0 for none."""
+    warm_lr: float = 3e-3
+    steering: int = 0
+    """Rollouts of the best heuristic that join each group (expert steering, appendix F)."""
+    scored: int = 128
+    """Problems that the heuristics are compared on."""
+    pool: int = 4096
+    """Training problems made beforehand, from which the rounds draw."""
+    valid_prompts: int = 64
+    """Validation problems, each decoded at every alpha."""
+    valid_every: int = 25
+    """Rounds between validations; the policy with the best mean reward is kept."""
+    patience: int = 0
+    """Stop after so many validations without a better one; 0 for never."""
+    save_every: int = 50
+    keep: int = 2
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.group < 2:
+            raise ConfigError(
+                f"group is {self.group}; a rollout is compared with others of its problem: give at least 2."
+            )
+        if not self.alphas or min(self.alphas) < 0:
+            raise ConfigError(f"alphas are {list(self.alphas)}; give at least one, each 0 (accuracy alone) or more.")
+        for name in (
+            "rounds",
+            "prompts",
+            "inner",
+            "scored",
+            "pool",
+            "valid_prompts",
+            "valid_every",
+            "save_every",
+            "keep",
+        ):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("warm", "steering", "patience", "warmup"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        for name in ("lr", "warm_lr", "max_norm", "temperature"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if not 0 < self.clip < 1:
+            raise ConfigError(f"clip is {self.clip}; give a number between 0 and 1, usually 0.5.")
+        if self.block_size is not None and self.block_size < 1:
+            raise ConfigError(f"block_size is {self.block_size}; give at least 1, or none for the whole canvas.")
+
+
+@dataclass(frozen=True, slots=True)
+class LearnRun:
+    """A denoiser, its problems, a policy, and how it is trained."""
+
+    checkpoint: str = "automaton_eos"
+    """The denoiser, frozen: a checkpoint or run folder, or the name of a bundled model."""
+    task: str = "automaton:traces=mixed"
+    """The problems: a name, or name:key=value, or path.py:Class."""
+    policy: PolicySettings = field(default_factory=PolicySettings)
+    learn: LearnSettings = field(default_factory=LearnSettings)
+
+    def __post_init__(self) -> None:
+        if not self.policy.priced and len(self.learn.alphas) != 1:
+            raise ConfigError(
+                f"A policy that is not told the price has one behaviour, and there are {len(self.learn.alphas)} "
+                "alphas; give one, or policy.priced."
+            )

@@ -1,0 +1,144 @@
+"""Rollouts: problems decoded by a policy, and a tape of what it saw and did.
+
+The tape holds what the network is told and nothing of the denoiser, so that all passes are scored again in one batch.
+Positions that no row ever fills are cut away. Shapes: R rows, N passes of all of them, A positions.
+"""
+
+__all__ = ["Rollout", "Tape", "joined", "keep_passes", "log_prob", "roll_out"]
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unmask.decode import Decoder, Step
+from unmask.denoiser import Denoiser
+from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
+from unmask.policies.learned.network import Observation, PolicyNetwork
+from unmask.policies.learned.policy import Learned, observe
+from unmask.rl.experts import Expert
+from unmask.sweep import Problem, scored
+from unmask.tasks.base import Task
+from unmask.text.tokenizer import Tokenizer
+from unmask.windows import decode_rows
+
+
+class Tape(NamedTuple):
+    """N passes, whatever row they belong to."""
+
+    seen: Observation
+    eligible: Tensor  # (N, A) bool
+    action: Tensor  # (N, A) int64: 0 hidden, else revealed; of a ranking 1, 2, ... in order
+    log_prob: Tensor  # (N,) of the action, when it was drawn
+    row: Tensor  # (N,) int64, the row it belongs to
+
+
+class Rollout(NamedTuple):
+    """R rows that were decoded and judged."""
+
+    tape: Tape | None
+    scores: Tensor  # (R,)
+    passes: Tensor  # (R,)
+    lengths: Tensor  # (R,) positions that were to fill
+    decode_seconds: float
+    judge_seconds: float
+
+
+def roll_out(
+    denoiser: Denoiser,
+    policy: UnmaskingPolicy,
+    task: Task,
+    given: Sequence[Problem],
+    tokenizer: Tokenizer,
+    seeds: Sequence[int],
+    dials: Sequence[float],
+    *,
+    learner: Learned,
+    record: bool = True,
+    block_size: int | None = None,
+    device: torch.device,
+    batch: int = 256,
+) -> Rollout:
+    """Decode problems greedily with `policy` (the learner itself, or an expert), and tape what `learner` would see."""
+    began = time.perf_counter()
+    chosen = policy if policy is learner else Expert(policy, learner.needs)
+    decoder = Decoder(denoiser, chosen, 0.0, block_size=block_size)
+    rows = [problem.row for problem in given]
+    stream = decode_rows(decoder, rows, seeds, pad_id=tokenizer.pad_id, batch=batch, device=device, dials=dials)
+    parts: list[Tape] = []
+    while True:
+        try:
+            snapshot = next(stream)
+        except StopIteration as end:
+            filled = end.value
+            break
+        if record:
+            places = torch.tensor(snapshot.rows, device=device)
+            parts.append(_taped(snapshot.step, places[snapshot.step.rows], learner))
+    middle = time.perf_counter()
+    scores = [scored(task, problem, row.tokens, tokenizer) for problem, row in zip(given, filled, strict=True)]
+    return Rollout(
+        joined(parts) if record else None,
+        torch.tensor(scores),
+        torch.tensor([row.passes for row in filled], dtype=torch.float32),
+        torch.tensor([len(problem.holes) for problem in given], dtype=torch.float32),
+        middle - began,
+        time.perf_counter() - middle,
+    )
+
+
+def _taped(step: Step, row: Tensor, learner: Learned) -> Tape:
+    view, decision = step.view, step.decision
+    assert view.dial is not None
+    seen = observe(view, learner.settings, learner.price(view.dial))
+    action = decision.reveal.long()
+    if learner.settings.head == "plackett-luce":
+        if decision.log_prob is None:  # an expert: by its confidence
+            action = plackett_luce_rank(view.confidence, decision.reveal, None) * decision.reveal
+        else:
+            with torch.no_grad():
+                logits = learner.network(seen) / learner.temperature
+            action = plackett_luce_rank(logits, view.eligible, view.noise if learner.sample else None)
+    nothing = torch.zeros(len(row), device=row.device)
+    return Tape(seen, view.eligible, action, nothing if decision.log_prob is None else decision.log_prob, row)
+
+
+def joined(parts: Sequence[Tape]) -> Tape:
+    """Tapes over different positions as one, without the positions that nobody fills."""
+    width = max(int(part.seen.places.max()) + 1 for part in parts)
+
+    def wide(x: Tensor, part: Tape) -> Tensor:
+        return x.new_zeros(len(x), width, *x.shape[2:]).index_copy_(1, part.seen.places, x)
+
+    present = torch.cat([wide(part.seen.present, part) for part in parts])
+    used = present.any(0).nonzero().squeeze(-1)
+
+    def every(name: str) -> Tensor:
+        return torch.cat([wide(getattr(part.seen, name), part)[:, used] for part in parts])
+
+    time, price = (torch.cat([getattr(part.seen, name) for part in parts]) for name in ("time", "price"))
+    return Tape(
+        Observation(every("features"), every("state"), present[:, used], time, price, used),
+        torch.cat([wide(part.eligible, part)[:, used] for part in parts]),
+        torch.cat([wide(part.action, part)[:, used] for part in parts]),
+        torch.cat([part.log_prob for part in parts]),
+        torch.cat([part.row for part in parts]),
+    )
+
+
+def keep_passes(tape: Tape, which: Tensor) -> Tape:
+    """Some of the passes, by a mask or indices."""
+    features, state, present, time_, price = (part[which] for part in tape.seen[:5])
+    seen = Observation(features, state, present, time_, price, tape.seen.places)
+    return Tape(seen, tape.eligible[which], tape.action[which], tape.log_prob[which], tape.row[which])
+
+
+def log_prob(network: PolicyNetwork, tape: Tape, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(N,) log-probabilities of the taped actions under the network as it is now, and the logits (N, A)."""
+    logits = network(tape.seen).float() / temperature
+    if network.settings.head == "plackett-luce":
+        return plackett_luce_log_prob(logits, tape.eligible, tape.action), logits
+    return bernoulli_log_prob(logits, tape.eligible, tape.action > 0), logits
