@@ -11,15 +11,15 @@ import tyro
 from unmask.cli.parse import parse
 from unmask.cli.show import print_json, table
 
-_KINDS = ("models", "policies", "tasks", "recipes", "corpora", "estimators", "schedules")
+_KINDS = ("models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules")
 
 
 @dataclass(frozen=True, slots=True)
 class ListArguments:
-    """What can be named: models, policies, tasks, recipes, corpora, estimators, schedules."""
+    """What can be named: models, policies, tasks, recipes and policy-recipes, corpora, estimators, schedules."""
 
     kind: tyro.conf.Positional[
-        Literal["models", "policies", "tasks", "recipes", "corpora", "estimators", "schedules", "all"]
+        Literal["models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules", "all"]
     ] = "all"
     """Which of them."""
     json: bool = False
@@ -49,6 +49,10 @@ def _listed(kind: str) -> dict[str, str]:
         from unmask import recipes
 
         return recipes.names()
+    if kind == "policy-recipes":
+        from unmask.recipes import learn
+
+        return learn.names()
     if kind == "corpora":
         from unmask.data.corpora import CORPORA
 

@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "CHECKPOINT --task TASK",
         "every policy on a task: accuracy against passes, with a picture",
     ),
+    "learn": ("learn", "[RECIPE]", "train the policy that decides which tokens appear when"),
     "schedule": ("schedule", "CHECKPOINT", "the information curve of a model and the best schedule for so many passes"),
     "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
     "list": ("list", "[KIND]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
