@@ -27,15 +27,17 @@ def plackett_luce_rank(logits: Tensor, eligible: Tensor, noise: Tensor | None) -
     """(N, A) int64: 1, 2, ... in the order of choosing, 0 for what was not chosen.
 
     The first choice is forced, among the eligible positions; then a STOP of logit 0 takes part. `noise` (N, A) uniforms
-    race as Gumbel variables; without it the order is that of the logits. STOP's own number is the low half of the
-    first position's, which the high half does not tell.
+    race as Gumbel variables, that of STOP drawn below the first choice's, as it was not in that race; without noise the
+    order is that of the logits. STOP's own number is the low half of the first position's, which the high half does not
+    tell.
     """
+    score = logits.masked_fill(~eligible, -torch.inf)
     stop = torch.zeros_like(logits[:, :1])
     if noise is not None:
         scaled = noise * 2.0**26
         low = (scaled[:, :1] - scaled[:, :1].floor()).clamp(1e-12, 1 - 1e-7)
-        logits, stop = logits + _gumbel((scaled.floor() + 0.5) * 2.0**-26), _gumbel(low).to(logits.dtype)
-    score = logits.masked_fill(~eligible, -torch.inf)
+        score = score - (-((scaled.floor() + 0.5) * 2.0**-26).log()).log()
+        stop = -((-score.amax(-1, keepdim=True)).exp() - low.log()).log()
     order = score.argsort(dim=-1, descending=True, stable=True)
     rank = (
         torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order))
@@ -58,7 +60,3 @@ def plackett_luce_log_prob(logits: Tensor, eligible: Tensor, rank: Tensor) -> Te
     left = torch.where(ranked == 0, inside, -torch.inf).logsumexp(-1)
     end = torch.where(eligible.sum(-1) > rank.gt(0).sum(-1), -F.softplus(left), 0.0)
     return first + torch.where(ranked > 1, later, 0.0).sum(-1) + end
-
-
-def _gumbel(u: Tensor) -> Tensor:
-    return -(-u.log()).log()

@@ -1,0 +1,322 @@
+"""Laws of learned policies: likelihoods, gradients, rewards, advantages; a network set by hand is a threshold."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
+from unmask.noise import generator
+from unmask.policies.base import Decision, State, View
+from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
+from unmask.policies.learned.network import Observation, PolicyNetwork
+from unmask.policies.learned.policy import Learned, alpha_of, dial_of, observe
+from unmask.policies.learned.settings import PolicySettings
+from unmask.policies.threshold import Threshold
+from unmask.rl.grpo import advantages, objective, steered
+from unmask.rl.reward import rewards
+from unmask.rl.tape import Rollout, log_prob, roll_out
+from unmask.rl.world import World, load_world
+from unmask.testing import TableDenoiser, check_policy, random_language
+
+FEATURES = ("confidence", "top", "entropy", "margin")
+
+
+def network(seed: int = 1, scale: float = 1.0, **options: object) -> PolicyNetwork:
+    """Random weights everywhere, those that begin as zero included, so that every input matters."""
+    net = PolicyNetwork(PolicySettings(**{"width": 16, "unit": 8.0, **options}))  # pyright: ignore[reportArgumentType]
+    chance = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for value in net.parameters():
+            value.copy_(scale * torch.randn(value.shape, generator=chance) * (0.4 if value.ndim > 1 else 0.2))
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return load_world("automaton_eos", "automaton:length=24", train=64, valid=8, seed=3)
+
+
+def rolled(world: World, learner: Learned, count: int = 24, batch: int = 256) -> Rollout:
+    dials = [n / (count - 1) for n in range(count)]
+    return roll_out(
+        world.denoiser,
+        learner,
+        world.task,
+        world.train[:count],
+        world.tokenizer,
+        range(count),
+        dials,
+        learner=learner,
+        device=world.device,
+        batch=batch,
+    )
+
+
+# ---- likelihoods ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["bernoulli", "plackett-luce"])
+@pytest.mark.parametrize("features", [("confidence",), FEATURES])
+def test_the_tape_gives_the_likelihood_that_was_recorded(world: World, head: str, features: tuple[str, ...]) -> None:
+    """The control is another network, and a tape that forgets the time."""
+    learner = Learned(network(head=head, features=features), sample=True, temperature=1.3)
+    tape = rolled(world, learner).tape
+    assert tape is not None
+    again, _ = log_prob(learner.network, tape, 1.3)
+    assert float((again - tape.log_prob).abs().max().detach()) < 1e-5 * float(tape.log_prob.abs().max())
+    other, _ = log_prob(network(2, head=head, features=features), tape, 1.3)
+    assert float((other - tape.log_prob).abs().max().detach()) > 0.1
+    blind = tape._replace(seen=tape.seen._replace(time=torch.zeros_like(tape.seen.time)))
+    assert float((log_prob(learner.network, blind, 1.3)[0] - tape.log_prob).abs().max().detach()) > 1e-3
+
+
+def test_likelihoods_sum_to_one() -> None:
+    """Over all sets, and over all rankings; position 3 is not eligible."""
+    logits = torch.tensor([[0.3, -1.2, 2.0, 9.0]])
+    eligible = torch.tensor([[True, True, True, False]])
+    sets = torch.tensor([[*bits, False] for bits in itertools.product([False, True], repeat=3)])
+    total = bernoulli_log_prob(logits.expand(8, -1), eligible.expand(8, -1), sets).exp().sum()
+    assert float(total) == pytest.approx(1, abs=1e-6)
+    ranks = torch.tensor(rankings(3))
+    count = len(ranks)
+    each = plackett_luce_log_prob(logits.expand(count, -1), eligible.expand(count, -1), ranks).exp()
+    assert float(each.sum()) == pytest.approx(1, abs=1e-5)
+    everything = torch.ones_like(eligible).expand(count, -1)  # the control: as if the fourth could be chosen
+    wrong = plackett_luce_log_prob(logits.expand(count, -1), everything, ranks).exp()
+    assert float(wrong.sum()) < 0.9
+
+
+def rankings(cells: int) -> list[list[int]]:
+    """Every ranking of one or more of `cells` positions, a position behind them never chosen."""
+    found: list[list[int]] = []
+    for size in range(1, cells + 1):
+        for order in itertools.permutations(range(cells), size):
+            rank = [0] * (cells + 1)
+            for n, place in enumerate(order, start=1):
+                rank[place] = n
+            found.append(rank)
+    return found
+
+
+def test_a_ranking_is_drawn_at_its_likelihood() -> None:
+    draws = 40_000
+    logits = torch.tensor([[0.3, -1.2, 0.8, 9.0]]).expand(draws, -1)
+    eligible = torch.tensor([[True, True, True, False]]).expand(draws, -1)
+    noise = torch.rand(draws, 4, generator=generator(5), dtype=torch.float64)
+    found = plackett_luce_rank(logits, eligible, noise)
+    ranks = torch.tensor(rankings(3))
+    law = plackett_luce_log_prob(logits[: len(ranks)], eligible[: len(ranks)], ranks).exp()
+    seen = torch.stack([(found == rank).all(-1).double().mean() for rank in ranks])
+    error = (law * (1 - law) / draws).sqrt()
+    assert float(seen.sum()) == pytest.approx(1)
+    assert bool(((seen - law).abs() < 4.5 * error + 1e-6).all())
+    assert float((seen.flip(0) - law).abs().max()) > 0.1
+
+
+# ---- gradient ------------------------------------------------------------------------------------------------------
+
+
+class _Script:
+    """Reveals what it is told, position by position."""
+
+    looks = True
+
+    def __init__(self, chosen: Tensor, fallback: Tensor) -> None:
+        self.chosen, self.fallback, self.view = chosen, fallback, None
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        self.view = view
+        return Decision(self.chosen & view.eligible, fallback=self.fallback), None
+
+
+def expected_reward(net: PolicyNetwork, alpha: float) -> tuple[Tensor, Tensor]:
+    """On three cells, over every sequence of sets: the expected reward, and the surrogate whose gradient is its own."""
+    model = TableDenoiser(random_language(2, 3, 4, 2.0))
+    whole, surrogate = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    policy = Learned(net, dial=0.5)
+
+    def walk(canvas: Canvas, path: list[Tensor], passes: int) -> None:
+        nonlocal whole, surrogate
+        if not bool((canvas.tokens == model.mask_id).any()):
+            score = 1.0 if canvas.tokens.sum() % 2 == 0 else 0.25
+            worth = rewards(*(torch.tensor([x]) for x in (score, float(passes), 3.0, alpha)))
+            chance = torch.stack(path).sum()
+            whole = whole + chance.exp() * worth.double()
+            weight = chance.exp().detach().expand(len(path))
+            new = torch.stack(path)
+            found = objective(new, new.detach(), worth.expand(len(path)).double(), weight, 0.5)
+            surrogate = surrogate - found.loss
+            return
+        probe = _Script(torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1, 3))
+        Decoder(model, probe).step(canvas)
+        assert probe.view is not None
+        seen = observe(probe.view, net.settings, policy.price(torch.tensor([0.5])))
+        seen = Observation(*(x.double() if x.is_floating_point() else x for x in seen))
+        logits = net(seen)
+        for bits in itertools.product([False, True], repeat=3):
+            chosen = torch.tensor([bits])
+            if bool((chosen & ~probe.view.eligible).any()):
+                continue
+            each = torch.nn.functional.logsigmoid(torch.where(chosen, logits, -logits))
+            log = each.masked_fill(~probe.view.eligible, 0).sum()
+            after, _, _ = Decoder(model, _Script(chosen, logits.detach())).step(canvas)
+            walk(after, [*path, log], passes + 1)
+
+    walk(Canvas.start(torch.full((1, 3), model.mask_id), torch.tensor([0])), [], 0)
+    return whole.squeeze(), surrogate.squeeze()
+
+
+def test_the_policy_gradient_is_the_finite_difference() -> None:
+    """And a surrogate that pays every pass the same, whatever came of it, is not."""
+    net = network(width=4, heads=1).double()
+    whole, surrogate = expected_reward(net, 1.5)
+    parameters = [net.head.weight, net.inputs.weight, net.qkv.weight]
+    gradient = torch.autograd.grad(surrogate, parameters, retain_graph=True)
+    exact = torch.autograd.grad(whole, parameters)
+    for one, other in zip(gradient, exact, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    place, step = (0, 1), 1e-5
+    values: list[float] = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            net.head.weight[place] += sign * step
+        values.append(float(expected_reward(net, 1.5)[0].detach()))
+        with torch.no_grad():
+            net.head.weight[place] -= sign * step
+    difference = (values[0] - values[1]) / (2 * step)
+    assert float(gradient[0][place]) == pytest.approx(difference, rel=1e-6)
+    assert (
+        abs(float(torch.autograd.grad(expected_reward(net, 0.0)[1], [net.head.weight])[0][place]) - difference) > 1e-4
+    )
+
+
+# ---- a network set by hand -----------------------------------------------------------------------------------------
+
+
+def as_threshold(bar: float) -> PolicyNetwork:
+    """Only the direct way from feature to head is open, and it is positive above the bar. The inputs are small beside
+    the epsilon of the last norm, so that the order of the logits stays that of the confidences."""
+    net = PolicyNetwork(PolicySettings(width=8, heads=2))
+    with torch.no_grad():
+        for value in net.parameters():
+            value.zero_()
+        net.inputs.weight[0, 0], net.inputs.weight[1, 0] = 1e-4, -1e-4
+        shift = 1e-4 * math.log(bar / (1 - bar)) / 4
+        net.inputs.bias[0], net.inputs.bias[1] = -shift, shift
+        net.norm.weight.fill_(1.0)
+        net.head.weight[0, 0] = 100.0
+    return net.eval()
+
+
+@pytest.mark.parametrize("block_size", [None, 3])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_network_set_to_a_constant_bar_is_the_threshold_rule(temperature: float, block_size: int | None) -> None:
+    model = TableDenoiser(random_language(3, 6, 2, 2.5))
+    tokens = torch.randint(3, (64, 6), generator=generator(8))
+    tokens[:, 1:] = model.mask_id
+    canvas = Canvas.start(tokens, torch.arange(64))
+    others: list[bool] = []
+    for bar in (0.4, 0.6, 0.8):
+        rule = Decoder(model, Threshold(bar), temperature, block_size=block_size).decode(canvas)
+        net = Decoder(model, Learned(as_threshold(bar)), temperature, block_size=block_size).decode(canvas)
+        assert torch.equal(rule.tokens, net.tokens)
+        assert torch.equal(rule.passes, net.passes)
+        other = Decoder(model, Learned(as_threshold(bar + 0.15)), temperature, block_size=block_size).decode(canvas)
+        others.append(torch.equal(rule.passes, other.passes))
+    assert not all(others)
+
+
+@pytest.mark.parametrize("head", ["bernoulli", "plackett-luce"])
+@pytest.mark.parametrize("sample", [False, True])
+def test_the_contract_of_policies(head: str, sample: bool) -> None:
+    net = network(head=head, features=("confidence", "entropy", "margin"))
+    for temperature, block_size in ((0.0, None), (1.0, 3)):
+        check_policy(lambda: Learned(net, sample=sample, dial=0.4), temperature=temperature, block_size=block_size)
+
+
+# ---- rewards and advantages ----------------------------------------------------------------------------------------
+
+
+def test_alpha_zero_pays_accuracy_alone() -> None:
+    scores, passes = torch.tensor([0.0, 0.5, 1.0, 1.0]), torch.tensor([1.0, 7.0, 3.0, 24.0])
+    length = torch.full((4,), 24.0)
+    assert torch.equal(rewards(scores, passes, length, torch.zeros(4)), scores)
+    paid = rewards(scores, passes, length, torch.ones(4))
+    assert float(paid[2]) == pytest.approx(22 / 24)
+    assert float(paid[3]) == pytest.approx(1 / 24)
+    assert float(rewards(scores, torch.ones(4), length, torch.full((4,), 30.0))[2]) == 1
+    assert float(rewards(scores, passes, length, torch.ones(4), "sum")[0]) == pytest.approx(-1 / 24)
+
+
+@pytest.mark.parametrize("scale", ["alpha", "none", "std"])
+def test_advantages_of_a_group_sum_to_zero(scale: str) -> None:
+    worth = torch.rand(5, 8, generator=generator(1))
+    worth[2] = 0.5  # nothing to learn from
+    kinds = torch.tensor([0, 1, 1, 2, 0])
+    found = advantages(worth, kinds, torch.full((4,), math.nan), scale)  # pyright: ignore[reportArgumentType]
+    assert float(found.values.sum(-1).abs().max()) < 1e-4
+    assert bool((found.values[2] == 0).all())
+    assert found.silent == pytest.approx(0.2)
+    assert found.variance.isnan().tolist() == [False, False, False, True]
+
+
+def test_the_scale_of_an_alpha_hears_of_that_alpha_alone() -> None:
+    worth = torch.rand(4, 8, generator=generator(2))
+    kinds = torch.tensor([0, 0, 1, 1])
+    begun = torch.full((2,), math.nan)
+    louder = torch.cat([worth[:2], 10 * worth[2:]])
+    one, two = (advantages(x, kinds, begun) for x in (worth, louder))
+    assert torch.equal(one.values[:2], two.values[:2])
+    torch.testing.assert_close(one.values[2:], two.values[2:], rtol=0.02, atol=0)  # up to the least deviation
+    assert not torch.allclose(advantages(louder, kinds, begun, "none").values[2:], one.values[2:])
+
+
+def test_the_ratio_of_an_experts_pass_is_bounded() -> None:
+    new, old = torch.linspace(-80, 0, 50)[:, None], torch.linspace(0, -80, 50)[None]
+    ratio = (steered(new, 8, 2) - steered(old, 8, 2)).exp()
+    assert float(ratio.max()) <= 5 + 1e-4
+    assert float(ratio.min()) >= 0.2 - 1e-4
+    assert float((new - old).exp().max()) > 1e30
+
+
+def test_the_clip_holds_back_in_both_directions() -> None:
+    old, weight = torch.zeros(4), torch.full((4,), 0.25)
+    new = torch.tensor([2.0, -2.0, 2.0, -2.0]).requires_grad_()
+    found = objective(new, old, torch.tensor([1.0, -1.0, -1.0, 1.0]), weight, 0.5)
+    (gradient,) = torch.autograd.grad(found.loss, new)
+    assert gradient[:2].tolist() == [0, 0]
+    assert bool((gradient[2:] != 0).all())
+    assert float(found.clipped) == 0.5
+
+
+# ---- rollouts ------------------------------------------------------------------------------------------------------
+
+
+def test_rollouts_do_not_depend_on_the_batch(world: World) -> None:
+    learner = Learned(network(), sample=True)
+    together, alone = rolled(world, learner), rolled(world, learner, batch=1)
+    assert torch.equal(together.passes, alone.passes)
+    assert torch.equal(together.scores, alone.scores)
+    assert together.tape is not None
+    assert alone.tape is not None
+    order = [
+        torch.argsort(tape.row * 100 + (tape.seen.time * 24).round().long()) for tape in (together.tape, alone.tape)
+    ]
+    assert torch.equal(together.tape.action[order[0]], alone.tape.action[order[1]])
+    other = rolled(world, replace(learner, temperature=3.0))
+    assert not torch.equal(other.passes, together.passes)
+
+
+def test_the_dial_is_the_price() -> None:
+    at: Sequence[float] = (0.0, 0.03, 0.3, 1.0, 30.0)
+    for alpha in at:
+        assert float(alpha_of(torch.tensor(dial_of(alpha, 30.0)), 30.0)) == pytest.approx(alpha, rel=1e-4)
+    learner = Learned(network(), dial=0.25)
+    assert learner.price(torch.tensor([math.nan, 0.25]))[0] == learner.price(torch.tensor([0.25]))[0]
+    assert float(learner.price(torch.tensor([1.0]))[0]) == pytest.approx(30 / 8)
