@@ -16,7 +16,7 @@ from unmask.assets.models import bundled, locate
 from unmask.bound import Bound
 from unmask.data.packed import Packed
 from unmask.decode import Decoder
-from unmask.decoding import Decoding, make_decoder
+from unmask.decoding import Decoding, make_decoder, row_dials
 from unmask.denoiser import Denoiser, LowPrecision
 from unmask.errors import RequestError
 from unmask.filling import Attempt, Choice, Fill, Filler
@@ -131,6 +131,7 @@ class Model:
         *,
         length: int = 128,
         policy: str | UnmaskingPolicy = "random",
+        dial: float | Sequence[float] | None = None,
         stride: int | None = None,
         seed: int | Sequence[int] = 0,
         stop_at_eos: bool = True,
@@ -141,8 +142,9 @@ class Model:
 
         Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
         `seed` is one number, from which each row gets its own by its place, or one number a row. A row's text depends
-        on its seed and prompt, not on the rows beside it; the other options are those of `Decoding`. The generator
-        returns the finished rows.
+        on its seed and prompt, not on the rows beside it; the other options are those of `Decoding`. `dial`, from 0
+        (accurate) to 1 (fast), is one number or one a row, for a policy that has one. The generator returns the
+        finished rows.
         Raises RequestError for what cannot be done.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -165,6 +167,7 @@ class Model:
             eos_id=self.tokenizer.eos_id if stop_at_eos else None,
             batch=batch,
             device=self.device,
+            dials=row_dials(decoder, dial, len(texts)),
         )
 
     def recorder(self, template: str | None = None) -> Recorder:
@@ -221,6 +224,7 @@ class Model:
         template: str,
         *,
         policy: str | UnmaskingPolicy = "random",
+        dial: float | Sequence[float] | None = None,
         count: int = 1,
         seed: int | Sequence[int] = 0,
         draws: int = 32,
@@ -232,8 +236,8 @@ class Model:
 
         Where a length is free every combination of lengths is decoded, and the one whose whole text has the least bound
         on -log p, measured by `draws` random maskings, is returned; Fill.attempts has them all. A `constraint` says
-        which tokens may be written where; special tokens, EOS among them, never are. The other options are those of
-        `Decoding`.
+        which tokens may be written where; special tokens, EOS among them, never are. `dial` and the other options are
+        as in `stream`.
         Raises RequestError for a template without holes, one longer than the model's window, or one with too many
         combinations of lengths.
         """
@@ -241,7 +245,8 @@ class Model:
             raise RequestError(f"count is {count}; give at least 1.")
         sketch = self.filler.sketch(template)
         decoder = replace(self.decoder(policy, **decoding), constraint=self.filler.writable(constraint))
-        return self.filler.stream(sketch, decoder, _row_seeds(seed, count), draws=draws, batch=batch)
+        dials = row_dials(decoder, dial, count)
+        return self.filler.stream(sketch, decoder, _row_seeds(seed, count), dials, draws=draws, batch=batch)
 
     def canvas_of(self, template: str) -> list[int]:
         """The token ids of a template, MASK in its holes; a hole of free length has its least."""

@@ -1,8 +1,9 @@
 """How a model is decoded, as a person asks for it: the options that generation, filling and sweeps have in common."""
 
-__all__ = ["Decoding", "make_decoder"]
+__all__ = ["Decoding", "make_decoder", "row_dials"]
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 import torch
@@ -13,6 +14,7 @@ from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
 from unmask.errors import RequestError
 from unmask.model.cache import cached
 from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.learned.policy import Learned
 from unmask.policies.options import Context
 from unmask.policies.registry import make
 from unmask.process import Schedule
@@ -34,6 +36,8 @@ class Decoding(TypedDict, total=False):
     """The scale of classifier-free guidance towards the prompt (see `unmask.denoiser.Guided`); 0, the default: none."""
     suppress: Sequence[int | str]
     """Tokens that are never written: ids, or texts of one token each."""
+    passes: float | None
+    """A budget that a calibrated learned policy turns into its dial: forward passes a row, on average."""
     alternatives: int
     """So many of the most probable tokens of each position that was looked at are told in the steps; 0 by default."""
 
@@ -51,6 +55,7 @@ def make_decoder(
     cache: str | None = None,
     guidance: float = 0.0,
     suppress: Sequence[int | str] = (),
+    passes: float | None = None,
     alternatives: int = 0,
 ) -> Decoder:
     """The loop over a denoiser with a policy, by name or itself; options as in `Decoding`.
@@ -59,6 +64,8 @@ def make_decoder(
     plain = denoiser
     context = Context(schedule, lambda: _unigram(plain, device))
     rule = make(policy, context) if isinstance(policy, str) else policy
+    if passes is not None:
+        rule = _within(rule, passes)
     if suppress:
         denoiser = Suppressed(denoiser, tuple(_token(tokenizer, one) for one in suppress))
     if guidance:
@@ -70,6 +77,31 @@ def make_decoder(
                 f"The cache '{cache}' saves nothing in a single block; give block_size, or the cache 'delayed'."
             )
     return Decoder(denoiser, rule, temperature, top_p, block_size, alternatives)
+
+
+def row_dials(decoder: Decoder, dial: float | Sequence[float] | None, count: int) -> list[float] | None:
+    """The dial of each of `count` rows, from one number or one a row.
+
+    Raises RequestError for a policy without a dial, or a number that cannot be.
+    """
+    if dial is None:
+        return None
+    if not hasattr(decoder.policy, "dial"):
+        raise RequestError(f"{decoder.policy!r} has no dial; learned policies have one (unmask list policies).")
+    found = [float(dial)] * count if isinstance(dial, int | float) else [float(one) for one in dial]
+    if len(found) != count:
+        raise RequestError(f"{len(found)} dials were given for {count} rows; give one number, or one a row.")
+    for one in found:
+        if not 0 <= one <= 1:
+            raise RequestError(f"dial is {one:g}; give a number from 0 (accurate) to 1 (fast).")
+    return found
+
+
+def _within(rule: UnmaskingPolicy, passes: float) -> UnmaskingPolicy:
+    """A learned policy whose dial keeps to a budget. Raises RequestError for a policy that has none."""
+    if not isinstance(rule, Learned) or rule.calibration is None:
+        raise RequestError(f"{rule!r} cannot keep to {passes:g} passes; a calibrated learned policy can.")
+    return replace(rule, dial=rule.calibration.dial_for(passes))
 
 
 def _token(tokenizer: Tokenizer, one: int | str) -> int:

@@ -177,11 +177,19 @@ class Filler:
         return Vocabulary(allowed.to(self.device))
 
     def stream(
-        self, sketch: Sketch, decoder: Decoder, seeds: Sequence[int], *, draws: int, batch: int
+        self,
+        sketch: Sketch,
+        decoder: Decoder,
+        seeds: Sequence[int],
+        dials: Sequence[float] | None = None,
+        *,
+        draws: int,
+        batch: int,
     ) -> Generator[Snapshot, None, list[Fill]]:
         """Fill the sketch once a seed, yielding the canvas after each pass; one row a combination of lengths and seed.
 
-        With free lengths `draws` random maskings of each filled text tell which is best.
+        `dials` is one number a seed, for a policy that has a dial. With free lengths `draws` random maskings of each
+        filled text tell which is best.
         """
         ways = list(product(*sketch.holes))
         filled = yield from decode_rows(
@@ -191,6 +199,7 @@ class Filler:
             pad_id=self.tokenizer.pad_id,
             batch=batch,
             device=self.device,
+            dials=None if dials is None else [dial for dial in dials for _ in ways],
         )
         found: list[Fill] = []
         for place, seed in enumerate(seeds):

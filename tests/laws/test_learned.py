@@ -145,7 +145,8 @@ def expected_reward(net: PolicyNetwork, alpha: float) -> tuple[Tensor, Tensor]:
         nonlocal whole, surrogate
         if not bool((canvas.tokens == model.mask_id).any()):
             score = 1.0 if canvas.tokens.sum() % 2 == 0 else 0.25
-            worth = rewards(*(torch.tensor([x]) for x in (score, float(passes), 3.0, alpha)))
+            facts = torch.tensor([[score], [float(passes)], [3.0], [alpha]])
+            worth = rewards(facts[0], facts[1], facts[2], facts[3])
             chance = torch.stack(path).sum()
             whole = whole + chance.exp() * worth.double()
             weight = chance.exp().detach().expand(len(path))

@@ -46,8 +46,14 @@ class FillArguments:
     """0 takes the most probable token; 1 samples from the model."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens that has this share of the probability."""
+    dial: float | None = None
+    """From 0 (accurate) to 1 (fast), for a learned policy (learned:from=FOLDER)."""
+    passes: float | None = None
+    """The passes that a learned policy may spend on average: its dial is set by its calibration."""
     block_size: int | None = None
     """Fill so many positions before the next begin; by default all at once."""
+    cache: str | None = None
+    """Keep keys and values between passes: prefix, dual (both with blocks) or delayed."""
     only: str | None = None
     """Write only tokens that are made of these characters, such as 0123456789."""
     draws: int = 32
@@ -96,6 +102,9 @@ def run(argv: Sequence[str]) -> int:
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         block_size=arguments.block_size,
+        dial=arguments.dial,
+        passes=arguments.passes,
+        cache=arguments.cache,
         count=arguments.count,
         seed=arguments.seed,
         draws=arguments.draws,

@@ -37,6 +37,10 @@ class GenerateArguments:
     """0 takes the most probable token; 1 samples from the model."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens that has this share of the probability."""
+    dial: float | None = None
+    """From 0 (accurate) to 1 (fast), for a learned policy (learned:from=FOLDER)."""
+    passes: float | None = None
+    """The passes that a learned policy may spend on average: its dial is set by its calibration."""
     block_size: int | None = None
     """Fill blocks of so many positions from left to right."""
     cache: str | None = None
@@ -86,6 +90,8 @@ def run(argv: Sequence[str]) -> int:
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         block_size=arguments.block_size,
+        dial=arguments.dial,
+        passes=arguments.passes,
         cache=arguments.cache,
         guidance=arguments.guidance,
         suppress=arguments.suppress,
