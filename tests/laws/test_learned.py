@@ -29,7 +29,7 @@ FEATURES = ("confidence", "top", "entropy", "margin")
 
 def network(seed: int = 1, scale: float = 1.0, **options: object) -> PolicyNetwork:
     """Random weights everywhere, those that begin as zero included, so that every input matters."""
-    net = PolicyNetwork(PolicySettings(**{"width": 16, "unit": 8.0, **options}))  # pyright: ignore[reportArgumentType]
+    net = PolicyNetwork(PolicySettings(**{"width": 16, "unit": 8.0, "features": ("confidence",), **options}))  # pyright: ignore[reportArgumentType]
     chance = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in net.parameters():
@@ -203,7 +203,7 @@ def test_the_policy_gradient_is_the_finite_difference() -> None:
 def as_threshold(bar: float) -> PolicyNetwork:
     """Only the direct way from feature to head is open, and it is positive above the bar. The inputs are small beside
     the epsilon of the last norm, so that the order of the logits stays that of the confidences."""
-    net = PolicyNetwork(PolicySettings(width=8, heads=2))
+    net = PolicyNetwork(PolicySettings(width=8, heads=2, features=("confidence",)))
     with torch.no_grad():
         for value in net.parameters():
             value.zero_()

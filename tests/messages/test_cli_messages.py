@@ -42,6 +42,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return last.removeprefix("unmask: ")
 
 
+KINDS = "models, policies, tasks, recipes, policy-recipes, corpora, estimators, schedules, all"
 ARGUMENTS = [
     ("trian", "there is no verb 'trian'; did you mean 'train'?"),
     ("train --train.eval-evry 4", "train has no option '--train.eval-evry'; did you mean '--train.eval-every'?"),
@@ -69,7 +70,7 @@ ARGUMENTS = [
     ("generate --count 0", "count is 0; give the number of texts for each prompt, at least 1."),
     (
         "list modles",
-        "KIND cannot be 'modles'; give one of models, policies, tasks, recipes, corpora, estimators, schedules, all.",
+        f"KIND cannot be 'modles'; give one of {KINDS}.",
     ),
 ]
 

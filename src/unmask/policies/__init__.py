@@ -1,5 +1,18 @@
-"""Unmasking policies: which tokens appear when. One protocol (`base`), one file a rule, names in `registry`."""
+"""Unmasking policies: which tokens appear when. One protocol (`base`), one file a rule, names in `registry`.
+
+Settings of learned policies are read without torch, so nothing is imported before a name is used.
+"""
 
 __all__ = ["make", "names"]
 
-from unmask.policies.registry import make, names
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unmask.policies.registry import make, names
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("unmask.policies.registry"), name)
+    raise AttributeError(f"module 'unmask.policies' has no attribute '{name}'")

@@ -5,9 +5,9 @@ __all__ = ["Expert", "Leftmost", "experts"]
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
+from unmask.policies.prefix import Prefix
 from unmask.policies.threshold import Threshold
 
 _BARS = (0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.998, 0.9995)
@@ -55,12 +55,8 @@ class Expert:
 
 
 def experts(length: int) -> list[UnmaskingPolicy]:
-    """Thresholds on confidence over the whole canvas, and over its leftmost quarter and eighth."""
+    """Thresholds on confidence over the whole canvas, over its leftmost quarter and eighth, and over a prefix."""
     sizes = sorted({max(1, round(length / share)) for share in (4, 8)} - {length}, reverse=True)
     rules = [Threshold(bar) for bar in _BARS]
-    return [*rules, *(Leftmost(rule, size) for size in sizes for rule in rules)]
-
-
-def best_by(values: Tensor) -> list[int]:
-    """The expert (E) with the highest mean reward for each alpha: values (E, K) -> K numbers; ties go to the first."""
-    return values.argmax(0).tolist()
+    blocks = [Leftmost(rule, size) for size in sizes for rule in rules]
+    return [*rules, *blocks, *(Prefix(bar) for bar in _BARS)]

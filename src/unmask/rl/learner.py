@@ -39,7 +39,7 @@ class RoundReport(NamedTuple):
     reward: float
     accuracy: float
     passes: float
-    entropy: float  # of a coin, in nats
+    entropy: float  # of a pass's coins together, in nats
     silent: float  # share of problems whose rollouts are all worth the same
     clipped: float
     roll_seconds: float

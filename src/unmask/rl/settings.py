@@ -35,8 +35,8 @@ class LearnSettings:
     """Updates on the rollouts of a round."""
     temperature: float = 1.0
     """Divides the logits while rollouts are drawn."""
-    entropy: float = 0.0
-    """Bonus for the entropy of the coins."""
+    entropy: float = 0.02
+    """Bonus for each nat of entropy of a pass's coins: without it they harden before much was tried."""
     lr: float = 1e-3
     warmup: int = 10
     betas: tuple[float, float] = (0.9, 0.99)

@@ -17,10 +17,10 @@ def bernoulli_log_prob(logits: Tensor, eligible: Tensor, reveal: Tensor) -> Tens
 
 
 def bernoulli_entropy(logits: Tensor, eligible: Tensor) -> Tensor:
-    """(N,) the mean entropy of a coin, in nats."""
+    """(N,) of all coins of a view together, in nats."""
     p = logits.float().sigmoid()
     each = -(p * F.logsigmoid(logits) + (1 - p) * F.logsigmoid(-logits))
-    return each.masked_fill(~eligible, 0).sum(-1) / eligible.sum(-1).clamp(min=1)
+    return each.masked_fill(~eligible, 0).sum(-1)
 
 
 def plackett_luce_rank(logits: Tensor, eligible: Tensor, noise: Tensor | None) -> Tensor:

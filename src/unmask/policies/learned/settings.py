@@ -21,7 +21,7 @@ class PolicySettings:
 
     width: int = 32
     heads: int = 2
-    features: tuple[Feature, ...] = ("confidence",)
+    features: tuple[Feature, ...] = ("confidence", "top", "entropy", "margin")
     """Of each position: confidence (of the proposal), top (the `top` highest probabilities), entropy, margin, hidden
     (what the denoiser made of it)."""
     top: int = 4

@@ -18,6 +18,8 @@ def recipe() -> LearnRun:
     return LearnRun(
         "automaton_eos",
         "automaton:traces=mixed",
-        PolicySettings(width=128, scale="raw", priced=False),
-        LearnSettings(alphas=(1.0,), scale="none", weight="rollouts", warm=0, lr=3e-4, weight_decay=0.1, max_norm=0.2),
+        PolicySettings(width=128, features=("confidence",), scale="raw", priced=False),
+        LearnSettings(
+            alphas=(1.0,), scale="none", weight="rollouts", warm=0, entropy=0.0, lr=3e-4, weight_decay=0.1, max_norm=0.2
+        ),
     )
