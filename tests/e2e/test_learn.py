@@ -1,0 +1,132 @@
+"""`unmask learn` end to end: it trains, stops, goes on to the same bits, and its policy is used everywhere by name."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import unmask
+from unmask.cli.main import main
+from unmask.errors import RunError
+from unmask.policies.learned.settings import PolicySettings
+from unmask.policies.registry import make
+from unmask.recipes.learn import names, read
+from unmask.rl.learner import RoundReport
+from unmask.rl.loop import fit
+from unmask.rl.measure import Found
+from unmask.rl.session import open_learning
+from unmask.rl.settings import LearnRun, LearnSettings
+from unmask.run.checkpoint import load_state, load_tensors
+
+SMALL = LearnSettings(
+    rounds=4,
+    prompts=4,
+    group=4,
+    alphas=(0.3, 10.0),
+    warm=2,
+    scored=8,
+    pool=32,
+    valid_prompts=8,
+    valid_every=2,
+    threads=1,
+)
+RUN = LearnRun("automaton_eos", "automaton", PolicySettings(width=16), SMALL)
+TASK = """
+from unmask.tasks.automaton import Automaton
+from unmask.tasks.base import Verdict
+
+class Mine(Automaton):
+    def verify(self, example, completion):
+        return {verdict}
+"""
+
+
+class Quiet:
+    """A listener that raises what a Ctrl-C raises after so many rounds."""
+
+    def __init__(self, rounds: int = 99) -> None:
+        self.rounds, self.reports = rounds, list[RoundReport]()
+
+    def said(self, sentence: str) -> None: ...
+
+    def rounded(self, report: RoundReport) -> None:
+        self.reports.append(report)
+        if report.round == self.rounds:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def validated(self, round_: int, found: Found, best: bool) -> None: ...
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steering", [0, 1])
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: int) -> None:
+    run = replace(RUN, learn=replace(SMALL, steering=steering))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = fit(open_learning(run, out=whole).learner, Quiet())
+    assert done.reason == "finished"
+    assert done.calibration is not None
+    first = fit(open_learning(run, out=parts).learner, Quiet(2))
+    assert (first.reason, first.round) == ("interrupted", 2)
+    assert fit(open_learning(run, resume=parts).learner, Quiet()).reason == "finished"
+    for name, one in load_tensors(whole / "checkpoints" / "step-00000004").items():
+        assert torch.equal(one, load_tensors(parts / "checkpoints" / "step-00000004")[name])
+    assert (
+        load_state(whole / "checkpoints" / "step-00000004")[1] == load_state(parts / "checkpoints" / "step-00000004")[1]
+    )
+    other = fit(open_learning(replace(run, learn=replace(run.learn, seed=1)), out=tmp_path / "other").learner, Quiet())
+    assert other.best != done.best  # the control
+
+
+@pytest.mark.slow
+def test_a_policy_is_used_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--learn.rounds 2 --learn.prompts 4 --learn.group 4 --learn.warm 2 --learn.scored 8 --learn.pool 32 "
+    words += "--learn.valid-prompts 8 --learn.alphas 0.3 10 --policy.width 16 --learn.threads 1 --json"
+    assert main(["learn", "automaton_eos", *words.split(), "--out", str(tmp_path / "run")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["reason"] == "finished"
+    folder = Path(told["policy"])
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 2e6
+    name = f"learned:from={tmp_path / 'run'}"
+    model = unmask.load("automaton_eos", dtype="float32", device="cpu", threads=1)
+    template = "aABCDEFABCDEFABCDEFABCDEF[24]"
+    fast, slow = (model.fill(template, policy=name, dial=dial, temperature=0).passes[0] for dial in (1.0, 0.0))
+    assert 1 <= fast <= slow <= 24
+    beside = model.fill(template, policy=name, dial=[1.0, 0.0], count=2, temperature=0).passes
+    assert beside == [fast, slow]  # a dial a row
+    calibration = make(name).calibration  # pyright: ignore
+    budget = calibration.passes[-1] + 0.01
+    assert model.fill(template, policy=name, passes=budget, temperature=0).passes[0] >= 1
+    again = ["learn", "--resume", str(tmp_path / "run"), "--json"]
+    assert main(again) == 0
+    assert json.loads(capsys.readouterr().out)["round"] == 2
+    assert main(["learn", "automaton_eos", "--resume", str(tmp_path / "run"), "--learn.lr", "1"]) == 2
+    assert "--learn.lr does not go with --resume" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_nothing_to_learn_from_is_said_before_training(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(TASK.format(verdict="Verdict(0.0)"), encoding="utf-8")
+    session = open_learning(replace(RUN, task=f"{file}:Mine"), out=tmp_path / "run")
+    with pytest.raises(RunError, match="solves none of 8 problems of .* so there is nothing to learn from"):
+        fit(session.learner, Quiet())
+
+
+@pytest.mark.parametrize("verdict", ["1 / 0", "Verdict(float('nan'))"])
+def test_a_verifier_that_fails_is_refused(tmp_path: Path, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(TASK.format(verdict=verdict), encoding="utf-8")
+    words = ["--learn.scored", "4", "--learn.pool", "8", "--learn.valid-prompts", "4", "--learn.threads", "1"]
+    assert main(["learn", "--task", f"{file}:Mine", *words, "--out", str(tmp_path / "run")]) != 0
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError" in said or "a score lies between 0 and 1" in said
+
+
+def test_every_recipe_can_be_read() -> None:
+    for name in names():
+        assert read(name).learn.rounds > 0

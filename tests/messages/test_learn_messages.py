@@ -1,0 +1,85 @@
+"""The sentences of learned policies, word for word."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import unmask
+from unmask.errors import ConfigError, RequestError, UnmaskError
+from unmask.policies.learned.network import PolicyNetwork
+from unmask.policies.learned.policy import Calibration, Learned
+from unmask.policies.learned.settings import PolicySettings
+from unmask.policies.registry import make
+from unmask.rl.session import open_learning
+from unmask.rl.settings import LearnRun, LearnSettings
+
+PLAIN = PolicySettings(features=("confidence",))
+CALIBRATION = Calibration("sudoku", None, 8, (0.0, 0.5, 1.0), (12.0, 6.0, 2.0), (1.0, 0.9, 0.2))
+CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
+    (lambda: LearnSettings(group=1), ConfigError, "group is 1; rollouts of a problem are compared: give at least 2."),
+    (
+        lambda: LearnSettings(alphas=(1.0, -1.0)),
+        ConfigError,
+        "alphas are [1.0, -1.0]; give at least one, each 0 (accuracy alone) or more.",
+    ),
+    (
+        lambda: LearnRun(policy=PolicySettings(priced=False)),
+        ConfigError,
+        "A policy that is not told the price has one behaviour, and there are 7 alphas; give one, or policy.priced.",
+    ),
+    (
+        lambda: PolicySettings(features=("hidden",)),
+        ConfigError,
+        "hidden is 0; give the denoiser's width with the feature hidden, else 0.",
+    ),
+    (
+        lambda: Learned(PolicyNetwork(PLAIN), dial=1.5),
+        ConfigError,
+        "dial is 1.5; give a number from 0 (accurate) to 1 (fast).",
+    ),
+    (
+        lambda: make("learned"),
+        RequestError,
+        "learned needs its folder; write for example learned:from=runs/learn-1, or a bundled name.",
+    ),
+    (
+        lambda: CALIBRATION.dial_for(1.5),
+        RequestError,
+        "1.5 passes are too few: this policy spends 2.0 at its fastest on sudoku; give at least that.",
+    ),
+    (
+        lambda: unmask.load("automaton").decoder("random", passes=3),
+        RequestError,
+        "TopK(score=<function random at ",
+    ),
+]
+
+
+@pytest.mark.parametrize("make_it, kind, sentence", CASES)
+def test_sentences(make_it: Callable[[], object], kind: type[UnmaskError], sentence: str) -> None:
+    with pytest.raises(kind) as error:
+        make_it()
+    assert str(error.value).startswith(sentence)
+
+
+def test_a_budget_is_met_between_the_places_of_the_dial() -> None:
+    assert CALIBRATION.dial_for(20) == 0
+    assert CALIBRATION.dial_for(9) == pytest.approx(0.25)
+    assert CALIBRATION.dial_for(2) == pytest.approx(1)
+
+
+def test_more_probabilities_than_tokens(tmp_path: Path) -> None:
+    run = LearnRun("automaton_eos", "automaton", PolicySettings(top=999), LearnSettings(pool=4, valid_prompts=2))
+    with pytest.raises(ConfigError, match="is to read the 999 highest probabilities, but automaton_eos has"):
+        open_learning(run, out=tmp_path / "run")
+
+
+def test_the_hidden_states_of_another_denoiser() -> None:
+    policy = Learned(PolicyNetwork(PolicySettings(features=("confidence", "hidden"), hidden=5)))
+    model = unmask.load("automaton", dtype="float32", device="cpu")
+    with pytest.raises(RequestError, match="hidden states of width 5, and those of the denoiser are 64 wide"):
+        model.fill("a[4]", policy=policy, temperature=0)
+    fits = Learned(PolicyNetwork(PolicySettings(features=("confidence", "hidden"), hidden=64)))
+    assert torch.tensor(model.fill("a[4]", policy=fits, temperature=0).passes).min() >= 1
