@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _BUNDLED = "shakespeare"
 _SEQUENCES, _PATIENCE = 16, 5.0  # at most so many sequences, and no further pass over them after so many seconds
-_LENGTH, _PAUSE, _STEPS, _GAMMA = 120, 0.03, 32, 1.0
+_LENGTH, _PAUSE = 120, 0.03
+_STEPS, _GAMMA = 32, 16.0  # so many nats a pass come to about as many passes; at 1 nat there are 113
 _TEMPLATES = ("ROMEO.\nBut, soft! what [6] through yonder window breaks?", "The [3] of the [2].", "[2]")
 _PUZZLES, _OUT = 24, "runs/demo"
 
@@ -193,7 +194,7 @@ def _draw(shown: Sequence[_Shown], path: Path, seed: int) -> None:
 
     panels = {
         f"{one.course.title} ({len(one.puzzles.problems)} puzzles)": (
-            [Point(f"{mine.label}, {mine.options}", mine.mean_passes, mine.accuracy) for mine in one.runners],
+            [Point(mine.label, mine.mean_passes, mine.accuracy) for mine in one.runners],
             [Point(f"{place.dial:g}", place.passes, place.accuracy) for place in one.dial],
         )
         for one in shown
@@ -221,7 +222,7 @@ def _writers(checkpoint: str | None) -> "list[tuple[str, UnmaskingPolicy]]":
         )
     else:
         paced = (f"random order, {_STEPS} equal passes", TopK(random, _STEPS, linear))
-    return [(f"entropy bound, {_GAMMA:g} nat a pass", EntropyBound(_GAMMA)), paced]
+    return [(f"entropy bound, {_GAMMA:g} nats a pass", EntropyBound(_GAMMA)), paced]
 
 
 def _generate(

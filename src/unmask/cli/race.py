@@ -179,6 +179,7 @@ def _lane(puzzles: Puzzles, runner: Runner, group: range) -> Iterator[bool]:
         snapshot = next(stream, None)
         runner.seconds += time.perf_counter() - began
         if snapshot is None:
+            runner.fresh = set()
             return
         passes: list[int] = snapshot.canvas.passes.tolist()
         rows: list[list[int]] = snapshot.canvas.tokens.tolist()
