@@ -160,7 +160,8 @@ def _solve(console: "Console", arguments: DemoArguments) -> list[_Shown]:
         if runners[-1].label == LEARNED:
             shown.dial = turn_dial(puzzles, runners[-1].policy)
             console.print(f"\n  one network, its dial turned from accurate to fast\n{dial_table(shown.dial)}")
-        console.print(f"  {count} puzzles tell no small differences: unmask frontier measures.\n", style="dim")
+        error = 0.5 / count**0.5
+        console.print(f"  standard errors up to {error:.2f}: `unmask frontier` takes more puzzles\n", style="dim")
         found.append(shown)
     return found
 

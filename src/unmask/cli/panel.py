@@ -52,7 +52,7 @@ class Panel:
         given = problem.example.template.partition("[")[0]
         title = Text(f"{self._course.title}: puzzle {number + 1} of {count}", "bold")
         if len(given) > self._course.columns:  # a program, which the grid below does not show
-            title.append(f"   start {given[0]}, program {given[1:]}", "dim")
+            title.append(f"   start {given[0]}, program {given[1:]}", "not bold dim")
         table = Table.grid(padding=(0, _GAP))
         for _ in self._runners:
             table.add_column(min_width=_NARROWEST)
@@ -123,6 +123,6 @@ def dial_table(places: Sequence[Place]) -> str:
     most = max(place.passes for place in places)
     lines = [f"  dial  {'accuracy':<27}  passes"]
     for one in places:
-        right, spent = "█" * round(20 * one.accuracy), "█" * round(20 * one.passes / most)
+        right, spent = "━" * round(20 * one.accuracy), "━" * round(20 * one.passes / most)
         lines.append(f"  {one.dial:4.2f}  {right:<20} {one.accuracy:6.2f}  {spent:<20} {one.passes:6.1f}")
     return "\n".join(lines)

@@ -53,15 +53,19 @@ def _panel(axis: Any, points: Sequence[Point], dial: Sequence[Point]) -> None:
     if dial:
         xs, ys = [one.passes for one in dial], [one.accuracy for one in dial]
         axis.plot(xs, ys, "-", marker=".", color="0.35", label="learned, dial 0 to 1", zorder=1)
-        for n, one in enumerate(dial):
-            above = 8 if n % 2 == 0 else -14
-            axis.annotate(
-                one.label, (one.passes, one.accuracy), (0, above), textcoords="offset points", ha="center", fontsize=8
-            )
+        told: list[Point] = []
+        for one in dial:  # of places that fall together the first is labelled
+            if any(
+                abs(one.passes - other.passes) < 1.5 and abs(one.accuracy - other.accuracy) < 0.06 for other in told
+            ):
+                continue
+            told.append(one)
+            place = (one.passes, one.accuracy)
+            axis.annotate(f"dial {one.label}", place, (0, -15), textcoords="offset points", ha="center", fontsize=8)
     for n, one in enumerate(points):
         axis.plot(
             [one.passes], [one.accuracy], _MARKERS[n % len(_MARKERS)], color=f"C{n}", ms=9, label=one.label, zorder=2
         )
-    axis.set(xlabel="forward passes per puzzle", ylim=(-0.04, 1.08))
+    axis.set(xlabel="forward passes per puzzle", ylim=(-0.08, 1.08))
     axis.set_xlim(0, None)
     axis.grid(alpha=0.25)
