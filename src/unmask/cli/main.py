@@ -14,7 +14,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "demo": (
         "demo",
         "[CHECKPOINT]",
-        "see it work: puzzles by several policies side by side, a text, a hole filled; offline",
+        "see it work: puzzles by every policy side by side, a text, a hole; offline",
     ),
     "train": ("train", "[RECIPE] --data.source TEXT", "train a model on a text; a run can be stopped and resumed"),
     "eval": ("evaluate", "CHECKPOINT", "how well a model knows a text: nats/token, perplexity, bits/byte"),

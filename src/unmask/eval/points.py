@@ -54,7 +54,7 @@ def _panel(axis: Any, points: Sequence[Point], dial: Sequence[Point]) -> None:
         xs, ys = [one.passes for one in dial], [one.accuracy for one in dial]
         axis.plot(xs, ys, "-", marker=".", color="0.35", label="learned, dial 0 to 1", zorder=1)
         told: list[Point] = []
-        for one in dial:  # of places that fall together the first is labelled
+        for one in dial:  # of places that fall together only the first is labelled
             if any(
                 abs(one.passes - other.passes) < 1.5 and abs(one.accuracy - other.accuracy) < 0.06 for other in told
             ):
