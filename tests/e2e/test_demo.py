@@ -154,3 +154,10 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_what_does_not_go_together_is_refused(words: list[str], said: str) -> None:
     with pytest.raises(unmask.UnmaskError, match=said.replace("'", ".")):
         run(words)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(unmask.UnmaskError, match="file"):
+        run(["--out", str(tmp_path / "file")])
+    assert (tmp_path / "file").read_text() == ""

@@ -96,13 +96,17 @@ def run(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     import unmask
+    from unmask.run.files import explained
 
     console = Console(stderr=arguments.json, highlight=False)
     told: dict[str, Any] = {}
     if arguments.checkpoint is None:
+        folder = Path(arguments.out or _OUT)
+        with explained(folder):  # now, rather than after the work
+            folder.mkdir(parents=True, exist_ok=True)
         shown = _solve(console, arguments)
         told["puzzles"] = {one.course.title: one.facts() for one in shown}
-        told["files"] = [str(path) for path in _write(shown, Path(arguments.out or _OUT), arguments.seed)]
+        told["files"] = [str(path) for path in _write(shown, folder, arguments.seed)]
     name = arguments.checkpoint or _BUNDLED
     model = unmask.load(name, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
     console.rule("A text, written in no particular order", align="left", style="dim")
@@ -207,7 +211,11 @@ def _draw(shown: Sequence[_Shown], path: Path, seed: int) -> None:
 
 
 def _writers(checkpoint: str | None) -> "list[tuple[str, UnmaskingPolicy]]":
-    """The two ways to write, with what to call them; the bundled schedule is that of the bundled model alone."""
+    """The two ways to write, with what to call them; the bundled schedule is that of the bundled model alone.
+
+    It was written by `unmask schedule shakespeare --data.length 120 --steps 8 16 32 64 --sequences 16 --dtype float32
+    --threads 1 --out src/unmask/assets/schedules/shakespeare.json`.
+    """
     from unmask.policies.entropy_bound import EntropyBound
     from unmask.policies.pace import linear
     from unmask.policies.saved import read_schedule
