@@ -11,7 +11,11 @@ from importlib import import_module
 from unmask.errors import UnmaskError, did_you_mean
 
 VERBS: dict[str, tuple[str, str, str]] = {
-    "demo": ("demo", "[CHECKPOINT]", "see it work: measure, generate and fill with the bundled model, offline"),
+    "demo": (
+        "demo",
+        "[CHECKPOINT]",
+        "see it work: puzzles by every policy side by side, a text, a hole; offline",
+    ),
     "train": ("train", "[RECIPE] --data.source TEXT", "train a model on a text; a run can be stopped and resumed"),
     "eval": ("evaluate", "CHECKPOINT", "how well a model knows a text: nats/token, perplexity, bits/byte"),
     "generate": ("generate", "[CHECKPOINT] [PROMPT]", "write text, watched live with --watch"),
