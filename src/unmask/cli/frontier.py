@@ -206,7 +206,9 @@ def _print(frontiers: "dict[str, Frontier]", paired: "dict[str, Compared]", fold
         low, high = found.hypervolume_interval
         print(f"  {found.hypervolume:.3f} [{low:.3f}, {high:.3f}]  mixture {found.mixture:.3f}  {name}")
     if paired:
-        print("\nlearned minus each group, the setting of one pass in both if it was measured; points above its mixture")
+        print(
+            "\nlearned minus each group, the setting of one pass in both if it was measured; points above its mixture"
+        )
     for name, one in paired.items():
         low, high = one.difference_95
         print(f"  {one.difference:+.3f} [{low:+.3f}, {high:+.3f}]  {one.above} of {one.points} points above, ", end="")
