@@ -1,14 +1,16 @@
 """One set of settings against another over the same problems, paired: is it better, and by how much?
 
-Every resample of the problems moves both sets together, so that what makes a problem hard for all cancels. The intervals
-are percentiles. In a resample the best of many settings is a little too good, the more so the more settings there are,
-so that a policy with few points beside many heuristics is judged with a small handicap. Shapes: K settings, R resamples.
+Every resample of the problems moves both sets together, so that what makes a problem hard for all cancels. The
+intervals are percentiles. In a resample the best of many settings is a little too good, the more so the more settings
+there are, so that a policy with few points beside many heuristics has a small handicap. Shapes: K settings, R
+resamples.
 """
 
 __all__ = ["BLIND", "BLIND_ANY", "LEARNED", "REFERENCES", "Compared", "compare", "grouped", "one_pass", "reversals"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,7 +101,7 @@ def one_pass(outcomes: Sequence[Outcome]) -> Outcome | None:
 def reversals(outcomes: Sequence[Outcome], tolerance: float = 0.05) -> int:
     """Neighbours, in the order given (the accurate end of a dial first), of which the faster spends more passes."""
     spent = [one.mean_passes for one in outcomes]
-    return sum(after > before + tolerance for before, after in zip(spent, spent[1:], strict=False))
+    return sum(after > before + tolerance for before, after in pairwise(spent))
 
 
 def grouped(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:

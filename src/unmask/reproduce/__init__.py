@@ -1,4 +1,4 @@
-"""The published questions about learned policies, one file each: what is trained and what is measured to answer them."""
+"""The published questions about learned policies, one file each: what is trained and measured to answer them."""
 
 __all__ = ["names", "plan_of"]
 

@@ -79,6 +79,8 @@ class Training:
 
     name: str
     run: LearnRun
+    calibration: int = 256
+    """Validation problems, at most, that tell what the dial means."""
 
 
 @dataclass(frozen=True, slots=True)

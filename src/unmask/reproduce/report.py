@@ -11,18 +11,19 @@ from statistics import median
 
 from unmask.eval.compare import Compared
 from unmask.reproduce.draw import can_draw, draw
-from unmask.reproduce.plan import Arena, Cell, Measured, Plan, Timed, Training, needs
+from unmask.reproduce.plan import Arena, Cell, Heuristics, Measured, Plan, Timed, Training, needs
 from unmask.reproduce.results import GROUPS, Judged, Results
 from unmask.reproduce.timing import timing_lines
 from unmask.run.files import atomic_text
 
 _HOW = """\
-Hypervolume: the area under the best accuracy at no more than so many passes, over log2 passes from 1 to L (the positions
-of the longest problem), both axes scaled to [0, 1]. The setting that writes everything in one pass is in both sets.
-Differences are paired: 95 % intervals from 400 resamples of the test problems, the same for both sets. Heuristics are
-tuned in hindsight on the test problems themselves, which favours them. Points: how many places of the dial lie above the
-mixture envelope of the group (what tossing a coin between two of its settings gives), and in brackets how many by more
-than two standard errors. Reversals: neighbours on the dial of which the faster spends over .05 passes more."""
+Hypervolume: the area under the best accuracy at no more than so many passes, over log2 passes from 1 to L (the
+positions of the longest problem), both axes scaled to [0, 1]. The setting that writes everything in one pass is in both
+sets. Differences are paired: 95 % intervals from 400 resamples of the test problems, the same for both sets. Heuristics
+are tuned in hindsight on the test problems themselves, which favours them. Behind each difference stand points: how
+many places of the dial lie above the mixture envelope of the group (what tossing a coin between two of its settings
+gives), of how many, and in brackets how many by more than two standard errors. Reversals: neighbours on the dial of
+which the faster spends over .05 passes more."""
 _QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
 
 
@@ -38,7 +39,7 @@ def write_report(results: Results, folder: Path) -> None:
     drawn = can_draw() and bool(judged) and draw(results, judged, place / "frontier.png")
     measures = [cell for cell in plan.cells if isinstance(cell, Measured)]
     parts = [
-        [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else []), "", *_made(plan)],
+        [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else []), "", *_made(results)],
         ["![accuracy against passes](frontier.png)"] if drawn else [],
         ["## Policies against heuristics", "", _HOW, "", *_against(results, measures)],
         ["## Over seeds", "", "Hypervolume differences: median, worst, and intervals above 0.", "", *_over(judged)],
@@ -65,10 +66,13 @@ def state_of(results: Results, cell: Cell) -> str:
     return f"{record.state}: {record.reason}" if record.reason else record.state
 
 
-def _made(plan: Plan) -> list[str]:
-    o = plan.options
+def _made(results: Results) -> list[str]:
+    o = results.plan.options
+    count = max((cell.arena.count for cell in results.plan.cells if isinstance(cell, Heuristics)), default=o.count)
+    found = {_title(cell.arena): results.length(cell.name) for cell in results.heuristics}
+    lengths = "; ".join(f"{title} {length}" for title, length in found.items()) or "not known yet"
     seeds = ", ".join(str(seed) for seed in o.seeds)
-    return [f"Policy seeds {seeds}; {o.count} test problems with seed {o.test_seed}, on which nothing was chosen."]
+    return [f"Policy seeds {seeds}; {count} test problems, drawn with seed {o.test_seed}; L of each test: {lengths}."]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

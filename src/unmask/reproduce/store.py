@@ -1,7 +1,7 @@
 """Cells on disk: cells/NAME.json each, with what it was to be, how far it is and what it found.
 
-All questions of a folder share their cells. States: running, done, stopped, failed, impossible (a request that the model
-or the task cannot meet; no later call will change that).
+All questions of a folder share their cells. States: running, done, stopped, failed, impossible (a request that the
+model or the task cannot meet; no later call will change that).
 """
 
 __all__ = ["Record", "log_path", "read", "read_cell", "run_folder", "write"]

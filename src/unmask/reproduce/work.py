@@ -104,8 +104,10 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
         session = open_learning(cell.run, out=folder)
     else:
         session = open_learning(cell.run, resume=folder)
+    learner = session.learner
+    learner.world = learner.world._replace(valid=learner.world.valid[: cell.calibration])
     try:
-        outcome = fit(session.learner, _Watching())
+        outcome = fit(learner, _Watching())
     finally:
         session.group.leave()
     if outcome.reason == "interrupted":
@@ -115,7 +117,7 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
         "reason": outcome.reason,
         "best": outcome.best,
         "best_round": outcome.best_round,
-        "parameters": sum(p.numel() for p in session.learner.params),
+        "parameters": sum(p.numel() for p in learner.params),
         "spent": _spent(folder / "metrics.jsonl"),
     }
 
@@ -124,7 +126,7 @@ def _spent(metrics: Path) -> dict[str, float]:
     """Seconds of rollouts, verifier and updates over all rounds."""
     import json
 
-    sums = dict.fromkeys(("roll_seconds", "judge_seconds", "update_seconds"), 0.0)
+    sums = {"roll_seconds": 0.0, "judge_seconds": 0.0, "update_seconds": 0.0}
     for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []:
         values = json.loads(line)
         for name in sums:
