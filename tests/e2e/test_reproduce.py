@@ -2,17 +2,23 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 
-from unmask.reproduce import names, plan_of
-from unmask.reproduce.plan import Options
+from unmask.eval.compare import BLIND
+from unmask.reproduce import names, plan_of, work
+from unmask.reproduce.plan import Heuristics, Measured, Options, Training, needs
+from unmask.reproduce.report import write_report
+from unmask.reproduce.results import Results
+from unmask.reproduce.store import Record, read, write
 
 SRC = Path(__file__).parents[2] / "src"
 QUICK = ("policies-full", "--quick", "--seeds", "0", "--calibrated", "--others", "--workers", "2", "--json")
@@ -133,9 +139,70 @@ def test_a_folder_of_other_settings_is_refused_and_a_broken_training_is_marked(a
     assert listed(answered)["full-canvas-on-automaton_eos-automaton-seed-0"] == state
 
 
-def test_every_question_has_a_plan_whose_cells_can_be_done_in_order() -> None:
-    from unmask.reproduce.plan import needs
+@pytest.mark.slow
+def test_what_a_model_cannot_do_is_marked_with_the_reason(tmp_path: Path) -> None:
+    """Twice the length does not fit the window; the control is the length that does."""
+    plan = plan_of("policies-transfer", OPTIONS)
+    found: dict[str, Record] = {}
+    for one in plan.cells:
+        if isinstance(one, Heuristics) and one.arena.task != "automaton:traces=long":
+            write(tmp_path, one, Record("running"))
+            work.main(str(tmp_path), one.name)
+            found[one.arena.task] = read(tmp_path, one)
+    assert found["automaton"].state == "done"
+    twice = found["automaton:length=48,traces=mixed"]
+    assert twice.state == "impossible"
+    assert twice.reason.startswith("A problem of automaton:length=48,traces=mixed has 97 tokens, but the window of ")
 
+
+def test_a_report_lists_every_cell_in_every_state(tmp_path: Path) -> None:
+    plan = plan_of("policies-seconds", Options())
+    results = Results(plan)
+    first, second, third = [one for one in plan.cells if isinstance(one, Training)][:3]
+    results.set(first.name, Record("failed", "a reason"))
+    results.set(second.name, Record("running"))
+    results.set(third.name, Record("stopped"))
+    write_report(results, tmp_path)
+    report = (tmp_path / plan.name / "report.md").read_text()
+    for one in plan.cells:
+        assert f"| {one.name} | {results.state(one)} |" in report
+    assert results.state(first) == "failed: a reason"
+    waiting = next(one for one in plan.cells if isinstance(one, Measured) and first.name in one.trainings)
+    assert results.state(waiting) == f"not run: it needs {first.name}, which is failed"
+    assert f"| full canvas | automaton_eos, automaton | 0 | {results.state(waiting)} |" in report
+    assert "figures mean nothing" not in report  # the control of the quick report
+
+
+def test_medians_over_seeds_and_denoisers_are_those_of_the_rows(tmp_path: Path) -> None:
+    """Made-up outcomes for two denoisers and three seeds: the pooled row is the median of six, the worst beside it."""
+    plan = plan_of("policies-full", Options(denoisers=("automaton_eos", "there/eos_2"), calibrated=(), others=()))
+    results, chance = Results(plan), random.Random(0)
+
+    def made(policy: str, accuracy: float, passes: int) -> dict[str, Any]:
+        scores = [float(chance.random() < accuracy) for _ in range(40)]
+        setting = {"policy": policy, "block_size": None}
+        return {"setting": setting, "scores": scores, "passes": [passes] * 40, "seconds": 1.0}
+
+    for one in plan.cells:
+        rules = [made("confidence:steps=1", 0.1, 1), made("threshold:threshold=0.9", 0.5, 6), made("prefix", 0.8, 8)]
+        mine = [made("learned:from=x,dial=0", 0.9, 8), made("learned:from=x,dial=1", 0.3, 3)]
+        found = rules if isinstance(one, Heuristics) else mine
+        facts = {"length": 24, "alphas": [0.0, 30.0], "outcomes": found}
+        if isinstance(one, Heuristics | Measured):
+            results.set(one.name, Record("done", result=facts))
+    write_report(results, tmp_path)
+    report = (tmp_path / plan.name / "report.md").read_text()
+    cells = [one for one in plan.cells if isinstance(one, Measured) and one.arena.task == "automaton"]
+    judged = [one for cell in cells if (one := results.judged(cell)) is not None]
+    values = [one.against[BLIND].difference for one in judged]
+    assert len(values) == 6
+    row = next(line for line in report.splitlines() if "all 2 denoisers, automaton |" in line)
+    assert row.split(" | ")[2] == "6"
+    assert row.split(" | ")[4].startswith(f"{median(values):+.3f}, {min(values):+.3f}, ")
+    assert len(set(values)) > 1
+
+
+def test_every_question_has_a_plan_whose_cells_can_be_done_in_order() -> None:
     for name in names():
         for options in (Options(), OPTIONS, Options(quick=True)):
             before: set[str] = set()

@@ -73,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
     if args.list:
         return _list(plan, folder, args.json)
 
-    from unmask.reproduce.report import report_folder, state_of
+    from unmask.reproduce.report import report_folder
     from unmask.reproduce.run import reproduce
 
     workers = args.workers or os.cpu_count() or 1
@@ -81,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
     note(f"{len(plan.cells)} cells, {workers} processes of one thread each, in {folder}")
     results = reproduce(plan, folder, workers=workers, said=note)
     place = report_folder(plan, folder)
-    states = {cell.name: state_of(results, cell) for cell in plan.cells}
+    states = {cell.name: results.state(cell) for cell in plan.cells}
     if args.json:
         print_json({"folder": str(place), "cells": states})
     else:

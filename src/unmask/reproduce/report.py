@@ -1,6 +1,6 @@
 """The answer to a question as far as it is known: report.md, table.csv and frontier.png in a folder of its name."""
 
-__all__ = ["report_folder", "state_of", "write_report"]
+__all__ = ["report_folder", "write_report"]
 
 import csv
 import io
@@ -11,7 +11,7 @@ from statistics import median
 
 from unmask.eval.compare import Compared
 from unmask.reproduce.draw import can_draw, draw
-from unmask.reproduce.plan import Arena, Cell, Heuristics, Measured, Plan, Timed, Training, needs
+from unmask.reproduce.plan import Arena, Heuristics, Measured, Plan, Timed, Training
 from unmask.reproduce.results import GROUPS, Judged, Results
 from unmask.reproduce.timing import timing_lines
 from unmask.run.files import atomic_text
@@ -42,28 +42,21 @@ def write_report(results: Results, folder: Path) -> None:
         [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else []), "", *_made(results)],
         ["![accuracy against passes](frontier.png)"] if drawn else [],
         ["## Policies against heuristics", "", _HOW, "", *_against(results, measures)],
-        ["## Over seeds", "", "Hypervolume differences: median, worst, and intervals above 0.", "", *_over(judged)],
+        [
+            "## Over seeds",
+            "",
+            "Hypervolume differences: median, worst, and intervals above 0.",
+            "",
+            *_over(judged, plan.options.denoisers),
+        ],
         *([f"## {name}", "", *lines] for name, lines in _points(judged)),
         ["## Heuristics", "", *_rules(results)],
         ["## Trainings", "", *_trainings(results)],
         ["## Seconds", "", *timing_lines(results)] if any(isinstance(cell, Timed) for cell in plan.cells) else [],
-        ["## Cells", "", *_table(["cell", "state"], ([cell.name, state_of(results, cell)] for cell in plan.cells))],
+        ["## Cells", "", *_table(["cell", "state"], ([cell.name, results.state(cell)] for cell in plan.cells))],
     ]
     atomic_text(place / "report.md", "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n")
     atomic_text(place / "table.csv", _csv(results, measures))
-
-
-def state_of(results: Results, cell: Cell) -> str:
-    """How far a cell is, with the reason where it is not done."""
-    record = results.records[cell.name]
-    if record.state == "blocked":
-        return f"not run: {record.reason}"
-    if record.state == "stopped":
-        return "not run: stopped; say the command again to go on"
-    if record.state == "not run":
-        lost = [name for name in needs(cell) if results.records[name].state in ("failed", "impossible")]
-        return f"not run: it needs {lost[0]}, which is {results.records[lost[0]].state}" if lost else "not run"
-    return f"{record.state}: {record.reason}" if record.reason else record.state
 
 
 def _made(results: Results) -> list[str]:
@@ -102,7 +95,7 @@ def _against(results: Results, cells: Sequence[Measured]) -> list[str]:
         first = [cell.label, _title(cell.arena), str(cell.seed)]
         found = results.judged(cell)
         if found is None:
-            state = state_of(results, cell)
+            state = results.state(cell)
             waiting = "not compared: its heuristics are not measured" if state == "done" else state
             rows.append([*first, waiting, *[""] * (len(GROUPS) + 1)])
             continue
@@ -123,23 +116,37 @@ def _sets(judged: Sequence[Judged]) -> list[tuple[tuple[str, str], list[Judged]]
     return [(name, list(some)) for name, some in groupby(sorted(judged, key=lambda one: order[key(one)]), key)]
 
 
-def _over(judged: Sequence[Judged]) -> list[str]:
-    """Median and worst over seeds; how far the seeds' passes lie apart."""
-    rows: list[list[str]] = []
-    for (label, title), some in _sets(judged):
-        row = [label, title, str(len(some))]
-        for name in GROUPS:
-            found = [one.against[name] for one in some if name in one.against]
-            values = [one.difference for one in found]
-            clear = sum(one.difference_95[0] > 0 for one in found)
-            row.append(f"{median(values):+.3f}, {min(values):+.3f}, {clear}/{len(found)}" if found else "none measured")
-        passes = [[float(x) for x in one.found.passes] for one in some]
-        apart = [
-            (max(at) - min(at), alpha) for alpha, at in zip(some[0].alphas, zip(*passes, strict=True), strict=True)
-        ]
-        most, alpha = max(apart)
-        rows.append([*row, f"{most:.2f} (alpha {alpha:g})" if len(some) > 1 else "one seed"])
-    return _table(["policies", "test", "seeds", *GROUPS, "widest spread of passes between seeds"], rows)
+def _over(judged: Sequence[Judged], denoisers: Sequence[str]) -> list[str]:
+    """Median and worst over seeds, and over the seeds of all EOS-heavy denoisers; how far passes lie apart."""
+    rows = [[label, title, *_middle(some), _spread(some)] for (label, title), some in _sets(judged)]
+    pools: dict[tuple[str, str], list[Judged]] = {}
+    for one in judged:
+        if one.cell.arena.checkpoint in denoisers:
+            pools.setdefault((one.cell.label, one.cell.arena.task), []).append(one)
+    for (label, task), some in pools.items():
+        count = len({one.cell.arena.checkpoint for one in some})
+        if count > 1:
+            rows.append([label, f"all {count} denoisers, {task}", *_middle(some), ""])
+    return _table(["policies", "test", "runs", *GROUPS, "widest spread of passes between seeds"], rows)
+
+
+def _middle(some: Sequence[Judged]) -> list[str]:
+    row = [str(len(some))]
+    for name in GROUPS:
+        found = [one.against[name] for one in some if name in one.against]
+        values = [one.difference for one in found]
+        clear = sum(one.difference_95[0] > 0 for one in found)
+        row.append(f"{median(values):+.3f}, {min(values):+.3f}, {clear}/{len(found)}" if found else "none measured")
+    return row
+
+
+def _spread(some: Sequence[Judged]) -> str:
+    if len(some) == 1:
+        return "one seed"
+    passes = [[float(x) for x in one.found.passes] for one in some]
+    apart = [(max(at) - min(at), alpha) for alpha, at in zip(some[0].alphas, zip(*passes, strict=True), strict=True)]
+    most, alpha = max(apart)
+    return f"{most:.2f} (alpha {alpha:g})"
 
 
 def _points(judged: Sequence[Judged]) -> list[tuple[str, list[str]]]:
@@ -183,7 +190,7 @@ def _trainings(results: Results) -> list[str]:
             continue
         record = results.records[cell.name]
         if record.state != "done":
-            rows.append([cell.name, state_of(results, cell), *[""] * 4])
+            rows.append([cell.name, results.state(cell), *[""] * 4])
             continue
         r = record.result
         roll, judge, update = r["spent"].values()
@@ -203,7 +210,7 @@ def _csv(results: Results, cells: Sequence[Measured]) -> str:
         + [f"{name}: {what}" for name in GROUPS for what in ("difference", "low", "high")]
     )
     for cell in cells:
-        first = [cell.label, cell.arena.checkpoint, cell.arena.task, cell.seed, state_of(results, cell)]
+        first = [cell.label, cell.arena.checkpoint, cell.arena.task, cell.seed, results.state(cell)]
         found = results.judged(cell)
         if found is None:
             table.writerow([*first, *[""] * (5 + 3 * len(GROUPS))])

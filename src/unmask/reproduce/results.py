@@ -10,7 +10,7 @@ import numpy as np
 
 from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES, Compared, compare, grouped, one_pass, reversals
 from unmask.eval.frontier import Frontier, frontier
-from unmask.reproduce.plan import Heuristics, Measured, Plan
+from unmask.reproduce.plan import Cell, Heuristics, Measured, Plan, needs
 from unmask.reproduce.store import Record
 from unmask.sweep import Outcome, Setting
 
@@ -56,6 +56,18 @@ class Results:
 
     def done(self, name: str) -> bool:
         return self.records[name].state == "done"
+
+    def state(self, cell: Cell) -> str:
+        """How far a cell is, with the reason where it is not done."""
+        record = self.records[cell.name]
+        if record.state == "blocked":
+            return f"not run: {record.reason}"
+        if record.state == "stopped":
+            return "not run: stopped; say the command again to go on"
+        if record.state == "not run":
+            lost = [name for name in needs(cell) if self.records[name].state in ("failed", "impossible")]
+            return f"not run: it needs {lost[0]}, which is {self.records[lost[0]].state}" if lost else "not run"
+        return f"{record.state}: {record.reason}" if record.reason else record.state
 
     @property
     def heuristics(self) -> list[Heuristics]:

@@ -29,16 +29,16 @@ def reproduce(plan: Plan, folder: Path, *, workers: int, said: Listener) -> Resu
     What failed before is tried again, what is done or impossible is not. Raises ConfigError where the folder has cells
     of these names that were made with other settings.
     """
-    results = Results(plan)
-    for cell in plan.cells:
-        record = Record("blocked", cell.reason) if isinstance(cell, Blocked) else read(folder, cell)
-        results.set(cell.name, replace(record, state="not run") if record.state in _OPEN else record)
     with explained(folder):
         (folder / "cells").mkdir(parents=True, exist_ok=True)
-    write_report(results, folder)
     with _Lock(folder), Interrupt() as interrupt:
+        results = Results(plan)
+        for cell in plan.cells:
+            record = Record("blocked", cell.reason) if isinstance(cell, Blocked) else read(folder, cell)
+            results.set(cell.name, replace(record, state="not run") if record.state in _OPEN else record)
+        write_report(results, folder)
         _Crew(results, folder, workers, said).work(interrupt)
-    return results
+        return results
 
 
 class _Crew:

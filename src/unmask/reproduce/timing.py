@@ -5,31 +5,24 @@ __all__ = ["timing_lines"]
 from collections.abc import Mapping
 from pathlib import Path
 
-from unmask.eval.compare import LEARNED, grouped
+from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES, grouped
 from unmask.reproduce.plan import Heuristics, Measured, Timed
 from unmask.reproduce.results import Results, outcomes_of
 from unmask.sweep import Outcome
 
+_GROUPS = (BLIND, BLIND_ANY, REFERENCES)
 _HOW = (
     "Milliseconds a problem, verifier included, one thread, median of the rounds; beside each policy the fastest "
     "heuristic of a group that is at least as accurate on the test problems, and how many times the policy's time it "
-    "takes (above 1 the policy is faster). Only heuristics that none of their group beats in passes were timed."
+    "takes (above 1 the policy is faster). Only heuristics that none of their group beats in passes were timed. "
+    "The load is what the machine had to do when the clock started, in processes: well above 0 the times are worth little."
 )
 
 
 def timing_lines(results: Results) -> list[str]:
     """A row for each place of the dial, batch and arena; one with the state where there is no time yet."""
     by_name = {cell.name: cell for cell in results.plan.cells}
-    head = [
-        "test",
-        "batch",
-        "alpha",
-        "accuracy @ passes",
-        "ms",
-        "position-blind, whole canvas",
-        "any block",
-        "references",
-    ]
+    head = ["test", "batch (load)", "alpha", "accuracy @ passes", "ms", *_GROUPS]
     lines = [_HOW, "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for cell in results.plan.cells:
         if not isinstance(cell, Timed):
@@ -39,16 +32,18 @@ def timing_lines(results: Results) -> list[str]:
         assert isinstance(policies, Measured)
         assert isinstance(rules, Heuristics)
         if not results.done(cell.name):
-            record = results.records[cell.name]
-            lines.append(f"{first} {record.state}{f': {record.reason}' if record.reason else ''} |" + " |" * 5)
+            lines.append(f"{first} {results.state(cell)} |" + " |" * 5)
             continue
+        load = results.records[cell.name].result["load"]
+        first = f"{first.removesuffix(' |')} ({load:.1f}) |"
         seconds: Mapping[str, float] = results.records[cell.name].result["seconds"]
         found = results.records[policies.name].result
         groups = grouped(outcomes_of(results.records[rules.name].result))
-        groups.pop(LEARNED, None)
         for alpha, one in zip(found["alphas"], outcomes_of(found), strict=True):
             own = seconds[one.setting.key]
-            beside = " | ".join(_fastest(one, some, seconds, own) for some in groups.values())
+            beside = " | ".join(
+                _fastest(one, some, seconds, own) for some in (groups.get(name, []) for name in _GROUPS)
+            )
             told = f"{one.accuracy:.3f} @ {one.mean_passes:.2f} | {own * 1e3:.2f}"
             lines.append(f"{first} {alpha:g} | {told} | {beside} |")
     return lines
