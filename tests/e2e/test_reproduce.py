@@ -173,6 +173,7 @@ def test_a_report_lists_every_cell_in_every_state(tmp_path: Path) -> None:
     assert "figures mean nothing" not in report  # the control of the quick report
 
 
+@pytest.mark.slow
 def test_medians_over_seeds_and_denoisers_are_those_of_the_rows(tmp_path: Path) -> None:
     """Made-up outcomes for two denoisers and three seeds: the pooled row is the median of six, the worst beside it."""
     plan = plan_of("policies-full", Options(denoisers=("automaton_eos", "there/eos_2"), calibrated=(), others=()))

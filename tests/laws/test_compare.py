@@ -60,13 +60,13 @@ def test_the_point_of_one_pass_is_in_both_sets() -> None:
 
 def test_intervals_clear_zero_where_something_differs_and_cover_it_where_nothing_does() -> None:
     clear = {0.0: 0, 0.25: 0}
-    for seed in range(60):
+    for seed in range(40):
         for gain in clear:
             first, second = sets(seed, gain)
-            low, high = compare(first, second, LENGTH, resamples=200, seed=seed).difference_95
+            low, high = compare(first, second, LENGTH, resamples=100, seed=seed).difference_95
             clear[gain] += low > 0 or high < 0
-    assert clear[0.0] <= 9  # about 3 of 60
-    assert clear[0.25] >= 54
+    assert clear[0.0] <= 7  # about 2 of 40
+    assert clear[0.25] >= 36
 
 
 def test_points_above_the_mixture_envelope() -> None:

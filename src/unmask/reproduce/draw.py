@@ -22,8 +22,8 @@ def can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def draw(results: Results, judged: Sequence[Judged], path: Path) -> bool:
-    """Accuracy against passes; True once it is written. Raises ConfigError or RunError where it cannot be."""
+def draw(results: Results, judged: Sequence[Judged], path: Path) -> None:
+    """Accuracy against passes. Raises ConfigError or RunError where it cannot be."""
     from matplotlib.figure import Figure
 
     arenas = list(dict.fromkeys(one.cell.against for one in judged))
@@ -54,7 +54,6 @@ def draw(results: Results, judged: Sequence[Judged], path: Path) -> bool:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-    return True
 
 
 def _heuristics(panel: Any, results: Results, name: str) -> None:

@@ -36,11 +36,14 @@ def write_report(results: Results, folder: Path) -> None:
     """Write what is known; every cell of the plan is in it, whatever its state."""
     plan, place = results.plan, report_folder(results.plan, folder)
     judged = [found for cell in plan.cells if isinstance(cell, Measured) and (found := results.judged(cell))]
-    drawn = can_draw() and bool(judged) and draw(results, judged, place / "frontier.png")
+    picture = place / "frontier.png"
+    if can_draw() and len(judged) > results.drawn:  # a picture takes a second, and most steps do not change it
+        draw(results, judged, picture)
+        results.drawn = len(judged)
     measures = [cell for cell in plan.cells if isinstance(cell, Measured)]
     parts = [
         [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else []), "", *_made(results)],
-        ["![accuracy against passes](frontier.png)"] if drawn else [],
+        ["![accuracy against passes](frontier.png)"] if results.drawn else [],
         ["## Policies against heuristics", "", _HOW, "", *_against(results, measures)],
         [
             "## Over seeds",

@@ -47,6 +47,7 @@ class Results:
         """Nothing is known yet."""
         self.plan = plan
         self.records: dict[str, Record] = {cell.name: Record() for cell in plan.cells}
+        self.drawn = 0  # measurements that are in the picture
         self._judged: dict[str, Judged] = {}
         self._rules: dict[str, dict[str, Frontier]] = {}
 

@@ -15,7 +15,8 @@ _HOW = (
     "Milliseconds a problem, verifier included, one thread, median of the rounds; beside each policy the fastest "
     "heuristic of a group that is at least as accurate on the test problems, and how many times the policy's time it "
     "takes (above 1 the policy is faster). Only heuristics that none of their group beats in passes were timed. "
-    "The load is what the machine had to do when the clock started, in processes: well above 0 the times are worth little."
+    "The load is what the machine had to do when the clock started, in processes: where it is well above 0 the times "
+    "are worth little."
 )
 
 
