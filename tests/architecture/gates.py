@@ -15,7 +15,7 @@ LAYERS = [
     {"train", "sweep"},
     {"rl", "eval", "baselines", "hf"},
     {"api", "decoding", "filling", "testing"},
-    {"bench", "cli", "recipes", "serve"},
+    {"bench", "cli", "recipes", "reproduce", "serve"},
 ]
 # A room reaches itself; beyond that only these reach a room of their own layer. Layer 0 is one room, and so is 8.
 INNER_EDGES = {

@@ -1,12 +1,12 @@
 """`unmask frontier`: accuracy against passes, for every policy, its knob and the block size."""
 
-__all__ = ["FrontierArguments", "bench_of", "run"]
+__all__ = ["FrontierArguments", "bench_of", "blocks_of", "every_policy", "run"]
 
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from unmask.cli.show import note, print_json
 from unmask.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
+    from unmask.eval.compare import Compared
     from unmask.eval.frontier import Frontier
     from unmask.sweep import Bench, Outcome, Setting
 
@@ -62,8 +63,9 @@ def run(argv: Sequence[str]) -> int:
     """Sweep, write and print."""
     args = parse(FrontierArguments, argv, "frontier")
 
+    from unmask.eval.compare import grouped
     from unmask.eval.frontier import frontier
-    from unmask.eval.report import POSITIONAL, family, frontier_csv, frontier_facts, plot_frontier
+    from unmask.eval.report import frontier_csv, frontier_facts, plot_frontier
     from unmask.run.files import atomic_text
     from unmask.sweep import settings_of, sweep
 
@@ -77,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
     }
     bench = bench_of(**arguments)
     length = max(len(problem.holes) for problem in bench.problems)
-    settings = settings_of(args.policies or _all(args.temperature), _blocks(args.blocks, length), length)
+    settings = settings_of(args.policies or every_policy(args.temperature), blocks_of(args.blocks, length), length)
     folder = Path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
     workers = min(args.workers or os.cpu_count() or 1, len(settings))
     note(f"{len(settings)} settings on {args.count} problems of {bench.task.name}, {workers} processes, in {folder}")
@@ -87,16 +89,13 @@ def run(argv: Sequence[str]) -> int:
         by_key[outcome.setting.key] = outcome
         _progress(outcome, len(by_key), len(settings), began)
     outcomes = [by_key[one.key] for one in settings]
-    blind = [one for one in outcomes if family(one.setting.policy) not in POSITIONAL]
-    groups = {
-        "position-blind, whole canvas": [one for one in blind if one.setting.block_size is None],
-        "position-blind, any block size": blind,
-        "references (prefix, left-to-right, pc)": [one for one in outcomes if one not in blind],
-        "all": outcomes,
-    }
-    frontiers = {name: frontier(some, length, seed=args.seed) for name, some in groups.items() if some}
+    groups = {**grouped(outcomes), "all": outcomes}
+    frontiers = {name: frontier(some, length, seed=args.seed) for name, some in groups.items()}
+    paired = _paired(groups, length, args.seed)
     whole = frontiers["all"]
     facts = {"arguments": arguments, "length": length, "record": _record(), "groups": frontier_facts(frontiers)}
+    if paired:
+        facts["learned against"] = {name: asdict(one) for name, one in paired.items()}
     import json
 
     atomic_text(folder / "frontier.csv", frontier_csv(whole))
@@ -109,7 +108,7 @@ def run(argv: Sequence[str]) -> int:
     if args.json:
         print_json(facts)
     else:
-        _print(frontiers, folder, written)
+        _print(frontiers, paired, folder, written)
     return 0
 
 
@@ -135,7 +134,7 @@ def bench_of(checkpoint: str, task: str, split: str, count: int, seed: int, temp
     return Bench(decoder, chosen, given, model.tokenizer, seed)
 
 
-def _all(temperature: float) -> list[str]:
+def every_policy(temperature: float) -> list[str]:
     """Every policy; at temperature 0 the best token is the drawn one, so that one of two twins is enough."""
     from unmask.policies.registry import ENTRIES
 
@@ -146,7 +145,7 @@ def _all(temperature: float) -> list[str]:
     ]
 
 
-def _blocks(texts: Sequence[str], length: int) -> list[int | None]:
+def blocks_of(texts: Sequence[str], length: int) -> list[int | None]:
     """Block sizes from what was typed. Raises RequestError for what is none."""
     found: list[int | None] = []
     for text in texts:
@@ -189,12 +188,31 @@ def _can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def _print(frontiers: "dict[str, Frontier]", folder: Path, written: list[str]) -> None:
-    """The areas of the groups, and the settings that none beats."""
+def _paired(groups: "dict[str, list[Outcome]]", length: int, seed: int) -> "dict[str, Compared]":
+    """The learned policies against each group of heuristics, with the point of one pass on both sides."""
+    from unmask.eval.compare import LEARNED, compare, one_pass
+
+    if LEARNED not in groups:
+        return {}
+    point = one_pass(groups["all"])
+    others = {name: some for name, some in groups.items() if name not in (LEARNED, "all")}
+    return {name: compare(groups[LEARNED], some, length, point=point, seed=seed) for name, some in others.items()}
+
+
+def _print(frontiers: "dict[str, Frontier]", paired: "dict[str, Compared]", folder: Path, written: list[str]) -> None:
+    """The areas of the groups, the learned policies against the others, and the settings that none beats."""
     print("hypervolume: area under the best accuracy at so many passes, over log2 passes from 1 to the canvas\n")
     for name, found in frontiers.items():
         low, high = found.hypervolume_interval
         print(f"  {found.hypervolume:.3f} [{low:.3f}, {high:.3f}]  mixture {found.mixture:.3f}  {name}")
+    if paired:
+        print(
+            "\nlearned minus each group, the setting of one pass in both if it was measured; points above its mixture"
+        )
+    for name, one in paired.items():
+        low, high = one.difference_95
+        print(f"  {one.difference:+.3f} [{low:+.3f}, {high:+.3f}]  {one.above} of {one.points} points above, ", end="")
+        print(f"{one.beyond} beyond 2 s.e.  {name}")
     whole = frontiers["all"]
     print("\naccuracy [95 %]         passes  what none beats")
     for n in whole.best:

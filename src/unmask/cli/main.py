@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "every policy on a task: accuracy against passes, with a picture",
     ),
     "learn": ("learn", "[RECIPE]", "train the policy that decides which tokens appear when"),
+    "reproduce": ("reproduce", "[NAME]", "the published questions about learned policies, answered: table and plot"),
     "schedule": ("schedule", "CHECKPOINT", "the information curve of a model and the best schedule for so many passes"),
     "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
     "list": ("list", "[KIND]", "models, policies, tasks, recipes, corpora, estimators, schedules"),

@@ -7,7 +7,7 @@ problems: for the best of many it is an upper view. The mixture envelope lets a 
 between two settings; a point above it is better than any such mixture.
 """
 
-__all__ = ["Frontier", "envelope_at", "frontier", "hypervolume", "mixture_hypervolume", "pareto"]
+__all__ = ["Frontier", "envelope_at", "frontier", "hypervolume", "mixture_hypervolume", "pareto", "resample"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,8 +45,7 @@ def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, 
     """The frontier of some settings; `length` is L, the number of passes where the axis ends."""
     scores = np.array([outcome.scores for outcome in outcomes], np.float64)
     passes = np.array([outcome.passes for outcome in outcomes], np.float64)
-    count = scores.shape[1]
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples) / count
+    draws = resample(scores.shape[1], resamples, seed)
     accuracies, spent = draws @ scores.T, draws @ passes.T
     volumes = np.array([hypervolume(p, a, length) for p, a in zip(spent, accuracies, strict=True)])
     mean_passes, mean_scores = passes.mean(1), scores.mean(1)
@@ -62,6 +61,11 @@ def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, 
         mixture_hypervolume(mean_passes, mean_scores, length),
         volumes,
     )
+
+
+def resample(count: int, resamples: int, seed: int) -> Floats:
+    """(R, N) the weight of each of `count` problems in each resample: the same for the same count and seed."""
+    return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples) / count
 
 
 def pareto(passes: Floats, accuracy: Floats) -> list[int]:

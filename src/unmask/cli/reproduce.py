@@ -1,0 +1,118 @@
+"""`unmask reproduce`: the published questions about learned policies, answered on this machine."""
+
+__all__ = ["ReproduceArguments", "run"]
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from unmask.cli.parse import parse
+from unmask.cli.show import note, print_json, table
+from unmask.errors import ConfigError
+from unmask.reproduce import names, plan_of
+from unmask.reproduce.plan import Options, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class ReproduceArguments:
+    """Answer a question of the paper on learned policies: train, measure on fresh problems, and write table and plot.
+
+    The folder holds the cells of all questions, each made once, and for each question a folder with report.md,
+    table.csv and frontier.png, written anew after each cell. Say the same again to go on with what was stopped or
+    failed. Null results are printed like the others.
+    """
+
+    name: tyro.conf.Positional[str] = ""
+    """The question; `--list` shows them, and with a name its cells and how far they are."""
+    list: bool = False
+    """Show questions, or the cells of one, and do nothing."""
+    out: str = "runs/reproduce"
+    """The folder to write."""
+    denoisers: tuple[str, ...] = ("automaton_eos",)
+    """EOS-heavy automata: names or folders, of several seeds for a claim."""
+    calibrated: tuple[str, ...] = ("automaton",)
+    """Honest automata: names or folders."""
+    others: tuple[str, ...] = ("sudoku=sudoku",)
+    """Denoisers of other tasks, TASK=CHECKPOINT each."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the policies."""
+    rounds: int | None = None
+    """Of GRPO; by default the recipe's number."""
+    count: int = 1024
+    """Test problems."""
+    test_seed: int = 7001
+    """Of the test problems; choose nothing on those that a claim rests on."""
+    quick: bool = False
+    """Shrink everything, to see it work; the figures mean nothing."""
+    workers: int | None = None
+    """Processes, of one thread each; by default one a processor."""
+    json: bool = False
+    """Print one JSON object on stdout."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise ConfigError(f"workers is {self.workers}; give the number of processes, at least 1.")
+
+
+def run(argv: Sequence[str]) -> int:
+    """Do what is not done; 0 where all is, 1 where a cell failed, 130 after an interrupt."""
+    args = parse(ReproduceArguments, argv, "reproduce")
+    if not args.name:
+        if not args.list:
+            raise ConfigError(f"reproduce lacks the name of a question; give one of {', '.join(names())}.")
+        print_json({"questions": names()}) if args.json else print(table(names()))
+        return 0
+    fields = ("denoisers", "calibrated", "others", "seeds", "rounds", "count", "test_seed", "quick")
+    plan = plan_of(args.name, Options(**{name: getattr(args, name) for name in fields}))
+    _check(plan)
+    folder = Path(args.out)
+    if args.list:
+        return _list(plan, folder, args.json)
+
+    from unmask.reproduce.report import report_folder
+    from unmask.reproduce.run import reproduce
+
+    workers = args.workers or os.cpu_count() or 1
+    note(f"{plan.name}: {plan.about}")
+    note(f"{len(plan.cells)} cells, {workers} processes of one thread each, in {folder}")
+    results = reproduce(plan, folder, workers=workers, said=note)
+    place = report_folder(plan, folder)
+    states = {cell.name: results.state(cell) for cell in plan.cells}
+    if args.json:
+        print_json({"folder": str(place), "cells": states})
+    else:
+        print((place / "report.md").read_text(encoding="utf-8"))
+    note(f"written to {place}: report.md, table.csv" + (", frontier.png" if (place / "frontier.png").exists() else ""))
+    kinds = {record.state for record in results.records.values()}
+    if "stopped" in kinds:
+        note("Stopped; say the same again to go on.")
+        return 130
+    return 1 if "failed" in kinds else 0
+
+
+def _check(plan: Plan) -> None:
+    """Refuse, before any work, a denoiser or a task that is not there."""
+    from unmask.assets.models import locate
+    from unmask.reproduce.plan import Heuristics
+    from unmask.tasks import make
+
+    for cell in plan.cells:
+        if isinstance(cell, Heuristics):
+            locate(cell.arena.checkpoint)
+            make(cell.arena.task)
+
+
+def _list(plan: Plan, folder: Path, as_json: bool) -> int:
+    from unmask.reproduce.plan import Blocked
+    from unmask.reproduce.store import read
+
+    states: dict[str, Any] = {}
+    for cell in plan.cells:
+        state = f"not run: {cell.reason}" if isinstance(cell, Blocked) else read(folder, cell).state
+        states[cell.name] = state
+    print_json({"question": plan.name, "cells": states}) if as_json else print(table(states))
+    return 0

@@ -1,0 +1,118 @@
+"""One set of settings against another over the same problems, paired: is it better, and by how much?
+
+Every resample of the problems moves both sets together, so that what makes a problem hard for all cancels. The
+intervals are percentiles. In a resample the best of many settings is a little too good, the more so the more settings
+there are, so that a policy with few points beside many heuristics has a small handicap. Shapes: K settings, R
+resamples.
+"""
+
+__all__ = ["BLIND", "BLIND_ANY", "LEARNED", "REFERENCES", "Compared", "compare", "grouped", "one_pass", "reversals"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unmask.errors import RequestError
+from unmask.eval.frontier import envelope_at, frontier, resample
+from unmask.eval.report import POSITIONAL, family
+from unmask.sweep import Outcome
+
+BLIND = "position-blind, whole canvas"
+BLIND_ANY = "position-blind, any block size"
+REFERENCES = f"references ({', '.join(sorted(POSITIONAL, reverse=True))})"
+LEARNED = "learned"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A set of settings beside another, on the same problems."""
+
+    hypervolume: float
+    """Of the first set."""
+    hypervolume_95: tuple[float, float]
+    difference: float
+    """Of the hypervolumes, first minus second; above 0 the first is better."""
+    difference_95: tuple[float, float]
+    """95 % bootstrap over the problems, both sets resampled alike."""
+    points: int
+    """Settings of the first set."""
+    above: int
+    """Those above the mixture envelope of the second."""
+    beyond: int
+    """Those above it by more than two standard errors, of the paired difference."""
+
+
+def compare(
+    first: Sequence[Outcome],
+    second: Sequence[Outcome],
+    length: int,
+    *,
+    point: Outcome | None = None,
+    resamples: int = 400,
+    seed: int = 0,
+) -> Compared:
+    """Hypervolumes and their paired difference, over log2 passes from 1 to `length`.
+
+    `point`, usually `one_pass`, joins both sets (and is not counted among the points): whoever can decode can also
+    write everything at once. Raises RequestError where a set is empty, or the problems are not as many in both.
+    """
+    if not first or not second:
+        raise RequestError("There is nothing to compare: one of the two sets has no settings.")
+    if len({len(outcome.scores) for outcome in (*first, *second, *([point] if point else []))}) > 1:
+        raise RequestError("The two sets were measured on different numbers of problems; measure both on the same.")
+    more = [] if point is None else [point]
+    one = frontier([*more, *first], length, resamples=resamples, seed=seed)
+    two = frontier([*more, *second], length, resamples=resamples, seed=seed)
+    low, high = np.quantile(one.resampled - two.resampled, [0.025, 0.975])
+    gain, error = _gains(first, [*more, *second], resamples, seed)
+    return Compared(
+        one.hypervolume,
+        one.hypervolume_interval,
+        one.hypervolume - two.hypervolume,
+        (float(low), float(high)),
+        len(first),
+        int((gain > 1e-12).sum()),
+        int((gain > np.maximum(2 * error, 1e-12)).sum()),
+    )
+
+
+def _gains(first: Sequence[Outcome], second: Sequence[Outcome], resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """(K,) accuracy above the mixture envelope of the second set, and its standard error."""
+    mine, theirs = (
+        np.array([[one.passes, one.scores] for one in outcomes], np.float64) for outcomes in (first, second)
+    )
+    draws = resample(mine.shape[-1], resamples, seed)
+    gain = mine[:, 1].mean(-1) - envelope_at(theirs[:, 0].mean(-1), theirs[:, 1].mean(-1), mine[:, 0].mean(-1))
+    own, other = mine @ draws.T, theirs @ draws.T  # (K, 2, R)
+    again = [own[:, 1, r] - envelope_at(other[:, 0, r], other[:, 1, r], own[:, 0, r]) for r in range(resamples)]
+    return gain, np.std(again, axis=0)
+
+
+def one_pass(outcomes: Sequence[Outcome]) -> Outcome | None:
+    """The setting that wrote everything in a single pass, if one of them did; greedily all such are the same."""
+    return next((one for one in outcomes if max(one.passes) == 1), None)
+
+
+def reversals(outcomes: Sequence[Outcome], tolerance: float = 0.05) -> int:
+    """Neighbours, in the order given (the accurate end of a dial first), of which the faster spends more passes."""
+    spent = [one.mean_passes for one in outcomes]
+    return sum(after > before + tolerance for before, after in pairwise(spent))
+
+
+def grouped(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Settings by what they may look at; groups that have none are left out."""
+    learned = [one for one in outcomes if family(one.setting.policy) == LEARNED]
+    references = [one for one in outcomes if family(one.setting.policy) in POSITIONAL]
+    blind = [one for one in outcomes if family(one.setting.policy) not in (LEARNED, *POSITIONAL)]
+    groups = {
+        BLIND: [one for one in blind if one.setting.block_size is None],
+        BLIND_ANY: blind,
+        REFERENCES: references,
+        LEARNED: learned,
+    }
+    return {name: some for name, some in groups.items() if some}

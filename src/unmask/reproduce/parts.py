@@ -1,0 +1,100 @@
+"""Pieces that several questions are made of; no torch here."""
+
+__all__ = ["ALPHAS", "AUTOMATON", "Kind", "heuristics", "kinds", "measured", "other_kinds", "trained"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from unmask.policies.learned.settings import PolicySettings
+from unmask.reproduce.plan import Arena, Blocked, Cell, Heuristics, Measured, Options, Training, plain
+from unmask.rl.settings import LearnRun, LearnSettings
+
+ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0)
+"""Where policies are measured, some of them never trained on."""
+_QUICK_ALPHAS = (0.0, 1.0, 30.0)
+_QUICK_POLICIES = ("threshold:threshold=0.9", "confidence", "prefix:threshold=0.9", "left-to-right:steps=12")
+_QUICK_COUNT = 16
+_OTHERS = ("sudoku", "arithmetic", "countdown")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A task: what policies train on, what they are tested on (in distribution first), and the size of its blocks."""
+
+    train: str
+    tests: tuple[str, ...]
+    block: int
+
+
+AUTOMATON = Kind("automaton:traces=mixed", ("automaton", "automaton:traces=long"), 6)
+
+
+def kinds(options: Options) -> list[tuple[str, Kind]]:
+    """Every denoiser that was given, with its task."""
+    automata = [(checkpoint, AUTOMATON) for checkpoint in (*options.denoisers, *options.calibrated)]
+    pairs = (text.partition("=") for text in options.others)
+    return [*automata, *((checkpoint, _kind(task)) for task, _, checkpoint in pairs)]
+
+
+def other_kinds(options: Options) -> list[Cell]:
+    """A cell with the reason for each task of the questions that has no denoiser here."""
+    given = {text.partition("=")[0].partition(":")[0] for text in options.others}
+    return [
+        Blocked(f"measure-{task}", f"no denoiser was given; train one and add --others {task}=CHECKPOINT")
+        for task in _OTHERS
+        if task not in given
+    ]
+
+
+def _kind(task: str) -> Kind:
+    return Kind(task, (task,), 6)
+
+
+def trained(
+    options: Options,
+    label: str,
+    checkpoint: str,
+    task: str,
+    seed: int,
+    policy: PolicySettings | None = None,
+    learn: LearnSettings | None = None,
+) -> Training:
+    """A training with one seed, on one thread of the processor."""
+    learn = replace(learn or LearnSettings(), seed=seed, device="cpu", threads=1)
+    if options.rounds is not None:
+        learn = replace(learn, rounds=options.rounds)
+    name = f"{plain(label)}-{plain(Path(checkpoint).name)}-seed-{seed}"
+    if options.quick:
+        alphas = learn.alphas if len(learn.alphas) == 1 else _QUICK_ALPHAS
+        small = {"warm": min(learn.warm, 2), "prompts": 4, "group": 4, "scored": 8, "pool": 32, "valid_prompts": 4}
+        learn = replace(learn, rounds=options.rounds or 2, alphas=alphas, valid_every=1, save_every=1, **small)
+        return Training(name, LearnRun(checkpoint, task, policy or PolicySettings(), learn), calibration=4)
+    return Training(name, LearnRun(checkpoint, task, policy or PolicySettings(), learn))
+
+
+def heuristics(options: Options, checkpoint: str, task: str, block: int | None = None) -> Heuristics:
+    """All heuristics on one test set."""
+    count = min(options.count, _QUICK_COUNT) if options.quick else options.count
+    arena = Arena(checkpoint, task, count, options.test_seed)
+    blocks = ("full", "1/4") if options.quick else ("full", "1/2", "1/4", "1/8")
+    # a share of the automaton's 24 places is a block of a policy already, and a size twice is one size
+    own = () if block is None or task.partition(":")[0] == "automaton" else (str(block),)
+    name = f"heuristics-{arena.name}" + (f"-{block}" if own else "")
+    return Heuristics(name, arena, _QUICK_POLICIES if options.quick else (), (*blocks, *own))
+
+
+def measured(
+    options: Options,
+    label: str,
+    trainings: Sequence[Training],
+    against: Heuristics,
+    *,
+    seed: int,
+    block_size: int | None = None,
+) -> Measured:
+    """Policies of one seed on a test set."""
+    name = f"{plain(label)}-on-{against.arena.name}-seed-{seed}"
+    alphas = _QUICK_ALPHAS if options.quick else ALPHAS
+    names = tuple(one.name for one in trainings)
+    return Measured(name, against.arena, label, seed, names, alphas, block_size, against.name)

@@ -1,0 +1,229 @@
+"""The answer to a question as far as it is known: report.md, table.csv and frontier.png in a folder of its name."""
+
+__all__ = ["report_folder", "write_report"]
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from statistics import median
+
+from unmask.eval.compare import Compared
+from unmask.reproduce.draw import can_draw, draw
+from unmask.reproduce.plan import Arena, Heuristics, Measured, Plan, Timed, Training
+from unmask.reproduce.results import GROUPS, Judged, Results
+from unmask.reproduce.timing import timing_lines
+from unmask.run.files import atomic_text
+
+_HOW = """\
+Hypervolume: the area under the best accuracy at no more than so many passes, over log2 passes from 1 to L (the
+positions of the longest problem), both axes scaled to [0, 1]. The setting that writes everything in one pass is in both
+sets. Differences are paired: 95 % intervals from 400 resamples of the test problems, the same for both sets. Heuristics
+are tuned in hindsight on the test problems themselves, which favours them. Behind each difference stand points: how
+many places of the dial lie above the mixture envelope of the group (what tossing a coin between two of its settings
+gives), of how many, and in brackets how many by more than two standard errors. Reversals: neighbours on the dial of
+which the faster spends over .05 passes more."""
+_QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
+
+
+def report_folder(plan: Plan, folder: Path) -> Path:
+    """Where the answer to a question is."""
+    return folder / plan.name
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """Write what is known; every cell of the plan is in it, whatever its state."""
+    plan, place = results.plan, report_folder(results.plan, folder)
+    judged = [found for cell in plan.cells if isinstance(cell, Measured) and (found := results.judged(cell))]
+    picture = place / "frontier.png"
+    if can_draw() and len(judged) > results.drawn:  # a picture takes a second, and most steps do not change it
+        draw(results, judged, picture)
+        results.drawn = len(judged)
+    measures = [cell for cell in plan.cells if isinstance(cell, Measured)]
+    parts = [
+        [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else []), "", *_made(results)],
+        ["![accuracy against passes](frontier.png)"] if results.drawn else [],
+        ["## Policies against heuristics", "", _HOW, "", *_against(results, measures)],
+        [
+            "## Over seeds",
+            "",
+            "Hypervolume differences: median, worst, and intervals above 0.",
+            "",
+            *_over(judged, plan.options.denoisers),
+        ],
+        *([f"## {name}", "", *lines] for name, lines in _points(judged)),
+        ["## Heuristics", "", *_rules(results)],
+        ["## Trainings", "", *_trainings(results)],
+        ["## Seconds", "", *timing_lines(results)] if any(isinstance(cell, Timed) for cell in plan.cells) else [],
+        ["## Cells", "", *_table(["cell", "state"], ([cell.name, results.state(cell)] for cell in plan.cells))],
+    ]
+    atomic_text(place / "report.md", "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n")
+    atomic_text(place / "table.csv", _csv(results, measures))
+
+
+def _made(results: Results) -> list[str]:
+    o = results.plan.options
+    count = max((cell.arena.count for cell in results.plan.cells if isinstance(cell, Heuristics)), default=o.count)
+    found = {_title(cell.arena): results.length(cell.name) for cell in results.heuristics}
+    lengths = "; ".join(f"{title} {length}" for title, length in found.items()) or "not known yet"
+    seeds = ", ".join(str(seed) for seed in o.seeds)
+    return [f"Policy seeds {seeds}; {count} test problems, drawn with seed {o.test_seed}; L of each test: {lengths}."]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return [*lines, *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)]
+
+
+def _span(low: float, high: float, sign: str = "") -> str:
+    return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def _difference(found: Compared | None) -> str:
+    if found is None:
+        return "none measured"
+    points = f"{found.above}/{found.points} ({found.beyond})"
+    return f"{found.difference:+.3f} {_span(*found.difference_95, '+')} {points}"
+
+
+def _title(arena: Arena) -> str:
+    return f"{Path(arena.checkpoint).name}, {arena.task}"
+
+
+def _against(results: Results, cells: Sequence[Measured]) -> list[str]:
+    """A row for each measurement of policies, done or not."""
+    rows: list[list[str]] = []
+    for cell in cells:
+        first = [cell.label, _title(cell.arena), str(cell.seed)]
+        found = results.judged(cell)
+        if found is None:
+            state = results.state(cell)
+            waiting = "not compared: its heuristics are not measured" if state == "done" else state
+            rows.append([*first, waiting, *[""] * (len(GROUPS) + 1)])
+            continue
+        whole = next(iter(found.against.values()), None)
+        volume = "" if whole is None else f"{whole.hypervolume:.3f} {_span(*whole.hypervolume_95)}"
+        rows.append([*first, volume, *(_difference(found.against.get(name)) for name in GROUPS), str(found.reversals)])
+    head = ["policies", "test", "seed", "hypervolume [95 %]", *(f"minus {name}" for name in GROUPS), "reversals"]
+    return _table(head, rows)
+
+
+def _sets(judged: Sequence[Judged]) -> list[tuple[tuple[str, str], list[Judged]]]:
+    """Measurements that differ in the seed alone."""
+
+    def key(one: Judged) -> tuple[str, str]:
+        return one.cell.label, _title(one.cell.arena)
+
+    order = {name: n for n, name in enumerate(dict.fromkeys(map(key, judged)))}
+    return [(name, list(some)) for name, some in groupby(sorted(judged, key=lambda one: order[key(one)]), key)]
+
+
+def _over(judged: Sequence[Judged], denoisers: Sequence[str]) -> list[str]:
+    """Median and worst over seeds, and over the seeds of all EOS-heavy denoisers; how far passes lie apart."""
+    rows = [[label, title, *_middle(some), _spread(some)] for (label, title), some in _sets(judged)]
+    pools: dict[tuple[str, str], list[Judged]] = {}
+    for one in judged:
+        if one.cell.arena.checkpoint in denoisers:
+            pools.setdefault((one.cell.label, one.cell.arena.task), []).append(one)
+    for (label, task), some in pools.items():
+        count = len({one.cell.arena.checkpoint for one in some})
+        if count > 1:
+            rows.append([label, f"all {count} denoisers, {task}", *_middle(some), ""])
+    return _table(["policies", "test", "runs", *GROUPS, "widest spread of passes between seeds"], rows)
+
+
+def _middle(some: Sequence[Judged]) -> list[str]:
+    row = [str(len(some))]
+    for name in GROUPS:
+        found = [one.against[name] for one in some if name in one.against]
+        values = [one.difference for one in found]
+        clear = sum(one.difference_95[0] > 0 for one in found)
+        row.append(f"{median(values):+.3f}, {min(values):+.3f}, {clear}/{len(found)}" if found else "none measured")
+    return row
+
+
+def _spread(some: Sequence[Judged]) -> str:
+    if len(some) == 1:
+        return "one seed"
+    passes = [[float(x) for x in one.found.passes] for one in some]
+    apart = [(max(at) - min(at), alpha) for alpha, at in zip(some[0].alphas, zip(*passes, strict=True), strict=True)]
+    most, alpha = max(apart)
+    return f"{most:.2f} (alpha {alpha:g})"
+
+
+def _points(judged: Sequence[Judged]) -> list[tuple[str, list[str]]]:
+    """A table for each kind of policies and arena: alpha down, seeds across."""
+    found: list[tuple[str, list[str]]] = []
+    for (label, title), some in _sets(judged):
+        note = "accuracy [95 %] @ passes; in brackets the best position-blind accuracy at no more, on the whole canvas"
+        head = ["alpha", *(f"seed {one.cell.seed}" for one in some)]
+        rows = [
+            [f"{alpha:g}", *(_point(one, n) if n < len(one.alphas) else "" for one in some)]
+            for n, alpha in enumerate(some[0].alphas)
+        ]
+        found.append((f"{label}: {title}", [f"{note}.", "", *_table(head, rows)]))
+    return found
+
+
+def _point(one: Judged, n: int) -> str:
+    accuracy, passes = one.found.accuracy[n], one.found.passes[n]
+    return f"{accuracy:.3f} {_span(*one.found.interval[n])} @ {passes:.2f} ({one.under[n]:.3f})"
+
+
+def _rules(results: Results) -> list[str]:
+    rows = [
+        [
+            _title(cell.arena),
+            group,
+            str(len(found.outcomes)),
+            f"{found.hypervolume:.3f}",
+            _span(*found.hypervolume_interval),
+        ]
+        for cell in results.heuristics
+        for group, found in results.rules(cell.name).items()
+    ]
+    return _table(["test", "group", "settings", "hypervolume", "95 %"], rows)
+
+
+def _trainings(results: Results) -> list[str]:
+    rows: list[list[str]] = []
+    for cell in results.plan.cells:
+        if not isinstance(cell, Training):
+            continue
+        record = results.records[cell.name]
+        if record.state != "done":
+            rows.append([cell.name, results.state(cell), *[""] * 4])
+            continue
+        r = record.result
+        roll, judge, update = r["spent"].values()
+        best = f"{r['best']:.4f}, round {r['best_round']}"
+        told = [f"{r['rounds']} ({r['reason']})", best, f"{r['parameters']:,}", f"{record.seconds:.0f}"]
+        rows.append([cell.name, *told, f"{roll:.0f} / {judge:.1f} / {update:.0f}"])
+    head = ["training", "rounds", "best validation reward", "parameters", "seconds", "rollouts / verifier / updates"]
+    return _table(head, rows)
+
+
+def _csv(results: Results, cells: Sequence[Measured]) -> str:
+    """A line for each place of each dial; for a measurement that is not done one line with its state."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ["policies", "denoiser", "task", "seed", "state", "alpha", "accuracy", "low", "high", "passes"]
+        + [f"{name}: {what}" for name in GROUPS for what in ("difference", "low", "high")]
+    )
+    for cell in cells:
+        first = [cell.label, cell.arena.checkpoint, cell.arena.task, cell.seed, results.state(cell)]
+        found = results.judged(cell)
+        if found is None:
+            table.writerow([*first, *[""] * (5 + 3 * len(GROUPS))])
+            continue
+        areas: list[str] = []
+        for name in GROUPS:
+            one = found.against.get(name)
+            areas += [""] * 3 if one is None else [f"{x:.5f}" for x in (one.difference, *one.difference_95)]
+        for n, alpha in enumerate(found.alphas):
+            low, high = found.found.interval[n]
+            point = (found.found.accuracy[n], low, high, found.found.passes[n])
+            table.writerow([*first, f"{alpha:g}", *(f"{x:.4f}" for x in point), *areas])
+    return text.getvalue()

@@ -1,0 +1,245 @@
+"""A cell done in a process of its own, which `reproduce.run` starts: `python -m unmask.reproduce.work FOLDER NAME`.
+
+One thread each. What it found is in the cell's file at the end; where its parent is gone it stops as after Ctrl-C.
+"""
+
+__all__ = ["main", "perform"]
+
+import os
+import signal
+import statistics
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.errors import RequestError, UnmaskError
+from unmask.reproduce.plan import Arena, Cell, Heuristics, Measured, Timed, Training
+from unmask.reproduce.store import Record, read, read_cell, run_folder, write
+
+if TYPE_CHECKING:
+    from unmask.rl.learner import RoundReport
+    from unmask.rl.measure import Found
+    from unmask.sweep import Bench, Outcome, Setting
+
+
+def main(folder: str, name: str) -> int:
+    """Do a cell and write what came of it; 130 where it was stopped."""
+    place = Path(folder)
+    cell = read_cell(place, name)
+    before, began = read(place, cell).seconds, time.perf_counter()
+
+    def spent() -> float:
+        return before + time.perf_counter() - began
+
+    try:
+        result = perform(cell, place)
+    except KeyboardInterrupt:
+        write(place, cell, Record("stopped", "", spent()))
+        return 130
+    except UnmaskError as error:
+        state = "impossible" if isinstance(error, RequestError) else "failed"
+        write(place, cell, Record(state, str(error), spent()))
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        write(place, cell, Record("failed", f"{type(error).__name__}: {error}", spent()))
+        return 1
+    write(place, cell, Record("done", "", spent(), result))
+    return 0
+
+
+def perform(cell: Cell, folder: Path) -> dict[str, Any]:
+    """What a cell finds. Raises KeyboardInterrupt where a training was interrupted; it goes on the next time."""
+    import torch
+
+    torch.set_num_threads(1)
+    if isinstance(cell, Training):
+        return _train(cell, run_folder(folder, cell.name))
+    if isinstance(cell, Heuristics):
+        return _sweep_heuristics(cell, folder)
+    if isinstance(cell, Measured):
+        return _measure(cell, folder)
+    if isinstance(cell, Timed):
+        return _clock(cell, folder)
+    raise RequestError(cell.reason)
+
+
+class _Orphan:
+    """Stops the work, politely, once the process that asked for it is gone."""
+
+    def __init__(self) -> None:
+        self._parent = os.getppid()
+
+    def look(self) -> None:
+        if os.getppid() != self._parent:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+class _Watching(_Orphan):
+    """The listener of a training: a line for each validation, for the log."""
+
+    def said(self, sentence: str) -> None:
+        print(sentence, flush=True)
+
+    def rounded(self, report: "RoundReport") -> None:
+        self.look()
+
+    def validated(self, round_: int, found: "Found", best: bool) -> None:
+        print(f"round {round_}: reward {found.value:.4f}{' (best so far)' if best else ''}", flush=True)
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def _train(cell: Training, folder: Path) -> dict[str, Any]:
+    """Train, from the newest checkpoint where there is one."""
+    from unmask.rl.loop import fit
+    from unmask.rl.session import open_learning
+    from unmask.run.checkpoint import latest
+
+    if latest(folder) is None:
+        session = open_learning(cell.run, out=folder)
+    else:
+        session = open_learning(cell.run, resume=folder)
+    learner = session.learner
+    learner.world = learner.world._replace(valid=learner.world.valid[: cell.calibration])
+    try:
+        outcome = fit(learner, _Watching())
+    finally:
+        session.group.leave()
+    if outcome.reason == "interrupted":
+        raise KeyboardInterrupt
+    return {
+        "rounds": outcome.round,
+        "reason": outcome.reason,
+        "best": outcome.best,
+        "best_round": outcome.best_round,
+        "parameters": sum(p.numel() for p in learner.params),
+        "spent": _spent(folder / "metrics.jsonl"),
+    }
+
+
+def _spent(metrics: Path) -> dict[str, float]:
+    """Seconds of rollouts, verifier and updates over all rounds."""
+    import json
+
+    sums = {"roll_seconds": 0.0, "judge_seconds": 0.0, "update_seconds": 0.0}
+    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []:
+        values = json.loads(line)
+        for name in sums:
+            sums[name] += values.get(name) or 0.0
+    return sums
+
+
+# ---- measuring -------------------------------------------------------------------------------------------------------
+
+
+def _arguments(arena: Arena) -> dict[str, Any]:
+    return {
+        "checkpoint": arena.checkpoint,
+        "task": arena.task,
+        "split": "test",
+        "count": arena.count,
+        "seed": arena.seed,
+        "temperature": 0.0,
+    }
+
+
+def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: Path) -> dict[str, Any]:
+    """The settings, one after the other; what is on the record is not done again."""
+    from unmask.sweep import sweep
+
+    orphan = _Orphan()
+    by_key: dict[str, Outcome] = {}
+    for outcome in sweep(lambda **_: bench, _arguments(arena), settings, workers=1, record=record):
+        by_key[outcome.setting.key] = outcome
+        print(f"{len(by_key)} of {len(settings)}: {outcome.setting.key}", flush=True)
+        orphan.look()
+    return {"length": _length(bench), "outcomes": [asdict(by_key[one.key]) for one in settings]}
+
+
+def _length(bench: "Bench") -> int:
+    return max(len(problem.holes) for problem in bench.problems)
+
+
+def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
+    from unmask.cli.frontier import bench_of, blocks_of, every_policy
+    from unmask.sweep import settings_of
+
+    bench = bench_of(**_arguments(cell.arena))
+    length = _length(bench)
+    settings = settings_of(cell.policies or every_policy(0.0), blocks_of(cell.blocks, length), length)
+    return _outcomes(bench, cell.arena, settings, folder / "cells" / f"{cell.name}.jsonl")
+
+
+def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
+    from unmask.assets.policies import locate_policy
+    from unmask.cli.frontier import bench_of
+    from unmask.policies.learned.folder import read_policy
+    from unmask.policies.learned.policy import dial_of
+    from unmask.sweep import Setting
+
+    bench = bench_of(**_arguments(cell.arena))
+    block = None if cell.block_size is None or cell.block_size >= _length(bench) else cell.block_size
+    settings: list[Setting] = []
+    alphas: list[float] = []
+    for name in cell.trainings:
+        run = run_folder(folder, name)
+        policy, text = read_policy(locate_policy(str(run))), f"learned:from={run}"
+        if policy.settings.priced:
+            dials = [min(1.0, dial_of(alpha, policy.settings.largest)) for alpha in cell.alphas]
+            settings += [Setting(f"{text},dial={dial:.6f}", block) for dial in dials]
+            alphas += cell.alphas
+        else:
+            settings.append(Setting(text, block))
+            alphas.append(_alpha(run))
+    return {**_outcomes(bench, cell.arena, settings, folder / "cells" / f"{cell.name}.jsonl"), "alphas": alphas}
+
+
+def _alpha(run: Path) -> float:
+    """The one alpha that a policy without a price was trained for."""
+    from unmask.policies.learned.folder import read_policy_config
+
+    return float(read_policy_config(run / "policy")["trained_on"]["learn"]["alphas"][0])
+
+
+# ---- the clock -------------------------------------------------------------------------------------------------------
+
+_TIMED_PROBLEMS = 128
+
+
+def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
+    """Median seconds a problem, verifier included; the settings take turns, so that what disturbs one disturbs all."""
+    from unmask.cli.frontier import bench_of
+    from unmask.eval.compare import grouped
+    from unmask.eval.frontier import frontier
+    from unmask.reproduce.results import outcomes_of
+    from unmask.sweep import solve
+
+    given = [outcomes_of(read(folder, read_cell(folder, name)).result) for name in (cell.measured, cell.against)]
+    bench = bench_of(**_arguments(cell.arena))
+    length, chosen = _length(bench), [one.setting for one in given[0]]
+    for some in grouped(given[1]).values():
+        found = frontier(some, length, resamples=1)
+        chosen += [found.outcomes[n].setting for n in found.best]
+    settings = {one.key: one for one in chosen}
+    orphan, load = _Orphan(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    problems = bench.problems[:_TIMED_PROBLEMS]
+    solve(bench.decoder(chosen[0]), bench.task, problems[:8], bench.tokenizer)  # what is slow once only
+    seconds: dict[str, list[float]] = {key: [] for key in settings}
+    for round_ in range(cell.rounds):
+        for key, setting in settings.items():
+            decoder = bench.decoder(setting)
+            began = time.perf_counter()
+            solve(decoder, bench.task, problems, bench.tokenizer, seed=bench.seed, batch=cell.batch)
+            seconds[key].append((time.perf_counter() - began) / len(problems))
+            orphan.look()
+        print(f"round {round_ + 1} of {cell.rounds}", flush=True)
+    return {"length": length, "load": load, "seconds": {key: statistics.median(some) for key, some in seconds.items()}}
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""`unmask reproduce` in real processes: a question answered in small, stopped and gone on with; nothing is left out."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from unmask.eval.compare import BLIND
+from unmask.reproduce import names, plan_of, work
+from unmask.reproduce.plan import Heuristics, Measured, Options, Training, needs
+from unmask.reproduce.report import write_report
+from unmask.reproduce.results import Results
+from unmask.reproduce.store import Record, read, write
+
+SRC = Path(__file__).parents[2] / "src"
+QUICK = ("policies-full", "--quick", "--seeds", "0", "--calibrated", "--others", "--workers", "2", "--json")
+OPTIONS = Options(calibrated=(), others=(), seeds=(0,), quick=True)
+TRAINING = "full-automaton_eos-seed-0"
+
+
+def start(place: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "unmask.cli.main", "reproduce", *words],
+        cwd=place,
+        env=os.environ | {"PYTHONPATH": str(SRC)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def cell(place: Path, name: str) -> dict[str, Any]:
+    path = place / "runs/reproduce/cells" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {"state": "absent"}
+
+
+def listed(place: Path) -> dict[str, str]:
+    """The table of cells at the end of the report."""
+    text = (place / "runs/reproduce/policies-full/report.md").read_text()
+    rows = [line.split(" | ") for line in text.partition("## Cells")[2].splitlines() if line.startswith("| ")]
+    return {name.removeprefix("| "): state.removesuffix(" |") for name, state in rows[1:]}
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Begun, interrupted once a heuristics' cell is done, and said again."""
+    place = tmp_path_factory.mktemp("reproduce")
+    process = start(place, *QUICK)
+    done = "heuristics-automaton_eos-automaton"
+    deadline = time.monotonic() + 240
+    while cell(place, done)["state"] != "done" and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 130, err
+    every = {one.name for one in plan_of("policies-full", OPTIONS).cells}
+    assert set(json.loads(out)["cells"]) == set(listed(place)) == every  # a whole report, of every cell
+    assert listed(place)[done] == "done"
+    assert any(state.startswith("not run") for state in listed(place).values())
+    assert "running" not in listed(place).values()
+    (place / "before.json").write_text(json.dumps(cell(place, done)))
+    process = start(place, *QUICK)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    (place / "said.txt").write_text(err)
+    return place
+
+
+@pytest.mark.slow
+def test_what_was_done_is_not_done_again(answered: Path) -> None:
+    name = "heuristics-automaton_eos-automaton"
+    assert cell(answered, name) == json.loads((answered / "before.json").read_text())
+    assert f"{name}: done" not in (answered / "said.txt").read_text()
+    assert f"{TRAINING}: done" in (answered / "said.txt").read_text() or cell(answered, TRAINING)["state"] == "done"
+
+
+@pytest.mark.slow
+def test_the_report_has_every_cell_and_says_that_it_was_quick(answered: Path) -> None:
+    states = listed(answered)
+    blocked = {name for name, state in states.items() if "no denoiser was given" in state}
+    assert blocked == {"measure-sudoku", "measure-arithmetic", "measure-countdown"}
+    assert {state for name, state in states.items() if name not in blocked} == {"done"}
+    folder = answered / "runs/reproduce/policies-full"
+    report = (folder / "report.md").read_text()
+    assert "figures mean nothing" in report[:400]
+    assert "minus position-blind, any block size" in report
+    assert (folder / "frontier.png").stat().st_size > 10_000
+    lines = (folder / "table.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 3  # two test sets, three alphas
+    assert (answered / "runs/reproduce/runs" / TRAINING / "policy" / "config.json").exists()
+
+
+@pytest.mark.slow
+def test_the_differences_are_those_of_the_cells(answered: Path) -> None:
+    """The table against outcomes read from the files by hand."""
+    from unmask.eval.compare import compare, one_pass
+    from unmask.sweep import Outcome, Setting
+
+    def outcomes(name: str) -> list[Outcome]:
+        found = cell(answered, name)["result"]["outcomes"]
+        return [Outcome(Setting(**one["setting"]), one["scores"], one["passes"], one["seconds"]) for one in found]
+
+    rules = outcomes("heuristics-automaton_eos-automaton-traces-long")
+    mine = outcomes("full-canvas-on-automaton_eos-automaton-traces-long-seed-0")
+    prefix = [one for one in rules if one.setting.policy.startswith(("prefix", "left-to-right"))]
+    found = compare(mine, prefix, 24, point=one_pass(rules))
+    report = (answered / "runs/reproduce/policies-full/report.md").read_text()
+    row = next(
+        line for line in report.splitlines() if line.startswith("| full canvas | automaton_eos, automaton:traces")
+    )
+    assert row.split(" | ")[7].startswith(f"{found.difference:+.3f} [{found.difference_95[0]:+.3f}")
+
+
+@pytest.mark.slow
+def test_a_folder_of_other_settings_is_refused_and_a_broken_training_is_marked(answered: Path) -> None:
+    process = start(answered, *QUICK, "--rounds", "1")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert "was made with other settings" in err.splitlines()[-1]
+    path = answered / "runs/reproduce/cells" / "full-canvas-on-automaton_eos-automaton-seed-0.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"state": "stopped", "result": {}}))
+    path.with_suffix(".jsonl").unlink()
+    policy = answered / "runs/reproduce/runs" / TRAINING / "policy" / "model.safetensors"
+    policy.write_bytes(b"broken")
+    process = start(answered, *QUICK)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 1, err
+    state = json.loads(out)["cells"]["full-canvas-on-automaton_eos-automaton-seed-0"]
+    assert state.startswith("failed: ")
+    assert listed(answered)["full-canvas-on-automaton_eos-automaton-seed-0"] == state
+
+
+@pytest.mark.slow
+def test_what_a_model_cannot_do_is_marked_with_the_reason(tmp_path: Path) -> None:
+    """Twice the length does not fit the window; the control is the length that does."""
+    plan = plan_of("policies-transfer", OPTIONS)
+    found: dict[str, Record] = {}
+    for one in plan.cells:
+        if isinstance(one, Heuristics) and one.arena.task != "automaton:traces=long":
+            write(tmp_path, one, Record("running"))
+            work.main(str(tmp_path), one.name)
+            found[one.arena.task] = read(tmp_path, one)
+    assert found["automaton"].state == "done"
+    twice = found["automaton:length=48,traces=mixed"]
+    assert twice.state == "impossible"
+    assert twice.reason.startswith("A problem of automaton:length=48,traces=mixed has 97 tokens, but the window of ")
+
+
+def test_a_report_lists_every_cell_in_every_state(tmp_path: Path) -> None:
+    plan = plan_of("policies-seconds", Options())
+    results = Results(plan)
+    first, second, third = [one for one in plan.cells if isinstance(one, Training)][:3]
+    results.set(first.name, Record("failed", "a reason"))
+    results.set(second.name, Record("running"))
+    results.set(third.name, Record("stopped"))
+    write_report(results, tmp_path)
+    report = (tmp_path / plan.name / "report.md").read_text()
+    for one in plan.cells:
+        assert f"| {one.name} | {results.state(one)} |" in report
+    assert results.state(first) == "failed: a reason"
+    waiting = next(one for one in plan.cells if isinstance(one, Measured) and first.name in one.trainings)
+    assert results.state(waiting) == f"not run: it needs {first.name}, which is failed"
+    assert f"| full canvas | automaton_eos, automaton | 0 | {results.state(waiting)} |" in report
+    assert "figures mean nothing" not in report  # the control of the quick report
+
+
+@pytest.mark.slow
+def test_medians_over_seeds_and_denoisers_are_those_of_the_rows(tmp_path: Path) -> None:
+    """Made-up outcomes for two denoisers and three seeds: the pooled row is the median of six, the worst beside it."""
+    plan = plan_of("policies-full", Options(denoisers=("automaton_eos", "there/eos_2"), calibrated=(), others=()))
+    results, chance = Results(plan), random.Random(0)
+
+    def made(policy: str, accuracy: float, passes: int) -> dict[str, Any]:
+        scores = [float(chance.random() < accuracy) for _ in range(40)]
+        setting = {"policy": policy, "block_size": None}
+        return {"setting": setting, "scores": scores, "passes": [passes] * 40, "seconds": 1.0}
+
+    for one in plan.cells:
+        rules = [made("confidence:steps=1", 0.1, 1), made("threshold:threshold=0.9", 0.5, 6), made("prefix", 0.8, 8)]
+        mine = [made("learned:from=x,dial=0", 0.9, 8), made("learned:from=x,dial=1", 0.3, 3)]
+        found = rules if isinstance(one, Heuristics) else mine
+        facts = {"length": 24, "alphas": [0.0, 30.0], "outcomes": found}
+        if isinstance(one, Heuristics | Measured):
+            results.set(one.name, Record("done", result=facts))
+    write_report(results, tmp_path)
+    report = (tmp_path / plan.name / "report.md").read_text()
+    cells = [one for one in plan.cells if isinstance(one, Measured) and one.arena.task == "automaton"]
+    judged = [one for cell in cells if (one := results.judged(cell)) is not None]
+    values = [one.against[BLIND].difference for one in judged]
+    assert len(values) == 6
+    row = next(line for line in report.splitlines() if "all 2 denoisers, automaton |" in line)
+    assert row.split(" | ")[2] == "6"
+    assert row.split(" | ")[4].startswith(f"{median(values):+.3f}, {min(values):+.3f}, ")
+    assert len(set(values)) > 1
+
+
+def test_every_question_has_a_plan_whose_cells_can_be_done_in_order() -> None:
+    for name in names():
+        for options in (Options(), OPTIONS, Options(quick=True)):
+            before: set[str] = set()
+            for one in plan_of(name, options).cells:
+                assert set(needs(one)) <= before, (name, one.name)
+                before.add(one.name)
+            assert len(before) >= 4

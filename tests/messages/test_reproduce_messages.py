@@ -1,0 +1,33 @@
+"""What `unmask reproduce` says to a wrong request: one sentence, exit code 2, and nothing written."""
+
+from pathlib import Path
+
+import pytest
+
+from unmask.cli.main import main
+
+CASES = [
+    ("", "reproduce lacks the name of a question; give one of policies-ablations, policies-alpha, policies-blocks, "),
+    ("policies-ful", "There is no question named 'policies-ful'; did you mean 'policies-full'?"),
+    ("policies-full --denoisers automaton_oes", "There is no checkpoint at 'automaton_oes'; "),
+    ("policies-full --denoisers", "There is nothing to train: give at least one of --denoisers and one of --seeds."),
+    ("policies-full --others sudoku", "--others has 'sudoku'; write TASK=CHECKPOINT, for example sudoku=sudoku."),
+    ("policies-full --others sudoko=sudoku", "There is no task named 'sudoko'; did you mean 'sudoku'?"),
+    ("policies-full --workers 0", "workers is 0; give the number of processes, at least 1."),
+    ("policies-full --count 0", "count is 0 and rounds None; give at least 1 of each."),
+    ("policies-full --calibrated there/automaton_eos", "Two denoisers are called automaton_eos; rename the folder of "),
+    ("policies-full --quik", "reproduce has no option '--quik'; did you mean '--quick'?"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), CASES)
+def test_one_sentence(
+    words: str, sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"unmask: {sentence}")
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
