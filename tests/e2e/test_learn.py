@@ -113,7 +113,7 @@ def test_nothing_to_learn_from_is_said_before_training(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(TASK.format(verdict="Verdict(0.0)"), encoding="utf-8")
     session = open_learning(replace(RUN, task=f"{file}:Mine"), out=tmp_path / "run")
-    with pytest.raises(RunError, match="solves none of 8 problems of .* so there is nothing to learn from"):
+    with pytest.raises(RunError, match=r"solves none of 8 problems of .* so there is nothing to learn from"):
         fit(session.learner, Quiet())
 
 

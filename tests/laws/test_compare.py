@@ -30,8 +30,8 @@ def test_the_difference_equals_a_direct_computation() -> None:
     found = compare(first, second, LENGTH, point=point, resamples=300, seed=4)
 
     def volume(outcomes: list[Outcome], at: np.ndarray) -> float:
-        passes = np.array([np.mean(np.array(one.passes)[at]) for one in [*outcomes, point]])
-        scores = np.array([np.mean(np.array(one.scores)[at]) for one in [*outcomes, point]])
+        passes = np.array([float(np.mean(np.array(one.passes)[at])) for one in [*outcomes, point]])
+        scores = np.array([float(np.mean(np.array(one.scores)[at])) for one in [*outcomes, point]])
         return hypervolume(passes, scores, LENGTH)
 
     weights = np.random.default_rng(4).multinomial(COUNT, np.full(COUNT, 1 / COUNT), 300)

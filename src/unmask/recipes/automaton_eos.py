@@ -16,5 +16,5 @@ def recipe() -> TextRun:
     """The run; give it the checkpoint to start from."""
     return TextRun(
         data=DataSettings("task:automaton:traces=short@75000", tokenizer="char", length=49, eos="none"),
-        train=TrainSettings(steps=600, batch=128, lr=1e-3, ema=0.99, patience=0, eval_every=200, dtype="float32"),
+        train=TrainSettings(steps=1200, batch=128, lr=1e-3, ema=0.99, patience=0, eval_every=200, dtype="float32"),
     )

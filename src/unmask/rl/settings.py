@@ -13,7 +13,7 @@ from unmask.policies.learned.settings import PolicySettings
 class LearnSettings:
     """GRPO (arXiv:2512.09106, section 3) and what goes before it. Raises ConfigError for what cannot be."""
 
-    rounds: int = 300
+    rounds: int = 250
     """Rounds of rollouts, judging and update."""
     prompts: int = 16
     """Problems in a round."""
@@ -37,7 +37,7 @@ class LearnSettings:
     """Divides the logits while rollouts are drawn."""
     entropy: float = 0.02
     """Bonus for each nat of entropy of a pass's coins: without it they harden before much was tried."""
-    lr: float = 1e-3
+    lr: float = 5e-4
     warmup: int = 10
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
@@ -51,9 +51,9 @@ class LearnSettings:
     """Problems that the heuristics are compared on."""
     pool: int = 4096
     """Training problems made beforehand, from which the rounds draw."""
-    valid_prompts: int = 64
+    valid_prompts: int = 128
     """Validation problems, each decoded at every alpha."""
-    valid_every: int = 25
+    valid_every: int = 50
     """Rounds between validations; the policy with the best mean reward is kept."""
     patience: int = 0
     """Stop after so many validations without a better one; 0 for never."""
