@@ -172,24 +172,25 @@ class Learner:
         lengths = tape.row.bincount(minlength=len(advantage)).float()
         share = torch.ones_like(lengths) if s.weight == "passes" else 1 / lengths.clamp(min=1)
         total = self.group.sum(share[tape.row].sum())
-        with torch.no_grad():
-            old, logits = log_prob(self.network, tape, s.temperature)
-            entropy = float(bernoulli_entropy(logits, tape.eligible).mean())
-        tape = tape._replace(log_prob=torch.where(tape.row % size < s.group, tape.log_prob, old))
-        keep = (advantage[tape.row] != 0) | (s.entropy > 0)
-        tape = keep_passes(tape, keep)
-        clipped = 0.0
+        if s.steering:
+            with torch.no_grad():
+                old, _ = log_prob(self.network, tape, s.temperature)
+            tape = tape._replace(log_prob=torch.where(tape.row % size < s.group, tape.log_prob, old))
+        tape = keep_passes(tape, (advantage[tape.row] != 0) | (s.entropy > 0))
+        entropy = clipped = 0.0
         rate = _FINAL * s.lr + (1 - _FINAL) * learning_rate(
             self.round, base=s.lr, warmup=s.warmup, steps=s.rounds, shape="cosine"
         )
         set_learning_rate(self.optimizer, rate)
         expert = tape.row % size >= s.group
-        for _ in range(s.inner):
+        for inner in range(s.inner):
             if len(tape.row) or self.group.size > 1:
-                clipped = self._step(tape, advantage[tape.row], share[tape.row] / total, expert)
+                now, clipped = self._step(tape, advantage[tape.row], share[tape.row] / total, expert)
+                entropy = entropy if inner else now
         return entropy, clipped
 
-    def _step(self, tape: Tape, advantage: Tensor, weight: Tensor, expert: Tensor) -> float:
+    def _step(self, tape: Tape, advantage: Tensor, weight: Tensor, expert: Tensor) -> tuple[float, float]:
+        """One step of the optimiser; the mean entropy of a pass before it, and the share that was clipped."""
         s = self.settings
         new, logits = log_prob(self.network, tape, s.temperature)
         old = tape.log_prob
@@ -197,15 +198,14 @@ class Learner:
             new = torch.where(expert, steered(new, s.group, s.steering), new)
             old = torch.where(expert, steered(old, s.group, s.steering), old)
         found = objective(new, old, advantage, weight, s.clip)
-        loss = found.loss
-        if s.entropy:
-            loss = loss - s.entropy * (bernoulli_entropy(logits, tape.eligible) * weight).sum()
+        entropy = bernoulli_entropy(logits, tape.eligible)
+        loss = found.loss - s.entropy * (entropy * weight).sum()
         (loss * self.group.size).backward()
         self.group.mean_gradients(self.params)
         clip(self.params, s.max_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(found.clipped) if len(tape.row) else 0.0
+        return (float(entropy.detach().mean()), float(found.clipped)) if len(tape.row) else (0.0, 0.0)
 
 
 def _place(row: Tensor, each: int, size: int, first: int) -> Tensor:
