@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import unmask
+from unmask import tasks
 from unmask.cli.main import main
 from unmask.errors import RunError
 from unmask.policies.learned.settings import PolicySettings
@@ -19,6 +20,7 @@ from unmask.rl.measure import Found
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.checkpoint import load_state, load_tensors
+from unmask.sweep import problems, solve
 
 SMALL = LearnSettings(
     rounds=4,
@@ -125,6 +127,21 @@ def test_a_verifier_that_fails_is_refused(tmp_path: Path, verdict: str, capsys: 
     assert main(["learn", "--task", f"{file}:Mine", *words, "--out", str(tmp_path / "run")]) != 0
     said = capsys.readouterr().err
     assert "ZeroDivisionError" in said or "a score lies between 0 and 1" in said
+
+
+def test_the_bundled_policy_goes_where_sure_first_rules_fail() -> None:
+    """Long traces, whole canvas: the control is the threshold that spends about as many passes."""
+    model = unmask.load("automaton_eos", dtype="float32", device="cpu", threads=1)
+    task = tasks.make("automaton:traces=long")
+    given = problems(task.examples("test", 64, 11), model.tokenizer)
+    found: list[tuple[float, float]] = []
+    for policy in ("learned:from=automaton_eos,dial=0.2", "threshold:threshold=0.997"):
+        scores, passes = solve(model.decoder(policy, temperature=0), task, given, model.tokenizer)
+        found.append((sum(scores) / 64, sum(passes) / 64))
+    assert found[0][0] > 0.9
+    assert found[0][1] < 11
+    assert found[1][0] < found[0][0] - 0.1
+    assert found[1][1] > found[0][1] - 1
 
 
 def test_every_recipe_can_be_read() -> None:

@@ -58,9 +58,11 @@ def _listed(kind: str) -> dict[str, str]:
 
         return {name: corpus.about for name, corpus in CORPORA.items()}
     if kind == "policies":
+        from unmask.assets.policies import bundled_policies
         from unmask.policies.registry import names
 
-        return names()
+        bundled = {f"learned:from={name}": f"A bundled policy for {name}." for name in bundled_policies()}
+        return dict(sorted((names() | bundled).items()))
     if kind == "tasks":
         return _tasks()
     if kind == "estimators":
