@@ -32,6 +32,7 @@ SMALL = LearnSettings(
     pool=32,
     valid_prompts=8,
     valid_every=2,
+    calibrated=4,
     threads=1,
 )
 RUN = LearnRun("automaton_eos", "automaton", PolicySettings(width=16), SMALL)
@@ -87,7 +88,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: i
 @pytest.mark.slow
 def test_a_policy_is_used_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--learn.rounds 2 --learn.prompts 4 --learn.group 4 --learn.warm 2 --learn.scored 8 --learn.pool 32 "
-    words += "--learn.valid-prompts 8 --learn.alphas 0.3 10 --policy.width 16 --learn.threads 1 --json"
+    words += "--learn.valid-prompts 8 --learn.calibrated 4 --learn.alphas 0.3 10 --policy.width 16 "
+    words += "--learn.threads 1 --json"
     assert main(["learn", "automaton_eos", *words.split(), "--out", str(tmp_path / "run")]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["reason"] == "finished"

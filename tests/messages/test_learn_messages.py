@@ -18,7 +18,11 @@ from unmask.rl.settings import LearnRun, LearnSettings
 PLAIN = PolicySettings(features=("confidence",))
 CALIBRATION = Calibration("sudoku", None, 8, (0.0, 0.5, 1.0), (12.0, 6.0, 2.0), (1.0, 0.9, 0.2))
 CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
-    (lambda: LearnSettings(group=1), ConfigError, "group is 1; rollouts of a problem are compared: give at least 2."),
+    (
+        lambda: LearnSettings(group=1),
+        ConfigError,
+        "group is 1; a rollout is compared with others of its problem: give at least 2.",
+    ),
     (
         lambda: LearnSettings(alphas=(1.0, -1.0)),
         ConfigError,

@@ -16,7 +16,8 @@ from unmask.model.cache import CACHES, Cache, DelayedCache, DualCache, PrefixCac
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.policies.base import Decision, State, View, take_best
-from unmask.policies.registry import make
+from unmask.policies.options import Context
+from unmask.policies.registry import ENTRIES, make
 from unmask.process import MaskedDiffusion
 from unmask.testing import TableDenoiser, check_policy, random_language
 from unmask.text.build import byte_tokenizer
@@ -155,6 +156,25 @@ def test_a_pass_over_some_positions_is_part_of_the_whole() -> None:
 def test_caches_keep_the_contract(name: str, policy: str) -> None:
     """A row alone, in a batch, joining midway or resumed has the same bits, cache and all."""
     check_policy(lambda: make(policy), temperature=1.0, block_size=16, denoiser=cached(network(), name))
+
+
+def _quick(name: str) -> str:
+    """A policy by name, at a knob that needs few passes."""
+    knob = ENTRIES[name].knob
+    return f"{name}:{knob.option}={knob.values[0] if knob.values else 3}" if knob else name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cache", "temperature"), [("dual", 1.0), ("prefix", 0.0), ("delayed", 1.0)])
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if not entry.needs_folder])
+def test_every_policy_keeps_the_contract_with_caches(name: str, cache: str, temperature: float) -> None:
+    context = Context(unigram=lambda: torch.arange(VOCABULARY).flip(0) / 55.0)
+    check_policy(
+        lambda: make(_quick(name), context),
+        temperature=temperature,
+        block_size=16,
+        denoiser=cached(network(), cache),
+    )
 
 
 class Clinging(DualCache):

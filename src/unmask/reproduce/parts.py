@@ -68,8 +68,9 @@ def trained(
     if options.quick:
         alphas = learn.alphas if len(learn.alphas) == 1 else _QUICK_ALPHAS
         small = {"warm": min(learn.warm, 2), "prompts": 4, "group": 4, "scored": 8, "pool": 32, "valid_prompts": 4}
+        small |= {"calibrated": 4}
         learn = replace(learn, rounds=options.rounds or 2, alphas=alphas, valid_every=1, save_every=1, **small)
-        return Training(name, LearnRun(checkpoint, task, policy or PolicySettings(), learn), calibration=4)
+        return Training(name, LearnRun(checkpoint, task, policy or PolicySettings(), learn))
     return Training(name, LearnRun(checkpoint, task, policy or PolicySettings(), learn))
 
 

@@ -79,8 +79,6 @@ class Training:
 
     name: str
     run: LearnRun
-    calibration: int = 256
-    """Validation problems, at most, that tell what the dial means."""
 
 
 @dataclass(frozen=True, slots=True)

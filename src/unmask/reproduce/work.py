@@ -104,10 +104,8 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
         session = open_learning(cell.run, out=folder)
     else:
         session = open_learning(cell.run, resume=folder)
-    learner = session.learner
-    learner.world = learner.world._replace(valid=learner.world.valid[: cell.calibration])
     try:
-        outcome = fit(learner, _Watching())
+        outcome = fit(session.learner, _Watching())
     finally:
         session.group.leave()
     if outcome.reason == "interrupted":
@@ -117,7 +115,7 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
         "reason": outcome.reason,
         "best": outcome.best,
         "best_round": outcome.best_round,
-        "parameters": sum(p.numel() for p in learner.params),
+        "parameters": sum(p.numel() for p in session.learner.params),
         "spent": _spent(folder / "metrics.jsonl"),
     }
 

@@ -56,10 +56,10 @@ def fit(learner: Learner, listener: Listener) -> LearnOutcome:
 
     try:
         with Interrupt() as interrupt:
-            if not learner.warmed:
-                if not _warm_up(learner, listener, interrupt):
-                    return LearnOutcome(0, "interrupted", learner.best, 0, learner.folder, None)
-                _check(learner, listener, noted)
+            if not learner.warmed and not _warm_up(learner, listener, interrupt):
+                return LearnOutcome(0, "interrupted", learner.best, 0, learner.folder, None)
+            if _due(learner) and _agreed(learner, _check(learner, listener, noted)):  # or an interrupt came before it
+                return _end(learner, "no better policy", listener)
             while learner.round < s.rounds:
                 report = learner.take_round()
                 noted(report.round, {k: v for k, v in report._asdict().items() if k != "round"})
@@ -67,8 +67,7 @@ def fit(learner: Learner, listener: Listener) -> LearnOutcome:
                 if _agreed(learner, interrupt.requested):
                     reason = "interrupted"
                     break
-                due = report.round % s.valid_every == 0 or report.round == s.rounds
-                if due and _agreed(learner, _check(learner, listener, noted)):
+                if _due(learner) and _agreed(learner, _check(learner, listener, noted)):
                     reason = "no better policy"
                     break
                 if report.round % s.save_every == 0 and learner.group.first:
@@ -77,6 +76,12 @@ def fit(learner: Learner, listener: Listener) -> LearnOutcome:
     finally:
         if log is not None:
             log.close()
+
+
+def _due(learner: Learner) -> bool:
+    """Whether this is a round to validate after."""
+    s = learner.settings
+    return learner.round % s.valid_every == 0 or learner.round == s.rounds
 
 
 def _warm_up(learner: Learner, listener: Listener, interrupt: Interrupt) -> bool:

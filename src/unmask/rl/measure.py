@@ -43,7 +43,7 @@ def validate(learner: Learner) -> Found:
 
 def calibrate(learner: Learner) -> Calibration:
     """What each place of the dial gives on the validation problems."""
-    given = learner.world.valid
+    given = learner.world.valid[: learner.settings.calibrated]
     found = _cut(learner, given * len(_DIALS), [dial for dial in _DIALS for _ in given])
     passes, accuracy = (x.view(len(_DIALS), -1).mean(-1).tolist() for x in (found.passes, found.scores))
     name, block = learner.world.task.name, learner.settings.block_size

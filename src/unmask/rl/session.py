@@ -20,8 +20,6 @@ from unmask.run.machine import choose_device, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.train.session import default_folder, refuse_taken
 
-_VALID = 256
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LearnSession:
@@ -50,7 +48,7 @@ def open_learning(run: LearnRun, *, out: str | Path | None = None, resume: str |
     group.share(run.learn.prompts)
     s = run.learn
     world = load_world(
-        run.checkpoint, run.task, train=s.pool, valid=max(_VALID, s.valid_prompts), seed=s.seed, device=device
+        run.checkpoint, run.task, train=s.pool, valid=max(s.calibrated, s.valid_prompts), seed=s.seed, device=device
     )
     run = replace(run, policy=_fitted(run, world))
     folder = Path(resume or out or default_folder(f"learn-{Path(run.checkpoint).name}"))

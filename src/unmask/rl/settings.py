@@ -55,6 +55,8 @@ class LearnSettings:
     """Validation problems, each decoded at every alpha."""
     valid_every: int = 50
     """Rounds between validations; the policy with the best mean reward is kept."""
+    calibrated: int = 256
+    """Validation problems on which each place of the dial is measured in the end."""
     patience: int = 0
     """Stop after so many validations without a better one; 0 for never."""
     save_every: int = 50
@@ -77,6 +79,7 @@ class LearnSettings:
             "inner",
             "scored",
             "pool",
+            "calibrated",
             "valid_prompts",
             "valid_every",
             "save_every",
