@@ -113,6 +113,23 @@ def test_a_policy_is_used_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.slow
+def test_several_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One run a seed and alpha, with the recipe that was named, wherever its name stands."""
+    words = (
+        "--seeds 0 1 --separate --learn.alphas 0.3 --learn.rounds=1 --learn.prompts 2 --learn.group 2 --learn.warm 1 "
+    )
+    words += "--learn.scored 2 --learn.pool 4 --learn.valid-prompts 2 --policy.width 16 --json"
+    assert main(["learn", "--out", str(tmp_path / "many"), "automaton", *words.split()]) == 0
+    policies = json.loads(capsys.readouterr().out)["policies"]
+    assert sorted(policies) == ["alpha-0.3-seed-0", "alpha-0.3-seed-1"]
+    for name, folder in policies.items():
+        facts = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        assert facts["trained_on"]["checkpoint"] == "automaton"
+        assert facts["trained_on"]["learn"]["seed"] == int(name[-1])
+        assert facts["policy"]["priced"] is False
+
+
+@pytest.mark.slow
 def test_nothing_to_learn_from_is_said_before_training(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(TASK.format(verdict="Verdict(0.0)"), encoding="utf-8")

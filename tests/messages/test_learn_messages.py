@@ -34,6 +34,11 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
         "A policy that is not told the price has one behaviour, and there are 7 alphas; give one, or policy.priced.",
     ),
     (
+        lambda: LearnRun(policy=PolicySettings(head="plackett-luce")),
+        ConfigError,
+        "entropy is 0.02, a bonus for coins, and a ranking has none; give learn.entropy 0.",
+    ),
+    (
         lambda: PolicySettings(features=("hidden",)),
         ConfigError,
         "hidden is 0; give the denoiser's width with the feature hidden, else 0.",

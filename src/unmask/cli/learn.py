@@ -3,12 +3,11 @@
 __all__ = ["LearnArguments", "run"]
 
 import os
-import subprocess
-import sys
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
     """Train; 130 where the run was interrupted and saved."""
     args, asked = _arguments(argv)
     if args.seeds or args.separate:
-        return _many(args, asked, argv)
+        return _many(args, asked)
 
     from unmask.cli.learning import Progress
     from unmask.rl.loop import fit
@@ -88,12 +87,9 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
         base = recorded_learning(first.resume)
     else:
         base = read(first.recipe)
-    if first.separate:
-        base = replace(base, policy=replace(base.policy, priced=False), learn=replace(base.learn, alphas=(1.0,)))
     args = parse(LearnArguments, argv, "learn", replace(LearnArguments(), policy=base.policy, learn=base.learn))
-    if args.separate:
-        return args, base
-    return args, LearnRun(args.checkpoint or base.checkpoint, args.task or base.task, args.policy, args.learn)
+    policy = replace(args.policy, priced=True) if args.separate else args.policy  # taken apart later
+    return args, LearnRun(args.checkpoint or base.checkpoint, args.task or base.task, policy, args.learn)
 
 
 def _told(session: "LearnSession") -> dict[str, str]:
@@ -144,62 +140,36 @@ def _finish(outcome: "LearnOutcome", as_json: bool) -> int:
 # ---- several ---------------------------------------------------------------------------------------------------------
 
 
-def _many(args: LearnArguments, asked: LearnRun, argv: Sequence[str]) -> int:
-    """One process a seed and, with --separate, an alpha; as many at once as there are processors."""
+def _many(args: LearnArguments, asked: LearnRun) -> int:
+    """One process of one thread a seed and, with --separate, an alpha; as many at once as there are processors."""
+    from unmask.run.signals import Interrupt
     from unmask.train.session import default_folder
 
-    words = _without(argv, ("--seeds", "--out", "--json", "--separate", "--learn.alphas", "--learn.seed"))
     folder = Path(args.out or default_folder("learn-many"))
-    alphas: Sequence[float | None] = args.learn.alphas if args.separate else (None,)
-    if args.separate and args.learn.alphas == (1.0,):
-        alphas = read(args.recipe).learn.alphas
-    seeds = args.seeds or (asked.learn.seed,)
-    jobs: dict[str, list[str]] = {}
-    for alpha, seed in product(alphas, seeds):
-        name = f"seed-{seed}" if alpha is None else f"alpha-{alpha:g}-seed-{seed}"
-        own = ["--learn.seed", str(seed), "--learn.threads", "1", "--out", str(folder / name)]
+    alphas: Sequence[float | None] = asked.learn.alphas if args.separate else (None,)
+    jobs: dict[str, LearnRun] = {}
+    for alpha, seed in product(alphas, args.seeds or (asked.learn.seed,)):
+        learn, policy = replace(asked.learn, seed=seed, threads=1), asked.policy
         if alpha is not None:
-            own += ["--policy.no-priced", "--learn.alphas", f"{alpha:g}"]
-        elif "--learn.alphas" in argv:
-            own += ["--learn.alphas", *(f"{one:g}" for one in args.learn.alphas)]
-        jobs[name] = [*words, *own]
-    codes = _side_by_side(jobs)
+            learn, policy = replace(learn, alphas=(alpha,)), replace(policy, priced=False)
+        name = f"seed-{seed}" if alpha is None else f"alpha-{alpha:g}-seed-{seed}"
+        jobs[name] = LearnRun(asked.checkpoint, asked.task, policy, learn)
+    with Interrupt(), ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), get_context("spawn")) as pool:
+        futures = [pool.submit(_one, name, job, str(folder / name)) for name, job in jobs.items()]
+        codes = [future.result() for future in futures]
     if args.json:
         print_json({"folder": str(folder), "policies": {name: str(folder / name / "policy") for name in jobs}})
     note("\n".join(f"{name}: {folder / name / 'policy'}" for name in jobs))
     return max(codes)
 
 
-def _without(argv: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The words without some options and their values."""
-    kept: list[str] = []
-    skipping = False
-    for word in argv:
-        if word.startswith("--"):
-            skipping = word.partition("=")[0] in names
-        if not skipping:
-            kept.append(word)
-    return kept
+def _one(name: str, asked: LearnRun, out: str) -> int:
+    """A run in a process of its own, whose lines begin with its name; the exit code."""
+    from unmask.cli.learning import Progress
+    from unmask.rl.loop import fit
+    from unmask.rl.session import open_learning
 
-
-def _side_by_side(jobs: dict[str, list[str]]) -> list[int]:
-    """Run `unmask learn` with each list of words; their lines come with their names."""
-    gate = threading.Semaphore(os.cpu_count() or 1)
-    codes: dict[str, int] = {}
-
-    def work(name: str, words: list[str]) -> None:
-        with gate:
-            code = "import sys; from unmask.cli.main import main; sys.exit(main())"
-            command = [sys.executable, "-c", code, "learn", *words]
-            with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-                assert process.stderr is not None
-                for line in process.stderr:
-                    note(f"{name}: {line.rstrip()}")
-            codes[name] = process.returncode
-
-    threads = [threading.Thread(target=work, args=job) for job in jobs.items()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [codes[name] for name in jobs]
+    session = open_learning(asked, out=out)
+    with Progress(asked.learn, 0, visible=True, name=name) as progress:
+        outcome = fit(session.learner, progress)
+    return 130 if outcome.reason == "interrupted" else 0

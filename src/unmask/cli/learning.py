@@ -22,8 +22,9 @@ _EVERY = 10.0  # seconds between lines
 class Progress:
     """The listener of a run in the terminal; silent unless `visible`."""
 
-    def __init__(self, settings: LearnSettings, begun: int, *, visible: bool) -> None:
-        """`begun` rounds were done before."""
+    def __init__(self, settings: LearnSettings, begun: int, *, visible: bool, name: str = "") -> None:
+        """`begun` rounds were done before; one of several runs has a `name`, and lines instead of a bar."""
+        self._name = f"{name}: " if name else ""
         self._settings, self._begun = settings, begun
         self._console = Console(stderr=True, quiet=not visible)
         self._mean: RoundReport | None = None
@@ -39,7 +40,7 @@ class Progress:
             TimeRemainingColumn(),
             console=self._console,
             refresh_per_second=4,
-            disable=not (visible and self._console.is_terminal),
+            disable=bool(name) or not (visible and self._console.is_terminal),
         )
         self._task = self._bar.add_task("", total=settings.rounds, completed=begun, figures="")
 
@@ -90,4 +91,4 @@ class Progress:
             self._line("The policy reveals everything in one pass at every alpha: give it a warm start (learn.warm).")
 
     def _line(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(self._name + text, highlight=False, markup=False, soft_wrap=True)

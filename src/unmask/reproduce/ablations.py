@@ -23,9 +23,10 @@ VARIANTS: dict[str, tuple[PolicySettings, LearnSettings]] = {
     "no mask": (replace(_NET, mask=False), _LEARN),
     "no time": (replace(_NET, time=False), _LEARN),
     "no positions": (replace(_NET, positions=False), _LEARN),
-    "raw confidence": (replace(_NET, scale="raw"), _LEARN),
-    "rich features": (replace(_NET, features=("confidence", "top", "entropy", "margin")), _LEARN),
-    "Plackett-Luce head": (replace(_NET, head="plackett-luce"), _LEARN),
+    "raw probabilities": (replace(_NET, scale="raw"), _LEARN),
+    "confidence alone": (replace(_NET, features=("confidence",)), _LEARN),
+    "Plackett-Luce head": (replace(_NET, head="plackett-luce"), replace(_LEARN, entropy=0.0)),
+    "no entropy bonus": (_NET, replace(_LEARN, entropy=0.0)),
     "expert steering, no warm start": (_NET, replace(_LEARN, warm=0, steering=2)),
     "cold start": (_NET, replace(_LEARN, warm=0)),
     "scale by group": (_NET, replace(_LEARN, scale="std")),
@@ -43,7 +44,7 @@ def cells(options: Options) -> list[Cell]:
     if width is None:
         blocked.append(Blocked("hidden-state", f"the configuration of {checkpoint} does not tell its width"))
     else:
-        variants["hidden state"] = (replace(_NET, features=("confidence", "hidden"), hidden=width), _LEARN)
+        variants["hidden state"] = (replace(_NET, features=(*_NET.features, "hidden"), hidden=width), _LEARN)
     trainings: list[Cell] = []
     policies: list[Cell] = []
     for label, (policy, learn) in variants.items():

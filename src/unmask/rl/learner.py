@@ -39,7 +39,7 @@ class RoundReport(NamedTuple):
     reward: float
     accuracy: float
     passes: float
-    entropy: float  # of a pass's coins together, in nats
+    entropy: float  # of a pass's action, in nats
     silent: float  # share of problems whose rollouts are all worth the same
     clipped: float
     roll_seconds: float
@@ -198,7 +198,8 @@ class Learner:
             new = torch.where(expert, steered(new, s.group, s.steering), new)
             old = torch.where(expert, steered(old, s.group, s.steering), old)
         found = objective(new, old, advantage, weight, s.clip)
-        entropy = bernoulli_entropy(logits, tape.eligible)
+        coins = self.run.policy.head == "bernoulli"
+        entropy = bernoulli_entropy(logits, tape.eligible) if coins else -new  # of a ranking: an estimate, no bonus
         loss = found.loss - s.entropy * (entropy * weight).sum()
         (loss * self.group.size).backward()
         self.group.mean_gradients(self.params)

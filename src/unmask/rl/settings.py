@@ -116,3 +116,7 @@ class LearnRun:
                 f"A policy that is not told the price has one behaviour, and there are {len(self.learn.alphas)} "
                 "alphas; give one, or policy.priced."
             )
+        if self.policy.head != "bernoulli" and self.learn.entropy:
+            raise ConfigError(
+                f"entropy is {self.learn.entropy:g}, a bonus for coins, and a ranking has none; give learn.entropy 0."
+            )
