@@ -25,7 +25,7 @@ def policy_config(
 ) -> dict[str, Any]:
     """What config.json says beside format and versions."""
     told = None if calibration is None else asdict(calibration)
-    return {"policy": to_dict(settings), "trained_on": trained_on, "calibration": told}
+    return {"policy_format": POLICY_FORMAT, "policy": to_dict(settings), "trained_on": trained_on, "calibration": told}
 
 
 def read_policy_config(path: str | Path) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def read_policy_config(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} is a checkpoint of another kind; a policy folder is one that unmask learn wrote."
         )
-    if facts.get("format", 0) > POLICY_FORMAT:
-        raise CheckpointError(f"{folder} has policy format {facts['format']}; upgrade unmask to read it.")
+    if facts.get("policy_format", 0) > POLICY_FORMAT:
+        raise CheckpointError(f"{folder} has policy format {facts['policy_format']}; upgrade unmask to read it.")
     return facts
 
 

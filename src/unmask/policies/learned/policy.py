@@ -117,9 +117,12 @@ def decide(policy: Learned, logits: Tensor, view: View) -> Decision:
     logits = logits / policy.temperature
     if policy.settings.head == "plackett-luce":
         rank = plackett_luce_rank(logits, view.eligible, view.noise if policy.sample else None)
-        return Decision(rank > 0, fallback=logits, log_prob=plackett_luce_log_prob(logits, view.eligible, rank))
+        drawn = plackett_luce_log_prob(logits, view.eligible, rank) if policy.sample else None
+        return Decision(rank > 0, fallback=logits, log_prob=drawn)
     chance = (policy.beta * logits.sigmoid()).clamp(max=1)
     reveal = (view.noise < chance if policy.sample else chance > policy.cut) & view.eligible
+    if not policy.sample:
+        return Decision(reveal, fallback=logits)
     told = logits if policy.beta == 1 else chance.clamp(_SURE, 1 - _SURE).logit()
     return Decision(reveal, fallback=logits, log_prob=bernoulli_log_prob(told, view.eligible, reveal))
 
