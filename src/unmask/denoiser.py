@@ -274,10 +274,9 @@ class Guided(Wrapper):
         valid, time, positions = (None if x is None else torch.cat([x, x]) for x in (valid, time, positions))
         return torch.cat(super().hidden(both, valid=valid, time=time, positions=positions).chunk(2), -1)
 
-    def hidden_at(self, tokens: Tensor, *_: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def hidden_at(self, tokens: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Raises RequestError: there are two passes to remember."""
-        attending(self)
-        raise NotImplementedError
+        return attending(self).hidden_at(tokens, *rest, **options)
 
     def logits(self, hidden: Tensor) -> Tensor:
         conditional, unconditional = (super(Guided, self).logits(half) for half in hidden.chunk(2, -1))

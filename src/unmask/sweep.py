@@ -28,7 +28,7 @@ from unmask.tasks import judge
 from unmask.tasks.base import Example, Task
 from unmask.text.template import Hole, parse_template
 from unmask.text.tokenizer import Tokenizer
-from unmask.windows import decode_rows
+from unmask.windows import decode_rows, finished
 
 TOKENS_A_PASS = (1, 2, 3, 4, 6, 8, 12)
 
@@ -105,12 +105,7 @@ def solve(
         batch=batch,
         device=torch.device("cpu"),
     )
-    while True:
-        try:
-            next(stream)
-        except StopIteration as end:
-            filled = end.value
-            break
+    filled = finished(stream)
     scores = [scored(task, problem, row.tokens, tokenizer) for problem, row in zip(given, filled, strict=True)]
     return scores, [row.passes for row in filled]
 

@@ -14,6 +14,7 @@ meets the same shapes, and gets the same bits, whatever stands beside it. Shapes
 
 __all__ = ["CACHES", "Cache", "DelayedCache", "DualCache", "PrefixCache", "cached"]
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -34,7 +35,7 @@ class _Memory(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cache(Wrapper):
+class Cache(Wrapper, ABC):
     """What the three have in common. `refresh`: a full pass every so many passes; None: only on entering a block."""
 
     refresh: int | None = None
@@ -48,9 +49,9 @@ class Cache(Wrapper):
                 f"refresh is {self.refresh}; give the passes from one full pass to the next, at least 1."
             )
 
+    @abstractmethod
     def stale(self, tokens: Tensor, place: Place, before: Tensor) -> Tensor:
         """(B, L) bool: what has to run again, where keys and values were made of the tokens `before` (B, L)."""
-        raise NotImplementedError
 
     def recall(
         self,
