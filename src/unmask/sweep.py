@@ -5,7 +5,20 @@ can be compared prompt by prompt. Workers are processes of one thread each; what
 again.
 """
 
-__all__ = ["Bench", "Outcome", "Problem", "Setting", "problems", "scored", "settings_of", "solve", "sweep"]
+__all__ = [
+    "Bench",
+    "Outcome",
+    "Problem",
+    "Setting",
+    "block_sizes",
+    "every_policy",
+    "fitting",
+    "problems",
+    "scored",
+    "settings_of",
+    "solve",
+    "sweep",
+]
 
 import json
 import math
@@ -24,7 +37,7 @@ from unmask.errors import RequestError
 from unmask.noise import derive
 from unmask.policies.registry import ENTRIES, Context, Entry, make
 from unmask.run.files import explained
-from unmask.tasks import judge
+from unmask.tasks import judge_all
 from unmask.tasks.base import Example, Task
 from unmask.text.template import Hole, parse_template
 from unmask.text.tokenizer import Tokenizer
@@ -79,6 +92,20 @@ def problems(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Problem]
     return [_problem(example, tokenizer) for example in examples]
 
 
+def fitting(
+    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, window: int | None, checkpoint: str
+) -> list[Problem]:
+    """`problems` of a task for a model. Raises RequestError where one is longer than the model's window."""
+    given = problems(examples, tokenizer)
+    longest = max(len(problem.row) for problem in given)
+    if window is not None and longest > window:
+        raise RequestError(
+            f"A problem of {task.name} has {longest} tokens, but the window of {checkpoint} is {window}; "
+            "choose a task that fits the model."
+        )
+    return given
+
+
 def _problem(example: Example, tokenizer: Tokenizer) -> Problem:
     row: list[int] = []
     for part in parse_template(example.template):
@@ -106,16 +133,48 @@ def solve(
         device=torch.device("cpu"),
     )
     filled = finished(stream)
-    scores = [scored(task, problem, row.tokens, tokenizer) for problem, row in zip(given, filled, strict=True)]
+    scores = scored(task, given, [row.tokens for row in filled], tokenizer)
     return scores, [row.passes for row in filled]
 
 
-def scored(task: Task, problem: Problem, tokens: Sequence[int], tokenizer: Tokenizer) -> float:
-    """The verdict on a row whose holes were filled: what was written, up to EOS."""
-    written = [tokens[at] for at in problem.holes]
-    if tokenizer.eos_id in written:
-        written = written[: written.index(tokenizer.eos_id)]
-    return judge(task, problem.example, tokenizer.decode(written)).score
+def scored(task: Task, given: Sequence[Problem], rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[float]:
+    """The scores of rows whose holes were filled: what was written, up to EOS."""
+    texts: list[str] = []
+    for problem, tokens in zip(given, rows, strict=True):
+        written = [tokens[at] for at in problem.holes]
+        if tokenizer.eos_id in written:
+            written = written[: written.index(tokenizer.eos_id)]
+        texts.append(tokenizer.decode(written))
+    verdicts = judge_all(task, [(problem.example, text) for problem, text in zip(given, texts, strict=True)])
+    return [verdict.score for verdict in verdicts]
+
+
+def every_policy(temperature: float) -> list[str]:
+    """Every policy that needs no folder; at temperature 0 the best token is the drawn one, so one of two twins."""
+    return [
+        name
+        for name, entry in ENTRIES.items()
+        if not entry.needs_folder and (temperature > 0 or name != "best-confidence")
+    ]
+
+
+def block_sizes(texts: Sequence[str], length: int) -> list[int | None]:
+    """Block sizes from what was typed, `length` the most positions that a problem has to fill.
+
+    Raises RequestError for what is none.
+    """
+    found: list[int | None] = []
+    for text in texts:
+        head, slash, tail = text.partition("/")
+        if text == "full":
+            found.append(None)
+        elif slash and head == "1" and tail.isdecimal() and int(tail) > 0:
+            found.append(max(1, round(length / int(tail))))
+        elif not slash and text.isdecimal() and int(text) > 0:
+            found.append(int(text))
+        else:
+            raise RequestError(f"'{text}' is no block size; give full, a number such as 8, or a share such as 1/4.")
+    return list(dict.fromkeys(found))
 
 
 def settings_of(names: Iterable[str], blocks: Sequence[int | None], length: int) -> list[Setting]:

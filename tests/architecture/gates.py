@@ -14,7 +14,7 @@ LAYERS = [
     {"data", "tasks", "text", "run", "windows"},
     {"train", "sweep"},
     {"rl", "eval", "baselines", "hf"},
-    {"api", "decoding", "filling", "testing"},
+    {"api", "decoding", "filling", "solving", "testing"},
     {"bench", "cli", "recipes", "reproduce", "serve"},
 ]
 # A room reaches itself; beyond that only these reach a room of their own layer. Layer 0 is one room, and so is 8.
@@ -28,6 +28,7 @@ INNER_EDGES = {
     ("api", "filling"),
     ("api", "testing"),
     ("testing", "api"),
+    ("solving", "api"),
 }
 ONE_ROOM_LAYERS = {0, 8}
 CORE_LIBRARIES = {"torch", "pydantic", "pydantic_core", "safetensors", "unmask"}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from unmask.cli.frontier import bench_of
 from unmask.errors import RequestError
+from unmask.solving import open_bench
 from unmask.sweep import Setting, problems, settings_of, solve, sweep
 from unmask.tasks import make
 from unmask.tasks.base import Example
@@ -26,31 +26,31 @@ SETTINGS = [Setting("threshold:threshold=0.9"), Setting("confidence:steps=12"), 
 def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     """What is on the record is read and not done again; a line cut in the middle is done again."""
     record = tmp_path / "outcomes.jsonl"
-    whole = {one.setting.key: one for one in sweep(bench_of, ARGUMENTS, SETTINGS, workers=1, record=record)}
+    whole = {one.setting.key: one for one in sweep(open_bench, ARGUMENTS, SETTINGS, workers=1, record=record)}
     lines = record.read_text().splitlines()
     doctored = json.loads(lines[1])
     doctored["scores"] = [0.5] * 12
     record.write_text("\n".join([lines[0], json.dumps(doctored), lines[2][:40]]))
-    again = {one.setting.key: one for one in sweep(bench_of, ARGUMENTS, SETTINGS, workers=1, record=record)}
+    again = {one.setting.key: one for one in sweep(open_bench, ARGUMENTS, SETTINGS, workers=1, record=record)}
     first, second, third = (setting.key for setting in SETTINGS)
     assert again[first].scores == [0.5] * 12  # taken from the record
     for key in (second, third):
         assert (again[key].scores, again[key].passes) == (whole[key].scores, whole[key].passes)
     assert len(record.read_text().splitlines()) == 5  # the cut line stays, and counts for nothing
     with pytest.raises(RequestError, match="another sweep"):
-        list(sweep(bench_of, ARGUMENTS | {"seed": 4}, SETTINGS, workers=1, record=record))
+        list(sweep(open_bench, ARGUMENTS | {"seed": 4}, SETTINGS, workers=1, record=record))
 
 
 @pytest.mark.slow
 def test_workers_do_not_change_what_is_found() -> None:
-    alone = {one.setting.key: (one.scores, one.passes) for one in sweep(bench_of, ARGUMENTS, SETTINGS, workers=1)}
-    shared = {one.setting.key: (one.scores, one.passes) for one in sweep(bench_of, ARGUMENTS, SETTINGS, workers=2)}
+    alone = {one.setting.key: (one.scores, one.passes) for one in sweep(open_bench, ARGUMENTS, SETTINGS, workers=1)}
+    shared = {one.setting.key: (one.scores, one.passes) for one in sweep(open_bench, ARGUMENTS, SETTINGS, workers=2)}
     assert alone == shared
 
 
 def test_the_verifier_sees_what_was_written() -> None:
     """Scores are those of the task for the very texts, and a batch of one gives the same as all together."""
-    bench = bench_of(**ARGUMENTS)
+    bench = open_bench(**ARGUMENTS)
     decoder = bench.decoder(Setting("threshold:threshold=0.97"))
     scores, passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, seed=3)
     assert 0.5 < sum(scores) / 12 <= 1
@@ -76,7 +76,7 @@ def test_settings_are_every_knob_with_every_block() -> None:
 
 
 def test_a_hole_of_free_length_is_refused() -> None:
-    tokenizer = bench_of(**ARGUMENTS).tokenizer
+    tokenizer = open_bench(**ARGUMENTS).tokenizer
     with pytest.raises(RequestError, match="no fixed length"):
         problems([Example("ab[1-3]", "abc")], tokenizer)
 
@@ -89,10 +89,10 @@ def test_the_eos_heavy_automaton_fails_as_published() -> None:
         Setting("threshold:threshold=0.9", 6),
         Setting("left-to-right:steps=12"),
     ]
-    whole, blocks, left = (one.accuracy for one in sweep(bench_of, arguments, settings, workers=1))
+    whole, blocks, left = (one.accuracy for one in sweep(open_bench, arguments, settings, workers=1))
     assert whole < 0.15 < blocks - 0.2
     assert left > 0.6
     honest = ARGUMENTS | {"task": "automaton:traces=long", "count": 64}  # the control: the one that is not EOS-heavy
-    (calibrated,) = (one.accuracy for one in sweep(bench_of, honest, settings[:1], workers=1))
+    (calibrated,) = (one.accuracy for one in sweep(open_bench, honest, settings[:1], workers=1))
     assert calibrated > 0.4
     assert make("automaton:traces=long").name in ("automaton:length=24,traces=long",)

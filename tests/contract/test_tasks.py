@@ -15,7 +15,7 @@ import pytest
 
 from unmask.errors import PluginError, RequestError
 from unmask.noise import derive
-from unmask.tasks import judge, make, names
+from unmask.tasks import judge, judge_all, make, names
 from unmask.tasks.base import SPLITS, Example, Task, Verdict, escaped, joined_holes
 from unmask.tasks.registry import fingerprint, options
 from unmask.testing import check_task
@@ -315,6 +315,24 @@ def test_what_a_verifier_does_wrong_is_a_sentence(answer: Callable[[], Any], sen
         judged(answer, 0.05 if answer is _hang else 10.0)
     assert str(caught.value).startswith("The verifier of 'right' ")
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["hangs", "fails", None])
+def test_many_are_judged_in_order_and_the_one_that_goes_wrong_is_named(wrong: str | None) -> None:
+    """The limit is one of each verdict: all together take longer than it, and only the one that hangs is blamed."""
+
+    def verify(example: Example, completion: str) -> Verdict:
+        time.sleep(5.0 if completion == wrong == "hangs" else 0.03)
+        return Verdict(1 / 0 if completion == wrong else len(completion) / 10)
+
+    task = Right()
+    task.verify = verify  # type: ignore[method-assign]
+    given = [(Example("[1]", "1"), text) for text in ["a" * n for n in range(10)] + ["hangs", "fails"]]
+    if wrong is None:
+        assert [one.score for one in judge_all(task, given, 0.25)] == [len(text) / 10 for _, text in given]
+        return
+    with pytest.raises(PluginError, match=f"over the completion '{wrong}'|failed on the completion '{wrong}'"):
+        judge_all(task, given, 0.25)
 
 
 MINE = '''

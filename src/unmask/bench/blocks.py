@@ -7,7 +7,6 @@ reported at 98 GFLOP/s is seconds * rate / 98, so that machines compare.
 __all__ = ["bench_blocks", "deviation", "floor_gflop"]
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.bench.shapes import FIELD, PUBLISHED_CPU_SECONDS, PUBLISHED_RATE_ONE_THREAD, Shape
+from unmask.bench.timing import side_by_side
 from unmask.canvas import Canvas
 from unmask.decode import Decoder
 from unmask.denoiser import Denoiser, LowPrecision, Place, Wrapper, clean_log_probs
@@ -76,33 +76,6 @@ def floor_gflop(cache: str) -> float:
 # ---- time ----------------------------------------------------------------------------------------------------------
 
 
-def _cpu(work: Callable[[], object]) -> float:
-    began = time.process_time()
-    work()
-    return time.process_time() - began
-
-
-def _rate(repeats: int = 4) -> float:
-    """GFLOP/s of a 1024-cubed fp32 product, by CPU time of one thread."""
-    ones = torch.ones(1024, 1024)
-    torch.matmul(ones, ones)
-    return 2 * 1024**3 * repeats / _cpu(lambda: [torch.matmul(ones, ones) for _ in range(repeats)]) / 1e9
-
-
-def _side_by_side(works: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, list[float]], list[float]]:
-    """CPU-seconds of each work in each round, every work once a round, and the matmul rate of each round."""
-    spent: dict[str, list[float]] = {name: [] for name in works}
-    rates: list[float] = []
-    for work in works.values():
-        work()
-    for _ in range(rounds):
-        before = _rate()
-        for name, work in works.items():
-            spent[name].append(_cpu(work))
-        rates.append((before + _rate()) / 2)
-    return spent, rates
-
-
 class _Silent(Wrapper):
     """Answers at once with what was said before: what is left is the cost of the loop."""
 
@@ -140,7 +113,7 @@ def _bookkeeping(denoiser: Denoiser, rounds: int) -> dict[str, float]:
         "loop": lambda: [silent.step(canvas, state) for _ in range(10)],
         "reductions": lambda: [reductions() for _ in range(10)],
     }
-    spent, _ = _side_by_side(works, 4 * rounds)
+    spent, _ = side_by_side(works, 4 * rounds)
     middle = {name: statistics.median(values) for name, values in spent.items()}
     after = max(0.0, middle["loop"] - middle["reductions"]) / 10
     return {"pass_cpu_seconds": middle["pass"], "after_cpu_seconds": after, "after_share": after / middle["pass"]}
@@ -195,7 +168,7 @@ def _works(denoiser: Denoiser, rows: int, caches: tuple[str, ...]) -> dict[str, 
 def _cells(denoiser: Denoiser, dtype: torch.dtype, rounds: int) -> list[dict[str, Any]]:
     """A cell a cache at batch 1, and what a row costs at batch 8 over what it costs alone."""
     works = _works(denoiser, 1, _CACHES) | _works(denoiser, 8, ("none", "dual"))
-    spent, rates = _side_by_side(works, rounds)
+    spent, rates = side_by_side(works, rounds)
     rate = statistics.median(rates)
     tokens = FIELD.length - _PROMPT
     cells: list[dict[str, Any]] = []

@@ -25,16 +25,15 @@ def cell(shape_json: str, logits: str, threads: str) -> None:
     import torch
     from torch.nn import functional as F
 
-    from unmask.bench.timing import device_peak
     from unmask.bench.train import make_trainer
-    from unmask.run.machine import prepare, set_threads
+    from unmask.run.machine import peak_bytes, prepare, set_threads
     from unmask.train import loop
 
     prepare()
     set_threads(int(threads))
     cpu = torch.device("cpu")
     trainer = make_trainer(Shape(**json.loads(shape_json)))
-    empty = device_peak(cpu)
+    empty = peak_bytes(cpu)
 
     if logits == "full":  # the published form: every position's logits, in float32, at once
 
@@ -48,7 +47,7 @@ def cell(shape_json: str, logits: str, threads: str) -> None:
     began, spent = time.perf_counter(), time.process_time()
     trainer.take_step()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - spent
-    print(json.dumps({"peak": device_peak(cpu), "before": empty, "seconds": seconds, "cpu_seconds": cpu_seconds}))
+    print(json.dumps({"peak": peak_bytes(cpu), "before": empty, "seconds": seconds, "cpu_seconds": cpu_seconds}))
 
 
 class _Nats:

@@ -1,8 +1,7 @@
 """Timing on a machine that others use too: each round measures the work and the matmul rate side by side."""
 
-__all__ = ["Timing", "device_peak", "measure", "shape_rate"]
+__all__ = ["Timing", "measure", "shape_rate", "side_by_side"]
 
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -71,13 +70,33 @@ def shape_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device, 
     return 8 * rows * width**2 / statistics.median(times) / 1e9
 
 
-def device_peak(device: torch.device) -> int:
-    """Peak memory so far in bytes: of the process on a CPU, of torch's allocator on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _cpu_seconds(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def _one_thread_rate(repeats: int = 4) -> float:
+    """GFLOP/s of a 1024-cubed fp32 product, by CPU time of one thread."""
+    ones = torch.ones(1024, 1024)
+    torch.matmul(ones, ones)
+    return 2 * 1024**3 * repeats / _cpu_seconds(lambda: [torch.matmul(ones, ones) for _ in range(repeats)]) / 1e9
+
+
+def side_by_side(works: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, list[float]], list[float]]:
+    """CPU-seconds of each work in each round, every work once a round, and the matmul rate of each round."""
+    spent: dict[str, list[float]] = {name: [] for name in works}
+    rates: list[float] = []
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        before = _one_thread_rate()
+        for name, work in works.items():
+            spent[name].append(_cpu_seconds(work))
+        rates.append((before + _one_thread_rate()) / 2)
+    return spent, rates

@@ -18,13 +18,13 @@ from unmask.bench.shapes import (
     TRAIN_14M,
     Shape,
 )
-from unmask.bench.timing import device_peak, measure, shape_rate
+from unmask.bench.timing import measure, shape_rate
 from unmask.data.corpus import Corpus, Facts, PartFacts
 from unmask.data.packed import Packed
 from unmask.data.settings import DataSettings
 from unmask.model.build import build, parameter_count
 from unmask.model.settings import DiTSettings
-from unmask.run.machine import bfloat16_works
+from unmask.run.machine import bfloat16_works, peak_bytes
 from unmask.run.parallel import Group
 from unmask.text.build import byte_tokenizer
 from unmask.train.loop import Trainer
@@ -93,7 +93,7 @@ def train_cell(
         "floor_seconds": flops / rate / 1e9,
         "share_of_matmul_rate": flops / timing.seconds / 1e9 / rate,
         "shape_matmul_rate": rate,
-        "peak_bytes": device_peak(device),
+        "peak_bytes": peak_bytes(device),
         **asdict(timing),
     }
     published = PUBLISHED.get(f"train {name}")

@@ -1,4 +1,4 @@
-"""`unmask bench train|decode|ancestral|memory|scaling`: how fast this machine is, beside its own matmul rates."""
+"""`unmask bench WHAT`: how fast this machine is, beside its own matmul rates."""
 
 __all__ = ["BenchArguments", "run"]
 
@@ -18,10 +18,10 @@ from unmask.errors import ConfigError
 class BenchArguments:
     """Measure speed and memory. Medians over rounds; in each round the machine's matmul rates are measured too."""
 
-    what: tyro.conf.Positional[Literal["train", "decode", "ancestral", "memory", "scaling"]]
+    what: tyro.conf.Positional[Literal["train", "decode", "ancestral", "policy", "memory", "scaling"]]
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
-    1000 steps; memory: the peak of a step with a large vocabulary; scaling: time and memory along length, batch,
-    vocabulary and width."""
+    1000 steps; policy: a learned policy beside the pass it decides about; memory: the peak of a step with a large
+    vocabulary; scaling: time and memory along length, batch, vocabulary and width."""
     rounds: int = 5
     """Measurements of each cell."""
     compile: bool = False
@@ -76,6 +76,10 @@ def _cells(args: BenchArguments, device: Any, threads: int) -> Iterable[dict[str
         from unmask.bench.ancestral import bench_ancestral
 
         return bench_ancestral(args.rounds, device)
+    if args.what == "policy":
+        from unmask.bench.policy import bench_policy
+
+        return bench_policy(args.rounds)
     from unmask.bench import memory
 
     if args.what == "memory":
@@ -90,7 +94,7 @@ def _line(cell: dict[str, Any]) -> str:
     """A cell as one line: its name, then each measured number with its unit."""
     shape = cell["shape"]
     name = (
-        " ".join(str(cell[key]) for key in ("axis", "dtype", "cache", "modulation", "logits") if key in cell)
+        " ".join(str(cell[key]) for key in ("axis", "dtype", "policy", "cache", "modulation", "logits") if key in cell)
         + f" {shape['name']} L{shape['length']} B{shape['batch']} V{shape['vocab']} d{shape['width']}"
     )
     parts = [f"T={cell['steps']}"] if "steps" in cell else []
@@ -107,6 +111,7 @@ def _line(cell: dict[str, Any]) -> str:
         ("cpu_seconds_at_98", "{:.2f} CPU-s at 98 GFLOP/s"),
         ("floor_at_98", "arithmetic alone {:.2f}"),
         ("row_at_batch_8", "a row at batch 8 costs {:.2f} of one alone"),
+        ("share_of_pass", "{:.1%} of a pass"),
         ("after_share", "{:.1%} of a pass after the vocabulary"),
         ("largest_probability_gap", "probabilities off by up to {:.3f}"),
         ("mean_total_variation", "total variation {:.4f} on average"),

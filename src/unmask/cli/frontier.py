@@ -1,6 +1,6 @@
 """`unmask frontier`: accuracy against passes, for every policy, its knob and the block size."""
 
-__all__ = ["FrontierArguments", "bench_of", "blocks_of", "every_policy", "run"]
+__all__ = ["FrontierArguments", "run"]
 
 import os
 import sys
@@ -14,12 +14,12 @@ import tyro
 
 from unmask.cli.parse import parse
 from unmask.cli.show import note, print_json
-from unmask.errors import ConfigError, RequestError
+from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
     from unmask.eval.compare import Compared
     from unmask.eval.frontier import Frontier
-    from unmask.sweep import Bench, Outcome, Setting
+    from unmask.sweep import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ def run(argv: Sequence[str]) -> int:
     from unmask.eval.frontier import frontier
     from unmask.eval.report import frontier_csv, frontier_facts, plot_frontier
     from unmask.run.files import atomic_text
-    from unmask.sweep import settings_of, sweep
+    from unmask.solving import open_bench
+    from unmask.sweep import block_sizes, every_policy, settings_of, sweep
 
     arguments: dict[str, Any] = {
         "checkpoint": args.checkpoint,
@@ -77,15 +78,15 @@ def run(argv: Sequence[str]) -> int:
         "seed": args.seed,
         "temperature": args.temperature,
     }
-    bench = bench_of(**arguments)
+    bench = open_bench(**arguments)
     length = max(len(problem.holes) for problem in bench.problems)
-    settings = settings_of(args.policies or every_policy(args.temperature), blocks_of(args.blocks, length), length)
+    settings = settings_of(args.policies or every_policy(args.temperature), block_sizes(args.blocks, length), length)
     folder = Path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
     workers = min(args.workers or os.cpu_count() or 1, len(settings))
     note(f"{len(settings)} settings on {args.count} problems of {bench.task.name}, {workers} processes, in {folder}")
     began = time.perf_counter()
     by_key: dict[str, Outcome] = {}
-    for outcome in sweep(bench_of, arguments, settings, workers=workers, record=folder / "outcomes.jsonl"):
+    for outcome in sweep(open_bench, arguments, settings, workers=workers, record=folder / "outcomes.jsonl"):
         by_key[outcome.setting.key] = outcome
         _progress(outcome, len(by_key), len(settings), began)
     outcomes = [by_key[one.key] for one in settings]
@@ -110,55 +111,6 @@ def run(argv: Sequence[str]) -> int:
     else:
         _print(frontiers, paired, folder, written)
     return 0
-
-
-def bench_of(checkpoint: str, task: str, split: str, count: int, seed: int, temperature: float) -> "Bench":
-    """The model and the problems, in this process."""
-    import unmask
-    from unmask.sweep import Bench, problems
-    from unmask.tasks import make
-
-    chosen = make(task)
-    model = unmask.load(checkpoint, device="cpu", dtype="float32")
-    given = problems(chosen.examples(split, count, seed), model.tokenizer)
-    longest = max(len(problem.row) for problem in given)
-    if longest > model.window:
-        raise RequestError(
-            f"A problem of {chosen.name} has {longest} tokens, but the window of {checkpoint} is {model.window}; "
-            "choose a task that fits the model."
-        )
-
-    def decoder(setting: "Setting") -> Any:
-        return model.decoder(setting.policy, temperature=temperature, block_size=setting.block_size)
-
-    return Bench(decoder, chosen, given, model.tokenizer, seed)
-
-
-def every_policy(temperature: float) -> list[str]:
-    """Every policy; at temperature 0 the best token is the drawn one, so that one of two twins is enough."""
-    from unmask.policies.registry import ENTRIES
-
-    return [
-        name
-        for name, entry in ENTRIES.items()
-        if not entry.needs_folder and (temperature > 0 or name != "best-confidence")
-    ]
-
-
-def blocks_of(texts: Sequence[str], length: int) -> list[int | None]:
-    """Block sizes from what was typed. Raises RequestError for what is none."""
-    found: list[int | None] = []
-    for text in texts:
-        head, slash, tail = text.partition("/")
-        if text == "full":
-            found.append(None)
-        elif slash and head == "1" and tail.isdecimal() and int(tail) > 0:
-            found.append(max(1, round(length / int(tail))))
-        elif not slash and text.isdecimal() and int(text) > 0:
-            found.append(int(text))
-        else:
-            raise RequestError(f"'{text}' is no block size; give full, a number such as 8, or a share such as 1/4.")
-    return list(dict.fromkeys(found))
 
 
 def _plain(text: str) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from unmask.cli.show import duration
+from unmask.cli.show import duration, size
 from unmask.rl.learner import RoundReport
 from unmask.rl.measure import Found
 from unmask.rl.settings import LearnSettings
@@ -57,6 +57,9 @@ class Progress:
         if sum(self._seconds):
             roll, judge, update = self._seconds
             self._line(f"seconds: rollouts {roll:.0f}, verifier {judge:.1f}, updates {update:.0f}")
+        if self._mean is not None:
+            held = f"a round's tape {size(self._mean.tape_bytes)}, at most {size(self._mean.peak_bytes)} in all"
+            self._line(f"memory: {held}")
 
     def said(self, sentence: str) -> None:
         """A sentence."""
@@ -66,7 +69,7 @@ class Progress:
         """Move the bar; without one, a line now and then. Figures are running means."""
         before = self._mean or report
         mixed = [_SMOOTH * old + (1 - _SMOOTH) * new for old, new in zip(before[1:], report[1:], strict=True)]
-        self._mean = RoundReport(report.round, *mixed)
+        self._mean = RoundReport(report.round, *mixed)._replace(peak_bytes=report.peak_bytes)
         for n, spent in enumerate((report.roll_seconds, report.judge_seconds, report.update_seconds)):
             self._seconds[n] += spent
         m = self._mean

@@ -31,7 +31,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "schedule": ("schedule", "CHECKPOINT", "the information curve of a model and the best schedule for so many passes"),
     "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
     "list": ("list", "[KIND]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
-    "bench": ("bench", "train|decode|ancestral|memory|scaling", "measure speed and memory on this machine"),
+    "bench": ("bench", "train|decode|ancestral|policy|memory|scaling", "measure speed and memory on this machine"),
 }
 """Each verb: its module in this folder, its arguments, and what it does."""
 

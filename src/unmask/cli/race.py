@@ -190,7 +190,7 @@ def _lane(puzzles: Puzzles, runner: Runner, group: range) -> Iterator[bool]:
                 runner.tokens, runner.fresh, runner.spent = tokens, changed, passes[line]
             if row in open_ and tokenizer.mask_id not in tokens:
                 open_.remove(row)
-                runner.verdicts[group[row]] = scored(puzzles.task, problems[row], tokens, tokenizer)
+                (runner.verdicts[group[row]],) = scored(puzzles.task, [problems[row]], [tokens], tokenizer)
                 runner.passes[group[row]] = passes[line]
         yield True
 
@@ -225,9 +225,8 @@ def turn_dial(puzzles: Puzzles, policy: str) -> list[Place]:
         except StopIteration as end:
             filled: list[Filled] = end.value
             break
-    tokenizer = puzzles.model.tokenizer
-    pairs = zip(numbers, filled, strict=True)
-    scores = [scored(puzzles.task, puzzles.problems[number], row.tokens, tokenizer) for number, row in pairs]
+    given, rows = [puzzles.problems[number] for number in numbers], [row.tokens for row in filled]
+    scores = scored(puzzles.task, given, rows, puzzles.model.tokenizer)
     found: list[Place] = []
     for place, dial in enumerate(DIALS):
         mine = slice(place * count, (place + 1) * count)

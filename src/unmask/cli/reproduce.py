@@ -4,7 +4,7 @@ __all__ = ["ReproduceArguments", "run"]
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class ReproduceArguments:
     """Honest automata: names or folders."""
     others: tuple[str, ...] = ("sudoku=sudoku",)
     """Denoisers of other tasks, TASK=CHECKPOINT each."""
+    twice: str | None = None
+    """A denoiser for automata of 48 places, for policies-transfer."""
+    blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
+    """Block sizes that heuristics are tuned over: full, a number of positions, or a share of what is to fill."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the policies."""
     rounds: int | None = None
@@ -66,8 +70,7 @@ def run(argv: Sequence[str]) -> int:
             raise ConfigError(f"reproduce lacks the name of a question; give one of {', '.join(names())}.")
         print_json({"questions": names()}) if args.json else print(table(names()))
         return 0
-    fields = ("denoisers", "calibrated", "others", "seeds", "rounds", "count", "test_seed", "quick")
-    plan = plan_of(args.name, Options(**{name: getattr(args, name) for name in fields}))
+    plan = plan_of(args.name, Options(**{one.name: getattr(args, one.name) for one in fields(Options)}))
     _check(plan)
     folder = Path(args.out)
     if args.list:
@@ -98,8 +101,10 @@ def _check(plan: Plan) -> None:
     """Refuse, before any work, a denoiser or a task that is not there."""
     from unmask.assets.models import locate
     from unmask.reproduce.plan import Heuristics
+    from unmask.sweep import block_sizes
     from unmask.tasks import make
 
+    block_sizes(plan.options.blocks, 1)
     for cell in plan.cells:
         if isinstance(cell, Heuristics):
             locate(cell.arena.checkpoint)

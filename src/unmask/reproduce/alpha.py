@@ -1,6 +1,7 @@
 """Control of speed: separate networks for each alpha against one that is told alpha, and how far seeds lie apart.
 
-arXiv:2512.09106, sections 3.3 and 6, where each alpha has its own network and the passes wander between seeds.
+arXiv:2512.09106, sections 3.3 and 6, where each alpha has its own network and the passes wander between seeds. Four
+separate networks have four points, so the one network is measured at the same four too.
 """
 
 __all__ = ["cells"]
@@ -10,25 +11,26 @@ from unmask.reproduce.parts import AUTOMATON, heuristics, measured, trained
 from unmask.reproduce.plan import Cell, Options
 from unmask.rl.settings import LearnSettings
 
+_ALONE = (0.1, 1.0, 3.0, 10.0)  # alpha 0 asks for no speed, and 30 for a single pass
+
 
 def cells(options: Options) -> list[Cell]:
     """Trainings, heuristics and measurements."""
-    trainings: list[Cell] = []
-    rules: list[Cell] = []
-    policies: list[Cell] = []
-    alphas = (0.0, 30.0) if options.quick else LearnSettings().alphas
+    alphas = _ALONE[:2] if options.quick else _ALONE
     alone = PolicySettings(priced=False)
+    found: list[Cell] = []
     for checkpoint in options.denoisers:
         against = [heuristics(options, checkpoint, task) for task in AUTOMATON.tests]
-        rules += against
+        found += against
         for seed in options.seeds:
             one = trained(options, "full", checkpoint, AUTOMATON.train, seed)
             many = [
                 trained(options, f"alpha-{a:g}", checkpoint, AUTOMATON.train, seed, alone, LearnSettings(alphas=(a,)))
                 for a in alphas
             ]
-            trainings += [one, *many]
+            found += [one, *many]
             for arena in against:
-                policies.append(measured(options, "one network, told alpha", [one], arena, seed=seed))
-                policies.append(measured(options, "a network for each alpha", many, arena, seed=seed))
-    return [*trainings, *rules, *policies]
+                found.append(measured(options, "full canvas", [one], arena, seed=seed))
+                found.append(measured(options, "the same, at four alphas", [one], arena, seed=seed, alphas=alphas))
+                found.append(measured(options, "a network for each alpha", many, arena, seed=seed))
+    return found

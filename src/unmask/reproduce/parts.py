@@ -1,6 +1,6 @@
 """Pieces that several questions are made of; no torch here."""
 
-__all__ = ["ALPHAS", "AUTOMATON", "Kind", "heuristics", "kinds", "measured", "other_kinds", "trained"]
+__all__ = ["ALPHAS", "AUTOMATON", "COARSE", "Kind", "heuristics", "kinds", "measured", "other_kinds", "trained"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +12,8 @@ from unmask.rl.settings import LearnRun, LearnSettings
 
 ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0)
 """Where policies are measured, some of them never trained on."""
+COARSE = ALPHAS[::2]
+"""Where there are many measurements."""
 _QUICK_ALPHAS = (0.0, 1.0, 30.0)
 _QUICK_POLICIES = ("threshold:threshold=0.9", "confidence", "prefix:threshold=0.9", "left-to-right:steps=12")
 _QUICK_COUNT = 16
@@ -78,7 +80,7 @@ def heuristics(options: Options, checkpoint: str, task: str, block: int | None =
     """All heuristics on one test set."""
     count = min(options.count, _QUICK_COUNT) if options.quick else options.count
     arena = Arena(checkpoint, task, count, options.test_seed)
-    blocks = ("full", "1/4") if options.quick else ("full", "1/2", "1/4", "1/8")
+    blocks = ("full", "1/4") if options.quick else options.blocks
     # a share of the automaton's 24 places is a block of a policy already, and a size twice is one size
     own = () if block is None or task.partition(":")[0] == "automaton" else (str(block),)
     name = f"heuristics-{arena.name}" + (f"-{block}" if own else "")
@@ -93,9 +95,10 @@ def measured(
     *,
     seed: int,
     block_size: int | None = None,
+    alphas: tuple[float, ...] = ALPHAS,
 ) -> Measured:
     """Policies of one seed on a test set."""
     name = f"{plain(label)}-on-{against.arena.name}-seed-{seed}"
-    alphas = _QUICK_ALPHAS if options.quick else ALPHAS
+    alphas = _QUICK_ALPHAS if options.quick else alphas
     names = tuple(one.name for one in trainings)
     return Measured(name, against.arena, label, seed, names, alphas, block_size, against.name)

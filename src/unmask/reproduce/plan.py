@@ -34,6 +34,10 @@ class Options:
     """Honest automata."""
     others: tuple[str, ...] = ("sudoku=sudoku",)
     """TASK=CHECKPOINT: denoisers of other tasks (sudoku, arithmetic, countdown)."""
+    twice: str | None = None
+    """A denoiser for automata of 48 places, twice as many as policies are trained on."""
+    blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
+    """Block sizes that heuristics are tuned over."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the policies."""
     rounds: int | None = None
@@ -53,7 +57,12 @@ class Options:
             task, equals, checkpoint = text.partition("=")
             if not (task and equals and checkpoint):
                 raise ConfigError(f"--others has '{text}'; write TASK=CHECKPOINT, for example sudoku=sudoku.")
+        if "full" not in self.blocks:
+            raise ConfigError(
+                f"blocks are {', '.join(self.blocks) or 'none'}; full, the whole canvas, has to be among them."
+            )
         every = [*self.denoisers, *self.calibrated, *(text.partition("=")[2] for text in self.others)]
+        every += [self.twice] if self.twice else []
         labels = Counter(plain(Path(path).name) for path in dict.fromkeys(every))
         if twice := [label for label, count in labels.items() if count > 1]:
             raise ConfigError(f"Two denoisers are called {twice[0]}; rename the folder of one, as cells bear the name.")

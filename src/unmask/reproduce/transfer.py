@@ -1,16 +1,18 @@
 """Transfer: policies used, untrained, with another denoiser, at another length, on another task, in other blocks.
 
-arXiv:2512.09106, section 5.4. Lengths: a price of a pass goes with a policy, so that alpha grows with the length. The
-automaton with 48 places needs a window of 97 tokens; denoisers of the bundled size have 49, and the cell then says so.
+arXiv:2512.09106, section 5.4. On the harder test of each task, at half of the alphas where a policy is away from home.
+Lengths: a price of a pass goes with a policy, so that alpha grows with the length. The
+automaton with 48 places needs a window of 97 tokens, so a denoiser of its own (--twice).
 """
 
 __all__ = ["cells"]
 
-from unmask.reproduce.parts import AUTOMATON, Kind, heuristics, kinds, measured, other_kinds, trained
-from unmask.reproduce.plan import Cell, Heuristics, Options, Training
+from unmask.reproduce.parts import ALPHAS, AUTOMATON, COARSE, Kind, heuristics, kinds, measured, other_kinds, trained
+from unmask.reproduce.plan import Blocked, Cell, Heuristics, Options, Training
 from unmask.rl.settings import LearnSettings
 
 _TWICE = "automaton:length=48,traces=mixed"
+_HOME, _INSIDE = "full canvas", f"blocks of {AUTOMATON.block}"  # as in policies-full and -blocks: they share the cells
 
 
 def cells(options: Options) -> list[Cell]:
@@ -20,27 +22,31 @@ def cells(options: Options) -> list[Cell]:
     policies: list[Cell] = []
     places = kinds(options)
     home = options.denoisers[0]
-    arenas = {checkpoint: [heuristics(options, checkpoint, t) for t in kind.tests] for checkpoint, kind in places}
-    arenas["twice"] = [heuristics(options, home, _TWICE)]
+    arenas = {checkpoint: [heuristics(options, checkpoint, kind.tests[-1])] for checkpoint, kind in places}
+    twice = [heuristics(options, options.twice, _TWICE)] if options.twice else []
+    missing = Blocked("twice-the-length", "no denoiser was given; train one and add --twice CHECKPOINT")
+    rules += twice
     rules += [arena for found in arenas.values() for arena in found]
 
     def use(label: str, one: Training, on: list[Heuristics], seed: int, block: int | None = None) -> None:
-        policies.extend(measured(options, label, [one], arena, seed=seed, block_size=block) for arena in on)
+        alphas = ALPHAS if label in (_HOME, _INSIDE) else COARSE
+        policies.extend(measured(options, label, [one], a, seed=seed, block_size=block, alphas=alphas) for a in on)
 
     for seed in options.seeds:
         full = {c: trained(options, "full", c, kind.train, seed) for c, kind in places}
         block = AUTOMATON.block
         inside = LearnSettings(block_size=block)
-        small = trained(options, f"blocks of {block}", home, AUTOMATON.train, seed, learn=inside)
+        small = trained(options, _INSIDE, home, AUTOMATON.train, seed, learn=inside)
         trainings += [*full.values(), small]
         for source, target in _pairs(places, home):
-            use(f"from {_short(source)}" if source != target else "at home", full[source], arenas[target], seed)
-        use(f"from {_short(home)}, twice the length", full[home], arenas["twice"], seed)
-        use(f"full canvas, used in blocks of {block}", full[home], arenas[home], seed, block)
-        use("full canvas, used in blocks of 12", full[home], arenas[home], seed, 12)
-        use(f"blocks of {block}, used there", small, arenas[home], seed, block)
-        use(f"blocks of {block}, used on the whole canvas", small, arenas[home], seed)
-    return [*trainings, *rules, *policies, *other_kinds(options)]
+            label = f"from {_short(source)}" if source != target else _HOME
+            use(label, full[source], arenas[target], seed)
+        use(f"from {_short(home)}, twice the length", full[home], twice, seed)
+        use(f"{_HOME}, used in {_INSIDE}", full[home], arenas[home], seed, block)
+        use(f"{_HOME}, used in blocks of 12", full[home], arenas[home], seed, 12)
+        use(_INSIDE, small, arenas[home], seed, block)
+        use(f"{_INSIDE}, used on the whole canvas", small, arenas[home], seed)
+    return [*trainings, *rules, *policies, *([] if twice else [missing]), *other_kinds(options)]
 
 
 def _pairs(places: list[tuple[str, Kind]], home: str) -> list[tuple[str, str]]:

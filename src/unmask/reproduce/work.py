@@ -164,23 +164,23 @@ def _length(bench: "Bench") -> int:
 
 
 def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
-    from unmask.cli.frontier import bench_of, blocks_of, every_policy
-    from unmask.sweep import settings_of
+    from unmask.solving import open_bench
+    from unmask.sweep import block_sizes, every_policy, settings_of
 
-    bench = bench_of(**_arguments(cell.arena))
+    bench = open_bench(**_arguments(cell.arena))
     length = _length(bench)
-    settings = settings_of(cell.policies or every_policy(0.0), blocks_of(cell.blocks, length), length)
+    settings = settings_of(cell.policies or every_policy(0.0), block_sizes(cell.blocks, length), length)
     return _outcomes(bench, cell.arena, settings, folder / "cells" / f"{cell.name}.jsonl")
 
 
 def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
     from unmask.assets.policies import locate_policy
-    from unmask.cli.frontier import bench_of
     from unmask.policies.learned.folder import read_policy
     from unmask.policies.learned.policy import dial_of
+    from unmask.solving import open_bench
     from unmask.sweep import Setting
 
-    bench = bench_of(**_arguments(cell.arena))
+    bench = open_bench(**_arguments(cell.arena))
     block = None if cell.block_size is None or cell.block_size >= _length(bench) else cell.block_size
     settings: list[Setting] = []
     alphas: list[float] = []
@@ -211,14 +211,14 @@ _TIMED_PROBLEMS = 128
 
 def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
     """Median seconds a problem, verifier included; the settings take turns, so that what disturbs one disturbs all."""
-    from unmask.cli.frontier import bench_of
     from unmask.eval.compare import grouped
     from unmask.eval.frontier import frontier
     from unmask.reproduce.results import outcomes_of
+    from unmask.solving import open_bench
     from unmask.sweep import solve
 
     given = [outcomes_of(read(folder, read_cell(folder, name)).result) for name in (cell.measured, cell.against)]
-    bench = bench_of(**_arguments(cell.arena))
+    bench = open_bench(**_arguments(cell.arena))
     length, chosen = _length(bench), [one.setting for one in given[0]]
     for some in grouped(given[1]).values():
         found = frontier(some, length, resamples=1)

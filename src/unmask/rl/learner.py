@@ -22,8 +22,9 @@ from unmask.policies.learned.policy import Learned, dial_of
 from unmask.rl.grpo import advantages, objective, steered
 from unmask.rl.reward import rewards
 from unmask.rl.settings import LearnRun
-from unmask.rl.tape import Rollout, Tape, joined, keep_passes, log_prob, roll_out
+from unmask.rl.tape import Rollout, Tape, joined, keep_passes, log_prob, roll_out, tape_bytes
 from unmask.rl.world import World
+from unmask.run.machine import peak_bytes
 from unmask.run.optim import adamw, clip, learning_rate, set_learning_rate
 from unmask.run.parallel import Group
 from unmask.sweep import Problem
@@ -45,6 +46,8 @@ class RoundReport(NamedTuple):
     roll_seconds: float
     judge_seconds: float
     update_seconds: float
+    tape_bytes: float
+    peak_bytes: float  # of the process, so far
 
 
 class Learner:
@@ -147,6 +150,8 @@ class Learner:
             seconds,
             judged,
             time.perf_counter() - began,
+            tape_bytes(tape),
+            peak_bytes(self.world.device),
         )
 
     def _steer(self, picks: Tensor, kinds: Tensor) -> tuple[Tape, Tensor, tuple[float, float]]:

@@ -1,10 +1,10 @@
 """Rollouts: problems decoded by a policy, and a tape of what it saw and did.
 
 The tape holds what the network is told and nothing of the denoiser, so that all passes are scored again in one batch.
-Positions that no row ever fills are cut away. Shapes: R rows, N passes of all of them, A positions.
+Shapes: R rows, N passes of all of them, A positions, as many as the fullest row has to fill.
 """
 
-__all__ = ["Rollout", "Tape", "joined", "keep_passes", "log_prob", "roll_out"]
+__all__ = ["Rollout", "Tape", "joined", "keep_passes", "log_prob", "roll_out", "tape_bytes"]
 
 import time
 from collections.abc import Sequence
@@ -34,6 +34,11 @@ class Tape(NamedTuple):
     action: Tensor  # (N, A) int64: 0 hidden, else revealed; of a ranking 1, 2, ... in order
     log_prob: Tensor  # (N,) of the action, when it was drawn
     row: Tensor  # (N,) int64, the row it belongs to
+
+
+def tape_bytes(tape: Tape) -> int:
+    """What a tape takes in memory."""
+    return sum(part.nbytes for part in (*tape.seen, *tape[1:]))
 
 
 class Rollout(NamedTuple):
@@ -79,7 +84,7 @@ def roll_out(
             places = torch.tensor(snapshot.rows, device=device)
             parts.append(_taped(snapshot.step, places[snapshot.step.rows], learner))
     middle = time.perf_counter()
-    scores = [scored(task, problem, row.tokens, tokenizer) for problem, row in zip(given, filled, strict=True)]
+    scores = scored(task, given, [row.tokens for row in filled], tokenizer)
     return Rollout(
         joined(parts) if record else None,
         torch.tensor(scores),
@@ -100,30 +105,29 @@ def _taped(step: Step, row: Tensor, learner: Learned) -> Tape:
             action = plackett_luce_rank(view.confidence, decision.reveal, None) * decision.reveal
         else:
             with torch.no_grad():
-                logits = learner.network(seen) / learner.temperature
+                logits = learner.logits(view) / learner.temperature
             action = plackett_luce_rank(logits, view.eligible, view.noise if learner.sample else None)
     nothing = torch.zeros(len(row), device=row.device)
-    return Tape(seen, view.eligible, action, nothing if decision.log_prob is None else decision.log_prob, row)
+    log_prob = nothing if decision.log_prob is None else decision.log_prob
+    return Tape(seen, view.eligible.gather(1, seen.places), action.gather(1, seen.places), log_prob, row)
 
 
 def joined(parts: Sequence[Tape]) -> Tape:
-    """Tapes over different positions as one, without the positions that nobody fills."""
-    width = max(int(part.seen.places.max()) + 1 for part in parts)
+    """Tapes of different widths as one, without the columns in which no row has a position."""
+    width = max(int(part.seen.present.sum(-1).max()) for part in parts)
 
-    def wide(x: Tensor, part: Tape) -> Tensor:
-        return x.new_zeros(len(x), width, *x.shape[2:]).index_copy_(1, part.seen.places, x)
-
-    present = torch.cat([wide(part.seen.present, part) for part in parts])
-    used = present.any(0).nonzero().squeeze(-1)
+    def wide(x: Tensor) -> Tensor:
+        x = x[:, :width]
+        return torch.cat([x, x.new_zeros(len(x), width - x.shape[1], *x.shape[2:])], 1)
 
     def every(name: str) -> Tensor:
-        return torch.cat([wide(getattr(part.seen, name), part)[:, used] for part in parts])
+        return torch.cat([wide(getattr(part.seen, name)) for part in parts])
 
     time, price = (torch.cat([getattr(part.seen, name) for part in parts]) for name in ("time", "price"))
     return Tape(
-        Observation(every("features"), every("state"), present[:, used], time, price, used),
-        torch.cat([wide(part.eligible, part)[:, used] for part in parts]),
-        torch.cat([wide(part.action, part)[:, used] for part in parts]),
+        Observation(every("features"), every("state"), every("present"), time, price, every("places")),
+        torch.cat([wide(part.eligible) for part in parts]),
+        torch.cat([wide(part.action) for part in parts]),
         torch.cat([part.log_prob for part in parts]),
         torch.cat([part.row for part in parts]),
     )
@@ -131,8 +135,7 @@ def joined(parts: Sequence[Tape]) -> Tape:
 
 def keep_passes(tape: Tape, which: Tensor) -> Tape:
     """Some of the passes, by a mask or indices."""
-    features, state, present, time_, price = (part[which] for part in tape.seen[:5])
-    seen = Observation(features, state, present, time_, price, tape.seen.places)
+    seen = Observation(*(part[which] for part in tape.seen))
     return Tape(seen, tape.eligible[which], tape.action[which], tape.log_prob[which], tape.row[which])
 
 

@@ -8,9 +8,8 @@ import torch
 
 from unmask.assets.models import locate
 from unmask.denoiser import Denoiser
-from unmask.errors import RequestError
 from unmask.noise import derive
-from unmask.sweep import Problem, problems
+from unmask.sweep import Problem, fitting
 from unmask.tasks import make
 from unmask.tasks.base import Task
 from unmask.text.tokenizer import Tokenizer
@@ -40,15 +39,9 @@ def load_world(
     place = device or torch.device("cpu")
     loaded = load_denoiser(locate(checkpoint), str(place))
     chosen = make(task)
+    window = loaded.denoiser.settings.max_length
     sets = [
-        problems(chosen.examples(split, count, derive(seed, number)), loaded.tokenizer)
+        fitting(chosen, chosen.examples(split, count, derive(seed, number)), loaded.tokenizer, window, checkpoint)
         for number, (split, count) in enumerate((("train", train), ("valid", valid)))
     ]
-    longest = max(len(problem.row) for given in sets for problem in given)
-    window = loaded.denoiser.settings.max_length
-    if longest > window:
-        raise RequestError(
-            f"A problem of {chosen.name} has {longest} tokens, but the window of {checkpoint} is {window}; "
-            "choose a task that fits the model."
-        )
     return World(loaded.denoiser, chosen, loaded.tokenizer, sets[0], sets[1], place)

@@ -11,6 +11,7 @@ __all__ = [
     "choose_device",
     "choose_dtype",
     "matmul_rates",
+    "peak_bytes",
     "prepare",
     "processor_flags",
     "set_threads",
@@ -18,6 +19,7 @@ __all__ = [
 
 import faulthandler
 import os
+import resource
 import signal
 import statistics
 import sys
@@ -190,6 +192,14 @@ def _checked_cuda(device: torch.device, name: str) -> torch.device:
     if device.index is not None and device.index >= count:  # pyright: ignore[reportUnnecessaryComparison]
         raise ConfigError(f"device '{name}' does not exist: this machine has cuda:0 to cuda:{count - 1}.")
     return device
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory so far: of the process on a processor, of torch's allocator on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

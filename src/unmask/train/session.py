@@ -3,8 +3,6 @@
 __all__ = ["Estimate", "Session", "default_folder", "measure", "open_session", "recorded_run", "refuse_taken"]
 
 import re
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -21,7 +19,7 @@ from unmask.model.build import build
 from unmask.model.dit import DiT
 from unmask.run.checkpoint import Checkpoint, latest, read_checkpoint
 from unmask.run.files import explained
-from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
+from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.folder import load_denoiser
@@ -153,14 +151,7 @@ def measure(session: Session, steps: int = 3) -> Estimate:
     validation = each * min(len(session.corpus.valid), run.eval_draws) * session.plan.draws / run.batch / 3
     left = max(session.plan.steps - trainer.step + len(seconds), 0)
     whole = left * each + left / session.plan.eval_every * validation
-    return Estimate(each, run.batch * session.run.data.length / each, whole, _peak(session.device))
-
-
-def _peak(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Estimate(each, run.batch * session.run.data.length / each, whole, peak_bytes(session.device))
 
 
 def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) -> _Start:

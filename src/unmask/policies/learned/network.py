@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unmask.policies.learned.settings import PolicySettings
+from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
 STATES = 3
 """What a position may be: written, eligible, or hidden and not eligible."""
@@ -30,7 +30,7 @@ class Observation(NamedTuple):
     present: Tensor  # (N, A) bool: no prompt, no padding
     time: Tensor  # (N,) passes spent over the positions that were to fill
     price: Tensor  # (N,) of a pass
-    places: Tensor  # (A,) int64
+    places: Tensor  # (N, A) int64: where in its row each position is
 
 
 class PolicyNetwork(nn.Module):
@@ -84,7 +84,7 @@ class PolicyNetwork(nn.Module):
             out = out + self.time(torch.cat([seen.time[:, None], waves.sin(), waves.cos()], -1))[:, None]
         if self.price is not None:
             alpha = seen.price * self.settings.unit
-            told = torch.stack([(1 + alpha).log(), (alpha + 0.03).log() / 3], -1)  # no jump at 0: the dial is smooth
+            told = torch.stack([(1 + alpha).log(), (alpha + LEAST_ALPHA).log() / 3], -1)
             out = out + self.price(told)[:, None]
         return out
 
@@ -93,7 +93,8 @@ class PolicyNetwork(nn.Module):
         heads = self.settings.heads
         q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         if self.settings.positions:
-            q, k = _turned(q, seen.places), _turned(k, seen.places)
+            turns = _turns(seen.places, q.shape[-1] // 2)
+            q, k = _turned(q, turns), _turned(k, turns)
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         weights = scores.masked_fill(~seen.present[:, None, None], -1e4).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).flatten(-2))
@@ -108,10 +109,14 @@ def _looked_up(table: Tensor, state: Tensor) -> Tensor:
     return torch.einsum("nse,nas->nae", table, F.one_hot(state, STATES).to(table.dtype))
 
 
-def _turned(x: Tensor, places: Tensor) -> Tensor:
-    """Rotary embedding, base 10000: (N, H, A, E) at (A,)."""
-    half = x.shape[-1] // 2
-    angles = places[:, None] * 10_000.0 ** (-torch.arange(half, device=x.device) / half)
-    cos, sin = angles.cos(), angles.sin()
-    one, two = x[..., :half], x[..., half:]
+def _turns(places: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (N, 1, A, half) of the rotary embedding, base 10000."""
+    angles = places[:, None, :, None] * 10_000.0 ** (-torch.arange(half, device=places.device) / half)
+    return angles.cos(), angles.sin()
+
+
+def _turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """(N, H, A, E), turned."""
+    cos, sin = turns
+    one, two = x.chunk(2, -1)
     return torch.cat([one * cos - two * sin, two * cos + one * sin], -1)

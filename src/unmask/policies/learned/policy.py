@@ -12,10 +12,10 @@ from unmask.errors import ConfigError, RequestError
 from unmask.policies.base import Decision, Needs, State, View
 from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
 from unmask.policies.learned.network import Observation, PolicyNetwork
-from unmask.policies.learned.settings import PolicySettings
+from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
-_LEAST = 0.03  # alpha grows from 0 by this much and then by equal factors
 _SURE = 1e-6
+_GRAIN = 16  # positions a row are a multiple of this, so that a row gets the same bits whatever is beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +98,23 @@ class Learned:
 
     @torch.no_grad()
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return decide(self, self.logits(view), view), None
+
+    def logits(self, view: View) -> Tensor:
+        """(B, L); those of positions that are not eligible mean nothing."""
         seen = observe(view, self.settings, self.price(_dial(view)))
-        return decide(self, self.network(seen), view), None
+        told = self.network(seen)
+        return told.new_zeros(view.eligible.shape).scatter_(1, seen.places, told)
 
 
 def alpha_of(dial: Tensor, largest: float) -> Tensor:
     """Dial 0 to 1 -> alpha 0 to `largest`, by equal factors but for the beginning."""
-    return _LEAST * ((1 + largest / _LEAST) ** dial - 1)
+    return LEAST_ALPHA * ((1 + largest / LEAST_ALPHA) ** dial - 1)
 
 
 def dial_of(alpha: float, largest: float) -> float:
     """The inverse of `alpha_of`."""
-    return math.log(1 + alpha / _LEAST) / math.log(1 + largest / _LEAST)
+    return math.log(1 + alpha / LEAST_ALPHA) / math.log(1 + largest / LEAST_ALPHA)
 
 
 def decide(policy: Learned, logits: Tensor, view: View) -> Decision:
@@ -130,38 +135,37 @@ def decide(policy: Learned, logits: Tensor, view: View) -> Decision:
 def observe(view: View, settings: PolicySettings, price: Tensor) -> Observation:
     """What a network with these settings is told of a View; price (B,).
 
+    Of each row the positions that were to fill, moved together: prompt and padding would cost as much and tell nothing.
     Raises RequestError for a feature that the View does not have.
     """
-    known = view.eligible | view.written
-    parts: list[Tensor] = []
-    for feature in settings.features:
-        parts.append(_feature(view, feature, settings).masked_fill(~known[..., None], 0))
+    present = view.masked | view.written
+    most = -(-int(present.sum(-1).max()) // _GRAIN) * _GRAIN
+    places = (~present).long().argsort(dim=-1, stable=True)[:, :most]
+    eligible, written = view.eligible.gather(1, places), view.written.gather(1, places)
+    parts = [_feature(view, feature, settings, places) for feature in settings.features]
+    features = torch.cat(parts, -1).masked_fill(~(eligible | written)[..., None], 0)
     time = view.step / view.total.clamp(min=1)
-    state = torch.where(view.written, 0, torch.where(view.eligible, 1, 2))
-    places = torch.arange(view.eligible.shape[-1], device=state.device)
-    return Observation(torch.cat(parts, -1), state, view.masked | view.written, time, price.float(), places)
+    state = torch.where(written, 0, torch.where(eligible, 1, 2))
+    return Observation(features, state, present.gather(1, places), time, price.float(), places)
 
 
-def _feature(view: View, feature: str, settings: PolicySettings) -> Tensor:
-    """(B, L, ·) float32."""
-    if feature == "hidden":
-        if view.hidden is None or view.hidden.shape[-1] != settings.hidden:
-            width = "none" if view.hidden is None else f"{view.hidden.shape[-1]} wide"
-            raise RequestError(
-                f"This policy reads hidden states of width {settings.hidden}, and those of the denoiser are {width}; "
-                "use the denoiser it was trained on."
-            )
-        return view.hidden.float()
-    if feature == "entropy":
-        return view.entropy.float()[..., None]
-    value = getattr(view, feature)
+def _feature(view: View, feature: str, settings: PolicySettings, places: Tensor) -> Tensor:
+    """(B, A, ·) float32 at places (B, A)."""
+    value: Tensor | None = getattr(view, feature)
+    if feature == "hidden" and (value is None or value.shape[-1] != settings.hidden):
+        width = "none" if value is None else f"{value.shape[-1]} wide"
+        raise RequestError(
+            f"This policy reads hidden states of width {settings.hidden}, and those of the denoiser are {width}; "
+            "use the denoiser it was trained on."
+        )
     if value is None or (feature == "top" and value.shape[-1] < settings.top):
         raise RequestError(
             f"This policy reads the {settings.top} highest probabilities of a position, and there are fewer tokens; "
             "use a denoiser with more."
         )
-    value = value.float() if feature == "top" else value.float()[..., None]
-    if settings.scale == "raw" or feature == "margin":
+    value = value.float().view(*view.eligible.shape, -1)
+    value = value.gather(1, places[..., None].expand(-1, -1, value.shape[-1]))
+    if settings.scale == "raw" or feature not in ("confidence", "top"):
         return value
     return value.clamp(_SURE, 1 - _SURE).logit() / 4
 

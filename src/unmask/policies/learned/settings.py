@@ -1,6 +1,6 @@
 """What a learned policy looks at, and how large it is; no torch here."""
 
-__all__ = ["FEATURES", "Feature", "PolicySettings"]
+__all__ = ["FEATURES", "LEAST_ALPHA", "Feature", "PolicySettings"]
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -9,6 +9,8 @@ from unmask.errors import ConfigError
 
 Feature = Literal["confidence", "top", "entropy", "margin", "hidden"]
 FEATURES: tuple[str, ...] = get_args(Feature)
+LEAST_ALPHA = 0.03
+"""Prices are told, and dialled, by equal factors of alpha plus this much: no jump at alpha 0."""
 
 
 @dataclass(frozen=True, slots=True)

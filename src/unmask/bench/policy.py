@@ -1,0 +1,73 @@
+"""What a learned policy costs beside the pass it decides about: a canvas of MASK alone, CPU-seconds of one thread.
+
+Its arithmetic is 2 operations a parameter and position, that of the denoiser 300 times as much: what is measured above
+that is memory traffic. Works are timed in turns, so that what disturbs one disturbs all.
+"""
+
+__all__ = ["bench_policy"]
+
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from unmask.bench.shapes import DECODE
+from unmask.bench.timing import side_by_side
+from unmask.canvas import Canvas
+from unmask.decode import Decoder
+from unmask.denoiser import Denoiser, LowPrecision
+from unmask.model.build import build
+from unmask.model.settings import DiTSettings
+from unmask.policies.learned.network import PolicyNetwork
+from unmask.policies.learned.policy import Learned
+from unmask.policies.learned.settings import PolicySettings
+from unmask.policies.threshold import Threshold
+from unmask.run.machine import bfloat16_works
+
+_POLICIES = {
+    "default": PolicySettings(unit=float(DECODE.length)),
+    "paper": PolicySettings(width=128, heads=4, features=("confidence",), scale="raw", priced=False),
+}
+_BATCHES = (1, DECODE.batch)
+
+
+def _cell(denoiser: Denoiser, name: str, settings: PolicySettings, rows: int, rounds: int) -> dict[str, Any]:
+    """One policy on one batch: its seconds, and those of the denoiser with its head at all positions."""
+    policy = Learned(PolicyNetwork(settings))
+    canvas = Canvas.start(torch.full((rows, DECODE.length), denoiser.mask_id), torch.arange(rows))
+    _, _, step = Decoder(denoiser, policy).step(canvas)
+    decoder = Decoder(denoiser, Threshold(0.9))
+    works: dict[str, Callable[[], object]] = {
+        "pass": lambda: decoder.step(canvas),
+        "policy": lambda: [policy(step.view, None) for _ in range(5)],
+    }
+    spent, rates = side_by_side(works, 4 * rounds)
+    each = statistics.median(spent["policy"]) / 5
+    return {
+        "shape": asdict(DECODE) | {"batch": rows},
+        "policy": name,
+        "parameters": sum(p.numel() for p in policy.network.parameters()),
+        "cpu_seconds": each,
+        "pass_cpu_seconds": statistics.median(spent["pass"]),
+        "share_of_pass": each / statistics.median(spent["pass"]),
+        "fp32_rate": statistics.median(rates),
+    }
+
+
+@torch.no_grad()
+def bench_policy(rounds: int) -> Iterator[dict[str, Any]]:
+    """The default and the published size, alone and in a batch, in each number format that works here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        settings = DiTSettings(DECODE.vocab, DECODE.vocab - 1, DECODE.length, DECODE.width, DECODE.blocks, DECODE.heads)
+        network = build(settings).eval()
+        for dtype in (torch.float32, *([torch.bfloat16] if bfloat16_works() else [])):
+            denoiser = network if dtype == torch.float32 else LowPrecision(network.lowered(dtype), dtype)
+            for name, choice in _POLICIES.items():
+                for rows in _BATCHES:
+                    yield {"dtype": str(dtype).removeprefix("torch."), **_cell(denoiser, name, choice, rows, rounds)}
+    finally:
+        torch.set_num_threads(threads)
