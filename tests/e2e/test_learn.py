@@ -1,6 +1,11 @@
 """`unmask learn` end to end: it trains, stops, goes on to the same bits, and its policy is used everywhere by name."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,9 +62,6 @@ class Quiet:
     def rounded(self, report: RoundReport) -> None:
         self.reports.append(report)
         if report.round == self.rounds:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGINT)
 
     def validated(self, round_: int, found: Found, best: bool) -> None: ...
@@ -166,3 +168,45 @@ def test_the_bundled_policy_goes_where_sure_first_rules_fail() -> None:
 def test_every_recipe_can_be_read() -> None:
     for name in names():
         assert read(name).learn.rounds > 0
+
+
+_TWO = """
+import sys
+from pathlib import Path
+import torch
+from test_learn import RUN, Quiet
+from unmask.rl.loop import fit
+from unmask.rl.session import open_learning
+
+session = open_learning(RUN, out=sys.argv[1])
+quiet = Quiet()
+fit(session.learner, quiet)
+mine = torch.cat([p.detach().flatten() for p in session.learner.params])
+torch.save({"params": mine, "rewards": [one.reward for one in quiet.reports]}, f"{sys.argv[1]}-{session.group.rank}.pt")
+session.group.leave()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_problems_and_have_one_policy(tmp_path: Path) -> None:
+    """As torchrun starts them, over gloo; the control is that each had problems, and so rewards, of its own."""
+    script = tmp_path / "two.py"
+    script.write_text(_TWO)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    here = Path(__file__).parent
+    shared["PYTHONPATH"] = os.pathsep.join([str(here.parents[1] / "src"), str(here)])
+    crew = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / "run")],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in crew] == [0, 0]
+    one, two = (torch.load(tmp_path / f"run-{rank}.pt") for rank in range(2))
+    assert torch.equal(one["params"], two["params"])
+    assert one["rewards"] != two["rewards"]
+    assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()

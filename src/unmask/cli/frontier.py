@@ -67,6 +67,7 @@ def run(argv: Sequence[str]) -> int:
     from unmask.eval.frontier import frontier
     from unmask.eval.report import frontier_csv, frontier_facts, plot_frontier
     from unmask.run.files import atomic_text
+    from unmask.run.pictures import can_draw
     from unmask.solving import open_bench
     from unmask.sweep import block_sizes, every_policy, settings_of, sweep
 
@@ -102,7 +103,7 @@ def run(argv: Sequence[str]) -> int:
     atomic_text(folder / "frontier.csv", frontier_csv(whole))
     atomic_text(folder / "frontier.json", json.dumps(facts, indent=1) + "\n")
     written = ["frontier.csv", "frontier.json"]
-    if _can_draw():
+    if can_draw():
         title = f"{Path(args.checkpoint).name} on {bench.task.name}: {args.count} problems, seed {args.seed}"
         plot_frontier(whole, length, title, folder / "frontier.png")
         written.append("frontier.png")
@@ -132,12 +133,6 @@ def _record() -> dict[str, Any]:
     from unmask.config import run_record
 
     return run_record()
-
-
-def _can_draw() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("matplotlib") is not None
 
 
 def _paired(groups: "dict[str, list[Outcome]]", length: int, seed: int) -> "dict[str, Compared]":

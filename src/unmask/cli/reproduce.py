@@ -4,7 +4,7 @@ __all__ = ["ReproduceArguments", "run"]
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from unmask.reproduce.plan import Options, Plan
 
 
 @dataclass(frozen=True, slots=True)
-class ReproduceArguments:
+class ReproduceArguments(Options):
     """Answer a question of the paper on learned policies: train, measure on fresh problems, and write table and plot.
 
     The folder holds the cells of all questions, each made once, and for each question a folder with report.md,
@@ -32,32 +32,13 @@ class ReproduceArguments:
     """Show questions, or the cells of one, and do nothing."""
     out: str = "runs/reproduce"
     """The folder to write."""
-    denoisers: tuple[str, ...] = ("automaton_eos",)
-    """EOS-heavy automata: names or folders, of several seeds for a claim."""
-    calibrated: tuple[str, ...] = ("automaton",)
-    """Honest automata: names or folders."""
-    others: tuple[str, ...] = ("sudoku=sudoku",)
-    """Denoisers of other tasks, TASK=CHECKPOINT each."""
-    twice: str | None = None
-    """A denoiser for automata of 48 places, for policies-transfer."""
-    blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
-    """Block sizes that heuristics are tuned over: full, a number of positions, or a share of what is to fill."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the policies."""
-    rounds: int | None = None
-    """Of GRPO; by default the recipe's number."""
-    count: int = 1024
-    """Test problems."""
-    test_seed: int = 7001
-    """Of the test problems; choose nothing on those that a claim rests on."""
-    quick: bool = False
-    """Shrink everything, to see it work; the figures mean nothing."""
     workers: int | None = None
     """Processes, of one thread each; by default one a processor."""
     json: bool = False
     """Print one JSON object on stdout."""
 
     def __post_init__(self) -> None:
+        Options.__post_init__(self)
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; give the number of processes, at least 1.")
 
@@ -70,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
             raise ConfigError(f"reproduce lacks the name of a question; give one of {', '.join(names())}.")
         print_json({"questions": names()}) if args.json else print(table(names()))
         return 0
-    plan = plan_of(args.name, Options(**{one.name: getattr(args, one.name) for one in fields(Options)}))
+    plan = plan_of(args.name, args)
     _check(plan)
     folder = Path(args.out)
     if args.list:

@@ -8,7 +8,7 @@ from typing import Any
 
 from unmask.errors import ConfigError
 from unmask.eval.schedule import Comparison
-from unmask.run.files import explained
+from unmask.run.pictures import atomic_figure
 
 _COLORS = {"optimal": "C3", "sqrt": "C1", "cosine": "C2", "uniform": "C0", "tc": "C4", "dtc": "C5"}
 
@@ -33,13 +33,7 @@ def plot_schedules(found: Comparison, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     _draw_curve(left, found)
     _draw_costs(right, found)
-    temporary = path.with_name(f".{path.stem}.part.png")
-    with explained(path):
-        try:
-            figure.savefig(temporary, dpi=120, format="png")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    atomic_figure(path, figure, 120)
 
 
 def _draw_curve(axes: Any, found: Comparison) -> None:

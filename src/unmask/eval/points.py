@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unmask.run.files import explained
+from unmask.run.pictures import atomic_figure
 
 _MARKERS = "osD^vP"
 
@@ -39,14 +39,7 @@ def plot_points(panels: Mapping[str, tuple[Sequence[Point], Sequence[Point]]], t
                 handles, labels = [*handles, handle], [*labels, label]
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.suptitle(title)
-    temporary = path.with_name(f".{path.stem}.part.png")
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(temporary, dpi=130, format="png")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    atomic_figure(path, figure, 130)
 
 
 def _panel(axis: Any, points: Sequence[Point], dial: Sequence[Point]) -> None:

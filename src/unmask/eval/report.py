@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from unmask.eval.frontier import Frontier, envelope_at, pareto
-from unmask.run.files import explained
+from unmask.run.pictures import atomic_figure
 
 POSITIONAL = ("left-to-right", "pc", "prefix")
 """Policies that use where a position is: drawn as references, and left out where only features may count."""
@@ -84,13 +84,7 @@ def plot_frontier(found: Frontier, length: int, title: str, path: Path) -> None:
     panels[0].set_ylabel("accuracy")
     figure.suptitle(title)
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    temporary = path.with_name(f".{path.stem}.part.png")
-    with explained(path):
-        try:
-            figure.savefig(temporary, dpi=130, format="png")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    atomic_figure(path, figure, 130)
 
 
 def _panel(panel: Any, found: Frontier, rows: list[int], names: list[str]) -> None:

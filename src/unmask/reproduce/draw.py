@@ -1,9 +1,8 @@
 """The picture of a question: a panel for each arena, heuristics in grey and black, policies in colours."""
 
-__all__ = ["can_draw", "draw"]
+__all__ = ["draw"]
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,9 @@ import numpy as np
 from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES
 from unmask.eval.frontier import envelope_at, pareto
 from unmask.reproduce.results import Judged, Results
-from unmask.run.files import explained
+from unmask.run.pictures import atomic_figure
 
 _MARKS = "osv^D*XP"
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is there."""
-    return find_spec("matplotlib") is not None
 
 
 def draw(results: Results, judged: Sequence[Judged], path: Path) -> None:
@@ -46,14 +40,7 @@ def draw(results: Results, judged: Sequence[Judged], path: Path) -> None:
     quick = " (quick: means nothing)" if results.plan.options.quick else ""
     figure.suptitle(f"{results.plan.name}{quick}: thin lines are seeds")
     figure.legend(list(named.values()), list(named), loc="outside right center", frameon=False)
-    temporary = path.with_name(f".{path.stem}.part.png")
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(temporary, dpi=120, format="png")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    atomic_figure(path, figure, 120)
 
 
 def _heuristics(panel: Any, results: Results, name: str) -> None:

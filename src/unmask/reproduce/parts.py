@@ -1,6 +1,17 @@
 """Pieces that several questions are made of; no torch here."""
 
-__all__ = ["ALPHAS", "AUTOMATON", "COARSE", "Kind", "heuristics", "kinds", "measured", "other_kinds", "trained"]
+__all__ = [
+    "ALPHAS",
+    "AUTOMATON",
+    "COARSE",
+    "Kind",
+    "contest",
+    "heuristics",
+    "kinds",
+    "measured",
+    "other_kinds",
+    "trained",
+]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +46,7 @@ AUTOMATON = Kind("automaton:traces=mixed", ("automaton", "automaton:traces=long"
 def kinds(options: Options) -> list[tuple[str, Kind]]:
     """Every denoiser that was given, with its task."""
     automata = [(checkpoint, AUTOMATON) for checkpoint in (*options.denoisers, *options.calibrated)]
-    pairs = (text.partition("=") for text in options.others)
+    pairs = (text.rpartition("=") for text in options.others)
     return [*automata, *((checkpoint, _kind(task)) for task, _, checkpoint in pairs)]
 
 
@@ -102,3 +113,22 @@ def measured(
     alphas = _QUICK_ALPHAS if options.quick else alphas
     names = tuple(one.name for one in trainings)
     return Measured(name, against.arena, label, seed, names, alphas, block_size, against.name)
+
+
+def contest(options: Options, *, in_blocks: bool) -> list[Cell]:
+    """Policies of every denoiser and seed, trained and measured in its blocks or on the whole canvas, and its rules."""
+    trainings: list[Cell] = []
+    rules: list[Cell] = []
+    policies: list[Cell] = []
+    for checkpoint, kind in kinds(options):
+        size = kind.block if in_blocks else None
+        label, name = (f"blocks of {size}",) * 2 if in_blocks else ("full canvas", "full")
+        learn = LearnSettings(block_size=size)
+        found = [trained(options, name, checkpoint, kind.train, seed, learn=learn) for seed in options.seeds]
+        trainings += found
+        for task in kind.tests:
+            against = heuristics(options, checkpoint, task, size)
+            rules.append(against)
+            for seed, one in zip(options.seeds, found, strict=True):
+                policies.append(measured(options, label, [one], against, seed=seed, block_size=size))
+    return [*trainings, *rules, *policies, *other_kinds(options)]

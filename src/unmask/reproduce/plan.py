@@ -29,24 +29,25 @@ class Options:
     """What a person chooses. Raises ConfigError for what cannot be."""
 
     denoisers: tuple[str, ...] = ("automaton_eos",)
-    """EOS-heavy automata."""
+    """EOS-heavy automata: names or folders, of several seeds for a claim."""
     calibrated: tuple[str, ...] = ("automaton",)
-    """Honest automata."""
+    """Honest automata: names or folders."""
     others: tuple[str, ...] = ("sudoku=sudoku",)
-    """TASK=CHECKPOINT: denoisers of other tasks (sudoku, arithmetic, countdown)."""
+    """Denoisers of other tasks (sudoku, arithmetic, countdown), TASK=CHECKPOINT each."""
     twice: str | None = None
-    """A denoiser for automata of 48 places, twice as many as policies are trained on."""
+    """A denoiser for automata of 48 places, twice as many as policies are trained on, for policies-transfer."""
     blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
-    """Block sizes that heuristics are tuned over."""
+    """Block sizes that heuristics are tuned over: full, a number of positions, or a share of what is to fill."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the policies."""
     rounds: int | None = None
-    """Of GRPO, where it is not the recipe's number."""
+    """Of GRPO; by default the recipe's number."""
     count: int = 1024
     """Test problems."""
     test_seed: int = 7001
-    """Of the test problems: one on which nothing was chosen."""
+    """Of the test problems; choose nothing on those that a claim rests on."""
     quick: bool = False
+    """Shrink everything, to see it work; the figures mean nothing."""
 
     def __post_init__(self) -> None:
         if not self.denoisers or not self.seeds:
@@ -54,14 +55,14 @@ class Options:
         if self.count < 1 or (self.rounds is not None and self.rounds < 1):
             raise ConfigError(f"count is {self.count} and rounds {self.rounds}; give at least 1 of each.")
         for text in self.others:
-            task, equals, checkpoint = text.partition("=")
+            task, equals, checkpoint = text.rpartition("=")
             if not (task and equals and checkpoint):
                 raise ConfigError(f"--others has '{text}'; write TASK=CHECKPOINT, for example sudoku=sudoku.")
         if "full" not in self.blocks:
             raise ConfigError(
                 f"blocks are {', '.join(self.blocks) or 'none'}; full, the whole canvas, has to be among them."
             )
-        every = [*self.denoisers, *self.calibrated, *(text.partition("=")[2] for text in self.others)]
+        every = [*self.denoisers, *self.calibrated, *(text.rpartition("=")[2] for text in self.others)]
         every += [self.twice] if self.twice else []
         labels = Counter(plain(Path(path).name) for path in dict.fromkeys(every))
         if twice := [label for label, count in labels.items() if count > 1]:

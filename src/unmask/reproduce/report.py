@@ -10,11 +10,12 @@ from pathlib import Path
 from statistics import median
 
 from unmask.eval.compare import Compared
-from unmask.reproduce.draw import can_draw, draw
+from unmask.reproduce.draw import draw
 from unmask.reproduce.plan import Arena, Heuristics, Measured, Plan, Timed, Training
 from unmask.reproduce.results import GROUPS, Judged, Results
 from unmask.reproduce.timing import timing_lines
 from unmask.run.files import atomic_text
+from unmask.run.pictures import can_draw
 
 _HOW = """\
 Hypervolume: the area under the best accuracy at no more than so many passes, over log2 passes from 1 to L (the

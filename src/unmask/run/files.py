@@ -1,6 +1,6 @@
 """Atomic writing: a reader sees the old file or folder, or the whole new one, and never a part of it."""
 
-__all__ = ["atomic_folder", "atomic_text", "explained", "remove_folder", "sweep"]
+__all__ = ["atomic_bytes", "atomic_folder", "atomic_text", "explained", "remove_folder", "sweep"]
 
 import ctypes
 import errno
@@ -72,14 +72,19 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
 
 
 def atomic_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all; the errors are those of `atomic_folder`."""
+    """`atomic_bytes` of a text in UTF-8."""
+    atomic_bytes(path, text.encode("utf-8"))
+
+
+def atomic_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file, whole or not at all; its folder is made. The errors are those of `atomic_folder`."""
     target = Path(os.path.abspath(path))
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(target, "tmp")
         try:
-            with open(temporary, "x", encoding="utf-8", newline="") as file:
-                file.write(text)
+            with open(temporary, "xb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 from unmask.errors import ConfigError, DataError, did_you_mean
 from unmask.run.files import atomic_text, explained
+from unmask.run.pictures import atomic_figure, can_draw
 
 Value = float | int | str | bool | None
 
@@ -106,7 +107,7 @@ def plot_curves(path_jsonl: Path, path_png: Path) -> bool:
 
     Raises DataError as `read_metrics` does and for a file without numbers; ConfigError or RunError as writing does.
     """
-    if util.find_spec("matplotlib") is None:
+    if not can_draw():
         return False
     from matplotlib.figure import Figure
 
@@ -122,13 +123,7 @@ def plot_curves(path_jsonl: Path, path_png: Path) -> bool:
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)
-    temporary = path_png.with_name(f".{path_png.stem}.part.png")
-    with explained(path_png):
-        try:
-            figure.savefig(temporary, dpi=120)
-            temporary.replace(path_png)
-        finally:
-            temporary.unlink(missing_ok=True)
+    atomic_figure(path_png, figure, 120)
     return True
 
 
