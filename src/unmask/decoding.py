@@ -65,7 +65,7 @@ def make_decoder(
     context = Context(schedule, lambda: _unigram(plain, device))
     rule = make(policy, context) if isinstance(policy, str) else policy
     if passes is not None:
-        rule = _within(rule, passes)
+        rule = _within(rule, passes, policy if isinstance(policy, str) else repr(policy))
     if suppress:
         denoiser = Suppressed(denoiser, tuple(_token(tokenizer, one) for one in suppress))
     if guidance:
@@ -97,10 +97,10 @@ def row_dials(decoder: Decoder, dial: float | Sequence[float] | None, count: int
     return found
 
 
-def _within(rule: UnmaskingPolicy, passes: float) -> UnmaskingPolicy:
+def _within(rule: UnmaskingPolicy, passes: float, name: str) -> UnmaskingPolicy:
     """A learned policy whose dial keeps to a budget. Raises RequestError for a policy that has none."""
     if not isinstance(rule, Learned) or rule.calibration is None:
-        raise RequestError(f"{rule!r} cannot keep to {passes:g} passes; a calibrated learned policy can.")
+        raise RequestError(f"'{name}' cannot keep to {passes:g} passes; a calibrated learned policy can.")
     return replace(rule, dial=rule.calibration.dial_for(passes))
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "block_sizes",
     "every_policy",
     "fitting",
+    "most_holes",
     "problems",
     "scored",
     "settings_of",
@@ -33,7 +34,7 @@ from typing import Any, NamedTuple
 import torch
 
 from unmask.decode import Decoder
-from unmask.errors import RequestError
+from unmask.errors import ConfigError, RequestError
 from unmask.noise import derive
 from unmask.policies.registry import ENTRIES, Context, Entry, make
 from unmask.run.files import explained
@@ -104,6 +105,11 @@ def fitting(
             "choose a task that fits the model."
         )
     return given
+
+
+def most_holes(given: Sequence[Problem]) -> int:
+    """L: how many positions the longest problem has to fill."""
+    return max(len(problem.holes) for problem in given)
 
 
 def _problem(example: Example, tokenizer: Tokenizer) -> Problem:
@@ -259,12 +265,16 @@ def sweep(
     known = _read(record, arguments)
     yield from (known[one.key] for one in settings if one.key in known)
     open_ = [one for one in settings if one.key not in known]
-    if workers <= 1 or len(open_) <= 1:
+    if not open_:
+        return
+    if workers <= 1 or len(open_) == 1:
         before = torch.get_num_threads()
-        _open(build, arguments)
-        for one in open_:
-            yield _noted(_work(one), record)
-        torch.set_num_threads(before)
+        try:
+            _open(build, arguments)
+            for one in open_:
+                yield _noted(_work(one), record)
+        finally:
+            torch.set_num_threads(before)
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _open, (build, dict(arguments)))
     try:
@@ -275,7 +285,7 @@ def sweep(
 
 
 def _read(record: Path | None, arguments: Mapping[str, Any]) -> dict[str, Outcome]:
-    """The outcomes on a record, made if it is not there. Raises RequestError for the record of something else."""
+    """The outcomes on a record, made if it is not there. Raises ConfigError for the record of something else."""
     if record is None:
         return {}
     head = json.dumps(dict(arguments), sort_keys=True)
@@ -286,7 +296,7 @@ def _read(record: Path | None, arguments: Mapping[str, Any]) -> dict[str, Outcom
         return {}
     lines = record.read_text(encoding="utf-8").splitlines()
     if not lines or lines[0] != head:
-        raise RequestError(f"{record} holds the outcomes of another sweep; choose another folder with --out.")
+        raise ConfigError(f"{record} holds the outcomes of another sweep; choose another folder with --out.")
     found: dict[str, Outcome] = {}
     for line in lines[1:]:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unmask.errors import RequestError
+from unmask.errors import ConfigError, RequestError
 from unmask.solving import open_bench
 from unmask.sweep import Setting, problems, settings_of, solve, sweep
 from unmask.tasks import make
@@ -37,7 +37,7 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
     for key in (second, third):
         assert (again[key].scores, again[key].passes) == (whole[key].scores, whole[key].passes)
     assert len(record.read_text().splitlines()) == 5  # the cut line stays, and counts for nothing
-    with pytest.raises(RequestError, match="another sweep"):
+    with pytest.raises(ConfigError, match="another sweep"):
         list(sweep(open_bench, ARGUMENTS | {"seed": 4}, SETTINGS, workers=1, record=record))
 
 

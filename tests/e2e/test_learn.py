@@ -17,7 +17,6 @@ from unmask import tasks
 from unmask.cli.main import main
 from unmask.errors import RunError
 from unmask.policies.learned.settings import PolicySettings
-from unmask.policies.registry import make
 from unmask.recipes.learn import names, read
 from unmask.rl.learner import RoundReport
 from unmask.rl.loop import fit
@@ -100,34 +99,36 @@ def test_a_policy_is_used_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[
     name = f"learned:from={tmp_path / 'run'}"
     model = unmask.load("automaton_eos", dtype="float32", device="cpu", threads=1)
     template = "aABCDEFABCDEFABCDEFABCDEF[24]"
-    fast, slow = (model.fill(template, policy=name, dial=dial, temperature=0).passes[0] for dial in (1.0, 0.0))
-    assert 1 <= fast <= slow <= 24
-    beside = model.fill(template, policy=name, dial=[1.0, 0.0], count=2, temperature=0).passes
+    model.fill(template, policy=name, dial=0.5, temperature=0)
+    bundled = "learned:from=automaton_eos"
+    fast, slow = (model.fill(template, policy=bundled, dial=dial, temperature=0).passes[0] for dial in (1.0, 0.0))
+    assert 1 <= fast < slow <= 24
+    beside = model.fill(template, policy=bundled, dial=[1.0, 0.0], count=2, temperature=0).passes
     assert beside == [fast, slow]  # a dial a row
-    calibration = make(name).calibration  # pyright: ignore
-    budget = calibration.passes[-1] + 0.01
-    assert model.fill(template, policy=name, passes=budget, temperature=0).passes[0] >= 1
+    assert model.fill(template, policy=bundled, passes=1, temperature=0).passes[0] == fast
     again = ["learn", "--resume", str(tmp_path / "run"), "--json"]
     assert main(again) == 0
     assert json.loads(capsys.readouterr().out)["round"] == 2
     assert main(["learn", "automaton_eos", "--resume", str(tmp_path / "run"), "--learn.lr", "1"]) == 2
     assert "--learn.lr does not go with --resume" in capsys.readouterr().err
+    assert main(["learn", "sudoku", "--resume", str(tmp_path / "run")]) == 2
+    assert "leave 'sudoku' out" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_several_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One run a seed and alpha, with the recipe that was named, wherever its name stands."""
     words = (
-        "--seeds 0 1 --separate --learn.alphas 0.3 --learn.rounds=1 --learn.prompts 2 --learn.group 2 --learn.warm 1 "
+        "--seeds 0 --separate --learn.alphas 0.3 3 --learn.rounds=1 --learn.prompts 2 --learn.group 2 --learn.warm 1 "
     )
     words += "--learn.scored 2 --learn.pool 4 --learn.valid-prompts 2 --policy.width 16 --json"
     assert main(["learn", "--out", str(tmp_path / "many"), "automaton", *words.split()]) == 0
     policies = json.loads(capsys.readouterr().out)["policies"]
-    assert sorted(policies) == ["alpha-0.3-seed-0", "alpha-0.3-seed-1"]
+    assert sorted(policies) == ["alpha-0.3-seed-0", "alpha-3-seed-0"]
     for name, folder in policies.items():
         facts = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
         assert facts["trained_on"]["checkpoint"] == "automaton"
-        assert facts["trained_on"]["learn"]["seed"] == int(name[-1])
+        assert facts["trained_on"]["learn"]["alphas"] == [float(name.split("-")[1])]
         assert facts["policy"]["priced"] is False
 
 

@@ -324,6 +324,7 @@ def test_rollouts_do_not_depend_on_the_batch(world: World, few: bool) -> None:
         torch.argsort(tape.row * 100 + (tape.seen.time * 24).round().long()) for tape in (together.tape, alone.tape)
     ]
     assert torch.equal(together.tape.action[order[0]], alone.tape.action[order[1]])
+    assert torch.equal(together.tape.log_prob[order[0]], alone.tape.log_prob[order[1]])
     other = rolled(world, replace(learner, temperature=3.0))
     assert not torch.equal(other.passes, together.passes)
 

@@ -61,7 +61,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: unmask.load("automaton").decoder("random", passes=3),
         RequestError,
-        "TopK(score=<function random at ",
+        "'random' cannot keep to 3 passes; a calibrated learned policy can.",
     ),
 ]
 

@@ -38,6 +38,10 @@ class BenchArguments:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ConfigError(f"rounds is {self.rounds}; it must be at least 1.")
+        if self.what in ("decode", "policy") and (self.threads is not None or self.device != "auto"):
+            raise ConfigError(
+                f"bench {self.what} measures one thread of the processor; leave --threads and --device out."
+            )
         if self.plot is not None and self.what != "scaling":
             raise ConfigError(f"--plot draws the cells of 'bench scaling', not of 'bench {self.what}'; leave it out.")
 

@@ -63,13 +63,14 @@ def run(argv: Sequence[str]) -> int:
     """Sweep, write and print."""
     args = parse(FrontierArguments, argv, "frontier")
 
+    from unmask.config import run_record
     from unmask.eval.compare import grouped
     from unmask.eval.frontier import frontier
     from unmask.eval.report import frontier_csv, frontier_facts, plot_frontier
     from unmask.run.files import atomic_text
     from unmask.run.pictures import can_draw
     from unmask.solving import open_bench
-    from unmask.sweep import block_sizes, every_policy, settings_of, sweep
+    from unmask.sweep import block_sizes, every_policy, most_holes, settings_of, sweep
 
     arguments: dict[str, Any] = {
         "checkpoint": args.checkpoint,
@@ -80,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
         "temperature": args.temperature,
     }
     bench = open_bench(**arguments)
-    length = max(len(problem.holes) for problem in bench.problems)
+    length = most_holes(bench.problems)
     settings = settings_of(args.policies or every_policy(args.temperature), block_sizes(args.blocks, length), length)
     folder = Path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
     workers = min(args.workers or os.cpu_count() or 1, len(settings))
@@ -95,7 +96,7 @@ def run(argv: Sequence[str]) -> int:
     frontiers = {name: frontier(some, length, seed=args.seed) for name, some in groups.items()}
     paired = _paired(groups, length, args.seed)
     whole = frontiers["all"]
-    facts = {"arguments": arguments, "length": length, "record": _record(), "groups": frontier_facts(frontiers)}
+    facts = {"arguments": arguments, "length": length, "record": run_record(), "groups": frontier_facts(frontiers)}
     if paired:
         facts["learned against"] = {name: asdict(one) for name, one in paired.items()}
     import json
@@ -127,12 +128,6 @@ def _progress(outcome: "Outcome", done: int, total: int, began: float) -> None:
         print(f"\r\033[K{line[:110]}", end="\n" if done == total else "", file=sys.stderr, flush=True)
     elif done % 20 == 0 or done == total:
         note(line)
-
-
-def _record() -> dict[str, Any]:
-    from unmask.config import run_record
-
-    return run_record()
 
 
 def _paired(groups: "dict[str, list[Outcome]]", length: int, seed: int) -> "dict[str, Compared]":

@@ -3,17 +3,19 @@
 __all__ = ["LearnArguments", "run"]
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence, Sized
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from unmask.cli.parse import given_options, parse
+from unmask.cli.parse import given_options, given_positionals, parse
 from unmask.cli.show import note, print_json, table
 from unmask.errors import ConfigError
 from unmask.policies.learned.settings import PolicySettings
@@ -82,6 +84,8 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
     if first.resume is not None:
         for name in given_options(LearnArguments, argv, "learn") - {"resume", "json", "learn.rounds", "learn.threads"}:
             raise ConfigError(f"--{name.replace('_', '-')} does not go with --resume, which takes it from the run.")
+        if given_positionals(LearnArguments, argv, "learn"):
+            raise ConfigError(f"--resume takes the recipe from the run; leave '{first.recipe}' out.")
         from unmask.rl.session import recorded_learning
 
         base = recorded_learning(first.resume)
@@ -142,7 +146,6 @@ def _finish(outcome: "LearnOutcome", as_json: bool) -> int:
 
 def _many(args: LearnArguments, asked: LearnRun) -> int:
     """One process of one thread a seed and, with --separate, an alpha; as many at once as there are processors."""
-    from unmask.run.signals import Interrupt
     from unmask.train.session import default_folder
 
     folder = Path(args.out or default_folder("learn-many"))
@@ -154,13 +157,39 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
             learn, policy = replace(learn, alphas=(alpha,)), replace(policy, priced=False)
         name = f"seed-{seed}" if alpha is None else f"alpha-{alpha:g}-seed-{seed}"
         jobs[name] = LearnRun(asked.checkpoint, asked.task, policy, learn)
-    with Interrupt(), ProcessPoolExecutor(min(len(jobs), os.cpu_count() or 1), get_context("spawn")) as pool:
-        futures = [pool.submit(_one, name, job, str(folder / name)) for name, job in jobs.items()]
-        codes = [future.result() for future in futures]
+    codes = _side_by_side({name: (name, job, str(folder / name)) for name, job in jobs.items()})
     if args.json:
         print_json({"folder": str(folder), "policies": {name: str(folder / name / "policy") for name in jobs}})
-    note("\n".join(f"{name}: {folder / name / 'policy'}" for name in jobs))
-    return max(codes)
+    for name, code in codes.items():
+        more = f"go on with: unmask learn --resume {folder / name}" if (folder / name).exists() else "not begun"
+        note(f"{name}: {folder / name / 'policy' if code == 0 else more}")
+    return max(codes.values())
+
+
+def _side_by_side(jobs: dict[str, tuple[str, LearnRun, str]]) -> dict[str, int]:
+    """The exit code of each; after an interrupt those at work save and stop, and no other is begun."""
+    from unmask.run.signals import Interrupt
+
+    codes = dict.fromkeys(jobs, 130)
+    with Interrupt() as interrupt, ProcessPoolExecutor(_at_once(jobs), get_context("spawn")) as pool:
+        futures = {pool.submit(_one, *job): name for name, job in jobs.items()}
+        told, left = False, set(futures)
+        while left:
+            done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+            if interrupt.requested and not told:
+                told = True
+                for future in left:
+                    future.cancel()
+                for child in active_children():  # Ctrl-C reaches them too, SIGTERM does not
+                    child.terminate()
+            for future in done:
+                with suppress(*((CancelledError, BrokenProcessPool, KeyboardInterrupt) if told else ())):
+                    codes[futures[future]] = future.result()
+    return codes
+
+
+def _at_once(jobs: Sized) -> int:
+    return min(len(jobs), os.cpu_count() or 1)
 
 
 def _one(name: str, asked: LearnRun, out: str) -> int:

@@ -215,16 +215,11 @@ def _stream(
 def turn_dial(puzzles: Puzzles, policy: str) -> list[Place]:
     """The learned policy at every place of the dial: one request in which each row has its own."""
     from unmask.sweep import scored
+    from unmask.windows import finished
 
     count = len(puzzles.problems)
     numbers, dials = list(range(count)) * len(DIALS), [dial for dial in DIALS for _ in range(count)]
-    stream = _stream(puzzles, policy, numbers, dials)
-    while True:
-        try:
-            next(stream)
-        except StopIteration as end:
-            filled: list[Filled] = end.value
-            break
+    filled = finished(_stream(puzzles, policy, numbers, dials))
     given, rows = [puzzles.problems[number] for number in numbers], [row.tokens for row in filled]
     scores = scored(puzzles.task, given, rows, puzzles.model.tokenizer)
     found: list[Place] = []

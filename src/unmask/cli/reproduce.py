@@ -44,7 +44,7 @@ class ReproduceArguments(Options):
 
 
 def run(argv: Sequence[str]) -> int:
-    """Do what is not done; 0 where all is, 1 where a cell failed, 130 after an interrupt."""
+    """Do what is not done; 0 where all is that can be, 1 where a cell failed, 130 after an interrupt."""
     args = parse(ReproduceArguments, argv, "reproduce")
     if not args.name:
         if not args.list:
@@ -72,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
         print((place / "report.md").read_text(encoding="utf-8"))
     note(f"written to {place}: report.md, table.csv" + (", frontier.png" if (place / "frontier.png").exists() else ""))
     kinds = {record.state for record in results.records.values()}
-    if "stopped" in kinds:
+    if results.interrupted and kinds & {"stopped", "not run"}:
         note("Stopped; say the same again to go on.")
         return 130
     return 1 if "failed" in kinds else 0

@@ -5,7 +5,7 @@ __all__ = ["names", "plan_of"]
 from importlib import import_module
 
 from unmask.errors import ConfigError, did_you_mean
-from unmask.reproduce.plan import Options, Plan
+from unmask.reproduce.plan import Cell, Options, Plan
 
 _NAMES = {
     "policies-ablations": "ablations",
@@ -27,7 +27,12 @@ def plan_of(name: str, options: Options) -> Plan:
     if name not in _NAMES:
         raise ConfigError(f"There is no question named '{name}'; {did_you_mean(name, _NAMES)}")
     cells = import_module(f"{__name__}.{_NAMES[name]}").cells(options)
-    unique = {cell.name: cell for cell in cells}
+    unique: dict[str, Cell] = {}
+    for cell in cells:
+        if unique.setdefault(cell.name, cell) != cell:
+            raise ConfigError(
+                f"Two different cells of {name} would be called {cell.name}: give each denoiser one task."
+            )
     return Plan(name, _about(_NAMES[name]), tuple(unique.values()), options)
 
 

@@ -1,21 +1,19 @@
 """Ablations: what each part of the network and of its training is worth.
 
-arXiv:2512.09106, section 5.5 and appendices E and F. Each differs in one thing from the recipe; on the first denoiser,
-long traces.
+arXiv:2512.09106, section 5.5 and appendices E and F. Each differs from the recipe in what its name says; the
+Plackett-Luce head has no entropy bonus either. On the first denoiser, long traces.
 """
 
-__all__ = ["VARIANTS", "cells"]
+__all__ = ["cells"]
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 from unmask.assets.models import locate
-from unmask.errors import RequestError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.reproduce.parts import AUTOMATON, COARSE, heuristics, measured, trained
 from unmask.reproduce.plan import Blocked, Cell, Options
 from unmask.rl.settings import LearnSettings
+from unmask.run.checkpoint import read_checkpoint
 
 _NET, _LEARN = PolicySettings(), LearnSettings()
 Variant = tuple[PolicySettings, LearnSettings]
@@ -36,8 +34,6 @@ _OURS: dict[str, Variant] = {
     "scale by group": (_NET, replace(_LEARN, scale="std")),
     "no scale": (_NET, replace(_LEARN, scale="none")),
 }
-VARIANTS = {**_PUBLISHED, **_OURS}
-"""All but the one that reads hidden states, whose width is the denoiser's."""
 
 
 def cells(options: Options) -> list[Cell]:
@@ -45,7 +41,7 @@ def cells(options: Options) -> list[Cell]:
     checkpoint = options.denoisers[0]
     against = heuristics(options, checkpoint, AUTOMATON.tests[-1])
     variants, found = dict(_PUBLISHED), list[Cell]([against])
-    width = _width(checkpoint)
+    width = read_checkpoint(locate(checkpoint)).config.get("model", {}).get("width")
     if width is None:
         found.append(Blocked("hidden-state", f"the configuration of {checkpoint} does not tell its width"))
     else:
@@ -56,16 +52,3 @@ def cells(options: Options) -> list[Cell]:
             one = trained(options, name, checkpoint, AUTOMATON.train, seed, policy, learn)
             found += [one, measured(options, label, [one], against, seed=seed, alphas=COARSE)]
     return found
-
-
-def _width(checkpoint: str) -> int | None:
-    """The width of the hidden states, as config.json tells it."""
-    folder = Path(locate(checkpoint))
-    if not (folder / "config.json").is_file():
-        from unmask.run.checkpoint import latest
-
-        newest = latest(folder)
-        if newest is None:
-            raise RequestError(f"{checkpoint} holds no checkpoint; give a checkpoint or run folder.")
-        folder = newest
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model", {}).get("width")

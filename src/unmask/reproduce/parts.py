@@ -83,7 +83,6 @@ def trained(
         small = {"warm": min(learn.warm, 2), "prompts": 4, "group": 4, "scored": 8, "pool": 32, "valid_prompts": 4}
         small |= {"calibrated": 4}
         learn = replace(learn, rounds=options.rounds or 2, alphas=alphas, valid_every=1, save_every=1, **small)
-        return Training(name, LearnRun(checkpoint, task, policy or PolicySettings(), learn))
     return Training(name, LearnRun(checkpoint, task, policy or PolicySettings(), learn))
 
 
@@ -92,8 +91,8 @@ def heuristics(options: Options, checkpoint: str, task: str, block: int | None =
     count = min(options.count, _QUICK_COUNT) if options.quick else options.count
     arena = Arena(checkpoint, task, count, options.test_seed)
     blocks = ("full", "1/4") if options.quick else options.blocks
-    # a share of the automaton's 24 places is a block of a policy already, and a size twice is one size
-    own = () if block is None or task.partition(":")[0] == "automaton" else (str(block),)
+    known = block is None or (task.partition(":")[0] == "automaton" and "1/4" in blocks)  # of 24 places it is 6
+    own = () if known else (str(block),)
     name = f"heuristics-{arena.name}" + (f"-{block}" if own else "")
     return Heuristics(name, arena, _QUICK_POLICIES if options.quick else (), (*blocks, *own))
 

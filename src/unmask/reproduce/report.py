@@ -23,8 +23,9 @@ positions of the longest problem), both axes scaled to [0, 1]. The setting that 
 sets. Differences are paired: 95 % intervals from 400 resamples of the test problems, the same for both sets. Heuristics
 are tuned in hindsight on the test problems themselves, which favours them. Behind each difference stand points: how
 many places of the dial lie above the mixture envelope of the group (what tossing a coin between two of its settings
-gives), of how many, and in brackets how many by more than two standard errors. Reversals: neighbours on the dial of
-which the faster spends over .05 passes more."""
+gives), of how many places (rows with more of them have a little more area), and in brackets how many by more than two
+standard errors. Reversals: neighbours on the dial of which the faster spends over .05 passes more."""
+_REWARDS = "Rewards can be compared only between trainings with the same reward and alphas."
 _QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
 
 
@@ -55,7 +56,7 @@ def write_report(results: Results, folder: Path) -> None:
         ],
         *([f"## {name}", "", *lines] for name, lines in _points(judged)),
         ["## Heuristics", "", *_rules(results)],
-        ["## Trainings", "", *_trainings(results)],
+        ["## Trainings", "", _REWARDS, "", *_trainings(results)],
         ["## Seconds", "", *timing_lines(results)] if any(isinstance(cell, Timed) for cell in plan.cells) else [],
         ["## Cells", "", *_table(["cell", "state"], ([cell.name, results.state(cell)] for cell in plan.cells))],
     ]
@@ -68,7 +69,8 @@ def _made(results: Results) -> list[str]:
     count = max((cell.arena.count for cell in results.plan.cells if isinstance(cell, Heuristics)), default=o.count)
     found = {_title(cell.arena): results.length(cell.name) for cell in results.heuristics}
     lengths = "; ".join(f"{title} {length}" for title, length in found.items()) or "not known yet"
-    seeds = ", ".join(str(seed) for seed in o.seeds)
+    measured = dict.fromkeys(cell.seed for cell in results.plan.cells if isinstance(cell, Measured))
+    seeds = ", ".join(str(seed) for seed in measured)
     return [f"Policy seeds {seeds}; {count} test problems, drawn with seed {o.test_seed}; L of each test: {lengths}."]
 
 

@@ -48,6 +48,7 @@ class Results:
         self.plan = plan
         self.records: dict[str, Record] = {cell.name: Record() for cell in plan.cells}
         self.drawn = 0  # measurements that are in the picture
+        self.interrupted = False
         self._judged: dict[str, Judged] = {}
         self._rules: dict[str, dict[str, Frontier]] = {}
 
@@ -66,9 +67,14 @@ class Results:
         if record.state == "stopped":
             return "not run: stopped; say the command again to go on"
         if record.state == "not run":
-            lost = [name for name in needs(cell) if self.records[name].state in ("failed", "impossible")]
+            lost = [name for name in self._before(cell) if self.records[name].state in ("failed", "impossible")]
             return f"not run: it needs {lost[0]}, which is {self.records[lost[0]].state}" if lost else "not run"
         return f"{record.state}: {record.reason}" if record.reason else record.state
+
+    def _before(self, cell: Cell) -> list[str]:
+        """Everything that has to be done before a cell, however far back."""
+        by_name = {one.name: one for one in self.plan.cells}
+        return [each for name in needs(cell) for each in (*self._before(by_name[name]), name)]
 
     @property
     def heuristics(self) -> list[Heuristics]:

@@ -38,6 +38,7 @@ def reproduce(plan: Plan, folder: Path, *, workers: int, said: Listener) -> Resu
             results.set(cell.name, replace(record, state="not run") if record.state in _OPEN else record)
         write_report(results, folder)
         _Crew(results, folder, workers, said).work(interrupt)
+        results.interrupted = interrupt.requested
         return results
 
 
@@ -69,7 +70,7 @@ class _Crew:
             for name, process in self.at_work.items():  # only after a second Ctrl-C, or an error here
                 process.kill()
                 process.wait()
-                self._note(name, Record("stopped"))
+                self._note(name, replace(self.results.records[name], state="stopped"))
             write_report(self.results, self.folder)
 
     def _next(self) -> Cell | None:
@@ -109,7 +110,7 @@ class _Crew:
             record = read(self.folder, self.cells[name])
             if record.state == "running":  # it could not write an end
                 why = f"its process ended with code {code}; see {log_path(self.folder, name)}"
-                record = Record("stopped") if stopping else Record("failed", why)
+                record = replace(record, state="stopped") if stopping else replace(record, state="failed", reason=why)
             self._note(name, record)
             write_report(self.results, self.folder)
 

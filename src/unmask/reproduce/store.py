@@ -63,7 +63,7 @@ def read(folder: Path, cell: Cell) -> Record:
     if found["cell"] != to_dict(cell):
         raise ConfigError(
             f"{_path(folder, cell.name)} was made with other settings (rounds, prompts, --quick or a newer recipe); "
-            "choose another folder with --out, or delete this file to have the cell made again."
+            "choose another folder with --out."
         )
     return Record(found["state"], found["reason"], found["seconds"], found["result"])
 

@@ -15,15 +15,15 @@ _HOW = (
     "Milliseconds a problem, verifier included, one thread, median of the rounds; beside each policy the fastest "
     "heuristic of a group that is at least as accurate on the test problems, and how many times the policy's time it "
     "takes (above 1 the policy is faster). Only heuristics that none of their group beats in passes were timed. "
-    "The load is what the machine had to do when the clock started, in processes: where it is well above 0 the times "
-    "are worth little."
+    "Accuracy and passes are those of all test problems; the clock ran over the first so many of them. The share is "
+    "processor time over time on the clock: where it is well below 100 % other work disturbed it."
 )
 
 
 def timing_lines(results: Results) -> list[str]:
     """A row for each place of the dial, batch and arena; one with the state where there is no time yet."""
     by_name = {cell.name: cell for cell in results.plan.cells}
-    head = ["test", "batch (load)", "alpha", "accuracy @ passes", "ms", *_GROUPS]
+    head = ["test", "batch", "problems (share)", "alpha", "accuracy @ passes", "ms", *_GROUPS]
     lines = [_HOW, "", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for cell in results.plan.cells:
         if not isinstance(cell, Timed):
@@ -33,11 +33,11 @@ def timing_lines(results: Results) -> list[str]:
         assert isinstance(policies, Measured)
         assert isinstance(rules, Heuristics)
         if not results.done(cell.name):
-            lines.append(f"{first} {results.state(cell)} |" + " |" * 5)
+            lines.append(f"{first} {results.state(cell)} |" + " |" * 6)
             continue
-        load = results.records[cell.name].result["load"]
-        first = f"{first.removesuffix(' |')} ({load:.1f}) |"
-        seconds: Mapping[str, float] = results.records[cell.name].result["seconds"]
+        clock = results.records[cell.name].result
+        first = f"{first} {clock['problems']} ({clock['share']:.0%}) |"
+        seconds: Mapping[str, float] = clock["seconds"]
         found = results.records[policies.name].result
         groups = grouped(outcomes_of(results.records[rules.name].result))
         for alpha, one in zip(found["alphas"], outcomes_of(found), strict=True):

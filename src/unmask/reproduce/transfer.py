@@ -7,6 +7,8 @@ automaton with 48 places needs a window of 97 tokens, so a denoiser of its own (
 
 __all__ = ["cells"]
 
+from pathlib import Path
+
 from unmask.reproduce.parts import ALPHAS, AUTOMATON, COARSE, Kind, heuristics, kinds, measured, other_kinds, trained
 from unmask.reproduce.plan import Blocked, Cell, Heuristics, Options, Training
 from unmask.rl.settings import LearnSettings
@@ -39,9 +41,9 @@ def cells(options: Options) -> list[Cell]:
         small = trained(options, _INSIDE, home, AUTOMATON.train, seed, learn=inside)
         trainings += [*full.values(), small]
         for source, target in _pairs(places, home):
-            label = f"from {_short(source)}" if source != target else _HOME
+            label = f"from {Path(source).name}" if source != target else _HOME
             use(label, full[source], arenas[target], seed)
-        use(f"from {_short(home)}, twice the length", full[home], twice, seed)
+        use(f"from {Path(home).name}, twice the length", full[home], twice, seed)
         use(f"{_HOME}, used in {_INSIDE}", full[home], arenas[home], seed, block)
         use(f"{_HOME}, used in blocks of 12", full[home], arenas[home], seed, 12)
         use(_INSIDE, small, arenas[home], seed, block)
@@ -53,7 +55,3 @@ def _pairs(places: list[tuple[str, Kind]], home: str) -> list[tuple[str, str]]:
     """(trained on, used with): everyone at home, the first denoiser's policy everywhere, everyone's on the first."""
     every = [checkpoint for checkpoint, _ in places]
     return list(dict.fromkeys([*((c, c) for c in every), *((home, c) for c in every), *((c, home) for c in every)]))
-
-
-def _short(checkpoint: str) -> str:
-    return checkpoint.rstrip("/").split("/")[-1]

@@ -11,13 +11,14 @@ import statistics
 import sys
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.errors import RequestError, UnmaskError
+from unmask.errors import ConfigError, RequestError, UnmaskError
 from unmask.reproduce.plan import Arena, Cell, Heuristics, Measured, Timed, Training
 from unmask.reproduce.store import Record, read, read_cell, run_folder, write
+from unmask.rl.settings import LearnRun
 
 if TYPE_CHECKING:
     from unmask.rl.learner import RoundReport
@@ -97,13 +98,13 @@ class _Watching(_Orphan):
 def _train(cell: Training, folder: Path) -> dict[str, Any]:
     """Train, from the newest checkpoint where there is one."""
     from unmask.rl.loop import fit
-    from unmask.rl.session import open_learning
+    from unmask.rl.session import open_learning, recorded_learning
     from unmask.run.checkpoint import latest
 
-    if latest(folder) is None:
-        session = open_learning(cell.run, out=folder)
-    else:
-        session = open_learning(cell.run, resume=folder)
+    begun = latest(folder) is not None
+    if begun and _asked(recorded_learning(folder), cell.run) != cell.run:
+        raise ConfigError(f"{folder} was trained with other settings; choose another folder with --out.")
+    session = open_learning(cell.run, resume=folder) if begun else open_learning(cell.run, out=folder)
     try:
         outcome = fit(session.learner, _Watching())
     finally:
@@ -118,6 +119,12 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in session.learner.params),
         "spent": _spent(folder / "metrics.jsonl"),
     }
+
+
+def _asked(recorded: LearnRun, wanted: LearnRun) -> LearnRun:
+    """A recorded run as it was asked for, before the world decided on the units of its prices."""
+    policy = replace(recorded.policy, unit=wanted.policy.unit, largest=wanted.policy.largest)
+    return replace(recorded, policy=policy)
 
 
 def _spent(metrics: Path) -> dict[str, float]:
@@ -148,7 +155,7 @@ def _arguments(arena: Arena) -> dict[str, Any]:
 
 def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: Path) -> dict[str, Any]:
     """The settings, one after the other; what is on the record is not done again."""
-    from unmask.sweep import sweep
+    from unmask.sweep import most_holes, sweep
 
     orphan = _Orphan()
     by_key: dict[str, Outcome] = {}
@@ -156,19 +163,15 @@ def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: P
         by_key[outcome.setting.key] = outcome
         print(f"{len(by_key)} of {len(settings)}: {outcome.setting.key}", flush=True)
         orphan.look()
-    return {"length": _length(bench), "outcomes": [asdict(by_key[one.key]) for one in settings]}
-
-
-def _length(bench: "Bench") -> int:
-    return max(len(problem.holes) for problem in bench.problems)
+    return {"length": most_holes(bench.problems), "outcomes": [asdict(by_key[one.key]) for one in settings]}
 
 
 def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
     from unmask.solving import open_bench
-    from unmask.sweep import block_sizes, every_policy, settings_of
+    from unmask.sweep import block_sizes, every_policy, most_holes, settings_of
 
     bench = open_bench(**_arguments(cell.arena))
-    length = _length(bench)
+    length = most_holes(bench.problems)
     settings = settings_of(cell.policies or every_policy(0.0), block_sizes(cell.blocks, length), length)
     return _outcomes(bench, cell.arena, settings, folder / "cells" / f"{cell.name}.jsonl")
 
@@ -178,10 +181,10 @@ def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
     from unmask.policies.learned.folder import read_policy
     from unmask.policies.learned.policy import dial_of
     from unmask.solving import open_bench
-    from unmask.sweep import Setting
+    from unmask.sweep import Setting, most_holes
 
     bench = open_bench(**_arguments(cell.arena))
-    block = None if cell.block_size is None or cell.block_size >= _length(bench) else cell.block_size
+    block = None if cell.block_size is None or cell.block_size >= most_holes(bench.problems) else cell.block_size
     settings: list[Setting] = []
     alphas: list[float] = []
     for name in cell.trainings:
@@ -206,7 +209,7 @@ def _alpha(run: Path) -> float:
 
 # ---- the clock -------------------------------------------------------------------------------------------------------
 
-_TIMED_PROBLEMS = 128
+_TIMED_PROBLEMS, _FEWEST = 128, 32  # the fewest where problems go one by one
 
 
 def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
@@ -215,19 +218,20 @@ def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
     from unmask.eval.frontier import frontier
     from unmask.reproduce.results import outcomes_of
     from unmask.solving import open_bench
-    from unmask.sweep import solve
+    from unmask.sweep import most_holes, solve
 
     given = [outcomes_of(read(folder, read_cell(folder, name)).result) for name in (cell.measured, cell.against)]
     bench = open_bench(**_arguments(cell.arena))
-    length, chosen = _length(bench), [one.setting for one in given[0]]
+    length, chosen = most_holes(bench.problems), [one.setting for one in given[0]]
     for some in grouped(given[1]).values():
         found = frontier(some, length, resamples=1)
         chosen += [found.outcomes[n].setting for n in found.best]
     settings = {one.key: one for one in chosen}
-    orphan, load = _Orphan(), os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    problems = bench.problems[:_TIMED_PROBLEMS]
+    orphan = _Orphan()
+    problems = bench.problems[: min(_TIMED_PROBLEMS, _FEWEST * cell.batch)]
     solve(bench.decoder(chosen[0]), bench.task, problems[:8], bench.tokenizer)  # what is slow once only
     seconds: dict[str, list[float]] = {key: [] for key in settings}
+    wall, busy = time.perf_counter(), time.process_time()
     for round_ in range(cell.rounds):
         for key, setting in settings.items():
             decoder = bench.decoder(setting)
@@ -236,7 +240,9 @@ def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
             seconds[key].append((time.perf_counter() - began) / len(problems))
             orphan.look()
         print(f"round {round_ + 1} of {cell.rounds}", flush=True)
-    return {"length": length, "load": load, "seconds": {key: statistics.median(some) for key, some in seconds.items()}}
+    share = (time.process_time() - busy) / (time.perf_counter() - wall)
+    middle = {key: statistics.median(some) for key, some in seconds.items()}
+    return {"length": length, "problems": len(problems), "share": share, "seconds": middle}
 
 
 if __name__ == "__main__":

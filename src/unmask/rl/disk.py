@@ -64,7 +64,7 @@ def restore(learner: Learner) -> bool:
     parts, facts = load_state(folder, str(learner.world.device))
     if parts["optimizer"]:
         load_optimizer_tensors(learner.optimizer, parts["optimizer"])
-    learner.variance = parts["scales"]["variance"].cpu()
+    learner.variance = parts["scales"]["variance"].to(learner.world.device)
     learner.round, learner.best_round, learner.stale = facts["round"], facts["best_round"], facts["stale"]
     learner.best = -math.inf if facts["best"] is None else facts["best"]
     learner.validated_at = facts["validated_at"]

@@ -47,7 +47,9 @@ def advantages(
     centred = rewards - rewards.mean(-1, keepdim=True)
     within = centred.square().mean(-1)
     silent = float((within < 1e-12).float().mean())
-    sums = total(torch.zeros(2, len(variance)).index_add(1, which, torch.stack([within, torch.ones_like(within)])))
+    sums = total(
+        variance.new_zeros(2, len(variance)).index_add(1, which, torch.stack([within, torch.ones_like(within)]))
+    )
     now = sums[0] / sums[1]  # nan for an alpha that nobody drew
     mixed = torch.where(variance.isnan(), now, _DECAY * variance + (1 - _DECAY) * now)
     variance = torch.where(now.isnan(), variance, mixed)

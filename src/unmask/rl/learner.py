@@ -1,6 +1,6 @@
 """A policy in training: rounds of rollouts and updates.
 
-Everything random in round r is a function of (seed, r). Shapes: R rows, P problems, G rollouts of each, K alphas.
+Everything random in round r is a function of (seed, r, rank). Shapes: R rows, P problems, G rollouts of each, K alphas.
 """
 
 __all__ = ["Learner", "RoundReport"]
@@ -47,7 +47,7 @@ class RoundReport(NamedTuple):
     judge_seconds: float
     update_seconds: float
     tape_bytes: float
-    peak_bytes: float  # of the process, so far
+    peak_bytes: float  # so far, see `run.machine.peak_bytes`
 
 
 class Learner:
@@ -61,9 +61,9 @@ class Learner:
         self.params = list(self.network.parameters())
         s = self.settings
         self.optimizer = adamw(self.params, s.lr, s.betas, 1e-8, s.weight_decay)
-        self.alphas = torch.tensor(s.alphas)
+        self.alphas = torch.tensor(s.alphas, device=world.device)
         self.dials = [min(1.0, dial_of(alpha, run.policy.largest)) for alpha in s.alphas]
-        self.variance = torch.full((len(s.alphas),), math.nan)
+        self.variance = torch.full((len(s.alphas),), math.nan, device=world.device)
         self.teachers: list[UnmaskingPolicy] = []  # the best heuristic for each alpha
         self.round, self.best, self.best_round, self.stale, self.validated_at = 0, -math.inf, 0, 0, -1
         self.warmed = False
@@ -121,6 +121,7 @@ class Learner:
         chance = generator(s.seed, _DRAW, r)
         picks = torch.randint(len(self.world.train), (s.prompts,), generator=chance)[self.group.share(s.prompts)]
         kinds = torch.randint(len(self.alphas), (s.prompts,), generator=chance)[self.group.share(s.prompts)]
+        kinds = kinds.to(self.world.device)
         size = s.group + s.steering
         which = kinds.repeat_interleave(s.group)
         given = [self.world.train[int(i)] for i in picks for _ in range(s.group)]
@@ -159,7 +160,7 @@ class Learner:
         s = self.settings
         given = [self.world.train[int(pick)] for pick in picks for _ in range(s.steering)]
         which = kinds.repeat_interleave(s.steering)
-        worth = torch.zeros(len(given))
+        worth = torch.zeros(len(given), device=kinds.device)
         tapes: list[Tape] = []
         decode = judge = 0.0
         for k in kinds.unique().tolist():

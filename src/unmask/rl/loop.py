@@ -101,19 +101,22 @@ def _warm_up(learner: Learner, listener: Listener, interrupt: Interrupt) -> bool
 
 def _check(learner: Learner, listener: Listener, log: Log) -> bool:
     """Validate on the first process; whether patience is over."""
-    if not learner.group.first or learner.validated_at == learner.round:
+    s = learner.settings
+    if not learner.group.first:
         return False
+    if learner.validated_at == learner.round:
+        return 0 < s.patience <= learner.stale
     learner.validated_at = learner.round
     found = validate(learner)
     better = learner.judge(found.value)
     if better:
         write_policy(learner, None)
     values: dict[str, Any] = {"valid_reward": found.value}
-    for k, alpha in enumerate(learner.settings.alphas):
+    for k, alpha in enumerate(s.alphas):
         values |= {f"accuracy_{alpha:g}": float(found.accuracy[k]), f"passes_{alpha:g}": float(found.passes[k])}
     log(learner.round, values)
     listener.validated(learner.round, found, better)
-    return 0 < learner.settings.patience <= learner.stale
+    return 0 < s.patience <= learner.stale
 
 
 def _end(learner: Learner, reason: str, listener: Listener) -> LearnOutcome:

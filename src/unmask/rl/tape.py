@@ -87,9 +87,9 @@ def roll_out(
     scores = scored(task, given, [row.tokens for row in filled], tokenizer)
     return Rollout(
         joined(parts) if record else None,
-        torch.tensor(scores),
-        torch.tensor([row.passes for row in filled], dtype=torch.float32),
-        torch.tensor([len(problem.holes) for problem in given], dtype=torch.float32),
+        torch.tensor(scores, device=device),
+        torch.tensor([row.passes for row in filled], dtype=torch.float32, device=device),
+        torch.tensor([len(problem.holes) for problem in given], dtype=torch.float32, device=device),
         middle - began,
         time.perf_counter() - middle,
     )

@@ -9,7 +9,7 @@ import torch
 from unmask.assets.models import locate
 from unmask.denoiser import Denoiser
 from unmask.noise import derive
-from unmask.sweep import Problem, fitting
+from unmask.sweep import Problem, fitting, most_holes
 from unmask.tasks import make
 from unmask.tasks.base import Task
 from unmask.text.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ class World(NamedTuple):
     @property
     def length(self) -> int:
         """The most positions that a problem has to fill."""
-        return max(len(problem.holes) for problem in self.train)
+        return most_holes(self.train)
 
 
 def load_world(

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from unmask.config import from_dict, to_dict
-from unmask.errors import CheckpointError
+from unmask.errors import CheckpointError, ConfigError
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import Calibration, Learned
 from unmask.policies.learned.settings import PolicySettings
@@ -50,15 +50,19 @@ def read_policy_config(path: str | Path) -> dict[str, Any]:
 
 def read_policy(path: str | Path) -> Learned:
     """The policy in a folder. Raises CheckpointError, in one sentence, for whatever is not a whole one."""
-    facts = read_policy_config(path)
-    settings = from_dict(PolicySettings, facts["policy"], f"{path}/{_CONFIG}")
+    facts, told = read_policy_config(path), f"{path}/{_CONFIG}"
+    try:
+        settings = from_dict(PolicySettings, facts["policy"], told)
+        given = facts.get("calibration")
+        calibration = None if given is None else from_dict(Calibration, given, told)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
     network = PolicyNetwork(settings)
     try:
         network.load_state_dict(load_file(Path(path) / _MODEL))
-    except (SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{Path(path) / _MODEL} does not fit its config.json: {error}.") from None
-    told = facts.get("calibration")
-    calibration = None
-    if told is not None:
-        calibration = from_dict(Calibration, told, f"{path}/{_CONFIG}")
+    except (SafetensorError, RuntimeError):
+        raise CheckpointError(
+            f"{Path(path) / _MODEL} cannot be read, or its weights are not those that {_CONFIG} describes; "
+            "copy the folder again, or train the policy anew."
+        ) from None
     return replace(Learned(network.eval()), calibration=calibration, name=f"learned:from={path}")

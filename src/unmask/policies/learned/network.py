@@ -5,7 +5,7 @@ values in a row as a position has states, so that it is worked out for these and
 positions, F features, D width, S states.
 """
 
-__all__ = ["STATES", "Observation", "PolicyNetwork"]
+__all__ = ["GRAIN", "STATES", "Observation", "PolicyNetwork"]
 
 import math
 from typing import NamedTuple
@@ -18,6 +18,8 @@ from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
 STATES = 3
 """What a position may be: written, eligible, or hidden and not eligible."""
+GRAIN = 16
+"""Rows of a matrix product are a multiple of this, so that a view gets the same bits whatever is beside it."""
 _WAVES = 4
 _BIAS = -2.0
 
@@ -67,23 +69,25 @@ class PolicyNetwork(nn.Module):
 
     def forward(self, seen: Observation) -> Tensor:
         """(N, A) logits; those of positions that are not eligible mean nothing."""
+        count = len(seen.time)
         condition = self._condition(seen)
-        x = self.inputs(seen.features) + _looked_up(condition, seen.state)
-        six = _looked_up(self.adapt(F.silu(condition)), seen.state).chunk(6, -1)
+        x = self.inputs(seen.features) + _looked_up(condition[:count], seen.state)
+        six = _looked_up(self.adapt(F.silu(condition))[:count], seen.state).chunk(6, -1)
         x = x + (1 + six[2]) * self._attend(self.norm_1(x) * (1 + six[0]) + six[1], seen)
         x = x + (1 + six[5]) * self.down(F.gelu(self.up(self.norm_2(x) * (1 + six[3]) + six[4])))
         return self.head(self.norm(x)).squeeze(-1)
 
     def _condition(self, seen: Observation) -> Tensor:
-        """(N, S, D): mask, time and price, added up."""
-        out = seen.features.new_zeros(len(seen.time), STATES, self.settings.width)
+        """(N, S, D): mask, time and price, added up; N made a multiple of 16, so that neighbours change no bits."""
+        time, price = (F.pad(x, (0, -len(x) % GRAIN)) for x in (seen.time, seen.price))
+        out = seen.features.new_zeros(len(time), STATES, self.settings.width)
         if self.state is not None:
             out = out + self.state.weight
         if self.time is not None:
-            waves = seen.time[:, None] * (math.pi / 2 * 2.0 ** torch.arange(_WAVES, device=seen.time.device))
-            out = out + self.time(torch.cat([seen.time[:, None], waves.sin(), waves.cos()], -1))[:, None]
+            waves = time[:, None] * (math.pi / 2 * 2.0 ** torch.arange(_WAVES, device=time.device))
+            out = out + self.time(torch.cat([time[:, None], waves.sin(), waves.cos()], -1))[:, None]
         if self.price is not None:
-            alpha = seen.price * self.settings.unit
+            alpha = price * self.settings.unit
             told = torch.stack([(1 + alpha).log(), (alpha + LEAST_ALPHA).log() / 3], -1)
             out = out + self.price(told)[:, None]
         return out

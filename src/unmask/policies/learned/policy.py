@@ -11,11 +11,10 @@ from torch import Tensor
 from unmask.errors import ConfigError, RequestError
 from unmask.policies.base import Decision, Needs, State, View
 from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
-from unmask.policies.learned.network import Observation, PolicyNetwork
+from unmask.policies.learned.network import GRAIN, Observation, PolicyNetwork
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
 _SURE = 1e-6
-_GRAIN = 16  # positions a row are a multiple of this, so that a row gets the same bits whatever is beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,7 @@ class Calibration:
     accuracy: tuple[float, ...]
 
     def dial_for(self, passes: float) -> float:
-        """The most accurate place of the dial that spends at most so many passes on average.
+        """The slowest place of the dial that spends at most so many passes on average.
 
         Raises RequestError where even the fastest spends more.
         """
@@ -139,7 +138,7 @@ def observe(view: View, settings: PolicySettings, price: Tensor) -> Observation:
     Raises RequestError for a feature that the View does not have.
     """
     present = view.masked | view.written
-    most = -(-int(present.sum(-1).max()) // _GRAIN) * _GRAIN
+    most = -(-int(present.sum(-1).max()) // GRAIN) * GRAIN
     places = (~present).long().argsort(dim=-1, stable=True)[:, :most]
     eligible, written = view.eligible.gather(1, places), view.written.gather(1, places)
     parts = [_feature(view, feature, settings, places) for feature in settings.features]
@@ -164,6 +163,8 @@ def _feature(view: View, feature: str, settings: PolicySettings, places: Tensor)
             "use a denoiser with more."
         )
     value = value.float().view(*view.eligible.shape, -1)
+    if feature == "top":
+        value = value[..., : settings.top]  # another policy of the same request may want more
     value = value.gather(1, places[..., None].expand(-1, -1, value.shape[-1]))
     if settings.scale == "raw" or feature not in ("confidence", "top"):
         return value

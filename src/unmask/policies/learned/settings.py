@@ -18,7 +18,7 @@ class PolicySettings:
     """The network of arXiv:2512.09106, section 4 and appendix A: one transformer block over features of positions.
 
     The paper's own size is width 128 with raw confidences (`scale="raw"`) and no price; the defaults are ours, about
-    21 thousand parameters. Raises ConfigError for what cannot be.
+    22 thousand parameters. Raises ConfigError for what cannot be.
     """
 
     width: int = 32
