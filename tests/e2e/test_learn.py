@@ -14,8 +14,11 @@ import torch
 
 import unmask
 from unmask import tasks
+from unmask.bench.policy import policy_cell
 from unmask.cli.main import main
 from unmask.errors import RunError
+from unmask.model.build import build
+from unmask.model.settings import DiTSettings
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.learn import names, read
 from unmask.rl.learner import RoundReport
@@ -211,3 +214,11 @@ def test_two_processes_share_the_problems_and_have_one_policy(tmp_path: Path) ->
     assert torch.equal(one["params"], two["params"])
     assert one["rewards"] != two["rewards"]
     assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
+
+
+def test_the_share_of_a_pass_can_be_measured() -> None:
+    network = build(DiTSettings(32, 31, 128, 32, 1, 2)).eval()
+    with torch.no_grad():
+        cell = policy_cell(network, "default", PolicySettings(), 2, 1)
+    assert cell["parameters"] == 21_889
+    assert cell["share_of_pass"] == pytest.approx(cell["cpu_seconds"] / cell["pass_cpu_seconds"])

@@ -57,6 +57,14 @@ ARGUMENTS = [
     ("train --train.lr 3", "train.lr is 3.0; it must lie between 0 and 1, for example 1e-3."),
     ("train tetx", "There is no recipe named 'tetx'; did you mean 'text'?"),
     ("train text more", "'more' is a word too many for train; put a text of several words between quotation marks."),
+    (
+        "bench decode --threads 2",
+        "bench decode measures one thread of the processor; leave --threads and --device out.",
+    ),
+    (
+        "bench policy --device cuda",
+        "bench policy measures one thread of the processor; leave --threads and --device out.",
+    ),
     ("train --resume here", "here does not exist; give the folder of a run, such as runs/text-1."),
     ("train --resume . --out there", ". holds no checkpoint that training can go on from; start the run again."),
     (

@@ -5,7 +5,7 @@ it alone wants included. Its arithmetic is 2 operations a parameter and position
 denoiser's, the published size's a 20th): what is measured above that is memory traffic.
 """
 
-__all__ = ["bench_policy"]
+__all__ = ["bench_policy", "policy_cell"]
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ _POLICIES = {
 _BATCHES = (1, DECODE.batch)
 
 
-def _cell(denoiser: Denoiser, name: str, settings: PolicySettings, rows: int, rounds: int) -> dict[str, Any]:
+def policy_cell(denoiser: Denoiser, name: str, settings: PolicySettings, rows: int, rounds: int) -> dict[str, Any]:
     """One policy on one batch: its seconds, and those of a step without it."""
     policy = Learned(PolicyNetwork(settings))
     canvas = Canvas.start(torch.full((rows, DECODE.length), denoiser.mask_id), torch.arange(rows))
@@ -68,6 +68,9 @@ def bench_policy(rounds: int) -> Iterator[dict[str, Any]]:
             denoiser = network if dtype == torch.float32 else LowPrecision(network.lowered(dtype), dtype)
             for name, choice in _POLICIES.items():
                 for rows in _BATCHES:
-                    yield {"dtype": str(dtype).removeprefix("torch."), **_cell(denoiser, name, choice, rows, rounds)}
+                    yield {
+                        "dtype": str(dtype).removeprefix("torch."),
+                        **policy_cell(denoiser, name, choice, rows, rounds),
+                    }
     finally:
         torch.set_num_threads(threads)
