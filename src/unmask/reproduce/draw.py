@@ -44,10 +44,10 @@ def draw(results: Results, judged: Sequence[Judged], path: Path) -> None:
 
 
 def _heuristics(panel: Any, results: Results, name: str) -> None:
-    """The frontiers of the groups, and the mixture envelope of the position-blind ones on the whole canvas."""
+    """The frontiers of the groups (brown: in the blocks of policies), and the mixture envelope on the whole canvas."""
     styles = {BLIND: ("black", "-"), BLIND_ANY: ("0.55", "-"), REFERENCES: ("0.35", "--")}
     for group, found in results.rules(name).items():
-        color, style = styles[group]
+        color, style = styles.get(group, ("tab:brown", "-"))
         best = pareto(found.passes, found.accuracy)
         passes, accuracy = found.passes[best], found.accuracy[best]
         panel.step(passes, accuracy, where="post", color=color, ls=style, lw=1.4, label=group)

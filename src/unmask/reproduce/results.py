@@ -86,11 +86,19 @@ class Results:
         return int(self.records[name].result["length"])
 
     def rules(self, name: str) -> dict[str, Frontier]:
-        """The frontier of each group of heuristics in an arena."""
+        """The frontier of each group of heuristics in an arena, and of each block size that policies used there."""
         if name not in self._rules:
             outcomes, length = outcomes_of(self.records[name].result), self.length(name)
-            self._rules[name] = {group: frontier(some, length) for group, some in grouped(outcomes).items()}
+            groups = grouped(outcomes)
+            for size in self._blocks(name):
+                some = [one for one in groups.get(BLIND_ANY, []) if one.setting.block_size == size]
+                groups |= {f"position-blind, blocks of {size}": some} if some else {}
+            self._rules[name] = {group: frontier(some, length) for group, some in groups.items()}
         return self._rules[name]
+
+    def _blocks(self, name: str) -> list[int]:
+        used = {one.block_size for one in self.plan.cells if isinstance(one, Measured) and one.against == name}
+        return sorted(size for size in used if size is not None)
 
     def judged(self, cell: Measured) -> Judged | None:
         """None where the measurement, or that of its heuristics, is not done."""
