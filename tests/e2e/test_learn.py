@@ -136,6 +136,40 @@ def test_several_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
+def test_several_stop_when_they_are_told_to(tmp_path: Path) -> None:
+    """Those at work save, and those that wait for a processor are not begun."""
+    words = "--seeds 0 1 2 --learn.rounds 100000 --learn.prompts 2 --learn.group 2 --learn.warm 1 --learn.scored 4 "
+    words += "--learn.pool 8 --learn.valid-prompts 2 --learn.valid-every 1000 --policy.width 16"
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "unmask.cli.main",
+            "learn",
+            "automaton",
+            *words.split(),
+            "--out",
+            str(tmp_path / "many"),
+        ],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    said = ""
+    while not ("seed-0: round 0:" in said and "seed-1: round 0:" in said):
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    process.terminate()
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    for seed in (0, 1):
+        assert f"seed-{seed}: go on with: unmask learn --resume {tmp_path / 'many' / f'seed-{seed}'}" in rest
+
+
+@pytest.mark.slow
 def test_nothing_to_learn_from_is_said_before_training(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(TASK.format(verdict="Verdict(0.0)"), encoding="utf-8")

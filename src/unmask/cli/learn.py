@@ -3,13 +3,13 @@
 __all__ = ["LearnArguments", "run"]
 
 import os
-from collections.abc import Sequence, Sized
-from concurrent.futures import FIRST_COMPLETED, CancelledError, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from multiprocessing import active_children, get_context
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import tyro
 
 from unmask.cli.parse import given_options, given_positionals, parse
 from unmask.cli.show import note, print_json, table
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, UnmaskError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.learn import read
 from unmask.rl.settings import LearnRun, LearnSettings
@@ -161,7 +161,7 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
     if args.json:
         print_json({"folder": str(folder), "policies": {name: str(folder / name / "policy") for name in jobs}})
     for name, code in codes.items():
-        more = f"go on with: unmask learn --resume {folder / name}" if (folder / name).exists() else "not begun"
+        more = f"go on with: unmask learn --resume {folder / name}" if _saved(folder / name) else "nothing was saved"
         note(f"{name}: {folder / name / 'policy' if code == 0 else more}")
     return max(codes.values())
 
@@ -170,35 +170,45 @@ def _side_by_side(jobs: dict[str, tuple[str, LearnRun, str]]) -> dict[str, int]:
     """The exit code of each; after an interrupt those at work save and stop, and no other is begun."""
     from unmask.run.signals import Interrupt
 
-    codes = dict.fromkeys(jobs, 130)
-    with Interrupt() as interrupt, ProcessPoolExecutor(_at_once(jobs), get_context("spawn")) as pool:
-        futures = {pool.submit(_one, *job): name for name, job in jobs.items()}
-        told, left = False, set(futures)
-        while left:
-            done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+    codes, waiting = dict.fromkeys(jobs, 130), list(jobs)
+    at_work: dict[str, SpawnProcess] = {}
+    told = False
+    with Interrupt() as interrupt:
+        while at_work or (waiting and not interrupt.requested):
+            while waiting and not interrupt.requested and len(at_work) < (os.cpu_count() or 1):
+                name = waiting.pop(0)
+                at_work[name] = get_context("spawn").Process(target=_one, args=jobs[name], name=name)
+                at_work[name].start()
+            wait([process.sentinel for process in at_work.values()], timeout=0.2)
+            for name in [name for name, process in at_work.items() if process.exitcode is not None]:
+                code = at_work.pop(name).exitcode
+                codes[name] = code if code is not None and code >= 0 else 130 if told else 1  # below 0: killed
             if interrupt.requested and not told:
                 told = True
-                for future in left:
-                    future.cancel()
-                for child in active_children():  # Ctrl-C reaches them too, SIGTERM does not
-                    child.terminate()
-            for future in done:
-                with suppress(*((CancelledError, BrokenProcessPool, KeyboardInterrupt) if told else ())):
-                    codes[futures[future]] = future.result()
+                for process in at_work.values():  # Ctrl-C reaches them too, SIGTERM does not
+                    process.terminate()
     return codes
 
 
-def _at_once(jobs: Sized) -> int:
-    return min(len(jobs), os.cpu_count() or 1)
+def _saved(folder: Path) -> bool:
+    from unmask.run.checkpoint import latest
+
+    return folder.is_dir() and latest(folder) is not None
 
 
-def _one(name: str, asked: LearnRun, out: str) -> int:
-    """A run in a process of its own, whose lines begin with its name; the exit code."""
+def _one(name: str, asked: LearnRun, out: str) -> None:
+    """A run in a process of its own, whose lines begin with its name. Raises SystemExit with the exit code."""
     from unmask.cli.learning import Progress
     from unmask.rl.loop import fit
     from unmask.rl.session import open_learning
 
-    session = open_learning(asked, out=out)
-    with Progress(asked.learn, 0, visible=True, name=name) as progress:
-        outcome = fit(session.learner, progress)
-    return 130 if outcome.reason == "interrupted" else 0
+    try:
+        session = open_learning(asked, out=out)
+        with Progress(asked.learn, 0, visible=True, name=name) as progress:
+            outcome = fit(session.learner, progress)
+    except UnmaskError as error:
+        note(f"unmask: {name}: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(130 if outcome.reason == "interrupted" else 0)
