@@ -56,4 +56,11 @@ class Progress(Meter):
         told = "  ".join(f"{alpha:g}: {accuracy:.2f}@{passes:.1f}" for alpha, accuracy, passes in points)
         self.line(f"round {round_:,}: reward {found.value:.4f}{' (best so far)' if best else ''}  {told}")
         if round_ and float(found.passes.max()) < 1.05:
-            self.line("The policy reveals everything in one pass at every alpha: give it a warm start (learn.warm).")
+            self.line(_one_pass(float(found.accuracy.mean())))
+
+
+def _one_pass(accuracy: float) -> str:
+    """What a policy that always reveals everything at once means."""
+    if accuracy > 0.9:
+        return f"One pass is right {accuracy:.0%} of the time: this denoiser leaves a policy nothing to decide here."
+    return "The policy reveals everything in one pass at every alpha: give it a warm start (learn.warm)."
