@@ -321,12 +321,12 @@ def test_what_a_verifier_does_wrong_is_a_sentence(answer: Callable[[], Any], sen
 def test_many_are_judged_in_order_and_the_one_that_goes_wrong_is_named(wrong: str | None) -> None:
     """The limit is one of each verdict: all together take longer than it, and only the one that hangs is blamed."""
 
-    def verify(example: Example, completion: str) -> Verdict:
-        time.sleep(5.0 if completion == wrong == "hangs" else 0.03)
-        return Verdict(1 / 0 if completion == wrong else len(completion) / 10)
+    class Wrong(Right):
+        def verify(self, example: Example, completion: str) -> Verdict:
+            time.sleep(5.0 if completion == wrong == "hangs" else 0.03)
+            return Verdict(1 / 0 if completion == wrong else len(completion) / 10)
 
-    task = Right()
-    task.verify = verify  # type: ignore[method-assign]
+    task = Wrong()
     given = [(Example("[1]", "1"), text) for text in ["a" * n for n in range(10)] + ["hangs", "fails"]]
     if wrong is None:
         assert [one.score for one in judge_all(task, given, 0.25)] == [len(text) / 10 for _, text in given]

@@ -33,7 +33,7 @@ def plot_schedules(found: Comparison, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     _draw_curve(left, found)
     _draw_costs(right, found)
-    atomic_figure(path, figure, 120)
+    atomic_figure(path, figure)
 
 
 def _draw_curve(axes: Any, found: Comparison) -> None:

@@ -39,7 +39,7 @@ def plot_points(panels: Mapping[str, tuple[Sequence[Point], Sequence[Point]]], t
                 handles, labels = [*handles, handle], [*labels, label]
     figure.legend(handles, labels, loc="outside right center", frameon=False)
     figure.suptitle(title)
-    atomic_figure(path, figure, 130)
+    atomic_figure(path, figure)
 
 
 def _panel(axis: Any, points: Sequence[Point], dial: Sequence[Point]) -> None:

@@ -84,7 +84,7 @@ def plot_frontier(found: Frontier, length: int, title: str, path: Path) -> None:
     panels[0].set_ylabel("accuracy")
     figure.suptitle(title)
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    atomic_figure(path, figure, 130)
+    atomic_figure(path, figure)
 
 
 def _panel(panel: Any, found: Frontier, rows: list[int], names: list[str]) -> None:

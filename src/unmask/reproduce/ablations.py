@@ -16,8 +16,8 @@ from unmask.rl.settings import LearnSettings
 from unmask.run.checkpoint import read_checkpoint
 
 _NET, _LEARN = PolicySettings(), LearnSettings()
-Variant = tuple[PolicySettings, LearnSettings]
-_PUBLISHED: dict[str, Variant] = {
+_Variant = tuple[PolicySettings, LearnSettings]
+_PUBLISHED: dict[str, _Variant] = {
     "recipe": (_NET, _LEARN),
     "additive reward": (_NET, replace(_LEARN, reward="sum")),
     "no mask": (replace(_NET, mask=False), _LEARN),
@@ -27,7 +27,7 @@ _PUBLISHED: dict[str, Variant] = {
     "expert steering, no warm start": (_NET, replace(_LEARN, warm=0, steering=2)),
     "cold start": (_NET, replace(_LEARN, warm=0)),
 }
-_OURS: dict[str, Variant] = {
+_OURS: dict[str, _Variant] = {
     "raw probabilities": (replace(_NET, scale="raw"), _LEARN),
     "no positions": (replace(_NET, positions=False), _LEARN),
     "no entropy bonus": (_NET, replace(_LEARN, entropy=0.0)),

@@ -40,7 +40,7 @@ def draw(results: Results, judged: Sequence[Judged], path: Path) -> None:
     quick = " (quick: means nothing)" if results.plan.options.quick else ""
     figure.suptitle(f"{results.plan.name}{quick}: thin lines are seeds")
     figure.legend(list(named.values()), list(named), loc="outside right center", frameon=False)
-    atomic_figure(path, figure, 120)
+    atomic_figure(path, figure)
 
 
 def _heuristics(panel: Any, results: Results, name: str) -> None:

@@ -1,8 +1,8 @@
 """Transfer: policies used, untrained, with another denoiser, at another length, on another task, in other blocks.
 
 arXiv:2512.09106, section 5.4. On the harder test of each task, at half of the alphas where a policy is away from home.
-Lengths: a price of a pass goes with a policy, so that alpha grows with the length. The
-automaton with 48 places needs a window of 97 tokens, so a denoiser of its own (--twice).
+Lengths: a price of a pass goes with a policy, so that alpha grows with the length. The automaton with 48 places needs a
+window of 97 tokens, so a denoiser of its own (--twice).
 """
 
 __all__ = ["cells"]

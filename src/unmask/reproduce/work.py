@@ -209,7 +209,7 @@ def _alpha(run: Path) -> float:
 
 # ---- the clock -------------------------------------------------------------------------------------------------------
 
-_TIMED_PROBLEMS, _FEWEST = 128, 32  # the fewest where problems go one by one
+_TIMED_PROBLEMS, _TIMED_BATCHES = 128, 32  # at most so many of each
 
 
 def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
         chosen += [found.outcomes[n].setting for n in found.best]
     settings = {one.key: one for one in chosen}
     orphan = _Orphan()
-    problems = bench.problems[: min(_TIMED_PROBLEMS, _FEWEST * cell.batch)]
+    problems = bench.problems[: min(_TIMED_PROBLEMS, _TIMED_BATCHES * cell.batch)]
     solve(bench.decoder(chosen[0]), bench.task, problems[:8], bench.tokenizer)  # what is slow once only
     seconds: dict[str, list[float]] = {key: [] for key in settings}
     wall, busy = time.perf_counter(), time.process_time()

@@ -123,7 +123,7 @@ def plot_curves(path_jsonl: Path, path_png: Path) -> bool:
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)
-    atomic_figure(path_png, figure, 120)
+    atomic_figure(path_png, figure)
     return True
 
 

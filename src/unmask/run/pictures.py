@@ -15,8 +15,8 @@ def can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def atomic_figure(path: str | os.PathLike[str], figure: Any, dpi: int = 130) -> None:
+def atomic_figure(path: str | os.PathLike[str], figure: Any) -> None:
     """Write a matplotlib Figure as PNG, whole or not at all; errors as in `files.atomic_folder`."""
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=dpi, format="png")
+    figure.savefig(drawn, dpi=130, format="png")
     atomic_bytes(path, drawn.getvalue())
