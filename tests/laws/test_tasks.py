@@ -240,14 +240,14 @@ def test_a_chain_worked_out(modulus: int) -> None:
     width = len(str(modulus - 1))
     task = make(f"arithmetic:modulus={modulus},length=6,shortest=2")
     for example in task.examples("test", 50):
-        chain = example.template.split("=")[0].rstrip(TAIL)
+        chain = example.template.split(":")[0].rstrip(TAIL)
         value, answer = int(chain[:width]), ""
         for at in range(width, len(chain), width + 1):
             value = eval(f"({value}) {chain[at]} {int(chain[at + 1 : at + 1 + width])}") % modulus
-            answer += f"{value:0{width}}"
+            answer += f"={value:0{width}}"
             assert chain[at] != "*" or int(chain[at + 1 : at + 1 + width]) != 0
-        assert answer.ljust(6 * width, TAIL) == example.answer
-        assert example.facts["steps"] == len(answer) // width
+        assert answer.ljust(6 * (1 + width), TAIL) == example.answer
+        assert example.facts["steps"] == len(answer) // (1 + width)
 
 
 def test_chains_are_as_long_as_they_may_be_and_use_every_sign() -> None:
@@ -255,8 +255,8 @@ def test_chains_are_as_long_as_they_may_be_and_use_every_sign() -> None:
     assert {one.facts["steps"] for one in examples} == {2, 3, 4, 5}
     assert all(any(sign in one.template for one in examples) for sign in "+-*")
     one = next(one for one in examples if one.facts["steps"] == 2)
-    assert make("arithmetic").verify(one, one.answer[:1] + "x" + one.answer[2:]).why == "wrong at step 2"
-    assert make("arithmetic").verify(one, one.answer[:2] + "1__").why == "wrong behind the chain"
+    assert make("arithmetic").verify(one, one.answer[:3] + "x" + one.answer[4:]).why == "wrong at step 2"
+    assert make("arithmetic").verify(one, one.answer[:4] + "=1____").why == "wrong behind the chain"
 
 
 def random_expression(chance: Random, depth: int) -> str:

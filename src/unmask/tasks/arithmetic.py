@@ -1,9 +1,10 @@
 """Chains of modular arithmetic: each value needs the one before it, and nothing but the chain's own length is easy.
 
 A chain starts at a value and adds, takes away or multiplies, always from left to right and modulo p; every value on the
-way is written out. With modulus 7 and three steps the prompt `3+5*2-4=` has the answer `125`: 3 + 5 = 8 is 1, 1 * 2 is
-2, and 2 - 4 is 5. A chain that is shorter than the canvas has underscores behind it, in the prompt and in the answer.
-A factor is never 0, which would make the values before it useless.
+way is written out. With modulus 7 and three steps the prompt `3+5*2-4:` has the answer `=1=2=5`: 3 + 5 = 8 is 1, 1 * 2
+is 2, and 2 - 4 is 5. A chain that is shorter than the canvas has underscores behind it, in the prompt and in the
+answer. A factor is never 0, which would make the values before it useless. A step is as wide in the answer as in the
+chain, so that a network finds its operation at one distance; without the equals signs small ones learn far later.
 """
 
 __all__ = ["Arithmetic"]
@@ -57,7 +58,7 @@ class Arithmetic:
             return Verdict(1.0)
         pairs = zip(completion, example.answer, strict=False)
         first = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(completion), len(example.answer)))
-        step = first // self._digits + 1
+        step = first // self._wide + 1
         return Verdict(0.0, f"wrong at step {step}" if step <= example.facts["steps"] else "wrong behind the chain")
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
@@ -68,6 +69,11 @@ class Arithmetic:
     def _digits(self) -> int:
         return len(str(self.modulus - 1))
 
+    @property
+    def _wide(self) -> int:
+        """Characters of a step: a sign and an operand, or an equals sign and a value."""
+        return 1 + self._digits
+
     def _draw(self, chance: Random) -> Example:
         width, steps = self._digits, chance.randint(self.shortest, self.length)
         value = chance.randrange(self.modulus)
@@ -77,7 +83,7 @@ class Arithmetic:
             operand = chance.randrange(1 if sign == "*" else 0, self.modulus)
             value = _OPERATIONS[sign](value, operand) % self.modulus
             chain += f"{sign}{operand:0{width}}"
-            values += f"{value:0{width}}"
-        places = self.length * width
-        prompt = chain.ljust(width + self.length * (1 + width), TAIL)
-        return Example(f"{prompt}=[{places}]", values.ljust(places, TAIL), {"steps": steps, "unique": True})
+            values += f"={value:0{width}}"
+        places = self.length * self._wide
+        prompt = chain.ljust(width + places, TAIL)
+        return Example(f"{prompt}:[{places}]", values.ljust(places, TAIL), {"steps": steps, "unique": True})
