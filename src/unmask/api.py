@@ -167,7 +167,7 @@ class Model:
             eos_id=self.tokenizer.eos_id if stop_at_eos else None,
             batch=batch,
             device=self.device,
-            dials=row_dials(decoder, dial, len(texts)),
+            dials=row_dials(decoder, dial, len(texts), decoding.get("passes")),
         )
 
     def recorder(self, template: str | None = None) -> Recorder:
@@ -245,7 +245,7 @@ class Model:
             raise RequestError(f"count is {count}; give at least 1.")
         sketch = self.filler.sketch(template)
         decoder = replace(self.decoder(policy, **decoding), constraint=self.filler.writable(constraint))
-        dials = row_dials(decoder, dial, count)
+        dials = row_dials(decoder, dial, count, decoding.get("passes"))
         return self.filler.stream(sketch, decoder, _row_seeds(seed, count), dials, draws=draws, batch=batch)
 
     def canvas_of(self, template: str) -> list[int]:

@@ -79,13 +79,17 @@ def make_decoder(
     return Decoder(denoiser, rule, temperature, top_p, block_size, alternatives)
 
 
-def row_dials(decoder: Decoder, dial: float | Sequence[float] | None, count: int) -> list[float] | None:
-    """The dial of each of `count` rows, from one number or one a row.
+def row_dials(
+    decoder: Decoder, dial: float | Sequence[float] | None, count: int, passes: float | None
+) -> list[float] | None:
+    """The dial of each of `count` rows, from one number or one a row; None where nobody said one.
 
-    Raises RequestError for a policy without a dial, or a number that cannot be.
+    Raises RequestError for a policy without a dial, a number that cannot be, or a dial beside a budget of `passes`.
     """
     if dial is None:
         return None
+    if passes is not None:
+        raise RequestError("A dial and a number of passes were given, and each decides the speed; give one of the two.")
     if not hasattr(decoder.policy, "dial"):
         raise RequestError(f"{decoder.policy!r} has no dial; learned policies have one (unmask list policies).")
     found = [float(dial)] * count if isinstance(dial, int | float) else [float(one) for one in dial]

@@ -36,6 +36,7 @@ import torch
 from unmask.decode import Decoder
 from unmask.errors import ConfigError, RequestError
 from unmask.noise import derive
+from unmask.policies.learned.policy import Learned
 from unmask.policies.registry import ENTRIES, Context, Entry, make
 from unmask.run.files import explained
 from unmask.tasks import judge_all
@@ -96,8 +97,18 @@ def problems(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Problem]
 def fitting(
     task: Task, examples: Sequence[Example], tokenizer: Tokenizer, window: int | None, checkpoint: str
 ) -> list[Problem]:
-    """`problems` of a task for a model. Raises RequestError where one is longer than the model's window."""
+    """`problems` of a task for a model.
+
+    Raises RequestError where there are none, where none is in the model's characters, or one is longer than its window.
+    """
     given = problems(examples, tokenizer)
+    if not given:
+        raise RequestError(f"{task.name} has no problems of the split that was asked for; choose another split.")
+    if all(tokenizer.unknown_id in problem.row for problem in given):
+        raise RequestError(
+            f"The problems of {task.name} are written in characters that {checkpoint} does not know; "
+            "name the model that was trained on them."
+        )
     longest = max(len(problem.row) for problem in given)
     if window is not None and longest > window:
         raise RequestError(
@@ -186,15 +197,16 @@ def block_sizes(texts: Sequence[str], length: int) -> list[int | None]:
 def settings_of(names: Iterable[str], blocks: Sequence[int | None], length: int) -> list[Setting]:
     """Every knob of the named policies with every block size; `length` is the most positions that a problem has.
 
-    A name whose options say the knob is taken as it stands, and so is one that has none. Raises RequestError for a name
-    that is none.
+    A name whose options say the knob is taken as it stands, and so is one that has none: a learned policy that is not
+    told the price, for example. Raises RequestError for a name that is none.
     """
     found: dict[str, Setting] = {}
     for name in names:
         entry, given = ENTRIES.get(name.partition(":")[0]), name.partition(":")[2]
         swept = entry is not None and " or " not in name and entry.knob is not None and not _said(entry, given)
         if given or not swept:
-            make(name, Context(unigram=lambda: torch.ones(1)))
+            rule = make(name, Context(unigram=lambda: torch.ones(1)))
+            swept = swept and not (isinstance(rule, Learned) and not rule.settings.priced)
         for block in blocks:
             texts = _knobs(name, entry, min(block or length, length)) if swept and entry is not None else [name]
             for text in texts:
@@ -204,9 +216,10 @@ def settings_of(names: Iterable[str], blocks: Sequence[int | None], length: int)
 
 
 def _said(entry: Entry, given: str) -> bool:
-    """Whether the options say the knob, or what stands for it."""
+    """Whether the options say the knob, or what stands for it: passes for a dial, a saved schedule for its steps."""
     assert entry.knob is not None
-    said = {option.partition("=")[0].strip() for option in given.split(",")}
+    options = [option.partition("=") for option in given.split(",")]
+    said = {"steps" if key.strip() == "pace" and value.endswith(".json") else key.strip() for key, _, value in options}
     return bool(said & {entry.knob.option, "passes" if entry.needs_folder else entry.knob.option})
 
 
@@ -256,13 +269,15 @@ def sweep(
     *,
     workers: int,
     record: Path | None = None,
+    stamp: Callable[[Setting], str] = lambda _: "",
 ) -> Iterator[Outcome]:
     """The outcome of each setting, as they come; those on `record` (a .jsonl file) first, without doing them again.
 
     `build(**arguments)` makes the Bench in each of `workers` processes (it has to be importable, its arguments
-    picklable); with one worker it is made here. The record begins with the arguments, and one of others is refused.
+    picklable); with one worker it is made here. The record begins with the arguments, and one of others is refused; an
+    outcome on it whose `stamp` is another than that of its setting now is not used.
     """
-    known = _read(record, arguments)
+    known = _read(record, arguments, {one.key: stamp(one) for one in settings})
     yield from (known[one.key] for one in settings if one.key in known)
     open_ = [one for one in settings if one.key not in known]
     if not open_:
@@ -272,19 +287,19 @@ def sweep(
         try:
             _open(build, arguments)
             for one in open_:
-                yield _noted(_work(one), record)
+                yield _noted(_work(one), record, stamp)
         finally:
             torch.set_num_threads(before)
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _open, (build, dict(arguments)))
     try:
         for future in as_completed([pool.submit(_work, one) for one in open_]):
-            yield _noted(future.result(), record)
+            yield _noted(future.result(), record, stamp)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _read(record: Path | None, arguments: Mapping[str, Any]) -> dict[str, Outcome]:
+def _read(record: Path | None, arguments: Mapping[str, Any], stamps: Mapping[str, str]) -> dict[str, Outcome]:
     """The outcomes on a record, made if it is not there. Raises ConfigError for the record of something else."""
     if record is None:
         return {}
@@ -303,15 +318,18 @@ def _read(record: Path | None, arguments: Mapping[str, Any]) -> dict[str, Outcom
             one = json.loads(line)
         except json.JSONDecodeError:
             continue  # cut off in the middle of a line: it is done again
+        made_of = one.pop("stamp", "")
         outcome = Outcome(Setting(**one.pop("setting")), **one)
-        found[outcome.setting.key] = outcome
+        if stamps.get(outcome.setting.key) == made_of:
+            found[outcome.setting.key] = outcome
     return found
 
 
-def _noted(outcome: Outcome, record: Path | None) -> Outcome:
+def _noted(outcome: Outcome, record: Path | None, stamp: Callable[[Setting], str]) -> Outcome:
     if record is not None:
+        line = json.dumps({**asdict(outcome), "stamp": stamp(outcome.setting)})
         with explained(record), record.open("a", encoding="utf-8") as file:
-            file.write("\n" * (not _ends_line(record)) + json.dumps(asdict(outcome)) + "\n")
+            file.write("\n" * (not _ends_line(record)) + line + "\n")
     return outcome
 
 

@@ -1,14 +1,21 @@
 """A sweep gives each setting the same problems, any number of workers the same outcomes, and loses nothing."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from unmask.assets.policies import locate_policy
 from unmask.errors import ConfigError, RequestError
-from unmask.solving import open_bench
-from unmask.sweep import Setting, problems, settings_of, solve, sweep
+from unmask.policies.learned.folder import policy_config
+from unmask.policies.learned.network import PolicyNetwork
+from unmask.policies.learned.settings import PolicySettings
+from unmask.run.checkpoint import write_checkpoint
+from unmask.solving import open_bench, stamps
+from unmask.sweep import Bench, Setting, problems, settings_of, solve, sweep
 from unmask.tasks import make
 from unmask.tasks.base import Example
 
@@ -41,6 +48,34 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
         list(sweep(open_bench, ARGUMENTS | {"seed": 4}, SETTINGS, workers=1, record=record))
 
 
+def test_outcomes_of_something_else_are_not_used(tmp_path: Path) -> None:
+    """Weights that were written again, or a task's file that was edited, make a sweep begin anew."""
+    record, calls = tmp_path / "outcomes.jsonl", []
+
+    def build(**arguments: Any) -> Bench:
+        calls.append(arguments)
+        return open_bench(**arguments)
+
+    def names(stamp: str) -> int:
+        return len(list(sweep(build, ARGUMENTS, SETTINGS[:1], workers=1, record=record, stamp=lambda _: stamp)))
+
+    assert [names("a"), len(calls), names("a"), len(calls), names("b"), len(calls)] == [1, 1, 1, 1, 1, 2]
+    task = tmp_path / "mine.py"
+    mine = "from unmask.tasks.automaton import Automaton\n\n\nclass Mine(Automaton):\n    pass\n"
+    task.write_text(mine)
+    before = stamps("automaton", f"{task}:Mine")(SETTINGS[0])
+    assert stamps("automaton", f"{task}:Mine")(SETTINGS[0]) == before
+    task.write_text(mine + "\n\nCHANGED = True\n")
+    assert stamps("automaton", f"{task}:Mine")(SETTINGS[0]) != before
+    plain = stamps("automaton", "automaton")
+    assert plain(Setting("threshold")) == plain(Setting("random")) != plain(Setting("learned:from=automaton,dial=0.1"))
+    folder = tmp_path / "policy"
+    shutil.copytree(locate_policy("automaton"), folder)
+    one = stamps("automaton", "automaton")(Setting(f"learned:from={folder},dial=0.1"))
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    assert stamps("automaton", "automaton")(Setting(f"learned:from={folder},dial=0.1")) != one
+
+
 @pytest.mark.slow
 def test_workers_do_not_change_what_is_found() -> None:
     alone = {one.setting.key: (one.scores, one.passes) for one in sweep(open_bench, ARGUMENTS, SETTINGS, workers=1)}
@@ -71,6 +106,8 @@ def test_settings_are_every_knob_with_every_block() -> None:
     assert "confidence:steps=24 @ 6" not in keys  # no block has more passes than positions
     assert not any(key.endswith("@ 24") for key in keys)  # a block as long as the canvas is no block
     assert settings_of(["threshold:threshold=0.42"], [None], 24) == [Setting("threshold:threshold=0.42")]
+    assert len(settings_of(["learned:from=automaton"], [None], 24)) == 41
+    assert len(settings_of(["learned:from=automaton,passes=7"], [None], 24)) == 1
     with pytest.raises(RequestError, match="did you mean 'threshold'"):
         settings_of(["treshold"], [None], 24)
 
@@ -96,3 +133,23 @@ def test_the_eos_heavy_automaton_fails_as_published() -> None:
     (calibrated,) = (one.accuracy for one in sweep(open_bench, honest, settings[:1], workers=1))
     assert calibrated > 0.4
     assert make("automaton:traces=long").name in ("automaton:length=24,traces=long",)
+
+
+def test_a_policy_without_a_price_and_a_saved_schedule_are_taken_as_they_stand(tmp_path: Path) -> None:
+    network = PolicyNetwork(PolicySettings(features=("confidence",), priced=False))
+    write_checkpoint(tmp_path / "p", network.state_dict(), policy_config(network.settings, {}, None), card="")
+    one = f"learned:from={tmp_path / 'p'}"
+    assert settings_of([one], [None], 24) == [Setting(one)]
+    schedule = tmp_path / "one.json"
+    schedule.write_text(json.dumps({"schedules": {"3": [8, 8, 8]}}))
+    assert settings_of([f"random:pace={schedule}"], [None], 24) == [Setting(f"random:pace={schedule}")]
+
+
+def test_a_task_without_problems(tmp_path: Path) -> None:
+    task = tmp_path / "none.py"
+    task.write_text(
+        "from unmask.tasks.automaton import Automaton\n\n\nclass Mine(Automaton):\n"
+        "    def examples(self, split, count, seed=0):\n        return []\n"
+    )
+    with pytest.raises(RequestError, match="has no problems of the split that was asked for"):
+        open_bench(**ARGUMENTS | {"task": f"{task}:Mine"})

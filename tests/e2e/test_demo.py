@@ -143,6 +143,13 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "__TRACE__" not in page
 
 
+@pytest.mark.slow
+def test_a_model_of_puzzles_is_shown_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its training data were a task's problems, not a file."""
+    assert run(["automaton", "--threads", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["bound"]["perplexity"] > 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

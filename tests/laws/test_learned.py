@@ -15,7 +15,7 @@ from unmask.noise import generator
 from unmask.policies.base import Decision, State, View
 from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
 from unmask.policies.learned.network import Observation, PolicyNetwork
-from unmask.policies.learned.policy import Learned, alpha_of, dial_of, observe
+from unmask.policies.learned.policy import PRICED, Learned, alpha_of, dial_of, observe, push_of
 from unmask.policies.learned.settings import PolicySettings
 from unmask.policies.threshold import Threshold
 from unmask.rl.grpo import advantages, objective, steered
@@ -24,6 +24,7 @@ from unmask.rl.tape import Rollout, log_prob, roll_out
 from unmask.rl.world import World, load_world
 from unmask.sweep import Problem
 from unmask.testing import TableDenoiser, check_policy, random_language
+from unmask.windows import decode_rows
 
 FEATURES = ("confidence", "top", "entropy", "margin")
 
@@ -55,7 +56,7 @@ def ragged(world: World) -> World:
 
 
 def rolled(world: World, learner: Learned, count: int = 24, batch: int = 256) -> Rollout:
-    dials = [n / (count - 1) for n in range(count)]
+    dials = [PRICED * n / (count - 1) for n in range(count)]
     return roll_out(
         world.denoiser,
         learner,
@@ -335,4 +336,32 @@ def test_the_dial_is_the_price() -> None:
         assert float(alpha_of(torch.tensor(dial_of(alpha, 30.0)), 30.0)) == pytest.approx(alpha, rel=1e-4)
     learner = Learned(network(), dial=0.25)
     assert learner.price(torch.tensor([math.nan, 0.25]))[0] == learner.price(torch.tensor([0.25]))[0]
-    assert float(learner.price(torch.tensor([1.0]))[0]) == pytest.approx(30 / 8)
+    assert dial_of(30.0, 30.0) == PRICED
+    assert dial_of(1e6, 30.0) == 1
+    assert learner.price(torch.tensor([PRICED, 1.0])).tolist() == pytest.approx([30 / 8, 30 / 8])
+    pushes = push_of(torch.tensor([0.0, dial_of(30.0, 30.0), 0.9, 1.0]))
+    assert pushes.tolist() == pytest.approx([0, 0, 3, 1e4], rel=1e-4)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+@pytest.mark.parametrize("head", ["bernoulli", "plackett-luce"])
+def test_the_end_of_the_dial_is_one_pass(world: World, head: str, sample: bool) -> None:
+    """On one View a faster dial reveals more, until it is everything; the control is the largest price."""
+    net = network(head=head, scale=0.3)
+    with torch.no_grad():
+        net.head.bias.sub_(2)
+    policy = Learned(net, sample=sample)
+    decoder = Decoder(world.denoiser, policy, 0.0)
+    given = world.train[:4]
+
+    def first(dial: float) -> Tensor:
+        rows = [problem.row for problem in given]
+        stream = decode_rows(decoder, rows, range(4), pad_id=0, batch=4, device=world.device, dials=[dial] * 4)
+        step = next(stream).step
+        stream.close()
+        return step.decision.reveal & step.view.eligible
+
+    reveals = [first(dial) for dial in (PRICED, 0.85, 0.9, 0.95, 1.0)]
+    assert all(bool((one <= other).all()) for one, other in itertools.pairwise(reveals))
+    assert reveals[-1].sum(-1).tolist() == [len(problem.holes) for problem in given]
+    assert (reveals[0].sum(-1) < reveals[-1].sum(-1)).all()

@@ -1,5 +1,6 @@
 """The sentences of learned policies, word for word."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from unmask.policies.learned.settings import PolicySettings
 from unmask.policies.registry import make
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
+from unmask.solving import open_bench
 
 PLAIN = PolicySettings(features=("confidence",))
 CALIBRATION = Calibration("sudoku", None, 8, (0.0, 0.5, 1.0), (12.0, 6.0, 2.0), (1.0, 0.9, 0.2))
@@ -27,6 +29,18 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
         lambda: LearnSettings(alphas=(1.0, -1.0)),
         ConfigError,
         "alphas are [1.0, -1.0]; give at least one, each 0 (accuracy alone) or more.",
+    ),
+    (
+        lambda: LearnSettings(alphas=(1.0, math.inf)),
+        ConfigError,
+        "alphas are [1.0, inf]; give at least one, each 0 (accuracy alone) or more.",
+    ),
+    (lambda: LearnSettings(entropy=-1), ConfigError, "entropy is -1; it must be 0 or more."),
+    (lambda: LearnSettings(lr=math.nan), ConfigError, "lr is nan; it must be above 0."),
+    (
+        lambda: LearnSettings(betas=(1.0, 1.0)),
+        ConfigError,
+        "betas are [1.0, 1.0]; give two numbers from 0 to below 1, usually 0.9 0.99.",
     ),
     (
         lambda: LearnRun(policy=PolicySettings(priced=False)),
@@ -63,6 +77,27 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
         RequestError,
         "'random' cannot keep to 3 passes; a calibrated learned policy can.",
     ),
+    (
+        lambda: unmask.load("automaton").fill("a[4]", policy="learned:from=automaton", passes=3, dial=0.1),
+        RequestError,
+        "A dial and a number of passes were given, and each decides the speed; give one of the two.",
+    ),
+    (
+        lambda: make("learned:from=automaton,passes=3,dial=0.1"),
+        RequestError,
+        "passes asks a calibrated policy for its dial; give one of the two, dial or passes.",
+    ),
+    (
+        lambda: make("learned:automaton"),
+        RequestError,
+        "'automaton' in the policy 'learned:automaton' is not key=value; write for example learned:dial=0.",
+    ),
+    (lambda: make("threshold:threshold=nan"), RequestError, "threshold is 'nan'; give a number, for example 0.9."),
+    (
+        lambda: open_bench("automaton", "sudoku", "test", 2, 0, 0.0),
+        RequestError,
+        "The problems of sudoku:side=6,clues=0 are written in characters that automaton does not know; name the model ",
+    ),
 ]
 
 
@@ -85,7 +120,11 @@ def test_more_probabilities_than_tokens(tmp_path: Path) -> None:
         open_learning(run, out=tmp_path / "run")
 
 
-def test_the_hidden_states_of_another_denoiser() -> None:
+def test_the_hidden_states_of_another_denoiser(tmp_path: Path) -> None:
+    narrow = PolicySettings(features=("confidence", "hidden"), hidden=5)
+    run = LearnRun("automaton_eos", "automaton", narrow, LearnSettings(pool=4, valid_prompts=2))
+    with pytest.raises(ConfigError, match=r"those of automaton_eos have 64; give --policy\.hidden 64"):
+        open_learning(run, out=tmp_path / "run")
     policy = Learned(PolicyNetwork(PolicySettings(features=("confidence", "hidden"), hidden=5)))
     model = unmask.load("automaton", dtype="float32", device="cpu")
     with pytest.raises(RequestError, match="hidden states of width 5, and those of the denoiser are 64 wide"):

@@ -17,6 +17,7 @@ CASES = [
     ("policies-full --count 0", "count is 0 and rounds None; give at least 1 of each."),
     ("policies-full --calibrated there/automaton_eos", "Two denoisers are called automaton_eos; rename the folder of "),
     ("policies-full --blocks 1/4", "blocks are 1/4; full, the whole canvas, has to be among them."),
+    ("policies-full --out a,b", "The folder 'a,b' has ',' in it, which means something in a policy's name; choose "),
     ("policies-full --blocks full half", "'half' is no block size; give full, a number such as 8, or a share such as "),
     ("policies-transfer --twice nowhere", "There is no checkpoint at 'nowhere'; "),
     ("policies-full --quik", "reproduce has no option '--quik'; did you mean '--quick'?"),

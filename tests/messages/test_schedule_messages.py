@@ -29,7 +29,7 @@ NAMES = [
     ),
     ("random:steps=4,pace=power,power=big", "power is 'big'; give a number, for example 2."),
     ("random:steps=4,pace=power,power=-1", "power is -1.0; give a number above 0, for example 2."),
-    ("random:steps=4,pace=power,power=nan", "power is nan; give a number above 0, for example 2."),
+    ("random:steps=4,pace=power,power=nan", "power is 'nan'; give a number, for example 2."),
     ("random:pace=none.json", f"The pace none.json cannot be read; {WROTE}"),
     (
         "random:steps=inf,pace=none.json",

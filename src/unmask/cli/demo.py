@@ -13,7 +13,7 @@ import tyro
 
 from unmask.cli.parse import parse
 from unmask.cli.show import note, print_json
-from unmask.errors import ConfigError, RequestError
+from unmask.errors import ConfigError, DataError, PluginError, RequestError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -297,17 +297,21 @@ def _fitting(model: "Model") -> str:
 def _measure(model: "Model", console: "Console") -> dict[str, Any] | None:
     """The bound on the first held-out sequences of what the model was trained on; None where that is not known."""
     from unmask.config import from_dict
-    from unmask.data.prepare import prepare
     from unmask.data.settings import DataSettings
+    from unmask.train.problems import corpus_of
 
     record = (model.checkpoint.run if model.checkpoint else None) or {}
     if "settings" not in record:
         note("The checkpoint does not say what it was trained on, so nothing is measured.")
         return None
+    settings = from_dict(DataSettings, record["settings"]["data"], "run.json")
+    try:
+        corpus = corpus_of(settings, model.tokenizer)
+    except (DataError, PluginError, RequestError) as error:
+        note(f"What it was trained on is not here, so nothing is measured: {error}")
+        return None
     console.print()
     console.rule("How well it knows held-out text", align="left", style="dim")
-    settings = from_dict(DataSettings, record["settings"]["data"], "run.json")
-    corpus = prepare(settings, model.tokenizer)
     began = time.perf_counter()
     model.bound_packed(corpus.valid, limit=4)  # tells how fast this machine is
     each = (time.perf_counter() - began) / min(4, len(corpus.valid))

@@ -57,6 +57,10 @@ class FrontierArguments:
             raise ConfigError(f"count is {self.count}; give the number of problems, at least 1.")
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; give the number of processes, at least 1.")
+        if not self.blocks:
+            raise ConfigError(
+                "blocks is empty; give at least one of full, a number such as 8, and a share such as 1/4."
+            )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -69,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
     from unmask.eval.report import frontier_csv, frontier_facts, plot_frontier
     from unmask.run.files import atomic_text
     from unmask.run.pictures import can_draw
-    from unmask.solving import open_bench
+    from unmask.solving import open_bench, stamps
     from unmask.sweep import block_sizes, every_policy, most_holes, settings_of, sweep
 
     arguments: dict[str, Any] = {
@@ -85,10 +89,12 @@ def run(argv: Sequence[str]) -> int:
     settings = settings_of(args.policies or every_policy(args.temperature), block_sizes(args.blocks, length), length)
     folder = Path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
     workers = min(args.workers or os.cpu_count() or 1, len(settings))
-    note(f"{len(settings)} settings on {args.count} problems of {bench.task.name}, {workers} processes, in {folder}")
+    count = len(bench.problems)
+    note(f"{len(settings)} settings on {count} problems of {bench.task.name}, {workers} processes, in {folder}")
     began = time.perf_counter()
     by_key: dict[str, Outcome] = {}
-    for outcome in sweep(open_bench, arguments, settings, workers=workers, record=folder / "outcomes.jsonl"):
+    stamp, record = stamps(args.checkpoint, args.task), folder / "outcomes.jsonl"
+    for outcome in sweep(open_bench, arguments, settings, workers=workers, record=record, stamp=stamp):
         by_key[outcome.setting.key] = outcome
         _progress(outcome, len(by_key), len(settings), began)
     outcomes = [by_key[one.key] for one in settings]
@@ -105,7 +111,7 @@ def run(argv: Sequence[str]) -> int:
     atomic_text(folder / "frontier.json", json.dumps(facts, indent=1) + "\n")
     written = ["frontier.csv", "frontier.json"]
     if can_draw():
-        title = f"{Path(args.checkpoint).name} on {bench.task.name}: {args.count} problems, seed {args.seed}"
+        title = f"{Path(args.checkpoint).name} on {bench.task.name}: {count} problems, seed {args.seed}"
         plot_frontier(whole, length, title, folder / "frontier.png")
         written.append("frontier.png")
     if args.json:

@@ -75,7 +75,7 @@ def run(argv: Sequence[str]) -> int:
             outcome = fit(session.learner, progress)
     finally:
         session.group.leave()
-    return _finish(outcome, args.json) if first else 0
+    return _finish(outcome, asked, args.json) if first else 0
 
 
 def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
@@ -110,7 +110,7 @@ def _told(session: "LearnSession") -> dict[str, str]:
     }
 
 
-def _finish(outcome: "LearnOutcome", as_json: bool) -> int:
+def _finish(outcome: "LearnOutcome", run: LearnRun, as_json: bool) -> int:
     """Draw the curves and say how it ended."""
     from dataclasses import asdict
 
@@ -137,7 +137,8 @@ def _finish(outcome: "LearnOutcome", as_json: bool) -> int:
         note("passes    " + "  ".join(f"{c.passes[n]:7.2f}" for n in shown))
         note("accuracy  " + "  ".join(f"{c.accuracy[n]:7.3f}" for n in shown))
     note(table({"policy": str(folder / "policy"), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
-    note(f"\nNext:\n  unmask frontier CHECKPOINT --task TASK --policies learned:from={folder} prefix threshold")
+    compared = f"learned:from={folder} prefix threshold"
+    note(f"\nNext:\n  unmask frontier {run.checkpoint} --task {run.task} --policies {compared}")
     return 0
 
 

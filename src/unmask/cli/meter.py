@@ -24,9 +24,10 @@ class Meter:
         Nothing is drawn before the block is entered.
         """
         self._name = f"{name}: " if name else ""
-        self._unit, self._total, self._begun = unit, total, begun
+        self._unit, self._total = unit, total
+        self._first: tuple[int, float] | None = None
         self._console = Console(stderr=True, quiet=not visible)
-        self._started = self._said_at = time.monotonic()
+        self._said_at = time.monotonic()
         self._bar = Bar(
             TextColumn(doing),
             BarColumn(bar_width=None),
@@ -57,11 +58,19 @@ class Meter:
         """So many are done: move the bar; without one, a line now and then."""
         if not self._bar.disable:
             self._bar.update(self._task, completed=count, figures=figures)
-        elif (now := time.monotonic()) - self._said_at >= _EVERY or count == self._total:
-            each = (now - self._started) / max(count - self._begun, 1)
-            left = duration(each * (self._total - count))
-            self.line(f"{self._unit} {count:,} of {self._total:,}  {figures}  {left} left")
+            return
+        now = time.monotonic()
+        if self._first is None:  # what went before it (a warm start, say) tells nothing about the steps to come
+            self._first = (count, now)
+        if now - self._said_at >= _EVERY or count == self._total:
+            self.line(f"{self._unit} {count:,} of {self._total:,}  {figures}{self._left(count, now)}")
             self._said_at = now
+
+    def _left(self, count: int, now: float) -> str:
+        """The time that the rest takes, once two steps are known."""
+        assert self._first is not None
+        done, since = self._first
+        return f"  {duration((now - since) / (count - done) * (self._total - count))} left" if count > done else ""
 
     def line(self, text: str) -> None:
         """A line of its own."""

@@ -52,8 +52,8 @@ def run(argv: Sequence[str]) -> int:
         print_json({"questions": names()}) if args.json else print(table(names()))
         return 0
     plan = plan_of(args.name, args)
-    _check(plan)
     folder = Path(args.out)
+    _check(plan, folder)
     if args.list:
         return _list(plan, folder, args.json)
 
@@ -78,13 +78,18 @@ def run(argv: Sequence[str]) -> int:
     return 1 if "failed" in kinds else 0
 
 
-def _check(plan: Plan) -> None:
-    """Refuse, before any work, a denoiser or a task that is not there."""
+def _check(plan: Plan, folder: Path) -> None:
+    """Refuse, before any work, a denoiser or a task that is not there, and a folder that no policy's name can hold."""
     from unmask.assets.models import locate
     from unmask.reproduce.plan import Heuristics
     from unmask.sweep import block_sizes
     from unmask.tasks import make
 
+    if found := next((sign for sign in (",", " or ", " over ") if sign in str(folder)), None):
+        raise ConfigError(
+            f"The folder '{folder}' has '{found}' in it, which means something in a policy's name; "
+            "choose another with --out."
+        )
     block_sizes(plan.options.blocks, 1)
     for cell in plan.cells:
         if isinstance(cell, Heuristics):

@@ -27,6 +27,10 @@ class Needs:
     hidden: bool = False
     """What the network made of each position before the vocabulary head."""
 
+    def __or__(self, other: "Needs") -> "Needs":
+        """What both want."""
+        return Needs(max(self.top, other.top), self.log_probs or other.log_probs, self.hidden or other.hidden)
+
 
 @dataclass(frozen=True, slots=True)
 class View:

@@ -3,6 +3,7 @@
 __all__ = ["Context", "Options"]
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +34,12 @@ class Options:
         """A number. Raises RequestError for what is none."""
         text = self.given.get(name)
         try:
-            return default if text is None else float(text)
+            found = default if text is None else float(text)
         except ValueError:
-            raise RequestError(f"{name} is '{text}'; give a number, for example {default:g}.") from None
+            found = math.nan
+        if not math.isfinite(found):
+            raise RequestError(f"{name} is '{text}'; give a number, for example {default:g}.")
+        return found
 
     def count(self, name: str, default: int) -> int:
         """A whole number of at least 1. Raises RequestError for what is none."""
@@ -75,5 +79,9 @@ class Options:
         try:
             table = torch.tensor(json.loads(Path(path).read_text(encoding="utf-8")), dtype=torch.float64)
         except (OSError, ValueError, TypeError):
-            raise RequestError(f"unigram is '{path}'; give a JSON file with a list of one number a token id.") from None
+            table = torch.empty(0)
+        if table.ndim != 1 or not len(table) or not bool((table >= 0).all()) or not 0 < float(table.sum()) < math.inf:
+            raise RequestError(
+                f"unigram is '{path}'; give a JSON file with a list of one number a token id, none below 0."
+            )
         return table / table.sum()

@@ -22,8 +22,7 @@ class OrElse:
 
     @property
     def needs(self) -> Needs:
-        one, two = needs_of(self.first), needs_of(self.second)
-        return Needs(max(one.top, two.top), one.log_probs or two.log_probs, one.hidden or two.hidden)
+        return needs_of(self.first) | needs_of(self.second)
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         before = (None, None) if state is None else state

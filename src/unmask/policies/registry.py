@@ -142,8 +142,13 @@ def _learned(options: Options) -> UnmaskingPolicy:
         name=f"learned:from={name}",
     )
     if "passes" in options.given:
-        if policy.calibration is None or "dial" in options.given:
+        if "dial" in options.given:
             raise RequestError("passes asks a calibrated policy for its dial; give one of the two, dial or passes.")
+        if policy.calibration is None:
+            raise RequestError(
+                f"The dial of '{name}' was not measured, so that {options.given['passes']} passes cannot be kept to; "
+                "give a dial, or let its training end (unmask learn --resume)."
+            )
         return replace(policy, dial=policy.calibration.dial_for(options.number("passes", 1.0)))
     return replace(policy, dial=options.number("dial", policy.dial))
 
@@ -202,7 +207,7 @@ ENTRIES: dict[str, Entry] = {
         frozenset({"from", "dial", "passes", "mode", "cut", "temperature", "beta"}),
         "A trained network, from=FOLDER or a bundled one; dial 0 to 1 or passes=N (arXiv:2512.09106).",
         "no",
-        Knob("dial", tuple(round(1 - n / 20, 2) for n in range(21))),
+        Knob("dial", tuple(round(1 - n / 40, 3) for n in range(41))),
         nested=False,
         needs_folder=True,
     ),
@@ -275,13 +280,13 @@ def make(text: str, context: Context = _PLAIN) -> UnmaskingPolicy:
         if isinstance(one, ReMDM) or isinstance(two, ReMDM):
             raise RequestError(f"'{text}' joins a policy that hides tokens again; remdm stands alone.")
         return OrElse(one, two)
-    name, options = _split(text)
     outer, over, inner = text.partition(" over ")
     if over:
         name, options = _split(outer.strip())
         if name != _EARLY_STOP:
             raise RequestError(f"'{name}' is no wrapper; write {_EARLY_STOP} over POLICY.")
         return _early_stop(text, options, make(inner.strip(), context))
+    name, options = _split(text)
     if name == _EARLY_STOP:
         raise RequestError(f"{_EARLY_STOP} wraps a policy; write for example: {_EARLY_STOP} over confidence:steps=32")
     if name in _plugins():
@@ -302,7 +307,9 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
     for item in filter(None, rest.split(",")):
         key, equals, value = item.partition("=")
         if not equals:
-            raise RequestError(f"'{item}' in the policy '{text}' is not key=value; write for example {name}:steps=32.")
+            knob = ENTRIES[name].knob if name in ENTRIES else None
+            shown = "steps=32" if knob is None or not knob.values else f"{knob.option}={knob.values[-1]:g}"
+            raise RequestError(f"'{item}' in the policy '{text}' is not key=value; write for example {name}:{shown}.")
         options[key.strip()] = value.strip()
     return name, options
 
@@ -333,5 +340,5 @@ def _from_plugin(name: str, options: dict[str, str]) -> UnmaskingPolicy:
         raise PluginError(f"The policy '{name}' of another package cannot be loaded: {error}") from error
     try:
         return build(**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise RequestError(f"The policy '{name}' does not take these options: {error}") from None

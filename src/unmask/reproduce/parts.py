@@ -15,14 +15,25 @@ __all__ = [
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
-from unmask.policies.learned.settings import PolicySettings
+from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 from unmask.reproduce.plan import Arena, Blocked, Cell, Heuristics, Measured, Options, Training, plain
 from unmask.rl.settings import LearnRun, LearnSettings
 
-ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0)
-"""Where policies are measured, some of them never trained on."""
+
+def _finer(alphas: Sequence[float], steps: int) -> tuple[float, ...]:
+    """Each way from one alpha to the next in so many steps, equal on the dial."""
+    ways = [(a + LEAST_ALPHA, (b + LEAST_ALPHA) / (a + LEAST_ALPHA)) for a, b in pairwise(alphas)]
+    found = [start * factor ** (n / steps) - LEAST_ALPHA for start, factor in ways for n in range(steps)]
+    return tuple(float(f"{alpha:.4g}") for alpha in (*found, alphas[-1]))
+
+
+_DIAL = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 46.0, 71.0, 110.0, 169.0)
+ALPHAS = _finer(_DIAL, 4)
+"""Where policies are measured, most of them never trained on: about as many as heuristics have settings. Above 30 lies
+the end of the dial, where the cut falls (`policies.learned.policy.PRICED`)."""
 COARSE = ALPHAS[::2]
 """Where there are many measurements."""
 _QUICK_ALPHAS = (0.0, 1.0, 30.0)
@@ -91,7 +102,7 @@ def heuristics(options: Options, checkpoint: str, task: str, block: int | None =
     count = min(options.count, _QUICK_COUNT) if options.quick else options.count
     arena = Arena(checkpoint, task, count, options.test_seed)
     blocks = ("full", "1/4") if options.quick else options.blocks
-    known = block is None or (task.partition(":")[0] == "automaton" and "1/4" in blocks)  # of 24 places it is 6
+    known = block is None or (task in AUTOMATON.tests and "1/4" in blocks)  # of 24 places it is 6
     own = () if known else (str(block),)
     name = f"heuristics-{arena.name}" + (f"-{block}" if own else "")
     return Heuristics(name, arena, _QUICK_POLICIES if options.quick else (), (*blocks, *own))

@@ -12,7 +12,7 @@ from statistics import median
 from unmask.eval.compare import Compared
 from unmask.reproduce.draw import draw
 from unmask.reproduce.plan import Arena, Heuristics, Measured, Plan, Timed, Training
-from unmask.reproduce.results import GROUPS, Judged, Results
+from unmask.reproduce.results import GROUPS, Judged, Results, shown
 from unmask.reproduce.timing import timing_lines
 from unmask.run.files import atomic_text
 from unmask.run.pictures import can_draw
@@ -24,7 +24,8 @@ sets. Differences are paired: 95 % intervals from 400 resamples of the test prob
 are tuned in hindsight on the test problems themselves, which favours them. Behind each difference stand points: how
 many places of the dial lie above the mixture envelope of the group (what tossing a coin between two of its settings
 gives), of how many places (rows with more of them have a little more area), and in brackets how many by more than two
-standard errors. Reversals: neighbours on the dial of which the faster spends over .05 passes more."""
+standard errors. Reversals: neighbours on the dial of which the faster spends over .05 passes more. Alphas above the
+largest that was trained on stand for the end of the dial, where the cut falls until all is written in one pass."""
 _REWARDS = "Rewards can be compared only between trainings with the same reward and alphas."
 _QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
 
@@ -162,8 +163,8 @@ def _points(judged: Sequence[Judged]) -> list[tuple[str, list[str]]]:
         note = "accuracy [95 %] @ passes; in brackets the best position-blind accuracy at no more, on the whole canvas"
         head = ["alpha", *(f"seed {one.cell.seed}" for one in some)]
         rows = [
-            [f"{alpha:g}", *(_point(one, n) if n < len(one.alphas) else "" for one in some)]
-            for n, alpha in enumerate(some[0].alphas)
+            [f"{some[0].alphas[n]:g}", *(_point(one, n) if n < len(one.alphas) else "" for one in some)]
+            for n in shown(len(some[0].alphas))
         ]
         found.append((f"{label}: {title}", [f"{note}.", "", *_table(head, rows)]))
     return found

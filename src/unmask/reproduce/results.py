@@ -1,6 +1,6 @@
 """What the cells have found, read together: comparisons, worked out once for each measurement."""
 
-__all__ = ["GROUPS", "Judged", "Results", "outcomes_of"]
+__all__ = ["GROUPS", "Judged", "Results", "outcomes_of", "shown"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +24,11 @@ def outcomes_of(result: Mapping[str, Any]) -> list[Outcome]:
     return [
         Outcome(Setting(**one["setting"]), one["scores"], one["passes"], one["seconds"]) for one in result["outcomes"]
     ]
+
+
+def shown(places: int) -> range:
+    """Those of so many places of a dial that tables for people have, 20 at most; table.csv has them all."""
+    return range(0, places, -(-places // 20))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,14 +20,14 @@ from unmask.run.files import explained
 from unmask.run.signals import Interrupt
 
 Listener = Callable[[str], None]
-_OPEN = ("not run", "running", "stopped", "failed")
+_OPEN = ("not run", "running", "stopped", "failed", "impossible")
 
 
 def reproduce(plan: Plan, folder: Path, *, workers: int, said: Listener) -> Results:
     """Do what is not done yet, and give what is; an interrupt stops the cells politely and leaves a whole report.
 
-    What failed before is tried again, what is done or impossible is not. Raises ConfigError where the folder has cells
-    of these names that were made with other settings.
+    What failed before, or could not be, is tried again; what is done is not. Raises ConfigError where the folder has
+    cells of these names that were made with other settings.
     """
     with explained(folder):
         (folder / "cells").mkdir(parents=True, exist_ok=True)

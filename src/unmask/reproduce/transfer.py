@@ -27,8 +27,8 @@ def cells(options: Options) -> list[Cell]:
     arenas = {checkpoint: [heuristics(options, checkpoint, kind.tests[-1])] for checkpoint, kind in places}
     twice = [heuristics(options, options.twice, _TWICE)] if options.twice else []
     missing = Blocked("twice-the-length", "no denoiser was given; train one and add --twice CHECKPOINT")
-    rules += twice
-    rules += [arena for found in arenas.values() for arena in found]
+    inside_too = [heuristics(options, home, AUTOMATON.tests[-1], AUTOMATON.block)]  # as policies-blocks has it
+    rules += [*twice, *inside_too, *(arena for found in arenas.values() for arena in found)]
 
     def use(label: str, one: Training, on: list[Heuristics], seed: int, block: int | None = None) -> None:
         alphas = ALPHAS if label in (_HOME, _INSIDE) else COARSE
@@ -44,9 +44,9 @@ def cells(options: Options) -> list[Cell]:
             label = f"from {Path(source).name}" if source != target else _HOME
             use(label, full[source], arenas[target], seed)
         use(f"from {Path(home).name}, twice the length", full[home], twice, seed)
-        use(f"{_HOME}, used in {_INSIDE}", full[home], arenas[home], seed, block)
+        use(f"{_HOME}, used in {_INSIDE}", full[home], inside_too, seed, block)
         use(f"{_HOME}, used in blocks of 12", full[home], arenas[home], seed, 12)
-        use(_INSIDE, small, arenas[home], seed, block)
+        use(_INSIDE, small, inside_too, seed, block)
         use(f"{_INSIDE}, used on the whole canvas", small, arenas[home], seed)
     return [*trainings, *rules, *policies, *([] if twice else [missing]), *other_kinds(options)]
 

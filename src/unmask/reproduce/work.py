@@ -155,11 +155,13 @@ def _arguments(arena: Arena) -> dict[str, Any]:
 
 def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: Path) -> dict[str, Any]:
     """The settings, one after the other; what is on the record is not done again."""
+    from unmask.solving import stamps
     from unmask.sweep import most_holes, sweep
 
     orphan = _Orphan()
     by_key: dict[str, Outcome] = {}
-    for outcome in sweep(lambda **_: bench, _arguments(arena), settings, workers=1, record=record):
+    stamp = stamps(arena.checkpoint, arena.task)
+    for outcome in sweep(lambda **_: bench, _arguments(arena), settings, workers=1, record=record, stamp=stamp):
         by_key[outcome.setting.key] = outcome
         print(f"{len(by_key)} of {len(settings)}: {outcome.setting.key}", flush=True)
         orphan.look()
@@ -191,7 +193,7 @@ def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
         run = run_folder(folder, name)
         policy, text = read_policy(locate_policy(str(run))), f"learned:from={run}"
         if policy.settings.priced:
-            dials = [min(1.0, dial_of(alpha, policy.settings.largest)) for alpha in cell.alphas]
+            dials = [dial_of(alpha, policy.settings.largest) for alpha in cell.alphas]
             settings += [Setting(f"{text},dial={dial:.6f}", block) for dial in dials]
             alphas += cell.alphas
         else:
@@ -216,13 +218,13 @@ def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
     """Median seconds a problem, verifier included; the settings take turns, so that what disturbs one disturbs all."""
     from unmask.eval.compare import grouped
     from unmask.eval.frontier import frontier
-    from unmask.reproduce.results import outcomes_of
+    from unmask.reproduce.results import outcomes_of, shown
     from unmask.solving import open_bench
     from unmask.sweep import most_holes, solve
 
     given = [outcomes_of(read(folder, read_cell(folder, name)).result) for name in (cell.measured, cell.against)]
     bench = open_bench(**_arguments(cell.arena))
-    length, chosen = most_holes(bench.problems), [one.setting for one in given[0]]
+    length, chosen = most_holes(bench.problems), [given[0][n].setting for n in shown(len(given[0]))]
     for some in grouped(given[1]).values():
         found = frontier(some, length, resamples=1)
         chosen += [found.outcomes[n].setting for n in found.best]

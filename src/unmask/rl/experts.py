@@ -47,8 +47,7 @@ class Expert:
 
     @property
     def needs(self) -> Needs:
-        own = needs_of(self.inner)
-        return Needs(max(own.top, self.also.top), own.log_probs or self.also.log_probs, own.hidden or self.also.hidden)
+        return needs_of(self.inner) | self.also
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return self.inner(view, state)

@@ -62,7 +62,7 @@ class Learner:
         s = self.settings
         self.optimizer = adamw(self.params, s.lr, s.betas, 1e-8, s.weight_decay)
         self.alphas = torch.tensor(s.alphas, device=world.device)
-        self.dials = [min(1.0, dial_of(alpha, run.policy.largest)) for alpha in s.alphas]
+        self.dials = [dial_of(alpha, run.policy.largest) for alpha in s.alphas]
         self.variance = torch.full((len(s.alphas),), math.nan, device=world.device)
         self.teachers: list[UnmaskingPolicy] = []  # the best heuristic for each alpha
         self.round, self.best, self.best_round, self.stale, self.validated_at = 0, -math.inf, 0, 0, -1

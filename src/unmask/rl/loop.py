@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from unmask.policies.learned.policy import Calibration
 from unmask.rl.disk import save, write_policy
 from unmask.rl.learner import Learner, RoundReport
@@ -136,7 +134,4 @@ def _end(learner: Learner, reason: str, listener: Listener) -> LearnOutcome:
 
 
 def _agreed(learner: Learner, wish: bool) -> bool:
-    """Whether any process wishes it: all must leave the loop in the same round."""
-    if learner.group.size == 1:
-        return wish
-    return bool(learner.group.sum(torch.tensor(float(wish), device=learner.world.device)).item() > 0)
+    return learner.group.any(wish, learner.world.device)

@@ -2,6 +2,7 @@
 
 __all__ = ["LearnRun", "LearnSettings"]
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -38,13 +39,19 @@ class LearnSettings:
     entropy: float = 0.02
     """Bonus for each nat of entropy of a pass's coins: without it they harden before much was tried."""
     lr: float = 5e-4
+    """Of AdamW."""
     warmup: int = 10
+    """Rounds over which the rate rises to that."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """Of AdamW: how long the means of gradients and of their squares remember."""
     weight_decay: float = 0.01
+    """Of AdamW."""
     max_norm: float = 0.5
+    """Longer gradients are cut to this."""
     warm: int = 50
     """Rounds of imitating the best heuristic for each alpha before that; 0 for none."""
     warm_lr: float = 3e-3
+    """The rate while imitating."""
     steering: int = 0
     """Rollouts of the best heuristic that join each group (expert steering, appendix F)."""
     scored: int = 128
@@ -60,10 +67,15 @@ class LearnSettings:
     patience: int = 0
     """Stop after so many validations without a better one; 0 for never."""
     save_every: int = 50
+    """Rounds between checkpoints."""
     keep: int = 2
+    """Checkpoints that stay on the disk."""
     seed: int = 0
+    """Of the problems, the weights and the rollouts."""
     device: str = "auto"
+    """auto, cpu or cuda."""
     threads: int | None = None
+    """Of the processor; by default all."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
 
     def __post_init__(self) -> None:
@@ -71,7 +83,7 @@ class LearnSettings:
             raise ConfigError(
                 f"group is {self.group}; a rollout is compared with others of its problem: give at least 2."
             )
-        if not self.alphas or min(self.alphas) < 0:
+        if not self.alphas or not all(0 <= alpha < math.inf for alpha in self.alphas):
             raise ConfigError(f"alphas are {list(self.alphas)}; give at least one, each 0 (accuracy alone) or more.")
         for name in (
             "rounds",
@@ -90,9 +102,14 @@ class LearnSettings:
         for name in ("warm", "steering", "patience", "warmup"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        for name in ("entropy", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         for name in ("lr", "warm_lr", "max_norm", "temperature"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas are {list(self.betas)}; give two numbers from 0 to below 1, usually 0.9 0.99.")
         if not 0 < self.clip < 1:
             raise ConfigError(f"clip is {self.clip}; give a number between 0 and 1, usually 0.5.")
         if self.block_size is not None and self.block_size < 1:

@@ -67,7 +67,10 @@ def roll_out(
     device: torch.device,
     batch: int = 256,
 ) -> Rollout:
-    """Decode problems greedily with `policy` (the learner itself, or an expert), and tape what `learner` would see."""
+    """Decode problems greedily with `policy` (the learner itself, or an expert), and tape what `learner` would see.
+
+    What is taped to be learned from has dials up to `PRICED`: beyond, likelihoods are not the network's.
+    """
     began = time.perf_counter()
     chosen = policy if policy is learner else Expert(policy, learner.needs)
     decoder = Decoder(denoiser, chosen, 0.0, block_size=block_size)
@@ -87,7 +90,7 @@ def roll_out(
     scores = scored(task, given, [row.tokens for row in filled], tokenizer)
     return Rollout(
         joined(parts) if record else None,
-        torch.tensor(scores, device=device),
+        torch.tensor(scores, dtype=torch.float32, device=device),
         torch.tensor([row.passes for row in filled], dtype=torch.float32, device=device),
         torch.tensor([len(problem.holes) for problem in given], dtype=torch.float32, device=device),
         middle - began,

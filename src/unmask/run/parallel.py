@@ -62,6 +62,10 @@ class Group:
         dist.all_reduce(total)
         return total
 
+    def any(self, wish: bool, device: torch.device) -> bool:
+        """Whether any process wishes it, the same on each: all must leave a loop at the same step."""
+        return wish if self.size == 1 else bool(self.sum(torch.tensor(float(wish), device=device)).item() > 0)
+
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values, in place: after building a model, before training it."""
         if self.size > 1:

@@ -41,7 +41,8 @@ class Tokenizer:
     """Whether a token is a byte and its id the value of the byte: then no library call is needed."""
     _guarded: bool
     """Whether the model could come upon a special token in text: then ids are looked through after encoding."""
-    _unknown_id: int | None
+    unknown_id: int | None
+    """What stands for text that the tokenizer has no token for; None where it has one for everything."""
 
     @classmethod
     def load(cls, path: str | Path, mask_token: str | None = None) -> "Tokenizer":
@@ -107,7 +108,7 @@ class Tokenizer:
             vocab_size=1 + max(everything.values()),
             _plain_bytes=is_plain_bytes(record),
             _guarded=any(name in own for name in names.values()),
-            _unknown_id=own.get(unknown) if isinstance(unknown, str) else None,
+            unknown_id=own.get(unknown) if isinstance(unknown, str) else None,
         )
 
     @property
@@ -141,7 +142,7 @@ class Tokenizer:
         special = self.special_ids
         if not any(one in ids for one in special):
             return ids
-        replaced = [self._unknown_id if one in special else one for one in ids]
+        replaced = [self.unknown_id if one in special else one for one in ids]
         return [one for one in replaced if one is not None]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -295,10 +295,7 @@ class Trainer:
         return _Log(Metrics(self.folder, resumed_at=resumed, track=track) if self.group.first else None)
 
     def _agreed(self, wish: bool) -> bool:
-        """Whether any process wishes it: all must leave the loop in the same step."""
-        if self.group.size == 1:
-            return wish
-        return bool(self.group.sum(torch.tensor(float(wish), device=self.device)).item() > 0)
+        return self.group.any(wish, self.device)
 
     def _check(self, loss: float) -> None:
         if not math.isfinite(loss):

@@ -131,7 +131,7 @@ def default_folder(source: str) -> Path:
 
 def refuse_taken(out: Path) -> None:
     """ConfigError where a folder holds a run already."""
-    if (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir()):
+    if latest(out) is not None:
         raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
 
 

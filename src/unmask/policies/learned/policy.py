@@ -1,6 +1,6 @@
 """A learned network as a policy: it sees what a View tells and decides what to reveal (arXiv:2512.09106)."""
 
-__all__ = ["Calibration", "Learned", "alpha_of", "decide", "dial_of", "observe"]
+__all__ = ["PRICED", "Calibration", "Learned", "alpha_of", "decide", "dial_of", "observe", "push_of"]
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce
 from unmask.policies.learned.network import GRAIN, Observation, PolicyNetwork
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
+PRICED = 0.8
+"""Up to here the dial is a price that the network was trained on; from here to 1 the cut falls, down to one pass."""
 _SURE = 1e-6
+_MOST = 1e4  # a logit that nothing outweighs
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,9 @@ class Learned:
 
     `cut` reveals where the probability is above it; with `sample` each position is drawn by itself (or the set by
     ranking, see `PolicySettings.head`). `temperature` divides the logits, `beta` scales the probabilities:
-    min(1, beta p) (section 4.3). `dial` from 0 (accurate) to 1 (fast) is the price of a pass where a row's canvas does
-    not say its own. Where nothing is revealed the loop takes the position with the highest logit.
+    min(1, beta p) (section 4.3). `dial` from 0 (accurate) to 1 (one pass) holds where a row's canvas does not say its
+    own: up to `PRICED` the price of a pass, beyond it the largest price and `push_of` on the logits. Where nothing is
+    revealed the loop takes the position with the highest logit.
     """
 
     network: PolicyNetwork
@@ -92,8 +96,13 @@ class Learned:
 
     def price(self, dial: Tensor) -> Tensor:
         """(B,) the price of a pass at each dial, nan standing for this policy's own."""
-        alpha = alpha_of(dial.nan_to_num(self.dial), self.settings.largest)
+        alpha = alpha_of(dial.nan_to_num(self.dial).clamp(max=PRICED), self.settings.largest)
         return alpha / self.settings.unit
+
+    def push(self, dial: Tensor) -> Tensor:
+        """(B,) what is added to the logits at each dial, nan standing for this policy's own; 0 without a dial."""
+        found = push_of(dial.nan_to_num(self.dial))
+        return found if self.settings.priced else torch.zeros_like(found)
 
     @torch.no_grad()
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
@@ -101,34 +110,46 @@ class Learned:
 
     def logits(self, view: View) -> Tensor:
         """(B, L); those of positions that are not eligible mean nothing."""
+        self.network.to(view.eligible.device)  # read from a folder it is on the processor
         seen = observe(view, self.settings, self.price(_dial(view)))
         told = self.network(seen)
         return told.new_zeros(view.eligible.shape).scatter_(1, seen.places, told)
 
 
 def alpha_of(dial: Tensor, largest: float) -> Tensor:
-    """Dial 0 to 1 -> alpha 0 to `largest`, by equal factors but for the beginning."""
-    return LEAST_ALPHA * ((1 + largest / LEAST_ALPHA) ** dial - 1)
+    """Dial 0 to `PRICED` -> alpha 0 to `largest`, by equal factors but for the beginning; beyond it goes on so."""
+    return LEAST_ALPHA * ((1 + largest / LEAST_ALPHA) ** (dial / PRICED) - 1)
 
 
 def dial_of(alpha: float, largest: float) -> float:
-    """The inverse of `alpha_of`."""
-    return math.log(1 + alpha / LEAST_ALPHA) / math.log(1 + largest / LEAST_ALPHA)
+    """The inverse of `alpha_of`, at most 1."""
+    return min(1.0, PRICED * math.log(1 + alpha / LEAST_ALPHA) / math.log(1 + largest / LEAST_ALPHA))
+
+
+def push_of(dial: Tensor) -> Tensor:
+    """What is added to the logits: 0 up to `PRICED`, 3 in the middle of the rest, and at dial 1 enough for anything.
+
+    A network hardly learns to reveal everything at once: near one pass rewards differ little between actions. Its order
+    is good there all the same, so a lower cut is worth more than a higher price (docs/log.md).
+    """
+    beyond = ((dial - PRICED) / (1 - PRICED)).clamp(0, 1)
+    return (3 * beyond / (1 - beyond)).clamp(max=_MOST)
 
 
 def decide(policy: Learned, logits: Tensor, view: View) -> Decision:
     """What the logits (B, L) mean to a policy with its knobs."""
     logits = logits / policy.temperature
+    if policy.beta != 1:
+        logits = (policy.beta * logits.sigmoid()).clamp(_SURE, 1 - _SURE).logit()
+    logits = logits + policy.push(_dial(view))[:, None]
     if policy.settings.head == "plackett-luce":
         rank = plackett_luce_rank(logits, view.eligible, view.noise if policy.sample else None)
         drawn = plackett_luce_log_prob(logits, view.eligible, rank) if policy.sample else None
         return Decision(rank > 0, fallback=logits, log_prob=drawn)
-    chance = (policy.beta * logits.sigmoid()).clamp(max=1)
+    chance = logits.sigmoid()
     reveal = (view.noise < chance if policy.sample else chance > policy.cut) & view.eligible
-    if not policy.sample:
-        return Decision(reveal, fallback=logits)
-    told = logits if policy.beta == 1 else chance.clamp(_SURE, 1 - _SURE).logit()
-    return Decision(reveal, fallback=logits, log_prob=bernoulli_log_prob(told, view.eligible, reveal))
+    drawn = bernoulli_log_prob(logits, view.eligible, reveal) if policy.sample else None
+    return Decision(reveal, fallback=logits, log_prob=drawn)
 
 
 def observe(view: View, settings: PolicySettings, price: Tensor) -> Observation:

@@ -45,7 +45,7 @@ class PolicySettings:
     unit: float = 24.0
     """Prices are told in units of 1 / `unit`, the length that the policy was trained on: alpha = price * unit."""
     largest: float = 30.0
-    """The alpha at dial 1."""
+    """The largest alpha that it is trained on, at `PRICED` on the dial."""
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.heads < 1 or self.width % (2 * self.heads):
