@@ -12,7 +12,7 @@ LAYERS = [
     {"nelbo", "cross_entropy", "policies", "propose", "model"},
     {"canvas", "decode", "trace", "model.cache", "estimators", "bound", "score"},
     {"data", "tasks", "text", "run", "windows"},
-    {"train", "sweep"},
+    {"train", "sweep", "pareto"},
     {"rl", "eval", "baselines", "hf"},
     {"api", "decoding", "filling", "solving", "testing"},
     {"bench", "cli", "recipes", "reproduce", "serve"},

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from unmask.eval.frontier import envelope_at, frontier, hypervolume, mixture_hypervolume, pareto
+from unmask.eval.frontier import frontier
+from unmask.pareto import envelope_at, hypervolume, mixture_hypervolume, pareto
 from unmask.sweep import Outcome, Setting
 
 

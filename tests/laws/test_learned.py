@@ -333,14 +333,16 @@ def test_rollouts_do_not_depend_on_the_batch(world: World, few: bool) -> None:
 def test_the_dial_is_the_price() -> None:
     at: Sequence[float] = (0.0, 0.03, 0.3, 1.0, 30.0)
     for alpha in at:
-        assert float(alpha_of(torch.tensor(dial_of(alpha, 30.0)), 30.0)) == pytest.approx(alpha, rel=1e-4)
+        assert float(alpha_of(torch.tensor(dial_of(alpha, 30.0, 30.0)), 30.0)) == pytest.approx(alpha, rel=1e-4)
     learner = Learned(network(), dial=0.25)
     assert learner.price(torch.tensor([math.nan, 0.25]))[0] == learner.price(torch.tensor([0.25]))[0]
-    assert dial_of(30.0, 30.0) == PRICED
-    assert dial_of(1e6, 30.0) == 1
+    assert [dial_of(alpha, 3.0, 30.0) for alpha in (3.0, 150.0, 1e6)] == [PRICED, 1, 1]
+    assert PRICED < dial_of(10.0, 3.0, 30.0) < dial_of(30.0, 3.0, 30.0) < 1
+    early = replace(learner, last=3.0)
+    assert early.price(torch.tensor([PRICED, 1.0])).tolist() == pytest.approx([3 / 8, 3 / 8])
     assert learner.price(torch.tensor([PRICED, 1.0])).tolist() == pytest.approx([30 / 8, 30 / 8])
-    pushes = push_of(torch.tensor([0.0, dial_of(30.0, 30.0), 0.9, 1.0]))
-    assert pushes.tolist() == pytest.approx([0, 0, 3, 1e4], rel=1e-4)
+    pushes = push_of(torch.tensor([0.0, dial_of(30.0, 30.0, 30.0), 0.9, 1.0]))
+    assert pushes.tolist() == pytest.approx([0, 0, 5, 1e4], rel=1e-4)
 
 
 @pytest.mark.parametrize("sample", [False, True])

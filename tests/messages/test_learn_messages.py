@@ -18,7 +18,7 @@ from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.solving import open_bench
 
 PLAIN = PolicySettings(features=("confidence",))
-CALIBRATION = Calibration("sudoku", None, 8, (0.0, 0.5, 1.0), (12.0, 6.0, 2.0), (1.0, 0.9, 0.2))
+CALIBRATION = Calibration("sudoku", None, 8, 30.0, (0.0, 0.5, 1.0), (12.0, 6.0, 2.0), (1.0, 0.9, 0.2))
 CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: LearnSettings(group=1),
@@ -91,6 +91,11 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
         lambda: make("learned:automaton"),
         RequestError,
         "'automaton' in the policy 'learned:automaton' is not key=value; write for example learned:dial=0.",
+    ),
+    (
+        lambda: make("pc:unigram=nowhere.json"),
+        RequestError,
+        "unigram is 'nowhere.json'; give a JSON file with a list of one number a token id, none below 0.",
     ),
     (lambda: make("threshold:threshold=nan"), RequestError, "threshold is 'nan'; give a number, for example 0.9."),
     (

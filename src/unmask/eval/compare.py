@@ -13,19 +13,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unmask.errors import RequestError
-from unmask.eval.frontier import envelope_at, frontier, resample
+from unmask.eval.frontier import frontier, resample
 from unmask.eval.report import POSITIONAL, family
+from unmask.pareto import Floats, envelope_at
 from unmask.sweep import Outcome
 
 BLIND = "position-blind, whole canvas"
 BLIND_ANY = "position-blind, any block size"
 REFERENCES = f"references ({', '.join(sorted(POSITIONAL, reverse=True))})"
 LEARNED = "learned"
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from unmask.eval.frontier import Frontier, envelope_at, pareto
+from unmask.eval.frontier import Frontier
+from unmask.pareto import envelope_at, pareto
 from unmask.run.pictures import atomic_figure
 
 POSITIONAL = ("left-to-right", "pc", "prefix")

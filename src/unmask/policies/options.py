@@ -3,8 +3,8 @@
 __all__ = ["Context", "Options"]
 
 import json
-import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,11 @@ class Options:
 
     def number(self, name: str, default: float) -> float:
         """A number. Raises RequestError for what is none."""
-        text = self.given.get(name)
-        try:
-            found = default if text is None else float(text)
-        except ValueError:
-            found = math.nan
-        if not math.isfinite(found):
-            raise RequestError(f"{name} is '{text}'; give a number, for example {default:g}.")
-        return found
+        text = self.given.get(name, str(default))
+        with suppress(ValueError):
+            if abs(float(text)) < float("inf"):
+                return float(text)
+        raise RequestError(f"{name} is '{text}'; give a number, for example {default:g}.")
 
     def count(self, name: str, default: int) -> int:
         """A whole number of at least 1. Raises RequestError for what is none."""
@@ -76,12 +73,8 @@ class Options:
             if self.context.unigram is None:
                 raise RequestError("pc needs the frequencies of the tokens; give unigram=FILE, a JSON list of numbers.")
             return self.context.unigram()
-        try:
-            table = torch.tensor(json.loads(Path(path).read_text(encoding="utf-8")), dtype=torch.float64)
-        except (OSError, ValueError, TypeError):
-            table = torch.empty(0)
-        if table.ndim != 1 or not len(table) or not bool((table >= 0).all()) or not 0 < float(table.sum()) < math.inf:
-            raise RequestError(
-                f"unigram is '{path}'; give a JSON file with a list of one number a token id, none below 0."
-            )
-        return table / table.sum()
+        with suppress(OSError, ValueError, TypeError, RuntimeError):
+            table = torch.tensor(json.loads(Path(path).read_text(encoding="utf-8"))).double()
+            if table.ndim == 1 and (table >= 0).all() and 0 < float(table.sum()) < float("inf"):
+                return table / table.sum()
+        raise RequestError(f"unigram is '{path}'; give a JSON file with a list of one number a token id, none below 0.")

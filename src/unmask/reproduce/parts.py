@@ -30,7 +30,7 @@ def _finer(alphas: Sequence[float], steps: int) -> tuple[float, ...]:
     return tuple(float(f"{alpha:.4g}") for alpha in (*found, alphas[-1]))
 
 
-_DIAL = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 46.0, 71.0, 110.0, 169.0)
+_DIAL = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 45.0, 67.0, 100.0, 150.0)
 ALPHAS = _finer(_DIAL, 4)
 """Where policies are measured, most of them never trained on: about as many as heuristics have settings. Above 30 lies
 the end of the dial, where the cut falls (`policies.learned.policy.PRICED`)."""

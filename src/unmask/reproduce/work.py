@@ -181,7 +181,6 @@ def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
 def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
     from unmask.assets.policies import locate_policy
     from unmask.policies.learned.folder import read_policy
-    from unmask.policies.learned.policy import dial_of
     from unmask.solving import open_bench
     from unmask.sweep import Setting, most_holes
 
@@ -193,7 +192,7 @@ def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
         run = run_folder(folder, name)
         policy, text = read_policy(locate_policy(str(run))), f"learned:from={run}"
         if policy.settings.priced:
-            dials = [dial_of(alpha, policy.settings.largest) for alpha in cell.alphas]
+            dials = [policy.dial_of(alpha) for alpha in cell.alphas]
             settings += [Setting(f"{text},dial={dial:.6f}", block) for dial in dials]
             alphas += cell.alphas
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from unmask.config import run_record, to_dict
 from unmask.policies.learned.folder import policy_config
-from unmask.policies.learned.policy import Calibration
+from unmask.policies.learned.policy import PRICED, Calibration
 from unmask.rl.experts import experts
 from unmask.rl.learner import Learner
 from unmask.run.checkpoint import keep_last, latest, load_state, load_tensors, step_folder, write_checkpoint
@@ -90,6 +90,7 @@ def _card(learner: Learner, facts: dict[str, Any], calibration: Calibration | No
     ]
     if calibration is not None:
         lines += [
+            f"- dial: a price up to {PRICED}, which is alpha {calibration.last:g}; beyond it the cut falls",
             "",
             f"Dial, on {calibration.problems} validation problems:",
             "",

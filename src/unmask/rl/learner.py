@@ -18,7 +18,7 @@ from unmask.noise import derive, generator
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.learned.likelihood import bernoulli_entropy
 from unmask.policies.learned.network import PolicyNetwork
-from unmask.policies.learned.policy import Learned, dial_of
+from unmask.policies.learned.policy import Learned
 from unmask.rl.grpo import advantages, objective, steered
 from unmask.rl.reward import rewards
 from unmask.rl.settings import LearnRun
@@ -62,7 +62,7 @@ class Learner:
         s = self.settings
         self.optimizer = adamw(self.params, s.lr, s.betas, 1e-8, s.weight_decay)
         self.alphas = torch.tensor(s.alphas, device=world.device)
-        self.dials = [dial_of(alpha, run.policy.largest) for alpha in s.alphas]
+        self.dials = [self.policy().dial_of(alpha) for alpha in s.alphas]
         self.variance = torch.full((len(s.alphas),), math.nan, device=world.device)
         self.teachers: list[UnmaskingPolicy] = []  # the best heuristic for each alpha
         self.round, self.best, self.best_round, self.stale, self.validated_at = 0, -math.inf, 0, 0, -1

@@ -3,19 +3,22 @@
 __all__ = ["Found", "calibrate", "validate"]
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from unmask.noise import derive
-from unmask.policies.learned.policy import Calibration
+from unmask.pareto import hypervolume
+from unmask.policies.learned.policy import PRICED, Calibration, Learned
 from unmask.rl.learner import Learner
 from unmask.rl.tape import Rollout, roll_out
 from unmask.sweep import Problem
 
 _VALID = 3
-_DIALS = tuple(round(n / 20, 2) for n in range(21))
+_BEYOND = tuple(round(PRICED + (1 - PRICED) * n / 8, 3) for n in range(1, 9))
+_DIALS = (*(round(PRICED * n / 16, 3) for n in range(17)), *_BEYOND)
 
 
 class Found(NamedTuple):
@@ -36,7 +39,7 @@ def validate(learner: Learner) -> Found:
     given = learner.world.valid[: learner.settings.valid_prompts]
     count = len(learner.alphas)
     which = torch.arange(count).repeat_interleave(len(given))
-    found = _cut(learner, given * count, [learner.dials[k] for k in which.tolist()])
+    found = _cut(learner, learner.policy(), given * count, [learner.dials[k] for k in which.tolist()])
     worth = learner.worth(found, which)
     return Found(*(x.view(count, -1).mean(-1) for x in (worth, found.scores, found.passes)))
 
@@ -44,14 +47,42 @@ def validate(learner: Learner) -> Found:
 def calibrate(learner: Learner) -> Calibration:
     """What each place of the dial gives on the validation problems."""
     given = learner.world.valid[: learner.settings.calibrated]
-    found = _cut(learner, given * len(_DIALS), [dial for dial in _DIALS for _ in given])
-    passes, accuracy = (x.view(len(_DIALS), -1).mean(-1).tolist() for x in (found.passes, found.scores))
+    last = _last(learner)
+    policy = replace(learner.policy(), last=last)
+    passes, accuracy = (x.tolist() for x in _curve(learner, policy, given, _DIALS))
     name, block = learner.world.task.name, learner.settings.block_size
-    return Calibration(name, block, len(given), _DIALS, tuple(passes), tuple(accuracy))
+    return Calibration(name, block, len(given), last, _DIALS, tuple(passes), tuple(accuracy))
 
 
-def _cut(learner: Learner, given: Sequence[Problem], dials: Sequence[float]) -> Rollout:
-    policy, w = learner.policy(), learner.world
+def _last(learner: Learner) -> float:
+    """The alpha from which a lower cut gives more than a higher price: the largest area, on validation problems.
+
+    Some trainings fall to one pass from one alpha to the next; a lower cut before that has what lies between.
+    """
+    given = learner.world.valid[: max(1, learner.settings.valid_prompts // 2)]
+    ends = sorted({alpha for alpha in learner.settings.alphas if alpha > 0})
+    if len(ends) < 2:
+        return learner.run.policy.largest
+    prices = [learner.policy().dial_of(alpha) for alpha in (0.0, *ends)]
+    priced = torch.stack(_curve(learner, learner.policy(), given, prices))
+    areas: list[float] = []
+    for n, end in enumerate(ends):
+        beyond = torch.stack(_curve(learner, replace(learner.policy(), last=end), given, _BEYOND))
+        passes, accuracy = torch.cat([priced[:, : n + 2], beyond], -1).double().cpu().numpy()
+        areas.append(hypervolume(passes, accuracy, learner.world.length))
+    return max(zip(areas, ends, strict=True))[1]
+
+
+def _curve(
+    learner: Learner, policy: Learned, given: Sequence[Problem], dials: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """(D,) the mean passes and the mean score at each of D places of the dial."""
+    found = _cut(learner, policy, list(given) * len(dials), [dial for dial in dials for _ in given])
+    return found.passes.view(len(dials), -1).mean(-1), found.scores.view(len(dials), -1).mean(-1)
+
+
+def _cut(learner: Learner, policy: Learned, given: Sequence[Problem], dials: Sequence[float]) -> Rollout:
+    w = learner.world
     return roll_out(
         w.denoiser,
         policy,

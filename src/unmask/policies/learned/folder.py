@@ -65,4 +65,5 @@ def read_policy(path: str | Path) -> Learned:
             f"{Path(path) / _MODEL} cannot be read, or its weights are not those that {_CONFIG} describes; "
             "copy the folder again, or train the policy anew."
         ) from None
-    return replace(Learned(network.eval()), calibration=calibration, name=f"learned:from={path}")
+    last = None if calibration is None else calibration.last
+    return replace(Learned(network.eval()), last=last, calibration=calibration, name=f"learned:from={path}")

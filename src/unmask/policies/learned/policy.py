@@ -16,6 +16,7 @@ from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
 PRICED = 0.8
 """Up to here the dial is a price that the network was trained on; from here to 1 the cut falls, down to one pass."""
+_FURTHER = 5.0  # dial 1 stands for so many times the largest alpha
 _SURE = 1e-6
 _MOST = 1e4  # a logit that nothing outweighs
 
@@ -27,6 +28,8 @@ class Calibration:
     task: str
     block_size: int | None
     problems: int
+    last: float
+    """The alpha at `PRICED`: with larger ones this policy is worse than with a lower cut."""
     dial: tuple[float, ...]
     passes: tuple[float, ...]
     accuracy: tuple[float, ...]
@@ -55,8 +58,8 @@ class Learned:
     `cut` reveals where the probability is above it; with `sample` each position is drawn by itself (or the set by
     ranking, see `PolicySettings.head`). `temperature` divides the logits, `beta` scales the probabilities:
     min(1, beta p) (section 4.3). `dial` from 0 (accurate) to 1 (one pass) holds where a row's canvas does not say its
-    own: up to `PRICED` the price of a pass, beyond it the largest price and `push_of` on the logits. Where nothing is
-    revealed the loop takes the position with the highest logit.
+    own: up to `PRICED` the price of a pass, beyond it the last price and `push_of` on the logits; `last` is the alpha
+    there, by default the largest. Where nothing is revealed the loop takes the position with the highest logit.
     """
 
     network: PolicyNetwork
@@ -65,6 +68,7 @@ class Learned:
     cut: float = 0.5
     temperature: float = 1.0
     beta: float = 1.0
+    last: float | None = None
     calibration: Calibration | None = None
     name: str = "learned"
 
@@ -96,8 +100,15 @@ class Learned:
 
     def price(self, dial: Tensor) -> Tensor:
         """(B,) the price of a pass at each dial, nan standing for this policy's own."""
-        alpha = alpha_of(dial.nan_to_num(self.dial).clamp(max=PRICED), self.settings.largest)
-        return alpha / self.settings.unit
+        return alpha_of(dial.nan_to_num(self.dial), self._last) / self.settings.unit
+
+    def dial_of(self, alpha: float) -> float:
+        """The place of the dial that stands for a price, at most 1."""
+        return dial_of(alpha, self._last, self.settings.largest)
+
+    @property
+    def _last(self) -> float:
+        return self.settings.largest if self.last is None else self.last
 
     def push(self, dial: Tensor) -> Tensor:
         """(B,) what is added to the logits at each dial, nan standing for this policy's own; 0 without a dial."""
@@ -116,24 +127,27 @@ class Learned:
         return told.new_zeros(view.eligible.shape).scatter_(1, seen.places, told)
 
 
-def alpha_of(dial: Tensor, largest: float) -> Tensor:
-    """Dial 0 to `PRICED` -> alpha 0 to `largest`, by equal factors but for the beginning; beyond it goes on so."""
-    return LEAST_ALPHA * ((1 + largest / LEAST_ALPHA) ** (dial / PRICED) - 1)
+def alpha_of(dial: Tensor, last: float) -> Tensor:
+    """Dial 0 to `PRICED` -> alpha 0 to `last`, by equal factors but for the beginning; beyond it stays there."""
+    return LEAST_ALPHA * ((1 + last / LEAST_ALPHA) ** (dial.clamp(max=PRICED) / PRICED) - 1)
 
 
-def dial_of(alpha: float, largest: float) -> float:
-    """The inverse of `alpha_of`, at most 1."""
-    return min(1.0, PRICED * math.log(1 + alpha / LEAST_ALPHA) / math.log(1 + largest / LEAST_ALPHA))
+def dial_of(alpha: float, last: float, largest: float) -> float:
+    """The inverse of `alpha_of`; above `last` by equal factors from `PRICED` to 1, which is 5 times `largest`."""
+    if alpha <= last:
+        return PRICED * math.log(1 + alpha / LEAST_ALPHA) / math.log(1 + last / LEAST_ALPHA)
+    beyond = math.log(alpha / last) / math.log(_FURTHER * largest / last)
+    return min(1.0, PRICED + (1 - PRICED) * beyond)
 
 
 def push_of(dial: Tensor) -> Tensor:
-    """What is added to the logits: 0 up to `PRICED`, 3 in the middle of the rest, and at dial 1 enough for anything.
+    """What is added to the logits: 0 up to `PRICED`, from there to dial 1 up to 10, and at 1 enough for anything.
 
     A network hardly learns to reveal everything at once: near one pass rewards differ little between actions. Its order
     is good there all the same, so a lower cut is worth more than a higher price (docs/log.md).
     """
-    beyond = ((dial - PRICED) / (1 - PRICED)).clamp(0, 1)
-    return (3 * beyond / (1 - beyond)).clamp(max=_MOST)
+    beyond = 10 * ((dial - PRICED) / (1 - PRICED)).clamp(min=0)
+    return torch.where(dial < 1, beyond, _MOST)
 
 
 def decide(policy: Learned, logits: Tensor, view: View) -> Decision:
