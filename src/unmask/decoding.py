@@ -91,7 +91,10 @@ def row_dials(
     if passes is not None:
         raise RequestError("A dial and a number of passes were given, and each decides the speed; give one of the two.")
     if not hasattr(decoder.policy, "dial"):
-        raise RequestError(f"{decoder.policy!r} has no dial; learned policies have one (unmask list policies).")
+        raise RequestError(
+            "This policy has no dial; a learned one has. In a compound set it inside the name, as in "
+            "'learned:from=automaton,dial=0.4 or confidence:steps=12'."
+        )
     found = [float(dial)] * count if isinstance(dial, int | float) else [float(one) for one in dial]
     if len(found) != count:
         raise RequestError(f"{len(found)} dials were given for {count} rows; give one number, or one a row.")
@@ -104,7 +107,10 @@ def row_dials(
 def _within(rule: UnmaskingPolicy, passes: float, name: str) -> UnmaskingPolicy:
     """A learned policy whose dial keeps to a budget. Raises RequestError for a policy that has none."""
     if not isinstance(rule, Learned) or rule.calibration is None:
-        raise RequestError(f"'{name}' cannot keep to {passes:g} passes; a calibrated learned policy can.")
+        raise RequestError(
+            f"'{name}' cannot keep to {passes:g} passes; a calibrated learned policy can (inside a compound: "
+            f"learned:from=...,passes={passes:g})."
+        )
     return replace(rule, dial=rule.calibration.dial_for(passes))
 
 

@@ -84,6 +84,13 @@ def test_everything_comes_back_as_given(tmp_path: Path) -> None:
     assert facts == {"step": 5}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "shared")
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == {(folder / "config.json").stat().st_mode & 0o777}
+
+
 def test_tied_tensors_are_stored_once_and_tied_again(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", _tensors(), {})
     loaded = load_tensors(folder)

@@ -330,6 +330,16 @@ def test_rollouts_do_not_depend_on_the_batch(world: World, few: bool) -> None:
     assert not torch.equal(other.passes, together.passes)
 
 
+def test_the_network_goes_where_the_canvas_is() -> None:
+    """Read from a folder it is on the processor; a device without memory stands for one that is not here."""
+    policy = Learned(network().to("meta"))
+    model = TableDenoiser(random_language(2, 3, 4, 2.0))
+    canvas = Canvas.start(torch.full((1, 3), model.mask_id), torch.tensor([0]))
+    with pytest.raises(NotImplementedError, match="meta"):
+        Decoder(model, policy).decode(canvas)
+    assert Learned(network()).network.head.bias.device.type == "cpu"
+
+
 def test_the_dial_is_the_price() -> None:
     at: Sequence[float] = (0.0, 0.03, 0.3, 1.0, 30.0)
     for alpha in at:

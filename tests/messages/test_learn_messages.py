@@ -75,7 +75,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: unmask.load("automaton").decoder("random", passes=3),
         RequestError,
-        "'random' cannot keep to 3 passes; a calibrated learned policy can.",
+        "'random' cannot keep to 3 passes; a calibrated learned policy can (inside a compound: ",
     ),
     (
         lambda: unmask.load("automaton").fill("a[4]", policy="learned:from=automaton", passes=3, dial=0.1),

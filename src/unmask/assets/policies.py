@@ -4,7 +4,7 @@ __all__ = ["bundled_policies", "locate_policy"]
 
 from pathlib import Path
 
-from unmask.errors import RequestError, did_you_mean
+from unmask.errors import RequestError
 
 FOLDER = Path(__file__).resolve().parent / "policies"
 
@@ -23,5 +23,5 @@ def locate_policy(name_or_path: str) -> Path:
     for inside in (folder / "policy", folder):
         if (inside / "config.json").is_file():
             return inside
-    hint = f" or one of the bundled: {did_you_mean(name_or_path, known)}" if known else "."
+    hint = f", or a bundled name: {', '.join(sorted(known))}." if known else "."
     raise RequestError(f"There is no policy at '{name_or_path}'; give a folder that unmask learn wrote{hint}")

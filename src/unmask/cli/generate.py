@@ -38,7 +38,7 @@ class GenerateArguments:
     top_p: float = 1.0
     """Sample from the smallest set of tokens that has this share of the probability."""
     dial: float | None = None
-    """From 0 (accurate) to 1 (fast), for a learned policy (learned:from=FOLDER)."""
+    """From 0 (accurate) to 1 (one pass), for a learned policy (learned:from=FOLDER); 0.25 where nothing is said."""
     passes: float | None = None
     """The passes that a learned policy may spend on average: its dial is set by its calibration."""
     block_size: int | None = None

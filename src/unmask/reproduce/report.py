@@ -11,7 +11,7 @@ from statistics import median
 
 from unmask.eval.compare import Compared
 from unmask.reproduce.draw import draw
-from unmask.reproduce.plan import Arena, Heuristics, Measured, Plan, Timed, Training
+from unmask.reproduce.plan import Arena, Measured, Plan, Timed, Training
 from unmask.reproduce.results import GROUPS, Judged, Results, shown
 from unmask.reproduce.timing import timing_lines
 from unmask.run.files import atomic_text
@@ -67,7 +67,8 @@ def write_report(results: Results, folder: Path) -> None:
 
 def _made(results: Results) -> list[str]:
     o = results.plan.options
-    count = max((cell.arena.count for cell in results.plan.cells if isinstance(cell, Heuristics)), default=o.count)
+    counts = {results.problems(cell.name) for cell in results.heuristics}  # a task may have fewer than were asked for
+    count = " or ".join(map(str, sorted(counts))) or f"{o.count} wanted"
     found = {_title(cell.arena): results.length(cell.name) for cell in results.heuristics}
     lengths = "; ".join(f"{title} {length}" for title, length in found.items()) or "not known yet"
     measured = dict.fromkeys(cell.seed for cell in results.plan.cells if isinstance(cell, Measured))

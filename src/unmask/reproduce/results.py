@@ -90,6 +90,10 @@ class Results:
         """L, the most positions that a problem of the arena has."""
         return int(self.records[name].result["length"])
 
+    def problems(self, name: str) -> int:
+        """How many test problems an arena has."""
+        return len(self.records[name].result["outcomes"][0]["scores"])
+
     def rules(self, name: str) -> dict[str, Frontier]:
         """The frontier of each group of heuristics in an arena, and of each block size that policies used there."""
         if name not in self._rules:

@@ -34,7 +34,7 @@ _FINAL = 0.1  # of the learning rate is left at the end
 
 
 class RoundReport(NamedTuple):
-    """What a listener is told after a round."""
+    """What a listener is told after a round: of this process's share of the problems, where there are several."""
 
     round: int
     reward: float

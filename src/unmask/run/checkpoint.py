@@ -284,6 +284,7 @@ def _save(path: Path, tensors: "Mapping[str, Tensor]") -> None:
         stored[name] = plain
     with _as_os_error():
         save_file(stored, path, metadata={"aliases": json.dumps(aliases)})
+        path.chmod(path.parent.stat().st_mode & 0o666)  # it is for its owner alone otherwise, whatever the umask says
 
 
 def _load(path: Path, device: str) -> "dict[str, Tensor]":
