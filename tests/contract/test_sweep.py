@@ -152,4 +152,4 @@ def test_a_task_without_problems(tmp_path: Path) -> None:
         "    def examples(self, split, count, seed=0):\n        return []\n"
     )
     with pytest.raises(RequestError, match="has no problems of the split that was asked for"):
-        open_bench(**ARGUMENTS | {"task": f"{task}:Mine"})
+        open_bench("automaton", f"{task}:Mine", "valid", 12, 3, 0.0)
