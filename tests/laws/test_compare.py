@@ -69,6 +69,21 @@ def test_intervals_clear_zero_where_something_differs_and_cover_it_where_nothing
     assert clear[0.25] >= 36
 
 
+def test_mixtures_do_not_count_settings() -> None:
+    """A setting on the line between two others adds area under the steps, and nothing under the envelope."""
+    second = [
+        Outcome(Setting("a"), [0.0] * COUNT, [2] * COUNT, 1.0),
+        Outcome(Setting("b"), [1.0] * COUNT, [10] * COUNT, 1.0),
+    ]
+    half = Outcome(Setting("half"), [1.0, 0.0] * (COUNT // 2), [10, 2] * (COUNT // 2), 1.0)
+    found = compare([*second, half], second, LENGTH)
+    assert found.difference > 0.05
+    assert found.mixture == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(found.mixture_95, 0, atol=1e-9)
+    better = Outcome(Setting("better"), [1.0] * COUNT, [6] * COUNT, 1.0)
+    assert compare([*second, better], second, LENGTH).mixture_95[0] > 0.05  # the control
+
+
 def test_points_above_the_mixture_envelope() -> None:
     """Halfway between two settings stands their mixture: what is just above counts, but not beyond two errors."""
     half = [1.0, 0.0] * (COUNT // 2)

@@ -155,11 +155,14 @@ def _print(frontiers: "dict[str, Frontier]", paired: "dict[str, Compared]", fold
         print(f"  {found.hypervolume:.3f} [{low:.3f}, {high:.3f}]  mixture {found.mixture:.3f}  {name}")
     if paired:
         print(
-            "\nlearned minus each group, the setting of one pass in both if it was measured; points above its mixture"
+            "\nlearned minus each group, the setting of one pass in both if it was measured: "
+            "hypervolumes, those of the mixtures, and points above its mixture"
         )
     for name, one in paired.items():
         low, high = one.difference_95
-        print(f"  {one.difference:+.3f} [{low:+.3f}, {high:+.3f}]  {one.above} of {one.points} points above, ", end="")
+        print(f"  {one.difference:+.3f} [{low:+.3f}, {high:+.3f}]  ", end="")
+        low, high = one.mixture_95
+        print(f"{one.mixture:+.3f} [{low:+.3f}, {high:+.3f}]  {one.above} of {one.points} points above, ", end="")
         print(f"{one.beyond} beyond 2 s.e.  {name}")
     whole = frontiers["all"]
     print("\naccuracy [95 %]         passes  what none beats")

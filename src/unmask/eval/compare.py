@@ -37,6 +37,9 @@ class Compared:
     """Of the hypervolumes, first minus second; above 0 the first is better."""
     difference_95: tuple[float, float]
     """95 % bootstrap over the problems, both sets resampled alike."""
+    mixture: float
+    """Of the areas under the mixture envelopes, first minus second: how many settings a set has hardly counts here."""
+    mixture_95: tuple[float, float]
     points: int
     """Settings of the first set."""
     above: int
@@ -66,17 +69,23 @@ def compare(
     more = [] if point is None else [point]
     one = frontier([*more, *first], length, resamples=resamples, seed=seed)
     two = frontier([*more, *second], length, resamples=resamples, seed=seed)
-    low, high = np.quantile(one.resampled - two.resampled, [0.025, 0.975])
     gain, error = _gains(first, [*more, *second], resamples, seed)
     return Compared(
         one.hypervolume,
         one.hypervolume_interval,
         one.hypervolume - two.hypervolume,
-        (float(low), float(high)),
+        _middle_95(one.resampled - two.resampled),
+        one.mixture - two.mixture,
+        _middle_95(one.remixed - two.remixed),
         len(first),
         int((gain > 1e-12).sum()),
         int((gain > np.maximum(2 * error, 1e-12)).sum()),
     )
+
+
+def _middle_95(values: Floats) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _gains(first: Sequence[Outcome], second: Sequence[Outcome], resamples: int, seed: int) -> tuple[Floats, Floats]:

@@ -35,6 +35,8 @@ class Frontier:
     """The area under the mixture envelope."""
     resampled: Floats
     """(R,) the hypervolume of each resample: subtract those of two frontiers over the same problems, and seed."""
+    remixed: Floats
+    """(R,) the same of the mixture envelope."""
 
 
 def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, seed: int = 0) -> Frontier:
@@ -43,7 +45,9 @@ def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, 
     passes = np.array([outcome.passes for outcome in outcomes], np.float64)
     draws = resample(scores.shape[1], resamples, seed)
     accuracies, spent = draws @ scores.T, draws @ passes.T
-    volumes = np.array([hypervolume(p, a, length) for p, a in zip(spent, accuracies, strict=True)])
+    pairs = list(zip(spent, accuracies, strict=True))
+    volumes = np.array([hypervolume(p, a, length) for p, a in pairs])
+    mixtures = np.array([mixture_hypervolume(p, a, length) for p, a in pairs])
     mean_passes, mean_scores = passes.mean(1), scores.mean(1)
     low, high = np.quantile(volumes, [0.025, 0.975])
     return Frontier(
@@ -56,6 +60,7 @@ def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, 
         (float(low), float(high)),
         mixture_hypervolume(mean_passes, mean_scores, length),
         volumes,
+        mixtures,
     )
 
 

@@ -26,6 +26,9 @@ many places of the dial lie above the mixture envelope of the group (what tossin
 gives), of how many places (rows with more of them have a little more area), and in brackets how many by more than two
 standard errors. Reversals: neighbours on the dial of which the faster spends over .05 passes more. Alphas above the
 largest that was trained on stand for the end of the dial, where the cut falls until all is written in one pass."""
+_MIXED = """\
+The same for the areas under the mixture envelopes, where each set may toss a coin between two of its settings for each
+problem, and the number of settings hardly counts:"""
 _REWARDS = "Rewards can be compared only between trainings with the same reward and alphas."
 _QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
 
@@ -54,6 +57,10 @@ def write_report(results: Results, folder: Path) -> None:
             "Hypervolume differences: median, worst, and intervals above 0.",
             "",
             *_over(judged, plan.options.denoisers),
+            "",
+            _MIXED,
+            "",
+            *_over(judged, plan.options.denoisers, mixed=True),
         ],
         *([f"## {name}", "", *lines] for name, lines in _points(judged)),
         ["## Heuristics", "", *_rules(results)],
@@ -124,9 +131,9 @@ def _sets(judged: Sequence[Judged]) -> list[tuple[tuple[str, str], list[Judged]]
     return [(name, list(some)) for name, some in groupby(sorted(judged, key=lambda one: order[key(one)]), key)]
 
 
-def _over(judged: Sequence[Judged], denoisers: Sequence[str]) -> list[str]:
+def _over(judged: Sequence[Judged], denoisers: Sequence[str], *, mixed: bool = False) -> list[str]:
     """Median and worst over seeds, and over the seeds of all EOS-heavy denoisers; how far passes lie apart."""
-    rows = [[label, title, *_middle(some), _spread(some)] for (label, title), some in _sets(judged)]
+    rows = [[label, title, *_middle(some, mixed), _spread(some)] for (label, title), some in _sets(judged)]
     pools: dict[tuple[str, str], list[Judged]] = {}
     for one in judged:
         if one.cell.arena.checkpoint in denoisers:
@@ -134,16 +141,16 @@ def _over(judged: Sequence[Judged], denoisers: Sequence[str]) -> list[str]:
     for (label, task), some in pools.items():
         count = len({one.cell.arena.checkpoint for one in some})
         if count > 1:
-            rows.append([label, f"all {count} denoisers, {task}", *_middle(some), ""])
+            rows.append([label, f"all {count} denoisers, {task}", *_middle(some, mixed), ""])
     return _table(["policies", "test", "runs", *GROUPS, "widest spread of passes between seeds"], rows)
 
 
-def _middle(some: Sequence[Judged]) -> list[str]:
+def _middle(some: Sequence[Judged], mixed: bool) -> list[str]:
     row = [str(len(some))]
     for name in GROUPS:
         found = [one.against[name] for one in some if name in one.against]
-        values = [one.difference for one in found]
-        clear = sum(one.difference_95[0] > 0 for one in found)
+        values = [one.mixture if mixed else one.difference for one in found]
+        clear = sum((one.mixture_95 if mixed else one.difference_95)[0] > 0 for one in found)
         row.append(f"{median(values):+.3f}, {min(values):+.3f}, {clear}/{len(found)}" if found else "none measured")
     return row
 
