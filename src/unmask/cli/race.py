@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from unmask.tasks.base import Task
     from unmask.windows import Filled, Snapshot
 
-DIALS = (0.0, 0.4, 0.8, 0.9, 0.95, 1.0)
+DIALS = (0.0, 0.4, 0.7, 0.8, 0.85, 0.9, 1.0)
 LEARNED = "learned"
 _DIAL = 0.25  # of the learned policy in the race: what it has where nobody says another
 _TOGETHER = 6  # puzzles that are decoded side by side; the first of them is shown

@@ -49,7 +49,7 @@ def _panel(axis: Any, points: Sequence[Point], dial: Sequence[Point]) -> None:
         told: list[Point] = []
         for one in dial:  # of places that fall together only the first is labelled
             if any(
-                abs(one.passes - other.passes) < 1.5 and abs(one.accuracy - other.accuracy) < 0.06 for other in told
+                abs(one.passes - other.passes) < 2.6 and abs(one.accuracy - other.accuracy) < 0.06 for other in told
             ):
                 continue
             told.append(one)
