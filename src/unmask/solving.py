@@ -11,6 +11,7 @@ from unmask.api import load
 from unmask.assets.models import locate
 from unmask.assets.policies import locate_policy
 from unmask.decode import Decoder
+from unmask.policies.registry import learned_names
 from unmask.sweep import Bench, Setting, fitting
 from unmask.tasks import make
 from unmask.tasks.registry import fingerprint
@@ -37,8 +38,7 @@ def stamps(checkpoint: str, task: str) -> Callable[[Setting], str]:
 
     @cache
     def stamp(policy: str) -> str:
-        folders = [part.partition("from=")[2].split(",")[0] for part in policy.split(" or ") if "from=" in part]
-        told = [*fixed, *(_weights(locate_policy(folder)) for folder in folders)]
+        told = [*fixed, *(_weights(locate_policy(name)) for name in learned_names(policy))]
         return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
     return lambda setting: stamp(setting.policy)

@@ -69,6 +69,9 @@ def test_outcomes_of_something_else_are_not_used(tmp_path: Path) -> None:
     assert stamps("automaton", f"{task}:Mine")(SETTINGS[0]) != before
     plain = stamps("automaton", "automaton")
     assert plain(Setting("threshold")) == plain(Setting("random")) != plain(Setting("learned:from=automaton,dial=0.1"))
+    assert plain(Setting("somebody:from=nowhere")) == plain(Setting("threshold"))  # a plug-in's own option
+    both = "threshold or early-stop over learned:from=automaton,dial=0.1"
+    assert plain(Setting(both)) == plain(Setting("learned:from=automaton"))
     folder = tmp_path / "policy"
     shutil.copytree(locate_policy("automaton"), folder)
     one = stamps("automaton", "automaton")(Setting(f"learned:from={folder},dial=0.1"))

@@ -27,6 +27,20 @@ OPTIONS = Options(calibrated=(), others=(), seeds=(0,), quick=True)
 TRAINING = "full-automaton_eos-seed-0"
 
 
+@pytest.mark.parametrize("blocks", [("full", "1/4"), ("full", "1/2")])
+def test_questions_in_one_folder_share_their_cells(blocks: tuple[str, ...]) -> None:
+    """What two of them call by one name is one thing, or the second would be refused; the control is another test."""
+    cells: dict[str, object] = {}
+    shared = 0
+    for name in names():
+        for cell in plan_of(name, Options(blocks=blocks)).cells:
+            shared += cell.name in cells
+            assert cells.setdefault(cell.name, cell) == cell
+    assert shared > 20
+    other = plan_of("policies-full", Options(blocks=blocks, count=7)).cells
+    assert any(cells[cell.name] != cell for cell in other)
+
+
 def start(place: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "unmask.cli.main", "reproduce", *words],

@@ -16,6 +16,7 @@ from unmask.policies.registry import make
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.solving import open_bench
+from unmask.train.session import refuse_taken
 
 PLAIN = PolicySettings(features=("confidence",))
 CALIBRATION = Calibration("sudoku", None, 8, 30.0, (0.0, 0.5, 1.0), (12.0, 6.0, 2.0), (1.0, 0.9, 0.2))
@@ -123,6 +124,14 @@ def test_more_probabilities_than_tokens(tmp_path: Path) -> None:
     run = LearnRun("automaton_eos", "automaton", PolicySettings(top=999), LearnSettings(pool=4, valid_prompts=2))
     with pytest.raises(ConfigError, match="is to read the 999 highest probabilities, but automaton_eos has"):
         open_learning(run, out=tmp_path / "run")
+
+
+def test_what_was_half_written_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / ".step-00000010.abcdef-1-01234567.tmp").mkdir(parents=True)
+    refuse_taken(tmp_path)
+    (tmp_path / "checkpoints" / "best-00000010").mkdir()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        refuse_taken(tmp_path)
 
 
 def test_the_hidden_states_of_another_denoiser(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Two policies in a row are written `klass or confidence:steps=32`, a wrapped one 
 adds its own through the entry-point group `unmask.policies`: a callable that takes its options as keywords (texts).
 """
 
-__all__ = ["ENTRIES", "Entry", "Knob", "make", "names"]
+__all__ = ["ENTRIES", "Entry", "Knob", "learned_names", "make", "names"]
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -298,6 +298,12 @@ def make(text: str, context: Context = _PLAIN) -> UnmaskingPolicy:
         return ENTRIES[name].build(Options(options, context))
     except UnmaskError as error:
         raise RequestError(str(error)) from None
+
+
+def learned_names(text: str) -> list[str]:
+    """The folders or bundled names of the learned policies that `text` has in it."""
+    parts = [_split(part.rpartition(" over ")[2].strip()) for part in text.split(" or ")]
+    return [options["from"] for name, options in parts if name == "learned" and "from" in options]
 
 
 def _split(text: str) -> tuple[str, dict[str, str]]:

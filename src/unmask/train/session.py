@@ -131,7 +131,8 @@ def default_folder(source: str) -> Path:
 
 def refuse_taken(out: Path) -> None:
     """ConfigError where a folder holds a run already."""
-    if latest(out) is not None:
+    kept = out / "checkpoints"
+    if kept.is_dir() and any(not one.name.startswith(".") for one in kept.iterdir()):  # those are half written
         raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
 
 
