@@ -11,7 +11,7 @@ from pathlib import Path
 
 from unmask.api import Model, load
 from unmask.config import from_dict, to_dict
-from unmask.run.checkpoint import load_tensors, read_checkpoint, write_checkpoint
+from unmask.disk.checkpoint import load_tensors, read_checkpoint, write_checkpoint
 from unmask.run.metrics import read_metrics
 from unmask.sweep import problems, solve
 from unmask.tasks import make

@@ -18,6 +18,7 @@ from unmask.data.packed import Packed
 from unmask.decode import Decoder
 from unmask.decoding import Decoding, make_decoder, row_dials
 from unmask.denoiser import Denoiser, LowPrecision
+from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import RequestError
 from unmask.filling import Attempt, Choice, Fill, Filler
 from unmask.model.dit import DiT
@@ -25,7 +26,6 @@ from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
 from unmask.propose import Constraint
-from unmask.run.checkpoint import Checkpoint
 from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
 from unmask.tasks.sudoku import drawn_as
 from unmask.text.tokenizer import Tokenizer

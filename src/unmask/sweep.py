@@ -34,11 +34,11 @@ from typing import Any, NamedTuple
 import torch
 
 from unmask.decode import Decoder
+from unmask.disk.files import explained
 from unmask.errors import ConfigError, RequestError
 from unmask.noise import derive
 from unmask.policies.learned.policy import Learned
 from unmask.policies.registry import ENTRIES, Context, Entry, make
-from unmask.run.files import explained
 from unmask.tasks import judge_all
 from unmask.tasks.base import Example, Task
 from unmask.text.template import Hole, parse_template

@@ -61,7 +61,7 @@ BAD: list[tuple[Gate, str, str]] = [
     (gates.layer_complaints, "cross_entropy.py", "from unmask.nelbo import nelbo"),
     (gates.layer_complaints, "trace.py", "from unmask.decode import Step"),
     (gates.layer_complaints, "text/tokenizer.py", "from unmask.data.packed import Packed"),
-    (gates.layer_complaints, "data/prepare.py", "from unmask.run.files import atomic_text"),
+    (gates.layer_complaints, "data/prepare.py", "from unmask.disk.files import atomic_text"),
     (gates.layer_complaints, "rl/train.py", "from unmask.eval.bound import bound"),
     (gates.layer_complaints, "nowhere.py", "import json"),
     (gates.library_complaints, "nelbo.py", "import numpy as np"),
@@ -135,6 +135,6 @@ def test_the_block_on_torch_works() -> None:
 
 
 def test_importing_the_package_and_reading_a_checkpoint_do_not_import_torch() -> None:
-    code = "import sys, unmask, unmask.run.checkpoint; sys.exit('torch' in sys.modules)"
+    code = "import sys, unmask, unmask.disk.checkpoint; sys.exit('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(SRC)}, check=False)
     assert result.returncode == 0

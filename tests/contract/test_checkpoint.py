@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from unmask.errors import CheckpointError, ConfigError, RunError
-from unmask.run import files
-from unmask.run.checkpoint import (
+from unmask.disk import files
+from unmask.disk.checkpoint import (
     best_folder,
     keep_best,
     keep_last,
@@ -30,6 +29,7 @@ from unmask.run.checkpoint import (
     step_folder,
     write_checkpoint,
 )
+from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.run.ema import Ema
 from unmask.run.machine import choose_device, choose_dtype, matmul_rates
 from unmask.run.metrics import Metrics, plot_curves, read_metrics
@@ -126,7 +126,7 @@ def test_an_old_folder_is_replaced_whole(tmp_path: Path, monkeypatch, exchange: 
 def test_a_killed_writer_shows_nothing_and_is_swept(tmp_path: Path) -> None:
     code = """
         import os, signal, sys
-        from unmask.run.files import atomic_folder
+        from unmask.disk.files import atomic_folder
         with atomic_folder(sys.argv[1]) as folder:
             (folder / "config.json").write_text("{}")
             os.kill(os.getpid(), signal.SIGKILL)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from unmask.assets.policies import locate_policy
+from unmask.disk.checkpoint import write_checkpoint
 from unmask.errors import ConfigError, RequestError
 from unmask.policies.learned.folder import policy_config
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.settings import PolicySettings
-from unmask.run.checkpoint import write_checkpoint
 from unmask.solving import open_bench, stamps
 from unmask.sweep import Bench, Setting, problems, settings_of, solve, sweep
 from unmask.tasks import make

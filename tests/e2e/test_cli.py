@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from unmask.run.checkpoint import latest
+from unmask.disk.checkpoint import latest
 
 SRC = Path(__file__).parents[2] / "src"
 TINY = [

@@ -16,6 +16,7 @@ import unmask
 from unmask import tasks
 from unmask.bench.policy import policy_cell
 from unmask.cli.main import main
+from unmask.disk.checkpoint import load_state, load_tensors
 from unmask.errors import RunError
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
@@ -26,7 +27,6 @@ from unmask.rl.loop import fit
 from unmask.rl.measure import Found
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
-from unmask.run.checkpoint import load_state, load_tensors
 from unmask.sweep import problems, solve
 
 SMALL = LearnSettings(

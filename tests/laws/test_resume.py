@@ -15,8 +15,8 @@ from unmask.bound import Bound
 from unmask.data.corpus import Corpus, Facts, PartFacts
 from unmask.data.packed import Packed
 from unmask.data.settings import DataSettings
+from unmask.disk.checkpoint import latest, load_state
 from unmask.model.build import build
-from unmask.run.checkpoint import latest, load_state
 from unmask.run.optim import optimizer_tensors
 from unmask.run.parallel import Group
 from unmask.text.build import char_tokenizer

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from unmask.config import from_dict, read_toml
+from unmask.disk.checkpoint import load_state, read_checkpoint, resolve, step_of, write_checkpoint
+from unmask.disk.files import atomic_text, explained
 from unmask.errors import CheckpointError, ConfigError, DataError, RunError, UnmaskError
 from unmask.run import machine
-from unmask.run.checkpoint import load_state, read_checkpoint, resolve, step_of, write_checkpoint
 from unmask.run.ema import Ema
-from unmask.run.files import atomic_text, explained
 from unmask.run.machine import choose_device, choose_dtype, set_threads
 from unmask.run.metrics import Metrics, read_metrics
 from unmask.run.optim import learning_rate

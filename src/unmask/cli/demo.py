@@ -96,7 +96,7 @@ def run(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     import unmask
-    from unmask.run.files import explained
+    from unmask.disk.files import explained
 
     console = Console(stderr=arguments.json, highlight=False)
     told: dict[str, Any] = {}
@@ -174,7 +174,7 @@ def _write(shown: Sequence[_Shown], folder: Path, seed: int) -> list[Path]:
     """The picture, where it can be drawn, and the page; each replaces an older one whole."""
     from importlib.util import find_spec
 
-    from unmask.run.files import atomic_text
+    from unmask.disk.files import atomic_text
     from unmask.trace.files import to_html
 
     found: list[Path] = []

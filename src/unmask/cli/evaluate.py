@@ -117,7 +117,7 @@ def over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Argum
 
     from unmask.assets.models import locate
     from unmask.config import from_dict
-    from unmask.run.checkpoint import read_checkpoint
+    from unmask.disk.checkpoint import read_checkpoint
 
     checkpoint = read_checkpoint(locate(first.checkpoint))
     settings: dict[str, Any] = (checkpoint.run or {}).get("settings", {})

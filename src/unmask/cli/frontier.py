@@ -68,10 +68,10 @@ def run(argv: Sequence[str]) -> int:
     args = parse(FrontierArguments, argv, "frontier")
 
     from unmask.config import run_record
+    from unmask.disk.files import atomic_text
     from unmask.eval.compare import grouped
     from unmask.eval.frontier import frontier
     from unmask.eval.report import frontier_csv, frontier_facts, plot_frontier
-    from unmask.run.files import atomic_text
     from unmask.run.pictures import can_draw
     from unmask.solving import open_bench, stamps
     from unmask.sweep import block_sizes, every_policy, most_holes, settings_of, sweep

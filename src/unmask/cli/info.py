@@ -13,7 +13,7 @@ import tyro
 from unmask.assets.models import locate
 from unmask.cli.parse import parse
 from unmask.cli.show import print_json, size, table
-from unmask.run.checkpoint import Checkpoint, read_checkpoint
+from unmask.disk.checkpoint import Checkpoint, read_checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,7 @@ def _side_by_side(jobs: dict[str, tuple[str, LearnRun, str]]) -> dict[str, int]:
 
 
 def _saved(folder: Path) -> bool:
-    from unmask.run.checkpoint import latest
+    from unmask.disk.checkpoint import latest
 
     return folder.is_dir() and latest(folder) is not None
 

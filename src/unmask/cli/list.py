@@ -91,7 +91,7 @@ def _tasks() -> dict[str, str]:
 
 def _models() -> dict[str, str]:
     from unmask.assets.models import bundled
-    from unmask.run.checkpoint import read_checkpoint
+    from unmask.disk.checkpoint import read_checkpoint
 
     lines: dict[str, str] = {}
     for name, folder in bundled().items():

@@ -160,8 +160,8 @@ def _report(arguments: ScheduleArguments, found: "Comparison", each: int, second
 
 def _hand_over(arguments: ScheduleArguments, found: "Comparison", report: dict[str, Any]) -> None:
     """Write what was asked for, then print."""
+    from unmask.disk.files import atomic_text
     from unmask.eval.plot import plot_schedules
-    from unmask.run.files import atomic_text
 
     if arguments.out is not None:
         atomic_text(arguments.out, json.dumps(report) + "\n")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmask.cli.show import note
+from unmask.disk.files import atomic_text
 from unmask.errors import RequestError
-from unmask.run.files import atomic_text
 from unmask.trace.events import Trace
 from unmask.trace.files import to_html, to_jsonl
 from unmask.trace.recorder import Recorder

@@ -174,7 +174,7 @@ def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} does not go with --init: network and tokenizer are the checkpoint's.")
     from unmask.assets.models import locate
-    from unmask.run.checkpoint import read_checkpoint
+    from unmask.disk.checkpoint import read_checkpoint
 
     window = read_checkpoint(locate(init)).config.get("model", {}).get("max_length", base.data.length)
     return replace(base, data=replace(base.data, length=min(window, base.data.length)))
@@ -182,7 +182,7 @@ def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
 
 def _finish(session: "Session", outcome: "Outcome", as_json: bool) -> int:
     """Draw the curves and say how it ended."""
-    from unmask.run.checkpoint import latest, resolve
+    from unmask.disk.checkpoint import latest, resolve
     from unmask.run.metrics import plot_curves
 
     folder, curves = session.folder, session.folder / "curves.png"

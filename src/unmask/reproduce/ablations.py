@@ -9,11 +9,11 @@ __all__ = ["cells"]
 from dataclasses import replace
 
 from unmask.assets.models import locate
+from unmask.disk.checkpoint import read_checkpoint
 from unmask.policies.learned.settings import PolicySettings
 from unmask.reproduce.parts import AUTOMATON, COARSE, heuristics, measured, trained
 from unmask.reproduce.plan import Blocked, Cell, Options
 from unmask.rl.settings import LearnSettings
-from unmask.run.checkpoint import read_checkpoint
 
 _NET, _LEARN = PolicySettings(), LearnSettings()
 _Variant = tuple[PolicySettings, LearnSettings]

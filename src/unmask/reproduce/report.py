@@ -9,12 +9,12 @@ from itertools import groupby
 from pathlib import Path
 from statistics import median
 
+from unmask.disk.files import atomic_text
 from unmask.eval.compare import Compared
 from unmask.reproduce.draw import draw
 from unmask.reproduce.plan import Arena, Measured, Plan, Timed, Training
 from unmask.reproduce.results import GROUPS, Judged, Results, shown
 from unmask.reproduce.timing import timing_lines
-from unmask.run.files import atomic_text
 from unmask.run.pictures import can_draw
 
 _HOW = """\

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from unmask.disk.files import explained
 from unmask.errors import ConfigError
 from unmask.reproduce.plan import Blocked, Cell, Plan, Timed, needs
 from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Results
 from unmask.reproduce.store import Record, log_path, read, write
-from unmask.run.files import explained
 from unmask.run.signals import Interrupt
 
 Listener = Callable[[str], None]

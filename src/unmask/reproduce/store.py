@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config import from_dict, to_dict
+from unmask.disk.files import atomic_text
 from unmask.errors import ConfigError, DataError
 from unmask.reproduce.plan import CELLS, Cell, kind_of
-from unmask.run.files import atomic_text
 
 
 @dataclass(frozen=True, slots=True)

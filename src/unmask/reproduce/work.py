@@ -97,9 +97,9 @@ class _Watching(_Orphan):
 
 def _train(cell: Training, folder: Path) -> dict[str, Any]:
     """Train, from the newest checkpoint where there is one."""
+    from unmask.disk.checkpoint import latest
     from unmask.rl.loop import fit
     from unmask.rl.session import open_learning, recorded_learning
-    from unmask.run.checkpoint import latest
 
     begun = latest(folder) is not None
     if begun and _asked(recorded_learning(folder), cell.run) != cell.run:

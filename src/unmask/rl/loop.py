@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from unmask.disk.checkpoint import load_tensors
 from unmask.policies.learned.policy import Calibration
 from unmask.rl.disk import save, write_policy
 from unmask.rl.learner import Learner, RoundReport
 from unmask.rl.measure import Found, calibrate, validate
 from unmask.rl.warm import choose_teachers, imitate
-from unmask.run.checkpoint import load_tensors
 from unmask.run.metrics import Metrics
 from unmask.run.optim import adamw
 from unmask.run.signals import Interrupt

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from unmask.disk.files import atomic_text, explained
 from unmask.errors import ConfigError, DataError, did_you_mean
-from unmask.run.files import atomic_text, explained
 from unmask.run.pictures import atomic_figure, can_draw
 
 Value = float | int | str | bool | None

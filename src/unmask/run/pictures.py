@@ -7,7 +7,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from unmask.run.files import atomic_bytes
+from unmask.disk.files import atomic_bytes
 
 
 def can_draw() -> bool:

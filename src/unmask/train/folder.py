@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from unmask.config import from_dict, to_dict
+from unmask.disk.checkpoint import Checkpoint, load_tensors, read_checkpoint
 from unmask.errors import CheckpointError
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion, make_schedule
-from unmask.run.checkpoint import Checkpoint, load_tensors, read_checkpoint
 from unmask.text.tokenizer import Tokenizer
 
 

@@ -21,13 +21,7 @@ from unmask.bound import Bound, Rows
 from unmask.config import run_record, to_dict
 from unmask.data.corpus import Corpus
 from unmask.data.order import batch_indices
-from unmask.errors import RunError
-from unmask.estimators import draw
-from unmask.model.dit import DiT
-from unmask.nelbo import nelbo
-from unmask.noise import derive, generator
-from unmask.process import MaskedDiffusion, make_schedule
-from unmask.run.checkpoint import (
+from unmask.disk.checkpoint import (
     best_folder,
     keep_best,
     keep_last,
@@ -36,6 +30,12 @@ from unmask.run.checkpoint import (
     step_folder,
     write_checkpoint,
 )
+from unmask.errors import RunError
+from unmask.estimators import draw
+from unmask.model.dit import DiT
+from unmask.nelbo import nelbo
+from unmask.noise import derive, generator
+from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.ema import Ema
 from unmask.run.metrics import Metrics
 from unmask.run.optim import adamw, clip, learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate

@@ -12,8 +12,8 @@ from typing import Any
 from unmask.data.corpus import Corpus, cache_folder
 from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
+from unmask.disk.files import atomic_text
 from unmask.errors import DataError, PluginError, UnmaskError
-from unmask.run.files import atomic_text
 from unmask.tasks.base import Task
 from unmask.tasks.registry import fingerprint, make
 from unmask.text.tokenizer import Tokenizer

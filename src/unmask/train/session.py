@@ -14,11 +14,11 @@ import torch
 from unmask.assets.models import locate
 from unmask.config import from_dict, run_record
 from unmask.data.corpus import Corpus
+from unmask.disk.checkpoint import Checkpoint, latest, read_checkpoint
+from unmask.disk.files import explained
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.build import build
 from unmask.model.dit import DiT
-from unmask.run.checkpoint import Checkpoint, latest, read_checkpoint
-from unmask.run.files import explained
 from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer

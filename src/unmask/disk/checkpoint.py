@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.config import library_versions
+from unmask.disk.files import atomic_folder, remove_folder
+from unmask.disk.tensors import Header, TensorFacts, looks_like_pickle, read_header, refuse_pickle
 from unmask.errors import CheckpointError
-from unmask.run.files import atomic_folder, remove_folder
-from unmask.run.safetensors_header import Header, TensorFacts, looks_like_pickle, read_header, refuse_pickle
 
 if TYPE_CHECKING:  # `unmask info` reads checkpoints without waiting for torch
     from collections.abc import Generator

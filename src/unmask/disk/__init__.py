@@ -1,0 +1,1 @@
+"""Files: written atomically, read strictly; checkpoints, and the facts of tensor files."""
