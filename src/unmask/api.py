@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from unmask.assets.models import bundled, locate
-from unmask.bound import Bound
 from unmask.data.packed import Packed
 from unmask.decode import Decoder
 from unmask.decoding import Decoding, make_decoder, row_dials
@@ -23,6 +22,7 @@ from unmask.errors import RequestError
 from unmask.filling import Attempt, Choice, Fill, Filler
 from unmask.model.dit import DiT
 from unmask.noise import derive
+from unmask.objective.bound import Bound
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
 from unmask.propose import Constraint

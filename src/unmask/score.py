@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.cross_entropy import log_likelihoods
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
-from unmask.nelbo import hide_by_count, nelbo, stratified
 from unmask.noise import uniform
+from unmask.objective.cross_entropy import log_likelihoods
+from unmask.objective.masked import hide_by_count, nelbo, stratified
 
 _ORDERS, _SUBSETS = 2, 3  # streams of noise
 

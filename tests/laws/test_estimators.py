@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.bound import Bound, Rows, bound
 from unmask.errors import ConfigError
-from unmask.estimators import ESTIMATORS, Draw, draw
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
-from unmask.nelbo import nelbo
 from unmask.noise import generator
+from unmask.objective.bound import Bound, Rows, bound
+from unmask.objective.estimators import ESTIMATORS, Draw, draw
+from unmask.objective.masked import nelbo
 from unmask.process import SCHEDULES, MaskedDiffusion, make_schedule
 from unmask.testing import TableDenoiser, random_language
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.cross_entropy import log_likelihoods
 from unmask.denoiser import clean_log_probs
-from unmask.nelbo import hide_by_step, nelbo, stratified
+from unmask.objective.cross_entropy import log_likelihoods
+from unmask.objective.masked import hide_by_step, nelbo, stratified
 from unmask.process import SCHEDULES, Linear, MaskedDiffusion, make_schedule
 from unmask.testing import TableDenoiser, random_language
 

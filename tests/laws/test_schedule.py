@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.bound import Rows
 from unmask.canvas import Canvas
 from unmask.decode import Decoder
 from unmask.errors import DataError
 from unmask.eval.curve import grid, isotonic, measure_curve, orders, reveal
 from unmask.eval.schedule import compare, measure_costs
 from unmask.noise import generator
+from unmask.objective.bound import Rows
 from unmask.policies.growing import dtc_sizes, fit_delta, tc_sizes
 from unmask.policies.pace import Pace, Power, cosine, linear, sizes_of
 from unmask.policies.registry import make

@@ -9,10 +9,10 @@ import torch
 from unmask.api import Model
 from unmask.decode import Decoder
 from unmask.errors import ConfigError, RequestError, UnmaskError
-from unmask.estimators import draw
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
+from unmask.objective.estimators import draw
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.registry import ENTRIES, make
 from unmask.policies.top_k import TopK

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unmask.cross_entropy import log_likelihoods
 from unmask.model.build import build
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
-from unmask.nelbo import nelbo
+from unmask.objective.cross_entropy import log_likelihoods
+from unmask.objective.masked import nelbo
 
 V, D, N = 23, 8, 37
 

@@ -17,7 +17,7 @@ from unmask.errors import RequestError
 
 if TYPE_CHECKING:
     from unmask.api import Model
-    from unmask.bound import Bound
+    from unmask.objective.bound import Bound
 
 _FIXED = ("data.tokenizer", "data.vocab_size", "data.mask_token")
 
@@ -90,7 +90,7 @@ def run(argv: Sequence[str]) -> int:
 
 def combined(parts: "Sequence[Bound]") -> "Bound":
     """The bound on several parts together: rates weighted by tokens, errors added as independent ones."""
-    from unmask.bound import Bound
+    from unmask.objective.bound import Bound
 
     tokens = sum(part.tokens for part in parts)
     nats = sum(part.nats_per_token * part.tokens for part in parts)

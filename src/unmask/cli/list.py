@@ -66,7 +66,7 @@ def _listed(kind: str) -> dict[str, str]:
     if kind == "tasks":
         return _tasks()
     if kind == "estimators":
-        from unmask.estimators import ESTIMATORS
+        from unmask.objective.estimators import ESTIMATORS
 
         return dict(ESTIMATORS)
     from unmask.process import SCHEDULES

@@ -5,8 +5,8 @@ __all__ = ["Progress"]
 import math
 from pathlib import Path
 
-from unmask.bound import Bound
 from unmask.cli.meter import Meter
+from unmask.objective.bound import Bound
 from unmask.train.loop import StepReport
 from unmask.train.session import Session
 

@@ -16,7 +16,7 @@ from unmask.recipes import read
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 if TYPE_CHECKING:
-    from unmask.bound import Bound
+    from unmask.objective.bound import Bound
     from unmask.train.loop import Outcome
     from unmask.train.session import Estimate, Session
 

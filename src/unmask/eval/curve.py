@@ -16,10 +16,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.bound import Rows
-from unmask.cross_entropy import BUDGET
 from unmask.denoiser import Denoiser, clean_log_probs
 from unmask.errors import DataError
+from unmask.objective.bound import Rows
+from unmask.objective.cross_entropy import BUDGET
 from unmask.policies.schedule import Sizes
 
 Tell = Callable[[int], None]

@@ -5,10 +5,10 @@ __all__ = ["two_sets"]
 import numpy as np
 import torch
 
-from unmask.bound import Rows
 from unmask.data.packed import Packed
 from unmask.errors import DataError
 from unmask.noise import generator
+from unmask.objective.bound import Rows
 
 _STREAM = 5  # of the seed
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.bound import Rows
 from unmask.denoiser import Denoiser
 from unmask.eval.curve import Curve, measure_curve, orders, reveal
+from unmask.objective.bound import Rows
 from unmask.policies.schedule import RULES, Sizes, cost
 
 Tell = Callable[[str, int], None]

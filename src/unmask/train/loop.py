@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from unmask.bound import Bound, Rows
 from unmask.config import run_record, to_dict
 from unmask.data.corpus import Corpus
 from unmask.data.order import batch_indices
@@ -31,10 +30,11 @@ from unmask.disk.checkpoint import (
     write_checkpoint,
 )
 from unmask.errors import RunError
-from unmask.estimators import draw
 from unmask.model.dit import DiT
-from unmask.nelbo import nelbo
 from unmask.noise import derive, generator
+from unmask.objective.bound import Bound, Rows
+from unmask.objective.estimators import draw
+from unmask.objective.masked import nelbo
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.ema import Ema
 from unmask.run.metrics import Metrics

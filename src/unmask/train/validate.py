@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmask.bound import Bound, Rows, bound
 from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser
-from unmask.estimators import draw
 from unmask.noise import generator
+from unmask.objective.bound import Bound, Rows, bound
+from unmask.objective.estimators import draw
 from unmask.process import MaskedDiffusion
 
 _STREAM = 3  # of the seed: validation maskings never meet those of training

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.cross_entropy import log_likelihoods
 from unmask.denoiser import Denoiser
+from unmask.objective.cross_entropy import log_likelihoods
 from unmask.process import MaskedDiffusion
 
 

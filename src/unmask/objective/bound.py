@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unmask.denoiser import Denoiser
-from unmask.nelbo import nelbo
+from unmask.objective.masked import nelbo
 
 
 class Rows(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.errors import ConfigError, did_you_mean
-from unmask.nelbo import hide_bernoulli, hide_by_count, hide_by_time, stratified
+from unmask.objective.masked import hide_bernoulli, hide_by_count, hide_by_time, stratified
 from unmask.process import MaskedDiffusion
 
 Estimator = Literal["uniform", "stratified", "count", "bernoulli"]
