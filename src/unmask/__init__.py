@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unmask import policies
     from unmask.api import Generation, Model, bundled, load
-    from unmask.decode import Decoder
+    from unmask.decode.loop import Decoder
     from unmask.errors import UnmaskError
 
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "Decoder": "unmask.decode",
+    "Decoder": "unmask.decode.loop",
     "Generation": "unmask.api",
     "Model": "unmask.api",
     "UnmaskError": "unmask.errors",

@@ -14,8 +14,10 @@ import torch
 
 from unmask.assets.models import bundled, locate
 from unmask.data.packed import Packed
-from unmask.decode import Decoder
-from unmask.decoding import Decoding, make_decoder, row_dials
+from unmask.decode.loop import Decoder
+from unmask.decode.options import Decoding, make_decoder, row_dials
+from unmask.decode.propose import Constraint
+from unmask.decode.rows import Snapshot, Written, finished, slide
 from unmask.denoiser import Denoiser, LowPrecision
 from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import RequestError
@@ -25,7 +27,6 @@ from unmask.noise import derive
 from unmask.objective.bound import Bound
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
-from unmask.propose import Constraint
 from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
 from unmask.tasks.sudoku import drawn_as
 from unmask.text.tokenizer import Tokenizer
@@ -33,7 +34,6 @@ from unmask.trace.events import Trace
 from unmask.trace.recorder import Recorder
 from unmask.train.folder import load_denoiser
 from unmask.train.validate import validate
-from unmask.windows import Snapshot, Written, finished, slide
 
 
 @dataclass(frozen=True, slots=True)

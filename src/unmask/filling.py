@@ -16,15 +16,15 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from unmask.decode import Decoder
+from unmask.decode.loop import Decoder
+from unmask.decode.propose import Constraint, Vocabulary
+from unmask.decode.rows import Filled, Snapshot, Written, decode_rows
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.noise import derive
-from unmask.propose import Constraint, Vocabulary
 from unmask.score import conditional_nats, whole_nats
 from unmask.text.template import Edit, Hole, Part, Slot, parse_template
 from unmask.text.tokenizer import Tokenizer
-from unmask.windows import Filled, Snapshot, Written, decode_rows
 
 COMBINATIONS = 64
 """The most combinations of lengths that are tried for one text."""

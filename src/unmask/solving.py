@@ -10,7 +10,7 @@ from pathlib import Path
 from unmask.api import load
 from unmask.assets.models import locate
 from unmask.assets.policies import locate_policy
-from unmask.decode import Decoder
+from unmask.decode.loop import Decoder
 from unmask.policies.registry import learned_names
 from unmask.sweep import Bench, Setting, fitting
 from unmask.tasks import make

@@ -33,7 +33,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from unmask.decode import Decoder
+from unmask.decode.loop import Decoder
+from unmask.decode.rows import decode_rows, finished
 from unmask.disk.files import explained
 from unmask.errors import ConfigError, RequestError
 from unmask.noise import derive
@@ -43,7 +44,6 @@ from unmask.tasks import judge_all
 from unmask.tasks.base import Example, Task
 from unmask.text.template import Hole, parse_template
 from unmask.text.tokenizer import Tokenizer
-from unmask.windows import decode_rows, finished
 
 TOKENS_A_PASS = (1, 2, 3, 4, 6, 8, 12)
 

@@ -11,8 +11,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from unmask.canvas import Canvas, keep_rows
-from unmask.decode import Decoder, Step
+from unmask.decode.canvas import Canvas, keep_rows
+from unmask.decode.loop import Decoder, Step
 from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError, PluginError
 from unmask.noise import generator

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from unmask.api import Model
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
+from unmask.decode.propose import Vocabulary, propose
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.options import Context
 from unmask.policies.registry import ENTRIES, Knob, make
 from unmask.process import MaskedDiffusion
-from unmask.propose import Vocabulary, propose
 from unmask.testing import TableDenoiser, random_language
 from unmask.text.build import byte_tokenizer
 

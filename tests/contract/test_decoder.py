@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from unmask.api import Generation, Model
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
 from unmask.errors import PluginError, RequestError
 from unmask.model.build import build
 from unmask.model.dit import DiT

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.decode import Decoder
+from unmask.decode.loop import Decoder
+from unmask.decode.rows import Snapshot, Written, decode_rows, finished, slide
 from unmask.errors import RequestError
 from unmask.model.build import build
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.policies.registry import make
-from unmask.windows import Snapshot, Written, decode_rows, finished, slide
 
 MASK, PAD, EOS, BASE = 20, 21, 19, 10
 DEVICE = torch.device("cpu")

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
 from unmask.policies.options import Context
 from unmask.policies.registry import ENTRIES, make
 from unmask.testing import TableDenoiser

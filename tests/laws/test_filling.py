@@ -9,12 +9,12 @@ from torch import Tensor
 
 import unmask.score
 from unmask.api import Model
+from unmask.decode.rows import Snapshot
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion
 from unmask.testing import TableDenoiser, random_language
 from unmask.text.build import char_tokenizer
-from unmask.windows import Snapshot
 
 LETTERS, L = "abc", 6
 TOKENIZER = char_tokenizer([LETTERS])

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
+from unmask.decode.rows import decode_rows
 from unmask.noise import generator
 from unmask.policies.base import Decision, State, View
 from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
@@ -24,7 +25,6 @@ from unmask.rl.tape import Rollout, log_prob, roll_out
 from unmask.rl.world import World, load_world
 from unmask.sweep import Problem
 from unmask.testing import TableDenoiser, check_policy, random_language
-from unmask.windows import decode_rows
 
 FEATURES = ("confidence", "top", "entropy", "margin")
 

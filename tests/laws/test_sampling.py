@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
+from unmask.decode.propose import propose
 from unmask.denoiser import clean_log_probs
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.ancestral import Ancestral
@@ -16,7 +17,6 @@ from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.options import Context
 from unmask.policies.registry import ENTRIES, make
 from unmask.process import MaskedDiffusion, Polynomial, Schedule, make_schedule
-from unmask.propose import propose
 from unmask.testing import TableDenoiser, random_language
 
 V, L, ROWS = 3, 3, 20_000

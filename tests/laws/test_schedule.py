@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
 from unmask.errors import DataError
 from unmask.eval.curve import grid, isotonic, measure_curve, orders, reveal
 from unmask.eval.schedule import compare, measure_costs

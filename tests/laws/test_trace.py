@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from unmask.api import Model
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
+from unmask.decode.rows import Snapshot
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
@@ -21,7 +22,6 @@ from unmask.testing import TableDenoiser, random_language
 from unmask.text.build import byte_tokenizer
 from unmask.trace.events import Trace, drawn, replay, standing
 from unmask.trace.recorder import Recorder
-from unmask.windows import Snapshot
 
 TOKENIZER = byte_tokenizer()
 PROMPTS = ["", "é!", "to be or", "a prompt that is longer than the window", "x", "y", "z"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
 from unmask.denoiser import Guided, Suppressed
 from unmask.errors import RequestError
 from unmask.model.build import build

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from unmask.api import Model
-from unmask.decode import Decoder
+from unmask.decode.loop import Decoder
+from unmask.decode.propose import Vocabulary
 from unmask.errors import ConfigError, RequestError, UnmaskError
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings
@@ -17,7 +18,6 @@ from unmask.policies.ancestral import Ancestral
 from unmask.policies.registry import ENTRIES, make
 from unmask.policies.top_k import TopK
 from unmask.process import MaskedDiffusion, make_schedule
-from unmask.propose import Vocabulary
 from unmask.testing import TableDenoiser, random_language
 from unmask.text.build import byte_tokenizer, dna_tokenizer
 

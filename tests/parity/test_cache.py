@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from unmask.api import Model
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
 from unmask.denoiser import Denoiser, Guided, LowPrecision, Place, Suppressed
 from unmask.errors import PluginError, RequestError
 from unmask.model.build import build

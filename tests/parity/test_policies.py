@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
 from unmask.noise import POLICY, uniform
 from unmask.policies.options import Context
 from unmask.policies.registry import make

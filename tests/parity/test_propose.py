@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from unmask.decode.propose import two_best
 from unmask.noise import POLICY, TOKENS, uniform
-from unmask.propose import two_best
 
 
 @pytest.mark.parametrize("size", [3, 1000, 1024, 1100, 8191, 8192])

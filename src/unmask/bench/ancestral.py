@@ -10,8 +10,8 @@ import torch
 
 from unmask.bench.shapes import DECODE, PUBLISHED, PUBLISHED_RATE, Shape
 from unmask.bench.timing import measure
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
 from unmask.denoiser import LowPrecision
 from unmask.model.build import build
 from unmask.model.dit import DiT

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from unmask.bench.shapes import FIELD, PUBLISHED_CPU_SECONDS, PUBLISHED_RATE_ONE_THREAD, Shape
 from unmask.bench.timing import side_by_side
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
+from unmask.decode.propose import propose, two_best
 from unmask.denoiser import Denoiser, LowPrecision, Place, Wrapper, clean_log_probs
 from unmask.model.build import build
 from unmask.model.cache import cached
@@ -25,7 +26,6 @@ from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
 from unmask.policies.registry import make
-from unmask.propose import propose, two_best
 from unmask.run.machine import bfloat16_works
 
 _PROMPT, _BLOCK, _MLP = 16, 32, 6

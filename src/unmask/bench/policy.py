@@ -16,8 +16,8 @@ import torch
 
 from unmask.bench.shapes import DECODE
 from unmask.bench.timing import side_by_side
-from unmask.canvas import Canvas
-from unmask.decode import Decoder
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
 from unmask.denoiser import Denoiser, LowPrecision
 from unmask.model.build import build
 from unmask.model.settings import DiTSettings

@@ -12,8 +12,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from unmask.decode.rows import Snapshot, Written
 from unmask.text.tokenizer import Tokenizer
-from unmask.windows import Snapshot, Written
 
 Row = TypeVar("Row", bound=Written)
 _SHADES = ("#b04a5a", "#b8683a", "#a0852a", "#5f9448", "#2f958c")  # from unsure to sure; legible on black and on white

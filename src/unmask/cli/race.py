@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from unmask.api import Model
+    from unmask.decode.rows import Filled, Snapshot
     from unmask.sweep import Problem
     from unmask.tasks.base import Task
-    from unmask.windows import Filled, Snapshot
 
 DIALS = (0.0, 0.4, 0.7, 0.8, 0.85, 0.9, 1.0)
 LEARNED = "learned"
@@ -199,7 +199,7 @@ def _stream(
     puzzles: Puzzles, policy: str, numbers: Sequence[int], dials: Sequence[float] | None = None
 ) -> "Generator[Snapshot, None, list[Filled]]":
     """The puzzles of these numbers through one decoder, the most probable token everywhere."""
-    from unmask.windows import decode_rows
+    from unmask.decode.rows import decode_rows
 
     return decode_rows(
         puzzles.model.decoder(policy, temperature=0.0),
@@ -214,8 +214,8 @@ def _stream(
 
 def turn_dial(puzzles: Puzzles, policy: str) -> list[Place]:
     """The learned policy at every place of the dial: one request in which each row has its own."""
+    from unmask.decode.rows import finished
     from unmask.sweep import scored
-    from unmask.windows import finished
 
     count = len(puzzles.problems)
     numbers, dials = list(range(count)) * len(DIALS), [dial for dial in DIALS for _ in range(count)]

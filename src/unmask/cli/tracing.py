@@ -16,7 +16,7 @@ from unmask.trace.recorder import Recorder
 
 if TYPE_CHECKING:
     from unmask.api import Model
-    from unmask.windows import Snapshot, Written
+    from unmask.decode.rows import Snapshot, Written
 
 Row = TypeVar("Row", bound="Written")
 _ALTERNATIVES = 5

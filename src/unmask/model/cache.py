@@ -24,7 +24,7 @@ from torch import Tensor
 from unmask.denoiser import Attending, Denoiser, Place, Wrapper, attending
 from unmask.errors import RequestError, did_you_mean
 
-_GRAIN = 16  # see _HEAD_ROWS in unmask.decode
+_GRAIN = 16  # see _HEAD_ROWS in unmask.decode.loop
 
 
 class _Memory(NamedTuple):

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.decode import Decoder, Step
+from unmask.decode.loop import Decoder, Step
+from unmask.decode.rows import decode_rows
 from unmask.denoiser import Denoiser
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
@@ -23,7 +24,6 @@ from unmask.rl.experts import Expert
 from unmask.sweep import Problem, scored
 from unmask.tasks.base import Task
 from unmask.text.tokenizer import Tokenizer
-from unmask.windows import decode_rows
 
 
 class Tape(NamedTuple):

@@ -13,8 +13,8 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
-from unmask.canvas import Canvas
-from unmask.decode import Decoder, Step
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder, Step
 from unmask.noise import derive
 from unmask.trace.recorder import Recorder
 

@@ -16,12 +16,12 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from unmask.canvas import Canvas, keep_rows
+from unmask.decode.canvas import Canvas, keep_rows
+from unmask.decode.propose import Constraint, Proposal, propose, two_best
 from unmask.denoiser import Caching, Denoiser, Place, put_rows
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, take_best
-from unmask.propose import Constraint, Proposal, propose, two_best
 
 _HEAD_ROWS = (
     16  # a matrix product gives a row the same bits only if the number of rows keeps its remainder (DESIGN 4.5)

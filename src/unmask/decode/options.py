@@ -9,7 +9,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from unmask.decode import Decoder
+from unmask.decode.loop import Decoder
 from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
 from unmask.errors import RequestError
 from unmask.model.cache import cached
