@@ -21,7 +21,7 @@ from unmask.decode.rows import Snapshot, Written, finished, slide
 from unmask.denoiser import Denoiser, LowPrecision
 from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import RequestError
-from unmask.filling import Attempt, Choice, Fill, Filler
+from unmask.fill.holes import Attempt, Choice, Fill, Filler
 from unmask.model.dit import DiT
 from unmask.noise import derive
 from unmask.objective.bound import Bound

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import unmask.score
+import unmask.fill.score
 from unmask.api import Model
 from unmask.decode.rows import Snapshot
 from unmask.model.build import build
@@ -90,8 +90,8 @@ def test_a_score_is_the_exact_conditional_and_the_shares_are_the_exact_posterior
 def test_a_broken_weight_moves_the_posterior(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     choices, template = ["aa", "ab", "cc", "b"], "[2]b[?]a"
     right = model.score(template, choices)
-    sets = unmask.score._all_sets
-    monkeypatch.setattr(unmask.score, "_all_sets", lambda n: (sets(n)[0], sets(n)[0] / (2.0**n - 1)))
+    sets = unmask.fill.score._all_sets
+    monkeypatch.setattr(unmask.fill.score, "_all_sets", lambda n: (sets(n)[0], sets(n)[0] / (2.0**n - 1)))
     wrong = model.score(template, choices)
     assert max(abs(a.probability - b.probability) for a, b in zip(right, wrong, strict=True)) > 0.01
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import unmask.score
+import unmask.fill.score
+from unmask.fill.score import conditional_nats, whole_nats
 from unmask.noise import uniform
-from unmask.score import conditional_nats, whole_nats
 from unmask.testing import TableDenoiser, random_language
 
 V, L = 2, 6
@@ -92,8 +92,10 @@ def test_of_the_exact_posterior_every_order_gives_the_conditional_law(
 
 @pytest.mark.parametrize("orders, name", [(2, "_drawn_sets"), (32, "_all_sets")])
 def test_a_broken_weight_is_seen(monkeypatch: pytest.MonkeyPatch, orders: int, name: str) -> None:
-    right = getattr(unmask.score, name)
-    monkeypatch.setattr(unmask.score, name, lambda *given: (right(*given)[0], right(*given)[1].clone().fill_(0.25)))
+    right = getattr(unmask.fill.score, name)
+    monkeypatch.setattr(
+        unmask.fill.score, name, lambda *given: (right(*given)[0], right(*given)[1].clone().fill_(0.25))
+    )
     tokens, where, truth = asked([0, 1, 2, 3], [5])
     found = conditional_nats(TABLE, tokens, where, orders=orders, seed=3)
     assert abs(float(found.nats) - truth) > 0.1
@@ -149,8 +151,10 @@ def test_the_bound_of_a_whole_text_is_its_law_and_a_shorter_text_has_the_margina
 
 
 def test_a_broken_weight_of_the_whole_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = unmask.score.hide_by_count
-    monkeypatch.setattr(unmask.score, "hide_by_count", lambda *given: (right(*given)[0], right(*given)[1].clamp(max=2)))
+    right = unmask.fill.score.hide_by_count
+    monkeypatch.setattr(
+        unmask.fill.score, "hide_by_count", lambda *given: (right(*given)[0], right(*given)[1].clamp(max=2))
+    )
     tokens = torch.tensor([ROW])
     nats = whole(tokens, torch.ones_like(tokens, dtype=torch.bool))
     truth = exact({}, dict(enumerate(ROW)))
@@ -186,7 +190,7 @@ def test_a_time_conditioned_model_is_told_the_share_that_is_hidden() -> None:
 
 
 def test_orders_are_spread_evenly() -> None:
-    sets, weights = unmask.score._drawn_sets(3, 6000, 0)
+    sets, weights = unmask.fill.score._drawn_sets(3, 6000, 0)
     first = weights.view(6000, 3, 3)[:, 0].sum(0)
     assert bool((first / 6000 - 1 / 3).abs().max() < 0.02)
     assert bool((sets.view(6000, 3, 3).sum(-1) == torch.tensor([3, 2, 1])).all())

@@ -16,7 +16,7 @@ from unmask.errors import RequestError
 
 if TYPE_CHECKING:
     from unmask.api import Model
-    from unmask.filling import Fill
+    from unmask.fill.holes import Fill
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from unmask.decode.propose import Constraint, Vocabulary
 from unmask.decode.rows import Filled, Snapshot, Written, decode_rows
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
+from unmask.fill.score import conditional_nats, whole_nats
 from unmask.noise import derive
-from unmask.score import conditional_nats, whole_nats
 from unmask.text.template import Edit, Hole, Part, Slot, parse_template
 from unmask.text.tokenizer import Tokenizer
 

@@ -1,0 +1,1 @@
+"""Holes in a text: filled, and compared by their likelihood."""
