@@ -14,8 +14,8 @@ from unmask.errors import ConfigError, RequestError
 from unmask.policies.learned.folder import policy_config
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.settings import PolicySettings
-from unmask.solving import open_bench, stamps
-from unmask.sweep import Bench, Setting, problems, settings_of, solve, sweep
+from unmask.solve.bench import open_bench, stamps
+from unmask.solve.sweep import Bench, Setting, problems, settings_of, solve, sweep
 from unmask.tasks import make
 from unmask.tasks.base import Example
 

@@ -19,7 +19,7 @@ from unmask.cli.race import COURSES, DIALS, Puzzles, open_puzzles, race, runners
 from unmask.policies.learned.folder import policy_config
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.settings import PolicySettings
-from unmask.sweep import solve
+from unmask.solve.sweep import solve
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,7 +27,7 @@ from unmask.rl.loop import fit
 from unmask.rl.measure import Found
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
-from unmask.sweep import problems, solve
+from unmask.solve.sweep import problems, solve
 
 SMALL = LearnSettings(
     rounds=4,

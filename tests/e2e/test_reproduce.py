@@ -116,7 +116,7 @@ def test_the_report_has_every_cell_and_says_that_it_was_quick(answered: Path) ->
 def test_the_differences_are_those_of_the_cells(answered: Path) -> None:
     """The table against outcomes read from the files by hand."""
     from unmask.eval.compare import compare, one_pass
-    from unmask.sweep import Outcome, Setting
+    from unmask.solve.sweep import Outcome, Setting
 
     def outcomes(name: str) -> list[Outcome]:
         found = cell(answered, name)["result"]["outcomes"]

@@ -5,8 +5,8 @@ import pytest
 
 from unmask.errors import RequestError
 from unmask.eval.compare import BLIND, BLIND_ANY, LEARNED, REFERENCES, compare, grouped, one_pass, reversals
-from unmask.pareto import envelope_at, hypervolume
-from unmask.sweep import Outcome, Setting
+from unmask.solve.pareto import envelope_at, hypervolume
+from unmask.solve.sweep import Outcome, Setting
 
 LENGTH, COUNT = 16, 80
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from unmask.eval.frontier import frontier
-from unmask.pareto import envelope_at, hypervolume, mixture_hypervolume, pareto
-from unmask.sweep import Outcome, Setting
+from unmask.solve.pareto import envelope_at, hypervolume, mixture_hypervolume, pareto
+from unmask.solve.sweep import Outcome, Setting
 
 
 def outcome(passes: list[int], scores: list[float], name: str = "random") -> Outcome:

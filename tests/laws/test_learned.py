@@ -23,7 +23,7 @@ from unmask.rl.grpo import advantages, objective, steered
 from unmask.rl.reward import rewards
 from unmask.rl.tape import Rollout, log_prob, roll_out
 from unmask.rl.world import World, load_world
-from unmask.sweep import Problem
+from unmask.solve.sweep import Problem
 from unmask.testing import TableDenoiser, check_policy, random_language
 
 FEATURES = ("confidence", "top", "entropy", "margin")

@@ -19,7 +19,7 @@ from unmask.errors import ConfigError
 if TYPE_CHECKING:
     from unmask.eval.compare import Compared
     from unmask.eval.frontier import Frontier
-    from unmask.sweep import Outcome
+    from unmask.solve.sweep import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ def run(argv: Sequence[str]) -> int:
     from unmask.eval.frontier import frontier
     from unmask.eval.report import frontier_csv, frontier_facts, plot_frontier
     from unmask.run.pictures import can_draw
-    from unmask.solving import open_bench, stamps
-    from unmask.sweep import block_sizes, every_policy, most_holes, settings_of, sweep
+    from unmask.solve.bench import open_bench, stamps
+    from unmask.solve.sweep import block_sizes, every_policy, most_holes, settings_of, sweep
 
     arguments: dict[str, Any] = {
         "checkpoint": args.checkpoint,

@@ -82,7 +82,7 @@ def _check(plan: Plan, folder: Path) -> None:
     """Refuse, before any work, a denoiser or a task that is not there, and a folder that no policy's name can hold."""
     from unmask.assets.models import locate
     from unmask.reproduce.plan import Heuristics
-    from unmask.sweep import block_sizes
+    from unmask.solve.sweep import block_sizes
     from unmask.tasks import make
 
     if found := next((sign for sign in (",", " or ", " over ") if sign in str(folder)), None):

@@ -17,8 +17,8 @@ import numpy as np
 from unmask.errors import RequestError
 from unmask.eval.frontier import frontier, resample
 from unmask.eval.report import POSITIONAL, family
-from unmask.pareto import Floats, envelope_at
-from unmask.sweep import Outcome
+from unmask.solve.pareto import Floats, envelope_at
+from unmask.solve.sweep import Outcome
 
 BLIND = "position-blind, whole canvas"
 BLIND_ANY = "position-blind, any block size"

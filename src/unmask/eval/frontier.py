@@ -1,7 +1,7 @@
 """Accuracy against passes: what a set of settings can do, with intervals over the prompts.
 
 All settings met the same problems, so a resample of the problems moves them together and differences are paired.
-Shapes: K settings, N problems, R resamples. An area (see `unmask.pareto`) may rest on a setting chosen on these very
+Shapes: K settings, N problems, R resamples. An area (see `unmask.solve.pareto`) may rest on a setting chosen on these very
 problems: for the best of many it is an upper view.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unmask.pareto import Floats, hypervolume, mixture_hypervolume, pareto
-from unmask.sweep import Outcome
+from unmask.solve.pareto import Floats, hypervolume, mixture_hypervolume, pareto
+from unmask.solve.sweep import Outcome
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from unmask.eval.frontier import Frontier
-from unmask.pareto import envelope_at, pareto
 from unmask.run.pictures import atomic_figure
+from unmask.solve.pareto import envelope_at, pareto
 
 POSITIONAL = ("left-to-right", "pc", "prefix")
 """Policies that use where a position is: drawn as references, and left out where only features may count."""

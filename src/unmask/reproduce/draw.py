@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES
-from unmask.pareto import envelope_at, pareto
 from unmask.reproduce.results import Judged, Results
 from unmask.run.pictures import atomic_figure
+from unmask.solve.pareto import envelope_at, pareto
 
 _MARKS = "osv^D*XP"
 

@@ -12,7 +12,7 @@ from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES, Compared, compare,
 from unmask.eval.frontier import Frontier, frontier
 from unmask.reproduce.plan import Cell, Heuristics, Measured, Plan, needs
 from unmask.reproduce.store import Record
-from unmask.sweep import Outcome, Setting
+from unmask.solve.sweep import Outcome, Setting
 
 SAME = "position-blind, same blocks"
 GROUPS = (SAME, BLIND, BLIND_ANY, REFERENCES)

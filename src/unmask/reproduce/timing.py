@@ -8,7 +8,7 @@ from pathlib import Path
 from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES, grouped
 from unmask.reproduce.plan import Heuristics, Measured, Timed
 from unmask.reproduce.results import Results, outcomes_of
-from unmask.sweep import Outcome
+from unmask.solve.sweep import Outcome
 
 _GROUPS = (BLIND, BLIND_ANY, REFERENCES)
 _HOW = (

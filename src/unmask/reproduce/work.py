@@ -23,7 +23,7 @@ from unmask.rl.settings import LearnRun
 if TYPE_CHECKING:
     from unmask.rl.learner import RoundReport
     from unmask.rl.measure import Found
-    from unmask.sweep import Bench, Outcome, Setting
+    from unmask.solve.sweep import Bench, Outcome, Setting
 
 
 def main(folder: str, name: str) -> int:
@@ -155,8 +155,8 @@ def _arguments(arena: Arena) -> dict[str, Any]:
 
 def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: Path) -> dict[str, Any]:
     """The settings, one after the other; what is on the record is not done again."""
-    from unmask.solving import stamps
-    from unmask.sweep import most_holes, sweep
+    from unmask.solve.bench import stamps
+    from unmask.solve.sweep import most_holes, sweep
 
     orphan = _Orphan()
     by_key: dict[str, Outcome] = {}
@@ -169,8 +169,8 @@ def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: P
 
 
 def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
-    from unmask.solving import open_bench
-    from unmask.sweep import block_sizes, every_policy, most_holes, settings_of
+    from unmask.solve.bench import open_bench
+    from unmask.solve.sweep import block_sizes, every_policy, most_holes, settings_of
 
     bench = open_bench(**_arguments(cell.arena))
     length = most_holes(bench.problems)
@@ -181,8 +181,8 @@ def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
 def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
     from unmask.assets.policies import locate_policy
     from unmask.policies.learned.folder import read_policy
-    from unmask.solving import open_bench
-    from unmask.sweep import Setting, most_holes
+    from unmask.solve.bench import open_bench
+    from unmask.solve.sweep import Setting, most_holes
 
     bench = open_bench(**_arguments(cell.arena))
     block = None if cell.block_size is None or cell.block_size >= most_holes(bench.problems) else cell.block_size
@@ -218,8 +218,8 @@ def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
     from unmask.eval.compare import grouped
     from unmask.eval.frontier import frontier
     from unmask.reproduce.results import outcomes_of, shown
-    from unmask.solving import open_bench
-    from unmask.sweep import most_holes, solve
+    from unmask.solve.bench import open_bench
+    from unmask.solve.sweep import most_holes, solve
 
     given = [outcomes_of(read(folder, read_cell(folder, name)).result) for name in (cell.measured, cell.against)]
     bench = open_bench(**_arguments(cell.arena))

@@ -27,7 +27,7 @@ from unmask.rl.world import World
 from unmask.run.machine import peak_bytes
 from unmask.run.optim import adamw, clip, learning_rate, set_learning_rate
 from unmask.run.parallel import Group
-from unmask.sweep import Problem
+from unmask.solve.sweep import Problem
 
 _DRAW, _ROLL = 0, 1
 _FINAL = 0.1  # of the learning rate is left at the end

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from unmask.noise import derive
-from unmask.pareto import hypervolume
 from unmask.policies.learned.policy import PRICED, Calibration, Learned
 from unmask.rl.learner import Learner
 from unmask.rl.tape import Rollout, roll_out
-from unmask.sweep import Problem
+from unmask.solve.pareto import hypervolume
+from unmask.solve.sweep import Problem
 
 _VALID = 3
 _BEYOND = tuple(round(PRICED + (1 - PRICED) * n / 8, 3) for n in range(1, 9))

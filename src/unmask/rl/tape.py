@@ -21,7 +21,7 @@ from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce
 from unmask.policies.learned.network import Observation, PolicyNetwork
 from unmask.policies.learned.policy import Learned, observe
 from unmask.rl.experts import Expert
-from unmask.sweep import Problem, scored
+from unmask.solve.sweep import Problem, scored
 from unmask.tasks.base import Task
 from unmask.text.tokenizer import Tokenizer
 

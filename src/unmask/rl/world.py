@@ -9,7 +9,7 @@ import torch
 from unmask.assets.models import locate
 from unmask.denoiser import Denoiser
 from unmask.noise import derive
-from unmask.sweep import Problem, fitting, most_holes
+from unmask.solve.sweep import Problem, fitting, most_holes
 from unmask.tasks import make
 from unmask.tasks.base import Task
 from unmask.text.tokenizer import Tokenizer

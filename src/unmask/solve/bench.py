@@ -12,7 +12,7 @@ from unmask.assets.models import locate
 from unmask.assets.policies import locate_policy
 from unmask.decode.loop import Decoder
 from unmask.policies.registry import learned_names
-from unmask.sweep import Bench, Setting, fitting
+from unmask.solve.sweep import Bench, Setting, fitting
 from unmask.tasks import make
 from unmask.tasks.registry import fingerprint
 

@@ -1,0 +1,1 @@
+"""Problems with a verifier, decoded with many settings: problems, sweeps, and the best of their outcomes."""
