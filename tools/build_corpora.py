@@ -271,7 +271,7 @@ def ecoli(downloads: Path) -> str:
 
 
 def write(folder: Path, file: str, content: str, documents: list[str]) -> str:
-    """Write one corpus and its card; give its row of the table in data/corpora.py."""
+    """Write one corpus and its card; give its row of the table in data/sources.py."""
     packed = lzma.compress(content.encode("utf-8"), preset=9 | lzma.PRESET_EXTREME)
     (folder / file).write_bytes(packed)
     name = file.split(".")[0]

@@ -13,7 +13,7 @@ from unmask.api import Model, load
 from unmask.config import from_dict, to_dict
 from unmask.disk.checkpoint import load_tensors, read_checkpoint, write_checkpoint
 from unmask.run.metrics import read_metrics
-from unmask.solve.sweep import problems, solve
+from unmask.solve.problems import problems, solve
 from unmask.tasks import make
 from unmask.train.problems import corpus_of
 from unmask.train.settings import TextRun

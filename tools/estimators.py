@@ -18,10 +18,9 @@ import torch
 from unmask.api import load
 from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.noise import generator
-from unmask.objective.estimators import ESTIMATORS, Estimator, draw
-from unmask.objective.masked import nelbo
+from unmask.objective.masked import ESTIMATORS, Estimator, draw, nelbo
 from unmask.run.machine import prepare as prepare_machine
 from unmask.run.parallel import Group
 from unmask.train.loop import Trainer

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
-from unmask.assets.models import bundled, locate
+from unmask.assets.bundled import bundled, locate
 from unmask.data.packed import Packed
 from unmask.decode.loop import Decoder
 from unmask.decode.options import Decoding, make_decoder, row_dials
@@ -23,8 +23,9 @@ from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import RequestError
 from unmask.fill.holes import Attempt, Choice, Fill, Filler
 from unmask.model.dit import DiT
+from unmask.model.load import load_denoiser
 from unmask.noise import derive
-from unmask.objective.bound import Bound
+from unmask.objective.bound import Bound, validate
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
 from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
@@ -32,8 +33,6 @@ from unmask.tasks.sudoku import drawn_as
 from unmask.text.tokenizer import Tokenizer
 from unmask.trace.events import Trace
 from unmask.trace.recorder import Recorder
-from unmask.train.folder import load_denoiser
-from unmask.train.validate import validate
 
 
 @dataclass(frozen=True, slots=True)

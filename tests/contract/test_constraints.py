@@ -11,7 +11,7 @@ from unmask.api import Model
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.decode.propose import Vocabulary, propose
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.options import Context
 from unmask.policies.registry import ENTRIES, Knob, make

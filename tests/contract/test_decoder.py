@@ -11,8 +11,8 @@ from unmask.api import Generation, Model
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.errors import PluginError, RequestError
-from unmask.model.build import build
 from unmask.model.dit import DiT
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.base import Decision, State, View
 from unmask.policies.registry import make

@@ -12,8 +12,7 @@ from unmask.errors import ConfigError, PluginError, RequestError
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
 from unmask.policies.options import Context
 from unmask.policies.registry import ENTRIES, make, names
-from unmask.policies.scores import SCORES
-from unmask.policies.top_k import TopK
+from unmask.policies.top_k import SCORES, TopK
 from unmask.testing import TableDenoiser, check_policy, random_language
 
 CONTEXT = Context(unigram=lambda: torch.tensor([0.7, 0.3, 0.0]))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unmask.data.corpus import Corpus
+from unmask.data.packed import Corpus
 from unmask.data.settings import DataSettings
 from unmask.errors import DataError, PluginError, RequestError
 from unmask.tasks import make

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from unmask.data.corpora import BUNDLED, CORPORA, FOLDER
-from unmask.data.rows import Pair
-from unmask.data.sources import Source, open_source
+from unmask.data.documents import Pair
+from unmask.data.sources import BUNDLED, CORPORA, FOLDER, Source, open_source
 from unmask.data.vocabulary import automatic_vocab_size
 
 

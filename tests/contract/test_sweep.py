@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from unmask.assets.policies import locate_policy
+from unmask.assets.bundled import locate_policy
 from unmask.disk.checkpoint import write_checkpoint
 from unmask.errors import ConfigError, RequestError
-from unmask.policies.learned.folder import policy_config
 from unmask.policies.learned.network import PolicyNetwork
+from unmask.policies.learned.policy import policy_config
 from unmask.policies.learned.settings import PolicySettings
-from unmask.solve.bench import open_bench, stamps
-from unmask.solve.sweep import Bench, Setting, problems, settings_of, solve, sweep
+from unmask.solve.problems import problems, solve
+from unmask.solve.settings import Setting, settings_of
+from unmask.solve.sweep import Bench, open_bench, stamps, sweep
 from unmask.tasks import make
 from unmask.tasks.base import Example
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from unmask.decode.loop import Decoder
 from unmask.decode.rows import Snapshot, Written, decode_rows, finished, slide
 from unmask.errors import RequestError
-from unmask.model.build import build
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.registry import make
 

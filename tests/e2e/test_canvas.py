@@ -8,7 +8,7 @@ from rich.console import Console
 
 from unmask.api import Model
 from unmask.cli.canvas import Canvas, cells, follow, frame
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion
 from unmask.text.build import byte_tokenizer

@@ -12,14 +12,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-import unmask.assets.policies
+import unmask.assets.bundled
 from unmask.cli.demo import run
 from unmask.cli.panel import Panel, dial_table, race_table
 from unmask.cli.race import COURSES, DIALS, Puzzles, open_puzzles, race, runners_of, turn_dial
-from unmask.policies.learned.folder import policy_config
 from unmask.policies.learned.network import PolicyNetwork
+from unmask.policies.learned.policy import policy_config
 from unmask.policies.learned.settings import PolicySettings
-from unmask.solve.sweep import solve
+from unmask.solve.problems import solve
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +34,7 @@ def _policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     save_file(network.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"format": 1} | policy_config(PolicySettings(), {}, None)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unmask.assets.policies, "FOLDER", folder.parent)
+        patch.setattr(unmask.assets.bundled, "FOLDER", folder.parent)
         yield
 
 

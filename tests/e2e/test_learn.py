@@ -18,16 +18,15 @@ from unmask.bench.policy import policy_cell
 from unmask.cli.main import main
 from unmask.disk.checkpoint import load_state, load_tensors
 from unmask.errors import RunError
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.learned.settings import PolicySettings
-from unmask.recipes.learn import names, read
+from unmask.recipes.policies import names, read
 from unmask.rl.learner import RoundReport
-from unmask.rl.loop import fit
-from unmask.rl.measure import Found
+from unmask.rl.loop import Found, fit
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
-from unmask.solve.sweep import problems, solve
+from unmask.solve.problems import problems, solve
 
 SMALL = LearnSettings(
     rounds=4,

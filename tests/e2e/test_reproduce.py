@@ -18,8 +18,7 @@ from unmask.eval.compare import BLIND
 from unmask.reproduce import names, plan_of, work
 from unmask.reproduce.plan import Heuristics, Measured, Options, Training, needs
 from unmask.reproduce.report import write_report
-from unmask.reproduce.results import Results
-from unmask.reproduce.store import Record, read, write
+from unmask.reproduce.results import Record, Results, read, write
 
 SRC = Path(__file__).parents[2] / "src"
 QUICK = ("policies-full", "--quick", "--seeds", "0", "--calibrated", "--others", "--workers", "2", "--json")
@@ -116,7 +115,8 @@ def test_the_report_has_every_cell_and_says_that_it_was_quick(answered: Path) ->
 def test_the_differences_are_those_of_the_cells(answered: Path) -> None:
     """The table against outcomes read from the files by hand."""
     from unmask.eval.compare import compare, one_pass
-    from unmask.solve.sweep import Outcome, Setting
+    from unmask.solve.settings import Setting
+    from unmask.solve.sweep import Outcome
 
     def outcomes(name: str) -> list[Outcome]:
         found = cell(answered, name)["result"]["outcomes"]

@@ -6,7 +6,8 @@ import pytest
 from unmask.errors import RequestError
 from unmask.eval.compare import BLIND, BLIND_ANY, LEARNED, REFERENCES, compare, grouped, one_pass, reversals
 from unmask.solve.pareto import envelope_at, hypervolume
-from unmask.solve.sweep import Outcome, Setting
+from unmask.solve.settings import Setting
+from unmask.solve.sweep import Outcome
 
 LENGTH, COUNT = 16, 80
 

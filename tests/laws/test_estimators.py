@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from unmask.errors import ConfigError
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
 from unmask.objective.bound import Bound, Rows, bound
-from unmask.objective.estimators import ESTIMATORS, Draw, draw
-from unmask.objective.masked import nelbo
+from unmask.objective.masked import ESTIMATORS, Draw, draw, nelbo
 from unmask.process import SCHEDULES, MaskedDiffusion, make_schedule
 from unmask.testing import TableDenoiser, random_language
 

@@ -10,7 +10,7 @@ from torch import Tensor
 import unmask.fill.score
 from unmask.api import Model
 from unmask.decode.rows import Snapshot
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion
 from unmask.testing import TableDenoiser, random_language

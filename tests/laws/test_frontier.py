@@ -7,7 +7,8 @@ import pytest
 
 from unmask.eval.frontier import frontier
 from unmask.solve.pareto import envelope_at, hypervolume, mixture_hypervolume, pareto
-from unmask.solve.sweep import Outcome, Setting
+from unmask.solve.settings import Setting
+from unmask.solve.sweep import Outcome
 
 
 def outcome(passes: list[int], scores: list[float], name: str = "random") -> Outcome:

@@ -14,16 +14,19 @@ from unmask.decode.loop import Decoder
 from unmask.decode.rows import decode_rows
 from unmask.noise import generator
 from unmask.policies.base import Decision, State, View
-from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
-from unmask.policies.learned.network import Observation, PolicyNetwork
+from unmask.policies.learned.network import (
+    Observation,
+    PolicyNetwork,
+    bernoulli_log_prob,
+    plackett_luce_log_prob,
+    plackett_luce_rank,
+)
 from unmask.policies.learned.policy import PRICED, Learned, alpha_of, dial_of, observe, push_of
 from unmask.policies.learned.settings import PolicySettings
 from unmask.policies.threshold import Threshold
-from unmask.rl.grpo import advantages, objective, steered
-from unmask.rl.reward import rewards
-from unmask.rl.tape import Rollout, log_prob, roll_out
-from unmask.rl.world import World, load_world
-from unmask.solve.sweep import Problem
+from unmask.rl.grpo import advantages, objective, rewards, steered
+from unmask.rl.rollout import Rollout, World, load_world, log_prob, roll_out
+from unmask.solve.problems import Problem
 from unmask.testing import TableDenoiser, check_policy, random_language
 
 FEATURES = ("confidence", "top", "entropy", "margin")

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data.corpus import Corpus, token_type
-from unmask.data.order import batch_indices
-from unmask.data.packed import Packed
-from unmask.data.pieces import PIECE_LIMIT, document_pieces
+from unmask.data.documents import PIECE_LIMIT, document_pieces
+from unmask.data.packed import Corpus, Packed, batch_indices, token_type
 from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
 from unmask.data.split import nearest_break

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.data.corpus import Corpus, Facts, PartFacts
-from unmask.data.packed import Packed
+from unmask.data.packed import Corpus, Facts, Packed, PartFacts
 from unmask.data.settings import DataSettings
 from unmask.disk.checkpoint import latest, load_state
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.objective.bound import Bound
 from unmask.run.optim import optimizer_tensors
 from unmask.run.parallel import Group

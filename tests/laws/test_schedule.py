@@ -18,11 +18,9 @@ from unmask.eval.curve import grid, isotonic, measure_curve, orders, reveal
 from unmask.eval.schedule import compare, measure_costs
 from unmask.noise import generator
 from unmask.objective.bound import Rows
-from unmask.policies.growing import dtc_sizes, fit_delta, tc_sizes
-from unmask.policies.pace import Pace, Power, cosine, linear, sizes_of
+from unmask.policies.pace import Pace, Power, Saved, cosine, linear, sizes_of
 from unmask.policies.registry import make
-from unmask.policies.saved import Saved
-from unmask.policies.schedule import RULES, cost, optimal, square_root
+from unmask.policies.schedule import RULES, cost, dtc_sizes, fit_delta, optimal, square_root, tc_sizes
 from unmask.policies.top_k import TopK
 from unmask.testing import TableDenoiser, random_language
 

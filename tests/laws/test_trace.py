@@ -11,7 +11,7 @@ from unmask.api import Model
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.decode.rows import Snapshot
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best

@@ -8,7 +8,7 @@ from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.denoiser import Guided, Suppressed
 from unmask.errors import RequestError
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.registry import make
 from unmask.testing import TableDenoiser, check_policy, random_language

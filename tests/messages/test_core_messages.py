@@ -10,10 +10,10 @@ from unmask.api import Model
 from unmask.decode.loop import Decoder
 from unmask.decode.propose import Vocabulary
 from unmask.errors import ConfigError, RequestError, UnmaskError
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
-from unmask.objective.estimators import draw
+from unmask.objective.masked import draw
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.registry import ENTRIES, make
 from unmask.policies.top_k import TopK

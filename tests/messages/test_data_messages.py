@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.data import corpora
+from unmask.data import sources as corpora
 from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
 from unmask.data.sources import open_source

@@ -15,7 +15,7 @@ from unmask.policies.learned.settings import PolicySettings
 from unmask.policies.registry import make
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
-from unmask.solve.bench import open_bench
+from unmask.solve.sweep import open_bench
 from unmask.train.session import refuse_taken
 
 PLAIN = PolicySettings(features=("confidence",))

@@ -10,10 +10,9 @@ import pytest
 from unmask.cli.main import main
 from unmask.data.packed import Packed
 from unmask.errors import ConfigError, DataError, RequestError
-from unmask.eval.rows import two_sets
-from unmask.policies.pace import Power
+from unmask.eval.curve import two_sets
+from unmask.policies.pace import Power, Saved
 from unmask.policies.registry import make
-from unmask.policies.saved import Saved
 
 WROTE = "give a file that unmask schedule --out wrote."
 NAMES = [

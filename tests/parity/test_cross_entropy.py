@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unmask.model.build import build
 from unmask.model.dit import DiT
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.objective.cross_entropy import log_likelihoods
 from unmask.objective.masked import nelbo

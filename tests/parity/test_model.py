@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unmask.model import layers
-from unmask.model.build import build, freeze_time, parameter_count
 from unmask.model.dit import DiT
 from unmask.model.layers import Rotary, attention, join
+from unmask.model.load import build, freeze_time, parameter_count
 from unmask.model.settings import SIZES, DiTSettings
 
 Modulation = Literal["none", "constant", "time"]

@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
-from unmask.bench.shapes import DECODE
-from unmask.bench.timing import side_by_side
+from unmask.bench.timing import DECODE, side_by_side
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.denoiser import Denoiser, LowPrecision
-from unmask.model.build import build
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import Learned

@@ -73,24 +73,24 @@ def _cells(args: BenchArguments, device: Any, threads: int) -> Iterable[dict[str
 
         return bench_train(args.rounds, device, compiled=args.compile)
     if args.what == "decode":
-        from unmask.bench.blocks import bench_blocks
+        from unmask.bench.decode import bench_blocks
 
         return bench_blocks(args.rounds)
     if args.what == "ancestral":
-        from unmask.bench.ancestral import bench_ancestral
+        from unmask.bench.decode import bench_ancestral
 
         return bench_ancestral(args.rounds, device)
     if args.what == "policy":
         from unmask.bench.policy import bench_policy
 
         return bench_policy(args.rounds)
-    from unmask.bench import memory
+    from unmask.bench.train import bench_memory, bench_scaling, plot_scaling
 
     if args.what == "memory":
-        return memory.bench_memory(threads)
-    found = memory.bench_scaling(threads)
+        return bench_memory(threads)
+    found = bench_scaling(threads)
     if args.plot is not None:
-        memory.plot_scaling(found, Path(args.plot))
+        plot_scaling(found, Path(args.plot))
     return [{"axis": axis, **cell} for axis, cells in found.items() for cell in cells]
 
 

@@ -172,13 +172,12 @@ def _solve(console: "Console", arguments: DemoArguments) -> list[_Shown]:
 
 def _write(shown: Sequence[_Shown], folder: Path, seed: int) -> list[Path]:
     """The picture, where it can be drawn, and the page; each replaces an older one whole."""
-    from importlib.util import find_spec
-
     from unmask.disk.files import atomic_text
+    from unmask.plots import can_draw
     from unmask.trace.files import to_html
 
     found: list[Path] = []
-    if find_spec("matplotlib") is None:
+    if not can_draw():
         note("No picture is drawn: that needs a package that is missing, pip install 'unmask[plots]'.")
     else:
         _draw(shown, folder / "policies.png", seed)
@@ -195,7 +194,7 @@ def _write(shown: Sequence[_Shown], folder: Path, seed: int) -> list[Path]:
 
 
 def _draw(shown: Sequence[_Shown], path: Path, seed: int) -> None:
-    from unmask.eval.points import Point, plot_points
+    from unmask.eval.report import Point, plot_points
 
     panels = {
         f"{one.course.title} ({len(one.puzzles.problems)} puzzles)": (
@@ -217,10 +216,8 @@ def _writers(checkpoint: str | None) -> "list[tuple[str, UnmaskingPolicy]]":
     --threads 1 --out src/unmask/assets/schedules/shakespeare.json`.
     """
     from unmask.policies.entropy_bound import EntropyBound
-    from unmask.policies.pace import linear
-    from unmask.policies.saved import read_schedule
-    from unmask.policies.scores import SCORES
-    from unmask.policies.top_k import TopK
+    from unmask.policies.pace import linear, read_schedule
+    from unmask.policies.top_k import SCORES, TopK
 
     random = SCORES["random"]
     if checkpoint is None:

@@ -115,7 +115,7 @@ def over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Argum
                 f"--{name.replace('_', '-')} does not go with {verb}: the tokenizer is the checkpoint's."
             )
 
-    from unmask.assets.models import locate
+    from unmask.assets.bundled import locate
     from unmask.config import from_dict
     from unmask.disk.checkpoint import read_checkpoint
 

@@ -72,9 +72,10 @@ def run(argv: Sequence[str]) -> int:
     from unmask.eval.compare import grouped
     from unmask.eval.frontier import frontier
     from unmask.eval.report import frontier_csv, frontier_facts, plot_frontier
-    from unmask.run.pictures import can_draw
-    from unmask.solve.bench import open_bench, stamps
-    from unmask.solve.sweep import block_sizes, every_policy, most_holes, settings_of, sweep
+    from unmask.plots import can_draw
+    from unmask.solve.problems import most_holes
+    from unmask.solve.settings import block_sizes, every_policy, settings_of
+    from unmask.solve.sweep import open_bench, stamps, sweep
 
     arguments: dict[str, Any] = {
         "checkpoint": args.checkpoint,

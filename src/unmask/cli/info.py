@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from unmask.assets.models import locate
+from unmask.assets.bundled import locate
 from unmask.cli.parse import parse
 from unmask.cli.show import print_json, size, table
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint

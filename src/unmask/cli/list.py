@@ -46,19 +46,19 @@ def _listed(kind: str) -> dict[str, str]:
     if kind == "models":
         return _models()
     if kind == "recipes":
-        from unmask import recipes
+        from unmask.recipes import denoisers
 
-        return recipes.names()
+        return denoisers.names()
     if kind == "policy-recipes":
-        from unmask.recipes import learn
+        from unmask.recipes import policies
 
-        return learn.names()
+        return policies.names()
     if kind == "corpora":
-        from unmask.data.corpora import CORPORA
+        from unmask.data.sources import CORPORA
 
         return {name: corpus.about for name, corpus in CORPORA.items()}
     if kind == "policies":
-        from unmask.assets.policies import bundled_policies
+        from unmask.assets.bundled import bundled_policies
         from unmask.policies.registry import names
 
         bundled = {f"learned:from={name}": f"A bundled policy for {name}." for name in bundled_policies()}
@@ -66,7 +66,7 @@ def _listed(kind: str) -> dict[str, str]:
     if kind == "tasks":
         return _tasks()
     if kind == "estimators":
-        from unmask.objective.estimators import ESTIMATORS
+        from unmask.objective.masked import ESTIMATORS
 
         return dict(ESTIMATORS)
     from unmask.process import SCHEDULES
@@ -90,7 +90,7 @@ def _tasks() -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
-    from unmask.assets.models import bundled
+    from unmask.assets.bundled import bundled
     from unmask.disk.checkpoint import read_checkpoint
 
     lines: dict[str, str] = {}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from unmask.api import Model
     from unmask.decode.rows import Filled, Snapshot
-    from unmask.solve.sweep import Problem
+    from unmask.solve.problems import Problem
     from unmask.tasks.base import Task
 
 DIALS = (0.0, 0.4, 0.7, 0.8, 0.85, 0.9, 1.0)
@@ -130,7 +130,7 @@ def open_puzzles(course: Course, count: int, seed: int, *, device: str, threads:
     """The model, and about `count` problems."""
     import unmask
     from unmask.noise import derive
-    from unmask.solve.sweep import problems
+    from unmask.solve.problems import problems
     from unmask.tasks import make
 
     model = unmask.load(course.checkpoint, device=device, dtype="float32", threads=threads)
@@ -141,7 +141,7 @@ def open_puzzles(course: Course, count: int, seed: int, *, device: str, threads:
 
 def runners_of(course: Course) -> list[Runner]:
     """The heuristics, and the learned policy where one is bundled for this denoiser."""
-    from unmask.assets.policies import bundled_policies
+    from unmask.assets.bundled import bundled_policies
 
     found = [Runner(*one) for one in course.heuristics]
     if course.checkpoint in bundled_policies():
@@ -168,7 +168,7 @@ def race(puzzles: Puzzles, runners: Sequence[Runner]) -> Iterator[tuple[int, boo
 
 def _lane(puzzles: Puzzles, runner: Runner, group: range) -> Iterator[bool]:
     """One policy's way through a group; yields after each pass."""
-    from unmask.solve.sweep import scored
+    from unmask.solve.problems import scored
 
     tokenizer = puzzles.model.tokenizer
     problems = [puzzles.problems[number] for number in group]
@@ -215,7 +215,7 @@ def _stream(
 def turn_dial(puzzles: Puzzles, policy: str) -> list[Place]:
     """The learned policy at every place of the dial: one request in which each row has its own."""
     from unmask.decode.rows import finished
-    from unmask.solve.sweep import scored
+    from unmask.solve.problems import scored
 
     count = len(puzzles.problems)
     numbers, dials = list(range(count)) * len(DIALS), [dial for dial in DIALS for _ in range(count)]

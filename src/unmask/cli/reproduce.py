@@ -80,9 +80,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _check(plan: Plan, folder: Path) -> None:
     """Refuse, before any work, a denoiser or a task that is not there, and a folder that no policy's name can hold."""
-    from unmask.assets.models import locate
+    from unmask.assets.bundled import locate
     from unmask.reproduce.plan import Heuristics
-    from unmask.solve.sweep import block_sizes
+    from unmask.solve.settings import block_sizes
     from unmask.tasks import make
 
     if found := next((sign for sign in (",", " or ", " over ") if sign in str(folder)), None):
@@ -99,7 +99,7 @@ def _check(plan: Plan, folder: Path) -> None:
 
 def _list(plan: Plan, folder: Path, as_json: bool) -> int:
     from unmask.reproduce.plan import Blocked
-    from unmask.reproduce.store import read
+    from unmask.reproduce.results import read
 
     states: dict[str, Any] = {}
     for cell in plan.cells:

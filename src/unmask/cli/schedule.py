@@ -65,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     _check(arguments)
 
     import unmask
-    from unmask.eval.rows import two_sets
+    from unmask.eval.curve import two_sets
     from unmask.eval.schedule import compare
     from unmask.noise import generator
     from unmask.train.problems import corpus_of
@@ -109,7 +109,7 @@ def _check(arguments: ScheduleArguments) -> None:
     if arguments.out is not None and not arguments.out.endswith(".json"):
         raise RequestError(f"--out is '{arguments.out}'; the name of the file has to end in .json.")
     if arguments.plot is not None:
-        from unmask.eval.plot import check_plot
+        from unmask.eval.report import check_plot
 
         check_plot(arguments.plot)
 
@@ -161,7 +161,7 @@ def _report(arguments: ScheduleArguments, found: "Comparison", each: int, second
 def _hand_over(arguments: ScheduleArguments, found: "Comparison", report: dict[str, Any]) -> None:
     """Write what was asked for, then print."""
     from unmask.disk.files import atomic_text
-    from unmask.eval.plot import plot_schedules
+    from unmask.eval.report import plot_schedules
 
     if arguments.out is not None:
         atomic_text(arguments.out, json.dumps(report) + "\n")

@@ -12,7 +12,7 @@ from unmask.cli.parse import given_options, parse
 from unmask.cli.show import duration, note, print_json, size, table
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
-from unmask.recipes import read
+from unmask.recipes.denoisers import read
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
         if name.startswith("model.") or name in ("data.tokenizer", "data.vocab_size", "data.mask_token"):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} does not go with --init: network and tokenizer are the checkpoint's.")
-    from unmask.assets.models import locate
+    from unmask.assets.bundled import locate
     from unmask.disk.checkpoint import read_checkpoint
 
     window = read_checkpoint(locate(init)).config.get("model", {}).get("max_length", base.data.length)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unmask.data.pieces import Piece
-from unmask.data.rows import Pair
+from unmask.data.documents import Pair, Piece
 from unmask.data.sources import Source
 from unmask.errors import DataError
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 
-from unmask.data.corpus import cache_folder
+from unmask.data.packed import cache_folder
 from unmask.data.settings import BUILT_IN_TOKENIZERS, DataSettings
 from unmask.data.sources import Source
 from unmask.data.split import Plan

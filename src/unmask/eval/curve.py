@@ -1,11 +1,13 @@
-"""The information curve of a model: the mean cross-entropy of a hidden token where j of n are revealed at random.
+"""Which held-out sequences a schedule is measured on: two sets that share none, all of the same number of tokens.
+
+The information curve of a model: the mean cross-entropy of a hidden token where j of n are revealed at random.
 
 f(j) falls from f(0), no context, to f(n - 1), all but one revealed; its sum is the any-order bound on -log p. Which
 schedule is best for k passes follows from it alone (arXiv:2511.04647; unmask.policies.schedule).
 Shapes: S sequences, L positions, G counts on the grid, n maskable tokens in each sequence.
 """
 
-__all__ = ["Curve", "Revealed", "grid", "isotonic", "measure_curve", "orders", "reveal"]
+__all__ = ["Curve", "Revealed", "grid", "isotonic", "measure_curve", "orders", "reveal", "two_sets"]
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,14 +15,48 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser, clean_log_probs
 from unmask.errors import DataError
+from unmask.noise import generator
 from unmask.objective.bound import Rows
 from unmask.objective.cross_entropy import BUDGET
 from unmask.policies.schedule import Sizes
+
+_STREAM = 5  # of the seed
+
+
+def two_sets(
+    data: Packed, sequences: int, *, prompt: float = 0.0, batch: int = 16, seed: int = 0, device: str = "cpu"
+) -> tuple[list[Rows], list[Rows]]:
+    """Two lists of batches with `sequences` random rows each, or half of what there are, and never a row in both.
+
+    Rows have the number of maskable tokens that most rows have; the first `prompt` share of these counts as given.
+    Raises DataError where there are fewer than four such rows.
+    """
+    lengths = data.last - data.first
+    usual = int(np.bincount(lengths).argmax()) if len(lengths) else 0
+    rows = np.flatnonzero(lengths == usual)
+    each = min(sequences, len(rows) // 2)
+    if each < 2 or usual < 2:
+        raise DataError(
+            f"The text has {len(rows)} sequences of {usual} tokens; the curve needs at least 4 of at least 2 tokens: "
+            "give a longer text, or shorter sequences with --data.length."
+        )
+    chosen = rows[torch.randperm(len(rows), generator=generator(seed, _STREAM))[: 2 * each].numpy()]
+    sets: list[list[Rows]] = []
+    for part in (chosen[:each], chosen[each:]):
+        sets.append([])
+        for at in range(0, each, batch):
+            ids, maskable, valid = (torch.from_numpy(x).to(device) for x in data.batch(part[at : at + batch]))
+            given = maskable & (maskable.cumsum(-1) <= int(prompt * usual))
+            sets[-1].append(Rows(ids, maskable & ~given, valid))
+    return sets[0], sets[1]
+
 
 Tell = Callable[[int], None]
 

@@ -1,8 +1,8 @@
 """Accuracy against passes: what a set of settings can do, with intervals over the prompts.
 
 All settings met the same problems, so a resample of the problems moves them together and differences are paired.
-Shapes: K settings, N problems, R resamples. An area (see `unmask.solve.pareto`) may rest on a setting chosen on these very
-problems: for the best of many it is an upper view.
+Shapes: K settings, N problems, R resamples. An area (see `unmask.solve.pareto`) may rest on a setting chosen on these
+very problems: for the best of many it is an upper view.
 """
 
 __all__ = ["Frontier", "frontier", "resample"]

@@ -1,17 +1,34 @@
-"""A frontier as a table, as plain data and as a picture."""
+"""A frontier as a table, as plain data and as a picture.
 
-__all__ = ["POSITIONAL", "family", "frontier_csv", "frontier_facts", "plot_frontier"]
+The information curve and what schedules cost, drawn.
+
+Accuracy against passes of a few policies, drawn: a panel for each set of puzzles.
+"""
+
+__all__ = [
+    "POSITIONAL",
+    "Point",
+    "check_plot",
+    "family",
+    "frontier_csv",
+    "frontier_facts",
+    "plot_frontier",
+    "plot_points",
+    "plot_schedules",
+]
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from unmask.errors import ConfigError
 from unmask.eval.frontier import Frontier
-from unmask.run.pictures import atomic_figure
+from unmask.eval.schedule import Comparison
+from unmask.plots import can_draw, new_figure, save_figure
 from unmask.solve.pareto import envelope_at, pareto
 
 POSITIONAL = ("left-to-right", "pc", "prefix")
@@ -65,9 +82,7 @@ def plot_frontier(found: Frontier, length: int, title: str, path: Path) -> None:
     A line joins the settings of a policy that none of its own beats; black is the frontier of all, the band its 95 %
     intervals, dots the mixture envelope. Raises ConfigError or RunError where the file cannot be written.
     """
-    from matplotlib.figure import Figure
-
-    figure: Any = Figure(figsize=(12.5, 5.4), layout="constrained")
+    figure = new_figure(12.5, 5.4)
     panels = figure.subplots(1, 2, sharey=True)
     full = [n for n, one in enumerate(found.outcomes) if one.setting.block_size is None]
     names = sorted({family(one.setting.policy) for one in found.outcomes})
@@ -85,7 +100,7 @@ def plot_frontier(found: Frontier, length: int, title: str, path: Path) -> None:
     panels[0].set_ylabel("accuracy")
     figure.suptitle(title)
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    atomic_figure(path, figure)
+    save_figure(path, figure)
 
 
 def _panel(panel: Any, found: Frontier, rows: list[int], names: list[str]) -> None:
@@ -107,3 +122,111 @@ def _panel(panel: Any, found: Frontier, rows: list[int], names: list[str]) -> No
         panel.plot(passes[kept], accuracy[kept], style, marker="o", ms=3, lw=1.2, color=f"C{number % 10}", label=name)
         if number >= 10:
             panel.lines[-1].set_marker("s")
+
+
+_COLORS = {"optimal": "C3", "sqrt": "C1", "cosine": "C2", "uniform": "C0", "tc": "C4", "dtc": "C5"}
+
+
+def check_plot(path: str) -> None:
+    """ConfigError where nothing can be drawn to `path`, to be asked before the work."""
+    if not can_draw():
+        raise ConfigError("--plot needs a package that is missing: pip install 'unmask[plots]'.")
+    if not path.endswith(".png"):
+        raise ConfigError(f"--plot is '{path}'; the name of the file has to end in .png.")
+
+
+def plot_schedules(found: Comparison, path: Path) -> None:
+    """Two panels: the curve with its standard errors and fit; and, for each rule, nats per token against passes, as
+    predicted (lines) and as measured (points with standard errors).
+
+    Raises ConfigError or RunError where the file cannot be written.
+    """
+    figure = new_figure(11, 4)
+    left, right = figure.subplots(1, 2)
+    _draw_curve(left, found)
+    _draw_costs(right, found)
+    save_figure(path, figure)
+
+
+def _draw_curve(axes: Any, found: Comparison) -> None:
+    curve = found.curve
+    share = [j + 1 for j in curve.counts]  # from 1 on, as the axis is logarithmic
+    errors = curve.stderr().tolist()
+    axes.errorbar(share, curve.cross_entropy.mean(0).tolist(), errors, fmt=".", color="C0", label="cross-entropy")
+    axes.plot(range(1, curve.total + 1), curve.fitted().tolist(), color="C3", label="non-increasing fit")
+    axes.plot(share, curve.entropy.mean(0).tolist(), ":", color="0.4", label="predictive entropy")
+    axes.set(xscale="log", xlabel="revealed tokens + 1", ylabel="nats per hidden token", title="information curve")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _draw_costs(axes: Any, found: Comparison) -> None:
+    n = found.curve.total
+    for place, (rule, color) in enumerate(_COLORS.items()):
+        mine = [entry for entry in found.entries if entry.rule == rule]
+        passes = [entry.steps for entry in mine]
+        axes.plot(passes, [entry.predicted / n for entry in mine], color=color, label=rule)
+        beside = [k * 1.03 ** (place - 2.5) for k in passes]
+        errors = [entry.measured_stderr / n for entry in mine]
+        axes.errorbar(beside, [entry.measured / n for entry in mine], errors, fmt=".", color=color)
+    axes.axhline(float(found.curve.fitted().sum()) / n, color="0.5", linestyle="--", label="one a pass")
+    passes = sorted({entry.steps for entry in found.entries})
+    axes.set(xscale="log", xlabel="passes", ylabel="nats per token", title="bound: predicted (lines) and measured")
+    axes.set_xticks(passes, [str(k) for k in passes])
+    axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+_MARKERS = "osD^vP"
+
+
+class Point(NamedTuple):
+    """One policy, or one place of its dial."""
+
+    label: str
+    passes: float
+    accuracy: float
+
+
+def plot_points(panels: Mapping[str, tuple[Sequence[Point], Sequence[Point]]], title: str, path: Path) -> None:
+    """A panel for each title: single policies as labelled points, and the places of a dial joined by a line.
+
+    Raises ConfigError or RunError where the file cannot be written.
+    """
+    figure = new_figure(5.6 * len(panels), 4.6)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (name, (points, dial)) in zip(axes, panels.items(), strict=True):
+        _points_panel(axis, points, dial)
+        axis.set_title(name)
+    axes[0].set_ylabel("accuracy")
+    handles, labels = axes[0].get_legend_handles_labels()
+    for axis in axes[1:]:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            if label not in labels:
+                handles, labels = [*handles, handle], [*labels, label]
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.suptitle(title)
+    save_figure(path, figure)
+
+
+def _points_panel(axis: Any, points: Sequence[Point], dial: Sequence[Point]) -> None:
+    if dial:
+        xs, ys = [one.passes for one in dial], [one.accuracy for one in dial]
+        axis.plot(xs, ys, "-", marker=".", color="0.35", label="learned, dial 0 to 1", zorder=1)
+        told: list[Point] = []
+        for one in dial:  # of places that fall together only the first is labelled
+            if any(
+                abs(one.passes - other.passes) < 2.6 and abs(one.accuracy - other.accuracy) < 0.06 for other in told
+            ):
+                continue
+            told.append(one)
+            place = (one.passes, one.accuracy)
+            axis.annotate(f"dial {one.label}", place, (0, -15), textcoords="offset points", ha="center", fontsize=8)
+    for n, one in enumerate(points):
+        axis.plot(
+            [one.passes], [one.accuracy], _MARKERS[n % len(_MARKERS)], color=f"C{n}", ms=9, label=one.label, zorder=2
+        )
+    axis.set(xlabel="forward passes per puzzle", ylim=(-0.08, 1.08))
+    axis.set_xlim(0, None)
+    axis.grid(alpha=0.25)

@@ -5,16 +5,31 @@
 Four ways of drawing (hide, weight) have this same expectation; they differ in variance (docs/math.md). Each takes
 uniform numbers and returns `hide` (B, L) bool and `weight` (B,). Nothing here draws, and nothing is reduced: the caller
 owns the randomness and the denominator. All in nats.
+
+Random maskings for the bound, by name. All have the same expectation; docs/math.md has their measured variances.
 """
 
-__all__ = ["Nelbo", "hide_bernoulli", "hide_by_count", "hide_by_step", "hide_by_time", "nelbo", "stratified"]
+__all__ = [
+    "ESTIMATORS",
+    "Draw",
+    "Estimator",
+    "Nelbo",
+    "draw",
+    "hide_bernoulli",
+    "hide_by_count",
+    "hide_by_step",
+    "hide_by_time",
+    "nelbo",
+    "stratified",
+]
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from unmask.denoiser import Denoiser
+from unmask.errors import ConfigError, did_you_mean
 from unmask.objective.cross_entropy import log_likelihoods
 from unmask.process import MaskedDiffusion
 
@@ -75,3 +90,49 @@ def nelbo(
     log_p = log_likelihoods(denoiser, hidden[hide], x_0[hide])
     nats = torch.zeros_like(x_0, dtype=log_p.dtype).masked_scatter(hide, -log_p).sum(-1)
     return Nelbo(nats * weight.to(nats.dtype), hide.sum(-1))
+
+
+Estimator = Literal["uniform", "stratified", "count", "bernoulli"]
+ESTIMATORS: dict[str, str] = {
+    "uniform": "one uniform time a sequence, weight -alpha'/(1 - alpha) (MDLM eq. 10)",
+    "stratified": "the same with times spread evenly over the global batch (MDLM D.3, MD4)",
+    "count": "a uniform subset of l of the n tokens, weight n/l, l spread evenly over the global batch",
+    "bernoulli": "each token hidden with probability t, weight (n + 1)/l for the l that fell, t spread evenly",
+}
+assert set(ESTIMATORS) == set(get_args(Estimator))
+
+
+class Draw(NamedTuple):
+    """What to hide (B, L) bool, the weight of each row (B,), and the time (B,) that a time-conditioned model is told.
+
+    That time is the share of hidden tokens, 1 - alpha(t), whatever the schedule: estimators and samplers agree on it.
+    """
+
+    hide: Tensor
+    weight: Tensor
+    time: Tensor
+
+    def rows(self, part: slice) -> "Draw":
+        """Some of the rows: a process's share of the global batch, or a micro-batch."""
+        return Draw(self.hide[part], self.weight[part], self.time[part])
+
+
+def draw(name: str, process: MaskedDiffusion, maskable: Tensor, generator: torch.Generator) -> Draw:
+    """One random masking of the whole global batch: maskable (B, L) bool.
+
+    Every process draws all of it and keeps its own rows, so that the strata span the global batch however it is shared.
+    Raises ConfigError for a name that is not an estimator.
+    """
+    u = torch.rand(maskable.shape, generator=generator)
+    if name == "uniform":
+        r = 1 - torch.rand(len(maskable), generator=generator, dtype=torch.float64)
+    else:
+        r = stratified(torch.rand((), generator=generator, dtype=torch.float64), len(maskable))
+    if name in ("uniform", "stratified"):
+        return Draw(*hide_by_time(process, r, u, maskable), 1 - process.schedule.alpha(r))
+    if name == "count":
+        hide, weight = hide_by_count(r, u, maskable)
+        return Draw(hide, weight, (1 / weight.double()).clamp(max=1))  # l/n; 1 where there was nothing to hide
+    if name == "bernoulli":
+        return Draw(*hide_bernoulli(r, u, maskable), r)
+    raise ConfigError(f"There is no estimator named '{name}'; {did_you_mean(name, ESTIMATORS)}")

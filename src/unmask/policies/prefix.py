@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unmask.errors import ConfigError
 from unmask.policies.base import Decision, State, View, take_prefix
-from unmask.policies.scores import left_to_right
+from unmask.policies.top_k import left_to_right
 
 
 @dataclass(frozen=True, slots=True)

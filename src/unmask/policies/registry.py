@@ -12,7 +12,7 @@ from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any, Literal, get_args
 
-from unmask.assets.policies import locate_policy
+from unmask.assets.bundled import locate_policy
 from unmask.errors import ConfigError, PluginError, RequestError, UnmaskError, did_you_mean
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
@@ -22,14 +22,12 @@ from unmask.policies.factor import Factor
 from unmask.policies.klass import Klass
 from unmask.policies.options import Context, Options
 from unmask.policies.or_else import OrElse
-from unmask.policies.pace import PACES, Pace, Power
+from unmask.policies.pace import PACES, Pace, Power, read_schedule
 from unmask.policies.pc import PositionCalibrated
 from unmask.policies.prefix import Prefix
 from unmask.policies.remdm import ReMDM
-from unmask.policies.saved import read_schedule
-from unmask.policies.scores import SCORES, Score
 from unmask.policies.threshold import Threshold
-from unmask.policies.top_k import TopK
+from unmask.policies.top_k import SCORES, Score, TopK
 
 Joint = Literal["yes", "one a pass", "limit", "no"]
 """Whether samples at temperature 1 have the model's joint law: always; with one reveal a pass; as steps grow; never."""
@@ -128,7 +126,7 @@ def _remdm(options: Options) -> UnmaskingPolicy:
 
 
 def _learned(options: Options) -> UnmaskingPolicy:
-    from unmask.policies.learned.folder import read_policy
+    from unmask.policies.learned.policy import read_policy
 
     name = options.given.get("from")
     if name is None:

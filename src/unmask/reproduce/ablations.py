@@ -8,11 +8,10 @@ __all__ = ["cells"]
 
 from dataclasses import replace
 
-from unmask.assets.models import locate
+from unmask.assets.bundled import locate
 from unmask.disk.checkpoint import read_checkpoint
 from unmask.policies.learned.settings import PolicySettings
-from unmask.reproduce.parts import AUTOMATON, COARSE, heuristics, measured, trained
-from unmask.reproduce.plan import Blocked, Cell, Options
+from unmask.reproduce.plan import AUTOMATON, COARSE, Blocked, Cell, Options, heuristics, measured, trained
 from unmask.rl.settings import LearnSettings
 
 _NET, _LEARN = PolicySettings(), LearnSettings()

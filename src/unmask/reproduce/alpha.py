@@ -7,8 +7,7 @@ separate networks have four points, so the one network is measured at the same f
 __all__ = ["cells"]
 
 from unmask.policies.learned.settings import PolicySettings
-from unmask.reproduce.parts import AUTOMATON, heuristics, measured, trained
-from unmask.reproduce.plan import Cell, Options
+from unmask.reproduce.plan import AUTOMATON, Cell, Options, heuristics, measured, trained
 from unmask.rl.settings import LearnSettings
 
 _ALONE = (0.1, 1.0, 3.0, 10.0)  # alpha 0 asks for no speed, and 30 for a single pass

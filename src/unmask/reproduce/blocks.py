@@ -6,8 +6,7 @@ measured in them.
 
 __all__ = ["cells"]
 
-from unmask.reproduce.parts import contest
-from unmask.reproduce.plan import Cell, Options
+from unmask.reproduce.plan import Cell, Options, contest
 
 
 def cells(options: Options) -> list[Cell]:

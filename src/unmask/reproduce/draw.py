@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES
+from unmask.plots import new_figure, save_figure
 from unmask.reproduce.results import Judged, Results
-from unmask.run.pictures import atomic_figure
 from unmask.solve.pareto import envelope_at, pareto
 
 _MARKS = "osv^D*XP"
@@ -18,12 +18,10 @@ _MARKS = "osv^D*XP"
 
 def draw(results: Results, judged: Sequence[Judged], path: Path) -> None:
     """Accuracy against passes. Raises ConfigError or RunError where it cannot be."""
-    from matplotlib.figure import Figure
-
     arenas = list(dict.fromkeys(one.cell.against for one in judged))
     columns = min(2, len(arenas))
     rows = -(-len(arenas) // columns)
-    figure: Any = Figure(figsize=(6.2 * columns + 2.6, 4.6 * rows), layout="constrained")
+    figure = new_figure(6.2 * columns + 2.6, 4.6 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     labels = list(dict.fromkeys(one.cell.label for one in judged))
     named: dict[str, Any] = {}
@@ -40,7 +38,7 @@ def draw(results: Results, judged: Sequence[Judged], path: Path) -> None:
     quick = " (quick: means nothing)" if results.plan.options.quick else ""
     figure.suptitle(f"{results.plan.name}{quick}: thin lines are seeds")
     figure.legend(list(named.values()), list(named), loc="outside right center", frameon=False)
-    atomic_figure(path, figure)
+    save_figure(path, figure)
 
 
 def _heuristics(panel: Any, results: Results, name: str) -> None:

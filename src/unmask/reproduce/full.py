@@ -5,8 +5,7 @@ arXiv:2512.09106, section 5.2. One conditioned network for each denoiser and see
 
 __all__ = ["cells"]
 
-from unmask.reproduce.parts import contest
-from unmask.reproduce.plan import Cell, Options
+from unmask.reproduce.plan import Cell, Options, contest
 
 
 def cells(options: Options) -> list[Cell]:

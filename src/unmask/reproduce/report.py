@@ -11,11 +11,11 @@ from statistics import median
 
 from unmask.disk.files import atomic_text
 from unmask.eval.compare import Compared
+from unmask.plots import can_draw
 from unmask.reproduce.draw import draw
 from unmask.reproduce.plan import Arena, Measured, Plan, Timed, Training
 from unmask.reproduce.results import GROUPS, Judged, Results, shown
 from unmask.reproduce.timing import timing_lines
-from unmask.run.pictures import can_draw
 
 _HOW = """\
 Hypervolume: the area under the best accuracy at no more than so many passes, over log2 passes from 1 to L (the

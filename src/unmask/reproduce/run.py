@@ -15,8 +15,7 @@ from unmask.disk.files import explained
 from unmask.errors import ConfigError
 from unmask.reproduce.plan import Blocked, Cell, Plan, Timed, needs
 from unmask.reproduce.report import write_report
-from unmask.reproduce.results import Results
-from unmask.reproduce.store import Record, log_path, read, write
+from unmask.reproduce.results import Record, Results, log_path, read, write
 from unmask.run.signals import Interrupt
 
 Listener = Callable[[str], None]

@@ -5,8 +5,7 @@ Batches of 1, 32 and 128, each cell alone in one thread of this machine, after a
 
 __all__ = ["cells"]
 
-from unmask.reproduce.parts import heuristics, kinds, measured, other_kinds, trained
-from unmask.reproduce.plan import Cell, Options, Timed
+from unmask.reproduce.plan import Cell, Options, Timed, heuristics, kinds, measured, other_kinds, trained
 
 _BATCHES = (1, 32, 128)
 

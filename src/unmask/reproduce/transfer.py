@@ -9,8 +9,22 @@ __all__ = ["cells"]
 
 from pathlib import Path
 
-from unmask.reproduce.parts import ALPHAS, AUTOMATON, COARSE, Kind, heuristics, kinds, measured, other_kinds, trained
-from unmask.reproduce.plan import Blocked, Cell, Heuristics, Options, Training
+from unmask.reproduce.plan import (
+    ALPHAS,
+    AUTOMATON,
+    COARSE,
+    Blocked,
+    Cell,
+    Heuristics,
+    Kind,
+    Options,
+    Training,
+    heuristics,
+    kinds,
+    measured,
+    other_kinds,
+    trained,
+)
 from unmask.rl.settings import LearnSettings
 
 _TWICE = "automaton:length=48,traces=mixed"

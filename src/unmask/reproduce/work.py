@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError, RequestError, UnmaskError
 from unmask.reproduce.plan import Arena, Cell, Heuristics, Measured, Timed, Training
-from unmask.reproduce.store import Record, read, read_cell, run_folder, write
+from unmask.reproduce.results import Record, read, read_cell, run_folder, write
 from unmask.rl.settings import LearnRun
 
 if TYPE_CHECKING:
     from unmask.rl.learner import RoundReport
-    from unmask.rl.measure import Found
-    from unmask.solve.sweep import Bench, Outcome, Setting
+    from unmask.rl.loop import Found
+    from unmask.solve.settings import Setting
+    from unmask.solve.sweep import Bench, Outcome
 
 
 def main(folder: str, name: str) -> int:
@@ -155,8 +156,8 @@ def _arguments(arena: Arena) -> dict[str, Any]:
 
 def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: Path) -> dict[str, Any]:
     """The settings, one after the other; what is on the record is not done again."""
-    from unmask.solve.bench import stamps
-    from unmask.solve.sweep import most_holes, sweep
+    from unmask.solve.problems import most_holes
+    from unmask.solve.sweep import stamps, sweep
 
     orphan = _Orphan()
     by_key: dict[str, Outcome] = {}
@@ -169,8 +170,9 @@ def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: P
 
 
 def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
-    from unmask.solve.bench import open_bench
-    from unmask.solve.sweep import block_sizes, every_policy, most_holes, settings_of
+    from unmask.solve.problems import most_holes
+    from unmask.solve.settings import block_sizes, every_policy, settings_of
+    from unmask.solve.sweep import open_bench
 
     bench = open_bench(**_arguments(cell.arena))
     length = most_holes(bench.problems)
@@ -179,10 +181,11 @@ def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
 
 
 def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
-    from unmask.assets.policies import locate_policy
-    from unmask.policies.learned.folder import read_policy
-    from unmask.solve.bench import open_bench
-    from unmask.solve.sweep import Setting, most_holes
+    from unmask.assets.bundled import locate_policy
+    from unmask.policies.learned.policy import read_policy
+    from unmask.solve.problems import most_holes
+    from unmask.solve.settings import Setting
+    from unmask.solve.sweep import open_bench
 
     bench = open_bench(**_arguments(cell.arena))
     block = None if cell.block_size is None or cell.block_size >= most_holes(bench.problems) else cell.block_size
@@ -203,7 +206,7 @@ def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
 
 def _alpha(run: Path) -> float:
     """The one alpha that a policy without a price was trained for."""
-    from unmask.policies.learned.folder import read_policy_config
+    from unmask.policies.learned.policy import read_policy_config
 
     return float(read_policy_config(run / "policy")["trained_on"]["learn"]["alphas"][0])
 
@@ -218,8 +221,8 @@ def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
     from unmask.eval.compare import grouped
     from unmask.eval.frontier import frontier
     from unmask.reproduce.results import outcomes_of, shown
-    from unmask.solve.bench import open_bench
-    from unmask.solve.sweep import most_holes, solve
+    from unmask.solve.problems import most_holes, solve
+    from unmask.solve.sweep import open_bench
 
     given = [outcomes_of(read(folder, read_cell(folder, name)).result) for name in (cell.measured, cell.against)]
     bench = open_bench(**_arguments(cell.arena))

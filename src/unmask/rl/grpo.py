@@ -1,10 +1,12 @@
-"""Group-relative policy optimisation over whole decodings (arXiv:2512.09106, eq. 3.3; GRPO, arXiv:2402.03300).
+"""What a finished row is worth: right, and soon (arXiv:2512.09106, eq. 3.1).
+
+Group-relative policy optimisation over whole decodings (arXiv:2512.09106, eq. 3.3; GRPO, arXiv:2402.03300).
 
 No critic, no KL, one ratio of likelihoods for each pass (the product over its positions, so the clip is wide), the same
 advantage for all passes of a rollout. Shapes: P problems, G rollouts of each, K alphas, N passes.
 """
 
-__all__ = ["Advantages", "Update", "advantages", "objective", "steered"]
+__all__ = ["Advantages", "Update", "advantages", "objective", "rewards", "steered"]
 
 import math
 from collections.abc import Callable
@@ -12,6 +14,20 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+def rewards(
+    scores: Tensor, passes: Tensor, length: Tensor, alpha: Tensor, kind: Literal["product", "sum"] = "product"
+) -> Tensor:
+    """(R,) each: score in [0, 1], passes, positions that were to fill, price of speed.
+
+    product: score * ((L - passes + 1) / L) ** alpha, 1 for a right answer in one pass; at alpha 0 the score alone.
+    sum: score - alpha * passes / L, which rewards a fast wrong answer; the paper's ablation.
+    """
+    if kind == "sum":
+        return scores - alpha * passes / length
+    return scores * ((length - passes.clamp(max=length) + 1) / length) ** alpha
+
 
 _DECAY = 0.95
 _LEAST = 1e-3

@@ -16,18 +16,15 @@ from torch import Tensor
 
 from unmask.noise import derive, generator
 from unmask.policies.base import UnmaskingPolicy
-from unmask.policies.learned.likelihood import bernoulli_entropy
-from unmask.policies.learned.network import PolicyNetwork
+from unmask.policies.learned.network import PolicyNetwork, bernoulli_entropy
 from unmask.policies.learned.policy import Learned
-from unmask.rl.grpo import advantages, objective, steered
-from unmask.rl.reward import rewards
+from unmask.rl.grpo import advantages, objective, rewards, steered
+from unmask.rl.rollout import Rollout, Tape, World, joined, keep_passes, log_prob, roll_out, tape_bytes
 from unmask.rl.settings import LearnRun
-from unmask.rl.tape import Rollout, Tape, joined, keep_passes, log_prob, roll_out, tape_bytes
-from unmask.rl.world import World
 from unmask.run.machine import peak_bytes
 from unmask.run.optim import adamw, clip, learning_rate, set_learning_rate
 from unmask.run.parallel import Group
-from unmask.solve.sweep import Problem
+from unmask.solve.problems import Problem
 
 _DRAW, _ROLL = 0, 1
 _FINAL = 0.1  # of the learning rate is left at the end

@@ -12,10 +12,10 @@ from unmask.disk.checkpoint import latest, read_checkpoint
 from unmask.disk.files import explained
 from unmask.errors import CheckpointError, ConfigError
 from unmask.policies.learned.settings import PolicySettings
-from unmask.rl.disk import restore
+from unmask.rl.checkpoint import restore
 from unmask.rl.learner import Learner
+from unmask.rl.rollout import World, load_world
 from unmask.rl.settings import LearnRun
-from unmask.rl.world import World, load_world
 from unmask.run.machine import choose_device, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.train.session import default_folder, refuse_taken

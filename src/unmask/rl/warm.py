@@ -6,9 +6,8 @@ import torch
 
 from unmask.errors import RunError
 from unmask.noise import derive, generator
-from unmask.rl.experts import experts
 from unmask.rl.learner import Learner
-from unmask.rl.tape import log_prob
+from unmask.rl.rollout import experts, log_prob
 from unmask.run.optim import clip
 
 _WARM = 2

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 from unmask.disk.files import atomic_text, explained
 from unmask.errors import ConfigError, DataError, did_you_mean
-from unmask.run.pictures import atomic_figure, can_draw
+from unmask.plots import can_draw, new_figure, save_figure
 
 Value = float | int | str | bool | None
 
@@ -109,21 +109,19 @@ def plot_curves(path_jsonl: Path, path_png: Path) -> bool:
     """
     if not can_draw():
         return False
-    from matplotlib.figure import Figure
-
     curves = _curves(read_metrics(path_jsonl))
     if not curves:
         raise DataError(f"{path_jsonl} holds no numbers to draw: let the run log a step first.")
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
-    figure = Figure(figsize=(4.5 * columns, 2.8 * rows), layout="constrained")
+    figure = new_figure(4.5 * columns, 2.8 * rows)
     for index, (name, (steps, values)) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(rows, columns, index)
         axes.plot(steps, values, linewidth=1.2, marker="." if len(steps) < 30 else "")
         axes.set_title(name, fontsize=9)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)
-    atomic_figure(path_png, figure)
+    save_figure(path_png, figure)
     return True
 
 

@@ -2,6 +2,5 @@
 
 __all__ = ["Example", "Task", "Verdict", "judge", "judge_all", "make", "names"]
 
-from unmask.tasks.base import Example, Task, Verdict
-from unmask.tasks.judging import judge, judge_all
+from unmask.tasks.base import Example, Task, Verdict, judge, judge_all
 from unmask.tasks.registry import make, names

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 from unmask.errors import PluginError, RequestError
-from unmask.tasks.base import SPLITS, Example, Task
-from unmask.tasks.judging import judge
+from unmask.tasks.base import SPLITS, Example, Task, judge
 from unmask.text.template import parse_template
 
 

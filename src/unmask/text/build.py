@@ -8,8 +8,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from unmask.errors import DataError
-from unmask.text.bytelevel import BYTE_CHARACTERS
-from unmask.text.tokenizer import Tokenizer
+from unmask.text.tokenizer import BYTE_CHARACTERS, Tokenizer
 
 UNKNOWN = "<unk>"
 _SPECIAL = ("<mask>", "<pad>", "<eos>")

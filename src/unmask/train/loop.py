@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from unmask.config import run_record, to_dict
-from unmask.data.corpus import Corpus
-from unmask.data.order import batch_indices
+from unmask.data.packed import Corpus, batch_indices
 from unmask.disk.checkpoint import (
     best_folder,
     keep_best,
@@ -31,20 +30,18 @@ from unmask.disk.checkpoint import (
 )
 from unmask.errors import RunError
 from unmask.model.dit import DiT
+from unmask.model.load import model_config
 from unmask.noise import derive, generator
-from unmask.objective.bound import Bound, Rows
-from unmask.objective.estimators import draw
-from unmask.objective.masked import nelbo
+from unmask.objective.bound import Bound, Rows, validate
+from unmask.objective.masked import draw, nelbo
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.ema import Ema
 from unmask.run.metrics import Metrics
 from unmask.run.optim import adamw, clip, learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
 from unmask.run.parallel import Group
 from unmask.run.signals import Interrupt
-from unmask.train.folder import model_config
 from unmask.train.plan import Plan
 from unmask.train.settings import TextRun
-from unmask.train.validate import validate
 
 _MASKS, _DROPOUT = 1, 2
 

@@ -4,9 +4,9 @@ __all__ = ["Plan", "flops_per_token", "make_plan", "memory_bytes"]
 
 from dataclasses import dataclass
 
-from unmask.data.corpus import Corpus
+from unmask.data.packed import Corpus
 from unmask.errors import ConfigError, did_you_mean
-from unmask.model.build import parameter_count
+from unmask.model.load import parameter_count
 from unmask.model.settings import SIZES, DiTSettings
 from unmask.train.settings import ModelChoice, TextRun
 

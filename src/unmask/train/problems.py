@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from unmask.data.corpus import Corpus, cache_folder
+from unmask.data.packed import Corpus, cache_folder
 from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
 from unmask.disk.files import atomic_text

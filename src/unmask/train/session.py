@@ -11,18 +11,17 @@ from typing import Any
 
 import torch
 
-from unmask.assets.models import locate
+from unmask.assets.bundled import locate
 from unmask.config import from_dict, run_record
-from unmask.data.corpus import Corpus
+from unmask.data.packed import Corpus
 from unmask.disk.checkpoint import Checkpoint, latest, read_checkpoint
 from unmask.disk.files import explained
 from unmask.errors import CheckpointError, ConfigError, RunError
-from unmask.model.build import build
 from unmask.model.dit import DiT
+from unmask.model.load import build, load_denoiser
 from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
-from unmask.train.folder import load_denoiser
 from unmask.train.loop import Trainer
 from unmask.train.plan import Plan, make_plan
 from unmask.train.problems import corpus_of

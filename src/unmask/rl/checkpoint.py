@@ -7,10 +7,9 @@ from typing import Any
 
 from unmask.config import run_record, to_dict
 from unmask.disk.checkpoint import keep_last, latest, load_state, load_tensors, step_folder, write_checkpoint
-from unmask.policies.learned.folder import policy_config
-from unmask.policies.learned.policy import PRICED, Calibration
-from unmask.rl.experts import experts
+from unmask.policies.learned.policy import PRICED, Calibration, policy_config
 from unmask.rl.learner import Learner
+from unmask.rl.rollout import experts
 from unmask.run.optim import load_optimizer_tensors, optimizer_tensors
 
 

@@ -2,26 +2,54 @@
 
 The tape holds what the network is told and nothing of the denoiser, so that all passes are scored again in one batch.
 Shapes: R rows, N passes of all of them, A positions, as many as the fullest row has to fill.
+
+Heuristics as teachers: they warm a policy up, or join its groups (arXiv:2512.09106, appendix F).
+
+What does not learn: the frozen denoiser, and problems with their verifier.
 """
 
-__all__ = ["Rollout", "Tape", "joined", "keep_passes", "log_prob", "roll_out", "tape_bytes"]
+__all__ = [
+    "Expert",
+    "Leftmost",
+    "Rollout",
+    "Tape",
+    "World",
+    "experts",
+    "joined",
+    "keep_passes",
+    "load_world",
+    "log_prob",
+    "roll_out",
+    "tape_bytes",
+]
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from unmask.assets.bundled import locate
 from unmask.decode.loop import Decoder, Step
 from unmask.decode.rows import decode_rows
 from unmask.denoiser import Denoiser
-from unmask.policies.base import UnmaskingPolicy
-from unmask.policies.learned.likelihood import bernoulli_log_prob, plackett_luce_log_prob, plackett_luce_rank
-from unmask.policies.learned.network import Observation, PolicyNetwork
+from unmask.model.load import load_denoiser
+from unmask.noise import derive
+from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
+from unmask.policies.learned.network import (
+    Observation,
+    PolicyNetwork,
+    bernoulli_log_prob,
+    plackett_luce_log_prob,
+    plackett_luce_rank,
+)
 from unmask.policies.learned.policy import Learned, observe
-from unmask.rl.experts import Expert
-from unmask.solve.sweep import Problem, scored
+from unmask.policies.prefix import Prefix
+from unmask.policies.threshold import Threshold
+from unmask.solve.problems import Problem, fitting, most_holes, scored
+from unmask.tasks import make
 from unmask.tasks.base import Task
 from unmask.text.tokenizer import Tokenizer
 
@@ -148,3 +176,85 @@ def log_prob(network: PolicyNetwork, tape: Tape, temperature: float = 1.0) -> tu
     if network.settings.head == "plackett-luce":
         return plackett_luce_log_prob(logits, tape.eligible, tape.action), logits
     return bernoulli_log_prob(logits, tape.eligible, tape.action > 0), logits
+
+
+_BARS = (0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.998, 0.9995)
+
+
+@dataclass(frozen=True, slots=True)
+class Leftmost:
+    """`inner` within the leftmost unfinished run of `size` positions to fill, while the canvas stays open as a whole.
+
+    What blocks do, seen from a policy that looks at everything: so it can be imitated where there are no blocks.
+    """
+
+    inner: UnmaskingPolicy
+    size: int
+
+    @property
+    def looks(self) -> bool:
+        return True
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        mine = view.masked | view.written
+        block = (mine.long().cumsum(-1) - 1).div(self.size, rounding_mode="floor")
+        first = torch.where(view.eligible, block, block.shape[-1]).amin(-1, keepdim=True)
+        return self.inner(replace(view, eligible=view.eligible & (block == first)), state)
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """`inner`, with a View that has what a learner wants to see too."""
+
+    inner: UnmaskingPolicy
+    also: Needs
+
+    @property
+    def looks(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> Needs:
+        return needs_of(self.inner) | self.also
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return self.inner(view, state)
+
+
+def experts(length: int) -> list[UnmaskingPolicy]:
+    """Thresholds on confidence over the whole canvas, over its leftmost quarter and eighth, and over a prefix."""
+    sizes = sorted({max(1, round(length / share)) for share in (4, 8)} - {length}, reverse=True)
+    rules = [Threshold(bar) for bar in _BARS]
+    blocks = [Leftmost(rule, size) for size in sizes for rule in rules]
+    return [*rules, *blocks, *(Prefix(bar) for bar in _BARS)]
+
+
+class World(NamedTuple):
+    """A denoiser, problems to train on and others to validate with."""
+
+    denoiser: Denoiser
+    task: Task
+    tokenizer: Tokenizer
+    train: list[Problem]
+    valid: list[Problem]
+    device: torch.device
+
+    @property
+    def length(self) -> int:
+        """The most positions that a problem has to fill."""
+        return most_holes(self.train)
+
+
+def load_world(
+    checkpoint: str, task: str, *, train: int, valid: int, seed: int, device: torch.device | None = None
+) -> World:
+    """The bundled or saved denoiser and so many problems. Raises RequestError where a problem does not fit it."""
+    place = device or torch.device("cpu")
+    loaded = load_denoiser(locate(checkpoint), str(place))
+    chosen = make(task)
+    window = loaded.denoiser.settings.max_length
+    sets = [
+        fitting(chosen, chosen.examples(split, count, derive(seed, number)), loaded.tokenizer, window, checkpoint)
+        for number, (split, count) in enumerate((("train", train), ("valid", valid)))
+    ]
+    return World(loaded.denoiser, chosen, loaded.tokenizer, sets[0], sets[1], place)

@@ -1,0 +1,29 @@
+"""Pictures on disk, where matplotlib is installed: the only module that imports it."""
+
+__all__ = ["can_draw", "new_figure", "save_figure"]
+
+import io
+import os
+from importlib.util import find_spec
+from typing import Any
+
+from unmask.disk.files import atomic_bytes
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Size in inches -> an empty matplotlib Figure, which belongs to no window."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(path: str | os.PathLike[str], figure: Any) -> None:
+    """Write a figure as PNG, whole or not at all; errors as in `files.atomic_folder`."""
+    image = io.BytesIO()
+    figure.savefig(image, dpi=130, format="png")
+    atomic_bytes(path, image.getvalue())

@@ -1,0 +1,102 @@
+"""Problems of a task as token rows, decoded and judged."""
+
+__all__ = ["Problem", "fitting", "most_holes", "problems", "scored", "solve"]
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from unmask.decode.loop import Decoder
+from unmask.decode.rows import decode_rows, finished
+from unmask.errors import RequestError
+from unmask.noise import derive
+from unmask.tasks import judge_all
+from unmask.tasks.base import Example, Task
+from unmask.text.template import Hole, parse_template
+from unmask.text.tokenizer import Tokenizer
+
+
+class Problem(NamedTuple):
+    """An example as token ids."""
+
+    example: Example
+    row: list[int]  # MASK in its holes
+    holes: list[int]  # the positions of these
+
+
+def problems(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Problem]:
+    """Examples as rows. Raises RequestError where a hole has no fixed length."""
+    return [_problem(example, tokenizer) for example in examples]
+
+
+def fitting(
+    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, window: int | None, checkpoint: str
+) -> list[Problem]:
+    """`problems` of a task for a model.
+
+    Raises RequestError where there are none, where none is in the model's characters, or one is longer than its window.
+    """
+    given = problems(examples, tokenizer)
+    if not given:
+        raise RequestError(f"{task.name} has no problems of the split that was asked for; choose another split.")
+    if all(tokenizer.unknown_id in problem.row for problem in given):
+        raise RequestError(
+            f"The problems of {task.name} are written in characters that {checkpoint} does not know; "
+            "name the model that was trained on them."
+        )
+    longest = max(len(problem.row) for problem in given)
+    if window is not None and longest > window:
+        raise RequestError(
+            f"A problem of {task.name} has {longest} tokens, but the window of {checkpoint} is {window}; "
+            "choose a task that fits the model."
+        )
+    return given
+
+
+def most_holes(given: Sequence[Problem]) -> int:
+    """L: how many positions the longest problem has to fill."""
+    return max(len(problem.holes) for problem in given)
+
+
+def _problem(example: Example, tokenizer: Tokenizer) -> Problem:
+    row: list[int] = []
+    for part in parse_template(example.template):
+        if isinstance(part, str):
+            row += tokenizer.encode(part)
+        elif isinstance(part, Hole) and part.longest is None:
+            row += [tokenizer.mask_id] * part.length
+        else:
+            raise RequestError(
+                f"The problem '{example.template}' has a hole of no fixed length; write [5] for 5 tokens."
+            )
+    return Problem(example, row, [at for at, token in enumerate(row) if token == tokenizer.mask_id])
+
+
+def solve(
+    decoder: Decoder, task: Task, given: Sequence[Problem], tokenizer: Tokenizer, *, seed: int = 0, batch: int = 256
+) -> tuple[list[float], list[int]]:
+    """Decode the problems and judge them: a score and a number of passes each."""
+    stream = decode_rows(
+        decoder,
+        [problem.row for problem in given],
+        [derive(seed, number) for number in range(len(given))],
+        pad_id=tokenizer.pad_id,
+        batch=batch,
+        device=torch.device("cpu"),
+    )
+    filled = finished(stream)
+    scores = scored(task, given, [row.tokens for row in filled], tokenizer)
+    return scores, [row.passes for row in filled]
+
+
+def scored(task: Task, given: Sequence[Problem], rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[float]:
+    """The scores of rows whose holes were filled: what was written, up to EOS."""
+    texts: list[str] = []
+    for problem, tokens in zip(given, rows, strict=True):
+        written = [tokens[at] for at in problem.holes]
+        if tokenizer.eos_id in written:
+            written = written[: written.index(tokenizer.eos_id)]
+        texts.append(tokenizer.decode(written))
+    verdicts = judge_all(task, [(problem.example, text) for problem, text in zip(given, texts, strict=True)])
+    return [verdict.score for verdict in verdicts]
