@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from unmask.api import Model
-from unmask.cli.canvas import Canvas, cells, follow, frame
+from unmask.cli.canvas import LiveText, cells, follow, frame
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion
@@ -44,7 +44,7 @@ def drawn(terminal: bool) -> tuple[str, str]:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, height=20, color_system=None)
     stream = model().stream("To be", length=24, stop_at_eos=False, seed=3)
-    with Canvas(TOKENIZER, console, prompt=TOKENIZER.encode("To be"), total=24) as canvas:
+    with LiveText(TOKENIZER, console, prompt=TOKENIZER.encode("To be"), total=24) as canvas:
         row = follow(stream, canvas.show)[0]
         canvas.finish(row)
     last = frame(cells(TOKENIZER, row.tokens, [0.0] * len(row.tokens)), "░").plain

@@ -15,7 +15,7 @@ from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.errors import DataError
 from unmask.eval.curve import grid, isotonic, measure_curve, orders, reveal
-from unmask.eval.schedule import compare, measure_costs
+from unmask.eval.schedule import compare_rules, measure_costs
 from unmask.noise import generator
 from unmask.objective.bound import Rows
 from unmask.policies.pace import Pace, Power, Saved, cosine, linear, sizes_of
@@ -387,7 +387,7 @@ def test_the_measured_costs_are_the_exact_ones(joint: Tensor) -> None:
 def test_predicted_and_measured_agree_on_other_sequences() -> None:
     joint = LANGUAGES[0]
     steps = [1, 2, 3, 5]
-    found = compare(TableDenoiser(joint), texts(joint, 2000, 5), texts(joint, 2000, 6), steps, generator(7))
+    found = compare_rules(TableDenoiser(joint), texts(joint, 2000, 5), texts(joint, 2000, 6), steps, generator(7))
     assert [(one.steps, one.rule) for one in found.entries] == [(k, rule) for k in steps for rule in RULES]
     for one in found.entries:
         error = math.hypot(one.predicted_stderr, one.measured_stderr)

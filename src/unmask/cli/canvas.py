@@ -1,6 +1,6 @@
 """The live canvas: a text that fills in out of order, each token shaded by how sure the model was when it wrote it."""
 
-__all__ = ["Canvas", "Cell", "cells", "follow", "frame", "shade"]
+__all__ = ["Cell", "LiveText", "cells", "follow", "frame", "shade"]
 
 import math
 import time
@@ -70,7 +70,7 @@ def shade(log_prob: float) -> str:
     return _SHADES[min(int(share * len(_SHADES)), len(_SHADES) - 1)]
 
 
-class Canvas:
+class LiveText:
     """Shows the first row of a request while it is written: live on a terminal, elsewhere in stages, as plain lines."""
 
     def __init__(

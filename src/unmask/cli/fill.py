@@ -87,7 +87,7 @@ def run(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     import unmask
-    from unmask.cli.canvas import Canvas, follow
+    from unmask.cli.canvas import LiveText, follow
     from unmask.cli.tracing import Tracing
 
     tracing = Tracing(arguments.trace)
@@ -115,7 +115,7 @@ def run(argv: Sequence[str]) -> int:
     live = sys.stdout.isatty() and not arguments.json
     if arguments.watch:
         holes = sum(token == model.tokenizer.mask_id for token in first)
-        with Canvas(model.tokenizer, Console(stderr=not live), prompt=(), total=holes) as canvas:
+        with LiveText(model.tokenizer, Console(stderr=not live), prompt=(), total=holes) as canvas:
             rows = follow(stream, canvas.show)
     else:
         rows = follow(stream)

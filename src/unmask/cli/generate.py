@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
 
     import unmask
     from unmask.api import unigram_entropy
-    from unmask.cli.canvas import Canvas, follow
+    from unmask.cli.canvas import LiveText, follow
     from unmask.cli.tracing import Tracing
 
     tracing = Tracing(arguments.trace)
@@ -104,7 +104,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.watch:
         console = Console(stderr=not live, soft_wrap=not sys.stderr.isatty() and not live)
         first = model.tokenizer.encode(prompts[0])
-        with Canvas(model.tokenizer, console, prompt=first, total=arguments.length) as canvas:
+        with LiveText(model.tokenizer, console, prompt=first, total=arguments.length) as canvas:
             rows = follow(stream, canvas.show)
             canvas.finish(rows[0])
     else:

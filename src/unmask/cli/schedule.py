@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> int:
 
     import unmask
     from unmask.eval.curve import two_sets
-    from unmask.eval.schedule import compare
+    from unmask.eval.schedule import compare_rules
     from unmask.noise import generator
     from unmask.train.problems import corpus_of
 
@@ -91,7 +91,7 @@ def run(argv: Sequence[str]) -> int:
         raise RequestError(f"steps is {steps[-1]}, but a sequence has {total} tokens to reveal; give at most as many.")
     note(f"the curve of {each} sequences of {arguments.data.source}, {total} tokens each; the check on {each} others.")
     began = time.perf_counter()
-    found = compare(model.denoiser, fit, check, steps, generator(arguments.seed, 6), _teller(each))
+    found = compare_rules(model.denoiser, fit, check, steps, generator(arguments.seed, 6), _teller(each))
     report = _report(arguments, found, each, time.perf_counter() - began)
     _hand_over(arguments, found, report)
     return 0

@@ -6,7 +6,7 @@ step, given what stood before it, are added up. One pass for each number of reve
 pass by it, in the same order: so their differences have far smaller errors than they themselves.
 """
 
-__all__ = ["Comparison", "Entry", "compare", "measure_costs"]
+__all__ = ["Comparison", "Entry", "compare_rules", "measure_costs"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,7 +47,7 @@ class Comparison:
     """By passes, and within them in the order of the rules: the optimal one first."""
 
 
-def compare(
+def compare_rules(
     denoiser: Denoiser,
     fit: Sequence[Rows],
     check: Sequence[Rows],

@@ -1,6 +1,6 @@
 """The picture of a question: a panel for each arena, heuristics in grey and black, policies in colours."""
 
-__all__ = ["draw"]
+__all__ = ["draw_question"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from unmask.solve.pareto import envelope_at, pareto
 _MARKS = "osv^D*XP"
 
 
-def draw(results: Results, judged: Sequence[Judged], path: Path) -> None:
+def draw_question(results: Results, judged: Sequence[Judged], path: Path) -> None:
     """Accuracy against passes. Raises ConfigError or RunError where it cannot be."""
     arenas = list(dict.fromkeys(one.cell.against for one in judged))
     columns = min(2, len(arenas))

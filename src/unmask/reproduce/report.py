@@ -12,7 +12,7 @@ from statistics import median
 from unmask.disk.files import atomic_text
 from unmask.eval.compare import Compared
 from unmask.plots import can_draw
-from unmask.reproduce.draw import draw
+from unmask.reproduce.draw import draw_question
 from unmask.reproduce.plan import Arena, Measured, Plan, Timed, Training
 from unmask.reproduce.results import GROUPS, Judged, Results, shown
 from unmask.reproduce.timing import timing_lines
@@ -44,7 +44,7 @@ def write_report(results: Results, folder: Path) -> None:
     judged = [found for cell in plan.cells if isinstance(cell, Measured) and (found := results.judged(cell))]
     picture = place / "frontier.png"
     if can_draw() and len(judged) > results.drawn:  # a picture takes a second, and most steps do not change it
-        draw(results, judged, picture)
+        draw_question(results, judged, picture)
         results.drawn = len(judged)
     measures = [cell for cell in plan.cells if isinstance(cell, Measured)]
     parts = [
