@@ -10,6 +10,7 @@ __all__ = [
     "FORMAT",
     "Checkpoint",
     "best_folder",
+    "iterate_tensors",
     "keep_best",
     "keep_last",
     "latest",
@@ -33,12 +34,13 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.config import library_versions
 from unmask.disk.files import atomic_folder, remove_folder
-from unmask.disk.tensors import Header, TensorFacts, looks_like_pickle, read_header, refuse_pickle
+from unmask.disk.tensors import TensorFacts, looks_like_pickle, read_header, refuse_pickle
 from unmask.errors import CheckpointError
 
 if TYPE_CHECKING:  # `unmask info` reads checkpoints without waiting for torch
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
+    import torch
     from torch import Tensor
 
 FORMAT = 1
@@ -129,12 +131,23 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(folder, number, versions, facts, tokenizer, run, card, tensors)
 
 
-def load_tensors(path: str | os.PathLike[str], device: str = "cpu") -> "dict[str, Tensor]":
-    """The weights of a checkpoint or run folder, by name, on `device`; names stored as shared share memory again.
+def iterate_tensors(
+    path: str | os.PathLike[str], device: str = "cpu", dtype: "torch.dtype | None" = None
+) -> "Iterator[tuple[str, Tensor]]":
+    """Checkpoint or run folder -> (name, tensor on `device`) of each of its weights, read when it is asked for.
 
-    Raises CheckpointError as `read_checkpoint` does.
+    Floating point tensors are given as `dtype`, by default as stored. A name that shares the memory of another comes
+    directly after it, with the same tensor. No tensor is kept here, so a caller that copies each into its network needs
+    memory for one copy of the weights and one tensor. Raises CheckpointError as `read_checkpoint` does.
     """
-    return _load(read_checkpoint(path).folder / _MODEL, device)
+    yield from _iterate(read_checkpoint(path).folder / _MODEL, device, dtype)
+
+
+def load_tensors(
+    path: str | os.PathLike[str], device: str = "cpu", dtype: "torch.dtype | None" = None
+) -> "dict[str, Tensor]":
+    """All that `iterate_tensors` gives, by name; names stored as shared share memory again."""
+    return dict(iterate_tensors(path, device, dtype))
 
 
 def load_state(
@@ -150,7 +163,7 @@ def load_state(
             f"{folder.parent} has no training state, so a run cannot go on from it: give a run folder, "
             "or start a new run from its weights."
         )
-    parts = {file.stem: _load(file, device) for file in sorted(folder.glob("*.safetensors"))}
+    parts = {file.stem: dict(_iterate(file, device)) for file in sorted(folder.glob("*.safetensors"))}
     return parts, _read_json(folder / "state.json")
 
 
@@ -287,18 +300,24 @@ def _save(path: Path, tensors: "Mapping[str, Tensor]") -> None:
         path.chmod(path.parent.stat().st_mode & 0o666)  # it is for its owner alone otherwise, whatever the umask says
 
 
-def _load(path: Path, device: str) -> "dict[str, Tensor]":
-    """Read a safetensors file whose header has been checked; aliases become the same tensor again."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _iterate(path: Path, device: str, dtype: "torch.dtype | None" = None) -> "Iterator[tuple[str, Tensor]]":
+    """The tensors of a safetensors file whose header has been checked; aliases are the same tensor again."""
+    from safetensors import SafetensorError, safe_open
 
-    header: Header = read_header(path)
+    header = read_header(path)
+    names: dict[str, list[str]] = {name: [name] for name in header.tensors}
+    for alias, name in json.loads(header.metadata.get("aliases", "{}")).items():
+        names[name].append(alias)
     try:
-        tensors = load_file(path, device=device)
+        with safe_open(path, framework="pt", device=device) as file:
+            for stored, shared in names.items():
+                tensor: Tensor = file.get_tensor(stored)
+                if dtype is not None and tensor.is_floating_point():
+                    tensor = tensor.to(dtype)
+                for name in shared:
+                    yield name, tensor
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged ({error}): copy or write the file again.") from error
-    aliases: dict[str, str] = json.loads(header.metadata.get("aliases", "{}"))
-    return tensors | {name: tensors[other] for name, other in aliases.items()}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,6 @@ from unmask.errors import CheckpointError
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
 _LARGEST_HEADER = 100_000_000
-_BYTES = {"BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2} | {
-    "I32": 4,
-    "U32": 4,
-    "F32": 4,
-    "I64": 8,
-    "U64": 8,
-    "F64": 8,
-    "C64": 8,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,61 +48,53 @@ def refuse_pickle(path: Path) -> None:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header; only the header is read, however large the file.
+    """File -> its header, checked by the safetensors library; only the header is read, however large the file.
 
     Raises CheckpointError for a pickle, a file that is not safetensors, and one that is shorter or longer than its
     header says.
     """
-    size = path.stat().st_size
+    from safetensors import SafetensorError, safe_open
+
+    _refuse_foreign(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+            tensors = {name: TensorFacts(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            return Header(tensors, file.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {_damage(path)}; copy or write the file again.") from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    """CheckpointError for a file that does not begin as safetensors does, which says what it is instead."""
     with open(path, "rb") as file:
         start = file.read(16)
-        length = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
-        if not 2 <= length <= _LARGEST_HEADER or start[8:9] != b"{":
-            _refuse_foreign(path, start, size)
-        if size < 8 + length:
-            raise CheckpointError(_truncated(path, 8 + length, size, "at least "))
-        file.seek(8)
-        text = file.read(length)
-    try:
-        header: dict[str, Any] = json.loads(text)
-        metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
-        tensors = {name: TensorFacts(tuple(facts["shape"]), facts["dtype"]) for name, facts in header.items()}
-        end = _checked_end(header, tensors)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged: its header cannot be read; copy or write the file again.") from error
-    if size != 8 + length + end:
-        raise CheckpointError(_truncated(path, 8 + length + end, size, ""))
-    return Header(tensors, metadata)
-
-
-def _checked_end(header: dict[str, Any], tensors: dict[str, TensorFacts]) -> int:
-    """The last byte of the data; ValueError unless the tensors lie one after the other and fill their places."""
-    position = 0
-    for (begin, end), name in sorted((tuple(facts["data_offsets"]), name) for name, facts in header.items()):
-        width = _BYTES.get(tensors[name].dtype)
-        if begin != position or end < begin or (width is not None and end - begin != width * tensors[name].count):
-            raise ValueError(name)
-        position = end
-    return position
-
-
-def _truncated(path: Path, expected: int, size: int, at_least: str) -> str:
-    """The sentence about a file of the wrong length; sizes in bytes."""
-    return (
-        f"{path} is damaged: its header says {at_least}{expected} bytes and the file has {size}; "
-        "copy or write the file again."
-    )
-
-
-def _refuse_foreign(path: Path, start: bytes, size: int) -> None:
-    """CheckpointError that says what the file is instead of safetensors."""
-    if size == 0:
+    if not start:
         raise CheckpointError(f"{path} is empty: copy or write the file again.")
+    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= _LARGEST_HEADER:
+        return
     if _PICKLE_START.match(start):
         refuse_pickle(path)
     if start.startswith(b"version https:/"):
         raise CheckpointError(f"{path} is a Git LFS pointer and not the file itself: fetch it with 'git lfs pull'.")
     raise CheckpointError(f"{path} is not a safetensors file: give a checkpoint that unmask wrote.")
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a file that the safetensors library refused: its length, or else its header."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 + length:
+            return f"its header says at least {8 + length} bytes and the file has {size}"
+        text = file.read(length)
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        header: dict[str, Any] = json.loads(text)
+        header.pop("__metadata__", None)
+        whole = 8 + length + max((facts["data_offsets"][1] for facts in header.values()), default=0)
+        if size != whole:
+            return f"its header says {whole} bytes and the file has {size}"
+    return "its header cannot be read"
 
 
 def looks_like_pickle(path: Path) -> bool:
