@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from unmask.eval.compare import BLIND
-from unmask.reproduce import names, plan_of, work
+from unmask.reproduce import work
 from unmask.reproduce.plan import Heuristics, Measured, Options, Training, needs
+from unmask.reproduce.questions import names, plan_of
 from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Record, Results, read, write
 

@@ -13,8 +13,8 @@ import tyro
 from unmask.cli.parse import parse
 from unmask.cli.show import note, print_json, table
 from unmask.errors import ConfigError
-from unmask.reproduce import names, plan_of
 from unmask.reproduce.plan import Options, Plan
+from unmask.reproduce.questions import names, plan_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,24 @@
-"""The answer to a question as far as it is known: report.md, table.csv and frontier.png in a folder of its name."""
+"""Results -> the answer to a question as far as it is known: report.md, table.csv and frontier.png in its folder."""
 
 __all__ = ["report_folder", "write_report"]
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+import numpy as np
 
 from unmask.disk.files import atomic_text
-from unmask.eval.compare import Compared
-from unmask.plots import can_draw
-from unmask.reproduce.draw import draw_question
+from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES, Compared, grouped
+from unmask.plots import can_draw, new_figure, save_figure
 from unmask.reproduce.plan import Arena, Measured, Plan, Timed, Training
-from unmask.reproduce.results import GROUPS, Judged, Results, shown
-from unmask.reproduce.timing import timing_lines
+from unmask.reproduce.results import GROUPS, Judged, Results, outcomes_of, shown
+from unmask.solve.pareto import envelope_at, pareto
+from unmask.solve.sweep import Outcome
 
 _HOW = """\
 Hypervolume: the area under the best accuracy at no more than so many passes, over log2 passes from 1 to L (the
@@ -29,6 +32,15 @@ largest that was trained on stand for the end of the dial, where the cut falls u
 _MIXED = """\
 The same for the areas under the mixture envelopes, where each set may toss a coin between two of its settings for each
 problem, and the number of settings hardly counts:"""
+_TIMED = (
+    "Milliseconds a problem, verifier included, one thread, median of the rounds; beside each policy the fastest "
+    "heuristic of a group that is at least as accurate on the test problems, and how many times the policy's time it "
+    "takes (above 1 the policy is faster). Only heuristics that none of their group beats in passes were timed. "
+    "Accuracy and passes are those of all test problems; the clock ran over the first so many of them. The share is "
+    "processor time over time on the clock: where it is well below 100 % other work disturbed it."
+)
+_TIMED_GROUPS = (BLIND, BLIND_ANY, REFERENCES)
+_MARKS = "osv^D*XP"
 _REWARDS = "Rewards can be compared only between trainings with the same reward and alphas."
 _QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
 
@@ -44,7 +56,7 @@ def write_report(results: Results, folder: Path) -> None:
     judged = [found for cell in plan.cells if isinstance(cell, Measured) and (found := results.judged(cell))]
     picture = place / "frontier.png"
     if can_draw() and len(judged) > results.drawn:  # a picture takes a second, and most steps do not change it
-        draw_question(results, judged, picture)
+        _draw_question(results, judged, picture)
         results.drawn = len(judged)
     measures = [cell for cell in plan.cells if isinstance(cell, Measured)]
     parts = [
@@ -65,7 +77,7 @@ def write_report(results: Results, folder: Path) -> None:
         *([f"## {name}", "", *lines] for name, lines in _points(judged)),
         ["## Heuristics", "", *_rules(results)],
         ["## Trainings", "", _REWARDS, "", *_trainings(results)],
-        ["## Seconds", "", *timing_lines(results)] if any(isinstance(cell, Timed) for cell in plan.cells) else [],
+        ["## Seconds", "", *_timings(results)] if any(isinstance(cell, Timed) for cell in plan.cells) else [],
         ["## Cells", "", *_table(["cell", "state"], ([cell.name, results.state(cell)] for cell in plan.cells))],
     ]
     atomic_text(place / "report.md", "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n")
@@ -239,3 +251,99 @@ def _csv(results: Results, cells: Sequence[Measured]) -> str:
             point = (found.found.accuracy[n], low, high, found.found.passes[n])
             table.writerow([*first, f"{alpha:g}", *(f"{x:.4f}" for x in point), *areas])
     return text.getvalue()
+
+
+# ---- seconds ---------------------------------------------------------------------------------------------------------
+
+
+def _timings(results: Results) -> list[str]:
+    """A row for each dial value, batch and arena; one with the state where there is no time yet."""
+    rows: list[list[str]] = []
+    for cell in results.plan.cells:
+        if not isinstance(cell, Timed):
+            continue
+        first = [_title(cell.arena), str(cell.batch)]
+        if not results.done(cell.name):
+            rows.append([*first, results.state(cell), *[""] * (3 + len(_TIMED_GROUPS))])
+            continue
+        timed, measured = results.records[cell.name].result, results.records[cell.measured].result
+        seconds: Mapping[str, float] = timed["seconds"]
+        groups = grouped(outcomes_of(results.records[cell.against].result))
+        for alpha, policy in zip(measured["alphas"], outcomes_of(measured), strict=True):
+            own = seconds.get(policy.setting.key)
+            if own is None:
+                continue  # not every dial value was timed
+            accuracy = f"{policy.accuracy:.3f} @ {policy.mean_passes:.2f}"
+            row = [*first, f"{timed['problems']} ({timed['share']:.0%})", f"{alpha:g}", accuracy, f"{own * 1e3:.2f}"]
+            rows.append([*row, *(_fastest(policy, groups.get(name, []), seconds, own) for name in _TIMED_GROUPS)])
+    head = ["test", "batch", "problems (share)", "alpha", "accuracy @ passes", "ms", *_TIMED_GROUPS]
+    return [_TIMED, "", *_table(head, rows)]
+
+
+def _fastest(policy: Outcome, rules: list[Outcome], seconds: Mapping[str, float], own: float) -> str:
+    able = [rule for rule in rules if rule.accuracy >= policy.accuracy and rule.setting.key in seconds]
+    if not able:
+        return "none as accurate"
+    best = min(able, key=lambda rule: seconds[rule.setting.key])
+    return f"{seconds[best.setting.key] * 1e3:.2f} (x{seconds[best.setting.key] / own:.2f}) {best.setting.key}"
+
+
+# ---- the picture -----------------------------------------------------------------------------------------------------
+
+
+def _draw_question(results: Results, judged: Sequence[Judged], path: Path) -> None:
+    """Accuracy against passes. Raises ConfigError or RunError where it cannot be."""
+    arenas = list(dict.fromkeys(one.cell.against for one in judged))
+    columns = min(2, len(arenas))
+    rows = -(-len(arenas) // columns)
+    figure = new_figure(6.2 * columns + 2.6, 4.6 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    labels = list(dict.fromkeys(one.cell.label for one in judged))
+    named: dict[str, Any] = {}
+    for panel, name in zip(panels, arenas, strict=False):
+        mine = [one for one in judged if one.cell.against == name]
+        _heuristics(panel, results, name)
+        for one in mine:
+            _policies(panel, one, labels.index(one.cell.label))
+        _frame(panel, mine[0], results.length(name))
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    for panel in panels[len(arenas) :]:
+        panel.set_visible(False)
+    quick = " (quick: means nothing)" if results.plan.options.quick else ""
+    figure.suptitle(f"{results.plan.name}{quick}: thin lines are seeds")
+    figure.legend(list(named.values()), list(named), loc="outside right center", frameon=False)
+    save_figure(path, figure)
+
+
+def _heuristics(panel: Any, results: Results, name: str) -> None:
+    """The frontiers of the groups (brown: in the blocks of policies), and the mixture envelope on the whole canvas."""
+    styles = {BLIND: ("black", "-"), BLIND_ANY: ("0.55", "-"), REFERENCES: ("0.35", "--")}
+    for group, found in results.rules(name).items():
+        color, style = styles.get(group, ("tab:brown", "-"))
+        best = pareto(found.passes, found.accuracy)
+        passes, accuracy = found.passes[best], found.accuracy[best]
+        panel.step(passes, accuracy, where="post", color=color, ls=style, lw=1.4, label=group)
+        if group == BLIND:
+            grid = 2.0 ** np.linspace(0, np.log2(max(2.0, float(found.passes.max()))), 200)
+            mixed = envelope_at(found.passes, found.accuracy, grid)
+            panel.plot(grid, np.where(mixed > 0, mixed, np.nan), ":", color=color, lw=1, label="its mixture envelope")
+
+
+def _policies(panel: Any, one: Judged, number: int) -> None:
+    order = np.argsort(one.found.passes, kind="stable")
+    passes, accuracy, interval = one.found.passes[order], one.found.accuracy[order], one.found.interval[order]
+    color, mark = f"C{number % 10}", _MARKS[number // 10 % len(_MARKS)]
+    panel.plot(passes, accuracy, "-", marker=mark, ms=3, lw=0.8, color=color, label=one.cell.label)
+    panel.vlines(passes, interval[:, 0], interval[:, 1], color=color, lw=0.6, alpha=0.5)
+
+
+def _frame(panel: Any, one: Judged, length: int) -> None:
+    panel.set_xscale("log", base=2)
+    panel.set_xlim(0.95, length * 1.05)
+    panel.set_ylim(-0.02, 1.02)
+    panel.xaxis.set_major_formatter("{x:g}")
+    panel.set_xlabel("forward passes per problem")
+    panel.set_ylabel("accuracy")
+    panel.set_title(f"{Path(one.cell.arena.checkpoint).name}, {one.cell.arena.task}")
+    panel.grid(alpha=0.25)

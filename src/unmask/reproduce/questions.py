@@ -1,0 +1,219 @@
+"""The published questions about learned policies: a function each, from options to the cells that answer it; no torch.
+
+The first line of a function's docstring is what `unmask reproduce` lists.
+"""
+
+__all__ = ["QUESTIONS", "ablations", "alpha", "blocks", "full", "names", "plan_of", "seconds", "transfer"]
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from unmask.assets.bundled import locate
+from unmask.disk.checkpoint import read_checkpoint
+from unmask.errors import ConfigError, did_you_mean
+from unmask.policies.learned.settings import PolicySettings
+from unmask.reproduce.plan import (
+    ALPHAS,
+    AUTOMATON,
+    COARSE,
+    Blocked,
+    Cell,
+    Heuristics,
+    Kind,
+    Options,
+    Plan,
+    Timed,
+    Training,
+    contest,
+    heuristics,
+    kinds,
+    measured,
+    other_kinds,
+    trained,
+)
+from unmask.rl.settings import LearnSettings
+
+_NET, _LEARN = PolicySettings(), LearnSettings()
+_Variant = tuple[PolicySettings, LearnSettings]
+_PUBLISHED: dict[str, _Variant] = {
+    "recipe": (_NET, _LEARN),
+    "additive reward": (_NET, replace(_LEARN, reward="sum")),
+    "no mask": (replace(_NET, mask=False), _LEARN),
+    "no time": (replace(_NET, time=False), _LEARN),
+    "confidence alone": (replace(_NET, features=("confidence",)), _LEARN),
+    "Plackett-Luce head": (replace(_NET, head="plackett-luce"), replace(_LEARN, entropy=0.0)),
+    "expert steering, no warm start": (_NET, replace(_LEARN, warm=0, steering=2)),
+    "cold start": (_NET, replace(_LEARN, warm=0)),
+}
+_OURS: dict[str, _Variant] = {
+    "raw probabilities": (replace(_NET, scale="raw"), _LEARN),
+    "no positions": (replace(_NET, positions=False), _LEARN),
+    "no entropy bonus": (_NET, replace(_LEARN, entropy=0.0)),
+    "scale by group": (_NET, replace(_LEARN, scale="std")),
+    "no scale": (_NET, replace(_LEARN, scale="none")),
+}
+_SEPARATE = (0.1, 1.0, 3.0, 10.0)  # alpha 0 asks for no speed, and 30 for a single pass
+_BATCHES = (1, 32, 128)
+_TWICE = "automaton:length=48,traces=mixed"
+_FULL, _INSIDE = "full canvas", f"blocks of {AUTOMATON.block}"  # as in `full` and `blocks`: they share the cells
+
+
+def ablations(options: Options) -> list[Cell]:
+    """Ablations: what each part of the network and of its training is worth.
+
+    arXiv:2512.09106, section 5.5 and appendices E and F. Each differs from the recipe in what its name says; the
+    Plackett-Luce head has no entropy bonus either. On the first denoiser, long traces.
+    """
+    checkpoint = options.denoisers[0]
+    against = heuristics(options, checkpoint, AUTOMATON.tests[-1])
+    variants, cells = dict(_PUBLISHED), list[Cell]([against])
+    width = read_checkpoint(locate(checkpoint)).config.get("model", {}).get("width")
+    if width is None:
+        cells.append(Blocked("hidden-state", f"the configuration of {checkpoint} does not tell its width"))
+    else:
+        variants["hidden state"] = (replace(_NET, features=(*_NET.features, "hidden"), hidden=width), _LEARN)
+    for label, (policy, learn) in {**variants, **_OURS}.items():
+        for seed in options.seeds:
+            name = "full" if label == "recipe" else label  # the training that the other questions have too
+            training = trained(options, name, checkpoint, AUTOMATON.train, seed, policy, learn)
+            cells += [training, measured(options, label, [training], against, seed=seed, alphas=COARSE)]
+    return cells
+
+
+def alpha(options: Options) -> list[Cell]:
+    """Control of speed: separate networks for each alpha against one that is told alpha, and how far seeds lie apart.
+
+    arXiv:2512.09106, sections 3.3 and 6, where each alpha has its own network and the passes wander between seeds. Four
+    separate networks have four points, so the one network is measured at the same four too.
+    """
+    alphas = _SEPARATE[:2] if options.quick else _SEPARATE
+    unpriced = PolicySettings(priced=False)
+    cells: list[Cell] = []
+    for checkpoint in options.denoisers:
+        against = [heuristics(options, checkpoint, task) for task in AUTOMATON.tests]
+        cells += against
+        for seed in options.seeds:
+            joint = trained(options, "full", checkpoint, AUTOMATON.train, seed)
+            separate = [
+                trained(
+                    options, f"alpha-{a:g}", checkpoint, AUTOMATON.train, seed, unpriced, LearnSettings(alphas=(a,))
+                )
+                for a in alphas
+            ]
+            cells += [joint, *separate]
+            for rules in against:
+                cells.append(measured(options, _FULL, [joint], rules, seed=seed))
+                cells.append(measured(options, "the same, at four alphas", [joint], rules, seed=seed, alphas=alphas))
+                cells.append(measured(options, "a network for each alpha", separate, rules, seed=seed))
+    return cells
+
+
+def blocks(options: Options) -> list[Cell]:
+    """In blocks: does a learned policy match tuned heuristics?
+
+    arXiv:2512.09106, section 5.1. Blocks of a quarter of the automaton's places, and of a row of the Sudoku; trained
+    and measured in them.
+    """
+    return contest(options, in_blocks=True)
+
+
+def full(options: Options) -> list[Cell]:
+    """Over the whole canvas: does a learned policy beat tuned heuristics?
+
+    arXiv:2512.09106, section 5.2. One conditioned network for each denoiser and seed; in distribution and on long
+    traces.
+    """
+    return contest(options, in_blocks=False)
+
+
+def seconds(options: Options) -> list[Cell]:
+    """Seconds, not only passes: a policy's network costs time too; at equal accuracy, is it still worth it?
+
+    Batches of 1, 32 and 128, each cell alone in one thread of this machine, after all others are done; one seed, the
+    first.
+    """
+    seed, rounds = options.seeds[0], 1 if options.quick else 3
+    before: list[Cell] = []
+    timed: list[Cell] = []
+    for checkpoint, task_kind in kinds(options):
+        training = trained(options, "full", checkpoint, task_kind.train, seed)
+        before.append(training)
+        for task in task_kind.tests:
+            against = heuristics(options, checkpoint, task)
+            cell = measured(options, _FULL, [training], against, seed=seed)
+            before += [against, cell]
+            for batch in _BATCHES:
+                name = f"seconds-{against.arena.name}-batch-{batch}"
+                timed.append(Timed(name, against.arena, cell.name, against.name, batch, rounds))
+    return [*before, *timed, *other_kinds(options)]
+
+
+def transfer(options: Options) -> list[Cell]:
+    """Transfer: policies used, untrained, with another denoiser, at another length, on another task, in other blocks.
+
+    arXiv:2512.09106, section 5.4. On the harder test of each task, at half of the alphas where a policy is used with
+    what it was not trained on. Lengths: a policy keeps its penalty of a pass, so that alpha grows with the length. The
+    automaton with 48 places needs a window of 97 tokens, so a denoiser of its own (--twice).
+    """
+    trainings: list[Cell] = []
+    policies: list[Cell] = []
+    places = kinds(options)
+    first, block = options.denoisers[0], AUTOMATON.block
+    rules = {checkpoint: [heuristics(options, checkpoint, task.tests[-1])] for checkpoint, task in places}
+    twice = [heuristics(options, options.twice, _TWICE)] if options.twice else []
+    missing = Blocked("twice-the-length", "no denoiser was given; train one and add --twice CHECKPOINT")
+    in_blocks = [heuristics(options, first, AUTOMATON.tests[-1], block)]  # as `blocks` has it
+
+    def use(label: str, training: Training, on: list[Heuristics], seed: int, size: int | None = None) -> None:
+        alphas = ALPHAS if label in (_FULL, _INSIDE) else COARSE
+        policies.extend(measured(options, label, [training], a, seed=seed, block_size=size, alphas=alphas) for a in on)
+
+    for seed in options.seeds:
+        whole = {c: trained(options, "full", c, task.train, seed) for c, task in places}
+        inside = trained(options, _INSIDE, first, AUTOMATON.train, seed, learn=LearnSettings(block_size=block))
+        trainings += [*whole.values(), inside]
+        for source, target in _pairs(places, first):
+            label = f"from {Path(source).name}" if source != target else _FULL
+            use(label, whole[source], rules[target], seed)
+        use(f"from {Path(first).name}, twice the length", whole[first], twice, seed)
+        use(f"{_FULL}, used in {_INSIDE}", whole[first], in_blocks, seed, block)
+        use(f"{_FULL}, used in blocks of 12", whole[first], rules[first], seed, 12)
+        use(_INSIDE, inside, in_blocks, seed, block)
+        use(f"{_INSIDE}, used on the whole canvas", inside, rules[first], seed)
+    every_rule = [*twice, *in_blocks, *(cell for cells in rules.values() for cell in cells)]
+    return [*trainings, *every_rule, *policies, *([] if twice else [missing]), *other_kinds(options)]
+
+
+def _pairs(places: list[tuple[str, Kind]], first: str) -> list[tuple[str, str]]:
+    """(trained on, used with): each denoiser with itself, and the first one with every other in both directions."""
+    every = [checkpoint for checkpoint, _ in places]
+    return list(dict.fromkeys([*((c, c) for c in every), *((first, c) for c in every), *((c, first) for c in every)]))
+
+
+QUESTIONS: dict[str, Callable[[Options], list[Cell]]] = {
+    f"policies-{question.__name__}": question for question in (ablations, alpha, blocks, full, seconds, transfer)
+}
+"""Each question by the name that `unmask reproduce` takes."""
+
+
+def names() -> dict[str, str]:
+    """The name of every question -> its one line."""
+    return {name: _about(name) for name in QUESTIONS}
+
+
+def plan_of(name: str, options: Options) -> Plan:
+    """The name of a question and options -> what is to be done. Raises ConfigError for a name that is none."""
+    if name not in QUESTIONS:
+        raise ConfigError(f"There is no question named '{name}'; {did_you_mean(name, QUESTIONS)}")
+    unique: dict[str, Cell] = {}
+    for cell in QUESTIONS[name](options):
+        if unique.setdefault(cell.name, cell) != cell:
+            raise ConfigError(
+                f"Two different cells of {name} would be called {cell.name}: give each denoiser one task."
+            )
+    return Plan(name, _about(name), tuple(unique.values()), options)
+
+
+def _about(name: str) -> str:
+    return (QUESTIONS[name].__doc__ or "").splitlines()[0]
