@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 import unmask.assets.bundled
 from unmask.cli.demo import run
 from unmask.cli.panel import Panel, dial_table, race_table
-from unmask.cli.race import COURSES, DIALS, Puzzles, open_puzzles, race, runners_of, turn_dial
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import policy_config
 from unmask.policies.learned.settings import PolicySettings
 from unmask.solve.problems import solve
+from unmask.solve.race import COURSES, DIALS, Puzzles, open_puzzles, race, runners_of, turn_dial
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from unmask.api import Model
-    from unmask.cli.race import Course, Place, Puzzles, Runner
     from unmask.policies.base import UnmaskingPolicy
+    from unmask.solve.race import Course, Place, Puzzles, Runner
 
 _BUNDLED = "shakespeare"
 _SEQUENCES, _PATIENCE = 16, 5.0  # at most so many sequences, and no further pass over them after so many seconds
@@ -148,7 +148,7 @@ def _next(checkpoint: str | None) -> str:
 def _solve(console: "Console", arguments: DemoArguments) -> list[_Shown]:
     """Each set of puzzles by every policy, live, and by the learned one at places of its dial."""
     from unmask.cli.panel import Panel, dial_table, race_table
-    from unmask.cli.race import COURSES, LEARNED, open_puzzles, race, runners_of, turn_dial
+    from unmask.solve.race import COURSES, LEARNED, open_puzzles, race, runners_of, turn_dial
 
     found: list[_Shown] = []
     for course in COURSES:

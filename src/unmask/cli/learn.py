@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from unmask.cli.parse import given_options, given_positionals, parse
-from unmask.cli.progress import Meter
-from unmask.cli.show import note, print_json, size, table
+from unmask.cli.show import Meter, note, print_json, size, table
 from unmask.errors import ConfigError, UnmaskError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import read

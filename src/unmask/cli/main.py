@@ -29,11 +29,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "learn": ("learn", "[RECIPE]", "train the policy that decides which tokens appear when"),
     "reproduce": ("reproduce", "[NAME]", "the published questions about learned policies, answered: table and plot"),
     "schedule": ("schedule", "CHECKPOINT", "the information curve of a model and the best schedule for so many passes"),
-    "info": ("info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
-    "list": ("list", "[KIND]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
+    "info": ("about:run_info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
+    "list": ("about:run_list", "[KIND]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
     "bench": ("bench", "train|decode|ancestral|policy|memory|scaling", "measure speed and memory on this machine"),
 }
-"""Each verb: its module in this folder, its arguments, and what it does."""
+"""Each verb: its module in this folder, with the function where that is not `run`; its arguments; what it does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +75,8 @@ def _dispatch(arguments: list[str]) -> int:
     if verb not in VERBS:
         print(f"unmask: there is no verb '{verb}'; {did_you_mean(verb, VERBS)}", file=sys.stderr)
         return 2
-    return import_module(f"unmask.cli.{VERBS[verb][0]}").run(rest)
+    module, _, function = VERBS[verb][0].partition(":")
+    return getattr(import_module(f"unmask.cli.{module}"), function or "run")(rest)
 
 
 def _overview() -> str:

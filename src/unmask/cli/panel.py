@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from unmask.cli.race import Course, Place, Puzzles, Runner
+from unmask.solve.race import Course, Place, Puzzles, Runner
 
 _NEW, _GOOD, _BAD = "black on #5fb8ae", "#2f958c", "white on #b04a5a"
 _FRAME, _HOLD = 0.06, 0.6  # seconds that a pass, and a finished puzzle, stay on the screen

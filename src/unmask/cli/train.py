@@ -1,15 +1,17 @@
 """`unmask train`: assemble a run, say what it will do, do it, and say what to type next."""
 
-__all__ = ["TrainArguments", "run"]
+__all__ = ["Progress", "TrainArguments", "run"]
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from unmask.cli.parse import given_options, parse
-from unmask.cli.show import duration, note, print_json, size, table
+from unmask.cli.show import Meter, duration, note, print_json, size, table
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
 from unmask.recipes.denoisers import read
@@ -17,7 +19,7 @@ from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 if TYPE_CHECKING:
     from unmask.objective.bound import Bound
-    from unmask.train.loop import Outcome
+    from unmask.train.loop import Outcome, StepReport
     from unmask.train.session import Estimate, Session
 
 _SHORT = {"--device", "--dtype", "--threads"}
@@ -56,7 +58,6 @@ def run(argv: Sequence[str]) -> int:
     words = [f"--train.{word[2:]}" if word.partition("=")[0] in _SHORT else word for word in argv]
     arguments = _arguments(words)
 
-    from unmask.cli.progress import Progress
     from unmask.train.session import measure, open_session
 
     asked = TextRun(arguments.data, arguments.model, arguments.train)
@@ -221,3 +222,33 @@ def _bound(found: "Bound") -> str:
     """A bound with its error and perplexity."""
     error = "" if found.stderr is None else f" ± {found.stderr:.4f}"
     return f"{found.nats_per_token:.4f}{error} nats/token, perplexity {found.perplexity:.2f}"
+
+
+_SMOOTHING = 0.95
+
+
+class Progress(Meter):
+    """The listener of a training in the terminal; silent unless `visible`."""
+
+    def __init__(self, session: "Session", *, visible: bool) -> None:
+        super().__init__("training", "step", session.plan.steps, session.trainer.step, visible=visible)
+        self._best = session.trainer.best
+        self._loss, self._weight = 0.0, 0.0
+
+    def stepped(self, report: "StepReport") -> None:
+        """Figures are running means."""
+        self._loss = _SMOOTHING * self._loss + (1 - _SMOOTHING) * report.loss
+        self._weight = _SMOOTHING * self._weight + (1 - _SMOOTHING)
+        best = f"bound {self._best:.4f}  " if math.isfinite(self._best) else ""
+        self.moved(report.step, f"loss {self._loss / self._weight:.4f}  {best}{report.tokens_per_second:,.0f} tokens/s")
+
+    def validated(self, step: int, found: "Bound", best: bool) -> None:
+        """Say a better bound."""
+        if best:
+            self._best = found.nats_per_token
+        error = "" if found.stderr is None else f" ± {found.stderr:.4f}"
+        mark = "best so far" if best else f"best was {self._best:.4f}"
+        self.line(f"step {step:,}: bound {found.nats_per_token:.4f}{error} nats/token ({mark})")
+
+    def saved(self, folder: Path) -> None:
+        """Checkpoints are written often; they go without a word."""

@@ -1,4 +1,4 @@
-"""The same puzzles unmasked by several policies, a pass of each in turn, and counted as they come."""
+"""The same problems decoded by several policies, a pass of each in turn; accuracy and passes of each as they come."""
 
 __all__ = [
     "COURSES",
@@ -135,19 +135,19 @@ def open_puzzles(course: Course, count: int, seed: int, *, device: str, threads:
 
     model = unmask.load(course.checkpoint, device=device, dtype="float32", threads=threads)
     task = make(course.task)
-    given = problems(task.examples("test", max(1, round(course.share * count)), seed), model.tokenizer)
-    return Puzzles(model, task, given, [derive(seed, number) for number in range(len(given))])
+    rows = problems(task.examples("test", max(1, round(course.share * count)), seed), model.tokenizer)
+    return Puzzles(model, task, rows, [derive(seed, number) for number in range(len(rows))])
 
 
 def runners_of(course: Course) -> list[Runner]:
     """The heuristics, and the learned policy where one is bundled for this denoiser."""
     from unmask.assets.bundled import bundled_policies
 
-    found = [Runner(*one) for one in course.heuristics]
+    runners = [Runner(*rule) for rule in course.heuristics]
     if course.checkpoint in bundled_policies():
         name = f"learned:from={course.checkpoint},dial={_DIAL:g}"
-        found.append(Runner(LEARNED, f"dial {_DIAL:g}", name))
-    return found
+        runners.append(Runner(LEARNED, f"dial {_DIAL:g}", name))
+    return runners
 
 
 def race(puzzles: Puzzles, runners: Sequence[Runner]) -> Iterator[tuple[int, bool]]:
@@ -220,10 +220,10 @@ def turn_dial(puzzles: Puzzles, policy: str) -> list[Place]:
     count = len(puzzles.problems)
     numbers, dials = list(range(count)) * len(DIALS), [dial for dial in DIALS for _ in range(count)]
     filled = finished(_stream(puzzles, policy, numbers, dials))
-    given, rows = [puzzles.problems[number] for number in numbers], [row.tokens for row in filled]
-    scores = scored(puzzles.task, given, rows, puzzles.model.tokenizer)
-    found: list[Place] = []
+    problems, rows = [puzzles.problems[number] for number in numbers], [row.tokens for row in filled]
+    scores = scored(puzzles.task, problems, rows, puzzles.model.tokenizer)
+    places: list[Place] = []
     for place, dial in enumerate(DIALS):
         mine = slice(place * count, (place + 1) * count)
-        found.append(Place(dial, sum(scores[mine]) / count, sum(row.passes for row in filled[mine]) / count))
-    return found
+        places.append(Place(dial, sum(scores[mine]) / count, sum(row.passes for row in filled[mine]) / count))
+    return places
