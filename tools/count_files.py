@@ -1,0 +1,72 @@
+"""An `unmask` command -> the files of src/unmask in which one of its functions ran, counted by sys.setprofile.
+
+    python tools/count_files.py                      # the two walks that have a limit
+    python tools/count_files.py generate automaton "" --length 8
+
+A reader who follows a command has to open these files. Code that runs at import time does not count.
+"""
+
+__all__ = ["count", "main"]
+
+import contextlib
+import inspect
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import FrameType
+
+LIMITS = {
+    ("generate", "shakespeare", "ROMEO.", "--length", "40"): 26,
+    ("train", "--data.source", "shakespeare", "--train.steps", "2"): 38,
+}
+
+
+def count(words: list[str]) -> list[str]:
+    """The words of a command -> paths relative to src/unmask, sorted; its output is thrown away."""
+    from unmask.cli import main as cli
+
+    root = Path(cli.__file__).parents[1]
+    names: set[str] = set()
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # neither a module's nor a class's body
+            names.add(frame.f_code.co_filename)
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+        threading.setprofile(profile)
+        sys.setprofile(profile)
+        try:
+            code = cli.main(words)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)  # pyright: ignore[reportArgumentType]
+    if code:
+        raise SystemExit(f"unmask {' '.join(words)} ended with code {code}: {errors.getvalue()}")
+    inside = (Path(name) for name in names if name.startswith(f"{root}{os.sep}"))
+    return sorted(str(path.relative_to(root)) for path in inside)
+
+
+def main() -> int:
+    """Print the files of a command, or the two counts that have a limit: exit code 1 where one is above it."""
+    if sys.argv[1:]:
+        files = count(sys.argv[1:])
+        print("\n".join([*files, f"{len(files)} files"]))
+        return 0
+    above = 0
+    for words, limit in LIMITS.items():
+        with tempfile.TemporaryDirectory() as folder:  # a process each: nothing is warm
+            command = [sys.executable, str(Path(__file__).resolve()), *words]
+            environment = os.environ | {"UNMASK_CACHE": f"{folder}/cache"}
+            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+        number = int(done.stdout.splitlines()[-1].split()[0])
+        print(f"unmask {' '.join(words)}: {number} files, at most {limit}")
+        above += number > limit
+    return 1 if above else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
