@@ -139,14 +139,14 @@ def test_the_eos_heavy_automaton_fails_as_published() -> None:
     assert make("automaton:traces=long").name in ("automaton:length=24,traces=long",)
 
 
-def test_a_policy_without_a_price_and_a_saved_schedule_are_taken_as_they_stand(tmp_path: Path) -> None:
+def test_a_policy_without_a_price_and_a_saved_pace_are_taken_as_they_stand(tmp_path: Path) -> None:
     network = PolicyNetwork(PolicySettings(features=("confidence",), priced=False))
     write_checkpoint(tmp_path / "p", network.state_dict(), policy_config(network.settings, {}, None), card="")
     one = f"learned:from={tmp_path / 'p'}"
     assert settings_of([one], [None], 24) == [Setting(one)]
-    schedule = tmp_path / "one.json"
-    schedule.write_text(json.dumps({"schedules": {"3": [8, 8, 8]}}))
-    assert settings_of([f"random:pace={schedule}"], [None], 24) == [Setting(f"random:pace={schedule}")]
+    saved = tmp_path / "one.json"
+    saved.write_text(json.dumps({"paces": {"3": [8, 8, 8]}}))
+    assert settings_of([f"random:pace={saved}"], [None], 24) == [Setting(f"random:pace={saved}")]
 
 
 def test_a_task_without_problems(tmp_path: Path) -> None:

@@ -210,21 +210,21 @@ def _draw(shown: Sequence[_Shown], path: Path, seed: int) -> None:
 
 
 def _writers(checkpoint: str | None) -> "list[tuple[str, UnmaskingPolicy]]":
-    """The two ways to write, with what to call them; the bundled schedule is that of the bundled model alone.
+    """The two ways to write, with what to call them; the bundled pace is that of the bundled model alone.
 
-    It was written by `unmask schedule shakespeare --data.length 120 --steps 8 16 32 64 --sequences 16 --dtype float32
-    --threads 1 --out src/unmask/assets/schedules/shakespeare.json`.
+    It was written by `unmask pace shakespeare --data.length 120 --steps 8 16 32 64 --sequences 16 --dtype float32
+    --threads 1 --out src/unmask/assets/paces/shakespeare.json`.
     """
     from unmask.policies.entropy_bound import EntropyBound
-    from unmask.policies.pace import linear, read_schedule
+    from unmask.policies.pace import linear, read_pace
     from unmask.policies.top_k import SCORES, TopK
 
     random = SCORES["random"]
     if checkpoint is None:
-        path = resources.files("unmask.assets") / "schedules" / f"{_BUNDLED}.json"
+        path = resources.files("unmask.assets") / "paces" / f"{_BUNDLED}.json"
         paced = (
-            f"random order, optimal schedule of {_STEPS} passes",
-            TopK(random, _STEPS, read_schedule(str(path), _STEPS)),
+            f"random order, optimal pace of {_STEPS} passes",
+            TopK(random, _STEPS, read_pace(str(path), _STEPS)),
         )
     else:
         paced = (f"random order, {_STEPS} equal passes", TopK(random, _STEPS, linear))

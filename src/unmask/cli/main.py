@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "learn": ("learn", "[RECIPE]", "train the policy that decides which tokens appear when"),
     "reproduce": ("reproduce", "[NAME]", "the published questions about learned policies, answered: table and plot"),
-    "schedule": ("schedule", "CHECKPOINT", "the information curve of a model and the best schedule for so many passes"),
+    "pace": ("pace", "CHECKPOINT", "the information curve of a model and the best sizes of reveals for so many passes"),
     "info": ("about:run_info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
     "list": ("about:run_list", "[KIND]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
     "bench": ("bench", "train|decode|ancestral|policy|memory|scaling", "measure speed and memory on this machine"),

@@ -1,1 +1,1 @@
-"""What a model is worth, and at how many passes: information curves, schedules and frontiers."""
+"""What a model is worth, and at how many passes: information curves, paces and frontiers."""

@@ -1,9 +1,9 @@
-"""Which held-out sequences a schedule is measured on: two sets that share none, all of the same number of tokens.
+"""Which held-out sequences a pace is measured on: two sets that share none, all of the same number of tokens.
 
 The information curve of a model: the mean cross-entropy of a hidden token where j of n are revealed at random.
 
 f(j) falls from f(0), no context, to f(n - 1), all but one revealed; its sum is the any-order bound on -log p. Which
-schedule is best for k passes follows from it alone (arXiv:2511.04647; unmask.policies.schedule).
+pace is best for k passes follows from it alone (arXiv:2511.04647; unmask.policies.pace).
 Shapes: S sequences, L positions, G counts on the grid, n maskable tokens in each sequence.
 """
 
@@ -25,7 +25,7 @@ from unmask.errors import DataError
 from unmask.noise import generator
 from unmask.objective.bound import Rows
 from unmask.objective.cross_entropy import BUDGET
-from unmask.policies.schedule import Sizes
+from unmask.policies.pace import Sizes
 
 _STREAM = 5  # of the seed
 
@@ -89,7 +89,7 @@ class Curve:
         return self._everywhere(isotonic(self.cross_entropy.mean(0), hidden)[None])[0]
 
     def error_of(self, sizes: Sizes) -> float:
-        """Standard error, over sequences, of the bound that the curve predicts for a schedule, in nats."""
+        """Standard error, over sequences, of the bound that the curve predicts for a pace, in nats."""
         starts = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         costs = self._everywhere(self.cross_entropy)[:, starts] @ torch.tensor(sizes).double()
         return float(costs.std() / len(costs) ** 0.5)

@@ -1,6 +1,6 @@
 """A frontier as a table, as plain data and as a picture.
 
-The information curve and what schedules cost, drawn.
+The information curve and what paces cost, drawn.
 
 Accuracy against passes of a few policies, drawn: a panel for each set of puzzles.
 """
@@ -13,8 +13,8 @@ __all__ = [
     "frontier_csv",
     "frontier_facts",
     "plot_frontier",
+    "plot_paces",
     "plot_points",
-    "plot_schedules",
 ]
 
 import csv
@@ -27,7 +27,7 @@ import numpy as np
 
 from unmask.errors import ConfigError
 from unmask.eval.frontier import Frontier
-from unmask.eval.schedule import Comparison
+from unmask.eval.pace import Comparison
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.solve.pareto import envelope_at, pareto
 
@@ -135,7 +135,7 @@ def check_plot(path: str) -> None:
         raise ConfigError(f"--plot is '{path}'; the name of the file has to end in .png.")
 
 
-def plot_schedules(found: Comparison, path: Path) -> None:
+def plot_paces(found: Comparison, path: Path) -> None:
     """Two panels: the curve with its standard errors and fit; and, for each rule, nats per token against passes, as
     predicted (lines) and as measured (points with standard errors).
 

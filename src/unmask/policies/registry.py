@@ -22,7 +22,7 @@ from unmask.policies.factor import Factor
 from unmask.policies.klass import Klass
 from unmask.policies.options import Context, Options
 from unmask.policies.or_else import OrElse
-from unmask.policies.pace import PACES, Pace, Power, read_schedule
+from unmask.policies.pace import PACES, Pace, Power, read_pace
 from unmask.policies.pc import PositionCalibrated
 from unmask.policies.prefix import Prefix
 from unmask.policies.remdm import ReMDM
@@ -79,9 +79,9 @@ def _paced(score: Score, name: str, options: Options) -> UnmaskingPolicy:
     if named is not None and named.endswith(".json"):
         if steps is None and "steps" in options.given:
             raise RequestError(
-                f"A schedule has its own passes; give their number as steps, or leave it out with {named}."
+                f"A saved pace has its own passes; give their number as steps, or leave it out with {named}."
             )
-        saved = read_schedule(named, steps)
+        saved = read_pace(named, steps)
         return TopK(score, len(saved.sizes), saved)
     if named is not None and steps is None:
         raise RequestError(f"pace={named} needs steps; give for example {name}:steps=16,pace={named}.")

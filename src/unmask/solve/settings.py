@@ -77,7 +77,7 @@ def settings_of(names: Iterable[str], blocks: Sequence[int | None], length: int)
 
 
 def _said(entry: Entry, given: str) -> bool:
-    """Whether the options say the knob, or what stands for it: passes for a dial, a saved schedule for its steps."""
+    """Whether the options say the knob, or what stands for it: passes for a dial, a saved pace for its steps."""
     assert entry.knob is not None
     options = [option.partition("=") for option in given.split(",")]
     said = {"steps" if key.strip() == "pace" and value.endswith(".json") else key.strip() for key, _, value in options}

@@ -1,4 +1,4 @@
-"""Paces, information curves and schedules: the exact theory against enumeration, estimates against the exact theory."""
+"""Paces, information curves and paces: the exact theory against enumeration, estimates against the exact theory."""
 
 import itertools
 import json
@@ -15,12 +15,25 @@ from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.errors import DataError
 from unmask.eval.curve import grid, isotonic, measure_curve, orders, reveal
-from unmask.eval.schedule import compare_rules, measure_costs
+from unmask.eval.pace import compare_rules, measure_costs
 from unmask.noise import generator
 from unmask.objective.bound import Rows
-from unmask.policies.pace import Pace, Power, Saved, cosine, linear, sizes_of
+from unmask.policies.pace import (
+    RULES,
+    Pace,
+    Power,
+    SavedPace,
+    cosine,
+    cost,
+    dtc_sizes,
+    fit_delta,
+    linear,
+    optimal,
+    sizes_of,
+    square_root,
+    tc_sizes,
+)
 from unmask.policies.registry import make
-from unmask.policies.schedule import RULES, cost, dtc_sizes, fit_delta, optimal, square_root, tc_sizes
 from unmask.policies.top_k import TopK
 from unmask.testing import TableDenoiser, random_language
 
@@ -31,7 +44,7 @@ PACES: dict[str, Pace] = {
     "square": Power(2.0),
     "root": Power(0.5),
     "steep": Power(9.0),
-    "saved": Saved((1, 1, 30, 1, 3)),
+    "saved": SavedPace((1, 1, 30, 1, 3)),
 }
 
 
@@ -137,10 +150,10 @@ def test_paces_follow_their_formulas() -> None:
 
 def test_a_saved_schedule_is_exact_and_scales() -> None:
     sizes = (1, 2, 5, 12, 20)
-    assert sizes_of(Saved(sizes), 40, 5) == sizes
-    assert sizes_of(Saved(sizes), 80, 5) == (2, 4, 10, 24, 40)
-    assert sizes_of(Saved(sizes), 40, 10) == (1, 1, 1, 1, 2, 2, 6, 6, 10, 10)  # each in two parts, at least one
-    assert sizes_of(Saved((1, 2, 5, 20, 12)), 40, 5) != sizes
+    assert sizes_of(SavedPace(sizes), 40, 5) == sizes
+    assert sizes_of(SavedPace(sizes), 80, 5) == (2, 4, 10, 24, 40)
+    assert sizes_of(SavedPace(sizes), 40, 10) == (1, 1, 1, 1, 2, 2, 6, 6, 10, 10)  # each in two parts, at least one
+    assert sizes_of(SavedPace((1, 2, 5, 20, 12)), 40, 5) != sizes
 
 
 def drive(policy: TopK, length: int, rows: int, block_size: int | None = None) -> tuple[list[Sizes], list[Tensor]]:
@@ -153,7 +166,7 @@ def drive(policy: TopK, length: int, rows: int, block_size: int | None = None) -
 
 def test_decoding_reveals_what_the_file_says_and_a_uniform_subset(tmp_path: Path) -> None:
     path = tmp_path / "pace.json"
-    path.write_text(json.dumps({"schedules": {"3": [2, 1, 3], "2": [1, 5]}}))
+    path.write_text(json.dumps({"paces": {"3": [2, 1, 3], "2": [1, 5]}}))
     policy, rows = make(f"random:pace={path},steps=3"), 3000
     assert isinstance(policy, TopK)
     counts, revealed = drive(policy, 6, rows)
@@ -210,7 +223,7 @@ def test_the_areas_are_the_correlations(joint: Tensor) -> None:
     assert abs(tc - dtc) > 1e-3  # the control: they are two numbers here
 
 
-# ---- schedules -----------------------------------------------------------------------------------------------------
+# ---- paces -----------------------------------------------------------------------------------------------------
 
 
 def random_curve(n: int, seed: int) -> Tensor:
@@ -376,12 +389,12 @@ def test_the_measured_curve_is_the_exact_one() -> None:
 @pytest.mark.parametrize("joint", LANGUAGES[1:], ids=range(1, len(LANGUAGES)))
 def test_the_measured_costs_are_the_exact_ones(joint: Tensor) -> None:
     n, exact = joint.ndim, exact_curve(joint)
-    schedules = [sizes for parts in range(1, n + 1) for sizes in compositions(n, parts)]
-    costs = measure_costs(TableDenoiser(joint), texts(joint, 6000, 3), schedules, generator(4))
+    paces = [sizes for parts in range(1, n + 1) for sizes in compositions(n, parts)]
+    costs = measure_costs(TableDenoiser(joint), texts(joint, 6000, 3), paces, generator(4))
     error = costs.std(0) / math.sqrt(len(costs))
-    wanted = torch.tensor([cost(exact, sizes) for sizes in schedules])
+    wanted = torch.tensor([cost(exact, sizes) for sizes in paces])
     assert bool(((costs.mean(0) - wanted).abs() < 4 * error).all())
-    assert bool(((costs.mean(0) - wanted.flip(0)).abs() > 4 * error).any())  # the control: the wrong schedules
+    assert bool(((costs.mean(0) - wanted.flip(0)).abs() > 4 * error).any())  # the control: the wrong paces
 
 
 def test_predicted_and_measured_agree_on_other_sequences() -> None:
@@ -396,7 +409,7 @@ def test_predicted_and_measured_agree_on_other_sequences() -> None:
         assert one.excess > -4 * one.excess_stderr - 1e-9, one
     coarse, fine = (next(one for one in found.entries if one.steps == k) for k in (1, 5))
     error = math.hypot(coarse.predicted_stderr, fine.measured_stderr)
-    assert abs(coarse.predicted - fine.measured) > 4 * error  # the control: these are not the same schedule
+    assert abs(coarse.predicted - fine.measured) > 4 * error  # the control: these are not the same pace
 
 
 def test_what_is_given_is_never_hidden() -> None:

@@ -1,4 +1,4 @@
-"""The sentences of paces and of `unmask schedule`, word for word."""
+"""The sentences of paces and of `unmask pace`, word for word."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ from unmask.cli.main import main
 from unmask.data.packed import Packed
 from unmask.errors import ConfigError, DataError, RequestError
 from unmask.eval.curve import two_sets
-from unmask.policies.pace import Power, Saved
+from unmask.policies.pace import Power, SavedPace
 from unmask.policies.registry import make
 
-WROTE = "give a file that unmask schedule --out wrote."
+WROTE = "give a file that unmask pace --out wrote."
 NAMES = [
     ("random:steps=4,pace=cosin", "There is no pace named 'cosin'; did you mean 'cosine'?"),
     (
@@ -32,7 +32,7 @@ NAMES = [
     ("random:pace=none.json", f"The pace none.json cannot be read; {WROTE}"),
     (
         "random:steps=inf,pace=none.json",
-        "A schedule has its own passes; give their number as steps, or leave it out with none.json.",
+        "A saved pace has its own passes; give their number as steps, or leave it out with none.json.",
     ),
 ]
 
@@ -51,14 +51,14 @@ def test_names(text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.Mon
         "not json",
         "[]",
         "{}",
-        '{"schedules": [1, 2]}',
-        '{"schedules": {"two": [1, 2]}}',
-        '{"schedules": {"3": [1, 2]}}',
-        '{"schedules": {"2": [1, 0]}}',
-        '{"schedules": {"2": [1, 1.5]}}',
-        '{"schedules": {"2": [1, true]}}',
-        '{"schedules": {"0": []}}',
-        '{"schedules": {"2": 7}}',
+        '{"paces": [1, 2]}',
+        '{"paces": {"two": [1, 2]}}',
+        '{"paces": {"3": [1, 2]}}',
+        '{"paces": {"2": [1, 0]}}',
+        '{"paces": {"2": [1, 1.5]}}',
+        '{"paces": {"2": [1, true]}}',
+        '{"paces": {"0": []}}',
+        '{"paces": {"2": 7}}',
     ],
 )
 def test_files(content: str, tmp_path: Path) -> None:
@@ -66,25 +66,23 @@ def test_files(content: str, tmp_path: Path) -> None:
     path.write_text(content)
     with pytest.raises(RequestError) as error:
         make(f"random:pace={path}")
-    assert str(error.value) == f"{path} holds no schedule; {WROTE}"
+    assert str(error.value) == f"{path} holds no pace; {WROTE}"
 
 
 def test_files_of_several_schedules(tmp_path: Path) -> None:
     path = tmp_path / "pace.json"
-    path.write_text(json.dumps({"schedules": {"3": [1, 2, 3], "2": [2, 4]}}))
+    path.write_text(json.dumps({"paces": {"3": [1, 2, 3], "2": [2, 4]}}))
     with pytest.raises(RequestError) as error:
         make(f"random:pace={path}")
-    assert (
-        str(error.value) == f"{path} has schedules of 2, 3 passes, and steps was not given; set steps to one of these."
-    )
+    assert str(error.value) == f"{path} has paces of 2, 3 passes, and steps was not given; set steps to one of these."
     with pytest.raises(RequestError) as error:
         make(f"random:pace={path},steps=4")
-    assert str(error.value) == f"{path} has schedules of 2, 3 passes, not of 4; set steps to one of these."
+    assert str(error.value) == f"{path} has paces of 2, 3 passes, not of 4; set steps to one of these."
     made: Any = make(f"random:pace={path},steps=2")
-    assert made.pace == Saved((2, 4))
-    path.write_text(json.dumps({"schedules": {"3": [1, 2, 3]}}))
+    assert made.pace == SavedPace((2, 4))
+    path.write_text(json.dumps({"paces": {"3": [1, 2, 3]}}))
     made = make(f"margin:pace={path}")
-    assert (made.steps, made.pace) == (3, Saved((1, 2, 3)))
+    assert (made.steps, made.pace) == (3, SavedPace((1, 2, 3)))
 
 
 def test_objects() -> None:
@@ -92,26 +90,26 @@ def test_objects() -> None:
         Power(0.0)
     assert str(error.value) == "power is 0.0; give a number above 0, for example 2."
     with pytest.raises(ConfigError) as error:
-        Saved((1, 0))
-    assert str(error.value) == "The sizes of a schedule are [1, 0]; give at least one, each 1 or more."
+        SavedPace((1, 0))
+    assert str(error.value) == "The sizes of a pace are [1, 0]; give at least one, each 1 or more."
 
 
 ARGUMENTS = [
-    ("schedule", "schedule needs a CHECKPOINT; see unmask schedule --help."),
-    ("schedule shakespeare --steps 4 0", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
-    ("schedule shakespeare --steps", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
-    ("schedule shakespeare --prompt 1", "prompt is 1.0; give a share of at least 0 and below 1."),
-    ("schedule shakespeare --sequences 1", "sequences is 1; give at least 2."),
-    ("schedule shakespeare --batch 0", "batch is 0; give at least 1."),
-    ("schedule shakespeare --out pace.txt", "--out is 'pace.txt'; the name of the file has to end in .json."),
-    ("schedule shakespeare --plot plot.pdf", "--plot is 'plot.pdf'; the name of the file has to end in .png."),
+    ("pace", "pace needs a CHECKPOINT; see unmask pace --help."),
+    ("pace shakespeare --steps 4 0", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
+    ("pace shakespeare --steps", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
+    ("pace shakespeare --prompt 1", "prompt is 1.0; give a share of at least 0 and below 1."),
+    ("pace shakespeare --sequences 1", "sequences is 1; give at least 2."),
+    ("pace shakespeare --batch 0", "batch is 0; give at least 1."),
+    ("pace shakespeare --out pace.txt", "--out is 'pace.txt'; the name of the file has to end in .json."),
+    ("pace shakespeare --plot plot.pdf", "--plot is 'plot.pdf'; the name of the file has to end in .png."),
     (
-        "schedule shakespeare --data.length 999",
+        "pace shakespeare --data.length 999",
         "data.length is 999, but the model's window is 256 tokens; set --data.length 256 or less.",
     ),
     (
-        "schedule shakespeare --data.tokenizer byte",
-        "--data.tokenizer does not go with schedule: the tokenizer is the checkpoint's.",
+        "pace shakespeare --data.tokenizer byte",
+        "--data.tokenizer does not go with pace: the tokenizer is the checkpoint's.",
     ),
 ]
 

@@ -1,6 +1,6 @@
-"""`unmask schedule`: the information curve of a model, and the best schedule for so many passes."""
+"""`unmask pace`: the information curve of a model, and the best pace for so many passes."""
 
-__all__ = ["ScheduleArguments", "run"]
+__all__ = ["PaceArguments", "run"]
 
 import json
 import time
@@ -17,18 +17,18 @@ from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
 
 if TYPE_CHECKING:
-    from unmask.eval.schedule import Comparison
+    from unmask.eval.pace import Comparison
 
 _EVERY = 10.0  # seconds between lines of progress
 _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
-class ScheduleArguments:
+class PaceArguments:
     """How many tokens to reveal in each of k passes of random order, from what the model knows of a held-out text.
 
     By default of the text that was held out when the checkpoint was trained. The curve is measured on some sequences,
-    the schedules that follow from it on others: predicted and measured bounds stand side by side.
+    the paces that follow from it on others: predicted and measured bounds stand side by side.
     """
 
     checkpoint: tyro.conf.Positional[str]
@@ -36,13 +36,13 @@ class ScheduleArguments:
     data: DataSettings = field(default_factory=DataSettings)
     """The text; what is not given is as it was in training."""
     steps: tuple[int, ...] = (4, 8, 16, 32, 64)
-    """Numbers of passes to make schedules for."""
+    """Numbers of passes to make paces for."""
     prompt: float = 0.0
     """The share of each sequence, from its start, that is given."""
     sequences: int = 10
     """Sequences for the curve, and as many others for the check."""
     out: str | None = None
-    """Write curve, table and optimal schedules to this file, for --policy random:pace=FILE.json,steps=K."""
+    """Write curve, table and optimal paces to this file, for --policy random:pace=FILE.json,steps=K."""
     plot: str | None = None
     """Draw the curve and the table to this PNG file."""
     batch: int = 16
@@ -61,12 +61,12 @@ class ScheduleArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Measure, write, draw and print."""
-    arguments = over_training(ScheduleArguments, argv, "schedule")
+    arguments = over_training(PaceArguments, argv, "pace")
     _check(arguments)
 
     import unmask
     from unmask.eval.curve import two_sets
-    from unmask.eval.schedule import compare_rules
+    from unmask.eval.pace import compare_rules
     from unmask.noise import generator
     from unmask.train.problems import corpus_of
 
@@ -97,7 +97,7 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _check(arguments: ScheduleArguments) -> None:
+def _check(arguments: PaceArguments) -> None:
     """RequestError for values that cannot be, before anything is computed."""
     if not arguments.steps or min(arguments.steps) < 1:
         raise RequestError("--steps needs numbers of passes of at least 1, for example --steps 8 16 32.")
@@ -129,8 +129,8 @@ def _teller(each: int) -> Callable[[str, int], None]:
     return tell
 
 
-def _report(arguments: ScheduleArguments, found: "Comparison", each: int, seconds: float) -> dict[str, Any]:
-    """Everything, for programs and for --out; `schedules` is what pace=FILE reads. Nats of a whole sequence."""
+def _report(arguments: PaceArguments, found: "Comparison", each: int, seconds: float) -> dict[str, Any]:
+    """Everything, for programs and for --out; `paces` is what pace=FILE reads. Nats of a whole sequence."""
     curve = found.curve
     fitted = curve.fitted()
     total = float(fitted.sum())
@@ -142,7 +142,7 @@ def _report(arguments: ScheduleArguments, found: "Comparison", each: int, second
         "prompt": arguments.prompt,
         "sequences": each,
         "seed": arguments.seed,
-        "schedules": {str(one.steps): list(one.sizes) for one in found.entries if one.rule == "optimal"},
+        "paces": {str(one.steps): list(one.sizes) for one in found.entries if one.rule == "optimal"},
         "one_a_pass": total,
         "total_correlation": float(fitted[0]) * curve.total - total,
         "dual_total_correlation": total - float(fitted[-1]) * curve.total,
@@ -158,15 +158,15 @@ def _report(arguments: ScheduleArguments, found: "Comparison", each: int, second
     }
 
 
-def _hand_over(arguments: ScheduleArguments, found: "Comparison", report: dict[str, Any]) -> None:
+def _hand_over(arguments: PaceArguments, found: "Comparison", report: dict[str, Any]) -> None:
     """Write what was asked for, then print."""
     from unmask.disk.files import atomic_text
-    from unmask.eval.report import plot_schedules
+    from unmask.eval.report import plot_paces
 
     if arguments.out is not None:
         atomic_text(arguments.out, json.dumps(report) + "\n")
     if arguments.plot is not None:
-        plot_schedules(found, Path(arguments.plot))
+        plot_paces(found, Path(arguments.plot))
     if arguments.json:
         print_json(report)
         return
@@ -179,14 +179,14 @@ def _hand_over(arguments: ScheduleArguments, found: "Comparison", report: dict[s
         f"(0 is calibrated). Measured in {duration(report['seconds'])}."
     )
     if arguments.out is not None:
-        steps = f",steps={found.entries[-1].steps}" if len(report["schedules"]) > 1 else ""
+        steps = f",steps={found.entries[-1].steps}" if len(report["paces"]) > 1 else ""
         note(f"written to {arguments.out}: use it with --policy random:pace={arguments.out}{steps}")
 
 
 def _table(found: "Comparison") -> list[str]:
-    """A line for each schedule, in nats per token."""
+    """A line for each pace, in nats per token."""
     n = found.curve.total
-    lines = ["  passes  schedule  predicted          measured           above optimal"]
+    lines = ["  passes  pace      predicted          measured           above optimal"]
     for one in found.entries:
         over = "" if one.rule == "optimal" else f"{one.excess / n:+.4f} ± {one.excess_stderr / n:.4f}"
         lines.append(

@@ -1,4 +1,4 @@
-"""`unmask schedule` as a person uses it: the table, the file, the plot, and decoding at the file's pace."""
+"""`unmask pace` as a person uses it: the table, the file, the plot, and decoding at the file's pace."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ TINY = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps on a text of nonsense, of which enough is held out."""
-    folder = tmp_path_factory.mktemp("schedule")
+    folder = tmp_path_factory.mktemp("pace")
     (folder / "text.txt").write_text("\n\n".join(f"the king {n * 7919 % 1009} and queen {n}." for n in range(400)))
     words = ["train", "--data.source", str(folder / "text.txt"), "--data.tokenizer", "byte", *TINY]
     assert main([*words, "--out", str(folder / "run"), "--json"]) == 0
@@ -26,15 +26,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_a_model_to_a_pace(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     out, plot = tmp_path / "pace.json", tmp_path / "pace.png"
-    words = [*("schedule", str(run), "--steps", "3", "6", "--sequences", "4", "--threads", "1"), "--out", str(out)]
+    words = [*("pace", str(run), "--steps", "3", "6", "--sequences", "4", "--threads", "1"), "--out", str(out)]
     assert main([*words, "--plot", str(plot), "--json"]) == 0
     printed, noted = capsys.readouterr()
     found = json.loads(printed)
     assert json.loads(out.read_text()) == found
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "curve: 4 of 4 sequences." in noted
-    assert [len(found["schedules"][k]) for k in ("3", "6")] == [3, 6]
-    assert all(sum(sizes) == found["tokens"] == 24 for sizes in found["schedules"].values())
+    assert [len(found["paces"][k]) for k in ("3", "6")] == [3, 6]
+    assert all(sum(sizes) == found["tokens"] == 24 for sizes in found["paces"].values())
     assert {row["rule"] for row in found["table"]} == {"optimal", "sqrt", "cosine", "uniform", "tc", "dtc"}
     assert all(abs(row["predicted"] - row["measured"]) < 0.3 * 24 for row in found["table"])
     assert found["one_a_pass"] == pytest.approx(sum(found["curve"]["fitted"]))
@@ -46,11 +46,9 @@ def test_from_a_model_to_a_pace(run: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_the_table_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert (
-        main(["schedule", str(run), "--steps", "4", "2", "--sequences", "4", "--prompt", "0.25", "--threads", "1"]) == 0
-    )
+    assert main(["pace", str(run), "--steps", "4", "2", "--sequences", "4", "--prompt", "0.25", "--threads", "1"]) == 0
     head, *rows, last = capsys.readouterr().out.splitlines()
-    assert head.split() == ["passes", "schedule", "predicted", "measured", "above", "optimal"]
+    assert head.split() == ["passes", "pace", "predicted", "measured", "above", "optimal"]
     assert [row.split()[:2] for row in rows[:2]] == [["2", "optimal"], ["2", "sqrt"]]
     assert len(rows) == 12
     assert last.startswith("nats per token; one token a pass: ")
@@ -58,14 +56,14 @@ def test_the_table_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_more_passes_than_tokens(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["schedule", str(run), "--steps", "25", "--threads", "1"]) == 2
+    assert main(["pace", str(run), "--steps", "25", "--threads", "1"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == "unmask: steps is 25, but a sequence has 24 tokens to reveal; give at most as many."
 
 
 def test_the_same_seed_gives_the_same_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def table(seed: str) -> list[object]:
-        words = ["schedule", str(run), "--steps", "4", "--sequences", "3", "--seed", seed, "--threads", "1", "--json"]
+        words = ["pace", str(run), "--steps", "4", "--sequences", "3", "--seed", seed, "--threads", "1", "--json"]
         capsys.readouterr()
         assert main(words) == 0
         return json.loads(capsys.readouterr().out)["table"]
