@@ -1,7 +1,10 @@
 """The gates over the syntax tree. Each takes sources by path (relative to src/unmask) and returns its complaints."""
 
 import ast
+import io
+import re
 import sys
+import tokenize
 from collections.abc import Iterator, Mapping
 
 Sources = Mapping[str, str]
@@ -222,3 +225,58 @@ def torch_free_modules(sources: Sources) -> list[str]:
         or (path.endswith("settings.py") and path != "solve/settings.py")  # that one reads the registry of policies
     ]
     return [".".join(["unmask", *path.removesuffix(".py").split("/")]).removesuffix(".__init__") for path in paths]
+
+
+IDENTIFIERS = frozenset({"found", "told", "given", "one", "kind", "chance", "said"})
+"""Names that say nothing of what they hold: no variable, argument or attribute may have one of them."""
+FIGURES = re.compile(
+    r"\b(house|tapes?|coins?|honest|honestly|blind|blindly|blindfold|walls?|prices?)\b|right, and soon"
+    r"|the rest of the library believes|on the disk's way|numbers told of|(the|a) text bears|place of the dial"
+    r"|\brooms?\b(?! (for|to|left))",
+    re.IGNORECASE,
+)
+"""Figures of speech and private words: no comment, text or page may have them."""
+
+
+def identifier_complaints(sources: Sources) -> list[str]:
+    """Variables, arguments, attributes and fields whose name is on the list."""
+    complaints: list[str] = []
+    for path, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            names = _bound_names(node)
+            complaints += [f"{path}:{getattr(node, 'lineno', 0)}: '{name}'" for name in names if name in IDENTIFIERS]
+    return complaints
+
+
+def _bound_names(node: ast.AST) -> list[str]:
+    """The names that a node binds: a target, an argument, an attribute that is set, a field, `as NAME`."""
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return [node.id]
+    if isinstance(node, ast.arg):
+        return [node.arg]
+    if isinstance(node, ast.Attribute):
+        return [node.attr]
+    if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:
+        return [node.name]
+    if isinstance(node, ast.keyword) and node.arg:
+        return [node.arg]
+    return []
+
+
+def text_complaints(texts: Sources) -> list[str]:
+    """Figures of speech in comments and strings of Python files, and anywhere in other files."""
+    complaints: list[str] = []
+    for path, text in texts.items():
+        for line, words in _prose(path, text):
+            complaints += [f"{path}:{line}: '{match[0]}'" for match in FIGURES.finditer(words)]
+    return complaints
+
+
+def _prose(path: str, text: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of the comments and strings of a Python file, or of every line of another file."""
+    if not path.endswith(".py"):
+        yield from enumerate(text.splitlines(), start=1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING):
+            yield from enumerate(token.string.splitlines(), start=token.start[0])

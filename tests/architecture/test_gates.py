@@ -67,6 +67,14 @@ BAD: list[tuple[Gate, dict[str, str]]] = [
     (gates.all_complaints, {"a.py": "__all__ = ['g']"}),
     (gates.docstring_complaints, {"a.py": '"""Text."""\ndef f(): ...'}),
     (gates.docstring_complaints, {"a.py": "x = 1"}),
+    (gates.identifier_complaints, {"a.py": "for one in rows: pass"}),
+    (gates.identifier_complaints, {"a.py": "def f(given): ..."}),
+    (gates.identifier_complaints, {"a.py": "class A:\n    kind: str"}),
+    (gates.identifier_complaints, {"a.py": "self.found = 1"}),
+    (gates.identifier_complaints, {"a.py": "f(kind=1)"}),
+    (gates.text_complaints, {"a.py": "x = 1  # the walls of the house"}),
+    (gates.text_complaints, {"a.py": 'def f():\n    """As many as the text bears."""'}),
+    (gates.text_complaints, {"README.md": "An honest automaton."}),
 ]
 
 
@@ -84,6 +92,8 @@ GOOD: list[tuple[Gate, dict[str, str]]] = [
     (gates.file_complaints, {"policies/top_k.py": "x = 1\n" * 350}),
     (gates.all_complaints, {"a.py": "__all__ = ['A', 'f']\nA = 1\ndef f(): ...\ndef _g(): ..."}),
     (gates.docstring_complaints, {"a/__init__.py": ""}),
+    (gates.identifier_complaints, {"a.py": "for row in rows: kinds = f(row)"}),
+    (gates.text_complaints, {"a.py": "coin = 'A text.'  # there is no room for more"}),
 ]
 
 
