@@ -34,7 +34,7 @@ def _policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     save_file(network.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"format": 1} | policy_config(PolicySettings(), {}, None)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unmask.assets.bundled, "FOLDER", folder.parent)
+        patch.setattr(unmask.assets.bundled, "_POLICIES", folder.parent)
         yield
 
 

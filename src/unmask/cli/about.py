@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import tyro
-
 from unmask.assets.bundled import locate
-from unmask.cli.parse import parse
+from unmask.cli.parse import Positional, parse
 from unmask.cli.show import print_json, size, table
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint
 
@@ -22,7 +20,7 @@ _KINDS = ("models", "policies", "tasks", "recipes", "policy-recipes", "corpora",
 class InfoArguments:
     """What a checkpoint is: network, tokenizer, step, bound, versions, files."""
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Positional[str]
     """A checkpoint or run folder, or the name of a bundled model."""
     json: bool = False
     """Print one JSON object on stdout."""
@@ -118,7 +116,7 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
 class ListArguments:
     """What can be named: models, policies, tasks, recipes and policy-recipes, corpora, estimators, schedules."""
 
-    kind: tyro.conf.Positional[
+    kind: Positional[
         Literal["models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules", "all"]
     ] = "all"
     """Which of them."""

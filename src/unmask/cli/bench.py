@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import tyro
-
-from unmask.cli.parse import parse
+from unmask.cli.parse import Positional, parse
 from unmask.cli.show import print_json
 from unmask.errors import ConfigError
 
@@ -18,7 +16,7 @@ from unmask.errors import ConfigError
 class BenchArguments:
     """Measure speed and memory. Medians over rounds; in each round the machine's matmul rates are measured too."""
 
-    what: tyro.conf.Positional[Literal["train", "decode", "ancestral", "policy", "memory", "scaling"]]
+    what: Positional[Literal["train", "decode", "ancestral", "policy", "memory", "scaling"]]
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
     1000 steps; policy: a learned policy beside the pass it decides about; memory: the peak of a step with a large
     vocabulary; scaling: time and memory along length, batch, vocabulary and width."""

@@ -9,9 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
-from unmask.cli.parse import parse
+from unmask.cli.parse import Positional, parse
 from unmask.cli.show import note, print_json
 from unmask.errors import ConfigError, DataError, PluginError, RequestError
 
@@ -37,7 +35,7 @@ class DemoArguments:
     With a checkpoint it shows that model alone: held-out text measured, a text written, a hole filled.
     """
 
-    checkpoint: tyro.conf.Positional[str | None] = None
+    checkpoint: Positional[str | None] = None
     """Show this model, a checkpoint or run folder or a bundled name, and no puzzles."""
     puzzles: int | None = None
     """How many automaton traces, with half as many Sudokus; by default 24."""

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import tyro
-
-from unmask.cli.parse import given_options, parse
+from unmask.cli.parse import Positional, parse, typed_options
 from unmask.cli.show import duration, note, print_json, table
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
@@ -31,7 +29,7 @@ class EvalArguments:
     By default of the text that was held out when the checkpoint was trained.
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Positional[str]
     """A checkpoint or run folder, or the name of a bundled model."""
     data: DataSettings = field(default_factory=DataSettings)
     """The text; what is not given is as it was in training."""
@@ -108,7 +106,7 @@ def combined(parts: "Sequence[Bound]") -> "Bound":
 def over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Arguments:
     """Read the words of a verb over the data settings that its `checkpoint` was trained with; they are its `data`."""
     first: Any = parse(cls, argv, verb)
-    given = given_options(cls, argv, verb)
+    given = typed_options(cls, argv, verb)
     for name in _FIXED:
         if name in given:
             raise RequestError(

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
-from unmask.cli.parse import given_positionals, parse
+from unmask.cli.parse import Positional, parse, typed_positionals
 from unmask.cli.show import note, print_json
 from unmask.errors import RequestError
 
@@ -32,9 +30,9 @@ class FillArguments:
     With one word alone it is the template, and the bundled model fills it.
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Positional[str]
     """A checkpoint or run folder, or the name of a bundled model."""
-    template: tyro.conf.Positional[str]
+    template: Positional[str]
     """The text with holes."""
     choices: tuple[str, ...] = ()
     """Texts that may stand at [?]: tells how probable each is there, and fills nothing."""
@@ -77,7 +75,7 @@ class FillArguments:
 def run(argv: Sequence[str]) -> int:
     """Fill and print."""
     words = list(argv)
-    if len(given_positionals(FillArguments, words, "fill")) == 1:
+    if len(typed_positionals(FillArguments, words, "fill")) == 1:
         words = ["shakespeare", *words]
     arguments = parse(FillArguments, words, "fill")
 

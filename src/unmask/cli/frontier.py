@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from unmask.cli.parse import parse
+from unmask.cli.parse import Positional, parse
 from unmask.cli.show import note, print_json
 from unmask.errors import ConfigError
 
@@ -29,7 +27,7 @@ class FrontierArguments:
     A sweep that was stopped goes on where it was: say the same again with the same --out.
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Positional[str]
     """A checkpoint or run folder, or the name of a bundled model."""
     task: str
     """The problems: a name, or name:key=value (`unmask list tasks`)."""

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
-from unmask.cli.parse import parse
+from unmask.cli.parse import Positional, parse
 from unmask.cli.show import note, print_json
 from unmask.errors import RequestError
 
@@ -21,9 +19,9 @@ from unmask.errors import RequestError
 class GenerateArguments:
     """Write text: continue a prompt, or begin from nothing."""
 
-    checkpoint: tyro.conf.Positional[str] = "shakespeare"
+    checkpoint: Positional[str] = "shakespeare"
     """A checkpoint or run folder, or the name of a bundled model."""
-    prompt: tyro.conf.Positional[str] = ""
+    prompt: Positional[str] = ""
     """What the text begins with."""
     prompts: str | None = None
     """A file with a prompt on each line."""

@@ -17,9 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from unmask.cli.parse import given_options, given_positionals, parse
+from unmask.cli.parse import Positional, parse, typed_options, typed_positionals
 from unmask.cli.show import Meter, note, print_json, size, table
 from unmask.errors import ConfigError, UnmaskError
 from unmask.policies.learned.settings import PolicySettings
@@ -40,7 +38,7 @@ class LearnArguments:
     Ctrl-C finishes the round, saves, and says how to go on.
     """
 
-    recipe: tyro.conf.Positional[str] = "automaton_eos"
+    recipe: Positional[str] = "automaton_eos"
     """A name that `unmask list policy-recipes` shows, or a .toml file."""
     checkpoint: str = ""
     """The frozen denoiser, where it is not the recipe's: a checkpoint or run folder, or a bundled name."""
@@ -88,9 +86,9 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
     """Read the words over the recipe or the recorded run that they name."""
     first = parse(LearnArguments, argv, "learn")
     if first.resume is not None:
-        for name in given_options(LearnArguments, argv, "learn") - {"resume", "json", "learn.rounds", "learn.threads"}:
+        for name in typed_options(LearnArguments, argv, "learn") - {"resume", "json", "learn.rounds", "learn.threads"}:
             raise ConfigError(f"--{name.replace('_', '-')} does not go with --resume, which takes it from the run.")
-        if given_positionals(LearnArguments, argv, "learn"):
+        if typed_positionals(LearnArguments, argv, "learn"):
             raise ConfigError(f"--resume takes the recipe from the run; leave '{first.recipe}' out.")
         from unmask.rl.session import recorded_learning
 

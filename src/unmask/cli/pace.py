@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-
 from unmask.cli.evaluate import over_training
+from unmask.cli.parse import Positional
 from unmask.cli.show import duration, note, print_json
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
@@ -31,7 +30,7 @@ class PaceArguments:
     the paces that follow from it on others: predicted and measured bounds stand side by side.
     """
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Positional[str]
     """A checkpoint or run folder, or the name of a bundled model."""
     data: DataSettings = field(default_factory=DataSettings)
     """The text; what is not given is as it was in training."""

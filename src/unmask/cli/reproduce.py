@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from unmask.cli.parse import parse
+from unmask.cli.parse import Positional, parse
 from unmask.cli.show import note, print_json, table
 from unmask.errors import ConfigError
 from unmask.reproduce.plan import Options, Plan
@@ -26,7 +24,7 @@ class ReproduceArguments(Options):
     failed. Null results are printed like the others.
     """
 
-    name: tyro.conf.Positional[str] = ""
+    name: Positional[str] = ""
     """The question; `--list` shows them, and with a name its cells and how far they are."""
     list: bool = False
     """Show questions, or the cells of one, and do nothing."""

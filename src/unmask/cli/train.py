@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from unmask.cli.parse import given_options, parse
+from unmask.cli.parse import Positional, parse, typed_options
 from unmask.cli.show import Meter, duration, note, print_json, size, table
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
@@ -33,7 +31,7 @@ class TrainArguments:
     and so on.
     """
 
-    recipe: tyro.conf.Positional[str] = "text"
+    recipe: Positional[str] = "text"
     """A name that `unmask list recipes` shows, or a .toml file with the tables data, model and train."""
     data: DataSettings = field(default_factory=DataSettings)
     """The text."""
@@ -152,7 +150,7 @@ def _first_only(told: Any) -> Any:
 
 def _arguments(words: list[str]) -> TrainArguments:
     """Read the words over the recipe, the recorded run or the checkpoint that they name."""
-    given = given_options(TrainArguments, words, "train")
+    given = typed_options(TrainArguments, words, "train")
     asked = parse(TrainArguments, words, "train")
     if asked.resume is not None:
         if asked.recipe != "text":

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import tyro
-
-from unmask.cli.parse import parse
+from unmask.cli.parse import Positional, parse
 from unmask.cli.show import note, print_json
 from unmask.errors import RequestError
 
@@ -47,7 +45,7 @@ _SLOWEST, _FASTEST = 0.25, 64.0  # steps a second
 class WatchArguments:
     """Play a trace: space plays and pauses, arrows step, home and end jump, + and - change the speed, q quits."""
 
-    file: tyro.conf.Positional[str]
+    file: Positional[str]
     """The .jsonl file that --trace wrote."""
     row: int = 0
     """Which row of the request, from 0."""
