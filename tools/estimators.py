@@ -20,11 +20,12 @@ from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
 from unmask.model.load import build
 from unmask.noise import generator
-from unmask.objective.masked import ESTIMATORS, Estimator, draw, nelbo
+from unmask.objective.masked import ESTIMATORS, Estimator, masking, nelbo
 from unmask.run.machine import prepare as prepare_machine
 from unmask.run.parallel import Group
 from unmask.train.loop import Trainer
 from unmask.train.plan import make_plan
+from unmask.train.session import objective_of
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 
@@ -40,8 +41,8 @@ def variance(checkpoint: str, batch: int, maskings: int) -> None:
     for name in ESTIMATORS:
         losses, total, squares = [], None, 0.0
         for turn in range(maskings):
-            hide, weight, _ = draw(name, model.process, maskable, generator(7, turn))
-            loss = nelbo(model.denoiser, ids, hide, weight).nats.sum() / maskable.sum()
+            hide, weight, _ = masking(name, model.process, maskable, generator(7, turn))
+            loss = nelbo(model.denoiser, ids, hide, weight).sum() / maskable.sum()
             flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, params)])
             total = flat if total is None else total + flat
             squares += float(flat.square().sum())
@@ -85,7 +86,8 @@ def curves(steps: int, seeds: list[int], batch: int, length: int) -> None:
             watcher = _Quiet()
             with tempfile.TemporaryDirectory() as folder:
                 model = build(plan.model, seed)
-                Trainer(run, plan, corpus, model, Path(folder), Group(), torch.float32).fit(watcher)
+                objective = objective_of(run.train, corpus)
+                Trainer(run, plan, corpus, model, objective, Path(folder), Group(), torch.float32).fit(watcher)
             cells = " | ".join(f"{nats:.4f}" for _, nats in watcher.found)
             print(f"| {name} | {seed} | {cells} |", flush=True)
 

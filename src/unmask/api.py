@@ -26,6 +26,7 @@ from unmask.model.dit import DiT
 from unmask.model.load import load_denoiser
 from unmask.noise import derive
 from unmask.objective.bound import Bound, validate
+from unmask.objective.masked import Masked
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
 from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
@@ -309,9 +310,8 @@ class Model:
         self, packed: Packed, *, limit: int | None = None, draws: int = 1, seed: int = 0, batch: int = 32
     ) -> Bound:
         """The bound on rows that `data.prepare` has packed, all of them or the first `limit`."""
-        return validate(
-            self.denoiser, self.process, packed, self.device, limit=limit, draws=draws, batch=batch, seed=seed
-        )
+        objective = Masked(self.process)
+        return validate(self.denoiser, objective, packed, self.device, limit=limit, draws=draws, batch=batch, seed=seed)
 
 
 def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:

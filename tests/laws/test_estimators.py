@@ -1,7 +1,9 @@
 """The four ways of drawing a masking have one expectation, -log p(x); they differ in variance alone."""
 
 import math
+from collections.abc import Sequence
 from functools import cache
+from typing import get_args
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ from unmask.errors import ConfigError
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
-from unmask.objective.bound import Bound, Rows, bound
-from unmask.objective.masked import ESTIMATORS, Draw, draw, nelbo
+from unmask.objective.base import Rows
+from unmask.objective.bound import Bound, bound
+from unmask.objective.masked import ESTIMATORS, Estimator, Masked, masking, nelbo
 from unmask.process import SCHEDULES, MaskedDiffusion, make_schedule
 from unmask.testing import TableDenoiser, random_language
 
@@ -40,9 +43,9 @@ def measure(name: str, schedule: str, case: str, scale: float = 1.0) -> tuple[fl
     may, on = (torch.tensor(part, dtype=torch.bool).expand(ROWS, L) for part in (maskable, valid))
     x, means = torch.tensor(X).expand(ROWS, L), []
     for _ in range(BATCHES):
-        hide, weight, _ = draw(name, process, may, chance)
+        hide, weight, _ = masking(name, process, may, chance)
         assert not (hide & ~may).any()
-        means.append(nelbo(MODEL, x, hide, weight * scale, valid=on).nats.double().mean())
+        means.append(nelbo(MODEL, x, hide, weight * scale, valid=on).double().mean())
     found = torch.stack(means)
     return float(found.mean()), float(found.std()) / math.sqrt(BATCHES)
 
@@ -79,23 +82,28 @@ def test_stratified_draws_have_the_smaller_variance() -> None:
 
 def test_counts_are_spread_evenly_over_the_global_batch() -> None:
     """Each number of hidden tokens comes equally often, and each position is hidden equally often."""
-    found = draw("count", MaskedDiffusion(V), torch.ones(4000, 8, dtype=torch.bool), generator(1))
+    found = masking("count", MaskedDiffusion(V), torch.ones(4000, 8, dtype=torch.bool), generator(1))
     assert found.hide.sum(-1).bincount(minlength=9).tolist() == [0] + [500] * 8
     share = found.hide.double().mean(0)
     assert float((share - 4.5 / 8).abs().max()) < 4 * 0.5 / math.sqrt(4000)
     torch.testing.assert_close(found.weight.double(), 8 / found.hide.sum(-1).double(), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_ranks_keep_their_rows_of_one_draw(name: str) -> None:
-    maskable = torch.ones(12, 8, dtype=torch.bool)
-    whole = draw(name, MaskedDiffusion(V), maskable, generator(4))
-    parts = [draw(name, MaskedDiffusion(V), maskable, generator(4)).rows(slice(at, at + 3)) for at in (0, 3, 6, 9)]
-    for together, pieces in zip(whole, zip(*parts, strict=True), strict=True):
-        assert torch.equal(together, torch.cat(pieces))
-    if name in ("stratified", "count"):  # no two rows share a stratum, over all ranks
-        strata = whole.time if name == "stratified" else whole.hide.sum(-1)
-        assert len((strata * 12).ceil().unique() if name == "stratified" else strata.unique()) >= 8
+@pytest.mark.parametrize("name", get_args(Estimator))
+def test_rows_are_drawn_alike_alone_and_in_their_batch(name: Estimator) -> None:
+    """Any rows of a global batch, in any order, get what they get in it; the control: as a batch of their own."""
+    maskable = torch.arange(8) < torch.tensor([8, 8, 5, 8, 0, 3, 8, 1, 8, 8, 8, 7])[:, None]
+    objective, every = Masked(MaskedDiffusion(V, make_schedule("cosine")), name), torch.arange(12)
+    whole = objective.draw(4, 7, every, 12, maskable)
+    parts: list[Sequence[int]] = [range(3), range(3, 12), [11], [5, 0, 8]]
+    for rows in parts:
+        part = objective.draw(4, 7, torch.tensor(rows), 12, maskable[rows])
+        assert all(torch.equal(piece, together[rows]) for piece, together in zip(part, whole, strict=True))
+    alone = objective.draw(4, 7, torch.arange(3), 3, maskable[9:])
+    assert not all(torch.equal(piece, together[9:]) for piece, together in zip(alone, whole, strict=True))
+    hide, _, time = objective.draw(4, 7, every, 12, torch.ones(12, 8, dtype=torch.bool))
+    if name in ("stratified", "count"):  # no two rows share a stratum
+        assert len((time if name == "stratified" else hide.sum(-1)).unique()) >= 8
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -104,13 +112,13 @@ def test_a_row_without_maskable_tokens_costs_nothing(name: str) -> None:
     maskable = torch.tensor([[True] * 6, [False] * 6])
     model = build(DiTSettings(5, 4, max_length=6, width=8, blocks=1, heads=2, cond=8, modulation="time"))
     for seed in range(5):
-        hide, weight, time = draw(name, MaskedDiffusion(4), maskable, generator(seed))
+        hide, weight, time = masking(name, MaskedDiffusion(4), maskable, generator(seed))
         assert time.isfinite().all()
         assert bool(((time > 0) & (time <= 1)).all())
         found = nelbo(model, torch.zeros(2, 6, dtype=torch.int64), hide, weight, time=time)
-        assert found.nats[1].item() == 0
+        assert found[1].item() == 0
         model.zero_grad()
-        found.nats.sum().backward()
+        found.sum().backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
@@ -119,7 +127,7 @@ def test_a_row_without_maskable_tokens_costs_nothing(name: str) -> None:
 def test_the_time_told_is_the_share_that_is_hidden(name: str, schedule: str) -> None:
     """For every estimator and schedule alike, so that a network trained with one may be sampled with another."""
     process = MaskedDiffusion(V, make_schedule(schedule))
-    hide, _, time = draw(name, process, torch.ones(20_000, 16, dtype=torch.bool), generator(6))
+    hide, _, time = masking(name, process, torch.ones(20_000, 16, dtype=torch.bool), generator(6))
     gap = hide.double().mean(-1) - time
     assert abs(float(gap.mean())) < 4 * float(gap.std()) / math.sqrt(len(gap)) + 1e-7
     for low in (0.0, 0.25, 0.5, 0.75):
@@ -150,12 +158,8 @@ def test_bound_of_the_exact_model_is_the_entropy_of_its_language() -> None:
         index = torch.multinomial(JOINT.flatten(), 200, replacement=True, generator=chance)
         ids = MODEL.sequences()[index]
         on = torch.ones_like(ids, dtype=torch.bool)
-
-        def masking(maskable: Tensor, turn: int, chance: torch.Generator = chance) -> Draw:
-            return draw("count", process, maskable, chance)
-
         rows = [Rows(ids[:120], on[:120], on[:120]), Rows(ids[120:], on[120:], on[120:])]
-        found = bound(TIMED if seed % 2 else MODEL, rows, masking, draws=2)
+        found = bound(TIMED if seed % 2 else MODEL, Masked(process), rows, chance, draws=2)
         assert found.stderr is not None
         scores.append((found.nats_per_token - entropy) / found.stderr)
     z = torch.tensor(scores)
@@ -165,5 +169,5 @@ def test_bound_of_the_exact_model_is_the_entropy_of_its_language() -> None:
 
 def test_unknown_estimator_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        draw("counts", MaskedDiffusion(V), torch.ones(2, 2, dtype=torch.bool), generator(0))
+        masking("counts", MaskedDiffusion(V), torch.ones(2, 2, dtype=torch.bool), generator(0))
     assert str(caught.value) == "There is no estimator named 'counts'; did you mean 'count'?"

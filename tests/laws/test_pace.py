@@ -17,7 +17,7 @@ from unmask.errors import DataError
 from unmask.eval.curve import grid, isotonic, measure_curve, orders, reveal
 from unmask.eval.pace import compare_rules, measure_costs
 from unmask.noise import generator
-from unmask.objective.bound import Rows
+from unmask.objective.base import Rows
 from unmask.policies.pace import (
     RULES,
     Pace,

@@ -21,6 +21,7 @@ from unmask.run.parallel import Group
 from unmask.text.build import char_tokenizer
 from unmask.train.loop import StepReport, Trainer
 from unmask.train.plan import make_plan
+from unmask.train.session import objective_of
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 STEPS, LENGTH = 12, 16
@@ -58,7 +59,16 @@ def settings(**changes: Any) -> TextRun:
 def trainer(run: TextRun, folder: Path) -> Trainer:
     data = corpus()
     plan = make_plan(run, data)
-    return Trainer(run, plan, data, build(plan.model, run.train.seed), folder, Group(), torch.float32)
+    return Trainer(
+        run,
+        plan,
+        data,
+        build(plan.model, run.train.seed),
+        objective_of(run.train, data),
+        folder,
+        Group(),
+        torch.float32,
+    )
 
 
 class Watcher:

@@ -13,7 +13,7 @@ from unmask.errors import ConfigError, RequestError, UnmaskError
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
-from unmask.objective.masked import draw
+from unmask.objective.masked import masking
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.registry import ENTRIES, make
 from unmask.policies.top_k import TopK
@@ -45,7 +45,7 @@ def shape(**changes: Any) -> Callable[[], object]:
 CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (lambda: make_schedule("linea"), ConfigError, "There is no schedule named 'linea'; did you mean 'linear'?"),
     (
-        lambda: draw("fast", MaskedDiffusion(2), torch.ones(1, 1).bool(), generator(0)),
+        lambda: masking("fast", MaskedDiffusion(2), torch.ones(1, 1).bool(), generator(0)),
         ConfigError,
         "There is no estimator named 'fast'; known: bernoulli, count, stratified, uniform.",
     ),

@@ -19,12 +19,14 @@ __all__ = [
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from unmask.bench.timing import (
     LARGE_VOCABULARY,
@@ -40,14 +42,18 @@ from unmask.bench.timing import (
 )
 from unmask.data.packed import Corpus, Facts, Packed, PartFacts
 from unmask.data.settings import DataSettings
+from unmask.denoiser import Denoiser
 from unmask.errors import RunError
 from unmask.model.load import build, parameter_count
 from unmask.model.settings import DiTSettings
+from unmask.objective.base import Draw, Loss, Rows
+from unmask.objective.masked import Masked
 from unmask.run.machine import bfloat16_works, peak_bytes
 from unmask.run.parallel import Group
 from unmask.text.build import byte_tokenizer
 from unmask.train.loop import Trainer
 from unmask.train.plan import Plan, flops_per_token
+from unmask.train.session import objective_of
 from unmask.train.settings import TextRun, TrainSettings
 
 Modulation = Literal["none", "time"]
@@ -82,7 +88,9 @@ def make_trainer(
     tokens = 8 * shape.batch * shape.length
     plan = Plan(model, parameter_count(model), 10_000, 3e-4, 2500, 10_000, 10_000, 1, tokens, tokens, 1.0)
     network = build(model).to(place).train()
-    return Trainer(run, plan, _noise_corpus(shape, 8 * shape.batch), network, Path("unused"), Group(), dtype)
+    corpus = _noise_corpus(shape, 8 * shape.batch)
+    objective = objective_of(run.train, corpus)
+    return Trainer(run, plan, corpus, network, objective, Path("unused"), Group(), dtype)
 
 
 def train_cell(
@@ -168,12 +176,7 @@ def cell(shape_json: str, logits: str, threads: str) -> None:
     """What a child process does: one warm-up step and one timed step, then a line of JSON."""
     import time
 
-    import torch
-    from torch.nn import functional as F
-
-    from unmask.bench.train import make_trainer
-    from unmask.run.machine import peak_bytes, prepare, set_threads
-    from unmask.train import loop
+    from unmask.run.machine import prepare, set_threads
 
     prepare()
     set_threads(int(threads))
@@ -182,13 +185,7 @@ def cell(shape_json: str, logits: str, threads: str) -> None:
     empty = peak_bytes(cpu)
 
     if logits == "full":  # the published form: every position's logits, in float32, at once
-
-        def full(denoiser: Any, x_0: Any, hide: Any, weight: Any, *, valid: Any = None, time: Any = None) -> Any:
-            found = denoiser.logits(denoiser.hidden(x_0.masked_fill(hide, denoiser.mask_id), valid=valid, time=time))
-            nll = F.cross_entropy(found.float().flatten(0, 1), x_0.flatten(), reduction="none").view(x_0.shape)
-            return _Nats((nll * hide).sum(-1) * weight)
-
-        loop.nelbo = full  # pyright: ignore[reportAttributeAccessIssue]
+        trainer.objective = _FullLogits(objective_of(trainer.settings, trainer.corpus))
     trainer.take_step()
     began, spent = time.perf_counter(), time.process_time()
     trainer.take_step()
@@ -196,11 +193,23 @@ def cell(shape_json: str, logits: str, threads: str) -> None:
     print(json.dumps({"peak": peak_bytes(cpu), "before": empty, "seconds": seconds, "cpu_seconds": cpu_seconds}))
 
 
-class _Nats:
-    """As much of a Nelbo as the loop reads."""
+@dataclass(frozen=True, slots=True)
+class _FullLogits:
+    """The masked objective with the logits of all positions in memory."""
 
-    def __init__(self, nats: Any) -> None:
-        self.nats = nats
+    masked: Masked
+
+    def draw(self, seed: int, step: int, rows: Tensor, total: int, maskable: Tensor) -> Draw:
+        return self.masked.draw(seed, step, rows, total, maskable)
+
+    def loss(self, model: Denoiser, rows: Rows, draw: Draw) -> Loss:
+        hide, weight, _ = draw
+        logits = model.logits(model.hidden(rows.ids.masked_fill(hide, model.mask_id), valid=rows.valid))
+        nll = F.cross_entropy(logits.float().flatten(0, 1), rows.ids.flatten(), reduction="none").view(hide.shape)
+        return Loss((nll * hide).sum(-1) * weight, rows.maskable.sum(-1))
+
+    def bound(self, model: Denoiser, rows: Rows, generator: torch.Generator) -> Loss:
+        return self.masked.bound(model, rows, generator)
 
 
 def _run(shape: Shape, logits: str, threads: int) -> dict[str, Any]:

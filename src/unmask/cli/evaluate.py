@@ -1,8 +1,7 @@
 """`unmask eval`: how well a model knows a text."""
 
-__all__ = ["EvalArguments", "combined", "over_training", "run"]
+__all__ = ["EvalArguments", "over_training", "run"]
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -62,6 +61,7 @@ def run(argv: Sequence[str]) -> int:
             raise RequestError(f"{name} is {value}; give at least 1.")
 
     import unmask
+    from unmask.objective.bound import Bound
     from unmask.train.problems import corpus_of
 
     model = unmask.load(arguments.checkpoint, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
@@ -81,26 +81,9 @@ def run(argv: Sequence[str]) -> int:
         )
         for part in parts
     ]
-    found = measured[0] if len(measured) == 1 else combined(measured)
-    _print(model, arguments, found, time.perf_counter() - began)
+    result = measured[0] if len(measured) == 1 else Bound.combined(measured)
+    _print(model, arguments, result, time.perf_counter() - began)
     return 0
-
-
-def combined(parts: "Sequence[Bound]") -> "Bound":
-    """The bound on several parts together: rates weighted by tokens, errors added as independent ones."""
-    from unmask.objective.bound import Bound
-
-    tokens = sum(part.tokens for part in parts)
-    nats = sum(part.nats_per_token * part.tokens for part in parts)
-    errors = [part.stderr for part in parts]
-    error = None
-    if all(one is not None for one in errors):
-        error = math.sqrt(sum(((part.stderr or 0.0) * part.tokens) ** 2 for part in parts)) / tokens
-    bits = None
-    if all(part.bits_per_byte for part in parts):
-        size = sum(part.nats_per_token * part.tokens / math.log(2) / (part.bits_per_byte or 1.0) for part in parts)
-        bits = nats / math.log(2) / size
-    return Bound(nats / tokens, error, tokens, sum(part.sequences for part in parts), parts[0].draws, bits)
 
 
 def over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Arguments:

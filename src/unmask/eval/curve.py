@@ -23,7 +23,7 @@ from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser, clean_log_probs
 from unmask.errors import DataError
 from unmask.noise import generator
-from unmask.objective.bound import Rows
+from unmask.objective.base import Rows
 from unmask.objective.cross_entropy import BUDGET
 from unmask.policies.pace import Sizes
 
@@ -143,12 +143,14 @@ def orders(maskable: Tensor, chance: torch.Generator) -> Tensor:
 @torch.no_grad()
 def reveal(denoiser: Denoiser, rows: Rows, order: Tensor, counts: Sequence[int]) -> Iterator[Revealed]:
     """One forward pass for each count: the first so many of `order` (B, n) stand, the others are hidden."""
-    valid = None if bool(rows.valid.all()) else rows.valid
+    valid = torch.ones_like(rows.maskable) if rows.valid is None else rows.valid
+    padded = not bool(valid.all())
     for count in counts:
         hidden = order[:, count:]
         tokens = rows.ids.scatter(-1, hidden, denoiser.mask_id)
-        time = hidden.shape[1] / rows.valid.sum(-1) if denoiser.time_conditioned else None
-        states = denoiser.hidden(tokens, valid=valid, time=time, prompt=rows.valid & ~rows.maskable)
+        time = hidden.shape[1] / valid.sum(-1) if denoiser.time_conditioned else None
+        prompt = valid & ~rows.maskable
+        states = denoiser.hidden(tokens, valid=valid if padded else None, time=time, prompt=prompt)
         picked = states.gather(1, hidden[..., None].expand(-1, -1, states.shape[-1])).flatten(0, 1)
         targets = rows.ids.gather(1, hidden).flatten()
         size = max(1, BUDGET // denoiser.vocab_size)

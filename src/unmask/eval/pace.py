@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unmask.denoiser import Denoiser
 from unmask.eval.curve import Curve, measure_curve, orders, reveal
-from unmask.objective.bound import Rows
+from unmask.objective.base import Rows
 from unmask.policies.pace import RULES, Sizes, cost
 
 Tell = Callable[[str, int], None]

@@ -106,7 +106,7 @@ def whole_nats(
         hide, weight = hide_by_count(shares[turn], u[row, turn], valid[row])
         time = hide.sum(-1) / valid[row].sum(-1) if denoiser.time_conditioned else None
         some = None if bool(valid[row].all()) else valid[row]
-        nats.append(nelbo(denoiser, tokens[row], hide, weight, valid=some, time=time).nats.double())
+        nats.append(nelbo(denoiser, tokens[row], hide, weight, valid=some, time=time).double())
     return torch.cat(nats).view(len(tokens), draws)
 
 

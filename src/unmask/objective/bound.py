@@ -1,11 +1,10 @@
 """How well a model knows a text: the bound on its negative log-likelihood, with the error of the estimate."""
 
-__all__ = ["Bound", "Draws", "Rows", "bound", "validate"]
+__all__ = ["Bound", "bound", "validate"]
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,23 +12,7 @@ from torch import Tensor
 from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser
 from unmask.noise import generator
-from unmask.objective.masked import draw as draw_masking
-from unmask.objective.masked import nelbo
-from unmask.process import MaskedDiffusion
-
-
-class Rows(NamedTuple):
-    """Some sequences: ids (B, L) int64; maskable and valid (B, L) bool."""
-
-    ids: Tensor
-    maskable: Tensor
-    valid: Tensor
-
-
-class Draws(Protocol):
-    """What to hide in some rows: maskable (B, L) -> hide (B, L), weight (B,), time (B,)."""
-
-    def __call__(self, maskable: Tensor, turn: int) -> tuple[Tensor, Tensor, Tensor]: ...
+from unmask.objective.base import Objective, Rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,26 +44,49 @@ class Bound:
         bits = None if not text_bytes else float(nats.sum()) / math.log(2) / text_bytes
         return cls(rate, stderr, int(total), count, draws, bits)
 
+    @classmethod
+    def combined(cls, parts: Sequence["Bound"]) -> "Bound":
+        """The bound on several disjoint parts together: that of their pooled rows.
 
-@torch.no_grad()
+        The rate and bits per byte are equal to it; the error adds those of the parts as independent ones, and so leaves
+        out how far the parts' rates lie apart. Each part must have the same number of draws.
+        """
+        tokens = sum(part.tokens for part in parts)
+        nats = sum(part.nats_per_token * part.tokens for part in parts)
+        error = None
+        if all(part.stderr is not None for part in parts):
+            error = math.sqrt(sum(((part.stderr or 0.0) * part.tokens) ** 2 for part in parts)) / tokens
+        bits = None
+        if all(part.bits_per_byte for part in parts):
+            size = sum(part.nats_per_token * part.tokens / math.log(2) / (part.bits_per_byte or 1.0) for part in parts)
+            bits = nats / math.log(2) / size
+        return cls(nats / tokens, error, tokens, sum(part.sequences for part in parts), parts[0].draws, bits)
+
+
 def bound(
-    denoiser: Denoiser, rows: Iterable[Rows], draw: Draws, *, draws: int = 1, text_bytes: int | None = None
+    denoiser: Denoiser,
+    objective: Objective,
+    rows: Iterable[Rows],
+    generator: torch.Generator,
+    *,
+    draws: int = 1,
+    text_bytes: int | None = None,
 ) -> Bound:
-    """The bound on `rows`, each sequence masked `draws` times; `text_bytes` (of all rows) adds bits per byte.
+    """The bound on `rows`, each sequence's estimated `draws` times; `text_bytes` (of all rows) adds bits per byte.
 
-    The caller owns the state of the denoiser (eval mode, autocast) and the randomness.
+    The caller owns the state of the denoiser (eval mode, autocast).
     """
     nats: list[Tensor] = []
     tokens: list[Tensor] = []
     for part in rows:
-        valid = None if bool(part.valid.all()) else part.valid
         total = torch.zeros(len(part.ids), dtype=torch.float64)
-        for turn in range(draws):
-            hide, weight, time = draw(part.maskable, turn)
-            given = time if denoiser.time_conditioned else None
-            total += nelbo(denoiser, part.ids, hide, weight, valid=valid, time=given).nats.double().cpu()
+        counts = torch.zeros(len(part.ids), dtype=torch.float64)
+        for _ in range(draws):
+            result = objective.bound(denoiser, part, generator)
+            total += result.nats.double().cpu()
+            counts += result.tokens.cpu()
         nats.append(total / draws)
-        tokens.append(part.maskable.sum(-1).cpu())
+        tokens.append(counts / draws)
     return Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes)
 
 
@@ -89,7 +95,7 @@ _STREAM = 3  # of the seed: validation maskings never meet those of training
 
 def validate(
     denoiser: Denoiser,
-    process: MaskedDiffusion,
+    objective: Objective,
     data: Packed,
     device: torch.device,
     *,
@@ -98,22 +104,17 @@ def validate(
     batch: int = 32,
     seed: int = 0,
 ) -> Bound:
-    """The bound on the rows of `data`, all or the first `limit`, each masked `draws` times; the same for the same seed.
+    """The bound on the rows of `data`, all or the first `limit`, each drawn `draws` times; the same for the same seed.
 
     Bits per byte are given where all rows are measured. The caller has put the denoiser in eval mode.
     """
     count = len(data) if limit is None else min(limit, len(data))
-    chance = generator(seed, _STREAM)
-
-    def masking(maskable: Tensor, turn: int) -> tuple[Tensor, Tensor, Tensor]:
-        found = draw_masking("count", process, maskable.cpu(), chance)
-        return found.hide.to(device), found.weight.to(device), found.time.to(device)
-
     size = data.bytes if count == len(data) else None
-    return bound(denoiser, _batches(data, count, batch, device), masking, draws=draws, text_bytes=size)
+    rows = _batches(data, count, batch, device)
+    return bound(denoiser, objective, rows, generator(seed, _STREAM), draws=draws, text_bytes=size)
 
 
 def _batches(data: Packed, count: int, size: int, device: torch.device) -> Iterator[Rows]:
     for at in range(0, count, size):
         part = data.batch(range(at, min(at + size, count)))
-        yield Rows(*(torch.from_numpy(x).to(device) for x in part))
+        yield Rows(*map(torch.from_numpy, part)).part(slice(None), device)

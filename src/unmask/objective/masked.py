@@ -2,27 +2,26 @@
 
     NELBO(x_0) = E_{hide, weight} [ weight * sum over hidden i of -log p(x_0^i | x_t) ]      (MDLM eq. 10, MD4 eq. 5)
 
-Four ways of drawing (hide, weight) have this same expectation; they differ in variance (docs/math.md). Each takes
-uniform numbers and returns `hide` (B, L) bool and `weight` (B,). Nothing here draws, and nothing is reduced: the caller
-owns the randomness and the denominator. All in nats.
-
-Random maskings for the bound, by name. All have the same expectation; docs/math.md has their measured variances.
+Four ways of drawing (hide, weight) have this same expectation; they differ in variance (docs/math.md has it measured).
+Each takes uniform numbers and returns `hide` (B, L) bool and `weight` (B,). `Masked` is the objective: it draws by the
+estimator that it was made with, and reports the bound by "count", whose variance is the least. All in nats.
 """
 
 __all__ = [
     "ESTIMATORS",
-    "Draw",
     "Estimator",
-    "Nelbo",
-    "draw",
+    "Masked",
+    "Masking",
     "hide_bernoulli",
     "hide_by_count",
     "hide_by_step",
     "hide_by_time",
+    "masking",
     "nelbo",
     "stratified",
 ]
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -30,15 +29,12 @@ from torch import Tensor
 
 from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError, did_you_mean
+from unmask.noise import generator
+from unmask.objective.base import Draw, Loss, Rows
 from unmask.objective.cross_entropy import log_likelihoods
 from unmask.process import MaskedDiffusion
 
-
-class Nelbo(NamedTuple):
-    """One draw of the bound, unreduced."""
-
-    nats: Tensor  # (B,) one-sample estimate of the bound of each sequence
-    tokens: Tensor  # (B,) how many tokens were hidden in this draw
+_STREAM = 1  # of the seed: training's maskings
 
 
 def stratified(u: Tensor, batch: int, first: int = 0, count: int | None = None) -> Tensor:
@@ -84,12 +80,12 @@ def nelbo(
     *,
     valid: Tensor | None = None,
     time: Tensor | None = None,
-) -> Nelbo:
-    """One draw of the bound: x_0 (B, L) int64, hide (B, L) bool, weight (B,); the rest as in Denoiser.hidden."""
+) -> Tensor:
+    """One draw of the bound (B,): x_0 (B, L) int64, hide (B, L) bool, weight (B,); the rest as in Denoiser.hidden."""
     hidden = denoiser.hidden(torch.where(hide, denoiser.mask_id, x_0), valid=valid, time=time)
     log_p = log_likelihoods(denoiser, hidden[hide], x_0[hide])
     nats = torch.zeros_like(x_0, dtype=log_p.dtype).masked_scatter(hide, -log_p).sum(-1)
-    return Nelbo(nats * weight.to(nats.dtype), hide.sum(-1))
+    return nats * weight.to(nats.dtype)
 
 
 Estimator = Literal["uniform", "stratified", "count", "bernoulli"]
@@ -102,8 +98,8 @@ ESTIMATORS: dict[str, str] = {
 assert set(ESTIMATORS) == set(get_args(Estimator))
 
 
-class Draw(NamedTuple):
-    """What to hide (B, L) bool, the weight of each row (B,), and the time (B,) that a time-conditioned model is told.
+class Masking(NamedTuple):
+    """What to hide (B, L) bool, the weight of each row (B,), and the time (B,) for a time-conditioned model.
 
     That time is the share of hidden tokens, 1 - alpha(t), whatever the schedule: estimators and samplers agree on it.
     """
@@ -112,15 +108,10 @@ class Draw(NamedTuple):
     weight: Tensor
     time: Tensor
 
-    def rows(self, part: slice) -> "Draw":
-        """Some of the rows: a process's share of the global batch, or a micro-batch."""
-        return Draw(self.hide[part], self.weight[part], self.time[part])
 
+def masking(name: str, process: MaskedDiffusion, maskable: Tensor, generator: torch.Generator) -> Masking:
+    """One random masking of a whole batch: maskable (B, L) bool. What a row gets depends on no other row's `maskable`.
 
-def draw(name: str, process: MaskedDiffusion, maskable: Tensor, generator: torch.Generator) -> Draw:
-    """One random masking of the whole global batch: maskable (B, L) bool.
-
-    Every process draws all of it and keeps its own rows, so that the strata span the global batch however it is shared.
     Raises ConfigError for a name that is not an estimator.
     """
     u = torch.rand(maskable.shape, generator=generator)
@@ -129,10 +120,39 @@ def draw(name: str, process: MaskedDiffusion, maskable: Tensor, generator: torch
     else:
         r = stratified(torch.rand((), generator=generator, dtype=torch.float64), len(maskable))
     if name in ("uniform", "stratified"):
-        return Draw(*hide_by_time(process, r, u, maskable), 1 - process.schedule.alpha(r))
+        return Masking(*hide_by_time(process, r, u, maskable), 1 - process.schedule.alpha(r))
     if name == "count":
         hide, weight = hide_by_count(r, u, maskable)
-        return Draw(hide, weight, (1 / weight.double()).clamp(max=1))  # l/n; 1 where there was nothing to hide
+        return Masking(hide, weight, (1 / weight.double()).clamp(max=1))  # l/n; 1 where there was nothing to hide
     if name == "bernoulli":
-        return Draw(*hide_bernoulli(r, u, maskable), r)
+        return Masking(*hide_bernoulli(r, u, maskable), r)
     raise ConfigError(f"There is no estimator named '{name}'; {did_you_mean(name, ESTIMATORS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """The bound of masked diffusion as an Objective: trained by one of the four estimators, reported by "count"."""
+
+    process: MaskedDiffusion
+    estimator: Estimator = "count"
+
+    def draw(self, seed: int, step: int, rows: Tensor, total: int, maskable: Tensor) -> Draw:
+        """The masking of some rows: (hide, weight, time), as in `Masking`.
+
+        The table of the whole batch is drawn and `rows` are kept of it, whose strata then span the global batch.
+        """
+        whole = maskable.new_zeros((total, maskable.shape[1]))
+        whole[rows] = maskable
+        return tuple(x[rows] for x in masking(self.estimator, self.process, whole, generator(seed, _STREAM, step)))
+
+    def loss(self, model: Denoiser, rows: Rows, draw: Draw) -> Loss:
+        """One draw of the bound."""
+        hide, weight, time = draw
+        time = time if model.time_conditioned else None
+        return Loss(nelbo(model, rows.ids, hide, weight, valid=rows.valid, time=time), rows.maskable.sum(-1))
+
+    @torch.no_grad()
+    def bound(self, model: Denoiser, rows: Rows, generator: torch.Generator) -> Loss:
+        """One draw of the bound by "count", stratified over `rows`."""
+        drawn = masking("count", self.process, rows.maskable.cpu(), generator)
+        return self.loss(model, rows, tuple(x.to(rows.ids.device) for x in drawn))

@@ -31,10 +31,9 @@ from unmask.disk.checkpoint import (
 from unmask.errors import RunError
 from unmask.model.dit import DiT
 from unmask.model.load import model_config
-from unmask.noise import derive, generator
-from unmask.objective.bound import Bound, Rows, validate
-from unmask.objective.masked import draw, nelbo
-from unmask.process import MaskedDiffusion, make_schedule
+from unmask.noise import derive
+from unmask.objective.base import Objective, Rows
+from unmask.objective.bound import Bound, validate
 from unmask.run.ema import Ema
 from unmask.run.metrics import Metrics
 from unmask.run.optim import adamw, clip, learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
@@ -43,7 +42,7 @@ from unmask.run.signals import Interrupt
 from unmask.train.plan import Plan
 from unmask.train.settings import TextRun
 
-_MASKS, _DROPOUT = 1, 2
+_DROPOUT = 2  # a stream of the seed; objectives have others
 
 
 class StepReport(NamedTuple):
@@ -79,12 +78,19 @@ class Trainer:
     """One run: built from its plan, perhaps put back to where it was, then `fit`."""
 
     def __init__(
-        self, run: TextRun, plan: Plan, corpus: Corpus, model: DiT, folder: Path, group: Group, dtype: torch.dtype
+        self,
+        run: TextRun,
+        plan: Plan,
+        corpus: Corpus,
+        model: DiT,
+        objective: Objective,
+        folder: Path,
+        group: Group,
+        dtype: torch.dtype,
     ) -> None:
         self.run, self.plan, self.corpus, self.folder, self.group = run, plan, corpus, folder, group
         self.settings = run.train
-        self.process = MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(run.train.schedule))
-        self.model = model
+        self.model, self.objective = model, objective
         self.params = list(model.parameters())
         self.device = self.params[0].device
         self.dtype = dtype
@@ -109,28 +115,19 @@ class Trainer:
         """One optimiser step; returns the loss (nats/token of the global batch), the gradient norm, the rate."""
         settings, mine = self.settings, self.group.share(self.settings.batch)
         data = self.corpus.train
-        rows = data.batch(batch_indices(settings.seed, self.step, settings.batch, len(data)))
-        maskable = torch.from_numpy(rows.maskable)
-        drawn = draw(settings.estimator, self.process, maskable, generator(settings.seed, _MASKS, self.step)).rows(mine)
-        tokens = maskable.sum().clamp(min=1)
+        batch = data.batch(batch_indices(settings.seed, self.step, settings.batch, len(data)))
+        rows = Rows(*map(torch.from_numpy, batch))
+        tokens = rows.maskable.sum().clamp(min=1)
+        rows, index = rows.part(mine, torch.device("cpu")), torch.arange(settings.batch)[mine]
+        draw = self.objective.draw(settings.seed, self.step, index, settings.batch, rows.maskable)
         torch.manual_seed(derive(settings.seed, _DROPOUT, self.step, self.group.rank))
-        share = Rows(torch.from_numpy(rows.ids)[mine], maskable[mine], torch.from_numpy(rows.valid)[mine])
         loss = torch.zeros((), device=self.device)
-        size = len(share.ids) // settings.accumulate
-        for at in range(0, len(share.ids), size):
+        size = len(index) // settings.accumulate
+        for at in range(0, len(index), size):
             part = slice(at, at + size)
-            hide, weight, told = (x.to(self.device, non_blocking=True) for x in drawn.rows(part))
-            ids, _, valid = (x[part].to(self.device, non_blocking=True) for x in share)
             with self.autocast():
-                one = nelbo(
-                    self.model,
-                    ids,
-                    hide,
-                    weight,
-                    valid=None if bool(share.valid[part].all()) else valid,
-                    time=told if self.model.time_conditioned else None,
-                )
-            nats = one.nats.sum() / tokens
+                drawn = tuple(x[part].to(self.device, non_blocking=True) for x in draw)
+                nats = self.objective.loss(self.model, rows.part(part, self.device), drawn).nats.sum() / tokens
             (nats * self.group.size).backward()
             loss += nats.detach()
         self.group.mean_gradients(self.params)
@@ -154,7 +151,7 @@ class Trainer:
             with self.ema.swap(), self.autocast():
                 return validate(
                     self.model,
-                    self.process,
+                    self.objective,
                     self.corpus.valid,
                     self.device,
                     limit=self.settings.eval_draws,

@@ -1,6 +1,15 @@
 """A training run put together: machine, data, plan, network and trainer, fresh, fine-tuned or gone on with."""
 
-__all__ = ["Estimate", "Session", "default_folder", "measure", "open_session", "recorded_run", "refuse_taken"]
+__all__ = [
+    "Estimate",
+    "Session",
+    "default_folder",
+    "measure",
+    "objective_of",
+    "open_session",
+    "recorded_run",
+    "refuse_taken",
+]
 
 import re
 import time
@@ -19,13 +28,15 @@ from unmask.disk.files import explained
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.dit import DiT
 from unmask.model.load import build, load_denoiser
+from unmask.objective.masked import Masked
+from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.loop import Trainer
 from unmask.train.plan import Plan, make_plan
 from unmask.train.problems import corpus_of
-from unmask.train.settings import TextRun
+from unmask.train.settings import TextRun, TrainSettings
 
 _FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
 """What may change when a run goes on; none of it changes what a step does, but `steps` bends the learning rate."""
@@ -106,10 +117,15 @@ def open_session(
     folder = Path(resume or out or default_folder(run.data.source))
     if write and group.first:
         _claim(folder, fresh=resume is None)
-    trainer = Trainer(run, plan, corpus, network.to(device), folder, group, dtype)
+    trainer = Trainer(run, plan, corpus, network.to(device), objective_of(run.train, corpus), folder, group, dtype)
     if resume is not None:
         trainer.restore()
     return Session(run, plan, corpus, trainer, folder, group, device, dtype, threads)
+
+
+def objective_of(settings: TrainSettings, corpus: Corpus) -> Masked:
+    """The objective that the settings name: the bound of masked diffusion."""
+    return Masked(MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(settings.schedule)), settings.estimator)
 
 
 def recorded_run(resume: str | Path) -> TextRun:
