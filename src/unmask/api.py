@@ -14,9 +14,9 @@ import torch
 
 from unmask.assets.bundled import bundled, locate
 from unmask.data.packed import Packed
+from unmask.decode.constraint import Constraint
 from unmask.decode.loop import Decoder
 from unmask.decode.options import Decoding, make_decoder, row_dials
-from unmask.decode.propose import Constraint
 from unmask.decode.rows import Snapshot, Written, finished, slide
 from unmask.denoiser import Denoiser, LowPrecision
 from unmask.disk.checkpoint import Checkpoint

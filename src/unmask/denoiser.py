@@ -15,7 +15,6 @@ __all__ = [
     "Wrapper",
     "attending",
     "clean_log_probs",
-    "put_rows",
 ]
 
 from dataclasses import dataclass
@@ -123,25 +122,6 @@ def clean_log_probs(logits: Tensor, mask_id: int) -> Tensor:
     """
     logits = logits.float().index_fill(-1, torch.tensor(mask_id, device=logits.device), -torch.inf)
     return logits.log_softmax(-1)
-
-
-def put_rows(memory: Any, part: Any, rows: Tensor, forgotten: Tensor) -> Any:
-    """A cache's `memory`, None for nothing, with `part` in the places `rows` (B,) bool, also None for nothing.
-
-    Rows that are `forgotten` (B,) bool become zeros where they get no part.
-    """
-    model = memory if part is None else part
-    if model is None:
-        return None
-    if not isinstance(model, Tensor):
-        nothing = [None] * len(model)
-        pairs = zip(memory or nothing, part or nothing, strict=True)
-        return tuple(put_rows(old, new, rows, forgotten) for old, new in pairs)
-    out = model.new_zeros((len(rows), *model.shape[1:])) if memory is None else memory.clone()
-    out[forgotten] = 0
-    if part is not None:
-        out[rows] = part
-    return out
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from unmask.decode.canvas import Canvas, keep_rows
+from unmask.batch import keep_rows
+from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder, Step
 from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError, PluginError

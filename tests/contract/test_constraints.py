@@ -9,8 +9,9 @@ from torch import Tensor
 
 from unmask.api import Model
 from unmask.decode.canvas import Canvas
+from unmask.decode.constraint import Vocabulary
 from unmask.decode.loop import Decoder
-from unmask.decode.propose import Vocabulary, propose
+from unmask.decode.propose import propose
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.options import Context

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from unmask.api import Model
+from unmask.decode.constraint import Vocabulary
 from unmask.decode.loop import Decoder
-from unmask.decode.propose import Vocabulary
 from unmask.errors import ConfigError, RequestError, UnmaskError
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from unmask.batch import ceil_div
 from unmask.data.packed import FORMAT, Corpus, Facts, PartFacts, cache_folder, load_corpus, token_type, write_facts
 from unmask.data.settings import DataSettings
 from unmask.data.sources import Source, open_source
@@ -154,7 +155,7 @@ class Packer:
     def finish(self, paired: bool) -> PartFacts:
         """Write what is left, flush all to the disk, and give the sizes."""
         if not paired:
-            self.rows = -(-self.tokens // self.length)
+            self.rows = ceil_div(self.tokens, self.length)
             self._write([self.pad_id] * (self.rows * self.length - self.tokens))
             for start in range(0, self.rows, _CHUNK_ROWS):
                 ends = np.full(min(_CHUNK_ROWS, self.rows - start), self.length, dtype=np.int32)

@@ -1,13 +1,11 @@
 """Rows being written: the state that the decoding loop carries from turn to turn. Shapes: B rows, L positions."""
 
-__all__ = ["Canvas", "keep_rows"]
+__all__ = ["Canvas"]
 
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-
-from unmask.policies.base import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +61,3 @@ class Canvas:
         return Canvas(
             **{f.name: getattr(self, f.name).index_copy(0, rows, getattr(part, f.name)) for f in fields(self)}
         )
-
-
-def keep_rows(state: State, rows: Tensor) -> State:
-    """Some rows of a policy's state: a tensor, or a tuple of tensors, with the rows first; None stays None."""
-    if state is None:
-        return None
-    return state[rows] if isinstance(state, Tensor) else tuple(keep_rows(part, rows) for part in state)

@@ -16,16 +16,14 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
-from unmask.decode.canvas import Canvas, keep_rows
-from unmask.decode.propose import Constraint, Proposal, propose, two_best
-from unmask.denoiser import Caching, Denoiser, Place, put_rows
+from unmask.batch import keep_rows, pad_rows, put_rows
+from unmask.decode.canvas import Canvas
+from unmask.decode.constraint import Constraint
+from unmask.decode.propose import Proposal, propose, two_best
+from unmask.denoiser import Caching, Denoiser, Place
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, take_best
-
-_HEAD_ROWS = (
-    16  # a matrix product gives a row the same bits only if the number of rows keeps its remainder (DESIGN 4.5)
-)
 
 
 class Step(NamedTuple):
@@ -226,10 +224,9 @@ class Decoder:
         return best, best.values
 
     def _propose(self, canvas: Canvas, hidden: Tensor, where: Tensor) -> Proposal:
-        """Tokens and distributions at the positions `where` (B, L); the head's rows are padded to a multiple of 16."""
+        """Tokens and distributions at the positions `where` (B, L)."""
         picked = hidden[where]
-        padded = torch.nn.functional.pad(picked, (0, 0, 0, -len(picked) % _HEAD_ROWS))
-        logits = self.denoiser.logits(padded)[: len(picked)]
+        logits = self.denoiser.logits(pad_rows(picked))[: len(picked)]
         noise = self._noise(canvas, TOKENS)[where] if self.temperature > 0 else None
         allowed = None if self.constraint is None else self.constraint(canvas.tokens, where)
         return propose(logits, self.denoiser.mask_id, noise, self.temperature, self.top_p, allowed)

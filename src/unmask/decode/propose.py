@@ -3,15 +3,11 @@
 One float64 uniform a position goes through the inverse of the distribution, whose cumulative sum is kept in float64: a
 token of probability 1e-7 is drawn once in ten million times. (Racing Gumbel noise in float32, as the published samplers
 do, loses the rare tokens: arXiv:2409.02908.) Shapes: N positions, V vocabulary.
-
-Hard constraints attach here: what a `Constraint` forbids has probability zero before anything is drawn, and the rest is
-renormalised, so that confidence, margin and entropy are those of the constrained distribution too.
 """
 
-__all__ = ["Constraint", "Proposal", "Vocabulary", "propose", "two_best"]
+__all__ = ["Proposal", "propose", "two_best"]
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,28 +16,6 @@ from unmask.denoiser import clean_log_probs
 from unmask.errors import RequestError
 
 _CHUNK = 64  # a maximum is a fast reduction, its place a slow one: so look for the place in one chunk only
-
-
-class Constraint(Protocol):
-    """Which tokens may be written where: choices, expressions and schemas over a canvas all take this form."""
-
-    def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
-        """tokens (B, L) int64 with MASK where nothing is written yet, where (B, L) bool with N places asked about, row
-        by row -> (N, V) bool, or (1, V) where all places are alike: True where the token may be written.
-
-        It goes by each row alone, and keeps a token for every place it is asked about.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Vocabulary:
-    """The constraint that is the same everywhere: (V,) bool, True for the tokens that may be written."""
-
-    allowed: Tensor
-
-    def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
-        return self.allowed[None].to(tokens.device)
 
 
 class Proposal(NamedTuple):

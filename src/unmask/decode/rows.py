@@ -13,13 +13,13 @@ from typing import NamedTuple, TypeVar
 
 import torch
 
+from unmask.batch import pad_ids, padded_size
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder, Step
 from unmask.noise import derive
 from unmask.trace.recorder import Recorder
 
 Row = TypeVar("Row")
-_GRAIN = 16  # padded lengths are multiples of this
 
 
 class Snapshot(NamedTuple):
@@ -68,14 +68,11 @@ def decode_rows(
     `places` and `starts` are what the snapshots say of the rows; by default their index and 0. `dials` is one number a
     row for a policy that has a dial.
     """
-    padded = [-(-len(row) // _GRAIN) * _GRAIN for row in rows]
+    padded = [padded_size(len(row)) for row in rows]
     groups = [[i for i, n in enumerate(padded) if n == size] for size in sorted(set(padded))]
     filled: dict[int, Filled] = {}
     for group in (g[at : at + batch] for g in groups for at in range(0, len(g), batch)):
-        size = padded[group[0]]
-        lengths = torch.tensor([len(rows[i]) for i in group], device=device)
-        tokens = torch.tensor([[*rows[i], *[pad_id] * (size - len(rows[i]))] for i in group], device=device)
-        valid = torch.arange(size, device=device) < lengths[:, None]
+        tokens, valid = pad_ids([rows[i] for i in group], pad_id, device)
         dial = None if dials is None else torch.tensor([dials[i] for i in group], device=device)
         canvas = Canvas.start(tokens, torch.tensor([seeds[i] for i in group], device=device), valid, dial)
         where = tuple(i if places is None else places[i] for i in group)

@@ -14,10 +14,10 @@ from itertools import product
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
+from unmask.batch import pad_ids
+from unmask.decode.constraint import Both, Constraint, Vocabulary
 from unmask.decode.loop import Decoder
-from unmask.decode.propose import Constraint, Vocabulary
 from unmask.decode.rows import Filled, Snapshot, Written, decode_rows
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
@@ -29,7 +29,6 @@ from unmask.text.tokenizer import Tokenizer
 COMBINATIONS = 64
 """The most combinations of lengths that are tried for one text."""
 Item = TypeVar("Item")
-_GRAIN = 16  # widths are multiples of this, as in decoding
 _HOLE_KEYS = 2**20  # random numbers of a hole's tokens stand apart from those of the given text
 
 
@@ -163,7 +162,7 @@ class Filler:
         """The constraint under which special tokens (MASK, PAD, EOS) and ids without a token are never written."""
         allowed = torch.arange(self.denoiser.vocab_size, device=self.device) < self.tokenizer.vocab_size
         allowed[list(self.tokenizer.special_ids)] = False
-        return Vocabulary(allowed) if constraint is None else _Both(Vocabulary(allowed), constraint)
+        return Vocabulary(allowed) if constraint is None else Both(Vocabulary(allowed), constraint)
 
     def only(self, characters: str) -> Vocabulary:
         """The tokens that these characters alone make up. Raises RequestError where there are none."""
@@ -216,7 +215,7 @@ class Filler:
     def score(self, template: str, choices: Sequence[str], *, orders: int, seed: int, batch: int) -> list[Choice]:
         """How probable each choice is at the [?] of the template, in the order given: see Model.score."""
         rows, chosen = self._choice_rows(template, choices)
-        tokens, valid = self._padded(rows)
+        tokens, valid = pad_ids(rows, self.tokenizer.pad_id, self.device)
         where = torch.zeros_like(valid)
         for line, span in enumerate(chosen):
             where[line, span] = True
@@ -231,8 +230,8 @@ class Filler:
         self, sketch: Sketch, ways: list[tuple[int, ...]], rows: Sequence[Filled], seed: int, draws: int, batch: int
     ) -> list[Attempt]:
         """The filled rows of one sample with their bounds, the best first; of equals the shorter."""
-        tokens, valid = self._padded([row.tokens for row in rows])
-        keys, _ = self._padded([sketch.keys(way) for way in ways])
+        tokens, valid = pad_ids([row.tokens for row in rows], self.tokenizer.pad_id, self.device)
+        keys, _ = pad_ids([sketch.keys(way) for way in ways], 0, self.device)
         nats = whole_nats(
             self.denoiser, tokens, keys, valid=valid, draws=draws, seed=seed, batch=batch
         ).cpu()  # (ways, draws)
@@ -280,24 +279,6 @@ class Filler:
                 "shorten it."
             )
         return rows, [slice(len(left) + head, len(left) + len(text) - tail) for text in texts]
-
-    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Rows side by side (B, L) and which places are theirs (B, L)."""
-        size = -(-max(map(len, rows)) // _GRAIN) * _GRAIN
-        tokens = torch.tensor([[*row, *[self.tokenizer.pad_id] * (size - len(row))] for row in rows])
-        valid = torch.arange(size) < torch.tensor([len(row) for row in rows])[:, None]
-        return tokens.to(self.device), valid.to(self.device)
-
-
-@dataclass(frozen=True, slots=True)
-class _Both:
-    """What two constraints allow."""
-
-    one: Constraint
-    other: Constraint
-
-    def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
-        return self.one(tokens, where) & self.other(tokens, where)
 
 
 def _tokens_or_lengths(tokenizer: Tokenizer, part: Part) -> list[int] | range:

@@ -21,10 +21,9 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from unmask.batch import GRAIN, join_rows, keep_rows, padded_size
 from unmask.denoiser import Attending, Denoiser, Place, Wrapper, attending
 from unmask.errors import RequestError, did_you_mean
-
-_GRAIN = 16  # see _HEAD_ROWS in unmask.decode.loop
 
 
 class _Memory(NamedTuple):
@@ -76,10 +75,10 @@ class Cache(Wrapper, ABC):
         parts: list[Any] = []
         for size in sorted(set(sizes)):
             rows = torch.tensor([row for row, one in enumerate(sizes) if one == size], device=tokens.device)
-            some = _pick((stale, tokens, place, before, valid, time), rows)
+            some = keep_rows((stale, tokens, place, before, valid, time), rows)
             order.append(rows)
             parts.append(self._run(size, some[0], some[1], Place(*some[2]), _Memory(*some[3]), *some[4:]))
-        return _together(parts, torch.cat(order).argsort())
+        return keep_rows(join_rows(parts, [len(rows) for rows in order]), torch.cat(order).argsort())
 
     def _sizes(self, stale: Tensor, place: Place, before: _Memory) -> list[int]:
         """How many positions of each row run: all of them where the row remembers too little."""
@@ -87,7 +86,7 @@ class Cache(Wrapper, ABC):
         if self.refresh is not None:
             due |= before.age >= self.refresh
         whole = stale.shape[1]
-        grains = stale.sum(-1).add(_GRAIN - 1).div(_GRAIN, rounding_mode="floor").clamp(min=1) * _GRAIN
+        grains = padded_size(stale.sum(-1)).clamp(min=GRAIN)
         return torch.where(due, whole, grains.clamp(max=whole)).tolist()
 
     def _run(
@@ -156,17 +155,3 @@ def cached(denoiser: Denoiser, text: str) -> Cache:
             f"The cache '{text}' cannot be read; its one option is refresh, a whole number or none: {name}:refresh=8."
         )
     return CACHES[name](denoiser, None if value == "none" else int(value))
-
-
-def _pick(parts: Any, rows: Tensor) -> Any:
-    """Some rows of a tensor, or of each in a tuple; None stays None."""
-    if parts is None:
-        return None
-    return parts[rows] if isinstance(parts, Tensor) else tuple(_pick(part, rows) for part in parts)
-
-
-def _together(parts: list[Any], order: Tensor) -> Any:
-    """Groups of rows, each a tensor or a tuple of them, as one, and its rows in `order`."""
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)[order]
-    return tuple(_together(list(some), order) for some in zip(*parts, strict=True))

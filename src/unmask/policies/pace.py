@@ -49,6 +49,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from unmask.batch import ceil_div
 from unmask.errors import ConfigError, RequestError
 
 Pace = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -56,7 +57,7 @@ Pace = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def linear(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
     """n i/k, rounded up: equal steps (LLaDA, arXiv:2502.09992)."""
-    return (total * step + steps - 1) // steps
+    return ceil_div(total * step, steps)
 
 
 def cosine(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from unmask.batch import ceil_div
 from unmask.disk.files import atomic_text
 from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES, Compared, grouped
 from unmask.plots import can_draw, new_figure, save_figure
@@ -295,7 +296,7 @@ def _draw_question(results: Results, judged: Sequence[Judged], path: Path) -> No
     """Accuracy against passes. Raises ConfigError or RunError where it cannot be."""
     arenas = list(dict.fromkeys(one.cell.against for one in judged))
     columns = min(2, len(arenas))
-    rows = -(-len(arenas) // columns)
+    rows = ceil_div(len(arenas), columns)
     figure = new_figure(6.2 * columns + 2.6, 4.6 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
     labels = list(dict.fromkeys(one.cell.label for one in judged))

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from unmask.batch import ceil_div
 from unmask.config import from_dict, to_dict
 from unmask.disk.files import atomic_text
 from unmask.errors import ConfigError, DataError
@@ -120,7 +121,7 @@ def outcomes_of(result: Mapping[str, Any]) -> list[Outcome]:
 
 def shown(places: int) -> range:
     """Those of so many places of a dial that tables for people have, 20 at most; table.csv has them all."""
-    return range(0, places, -(-places // 20))
+    return range(0, places, ceil_div(places, 20))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from unmask.batch import ceil_div
 from unmask.disk.files import atomic_text, explained
 from unmask.errors import ConfigError, DataError, did_you_mean
 from unmask.plots import can_draw, new_figure, save_figure
@@ -113,7 +114,7 @@ def plot_curves(path_jsonl: Path, path_png: Path) -> bool:
     if not curves:
         raise DataError(f"{path_jsonl} holds no numbers to draw: let the run log a step first.")
     columns = min(3, len(curves))
-    rows = math.ceil(len(curves) / columns)
+    rows = ceil_div(len(curves), columns)
     figure = new_figure(4.5 * columns, 2.8 * rows)
     for index, (name, (steps, values)) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(rows, columns, index)

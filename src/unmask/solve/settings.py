@@ -2,12 +2,12 @@
 
 __all__ = ["TOKENS_A_PASS", "Setting", "block_sizes", "every_policy", "settings_of"]
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from unmask.batch import ceil_div
 from unmask.errors import RequestError
 from unmask.policies.learned.policy import Learned
 from unmask.policies.registry import ENTRIES, Context, Entry, make
@@ -90,5 +90,5 @@ def _knobs(name: str, entry: Entry, size: int) -> list[str]:
     name = f"{name}," if ":" in name else f"{name}:"
     if entry.knob.values:
         return [f"{name}{entry.knob.option}={value:g}" for value in entry.knob.values]
-    counts = sorted({math.ceil(size / tokens) for tokens in (*TOKENS_A_PASS, size) if tokens <= size})
+    counts = sorted({ceil_div(size, tokens) for tokens in (*TOKENS_A_PASS, size) if tokens <= size})
     return [f"{name}{entry.knob.option}={count}" for count in counts]

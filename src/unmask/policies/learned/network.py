@@ -10,7 +10,6 @@ positions, F features, D width, S states.
 """
 
 __all__ = [
-    "GRAIN",
     "STATES",
     "Observation",
     "PolicyNetwork",
@@ -27,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unmask.batch import pad_rows
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
 
@@ -84,8 +84,6 @@ def plackett_luce_log_prob(logits: Tensor, eligible: Tensor, rank: Tensor) -> Te
 
 STATES = 3
 """What a position may be: written, eligible, or hidden and not eligible."""
-GRAIN = 16
-"""Rows of a matrix product are a multiple of this, so that a view gets the same bits whatever is beside it."""
 _WAVES = 4
 _BIAS = -2.0
 
@@ -144,8 +142,8 @@ class PolicyNetwork(nn.Module):
         return self.head(self.norm(x)).squeeze(-1)
 
     def _condition(self, seen: Observation) -> Tensor:
-        """(N, S, D): mask, time and price, added up; N made a multiple of 16, so that neighbours change no bits."""
-        time, price = (F.pad(x, (0, -len(x) % GRAIN)) for x in (seen.time, seen.price))
+        """(N, S, D): mask, time and price, added up; N padded (see unmask.batch), so that neighbours change no bits."""
+        time, price = (pad_rows(x) for x in (seen.time, seen.price))
         out = seen.features.new_zeros(len(time), STATES, self.settings.width)
         if self.state is not None:
             out = out + self.state.weight

@@ -29,11 +29,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from unmask.batch import padded_size
 from unmask.config import from_dict, to_dict
 from unmask.errors import CheckpointError, ConfigError, RequestError
 from unmask.policies.base import Decision, Needs, State, View
 from unmask.policies.learned.network import (
-    GRAIN,
     Observation,
     PolicyNetwork,
     bernoulli_log_prob,
@@ -201,7 +201,7 @@ def observe(view: View, settings: PolicySettings, price: Tensor) -> Observation:
     Raises RequestError for a feature that the View does not have.
     """
     present = view.masked | view.written
-    most = -(-int(present.sum(-1).max()) // GRAIN) * GRAIN
+    most = padded_size(int(present.sum(-1).max()))
     places = (~present).long().argsort(dim=-1, stable=True)[:, :most]
     eligible, written = view.eligible.gather(1, places), view.written.gather(1, places)
     parts = [_feature(view, feature, settings, places) for feature in settings.features]

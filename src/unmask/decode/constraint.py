@@ -1,0 +1,79 @@
+"""Which tokens may be written where: the protocol of a hard constraint, and what many rows with their own ones allow.
+
+What a constraint forbids has probability zero before anything is drawn, and the rest is renormalised, so that
+confidence, margin and entropy are those of the constrained distribution too. Shapes: B rows, L positions, V vocabulary,
+N positions asked about.
+"""
+
+__all__ = ["Both", "Constraint", "Vocabulary", "allowed_tokens"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from unmask.errors import RequestError
+
+
+class Constraint(Protocol):
+    """Which tokens may be written where: choices, expressions and schemas over a canvas all take this form."""
+
+    def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
+        """tokens (B, L) int64 with MASK where nothing is written yet, where (B, L) bool with N places asked about, row
+        by row -> (N, V) bool, or (1, V) where all places are alike: True where the token may be written.
+
+        It goes by each row alone, and keeps a token for every place it is asked about.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """The constraint that is the same everywhere: (V,) bool, True for the tokens that may be written."""
+
+    allowed: Tensor
+
+    def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
+        return self.allowed[None].to(tokens.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """What two constraints allow."""
+
+    first: Constraint
+    second: Constraint
+
+    def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
+        return self.first(tokens, where) & self.second(tokens, where)
+
+
+def allowed_tokens(
+    constraints: Sequence[Constraint | None], which: Sequence[int], tokens: Tensor, where: Tensor, vocab_size: int
+) -> Tensor | None:
+    """The constraint of each row -> (N, V) or (1, V) bool as a `Constraint` answers; None where all rows are free.
+
+    Row i keeps to `constraints[which[i]]`, where None stands for no constraint. Raises RequestError for a number that
+    has no entry.
+    """
+    present = set(which)
+    wrong = [number for number in present if not 0 <= number < len(constraints)]
+    if wrong:
+        raise RequestError(
+            f"A row names constraint {wrong[0]} of the decoder, which has {len(constraints)}; "
+            f"give a number from 0 to {len(constraints) - 1}."
+        )
+    if all(constraints[number] is None for number in present):
+        return None
+    if len(present) == 1 and (rule := constraints[present.pop()]) is not None:
+        return rule(tokens, where)
+    numbers = torch.tensor(which, device=tokens.device)
+    line = where.nonzero()[:, 0]
+    allowed = torch.ones(len(line), vocab_size, dtype=torch.bool, device=tokens.device)
+    for number in sorted(present):
+        rule, rows = constraints[number], numbers == number
+        if rule is not None:
+            allowed[rows[line]] = rule(tokens[rows], where[rows])
+    return allowed
