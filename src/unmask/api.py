@@ -135,6 +135,7 @@ class Model:
         stride: int | None = None,
         seed: int | Sequence[int] = 0,
         stop_at_eos: bool = True,
+        constraint: Constraint | None = None,
         batch: int = 32,
         **decoding: Unpack[Decoding],
     ) -> Generator[Snapshot, None, list[Written]]:
@@ -143,13 +144,13 @@ class Model:
         Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
         `seed` is one number, from which each row gets its own by its place, or one number a row. A row's text depends
         on its seed and prompt, not on the rows beside it; the other options are those of `Decoding`. `dial`, from 0
-        (accurate) to 1 (fast), is one number or one a row, for a policy that has one. The generator returns the
-        finished rows.
+        (accurate) to 1 (fast), is one number or one a row, for a policy that has one. A `constraint` says which tokens
+        may be written where; that of `only` leaves EOS out. The generator returns the finished rows.
         Raises RequestError for what cannot be done.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         step = self.window // 2 if stride is None else stride
-        decoder = self.decoder(policy, **decoding)
+        decoder = replace(self.decoder(policy, **decoding), constraint=constraint)
         if not texts:
             raise RequestError("There is no prompt; give at least one, which may be empty.")
         if length < 1:
@@ -254,7 +255,7 @@ class Model:
         return sketch.row([lengths[0] for lengths in sketch.holes], self.tokenizer.mask_id)
 
     def only(self, characters: str) -> Constraint:
-        """A constraint for `fill`: tokens that these characters alone make up, such as "0123456789"."""
+        """A constraint for `stream` and `fill`: tokens that these characters alone make up, such as "0123456789"."""
         return self.filler.only(characters)
 
     def score(

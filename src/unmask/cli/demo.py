@@ -234,7 +234,7 @@ def _generate(
 ) -> dict[str, Any]:
     """A text, shown while it is written."""
     from unmask.api import unigram_entropy
-    from unmask.cli.canvas import LiveText, follow
+    from unmask.cli.live import LiveText
 
     length = min(_LENGTH, model.window)
     console.print(f"\n{label}", style="bold", markup=False)
@@ -249,8 +249,8 @@ def _generate(
         stop_at_eos=False,
     )
     began = time.perf_counter()
-    with LiveText(model.tokenizer, console, prompt=prompt, total=length, pause=_PAUSE) as canvas:
-        row = follow(stream, canvas.show)[0]
+    with LiveText(model.tokenizer, console, prompt=prompt, total=length, pause=_PAUSE) as live:
+        row = live.follow(stream)[0]
     seconds, entropy = time.perf_counter() - began, unigram_entropy([row.tokens[row.prompt :]])
     console.print(f"{length} tokens in {row.passes} passes; unigram entropy {entropy:.2f} nats\n", style="dim")
     return {

@@ -18,8 +18,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "train": ("train", "[RECIPE] --data.source TEXT", "train a model on a text; a run can be stopped and resumed"),
     "eval": ("evaluate", "CHECKPOINT", "how well a model knows a text: nats/token, perplexity, bits/byte"),
-    "generate": ("generate", "[CHECKPOINT] [PROMPT]", "write text, watched live with --watch"),
-    "fill": ("fill", "[CHECKPOINT] 'a text with [5] holes'", "fill holes anywhere in a text"),
+    "generate": ("write:run_generate", "[CHECKPOINT] [PROMPT]", "write text, watched live with --watch"),
+    "fill": ("write:run_fill", "[CHECKPOINT] 'a text with [5] holes'", "fill holes anywhere in a text"),
     "watch": ("watch", "TRACE.jsonl", "play what --trace recorded, in the terminal or as a page (--html)"),
     "frontier": (
         "frontier",

@@ -1,26 +1,33 @@
-"""`unmask watch`: play what --trace recorded. Torch is not imported."""
+"""`unmask watch` plays what --trace recorded, and `Tracing` records it. Torch is not imported."""
 
-__all__ = ["Player", "WatchArguments", "keys_of", "run"]
+__all__ = ["Player", "Tracing", "WatchArguments", "keys_of", "run"]
 
 import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmask.cli.parse import Positional, parse
 from unmask.cli.show import note, print_json
+from unmask.disk.files import atomic_text
 from unmask.errors import RequestError
+from unmask.trace.events import KINDS, Event, Trace, drawn, replay, standing
+from unmask.trace.files import read, to_html, to_jsonl
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
     from rich.text import Text
 
-    from unmask.trace.events import Event, Trace
+    from unmask.api import Model
+    from unmask.decode.rows import Snapshot, Written
+    from unmask.trace.recorder import Recorder
+
+Row = TypeVar("Row", bound="Written")
 
 _CODES = {
     "right": ("\x1b[C", "\x1bOC", "l"),
@@ -36,7 +43,7 @@ _KEYS = {code: key for key, codes in _CODES.items() for code in codes}
 _SIGNS = {"committed": "+", "edited": "~", "rescued": "!", "remasked": "-"}
 _STYLES = {"committed": "", "edited": " underline", "rescued": " italic"}
 _GUIDE = "space play · ← → step · home end · + - speed · q quit   + written  ~ edited  ! rescued  - hidden again"
-_STAGES = 6
+_ALTERNATIVES = 5  # of the most probable tokens that a trace tells at each position
 _WHOLE = 8.0  # seconds that a trace takes at first
 _SLOWEST, _FASTEST = 0.25, 64.0  # steps a second
 
@@ -58,9 +65,6 @@ class WatchArguments:
 def run(argv: Sequence[str]) -> int:
     """Play, print, or write the page."""
     arguments = parse(WatchArguments, argv, "watch")
-
-    from unmask.trace.files import read
-
     if arguments.html is not None and Path(arguments.html).suffix != ".html":
         raise RequestError(f"--html cannot write '{arguments.html}'; give a file that ends in .html.")
     trace = read(arguments.file)
@@ -68,9 +72,7 @@ def run(argv: Sequence[str]) -> int:
     if trace.cut:
         note(f"{arguments.file} ends in the middle of an event, which is left out.")
     if arguments.html is not None:
-        from unmask.cli.tracing import write
-
-        write(Path(arguments.html), trace)
+        _write(Path(arguments.html), trace)
     if arguments.json:
         print_json({"trace": arguments.file} | player.summary())
     elif arguments.html is None:
@@ -85,7 +87,7 @@ class Player:
 
     def __init__(self, trace: "Trace", row: int = 0) -> None:
         """Raises RequestError for a row that the trace does not have."""
-        from unmask.trace.events import drawn, replay
+        from unmask.cli.live import mask_sign
 
         tokens = replay(trace, row)
         self.trace, self.row, self._facts = trace, row, trace.header.rows[row]
@@ -93,10 +95,7 @@ class Player:
         self.steps = [0, *sorted({event.step for event in self.events})]
         self.at, self.playing = 0, len(self.steps) > 1
         self.speed = min(max(len(self.steps) / _WHOLE, 1.0), 30.0)
-        pieces = [piece for piece in drawn(trace.header, tokens) if piece]
-        mean = sum(map(len, pieces)) / max(len(pieces), 1)
-        grid = trace.header.columns is not None
-        self._mask = "·" if grid else "░" * min(max(round(mean) - 1, 1), 4)
+        self._mask = mask_sign(len(piece) for piece in drawn(trace.header, tokens) if piece)
 
     def press(self, key: str) -> bool:
         """Do what a key means; False where it means to quit."""
@@ -130,28 +129,24 @@ class Player:
     @property
     def counts(self) -> tuple[int, int]:
         """Positions that are filled now, and all that were to be filled."""
-        from unmask.trace.events import replay
-
         mask, start = self.trace.header.mask_id, self._facts.start
         return start.count(mask) - replay(self.trace, self.row, self.steps[self.at]).count(mask), start.count(mask)
 
     def text(self, *, plain: bool = False) -> "Text":
         """The canvas: each token shaded by its confidence, what is new in this step reversed, a grid ruled."""
-        from rich.text import Text
-
-        from unmask.trace.events import drawn, replay, standing
+        from unmask.cli.live import PLAIN_MASK, Cell, frame
 
         step, header = self.steps[self.at], self.trace.header
         tokens, last = replay(self.trace, self.row, step), standing(self.trace, self.row, step)
-        text = Text(overflow="fold")
+        cells: list[Cell] = []
         for position, piece in enumerate(drawn(header, tokens)):
-            text.append(_ruled(header.columns, header.box, position))
             masked, event = tokens[position] == header.mask_id, last.get(position)
-            shown = (" _" if plain and header.columns is None else self._mask) if masked else piece
             dropped = self._facts.end is not None and position >= self._facts.end and not masked
             style = "dim strike" if dropped else _style(event, masked)
-            text.append(shown, style + (" reverse" if event is not None and event.step == step else ""))
-        return text
+            new = " reverse" if event is not None and event.step == step else ""
+            cells.append(Cell(piece, masked, style + new))
+        mask = "·" if header.columns is not None else PLAIN_MASK if plain else self._mask
+        return frame(cells, mask, header.columns, header.box)
 
     def status(self) -> str:
         """Where we are, in figures."""
@@ -166,8 +161,6 @@ class Player:
 
     def news(self) -> str:
         """What happened in this step: sign, token, probability."""
-        from unmask.trace.events import drawn
-
         shown: list[str] = []
         for event in self.now:
             sure = "" if event.confidence is None else f" {event.confidence:.2f}"
@@ -176,8 +169,6 @@ class Player:
 
     def summary(self) -> dict[str, Any]:
         """For programs: where the trace comes from, what it holds, and the text that this row ends with."""
-        from unmask.trace.events import KINDS, drawn, replay
-
         header, facts = self.trace.header, self._facts
         kinds = Counter(event.kind for event in self.events)
         return {
@@ -198,7 +189,7 @@ class Player:
 
 def _style(event: "Event | None", masked: bool) -> str:
     """How a position is drawn, by its last event; given text is bold."""
-    from unmask.cli.canvas import shade
+    from unmask.cli.live import shade
 
     if event is None:
         return "dim" if masked else "bold"
@@ -207,53 +198,32 @@ def _style(event: "Event | None", masked: bool) -> str:
     return shade(math.log(max(event.confidence or 0.0, 1e-9))) + _STYLES[event.kind]
 
 
-def _ruled(columns: int | None, box: tuple[int, int] | None, position: int) -> str:
-    """What stands before a cell of a grid: spaces, line ends, and the lines between boxes."""
-    if columns is None:
-        return ""
-    row, column = divmod(position, columns)
-    height, width = box or (0, 0)
-    if column:
-        return " │ " if width and column % width == 0 else " "
-    line = "┼".join(["─" * (2 * width + 1)] * (columns // width))[1:-1] if width else ""
-    return "" if not row else f"\n{line}\n" if height and row % height == 0 else "\n"
-
-
-def _picture(player: Player, console: "Console") -> "RenderableType":
-    """The canvas, or as many of its lines around what is new as the terminal has, above the figures."""
-    from rich.console import Group
-    from rich.text import Text
-
-    lines = list(player.text().wrap(console, console.width))
-    room = max(console.height - 5, 1)
-    if len(lines) > room:
-        new = [n for n, line in enumerate(lines) if any("reverse" in str(span.style) for span in line.spans)]
-        at = min(max((new[0] if new else 0) - room // 2, 0), len(lines) - room)
-        lines = lines[at : at + room]
-    below = (player.status(), player.news() or " ", _GUIDE)
-    return Group(*lines, Text(), *(Text(line, "dim", no_wrap=True, overflow="ellipsis") for line in below))
-
-
 def _show(player: Player, console: "Console") -> None:
     """Live where a person can press keys, in stages elsewhere."""
+    from unmask.cli.live import STAGES, print_stage
+
     if console.is_terminal and sys.stdin.isatty() and os.name == "posix":
         _play(player, console)
         return
     last = len(player.steps) - 1
-    for stage in sorted({round(last * part / _STAGES) for part in range(_STAGES + 1)}):
+    for stage in sorted({round(last * part / STAGES) for part in range(STAGES + 1)}):
         player.at, player.playing = stage, False
         filled, wanted = player.counts
-        console.print(f"[{filled} of {wanted} tokens, {player.passes} passes]", markup=False)
-        console.print(player.text(plain=True).plain.strip() + "\n", markup=False, soft_wrap=True)
+        print_stage(console, f"{filled} of {wanted} tokens, {player.passes} passes", player.text(plain=True))
 
 
 def _play(player: Player, console: "Console") -> None:
     """Until q; what stands then stays on the screen."""
     from rich.live import Live
+    from rich.text import Text
+
+    from unmask.cli.live import cropped
 
     with _keyboard() as wait, Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(_picture(player, console), refresh=True)
+            lines = ("", player.status(), player.news() or " ", _GUIDE)
+            below = [Text(line, "dim", no_wrap=True, overflow="ellipsis") for line in lines]
+            live.update(cropped(player.text(), console, "reverse", below), refresh=True)
             keys = wait(1 / player.speed if player.playing else None)
             if not keys:
                 player.tick()
@@ -262,7 +232,7 @@ def _play(player: Player, console: "Console") -> None:
 
 
 @contextmanager
-def _keyboard() -> Generator[Any]:
+def _keyboard() -> Generator[Callable[[float | None], list[str]]]:
     """Give a function that waits up to so many seconds (None: for ever) and tells the keys that were pressed."""
     import select
     import termios
@@ -284,9 +254,58 @@ def _keyboard() -> Generator[Any]:
 
 def keys_of(data: bytes) -> list[str]:
     """The names of the keys in what a terminal sent; "quit" where it was closed, "other" for the rest."""
-    found, text = list[str](), data.decode("utf-8", "replace")
+    keys, text = list[str](), data.decode("utf-8", "replace")
     while text:
         code = next((code for code in sorted(_KEYS, key=len, reverse=True) if text.startswith(code)), text[0])
-        found.append(_KEYS.get(code, "other"))
+        keys.append(_KEYS.get(code, "other"))
         text = text[len(code) :]
-    return found or ["quit"]
+    return keys or ["quit"]
+
+
+# ---- recording -------------------------------------------------------------------------------------------------------
+
+
+class Tracing:
+    """Records a stream where a file is named; without one it does nothing."""
+
+    def __init__(self, path: str | None) -> None:
+        """Raises RequestError for a name of another kind, or a place where no file can be written."""
+        self._path = None if path is None else _checked(path)
+        self._model: Model | None = None
+        self._recorder: Recorder | None = None
+
+    @property
+    def alternatives(self) -> int:
+        """How many the stream is to tell."""
+        return 0 if self._path is None else _ALTERNATIVES
+
+    def record(
+        self, model: "Model", stream: "Generator[Snapshot, None, list[Row]]", template: str | None = None
+    ) -> "Generator[Snapshot, None, list[Row]]":
+        """The same stream; `template` is what is filled."""
+        if self._path is None:
+            return stream
+        self._model, self._recorder = model, model.recorder(template)
+        return self._recorder.record(stream)
+
+    def save(self, rows: "Sequence[Written]", **facts: Any) -> None:
+        """Write the file; `facts` are those of `Model.trace`."""
+        if self._path is not None and self._model is not None and self._recorder is not None:
+            _write(self._path, self._model.trace(self._recorder, rows, **facts))
+
+
+def _write(path: Path, trace: Trace) -> None:
+    """The trace as a page where the name ends in .html, as JSON lines elsewhere; and say so."""
+    page = path.suffix == ".html"
+    atomic_text(path, to_html(trace) if page else to_jsonl(trace))
+    note(f"  {path}: {len(trace.events):,} events; {'open it in a browser' if page else f'unmask watch {path}'}")
+
+
+def _checked(name: str) -> Path:
+    path = Path(name)
+    if path.suffix not in (".jsonl", ".html"):
+        raise RequestError(f"--trace cannot write '{name}'; give a name that ends in .jsonl or, for a page, .html.")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise RequestError(f"--trace cannot write '{name}'; give a file in a folder that can be written.")
+    return path

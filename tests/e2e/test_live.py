@@ -2,12 +2,15 @@
 
 import io
 import math
+from collections.abc import Sequence
 
+import pytest
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from unmask.api import Model
-from unmask.cli.canvas import LiveText, cells, follow, frame
+from unmask.cli.live import Cell, LiveText, cropped, frame
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion
@@ -22,21 +25,45 @@ def model() -> Model:
     return Model(build(settings), MaskedDiffusion(TOKENIZER.mask_id), TOKENIZER, None, torch.device("cpu"))
 
 
+def cells_of(tokens: Sequence[int], log_probs: Sequence[float] | None = None) -> list[Cell]:
+    """How a row is drawn live; tokens without a log-probability were given."""
+    live = LiveText(TOKENIZER, Console(file=io.StringIO()), prompt=tokens, total=0)
+    if log_probs is not None:
+        live._log_probs = list(log_probs)
+    return live.cells()
+
+
 def test_bytes_of_one_character_are_drawn_as_one_and_control_signs_are_not_sent() -> None:
-    tokens = [*TOKENIZER.encode("a é"), 27, TOKENIZER.mask_id, 0xC3]
-    row = cells(TOKENIZER, tokens, [0.0] * len(tokens))
-    assert len(row) == len(tokens)
-    assert [cell.text for cell in row] == ["a", " ", "é", "", "\ufffd", "", "\ufffd"]
-    assert [cell.masked for cell in row] == [False] * 5 + [True, False]
+    row = cells_of([*TOKENIZER.encode("a é"), 27, TOKENIZER.mask_id, 0xC3, TOKENIZER.pad_id])
+    assert [cell.text for cell in row] == ["a", " ", "é", "", "\ufffd", "", "\ufffd", ""]
+    assert [cell.masked for cell in row] == [False] * 5 + [True, False, False]
     assert frame(row, "░").plain == "a é\ufffd░\ufffd"
 
 
 def test_shade_follows_confidence() -> None:
-    row = cells(TOKENIZER, TOKENIZER.encode("abc"), [math.nan, math.log(0.001), math.log(0.99)])
+    row = cells_of(TOKENIZER.encode("abc"), [math.nan, math.log(0.001), math.log(0.99)])
     given, unsure, sure = (str(span.style) for span in frame(row, "░").spans)
     assert given == "bold"
     assert unsure.startswith("#b0")
     assert sure.startswith("#2f")
+
+
+@pytest.mark.parametrize("focus", [0, 17, 29])
+def test_a_text_higher_than_the_terminal_is_cropped_around_what_is_new(focus: int) -> None:
+    """The control: without anything new the end of the text is shown."""
+    console = Console(file=io.StringIO(), width=20, height=11)
+
+    def shown(style: str) -> list[str]:
+        cells = [Cell(f"line {n}\n", False, style if n == focus else "bold") for n in range(30)]
+        with console.capture() as capture:
+            console.print(cropped(frame(cells, "░"), console, "reverse", [Text("below")]))
+        return [line.strip() for line in capture.get().splitlines()]
+
+    lines = shown("bold reverse")
+    assert len(lines) == 10
+    assert lines[-1] == "below"
+    assert f"line {focus}" in lines
+    assert "line 0" not in shown("bold")
 
 
 def drawn(terminal: bool) -> tuple[str, str]:
@@ -44,10 +71,9 @@ def drawn(terminal: bool) -> tuple[str, str]:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, height=20, color_system=None)
     stream = model().stream("To be", length=24, stop_at_eos=False, seed=3)
-    with LiveText(TOKENIZER, console, prompt=TOKENIZER.encode("To be"), total=24) as canvas:
-        row = follow(stream, canvas.show)[0]
-        canvas.finish(row)
-    last = frame(cells(TOKENIZER, row.tokens, [0.0] * len(row.tokens)), "░").plain
+    with LiveText(TOKENIZER, console, prompt=TOKENIZER.encode("To be"), total=24) as live:
+        row = live.follow(stream)[0]
+    last = frame(cells_of(row.tokens), "░").plain
     return out.getvalue(), last
 
 

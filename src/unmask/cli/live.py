@@ -1,0 +1,213 @@
+"""Tokens -> text in a terminal, each shaded by its probability when it was written; live, replayed, or in stages."""
+
+__all__ = ["PLAIN_MASK", "STAGES", "Cell", "LiveText", "cropped", "frame", "mask_sign", "print_stage", "shade"]
+
+import math
+import time
+from collections.abc import Generator, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from unmask.trace.events import Header, drawn
+
+if TYPE_CHECKING:
+    from unmask.decode.rows import Snapshot, Written
+    from unmask.text.tokenizer import Tokenizer
+
+Row = TypeVar("Row", bound="Written")
+PLAIN_MASK = " _"
+"""A masked token in plain lines."""
+STAGES = 6
+"""How often a text is printed while it is written where nothing can be drawn live."""
+_SHADES = ("#b04a5a", "#b8683a", "#a0852a", "#5f9448", "#2f958c")  # from unsure to sure; legible on black and on white
+_LEAST = math.log(0.005)
+_FRAME = 0.05  # seconds: at most 20 frames a second
+
+
+# ---- drawing ---------------------------------------------------------------------------------------------------------
+
+
+class Cell(NamedTuple):
+    """A position as it is drawn."""
+
+    text: str
+    masked: bool
+    style: str
+
+
+def frame(cells: Sequence[Cell], mask: str, columns: int | None = None, box: tuple[int, int] | None = None) -> Text:
+    """Cells -> one styled text, `mask` in the masked ones; a grid where there are `columns`, ruled into boxes."""
+    text = Text(overflow="fold")
+    for position, cell in enumerate(cells):
+        text.append(_ruled(columns, box, position))
+        text.append(mask if cell.masked else cell.text, cell.style)
+    return text
+
+
+def shade(log_prob: float) -> str:
+    """Log-probability -> colour, from unsure (probability 0.005 and below) to sure (1), in even steps."""
+    share = 1 - min(max(log_prob / _LEAST, 0.0), 1.0)
+    return _SHADES[min(int(share * len(_SHADES)), len(_SHADES) - 1)]
+
+
+def mask_sign(widths: Iterable[int]) -> str:
+    """Lengths of the texts of some tokens -> what is drawn for a masked one: about as wide as their mean, 1 to 5."""
+    lengths = list(widths)
+    width = min(max(round(sum(lengths) / max(len(lengths), 1)) - 1, 1), 4)
+    return (" " if width > 1 else "") + "░" * width
+
+
+def cropped(text: Text, console: Console, focus: str, below: Sequence[Text]) -> RenderableType:
+    """The text above some lines; of its own lines as many as the terminal has, around the first styled `focus`."""
+    lines = list(text.wrap(console, console.width))
+    height = max(console.height - 1 - len(below), 1)
+    if len(lines) > height:
+        marked = [n for n, line in enumerate(lines) if any(focus in str(span.style).split() for span in line.spans)]
+        at = min(max((marked[0] if marked else len(lines)) - height // 2, 0), len(lines) - height)
+        lines = lines[at : at + height]
+    return Group(*lines, *below)
+
+
+def print_stage(console: Console, heading: str, text: Text) -> None:
+    """The text as it stands, as plain lines under a heading in brackets."""
+    console.print(f"[{heading}]", markup=False, highlight=False)
+    console.print(text.plain.strip() + "\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def _ruled(columns: int | None, box: tuple[int, int] | None, position: int) -> str:
+    """What stands before a cell of a grid: spaces, line ends, and the lines between boxes."""
+    if columns is None:
+        return ""
+    row, column = divmod(position, columns)
+    height, width = box or (0, 0)
+    if column:
+        return " │ " if width and column % width == 0 else " "
+    line = "┼".join(["─" * (2 * width + 1)] * (columns // width))[1:-1] if width else ""
+    return "" if not row else f"\n{line}\n" if height and row % height == 0 else "\n"
+
+
+# ---- live ------------------------------------------------------------------------------------------------------------
+
+
+class LiveText:
+    """Shows the first row of a request while it is written: live on a terminal, elsewhere in stages, as plain lines."""
+
+    def __init__(
+        self, tokenizer: "Tokenizer", console: Console, *, prompt: Sequence[int], total: int, pause: float = 0.0
+    ) -> None:
+        """`prompt` is what stands before the first pass, `total` how many tokens will be written in all.
+
+        `pause` seconds are spent after each pass on a terminal, so that the eye can follow.
+        """
+        self._tokenizer, self._console, self._total, self._pause = tokenizer, console, total, pause
+        self._tokens, self._log_probs = list(prompt), [math.nan] * len(prompt)
+        self._header = Header(tokenizer.mask_id, (), {tokenizer.pad_id: ""})
+        if tokenizer.eos_id is not None:
+            self._header.pieces[tokenizer.eos_id] = ""
+        self._passes, self._turn_passes, self._turn_start = 0, 0, -1
+        self._drawn, self._stage = 0.0, 0
+        sample = range(0, tokenizer.vocab_size, max(1, tokenizer.vocab_size // 200))
+        self._mask = mask_sign(len(tokenizer.piece(id_)) for id_ in sample if id_ not in tokenizer.special_ids)
+        self._live = (
+            Live(console=console, auto_refresh=False, vertical_overflow="crop") if console.is_terminal else None
+        )
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the text as it stands."""
+        if self._live is not None:
+            text, status = frame(self.cells(), self._mask), self._status()
+            self._live.update(Group(*text.wrap(self._console, self._console.width), status), refresh=True)
+            self._live.stop()
+
+    def follow(self, stream: "Generator[Snapshot, None, list[Row]]") -> "list[Row]":
+        """Run a stream to its end, showing each snapshot; the finished rows. The text ends where the model ended it."""
+        while True:
+            try:
+                self.show(next(stream))
+            except StopIteration as end:
+                rows: list[Row] = end.value
+                self._finish(rows[0])
+                return rows
+
+    def show(self, snapshot: "Snapshot") -> None:
+        """Take in a pass, and draw if it is time."""
+        if 0 not in snapshot.rows:
+            return
+        line = snapshot.rows.index(0)
+        start, length = snapshot.starts[line], snapshot.lengths[line]
+        passes = int(snapshot.canvas.passes[line])
+        if passes <= self._turn_passes and start == self._turn_start:
+            return  # this row was finished before; others go on
+        if start != self._turn_start:
+            self._passes, self._turn_start, self._turn_passes = self._passes + self._turn_passes, start, 0
+        self._turn_passes = passes
+        tokens: list[int] = snapshot.canvas.tokens[line, :length].tolist()
+        log_probs: list[float] = snapshot.canvas.log_prob[line, :length].tolist()
+        known = len(self._tokens) - start
+        self._tokens[start:] = tokens
+        old = self._log_probs[start:]
+        self._log_probs[start:] = [
+            old[i] if i < known and math.isnan(log_probs[i]) else log_probs[i] for i in range(length)
+        ]
+        self._draw()
+
+    def cells(self) -> list[Cell]:
+        """Every position as it is drawn now; what is given and not written is bold."""
+        for token in set(self._tokens) - self._header.pieces.keys() - self._header.raw.keys():
+            if (data := self._tokenizer.part(token)) is None:
+                self._header.pieces[token] = self._tokenizer.piece(token)
+            else:
+                self._header.raw[token] = data.hex()
+        cells: list[Cell] = []
+        for token, text, log_prob in zip(self._tokens, drawn(self._header, self._tokens), self._log_probs, strict=True):
+            masked = token == self._header.mask_id
+            cells.append(Cell(text, masked, "dim" if masked else "bold" if math.isnan(log_prob) else shade(log_prob)))
+        return cells
+
+    def _finish(self, row: "Written") -> None:
+        """Cut the text where the model ended it."""
+        if row.stopped:
+            del self._tokens[len(row.tokens) :], self._log_probs[len(row.tokens) :]
+            self._total = self._filled()
+
+    def _draw(self) -> None:
+        """A frame where it is time for one; without a terminal the text as it stands, about six times in all."""
+        now, filled = time.monotonic(), self._filled()
+        if self._live is None:
+            share = filled / max(self._total, 1)
+            if share >= (self._stage + 1) / STAGES:
+                self._stage = int(share * STAGES)
+                heading = f"{share:4.0%}, {self._passes + self._turn_passes} passes"
+                print_stage(self._console, heading, frame(self.cells(), PLAIN_MASK))
+            return
+        if now - self._drawn >= _FRAME or filled >= self._total:
+            self._drawn = now
+            text = frame(self.cells(), self._mask)
+            self._live.update(cropped(text, self._console, "dim", [self._status()]), refresh=True)
+        if self._pause:
+            time.sleep(self._pause)
+
+    def _filled(self) -> int:
+        return len(self._tokens) - sum(math.isnan(value) for value in self._log_probs)
+
+    def _status(self) -> Text:
+        filled, passes = self._filled(), self._passes + self._turn_passes
+        share = filled / max(self._total, 1)
+        bar = "━" * round(20 * share)
+        status = Text(f"{bar:─<20} {share:4.0%}  {filled} of {self._total} tokens, {passes} passes   ", "dim")
+        status.append("unsure ", "dim")
+        for colour in _SHADES:
+            status.append("■", colour)
+        return status.append(" sure", "dim")

@@ -1,0 +1,287 @@
+"""`unmask generate` and `unmask fill`: text after prompts and in holes, or which of some choices belongs in a hole."""
+
+__all__ = ["FillArguments", "GenerateArguments", "run_fill", "run_generate"]
+
+import math
+import sys
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from unmask.cli.options import DecodingOptions, MachineOptions, OutputOptions, RecordingOptions
+from unmask.cli.parse import Flat, Positional, parse, typed_positionals
+from unmask.cli.show import note, print_json
+from unmask.errors import RequestError
+
+if TYPE_CHECKING:
+    from unmask.api import Model
+    from unmask.decode.rows import Snapshot, Written
+    from unmask.fill.holes import Fill
+
+Row = TypeVar("Row", bound="Written")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateArguments:
+    """Write text: continue a prompt, or begin from nothing."""
+
+    checkpoint: Positional[str] = "shakespeare"
+    """A checkpoint or run folder, or the name of a bundled model."""
+    prompt: Positional[str] = ""
+    """What the text begins with."""
+    prompts: str | None = None
+    """A file with a prompt on each line."""
+    length: int = 128
+    """Tokens to write after each prompt; beyond the model's window, in windows that slide."""
+    count: int = 1
+    """Texts for each prompt."""
+    stride: int | None = None
+    """Tokens that each later window adds; by default half a window."""
+    decoding: Flat[DecodingOptions] = DecodingOptions()
+    recording: Flat[RecordingOptions] = RecordingOptions()
+    machine: Flat[MachineOptions] = MachineOptions()
+    output: Flat[OutputOptions] = OutputOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class FillArguments:
+    r"""Fill the holes of a text, several at once, or compare choices for one.
+
+    [5] is a hole of five tokens. [1-8] has 1 to 8, whichever length gives the whole text the best bound. [=old words]
+    writes these words anew in as many tokens, [4=old words] in 4, [1-8=old words] in 1 to 8. [?] is the place of the
+    --choices. \[ and \] are brackets that are text. Put the space before a word into its brackets: "My[= king] is".
+
+    Shorter texts have the advantage that a likelihood gives them: each token more adds its own nats.
+
+    With one word alone it is the template, and the bundled model fills it.
+    """
+
+    checkpoint: Positional[str]
+    """A checkpoint or run folder, or the name of a bundled model."""
+    template: Positional[str]
+    """The text with holes."""
+    choices: tuple[str, ...] = ()
+    """Texts that may stand at [?]: tells how probable each is there, and fills nothing."""
+    count: int = 1
+    """How many fillings."""
+    draws: int = 32
+    """Random maskings that tell the best of several lengths, or orders of a choice's tokens where it has many."""
+    decoding: Flat[DecodingOptions] = DecodingOptions()
+    recording: Flat[RecordingOptions] = RecordingOptions()
+    machine: Flat[MachineOptions] = MachineOptions()
+    output: Flat[OutputOptions] = OutputOptions()
+
+
+# ---- generate --------------------------------------------------------------------------------------------------------
+
+
+def run_generate(argv: Sequence[str]) -> int:
+    """Words of the command line -> exit code; prints texts after prompts."""
+    arguments = parse(GenerateArguments, argv, "generate")
+    prompts = [text for text in _prompts(arguments) for _ in range(arguments.count)]
+
+    from unmask.api import unigram_entropy
+    from unmask.cli.watch import Tracing
+
+    decoding, watch, as_json = arguments.decoding, arguments.recording.watch, arguments.output.json
+    tracing = Tracing(arguments.recording.trace)
+    model = arguments.machine.load(arguments.checkpoint)
+    began = time.perf_counter()
+    stream = model.stream(
+        prompts,
+        length=arguments.length,
+        stride=arguments.stride,
+        alternatives=tracing.alternatives,
+        **decoding.keywords(model),
+    )
+    on_stdout = sys.stdout.isatty() and not as_json
+    prompt = model.tokenizer.encode(prompts[0])
+    rows = _rows(model, tracing.record(model, stream), watch, on_stdout, prompt, arguments.length)
+    seconds = time.perf_counter() - began
+    tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
+    texts = [model.tokenizer.decode(row.tokens) for row in rows]
+    written = [row.tokens[row.prompt :] for row in rows]
+    tokens, entropy = sum(map(len, written)), unigram_entropy(written)
+    if as_json:
+        print_json(
+            {
+                "texts": texts,
+                "prompts": prompts,
+                "token_ids": [row.tokens for row in rows],
+                "log_probs": [row.log_probs for row in rows],
+                "policy": decoding.policy,
+                "seed": decoding.seed,
+                "passes": [row.passes for row in rows],
+                "tokens": tokens,
+                "seconds": seconds,
+                "tokens_per_second": tokens / seconds,
+                "entropy": entropy,
+            }
+        )
+    else:
+        _print_texts(texts, skip_first=watch and on_stdout)
+    note(
+        f"\n{tokens:,} tokens in {sum(row.passes for row in rows):,} passes of a row, {seconds:.1f} s "
+        f"({tokens / seconds:,.0f} tokens/s); unigram entropy {entropy:.2f} of at most "
+        f"{math.log(max(tokens, 1)):.2f} nats"
+    )
+    return 0
+
+
+def _prompts(arguments: GenerateArguments) -> list[str]:
+    """The prompts asked for. Raises RequestError for both forms at once, a missing file, or a count below 1."""
+    if arguments.count < 1:
+        raise RequestError(f"count is {arguments.count}; give the number of texts for each prompt, at least 1.")
+    if arguments.prompts is None:
+        return [arguments.prompt]
+    if arguments.prompt:
+        raise RequestError("A prompt and a file of prompts were both given; give one of them.")
+    try:
+        lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise RequestError(
+            f"{arguments.prompts} cannot be read; give a text file with a prompt on each line."
+        ) from None
+    if not lines:
+        raise RequestError(f"{arguments.prompts} is empty; give a text file with a prompt on each line.")
+    return lines
+
+
+def _print_texts(texts: list[str], *, skip_first: bool) -> None:
+    """The texts on stdout, under headings where there are several."""
+    for number, text in enumerate(texts, start=1):
+        if skip_first and number == 1:
+            continue
+        if len(texts) > 1:
+            print(f"{'' if number == 1 else chr(10)}=== {number} of {len(texts)} ===")
+        print(text)
+
+
+def _rows(
+    model: "Model",
+    stream: "Generator[Snapshot, None, list[Row]]",
+    watch: bool,
+    on_stdout: bool,
+    prompt: Sequence[int],
+    total: int,
+) -> "list[Row]":
+    """Run a stream to its end, with `watch` in sight: its rows."""
+    from unmask.decode.rows import finished
+
+    if not watch:
+        return finished(stream)
+
+    from rich.console import Console
+
+    from unmask.cli.live import LiveText
+
+    console = Console(stderr=not on_stdout, soft_wrap=not sys.stderr.isatty() and not on_stdout)
+    with LiveText(model.tokenizer, console, prompt=prompt, total=total) as live:
+        return live.follow(stream)
+
+
+# ---- fill ------------------------------------------------------------------------------------------------------------
+
+
+def run_fill(argv: Sequence[str]) -> int:
+    """Words of the command line -> exit code; prints fillings, or how probable each choice is."""
+    words = list(argv)
+    if len(typed_positionals(FillArguments, words, "fill")) == 1:
+        words = ["shakespeare", *words]
+    arguments = parse(FillArguments, words, "fill")
+    if arguments.choices and arguments.recording.trace:
+        raise RequestError("--choices writes nothing that could be recorded; leave --trace out.")
+
+    from unmask.cli.watch import Tracing
+
+    decoding, watch, as_json = arguments.decoding, arguments.recording.watch, arguments.output.json
+    tracing = Tracing(arguments.recording.trace)
+    model = arguments.machine.load(arguments.checkpoint)
+    began = time.perf_counter()
+    if arguments.choices:
+        return _compare(model, arguments, began)
+    template = arguments.template
+    total = model.canvas_of(template).count(model.tokenizer.mask_id)
+    stream = model.stream_fill(
+        template,
+        count=arguments.count,
+        draws=arguments.draws,
+        alternatives=tracing.alternatives,
+        **decoding.keywords(model),
+    )
+    on_stdout = sys.stdout.isatty() and not as_json
+    rows = _rows(model, tracing.record(model, stream, template), watch, on_stdout, (), total)
+    tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
+    fills = [_described(model, row) for row in rows]
+    if as_json:
+        seconds = time.perf_counter() - began
+        print_json({"fills": fills, "policy": decoding.policy, "seed": decoding.seed, "seconds": seconds})
+        return 0
+    for number, fill in enumerate(fills, start=1):
+        if not (watch and on_stdout and number == 1) or fill["attempts"]:
+            print(fill["text"])
+        holes = " | ".join(f"{text!r}" for text in fill["holes"])
+        note(f"  filled {holes}: {fill['nats']:.2f} nats in all, {fill['passes']} passes")
+        if fill["attempts"]:
+            note(_attempt_table(fill["attempts"]))
+    return 0
+
+
+def _compare(model: "Model", arguments: FillArguments, began: float) -> int:
+    """Print how probable each choice is, the most probable first."""
+    seed = arguments.decoding.seed
+    choices = model.score(arguments.template, arguments.choices, orders=arguments.draws, seed=seed)
+    if arguments.output.json:
+        seconds = time.perf_counter() - began
+        print_json({"choices": [asdict(choice) for choice in choices], "seed": seed, "seconds": seconds})
+        return 0
+    width = max(len(repr(choice.text)) for choice in choices)
+    print(f"{'':{width}}  probability    nats          tokens")
+    for choice in sorted(choices, key=lambda choice: -choice.probability):
+        print(
+            f"{choice.text!r:{width}}  {choice.probability:11.4f}  {choice.nats:6.2f} ± {choice.stderr:<5.2f}  "
+            f"{choice.tokens:>6}"
+        )
+    return 0
+
+
+def _attempt_table(attempts: list[dict[str, Any]]) -> str:
+    """What each combination of lengths came to, the best first."""
+    width = max(6, *(len(_lengths(attempt)) for attempt in attempts))
+    lines = [f"  {'tokens':>{width}}  nats of the whole text  behind the best"]
+    for n, attempt in enumerate(attempts):
+        behind = f"{attempt['behind']:7.2f} ± {attempt['behind_stderr']:.2f}" if n else ""
+        holes = " | ".join(f"{text!r}" for text in attempt["holes"])
+        nats = f"{attempt['nats']:12.2f} ± {attempt['stderr']:<7.2f}"
+        lines.append(f"  {_lengths(attempt):>{width}}  {nats}  {behind:<15}  {holes}")
+    return "\n".join(lines)
+
+
+def _lengths(attempt: dict[str, Any]) -> str:
+    return " + ".join(map(str, attempt["lengths"]))
+
+
+def _described(model: "Model", row: "Fill") -> dict[str, Any]:
+    """A filling for programs; `nats` is minus the sum of the log-probabilities of the tokens when they were written."""
+    return {
+        "text": model.tokenizer.decode(row.tokens),
+        "holes": [model.tokenizer.decode(hole) for hole in row.holes],
+        "log_probs": row.hole_log_probs,
+        "nats": -sum(row.log_probs),
+        "passes": row.passes,
+        "attempts": [
+            {
+                "lengths": attempt.lengths,
+                "text": model.tokenizer.decode(attempt.tokens),
+                "holes": [model.tokenizer.decode(hole) for hole in attempt.holes],
+                "nats": attempt.nats,
+                "stderr": attempt.stderr,
+                "behind": attempt.behind,
+                "behind_stderr": attempt.behind_stderr,
+                "passes": attempt.passes,
+            }
+            for attempt in row.attempts
+        ],
+    }
