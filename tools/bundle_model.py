@@ -38,7 +38,8 @@ def solved(model: Model, source: str, count: int = 512) -> str:
     given = problems(task.examples("test", count), model.tokenizer)
     lines = ""
     for policy in ("random", "confidence"):
-        scores, _ = solve(model.decoder(policy, temperature=0), task, given, model.tokenizer)
+        decoder = model.decoder(policy, temperature=0)
+        scores, _ = solve(decoder, task, given, model.tokenizer, device=model.device)
         lines += f"- solves {sum(scores):.0f} of {count} test problems of `{task.name}`, one token a pass, {policy}\n"
     return lines
 

@@ -18,18 +18,17 @@ from unmask.decode.constraint import Constraint
 from unmask.decode.loop import Decoder
 from unmask.decode.options import Decoding, make_decoder, row_dials
 from unmask.decode.rows import Snapshot, Written, finished, slide
-from unmask.denoiser import Denoiser, LowPrecision
+from unmask.denoiser import Denoiser, Trainable, computing_in
 from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import RequestError
 from unmask.fill.holes import Attempt, Choice, Fill, Filler
-from unmask.model.dit import DiT
 from unmask.model.load import load_denoiser
 from unmask.noise import derive
 from unmask.objective.bound import Bound, validate
 from unmask.objective.masked import Masked
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
-from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
+from unmask.run.machine import DtypeName, choose_device, choose_dtype, prepare, set_threads
 from unmask.tasks.sudoku import drawn_as
 from unmask.text.tokenizer import Tokenizer
 from unmask.trace.events import Trace
@@ -62,18 +61,22 @@ class Filling(Generation):
 
 
 def load(
-    name_or_path: str = "shakespeare", *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+    name_or_path: str = "shakespeare", *, device: str = "auto", dtype: DtypeName = "auto", threads: int | None = None
 ) -> "Model":
     """A model from a checkpoint folder, a run folder, or the name of a bundled checkpoint.
 
+    `dtype` is the format of its matrix products. Weights are held in float32 where that is asked for or the checkpoint
+    has fewer than `unmask.model.load.STORED_FROM` parameters; larger ones stay as they are stored, and where they are
+    stored in less than float32, "auto" computes in that.
     Raises RequestError or CheckpointError, in one sentence, for what cannot be loaded.
     """
     prepare()
     set_threads(threads)
     place = choose_device(device)
-    loaded = load_denoiser(locate(name_or_path), str(place))
-    kind = choose_dtype(dtype, place)  # pyright: ignore[reportArgumentType]
-    return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, place, kind)
+    loaded = load_denoiser(locate(name_or_path), str(place), torch.float32 if dtype == "float32" else None)
+    held = next(loaded.denoiser.parameters()).dtype
+    chosen = held if dtype == "auto" and held != torch.float32 else choose_dtype(dtype, place)
+    return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, place, chosen)
 
 
 class Model:
@@ -81,7 +84,7 @@ class Model:
 
     def __init__(
         self,
-        network: DiT,
+        network: Trainable,
         process: MaskedDiffusion,
         tokenizer: Tokenizer,
         checkpoint: Checkpoint | None,
@@ -95,9 +98,7 @@ class Model:
             checkpoint,
         )
         self.device, self.dtype = device, dtype
-        self.denoiser: Denoiser = (
-            self.network if dtype == torch.float32 else LowPrecision(self.network.lowered(dtype), dtype)
-        )
+        self.denoiser: Denoiser = computing_in(self.network, dtype)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.network.parameters())
@@ -106,7 +107,7 @@ class Model:
     @property
     def window(self) -> int:
         """Positions the network was made for."""
-        return self.network.settings.max_length
+        return self.network.max_length
 
     # ---- writing --------------------------------------------------------------------------------------------------
 

@@ -12,16 +12,19 @@ __all__ = [
     "LowPrecision",
     "Place",
     "Suppressed",
+    "Trainable",
     "Wrapper",
     "attending",
     "clean_log_probs",
+    "computing_in",
 ]
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, cast, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmask.errors import RequestError
 
@@ -63,6 +66,36 @@ class Denoiser(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V), at whatever positions were picked."""
         ...
+
+
+class Trainable(Denoiser, Protocol):
+    """A denoiser that objectives can fit and checkpoints can hold: a torch.nn.Module with the members below.
+
+    `settings` is a frozen dataclass of plain values; its class names the architecture (`unmask.model.load.register`),
+    and the two rebuild the network. The members from `training` on are those of nn.Module that the library uses.
+    """
+
+    settings: Any
+    training: bool
+
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def width(self) -> int:
+        """D, the size of the hidden states."""
+        ...
+
+    def lowered(self, dtype: torch.dtype) -> Self:
+        """The network itself with the weights of its matrix products held in `dtype`, so that autocast in that dtype
+        has nothing to convert; one that has no such weights returns itself unchanged."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+    def train(self, mode: bool = True) -> Self: ...
+    def eval(self) -> Self: ...
+    def to(self, device: torch.device) -> Self: ...
 
 
 @runtime_checkable
@@ -197,6 +230,14 @@ class LowPrecision(Wrapper):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.autocast(tokens.device.type, self.dtype):
             return super().hidden_at(tokens, at, kept, **options)
+
+
+def computing_in(network: Trainable, dtype: torch.dtype) -> Denoiser:
+    """A network as a denoiser whose hidden states are computed in `dtype`.
+
+    float32 is the network itself; else its weights are lowered, in place, and it is wrapped in `LowPrecision`.
+    """
+    return network if dtype == torch.float32 else LowPrecision(network.lowered(dtype), dtype)
 
 
 @dataclass(frozen=True)

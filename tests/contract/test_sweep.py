@@ -27,6 +27,7 @@ ARGUMENTS: dict[str, Any] = {
     "count": 12,
     "seed": 3,
     "temperature": 0.0,
+    "device": "cpu",
 }
 SETTINGS = [Setting("threshold:threshold=0.9"), Setting("confidence:steps=12"), Setting("random:steps=3", 6)]
 
@@ -91,12 +92,14 @@ def test_the_verifier_sees_what_was_written() -> None:
     """Scores are those of the task for the very texts, and a batch of one gives the same as all together."""
     bench = open_bench(**ARGUMENTS)
     decoder = bench.decoder(Setting("threshold:threshold=0.97"))
-    scores, passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, seed=3)
+    scores, passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, device=bench.device, seed=3)
     assert 0.5 < sum(scores) / 12 <= 1
     assert all(1 <= spent <= 24 for spent in passes)
-    assert solve(decoder, bench.task, bench.problems, bench.tokenizer, seed=3, batch=1) == (scores, passes)
+    alone = solve(decoder, bench.task, bench.problems, bench.tokenizer, device=bench.device, seed=3, batch=1)
+    assert alone == (scores, passes)
     blind = bench.decoder(Setting("random:steps=1"))
-    assert solve(blind, bench.task, bench.problems, bench.tokenizer)[0] != scores  # the control
+    control = solve(blind, bench.task, bench.problems, bench.tokenizer, device=bench.device)
+    assert control[0] != scores
 
 
 def test_settings_are_every_knob_with_every_block() -> None:

@@ -40,12 +40,13 @@ def _policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def puzzles() -> Puzzles:
-    return open_puzzles(COURSES[0], 8, 5, device="cpu", threads=1)
+    return open_puzzles(COURSES[0], 8, 5, device="cpu", dtype="float32", threads=1)
 
 
 def solved(puzzles: Puzzles, policy: str) -> tuple[list[float], list[int]]:
     decoder = puzzles.model.decoder(policy, temperature=0.0)
-    return solve(decoder, puzzles.task, puzzles.problems, puzzles.model.tokenizer, seed=5)
+    model = puzzles.model
+    return solve(decoder, puzzles.task, puzzles.problems, model.tokenizer, device=model.device, seed=5)
 
 
 def test_the_race_counts_what_a_sweep_counts(puzzles: Puzzles) -> None:
@@ -84,7 +85,7 @@ def drawn(panel: Panel, number: int) -> str:
 @pytest.mark.parametrize("course", COURSES, ids=lambda one: one.checkpoint)
 def test_the_panel_shows_each_policy_at_its_pass(course: Any) -> None:
     """Masks as dots, which go; a policy that is done says whether it is right."""
-    puzzles = open_puzzles(replace(course, share=1.0), 2, 5, device="cpu", threads=1)
+    puzzles = open_puzzles(replace(course, share=1.0), 2, 5, device="cpu", dtype="float32", threads=1)
     runners = runners_of(course)
     assert len(runners) == (5 if course.checkpoint == "automaton_eos" else 4)
     panel = Panel(course, puzzles, runners, Console(file=io.StringIO(), width=100))

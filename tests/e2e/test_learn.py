@@ -194,7 +194,8 @@ def test_the_bundled_policy_goes_where_sure_first_rules_fail() -> None:
     given = problems(task.examples("test", 64, 11), model.tokenizer)
     found: list[tuple[float, float]] = []
     for policy in ("learned:from=automaton_eos,dial=0.4", "threshold:threshold=0.997"):
-        scores, passes = solve(model.decoder(policy, temperature=0), task, given, model.tokenizer)
+        decoder = model.decoder(policy, temperature=0)
+        scores, passes = solve(decoder, task, given, model.tokenizer, device=model.device)
         found.append((sum(scores) / 64, sum(passes) / 64))
     assert found[0][0] > 0.9
     assert found[0][1] < 11

@@ -44,7 +44,7 @@ def network(seed: int = 1, scale: float = 1.0, **options: object) -> PolicyNetwo
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return load_world("automaton_eos", "automaton:length=24", train=64, valid=8, seed=3)
+    return load_world("automaton_eos", "automaton:length=24", train=64, valid=8, seed=3, device="cpu")
 
 
 def ragged(world: World) -> World:

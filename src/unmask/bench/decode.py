@@ -30,7 +30,7 @@ from unmask.bench.timing import (
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.decode.propose import propose, two_best
-from unmask.denoiser import Denoiser, LowPrecision, Place, Wrapper, clean_log_probs
+from unmask.denoiser import Denoiser, Place, Wrapper, clean_log_probs, computing_in
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
 from unmask.model.load import build
@@ -239,7 +239,7 @@ def bench_blocks(rounds: int) -> Iterator[dict[str, Any]]:
         yield from _near(network, FIELD, _canvas(4, network.mask_id))
         yield from _bundled()
         if bfloat16_works():
-            yield from _cells(LowPrecision(network.lowered(torch.bfloat16), torch.bfloat16), torch.bfloat16, rounds)
+            yield from _cells(computing_in(network, torch.bfloat16), torch.bfloat16, rounds)
     finally:
         torch.set_num_threads(threads)
 
@@ -259,7 +259,7 @@ def ancestral_cell(
 ) -> dict[str, Any]:
     """One row: tokens/s of `shape.batch` sequences on `steps` grid steps, and the ratio to the published code."""
     network = _sampled_network(shape, device)
-    denoiser = network if dtype == torch.float32 else LowPrecision(network.lowered(dtype), dtype)
+    denoiser = computing_in(network, dtype)
     decoder = Decoder(denoiser, Ancestral(steps), temperature=1.0)
     masked = torch.full((shape.batch, shape.length), denoiser.mask_id, device=device)
     passes: list[float] = []

@@ -17,7 +17,7 @@ import torch
 from unmask.bench.timing import DECODE, side_by_side
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
-from unmask.denoiser import Denoiser, LowPrecision
+from unmask.denoiser import Denoiser, computing_in
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.learned.network import PolicyNetwork
@@ -64,7 +64,7 @@ def bench_policy(rounds: int) -> Iterator[dict[str, Any]]:
         settings = DiTSettings(DECODE.vocab, DECODE.vocab - 1, DECODE.length, DECODE.width, DECODE.blocks, DECODE.heads)
         network = build(settings).eval()
         for dtype in (torch.float32, *([torch.bfloat16] if bfloat16_works() else [])):
-            denoiser = network if dtype == torch.float32 else LowPrecision(network.lowered(dtype), dtype)
+            denoiser = computing_in(network, dtype)
             for name, choice in _POLICIES.items():
                 for rows in _BATCHES:
                     yield {

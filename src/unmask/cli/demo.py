@@ -50,7 +50,7 @@ class DemoArguments:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the network that writes text; puzzles are solved in float32."""
+    """Arithmetic of the networks; auto is float32 for the puzzles, whose figures are then the same on every machine."""
     threads: int | None = None
     """Processor threads; by default torch's own choice."""
     json: bool = False
@@ -151,7 +151,12 @@ def _solve(console: "Console", arguments: DemoArguments) -> list[_Shown]:
     found: list[_Shown] = []
     for course in COURSES:
         puzzles = open_puzzles(
-            course, arguments.puzzles or _PUZZLES, arguments.seed, device=arguments.device, threads=arguments.threads
+            course,
+            arguments.puzzles or _PUZZLES,
+            arguments.seed,
+            device=arguments.device,
+            dtype="float32" if arguments.dtype == "auto" else arguments.dtype,
+            threads=arguments.threads,
         )
         runners, count = runners_of(course), len(puzzles.problems)
         console.rule(f"{course.title}: the same {count} puzzles by every policy", align="left", style="dim")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.cli.parse import Positional, parse
 from unmask.cli.show import note, print_json
@@ -44,7 +44,12 @@ class FrontierArguments:
     temperature: float = 0.0
     """0 takes the most probable token; 1 samples from the model."""
     workers: int | None = None
-    """Processes, of one thread each; by default one a processor."""
+    """Processes, of one thread each; by default one a processor, and a single one on a GPU."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the network; auto is what is fastest here. Settings are compared, so that the default is the same
+    on every machine."""
     out: str | None = None
     """The folder to write; by default runs/frontier-TASK-CHECKPOINT."""
     json: bool = False
@@ -75,25 +80,20 @@ def run(argv: Sequence[str]) -> int:
     from unmask.solve.settings import block_sizes, every_policy, settings_of
     from unmask.solve.sweep import open_bench, stamps, sweep
 
-    arguments: dict[str, Any] = {
-        "checkpoint": args.checkpoint,
-        "task": args.task,
-        "split": args.split,
-        "count": args.count,
-        "seed": args.seed,
-        "temperature": args.temperature,
-    }
+    arguments = _arguments(args)
     bench = open_bench(**arguments)
     length = most_holes(bench.problems)
     settings = settings_of(args.policies or every_policy(args.temperature), block_sizes(args.blocks, length), length)
     folder = Path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
-    workers = min(args.workers or os.cpu_count() or 1, len(settings))
+    processors = os.cpu_count() if bench.device.type == "cpu" else 1
+    workers = min(args.workers or processors or 1, len(settings))
+    build = open_bench if workers > 1 else lambda **_: bench  # a device holds the model once
     count = len(bench.problems)
     note(f"{len(settings)} settings on {count} problems of {bench.task.name}, {workers} processes, in {folder}")
     began = time.perf_counter()
     by_key: dict[str, Outcome] = {}
     stamp, record = stamps(args.checkpoint, args.task), folder / "outcomes.jsonl"
-    for outcome in sweep(open_bench, arguments, settings, workers=workers, record=record, stamp=stamp):
+    for outcome in sweep(build, arguments, settings, workers=workers, record=record, stamp=stamp):
         by_key[outcome.setting.key] = outcome
         _progress(outcome, len(by_key), len(settings), began)
     outcomes = [by_key[one.key] for one in settings]
@@ -118,6 +118,17 @@ def run(argv: Sequence[str]) -> int:
     else:
         _print(frontiers, paired, folder, written)
     return 0
+
+
+def _arguments(args: FrontierArguments) -> dict[str, Any]:
+    """What `open_bench` is called with in every process: device and dtype are decided here, once for all of them."""
+    from unmask.run.machine import choose_device, choose_dtype, prepare
+
+    prepare()
+    device = choose_device(args.device)
+    named = {name: getattr(args, name) for name in ("checkpoint", "task", "split", "count", "seed", "temperature")}
+    dtype = str(choose_dtype(args.dtype, device)).removeprefix("torch.")
+    return {**named, "device": str(device), "dtype": dtype}
 
 
 def _plain(text: str) -> str:

@@ -31,11 +31,15 @@ if TYPE_CHECKING:
     from unmask.rl.session import LearnSession
 
 
+_SHORT = {"--device", "--dtype"}
+
+
 @dataclass(frozen=True, slots=True)
 class LearnArguments:
     """Train the policy that decides which tokens appear when, on a frozen denoiser and problems with a verifier.
 
-    Ctrl-C finishes the round, saves, and says how to go on.
+    Ctrl-C finishes the round, saves, and says how to go on. --device and --dtype are short for --learn.device and
+    --learn.dtype.
     """
 
     recipe: Positional[str] = "automaton_eos"
@@ -62,7 +66,7 @@ class LearnArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Train; 130 where the run was interrupted and saved."""
-    args, asked = _arguments(argv)
+    args, asked = _arguments([f"--learn.{word[2:]}" if word.partition("=")[0] in _SHORT else word for word in argv])
     if args.seeds or args.separate:
         return _many(args, asked)
 

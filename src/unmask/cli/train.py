@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unmask.train.loop import Outcome, StepReport
     from unmask.train.session import Estimate, Session
 
+_SHAPE = {"width": "width {}", "blocks": "{} blocks", "heads": "{} heads"}  # where an architecture has them
 _SHORT = {"--device", "--dtype", "--threads"}
 
 
@@ -103,9 +104,7 @@ def _facts(session: "Session") -> dict[str, Any]:
         "valid_rows": len(corpus.valid),
         "length": settings.data.length,
         "parameters": plan.parameters,
-        "width": plan.model.width,
-        "blocks": plan.model.blocks,
-        "heads": plan.model.heads,
+        **{name: getattr(plan.model, name) for name in _SHAPE if hasattr(plan.model, name)},
         "epochs": plan.epochs,
         "steps": plan.steps,
         "step": session.trainer.step,
@@ -125,8 +124,8 @@ def _told(all_: dict[str, Any], estimate: "Estimate | None", *, patient: bool) -
         "text": f"{all_['source']}: {all_['train_tokens']:,} tokens to train on, {all_['valid_tokens']:,} held out",
         "tokenizer": f"{all_['tokenizer']}, {all_['vocab_size']:,} ids; rows of {all_['length']} tokens: "
         f"{all_['train_rows']:,} and {all_['valid_rows']:,}",
-        "network": f"{all_['parameters']:,} parameters: width {all_['width']}, {all_['blocks']} blocks, "
-        f"{all_['heads']} heads",
+        "network": f"{all_['parameters']:,} parameters: "
+        + ", ".join(form.format(all_[name]) for name, form in _SHAPE.items() if name in all_),
         "training": f"{all_['steps']:,} steps of {all_['batch']} rows ({all_['epochs']:.1f} epochs), lr {all_['lr']:g}"
         + (f", from step {all_['step']:,}" if all_["step"] else ""),
         "machine": f"{all_['device']}, {all_['dtype']}, {all_['threads']} threads"

@@ -10,6 +10,7 @@ V vocabulary.
 __all__ = ["DiT"]
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +128,7 @@ class _Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """A Denoiser (see `unmask.denoiser`)."""
+    """A Trainable denoiser (see `unmask.denoiser`)."""
 
     def __init__(self, settings: DiTSettings) -> None:
         super().__init__()
@@ -153,8 +154,12 @@ class DiT(nn.Module):
         return self.settings.mask_id
 
     @property
-    def max_length(self) -> int | None:
+    def max_length(self) -> int:
         return self.settings.max_length
+
+    @property
+    def width(self) -> int:
+        return self.settings.width
 
     @property
     def time_conditioned(self) -> bool:
@@ -252,7 +257,7 @@ class DiT(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
 
-    def lowered(self, dtype: torch.dtype) -> "DiT":
+    def lowered(self, dtype: torch.dtype) -> Self:
         """This network with the weights of its blocks' matmuls in `dtype`: autocast then has nothing to convert."""
         for block in self.blocks:
             for module in block.modules():

@@ -8,6 +8,8 @@ __all__ = [
     "AUTOMATON",
     "CELLS",
     "COARSE",
+    "DEVICE",
+    "DTYPE",
     "Arena",
     "Blocked",
     "Cell",
@@ -201,6 +203,8 @@ def _finer(alphas: Sequence[float], steps: int) -> tuple[float, ...]:
 
 
 _DIAL = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 45.0, 67.0, 100.0, 150.0)
+DEVICE, DTYPE = "cpu", "float32"
+"""Every cell computes so, one thread each: results are compared between machines, and seconds are those of a thread."""
 ALPHAS = _finer(_DIAL, 4)
 """Where policies are measured, most of them never trained on: about as many as heuristics have settings. Above 30 lies
 the end of the dial, where the cut falls (`policies.learned.policy.PRICED`)."""
@@ -255,7 +259,7 @@ def trained(
     learn: LearnSettings | None = None,
 ) -> Training:
     """A training with one seed, on one thread of the processor."""
-    learn = replace(learn or LearnSettings(), seed=seed, device="cpu", threads=1)
+    learn = replace(learn or LearnSettings(), seed=seed, device=DEVICE, dtype=DTYPE, threads=1)
     if options.rounds is not None:
         learn = replace(learn, rounds=options.rounds)
     name = f"{plain(label)}-{plain(Path(checkpoint).name)}-seed-{seed}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError, RequestError, UnmaskError
-from unmask.reproduce.plan import Arena, Cell, Heuristics, Measured, Timed, Training
+from unmask.reproduce.plan import DEVICE, DTYPE, Arena, Cell, Heuristics, Measured, Timed, Training
 from unmask.reproduce.results import Record, read, read_cell, run_folder, write
 from unmask.rl.settings import LearnRun
 
@@ -151,6 +151,8 @@ def _arguments(arena: Arena) -> dict[str, Any]:
         "count": arena.count,
         "seed": arena.seed,
         "temperature": 0.0,
+        "device": DEVICE,
+        "dtype": DTYPE,
     }
 
 
@@ -233,14 +235,15 @@ def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
     settings = {one.key: one for one in chosen}
     orphan = _Orphan()
     problems = bench.problems[: min(_TIMED_PROBLEMS, _TIMED_BATCHES * cell.batch)]
-    solve(bench.decoder(chosen[0]), bench.task, problems[:8], bench.tokenizer)  # what is slow once only
+    where, every = bench.device, (bench.task, problems, bench.tokenizer)
+    solve(bench.decoder(chosen[0]), bench.task, problems[:8], bench.tokenizer, device=where)  # what is slow once only
     seconds: dict[str, list[float]] = {key: [] for key in settings}
     wall, busy = time.perf_counter(), time.process_time()
     for round_ in range(cell.rounds):
         for key, setting in settings.items():
             decoder = bench.decoder(setting)
             began = time.perf_counter()
-            solve(decoder, bench.task, problems, bench.tokenizer, seed=bench.seed, batch=cell.batch)
+            solve(decoder, *every, device=where, seed=bench.seed, batch=cell.batch)
             seconds[key].append((time.perf_counter() - began) / len(problems))
             orphan.look()
         print(f"round {round_ + 1} of {cell.rounds}", flush=True)

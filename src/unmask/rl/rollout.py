@@ -31,11 +31,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.assets.bundled import locate
+from unmask.api import load
 from unmask.decode.loop import Decoder, Step
 from unmask.decode.rows import decode_rows
 from unmask.denoiser import Denoiser
-from unmask.model.load import load_denoiser
 from unmask.noise import derive
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
 from unmask.policies.learned.network import (
@@ -48,6 +47,7 @@ from unmask.policies.learned.network import (
 from unmask.policies.learned.policy import Learned, observe
 from unmask.policies.prefix import Prefix
 from unmask.policies.threshold import Threshold
+from unmask.run.machine import DtypeName
 from unmask.solve.problems import Problem, fitting, most_holes, scored
 from unmask.tasks import make
 from unmask.tasks.base import Task
@@ -238,6 +238,7 @@ class World(NamedTuple):
     train: list[Problem]
     valid: list[Problem]
     device: torch.device
+    width: int  # D of the denoiser's hidden states
 
     @property
     def length(self) -> int:
@@ -246,15 +247,19 @@ class World(NamedTuple):
 
 
 def load_world(
-    checkpoint: str, task: str, *, train: int, valid: int, seed: int, device: torch.device | None = None
+    checkpoint: str,
+    task: str,
+    *,
+    train: int,
+    valid: int,
+    seed: int,
+    device: str = "auto",
+    dtype: DtypeName = "float32",
 ) -> World:
     """The bundled or saved denoiser and so many problems. Raises RequestError where a problem does not fit it."""
-    place = device or torch.device("cpu")
-    loaded = load_denoiser(locate(checkpoint), str(place))
-    chosen = make(task)
-    window = loaded.denoiser.settings.max_length
+    model, chosen = load(checkpoint, device=device, dtype=dtype), make(task)
     sets = [
-        fitting(chosen, chosen.examples(split, count, derive(seed, number)), loaded.tokenizer, window, checkpoint)
+        fitting(chosen, chosen.examples(split, count, derive(seed, number)), model.tokenizer, model.window, checkpoint)
         for number, (split, count) in enumerate((("train", train), ("valid", valid)))
     ]
-    return World(loaded.denoiser, chosen, loaded.tokenizer, sets[0], sets[1], place)
+    return World(model.denoiser, chosen, model.tokenizer, sets[0], sets[1], model.device, model.network.width)

@@ -48,7 +48,13 @@ def open_learning(run: LearnRun, *, out: str | Path | None = None, resume: str |
     group.share(run.learn.prompts)
     s = run.learn
     world = load_world(
-        run.checkpoint, run.task, train=s.pool, valid=max(s.calibrated, s.valid_prompts), seed=s.seed, device=device
+        run.checkpoint,
+        run.task,
+        train=s.pool,
+        valid=max(s.calibrated, s.valid_prompts),
+        seed=s.seed,
+        device=str(device),
+        dtype=s.dtype,
     )
     run = replace(run, policy=_fitted(run, world))
     folder = Path(resume or out or default_folder(f"learn-{Path(run.checkpoint).name}"))
@@ -83,17 +89,9 @@ def _fitted(run: LearnRun, world: World) -> PolicySettings:
             f"The policy is to read the {policy.top} highest probabilities, but {run.checkpoint} has "
             f"{world.denoiser.vocab_size - 1} tokens; give a smaller --policy.top."
         )
-    if "hidden" in policy.features and policy.hidden != (width := _width(world)):
+    if "hidden" in policy.features and policy.hidden != world.width:
         raise ConfigError(
             f"The policy is to read hidden states of width {policy.hidden}, but those of {run.checkpoint} have "
-            f"{width}; give --policy.hidden {width}."
+            f"{world.width}; give --policy.hidden {world.width}."
         )
     return replace(policy, unit=float(world.length), largest=max(policy.largest, *run.learn.alphas))
-
-
-@torch.no_grad()
-def _width(world: World) -> int:
-    """Of the denoiser's hidden states."""
-    row = torch.tensor([world.valid[0].row], device=world.device)
-    time = torch.ones(1, device=world.device) if world.denoiser.time_conditioned else None
-    return world.denoiser.hidden(row, time=time).shape[-1]

@@ -73,7 +73,10 @@ class LearnSettings:
     seed: int = 0
     """Of the problems, the weights and the rollouts."""
     device: str = "auto"
-    """auto, cpu or cuda."""
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the denoiser; auto is what is fastest here. Policies are compared, so that the default is the same
+    on every machine."""
     threads: int | None = None
     """Of the processor; by default all."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()

@@ -74,19 +74,26 @@ def _problem(example: Example, tokenizer: Tokenizer) -> Problem:
 
 
 def solve(
-    decoder: Decoder, task: Task, given: Sequence[Problem], tokenizer: Tokenizer, *, seed: int = 0, batch: int = 256
+    decoder: Decoder,
+    task: Task,
+    problems: Sequence[Problem],
+    tokenizer: Tokenizer,
+    *,
+    device: torch.device,
+    seed: int = 0,
+    batch: int = 256,
 ) -> tuple[list[float], list[int]]:
-    """Decode the problems and judge them: a score and a number of passes each."""
+    """Decode problems on the denoiser's `device` and judge them: a score and a number of passes each."""
     stream = decode_rows(
         decoder,
-        [problem.row for problem in given],
-        [derive(seed, number) for number in range(len(given))],
+        [problem.row for problem in problems],
+        [derive(seed, number) for number in range(len(problems))],
         pad_id=tokenizer.pad_id,
         batch=batch,
-        device=torch.device("cpu"),
+        device=device,
     )
     filled = finished(stream)
-    scores = scored(task, given, [row.tokens for row in filled], tokenizer)
+    scores = scored(task, problems, [row.tokens for row in filled], tokenizer)
     return scores, [row.passes for row in filled]
 
 

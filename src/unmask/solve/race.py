@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from unmask.api import Model
     from unmask.decode.rows import Filled, Snapshot
+    from unmask.run.machine import DtypeName
     from unmask.solve.problems import Problem
     from unmask.tasks.base import Task
 
@@ -126,14 +127,16 @@ class Place(NamedTuple):
     passes: float
 
 
-def open_puzzles(course: Course, count: int, seed: int, *, device: str, threads: int | None) -> Puzzles:
+def open_puzzles(
+    course: Course, count: int, seed: int, *, device: str, dtype: "DtypeName", threads: int | None
+) -> Puzzles:
     """The model, and about `count` problems."""
     import unmask
     from unmask.noise import derive
     from unmask.solve.problems import problems
     from unmask.tasks import make
 
-    model = unmask.load(course.checkpoint, device=device, dtype="float32", threads=threads)
+    model = unmask.load(course.checkpoint, device=device, dtype=dtype, threads=threads)
     task = make(course.task)
     rows = problems(task.examples("test", max(1, round(course.share * count)), seed), model.tokenizer)
     return Puzzles(model, task, rows, [derive(seed, number) for number in range(len(rows))])

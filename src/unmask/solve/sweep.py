@@ -24,6 +24,7 @@ from unmask.decode.loop import Decoder
 from unmask.disk.files import explained
 from unmask.errors import ConfigError
 from unmask.policies.registry import learned_names
+from unmask.run.machine import DtypeName
 from unmask.solve.problems import Problem, fitting, solve
 from unmask.solve.settings import Setting
 from unmask.tasks import make as make_task
@@ -64,6 +65,7 @@ class Bench(NamedTuple):
     problems: list[Problem]
     tokenizer: Tokenizer
     seed: int
+    device: torch.device
 
 
 _bench: Bench | None = None
@@ -78,7 +80,14 @@ def _open(build: Callable[..., Bench], arguments: Mapping[str, Any]) -> None:
 def _work(setting: Setting) -> Outcome:
     assert _bench is not None
     began = time.process_time()
-    scores, passes = solve(_bench.decoder(setting), _bench.task, _bench.problems, _bench.tokenizer, seed=_bench.seed)
+    scores, passes = solve(
+        _bench.decoder(setting),
+        _bench.task,
+        _bench.problems,
+        _bench.tokenizer,
+        device=_bench.device,
+        seed=_bench.seed,
+    )
     return Outcome(setting, scores, passes, time.process_time() - began)
 
 
@@ -159,19 +168,28 @@ def _ends_line(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def open_bench(checkpoint: str, task: str, split: str, count: int, seed: int, temperature: float) -> Bench:
-    """A saved or bundled model, in float32 on the processor, and `count` problems.
+def open_bench(
+    checkpoint: str,
+    task: str,
+    split: str,
+    count: int,
+    seed: int,
+    temperature: float,
+    device: str = "auto",
+    dtype: DtypeName = "float32",
+) -> Bench:
+    """A saved or bundled model on a device, computing in `dtype`, and `count` problems.
 
     Raises RequestError where a problem does not fit the model's window.
     """
     chosen = make_task(task)
-    model = load(checkpoint, device="cpu", dtype="float32")
+    model = load(checkpoint, device=device, dtype=dtype)
     given = fitting(chosen, chosen.examples(split, count, seed), model.tokenizer, model.window, checkpoint)
 
     def decoder(setting: Setting) -> Decoder:
         return model.decoder(setting.policy, temperature=temperature, block_size=setting.block_size)
 
-    return Bench(decoder, chosen, given, model.tokenizer, seed)
+    return Bench(decoder, chosen, given, model.tokenizer, seed, model.device)
 
 
 def stamps(checkpoint: str, task: str) -> Callable[[Setting], str]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from unmask.config import run_record, to_dict
 from unmask.data.packed import Corpus, batch_indices
+from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import (
     best_folder,
     keep_best,
@@ -29,7 +30,6 @@ from unmask.disk.checkpoint import (
     write_checkpoint,
 )
 from unmask.errors import RunError
-from unmask.model.dit import DiT
 from unmask.model.load import model_config
 from unmask.noise import derive
 from unmask.objective.base import Objective, Rows
@@ -82,7 +82,7 @@ class Trainer:
         run: TextRun,
         plan: Plan,
         corpus: Corpus,
-        model: DiT,
+        model: Trainable,
         objective: Objective,
         folder: Path,
         group: Group,
@@ -196,10 +196,10 @@ class Trainer:
         write_checkpoint(
             folder,
             averaged,
-            model_config(self.plan.model, self.settings.schedule),
+            model_config(self.model.settings, self.settings.schedule),
             tokenizer_json=self.corpus.tokenizer.to_json(),
             run=record,
-            card=_card(record),
+            card=_card(record, self.model.max_length),
             state=None if best else state,
             state_facts=None if best else facts,
         )
@@ -319,14 +319,14 @@ class _Log:
             self.metrics.log(step, {name: value for name, value in values.items() if name != "step"})
 
 
-def _card(record: dict[str, Any]) -> str:
+def _card(record: dict[str, Any], window: int) -> str:
     """What a person should know of a checkpoint, as Markdown."""
     settings, plan, found = record["settings"], record["plan"], record["bound"]
     lines = [
         "# A masked diffusion language model trained by unmask",
         "",
         f"- text: {settings['data']['source']} ({plan['train_tokens']:,} training tokens)",
-        f"- network: {plan['parameters']:,} parameters, window {plan['model']['max_length']} tokens",
+        f"- network: {plan['parameters']:,} parameters, window {window} tokens",
         f"- step {record['step']:,} of {plan['steps']:,}, batch {settings['train']['batch']}, {record['dtype']}",
     ]
     if found:

@@ -3,8 +3,10 @@
 __all__ = ["Plan", "flops_per_token", "make_plan", "memory_bytes"]
 
 from dataclasses import dataclass
+from typing import Any
 
 from unmask.data.packed import Corpus
+from unmask.denoiser import Trainable
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.load import parameter_count
 from unmask.model.settings import SIZES, DiTSettings
@@ -15,7 +17,8 @@ from unmask.train.settings import ModelChoice, TextRun
 class Plan:
     """A training run without gaps."""
 
-    model: DiTSettings
+    model: Any
+    """Settings of the network, of whatever architecture; read back by `model.load.stored_settings`."""
     parameters: int
     steps: int
     lr: float
@@ -30,27 +33,28 @@ class Plan:
     """How often each training sequence is seen if the run goes to its end."""
 
 
-def make_plan(run: TextRun, corpus: Corpus, start: DiTSettings | None = None) -> Plan:
-    """Fill the gaps of `run` for `corpus`; `start` is the network to fine-tune, whose shape then holds.
+def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> Plan:
+    """Fill the gaps of `run` for `corpus`; `start` is the network to fine-tune, of any architecture.
 
     Raises ConfigError for shapes that cannot be, or sequences longer than the window of `start`.
     """
-    model = start or _new_model(run.model, corpus)
-    if run.data.length > model.max_length:
-        raise ConfigError(
-            f"data.length is {run.data.length}, but the model's window is {model.max_length} tokens; "
-            f"set --data.length {model.max_length} or less."
-        )
+    if start is None:
+        settings = _new_model(run.model, corpus)
+        parameters, width = parameter_count(settings), settings.width
+    else:
+        _check_length(run.data.length, start)
+        settings, width = start.settings, start.width
+        parameters = sum(p.numel() for p in start.parameters())
     rows = len(corpus.train)
     per_epoch = max(rows / run.train.batch, 1e-9)
     steps = run.train.steps or _default_steps(rows, run.train.batch)
     warmup = min(2500, max(1, steps // 20)) if run.train.warmup is None else run.train.warmup
     every = run.train.eval_every or max(25, steps // 40)
     return Plan(
-        model=model,
-        parameters=parameter_count(model),
+        model=settings,
+        parameters=parameters,
         steps=steps,
-        lr=run.train.lr or (1e-3 if model.width <= 384 else 3e-4),
+        lr=run.train.lr or (1e-3 if width <= 384 else 3e-4),
         warmup=warmup,
         eval_every=every,
         save_every=run.train.save_every or every,
@@ -59,6 +63,15 @@ def make_plan(run: TextRun, corpus: Corpus, start: DiTSettings | None = None) ->
         valid_tokens=corpus.valid.tokens,
         epochs=steps / per_epoch,
     )
+
+
+def _check_length(length: int, network: Trainable) -> None:
+    """Raises ConfigError for sequences longer than the window of the network to fine-tune."""
+    if length > network.max_length:
+        raise ConfigError(
+            f"data.length is {length}, but the model's window is {network.max_length} tokens; "
+            f"set --data.length {network.max_length} or less."
+        )
 
 
 def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
@@ -102,7 +115,13 @@ def flops_per_token(model: DiTSettings) -> float:
 
 
 def memory_bytes(plan: Plan, batch: int) -> int:
-    """A rough peak of a training step in float32: weights, gradient, two moments and average, and the activations."""
+    """A rough peak of a training step in float32: weights, gradient, two moments and average, and the activations.
+
+    Of another architecture than DiT the activations are not known and not counted.
+    """
     model = plan.model
-    per_block = batch * model.max_length * model.width * 20 + 2 * batch * model.heads * model.max_length**2
-    return 4 * (5 * plan.parameters + model.blocks * per_block) + 3 * 4 * 2**24
+    activations = 0
+    if isinstance(model, DiTSettings):
+        per_block = batch * model.max_length * model.width * 20 + 2 * batch * model.heads * model.max_length**2
+        activations = model.blocks * per_block
+    return 4 * (5 * plan.parameters + activations) + 3 * 4 * 2**24

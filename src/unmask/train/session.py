@@ -23,11 +23,11 @@ import torch
 from unmask.assets.bundled import locate
 from unmask.config import from_dict, run_record
 from unmask.data.packed import Corpus
+from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, latest, read_checkpoint
 from unmask.disk.files import explained
 from unmask.errors import CheckpointError, ConfigError, RunError
-from unmask.model.dit import DiT
-from unmask.model.load import build, load_denoiser
+from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.masked import Masked
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare, set_threads
@@ -74,7 +74,7 @@ class _Start:
     """What a run begins with, beside its settings."""
 
     tokenizer: Tokenizer | None = None
-    network: DiT | None = None
+    network: Trainable | None = None
     plan: Plan | None = None
     record: Mapping[str, Any] | None = None
 
@@ -112,7 +112,7 @@ def open_session(
     corpus = corpus_of(run.data, start.tokenizer, note)
     if start.record is not None:
         _compare(start.record, corpus, str(resume), threads, note)
-    plan = start.plan or make_plan(run, corpus, None if start.network is None else start.network.settings)
+    plan = start.plan or make_plan(run, corpus, start.network)
     network = start.network or build(plan.model, run.train.seed)
     folder = Path(resume or out or default_folder(run.data.source))
     if write and group.first:
@@ -173,7 +173,7 @@ def measure(session: Session, steps: int = 3) -> Estimate:
 def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) -> _Start:
     """Read the checkpoint that a run goes on from or is fine-tuned from."""
     if init is not None:
-        loaded = load_denoiser(locate(str(init)))
+        loaded = load_denoiser(locate(str(init)), dtype=torch.float32)  # masters, whatever is stored
         return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser)
     if resume is None:
         return _Start()
@@ -184,7 +184,7 @@ def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) 
     _refuse_changes(before, run)
     plan = from_dict(Plan, record["plan"], where)
     steps = run.train.steps or plan.steps
-    plan = replace(plan, steps=steps, epochs=plan.epochs * steps / plan.steps)
+    plan = replace(plan, model=stored_settings(checkpoint), steps=steps, epochs=plan.epochs * steps / plan.steps)
     if run.train.save_every is not None:
         plan = replace(plan, save_every=run.train.save_every)
     if checkpoint.tokenizer_json is None:
