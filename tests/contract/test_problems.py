@@ -1,6 +1,7 @@
-"""Tasks as training data: `task:NAME@COUNT` becomes rows of prompt and answer, made once."""
+"""Tasks as training data: `task:NAME@COUNT` becomes rows of prompt and answer."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from unmask.data.packed import Corpus
 from unmask.data.settings import DataSettings
 from unmask.errors import DataError, PluginError, RequestError
 from unmask.tasks import make
-from unmask.train.problems import corpus_of
+from unmask.tasks.automaton import Automaton
+from unmask.train.problems import corpus_of, task_source
 
 TASK = """
 from unmask.tasks.base import Verdict
@@ -48,17 +50,33 @@ def test_a_task_becomes_rows(name: str) -> None:
         assert maskable.sum() == len(text) - pairs[text]
 
 
-def test_problems_are_written_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_are_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once while a corpus is prepared, however often they are read, and not again in a second run."""
+    made: list[str] = []
+    pairs = Automaton.pairs
+
+    def counted(self: Automaton, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
+        made.append(split)
+        return iter(pairs(self, split, count, seed))
+
+    monkeypatch.setattr(Automaton, "pairs", counted)
     first = corpus("task:automaton@30")
-    files = sorted((cache / "tasks").iterdir())
-    assert len(files) == 2
-    monkeypatch.setattr("unmask.tasks.automaton.Automaton.pairs", None)  # it would be seen if they were made again
+    assert sorted(made) == ["train", "valid"]
     again = corpus("task:automaton:length=24@30")  # the same task by a longer name
     assert again.fingerprint == first.fingerprint
-    assert sorted((cache / "tasks").iterdir()) == files
-    monkeypatch.undo()
-    monkeypatch.setenv("UNMASK_CACHE", str(cache))
-    assert corpus("task:automaton@31").fingerprint != first.fingerprint
+    assert len(made) == 2
+    assert not (cache / "tasks").exists()
+    assert corpus("task:automaton@31").fingerprint != first.fingerprint  # the control: others are made
+    assert sorted(made) == ["train"] * 2 + ["valid"] * 2
+
+
+def test_more_problems_than_are_kept_are_made_anew_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = task_source("automaton", "train", 20)
+    kept = list(source.pairs())
+    assert list(source.pairs()) == kept
+    monkeypatch.setattr("unmask.train.problems._KEPT", 19)
+    source = task_source("automaton", "train", 20)
+    assert [list(source.pairs()), list(source.pairs())] == [kept, kept]
 
 
 def test_without_a_count_there_are_fifty_thousand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +95,7 @@ def test_validation_may_be_another_source(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "valid.jsonl").write_text(json.dumps({"prompt": "aABCD", "answer": "ab._"}) + "\n")
     made = corpus("task:automaton@20", valid=str(tmp_path / "valid.jsonl"))
     assert texts(made, "valid") == ["aABCDab._"]
-    assert len(list((cache / "tasks").iterdir())) == 1
+    assert made.facts.source == "task:automaton@20"
     made = corpus(str(tmp_path / "valid.jsonl"), valid="task:automaton@20")
     assert len(made.valid) == 20
     assert texts(made) == ["aABCDab._"]
@@ -100,7 +118,7 @@ def test_what_cannot_be_a_source_is_a_sentence(tmp_path: Path, cache: Path) -> N
         )
     with pytest.raises(RequestError, match="There is no task named 'automat'; did you mean 'automaton'"):
         corpus("task:automat@5")
-    with pytest.raises(DataError, match=r"no row of the training part of .* fits into 40 tokens"):
+    with pytest.raises(DataError, match="no row of the training part of task:automaton fits into 40 tokens"):
         corpus("task:automaton@5", length=40)
     bodies = {
         "return iter(())": (DataError, "has no problems for the split 'train'; there is nothing to train on."),
@@ -114,4 +132,4 @@ def test_what_cannot_be_a_source_is_a_sentence(tmp_path: Path, cache: Path) -> N
         with pytest.raises(kind) as caught:
             corpus(f"task:{tmp_path / 'mine.py'}:Mine@5")
         assert sentence in str(caught.value)
-    assert not [path for path in (cache / "tasks").iterdir() if path.suffix != ".jsonl"]
+    assert not list((cache / "data").iterdir())

@@ -204,19 +204,27 @@ def _silent(_: str) -> None:
 
 
 def prepare(
-    settings: DataSettings, tokenizer: Tokenizer | None = None, note: Callable[[str], None] = _silent
+    settings: DataSettings,
+    tokenizer: Tokenizer | None = None,
+    note: Callable[[str], None] = _silent,
+    *,
+    source: Source | None = None,
+    valid: Source | None = None,
 ) -> Corpus:
     """The corpus that `settings` describe, from the cache where it is there already.
 
-    `tokenizer` takes the place of `settings.tokenizer`. `note` is called with sentences for the person who waits. The
+    `tokenizer` takes the place of `settings.tokenizer`, `source` and `valid` those of the sources that the settings
+    name. `note` is called with sentences for the person who waits. The
     result is the same, byte for byte, for any number of `settings.workers`.
 
     Raises:
         DataError: where a source or the tokenizer cannot be used, or nothing is left to train or to validate on.
         RunError: where the disk does not take the result.
     """
-    source = open_source(settings.source, settings.text_key)
-    other = None if settings.valid is None else open_source(settings.valid, settings.text_key)
+    source = source or open_source(settings.source, settings.text_key)
+    other = valid
+    if other is None and settings.valid is not None:
+        other = open_source(settings.valid, settings.text_key)
     if other is not None and other.paired != source.paired:
         one, two = (source, other) if source.paired else (other, source)
         raise DataError(f"{one.name} holds prompts with answers but {two.name} holds documents: give two of one kind.")

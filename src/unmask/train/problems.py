@@ -1,18 +1,17 @@
-"""Tasks as training data: `task:sudoku:side=6@60000` is 60,000 problems of a task, written once to the cache."""
+"""Tasks as training data: `task:sudoku:side=6@60000` is a source of 60,000 problems, each a prompt with its answer."""
 
-__all__ = ["corpus_of"]
+__all__ = ["corpus_of", "task_source"]
 
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import Any
 
-from unmask.data.packed import Corpus, cache_folder
+from unmask.data.documents import Pair, row_pair
+from unmask.data.packed import Corpus
 from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
-from unmask.disk.files import atomic_text
+from unmask.data.sources import Source
 from unmask.errors import DataError, PluginError, UnmaskError
 from unmask.tasks.base import Task
 from unmask.tasks.registry import fingerprint, make
@@ -20,7 +19,8 @@ from unmask.text.tokenizer import Tokenizer
 
 _FORM = re.compile(r"task:(?P<task>.+?)(?:@(?P<count>0*[1-9][0-9]{0,8}))?", re.DOTALL)
 _COUNT, _VALID = 50_000, 512
-_FORMAT = 1
+_KEPT = 1_000_000  # problems that stay in memory until the corpus is made; more are made anew for each reading
+_FORMAT = 2
 
 
 def _silent(_: str) -> None:
@@ -30,65 +30,70 @@ def _silent(_: str) -> None:
 def corpus_of(
     settings: DataSettings, tokenizer: Tokenizer | None = None, note: Callable[[str], None] = _silent
 ) -> Corpus:
-    """What `data.prepare` makes of the settings, where the source may also be a task. Raises as that does."""
-    return prepare(_materialised(settings), tokenizer, note)
-
-
-def _materialised(settings: DataSettings) -> DataSettings:
-    """The same settings with a task's problems as files of prompts and answers; other sources stay as they are.
+    """Settings -> what `data.prepare` makes of them, where a source may also be a task.
 
     Validation is on problems of the split "valid", unless `settings.valid` names another source.
 
     Raises:
-        DataError: for a source that starts with task: but names none, or has no problems.
+        DataError: for a source that starts with task: but names none, or has no problems; and as `prepare` does.
         RequestError, PluginError: for a task that cannot be.
     """
-    source, valid = settings.source, settings.valid
-    if source.startswith("task:"):
-        name, count = _read(source)
-        source = _written(name, "train", count or _COUNT)
-        if valid is None:
-            valid = _written(name, "valid", _VALID)
-    if valid is not None and valid.startswith("task:"):
-        name, count = _read(valid)
-        valid = _written(name, "valid", count or _VALID)
-    return replace(settings, source=source, valid=valid)
+    source = valid = None
+    if settings.source.startswith("task:"):
+        name, count = _read(settings.source)
+        source = task_source(name, "train", count or _COUNT)
+        if settings.valid is None:
+            valid = task_source(name, "valid", _VALID)
+    if settings.valid is not None and settings.valid.startswith("task:"):
+        name, count = _read(settings.valid)
+        valid = task_source(name, "valid", count or _VALID)
+    return prepare(settings, tokenizer, note, source=source, valid=valid)
+
+
+def task_source(name: str, split: str, count: int) -> Source:
+    """The name of a task -> `count` problems of a split as a source of pairs, made when they are first read.
+
+    Raises RequestError or PluginError for a task that cannot be; reading raises DataError for a task without problems.
+    """
+    task = make(name)
+    facts = [_FORMAT, task.name, split, count, fingerprint(task)]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    kept: list[Pair] = []
+
+    def pairs() -> Iterator[Pair]:
+        if kept:
+            yield from kept
+            return
+        made, pair = list[Pair](), None
+        for pair in _pairs(task, split, count):
+            if count <= _KEPT:
+                made.append(pair)
+            yield pair
+        if pair is None:
+            raise DataError(f"The task '{name}' has no problems for the split '{split}'; there is nothing to train on.")
+        kept[:] = made
+
+    return Source(f"task:{name}", key, True, lambda: iter(()), pairs)
 
 
 def _read(source: str) -> tuple[str, int | None]:
     """The task's name and the count in task:NAME@COUNT."""
-    found = _FORM.fullmatch(source)
-    if found is None or (found["count"] is None and re.search("@-?[0-9]*$", source)):
+    match = _FORM.fullmatch(source)
+    if match is None or (match["count"] is None and re.search("@-?[0-9]*$", source)):
         raise DataError(
             f"'{source}' is not a task as a source: "
             "write task:NAME@COUNT, for example task:sudoku:side=4@20000, with a count of at least 1."
         )
-    return found["task"], None if found["count"] is None else int(found["count"])
+    return match["task"], None if match["count"] is None else int(match["count"])
 
 
-def _written(name: str, split: str, count: int) -> str:
-    """The path of the problems as rows of prompt and answer, made where it is not there yet."""
-    task = make(name)
-    told: list[Any] = [_FORMAT, task.name, split, count]
-    if depends := fingerprint(task):
-        told.append(depends)
-    key = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
-    path = cache_folder() / "tasks" / f"{key}.jsonl"
-    if not path.is_file():
-        rows = "".join(_rows(task, split, count))
-        if not rows:
-            raise DataError(f"The task '{name}' has no problems for the split '{split}'; there is nothing to train on.")
-        atomic_text(path, rows)
-    return str(path)
-
-
-def _rows(task: Task, split: str, count: int) -> Iterator[str]:
-    """A line of JSON for each pair. Raises PluginError where somebody else's task fails or gives no pairs of texts."""
+def _pairs(task: Task, split: str, count: int) -> Iterator[Pair]:
+    """Prompts with answers. Raises PluginError where somebody else's task fails or gives no pairs of texts."""
     try:
         for pair in task.pairs(split, count):
             if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
                 raise PluginError(f"The task '{task.name}' gave {pair!r:.60} as a pair; give a prompt and an answer.")
-            yield json.dumps({"prompt": pair[0], "answer": pair[1]}) + "\n"
+            yield row_pair({"prompt": pair[0], "answer": pair[1]}, task.name)
     except UnmaskError:
         raise
     except Exception as error:
