@@ -20,10 +20,12 @@ from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
 from unmask.model.load import build
 from unmask.noise import generator
+from unmask.objective.bound import Bound
 from unmask.objective.masked import ESTIMATORS, Estimator, masking, nelbo
+from unmask.run.loop import Listener
 from unmask.run.machine import prepare as prepare_machine
 from unmask.run.parallel import Group
-from unmask.train.loop import Trainer
+from unmask.train.loop import StepReport, Trainer
 from unmask.train.plan import make_plan
 from unmask.train.session import objective_of
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
@@ -55,16 +57,14 @@ def variance(checkpoint: str, batch: int, maskings: int) -> None:
         print(f"| {name} | {np.mean(losses):.4f} | {np.std(losses, ddof=1):.4f} | {math.sqrt(spread) / size:.2f} |")
 
 
-class _Quiet:
+class _Quiet(Listener[StepReport, Bound]):
     """A listener that keeps the validations."""
 
     def __init__(self) -> None:
         self.found: list[tuple[int, float]] = []
 
-    def stepped(self, report: object) -> None: ...
-    def saved(self, folder: Path) -> None: ...
-    def validated(self, step: int, found: object, best: bool) -> None:
-        self.found.append((step, found.nats_per_token))  # pyright: ignore[reportAttributeAccessIssue]
+    def validated(self, step: int, figure: Bound, best: bool) -> None:
+        self.found.append((step, figure.nats_per_token))
 
 
 def curves(steps: int, seeds: list[int], batch: int, length: int) -> None:

@@ -31,11 +31,11 @@ from unmask.disk.checkpoint import (
 )
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.run.ema import Ema
+from unmask.run.loop import Interrupt
 from unmask.run.machine import choose_device, choose_dtype, matmul_rates
 from unmask.run.metrics import Metrics, plot_curves, read_metrics
 from unmask.run.optim import adamw, clip, learning_rate, load_optimizer_tensors, optimizer_tensors
 from unmask.run.parallel import join_group
-from unmask.run.signals import Interrupt
 
 SRC = Path(__file__).parents[2] / "src"
 

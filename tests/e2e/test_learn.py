@@ -26,6 +26,7 @@ from unmask.rl.learner import RoundReport
 from unmask.rl.loop import Found, fit
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
+from unmask.run.loop import Listener
 from unmask.solve.problems import problems, solve
 
 SMALL = LearnSettings(
@@ -52,20 +53,16 @@ class Mine(Automaton):
 """
 
 
-class Quiet:
+class Quiet(Listener[RoundReport, Found]):
     """A listener that raises what a Ctrl-C raises after so many rounds."""
 
     def __init__(self, rounds: int = 99) -> None:
         self.rounds, self.reports = rounds, list[RoundReport]()
 
-    def said(self, sentence: str) -> None: ...
-
-    def rounded(self, report: RoundReport) -> None:
+    def stepped(self, report: RoundReport) -> None:
         self.reports.append(report)
         if report.round == self.rounds:
             os.kill(os.getpid(), signal.SIGINT)
-
-    def validated(self, round_: int, found: Found, best: bool) -> None: ...
 
 
 @pytest.mark.slow
@@ -73,19 +70,21 @@ class Quiet:
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: int) -> None:
     run = replace(RUN, learn=replace(SMALL, steering=steering))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = fit(open_learning(run, out=whole).learner, Quiet())
+    done, calibration = fit(open_learning(run, out=whole).learner, Quiet())
     assert done.reason == "finished"
-    assert done.calibration is not None
-    first = fit(open_learning(run, out=parts).learner, Quiet(2))
-    assert (first.reason, first.round) == ("interrupted", 2)
-    assert fit(open_learning(run, resume=parts).learner, Quiet()).reason == "finished"
+    assert calibration is not None
+    first, _ = fit(open_learning(run, out=parts).learner, Quiet(2))
+    assert (first.reason, first.step) == ("interrupted", 2)
+    assert fit(open_learning(run, resume=parts).learner, Quiet())[0].reason == "finished"
     for name, one in load_tensors(whole / "checkpoints" / "step-00000004").items():
         assert torch.equal(one, load_tensors(parts / "checkpoints" / "step-00000004")[name])
     assert (
         load_state(whole / "checkpoints" / "step-00000004")[1] == load_state(parts / "checkpoints" / "step-00000004")[1]
     )
-    other = fit(open_learning(replace(run, learn=replace(run.learn, seed=1)), out=tmp_path / "other").learner, Quiet())
-    assert other.best != done.best  # the control
+    other, _ = fit(
+        open_learning(replace(run, learn=replace(run.learn, seed=1)), out=tmp_path / "other").learner, Quiet()
+    )
+    assert other.merit != done.merit  # the control
 
 
 @pytest.mark.slow

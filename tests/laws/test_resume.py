@@ -16,6 +16,7 @@ from unmask.data.settings import DataSettings
 from unmask.disk.checkpoint import latest, load_state
 from unmask.model.load import build
 from unmask.objective.bound import Bound
+from unmask.run.loop import Listener
 from unmask.run.optim import optimizer_tensors
 from unmask.run.parallel import Group
 from unmask.text.build import char_tokenizer
@@ -71,7 +72,7 @@ def trainer(run: TextRun, folder: Path) -> Trainer:
     )
 
 
-class Watcher:
+class Watcher(Listener[StepReport, Bound]):
     """Keeps what it is told, and may do something after a step."""
 
     def __init__(self, after: Callable[[int], None] = lambda step: None) -> None:
@@ -83,8 +84,8 @@ class Watcher:
         self.losses[report.step] = report.loss
         self.after(report.step)
 
-    def validated(self, step: int, found: Bound, best: bool) -> None:
-        self.bounds[step] = found.nats_per_token
+    def validated(self, step: int, figure: Bound, best: bool) -> None:
+        self.bounds[step] = figure.nats_per_token
 
     def saved(self, folder: Path) -> None:
         assert folder.is_dir()
@@ -128,7 +129,7 @@ def test_interrupted_and_resumed_is_uninterrupted(stop: int, whole: tuple[Traine
     assert not before.losses.keys() & after.losses.keys()
     assert same(second, whole[0])
     assert before.bounds | after.bounds == whole[1].bounds
-    assert (second.best, second.best_step, second.stale) == (whole[0].best, whole[0].best_step, whole[0].stale)
+    assert (second.standing, second.best) == (whole[0].standing, whole[0].best)
 
 
 @pytest.mark.parametrize("stop", [2, 5, 10])

@@ -52,7 +52,7 @@ from unmask.run.machine import bfloat16_works, peak_bytes
 from unmask.run.parallel import Group
 from unmask.text.build import byte_tokenizer
 from unmask.train.loop import Trainer
-from unmask.train.plan import Plan, flops_per_token
+from unmask.train.plan import TrainPlan, flops_per_token
 from unmask.train.session import objective_of
 from unmask.train.settings import TextRun, TrainSettings
 
@@ -86,7 +86,7 @@ def make_trainer(
         data=DataSettings(length=shape.length), train=TrainSettings(steps=10_000, batch=shape.batch, compile=compiled)
     )
     tokens = 8 * shape.batch * shape.length
-    plan = Plan(model, parameter_count(model), 10_000, 3e-4, 2500, 10_000, 10_000, 1, tokens, tokens, 1.0)
+    plan = TrainPlan(model, parameter_count(model), 10_000, 3e-4, 2500, 10_000, 10_000, 1, tokens, tokens, 1.0)
     network = build(model).to(place).train()
     corpus = _noise_corpus(shape, 8 * shape.batch)
     objective = objective_of(run.train, corpus)

@@ -3,7 +3,7 @@
 A training of a policy as it goes, in the terminal.
 """
 
-__all__ = ["LearnArguments", "Progress", "run"]
+__all__ = ["LearnArguments", "LearnProgress", "run"]
 
 import os
 import sys
@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unmask.cli.parse import Positional, parse, typed_options, typed_positionals
 from unmask.cli.show import Meter, note, print_json, size, table
@@ -25,10 +25,12 @@ from unmask.recipes.policies import read
 from unmask.rl.learner import RoundReport
 from unmask.rl.loop import Found
 from unmask.rl.settings import LearnRun, LearnSettings
+from unmask.run.loop import Listener
 
 if TYPE_CHECKING:
-    from unmask.rl.loop import LearnOutcome
+    from unmask.policies.learned.policy import Calibration
     from unmask.rl.session import LearnSession
+    from unmask.run.loop import RunResult
 
 
 _SHORT = {"--device", "--dtype"}
@@ -70,7 +72,6 @@ def run(argv: Sequence[str]) -> int:
     if args.seeds or args.separate:
         return _many(args, asked)
 
-    from unmask.cli.learn import Progress
     from unmask.rl.loop import fit
     from unmask.rl.session import open_learning
 
@@ -79,11 +80,11 @@ def run(argv: Sequence[str]) -> int:
     if first:
         note(table(_told(session)))
     try:
-        with Progress(asked.learn, session.learner.round, visible=first) as progress:
-            outcome = fit(session.learner, progress)
+        with LearnProgress(asked.learn, session.learner.step, visible=first) as progress:
+            result, calibration = fit(session.learner, progress)
     finally:
         session.group.leave()
-    return _finish(outcome, asked, args.json) if first else 0
+    return _finish(result, calibration, asked, args.json) if first else 0
 
 
 def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
@@ -118,32 +119,40 @@ def _told(session: "LearnSession") -> dict[str, str]:
     }
 
 
-def _finish(outcome: "LearnOutcome", run: LearnRun, as_json: bool) -> int:
+def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRun, as_json: bool) -> int:
     """Draw the curves and say how it ended."""
     from dataclasses import asdict
 
     from unmask.run.metrics import plot_curves
 
-    folder = outcome.folder
+    folder = result.folder
     metrics, curves = folder / "metrics.jsonl", folder / "curves.png"
     drawn = metrics.exists() and metrics.stat().st_size > 0 and plot_curves(metrics, curves)
     if as_json:
-        facts: dict[str, Any] = asdict(outcome) | {"folder": str(folder), "policy": str(folder / "policy")}
-        print_json(facts)
-    if outcome.reason == "interrupted":
-        if outcome.round == 0:
+        print_json(
+            {
+                "round": result.step,
+                "reason": result.reason,
+                "best": result.merit,
+                "best_round": result.best_step,
+                "folder": str(folder),
+                "calibration": None if calibration is None else asdict(calibration),
+                "policy": str(folder / "policy"),
+            }
+        )
+    if result.reason == "interrupted":
+        if result.step == 0:
             note("Stopped during the warm start; there is nothing to go on from.")
         else:
-            note(f"Stopped after round {outcome.round}; saved. Go on with: unmask learn --resume {folder}")
+            note(f"Stopped after round {result.step}; saved. Go on with: unmask learn --resume {folder}")
         return 130
-    best = f"best mean reward {outcome.best:.4f}, round {outcome.best_round}"
-    note(f"Done after round {outcome.round:,} ({outcome.reason}); {best}.")
-    if outcome.calibration is not None:
-        c = outcome.calibration
-        shown = range(0, len(c.dial), 4)
-        note("dial      " + "  ".join(f"{c.dial[n]:7.2f}" for n in shown))
-        note("passes    " + "  ".join(f"{c.passes[n]:7.2f}" for n in shown))
-        note("accuracy  " + "  ".join(f"{c.accuracy[n]:7.3f}" for n in shown))
+    best = f"best mean reward {result.merit:.4f}, round {result.best_step}"
+    note(f"Done after round {result.step:,} ({result.reason}); {best}.")
+    if calibration is not None:
+        shown = range(0, len(calibration.dial), 4)
+        note("dial      " + "  ".join(f"{calibration.dial[n]:7.2f}" for n in shown))
+        note("passes    " + "  ".join(f"{calibration.passes[n]:7.2f}" for n in shown))
+        note("accuracy  " + "  ".join(f"{calibration.accuracy[n]:7.3f}" for n in shown))
     note(table({"policy": str(folder / "policy"), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
     compared = f"learned:from={folder} prefix threshold"
     note(f"\nNext:\n  unmask frontier {run.checkpoint} --task {run.task} --policies {compared}")
@@ -177,7 +186,7 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
 
 def _side_by_side(jobs: dict[str, tuple[str, LearnRun, str]]) -> dict[str, int]:
     """The exit code of each; after an interrupt those at work save and stop, and no other is begun."""
-    from unmask.run.signals import Interrupt
+    from unmask.run.loop import Interrupt
 
     codes, waiting = dict.fromkeys(jobs, 130), list(jobs)
     at_work: dict[str, SpawnProcess] = {}
@@ -207,26 +216,25 @@ def _saved(folder: Path) -> bool:
 
 def _one(name: str, asked: LearnRun, out: str) -> None:
     """A run in a process of its own, whose lines begin with its name. Raises SystemExit with the exit code."""
-    from unmask.cli.learn import Progress
     from unmask.rl.loop import fit
     from unmask.rl.session import open_learning
 
     try:
         session = open_learning(asked, out=out)
-        with Progress(asked.learn, 0, visible=True, name=name) as progress:
-            outcome = fit(session.learner, progress)
+        with LearnProgress(asked.learn, 0, visible=True, name=name) as progress:
+            result, _ = fit(session.learner, progress)
     except UnmaskError as error:
         note(f"unmask: {name}: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(130 if outcome.reason == "interrupted" else 0)
+    sys.exit(130 if result.reason == "interrupted" else 0)
 
 
 _SMOOTH = 0.9
 
 
-class Progress(Meter):
+class LearnProgress(Meter, Listener[RoundReport, Found]):
     """The listener of a run in the terminal; silent unless `visible`."""
 
     def __init__(self, settings: LearnSettings, begun: int, *, visible: bool, name: str = "") -> None:
@@ -246,11 +254,11 @@ class Progress(Meter):
             self.line(f"seconds: rollouts {roll:.0f}, verifier {judge:.1f}, updates {update:.0f}")
             self.line(f"memory: {size(self._mean.tape_bytes)} a round's tape, {size(self._mean.peak_bytes)} at most")
 
-    def said(self, sentence: str) -> None:
+    def noted(self, sentence: str) -> None:
         """A sentence."""
         self.line(sentence)
 
-    def rounded(self, report: RoundReport) -> None:
+    def stepped(self, report: RoundReport) -> None:
         """Figures are running means."""
         before = self._mean or report
         mixed = [_SMOOTH * old + (1 - _SMOOTH) * new for old, new in zip(before[1:], report[1:], strict=True)]
@@ -263,13 +271,13 @@ class Progress(Meter):
             f"entropy {m.entropy:.3f}  without signal {m.silent:.0%}",
         )
 
-    def validated(self, round_: int, found: Found, best: bool) -> None:
+    def validated(self, step: int, figure: Found, best: bool) -> None:
         """Accuracy and passes at each alpha; and what looks wrong."""
-        points = zip(self._alphas, found.accuracy.tolist(), found.passes.tolist(), strict=True)
+        points = zip(self._alphas, figure.accuracy.tolist(), figure.passes.tolist(), strict=True)
         told = "  ".join(f"{alpha:g}: {accuracy:.2f}@{passes:.1f}" for alpha, accuracy, passes in points)
-        self.line(f"round {round_:,}: reward {found.value:.4f}{' (best so far)' if best else ''}  {told}")
-        if round_ and float(found.passes.max()) < 1.05:
-            self.line(_one_pass(float(found.accuracy.mean())))
+        self.line(f"round {step:,}: reward {figure.value:.4f}{' (best so far)' if best else ''}  {told}")
+        if step and float(figure.passes.max()) < 1.05:
+            self.line(_one_pass(float(figure.accuracy.mean())))
 
 
 def _one_pass(accuracy: float) -> str:

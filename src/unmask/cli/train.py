@@ -1,11 +1,10 @@
 """`unmask train`: assemble a run, say what it will do, do it, and say what to type next."""
 
-__all__ = ["Progress", "TrainArguments", "run"]
+__all__ = ["TrainArguments", "TrainProgress", "run"]
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli.parse import Positional, parse, typed_options
@@ -13,11 +12,13 @@ from unmask.cli.show import Meter, duration, note, print_json, size, table
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
 from unmask.recipes.denoisers import read
+from unmask.run.loop import Listener
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 if TYPE_CHECKING:
     from unmask.objective.bound import Bound
-    from unmask.train.loop import Outcome, StepReport
+    from unmask.run.loop import RunResult
+    from unmask.train.loop import StepReport
     from unmask.train.session import Estimate, Session
 
 _SHAPE = {"width": "width {}", "blocks": "{} blocks", "heads": "{} heads"}  # where an architecture has them
@@ -81,11 +82,11 @@ def run(argv: Sequence[str]) -> int:
     if first:
         note(table(_told(rows, None, patient=False)))
     try:
-        with Progress(session, visible=first) as progress:
-            outcome = session.trainer.fit(progress)
+        with TrainProgress(session, visible=first) as progress:
+            result = session.trainer.fit(progress)
     finally:
         session.group.leave()
-    return _finish(session, outcome, arguments.json) if first else 0
+    return _finish(session, result, arguments.json) if first else 0
 
 
 def _facts(session: "Session") -> dict[str, Any]:
@@ -178,37 +179,37 @@ def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
     return replace(base, data=replace(base.data, length=min(window, base.data.length)))
 
 
-def _finish(session: "Session", outcome: "Outcome", as_json: bool) -> int:
+def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
     """Draw the curves and say how it ended."""
     from unmask.disk.checkpoint import latest, resolve
     from unmask.run.metrics import plot_curves
 
-    folder, curves = session.folder, session.folder / "curves.png"
+    folder, curves, best = session.folder, session.folder / "curves.png", session.trainer.best
     metrics = folder / "metrics.jsonl"
     drawn = metrics.exists() and metrics.stat().st_size > 0 and plot_curves(metrics, curves)
-    interrupted = outcome.reason == "interrupted"
+    interrupted = result.reason == "interrupted"
     if as_json:
         print_json(
             {
                 "run": str(folder),
                 "checkpoint": str(resolve(folder)),
                 "latest": str(latest(folder)),
-                "reason": outcome.reason,
-                "step": outcome.step,
+                "reason": result.reason,
+                "step": result.step,
                 "steps": session.plan.steps,
                 "parameters": session.plan.parameters,
-                "best": None if outcome.best is None else asdict(outcome.best),
-                "perplexity": None if outcome.best is None else outcome.best.perplexity,
-                "best_step": outcome.best_step,
+                "best": None if best is None else asdict(best),
+                "perplexity": None if best is None else best.perplexity,
+                "best_step": result.best_step,
                 "curves": str(curves) if drawn else None,
             }
         )
     if interrupted:
-        note(f"Stopped after step {outcome.step}; saved. Go on with: unmask train --resume {folder}")
+        note(f"Stopped after step {result.step}; saved. Go on with: unmask train --resume {folder}")
         return 130
-    note(f"Done after step {outcome.step:,} of {session.plan.steps:,} ({outcome.reason}).")
-    if outcome.best is not None:
-        note(f"Best bound on held-out text: {_bound(outcome.best)} (step {outcome.best_step:,})")
+    note(f"Done after step {result.step:,} of {session.plan.steps:,} ({result.reason}).")
+    if best is not None:
+        note(f"Best bound on held-out text: {_bound(best)} (step {result.best_step:,})")
     note(table({"model": str(resolve(folder)), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
     note(f"\nNext:\n  unmask generate {folder} --watch")
     note(f"  unmask eval {folder}\n  unmask fill {folder} 'A text with [5] holes'")
@@ -224,12 +225,13 @@ def _bound(found: "Bound") -> str:
 _SMOOTHING = 0.95
 
 
-class Progress(Meter):
+class TrainProgress(Meter, Listener["StepReport", "Bound"]):
     """The listener of a training in the terminal; silent unless `visible`."""
 
     def __init__(self, session: "Session", *, visible: bool) -> None:
         super().__init__("training", "step", session.plan.steps, session.trainer.step, visible=visible)
-        self._best = session.trainer.best
+        best = session.trainer.best
+        self._best = math.inf if best is None else best.nats_per_token
         self._loss, self._weight = 0.0, 0.0
 
     def stepped(self, report: "StepReport") -> None:
@@ -239,13 +241,10 @@ class Progress(Meter):
         best = f"bound {self._best:.4f}  " if math.isfinite(self._best) else ""
         self.moved(report.step, f"loss {self._loss / self._weight:.4f}  {best}{report.tokens_per_second:,.0f} tokens/s")
 
-    def validated(self, step: int, found: "Bound", best: bool) -> None:
+    def validated(self, step: int, figure: "Bound", best: bool) -> None:
         """Say a better bound."""
         if best:
-            self._best = found.nats_per_token
-        error = "" if found.stderr is None else f" ± {found.stderr:.4f}"
+            self._best = figure.nats_per_token
+        error = "" if figure.stderr is None else f" ± {figure.stderr:.4f}"
         mark = "best so far" if best else f"best was {self._best:.4f}"
-        self.line(f"step {step:,}: bound {found.nats_per_token:.4f}{error} nats/token ({mark})")
-
-    def saved(self, folder: Path) -> None:
-        """Checkpoints are written often; they go without a word."""
+        self.line(f"step {step:,}: bound {figure.nats_per_token:.4f}{error} nats/token ({mark})")

@@ -24,7 +24,7 @@ from unmask.batch import ceil_div
 from unmask.data.packed import FORMAT, Corpus, Facts, PartFacts, cache_folder, load_corpus, token_type, write_facts
 from unmask.data.settings import DataSettings
 from unmask.data.sources import Source, open_source
-from unmask.data.split import Plan, Unit, make_plan, utf8_size
+from unmask.data.split import SplitPlan, Unit, plan_split, utf8_size
 from unmask.data.vocabulary import choose_tokenizer
 from unmask.errors import DataError, RunError
 from unmask.text.tokenizer import Tokenizer
@@ -228,7 +228,7 @@ def prepare(
     if other is not None and other.paired != source.paired:
         one, two = (source, other) if source.paired else (other, source)
         raise DataError(f"{one.name} holds prompts with answers but {two.name} holds documents: give two of one kind.")
-    plan = functools.cache(lambda: make_plan(source, other, settings.valid_share))
+    plan = functools.cache(lambda: plan_split(source, other, settings.valid_share))
     kind = "file"
     if tokenizer is None:
         tokenizer, kind = choose_tokenizer(settings, source, other, plan, note)
@@ -246,7 +246,7 @@ def prepare(
     return corpus
 
 
-def _build(job: _Job, plan: Plan, folder: Path, note: Callable[[str], None]) -> None:
+def _build(job: _Job, plan: SplitPlan, folder: Path, note: Callable[[str], None]) -> None:
     """Write the corpus to a temporary folder beside `folder`, then give it its name."""
     note(f"encoding {plan.bytes / 1e6:.1f} MB of text.")
     try:
@@ -266,7 +266,7 @@ def _build(job: _Job, plan: Plan, folder: Path, note: Callable[[str], None]) -> 
         ) from error
 
 
-def _write(job: _Job, plan: Plan, folder: Path) -> None:
+def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
     """All files of the corpus, into `folder`."""
     dtype = token_type(job.tokenizer.vocab_size)
     make = functools.partial(

@@ -1,6 +1,6 @@
 """Which text is for training and which for validation: decided by content alone, so that every run decides alike."""
 
-__all__ = ["FEW_DOCUMENTS", "Plan", "Unit", "make_plan", "nearest_break", "utf8_size"]
+__all__ = ["FEW_DOCUMENTS", "SplitPlan", "Unit", "nearest_break", "plan_split", "utf8_size"]
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class SplitPlan:
     """The split of one source; `units` streams the source in its order and says for each unit on which side it is."""
 
     source: Source
@@ -72,7 +72,7 @@ class Plan:
                 yield unit.text
 
 
-def make_plan(source: Source, other: Source | None, share: float) -> Plan:
+def plan_split(source: Source, other: Source | None, share: float) -> SplitPlan:
     """Read `source` once and decide; `share` of its documents (or rows) goes to validation, at least one to each side.
 
     Raises:
@@ -81,7 +81,7 @@ def make_plan(source: Source, other: Source | None, share: float) -> Plan:
     size, hashes = _survey(source)
     count = len(hashes)
     if other is not None:
-        return Plan(source, other, size, None, 0, f"validation text comes from {other.name}.")
+        return SplitPlan(source, other, size, None, 0, f"validation text comes from {other.name}.")
     if source.paired or count >= FEW_DOCUMENTS:
         what = "rows" if source.paired else "documents"
         if count < 2:
@@ -92,12 +92,12 @@ def make_plan(source: Source, other: Source | None, share: float) -> Plan:
         wanted = min(max(round(share * count), 1), count - 1)
         marked = np.zeros(count, dtype=bool)
         marked[np.argsort(np.array(hashes, dtype=np.uint64), kind="stable")[:wanted]] = True
-        return Plan(source, None, size, marked, 0, f"{wanted} of {count} {what} are kept for validation.")
+        return SplitPlan(source, None, size, marked, 0, f"{wanted} of {count} {what} are kept for validation.")
     note = (
         f"the source has {count} document{'s' if count > 1 else ''}, fewer than {FEW_DOCUMENTS}: about the last "
         f"{100 * share:g} % of the text is kept for validation."
     )
-    return Plan(source, None, size, None, min(max(round((1 - share) * size), 1), size - 1), note)
+    return SplitPlan(source, None, size, None, min(max(round((1 - share) * size), 1), size - 1), note)
 
 
 def utf8_size(text: str) -> int:

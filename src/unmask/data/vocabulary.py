@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from unmask.data.packed import cache_folder
 from unmask.data.settings import BUILT_IN_TOKENIZERS, DataSettings
 from unmask.data.sources import Source
-from unmask.data.split import Plan
+from unmask.data.split import SplitPlan
 from unmask.errors import DataError
 from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
 from unmask.text.tokenizer import Tokenizer
@@ -27,7 +27,11 @@ def automatic_vocab_size(text_bytes: int) -> int:
 
 
 def choose_tokenizer(
-    settings: DataSettings, source: Source, other: Source | None, plan: Callable[[], Plan], note: Callable[[str], None]
+    settings: DataSettings,
+    source: Source,
+    other: Source | None,
+    plan: Callable[[], SplitPlan],
+    note: Callable[[str], None],
 ) -> tuple[Tokenizer, str]:
     """The tokenizer and its kind (byte, char, dna, bpe or file). `plan` is only called where text must be read.
 
@@ -63,7 +67,7 @@ def choose_tokenizer(
     return tokenizer, kind
 
 
-def _make(kind: str, vocab_size: int | None, plan: Plan, note: Callable[[str], None]) -> Tokenizer:
+def _make(kind: str, vocab_size: int | None, plan: SplitPlan, note: Callable[[str], None]) -> Tokenizer:
     """A char or bpe tokenizer made from the training text."""
     if kind == "char":
         return char_tokenizer(plan.training_texts())

@@ -16,7 +16,7 @@ from unmask.errors import ConfigError
 from unmask.reproduce.plan import Blocked, Cell, Plan, Timed, needs
 from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Record, Results, log_path, read, write
-from unmask.run.signals import Interrupt
+from unmask.run.loop import Interrupt
 
 Listener = Callable[[str], None]
 _OPEN = ("not run", "running", "stopped", "failed", "impossible")

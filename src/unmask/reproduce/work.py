@@ -19,6 +19,7 @@ from unmask.errors import ConfigError, RequestError, UnmaskError
 from unmask.reproduce.plan import DEVICE, DTYPE, Arena, Cell, Heuristics, Measured, Timed, Training
 from unmask.reproduce.results import Record, read, read_cell, run_folder, write
 from unmask.rl.settings import LearnRun
+from unmask.run.loop import Listener
 
 if TYPE_CHECKING:
     from unmask.rl.learner import RoundReport
@@ -80,17 +81,17 @@ class _Orphan:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-class _Watching(_Orphan):
+class _Watching(_Orphan, Listener["RoundReport", "Found"]):
     """The listener of a training: a line for each validation, for the log."""
 
-    def said(self, sentence: str) -> None:
+    def noted(self, sentence: str) -> None:
         print(sentence, flush=True)
 
-    def rounded(self, report: "RoundReport") -> None:
+    def stepped(self, report: "RoundReport") -> None:
         self.look()
 
-    def validated(self, round_: int, found: "Found", best: bool) -> None:
-        print(f"round {round_}: reward {found.value:.4f}{' (best so far)' if best else ''}", flush=True)
+    def validated(self, step: int, figure: "Found", best: bool) -> None:
+        print(f"round {step}: reward {figure.value:.4f}{' (best so far)' if best else ''}", flush=True)
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -107,16 +108,16 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder} was trained with other settings; choose another folder with --out.")
     session = open_learning(cell.run, resume=folder) if begun else open_learning(cell.run, out=folder)
     try:
-        outcome = fit(session.learner, _Watching())
+        result, _ = fit(session.learner, _Watching())
     finally:
         session.group.leave()
-    if outcome.reason == "interrupted":
+    if result.reason == "interrupted":
         raise KeyboardInterrupt
     return {
-        "rounds": outcome.round,
-        "reason": outcome.reason,
-        "best": outcome.best,
-        "best_round": outcome.best_round,
+        "rounds": result.step,
+        "reason": result.reason,
+        "best": result.merit,
+        "best_round": result.best_step,
         "parameters": sum(p.numel() for p in session.learner.params),
         "spent": _spent(folder / "metrics.jsonl"),
     }

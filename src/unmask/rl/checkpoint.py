@@ -10,6 +10,7 @@ from unmask.disk.checkpoint import keep_last, latest, load_state, load_tensors, 
 from unmask.policies.learned.policy import PRICED, Calibration, policy_config
 from unmask.rl.learner import Learner
 from unmask.rl.rollout import experts
+from unmask.run.loop import Standing
 from unmask.run.optim import load_optimizer_tensors, optimizer_tensors
 
 
@@ -19,8 +20,8 @@ def write_policy(learner: Learner, calibration: Calibration | None) -> None:
     facts = {
         "checkpoint": run.checkpoint,
         "task": learner.world.task.name,
-        "round": learner.best_round,
-        "reward": learner.best,
+        "round": learner.standing.best_step,
+        "reward": learner.standing.merit,
         "learn": to_dict(run.learn),
         "record": run_record(),
     }
@@ -35,19 +36,20 @@ def write_policy(learner: Learner, calibration: Calibration | None) -> None:
 
 def save(learner: Learner) -> None:
     """All that training needs to go on."""
+    standing = learner.standing
     tensors = {name: value.detach().clone() for name, value in learner.network.state_dict().items()}
     write_checkpoint(
-        step_folder(learner.folder, learner.round),
+        step_folder(learner.folder, learner.step),
         tensors,
         {"policy": to_dict(learner.run.policy)},
         run={"settings": to_dict(learner.run), "record": run_record()},
         state={"optimizer": optimizer_tensors(learner.optimizer), "scales": {"variance": learner.variance}},
         state_facts={
-            "round": learner.round,
-            "best": learner.best if math.isfinite(learner.best) else None,
-            "best_round": learner.best_round,
-            "stale": learner.stale,
-            "validated_at": learner.validated_at,
+            "round": learner.step,
+            "best": standing.merit if math.isfinite(standing.merit) else None,
+            "best_round": standing.best_step,
+            "stale": standing.stale,
+            "validated_at": standing.validated_at,
             "teachers": [repr(one) for one in learner.teachers],
         },
     )
@@ -64,9 +66,9 @@ def restore(learner: Learner) -> bool:
     if parts["optimizer"]:
         load_optimizer_tensors(learner.optimizer, parts["optimizer"])
     learner.variance = parts["scales"]["variance"].to(learner.world.device)
-    learner.round, learner.best_round, learner.stale = facts["round"], facts["best_round"], facts["stale"]
-    learner.best = -math.inf if facts["best"] is None else facts["best"]
-    learner.validated_at = facts["validated_at"]
+    learner.step = facts["round"]
+    merit = -math.inf if facts["best"] is None else facts["best"]
+    learner.standing = Standing(merit, facts["best_round"], facts["stale"], facts["validated_at"])
     length = learner.world.length
     by_name = {repr(one): one for one in experts(min(length, learner.settings.block_size or length))}
     learner.teachers = [by_name[name] for name in facts["teachers"]]

@@ -21,6 +21,7 @@ from unmask.policies.learned.policy import Learned
 from unmask.rl.grpo import advantages, objective, rewards, steered
 from unmask.rl.rollout import Rollout, Tape, World, joined, keep_passes, log_prob, roll_out, tape_bytes
 from unmask.rl.settings import LearnRun
+from unmask.run.loop import Standing
 from unmask.run.machine import peak_bytes
 from unmask.run.optim import adamw, clip, learning_rate, set_learning_rate
 from unmask.run.parallel import Group
@@ -31,7 +32,7 @@ _FINAL = 0.1  # of the learning rate is left at the end
 
 
 class RoundReport(NamedTuple):
-    """What a listener is told after a round: of this process's share of the problems, where there are several."""
+    """What was measured in a round: on this process's share of the problems, where there are several."""
 
     round: int
     reward: float
@@ -46,9 +47,13 @@ class RoundReport(NamedTuple):
     tape_bytes: float
     peak_bytes: float  # so far, see `run.machine.peak_bytes`
 
+    def values(self) -> dict[str, float]:
+        """The numbers for metrics.jsonl."""
+        return {name: value for name, value in self._asdict().items() if name != "round"}
+
 
 class Learner:
-    """The state of a run; `rl.loop.fit` drives it, `rl.disk` stores it."""
+    """The state of a run; `rl.loop.fit` drives it, `rl.checkpoint` stores it."""
 
     def __init__(self, run: LearnRun, world: World, folder: Path, group: Group) -> None:
         """`run.policy.unit` has to be the world's length already, see `rl.session`."""
@@ -62,7 +67,8 @@ class Learner:
         self.dials = [self.policy().dial_of(alpha) for alpha in s.alphas]
         self.variance = torch.full((len(s.alphas),), math.nan, device=world.device)
         self.teachers: list[UnmaskingPolicy] = []  # the best heuristic for each alpha
-        self.round, self.best, self.best_round, self.stale, self.validated_at = 0, -math.inf, 0, 0, -1
+        self.step = 0  # rounds that are done
+        self.standing = Standing(validated_at=-1)  # the policy is validated before its first round
         self.warmed = False
         group.copy_first(self.params)
 
@@ -102,19 +108,11 @@ class Learner:
         """(R,) the reward of each row."""
         return rewards(found.scores, found.passes, found.lengths, self.alphas[which], self.settings.reward)
 
-    def judge(self, value: float) -> bool:
-        """Note the mean reward of a validation; whether it is the best so far."""
-        if value > self.best:
-            self.best, self.best_round, self.stale = value, self.round, 0
-            return True
-        self.stale += 1
-        return False
-
     # ---- a round --------------------------------------------------------------------------------------------------
 
     def take_round(self) -> RoundReport:
         """Rollouts of this rank's share of the problems, judged, and the updates."""
-        s, r = self.settings, self.round
+        s, r = self.settings, self.step
         chance = generator(s.seed, _DRAW, r)
         picks = torch.randint(len(self.world.train), (s.prompts,), generator=chance)[self.group.share(s.prompts)]
         kinds = torch.randint(len(self.alphas), (s.prompts,), generator=chance)[self.group.share(s.prompts)]
@@ -136,9 +134,9 @@ class Learner:
         self.variance = gained.variance
         began = time.perf_counter()
         entropy, clipped = self._update(tape, gained.values.flatten(), size)
-        self.round += 1
+        self.step += 1
         return RoundReport(
-            self.round,
+            self.step,
             float(worth[:, : s.group].mean()),
             float(found.scores.mean()),
             float(found.passes.mean()),
@@ -182,7 +180,7 @@ class Learner:
         tape = keep_passes(tape, (advantage[tape.row] != 0) | (s.entropy > 0))
         entropy = clipped = 0.0
         rate = _FINAL * s.lr + (1 - _FINAL) * learning_rate(
-            self.round, base=s.lr, warmup=s.warmup, steps=s.rounds, shape="cosine"
+            self.step, base=s.lr, warmup=s.warmup, steps=s.rounds, shape="cosine"
         )
         set_learning_rate(self.optimizer, rate)
         expert = tape.row % size >= s.group

@@ -3,26 +3,25 @@
 The loop that trains a policy: warm start, rounds, validation, calibration; it stops politely and goes on exactly.
 """
 
-__all__ = ["Found", "LearnOutcome", "Listener", "calibrate", "fit", "validate"]
+__all__ = ["Found", "calibrate", "fit", "validate"]
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from unmask.disk.checkpoint import load_tensors
+from unmask.disk.checkpoint import load_tensors, step_folder
 from unmask.noise import derive
 from unmask.policies.learned.policy import PRICED, Calibration, Learned
 from unmask.rl.checkpoint import save, write_policy
 from unmask.rl.learner import Learner, RoundReport
 from unmask.rl.rollout import Rollout, roll_out
 from unmask.rl.warm import choose_teachers, imitate
-from unmask.run.metrics import Metrics
+from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
 from unmask.run.optim import adamw
-from unmask.run.signals import Interrupt
 from unmask.solve.pareto import hypervolume
 from unmask.solve.problems import Problem
 
@@ -108,121 +107,87 @@ def _cut(learner: Learner, policy: Learned, given: Sequence[Problem], dials: Seq
     )
 
 
-Log = Callable[[int, dict[str, Any]], None]
+class _PolicyRun:
+    """A learner as a run that `run.loop.drive` takes the steps of; a step is a round."""
+
+    def __init__(self, learner: Learner, listener: Listener[RoundReport, Found]) -> None:
+        self.learner, self.listener = learner, listener
+        self.folder, self.group, self.device = learner.folder, learner.group, learner.world.device
+
+    @property
+    def step(self) -> int:
+        return self.learner.step
+
+    @property
+    def standing(self) -> Standing:
+        return self.learner.standing
+
+    def begin(self, stopping: Callable[[], bool]) -> bool:
+        """Imitate the best heuristics, unless that was done; False where an interrupt ended it."""
+        learner, s = self.learner, self.learner.settings
+        if learner.warmed:
+            return True
+        self.listener.noted(f"Best heuristic for each alpha, with its reward: {choose_teachers(learner)}")
+        optimizer = adamw(learner.params, s.warm_lr, s.betas, 1e-8, 0.0)
+        for index in range(s.warm):
+            loss = imitate(learner, index, optimizer)
+            if stopping():
+                return False
+            if index % 10 == 9 or index == s.warm - 1:
+                self.listener.noted(f"warm start {index + 1} of {s.warm}: {loss:.4f} nats a position")
+        learner.warmed = True
+        return True
+
+    def take(self) -> RoundReport:
+        return self.learner.take_round()
+
+    def evaluate(self) -> Validation[Found] | None:
+        """Validate in the first process."""
+        if not self.group.first:
+            return None
+        figure = validate(self.learner)
+        values = {"valid_reward": figure.value}
+        for k, alpha in enumerate(self.learner.settings.alphas):
+            values |= {f"accuracy_{alpha:g}": float(figure.accuracy[k]), f"passes_{alpha:g}": float(figure.passes[k])}
+        return Validation(figure, figure.value, values)
+
+    def save(self) -> Path:
+        if self.group.first:
+            save(self.learner)
+        return step_folder(self.folder, self.step)
+
+    def save_best(self, figure: Found | None) -> Path:
+        if self.group.first:
+            write_policy(self.learner, None)
+        return self.folder / "policy"
 
 
-class Listener(Protocol):
-    """Who watches: the terminal, a test, nobody."""
-
-    def said(self, sentence: str) -> None: ...
-    def rounded(self, report: RoundReport) -> None: ...
-    def validated(self, round_: int, found: Found, best: bool) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LearnOutcome:
-    """How a run ended."""
-
-    round: int
-    reason: str  # "finished", "no better policy", "interrupted"
-    best: float
-    best_round: int
-    folder: Path
-    calibration: Calibration | None
-
-
-def fit(learner: Learner, listener: Listener) -> LearnOutcome:
+def fit(learner: Learner, listener: Listener[RoundReport, Found]) -> tuple[RunResult, Calibration | None]:
     """Warm up and train to the last round, to where validation no longer rises, or to an interrupt; always saved.
 
-    An interrupt during the warm start, which takes less than a minute, leaves nothing to go on from.
+    An interrupt during the warm start, which takes less than a minute, leaves nothing to go on from. A run that
+    is over has its best policy calibrated, in the first process. A run that patience has ended goes no further.
     """
-    s, reason = learner.settings, "finished"
-    log = Metrics(learner.folder, resumed_at=learner.round or None, track=s.track) if learner.group.first else None
-
-    def noted(round_: int, values: dict[str, Any]) -> None:
-        if log is not None:
-            log.log(round_, values)
-
-    try:
-        with Interrupt() as interrupt:
-            if not learner.warmed and not _warm_up(learner, listener, interrupt):
-                return LearnOutcome(0, "interrupted", learner.best, 0, learner.folder, None)
-            if _due(learner) and _agreed(learner, _check(learner, listener, noted)):  # or an interrupt came before it
-                return _end(learner, "no better policy", listener)
-            while learner.round < s.rounds:
-                report = learner.take_round()
-                noted(report.round, {k: v for k, v in report._asdict().items() if k != "round"})
-                listener.rounded(report)
-                if _agreed(learner, interrupt.requested):
-                    reason = "interrupted"
-                    break
-                if _due(learner) and _agreed(learner, _check(learner, listener, noted)):
-                    reason = "no better policy"
-                    break
-                if report.round % s.save_every == 0 and learner.group.first:
-                    save(learner)
-        return _end(learner, reason, listener)
-    finally:
-        if log is not None:
-            log.close()
-
-
-def _due(learner: Learner) -> bool:
-    """Whether this is a round to validate after."""
-    s = learner.settings
-    return learner.round % s.valid_every == 0 or learner.round == s.rounds
-
-
-def _warm_up(learner: Learner, listener: Listener, interrupt: Interrupt) -> bool:
-    """Imitate the best heuristics; whether it was done to its end."""
-    s = learner.settings
-    listener.said(f"Best heuristic for each alpha, with its reward: {choose_teachers(learner)}")
-    optimizer = adamw(learner.params, s.warm_lr, s.betas, 1e-8, 0.0)
-    for round_ in range(s.warm):
-        loss = imitate(learner, round_, optimizer)
-        if _agreed(learner, interrupt.requested):
-            return False
-        if round_ % 10 == 9 or round_ == s.warm - 1:
-            listener.said(f"warm start {round_ + 1} of {s.warm}: {loss:.4f} nats a position")
-    learner.warmed = True
-    return True
-
-
-def _check(learner: Learner, listener: Listener, log: Log) -> bool:
-    """Validate on the first process; whether patience is over."""
-    s = learner.settings
-    if not learner.group.first:
-        return False
-    if learner.validated_at == learner.round:
-        return 0 < s.patience <= learner.stale
-    learner.validated_at = learner.round
-    found = validate(learner)
-    better = learner.judge(found.value)
-    if better:
-        write_policy(learner, None)
-    values: dict[str, Any] = {"valid_reward": found.value}
-    for k, alpha in enumerate(s.alphas):
-        values |= {f"accuracy_{alpha:g}": float(found.accuracy[k]), f"passes_{alpha:g}": float(found.passes[k])}
-    log(learner.round, values)
-    listener.validated(learner.round, found, better)
-    return 0 < s.patience <= learner.stale
-
-
-def _end(learner: Learner, reason: str, listener: Listener) -> LearnOutcome:
-    """Save; and where the run is over, calibrate the best policy."""
+    s, exhausted = learner.settings, "no better policy"
+    cadence = Cadence(s.rounds, s.valid_every, s.save_every, s.patience)
+    if 0 < s.patience <= learner.standing.stale:
+        standing = learner.standing
+        result = RunResult(learner.step, exhausted, standing.merit, standing.best_step, learner.folder)
+    else:
+        result = drive(_PolicyRun(learner, listener), listener, cadence, exhausted=exhausted, track=s.track)
     calibration = None
-    if learner.group.first:
-        save(learner)
-        if reason != "interrupted" and learner.run.policy.priced:
-            listener.said("Calibrating the dial on validation problems ...")
-            kept = {name: value.clone() for name, value in learner.network.state_dict().items()}
-            learner.network.load_state_dict(load_tensors(learner.folder / "policy", str(learner.world.device)))
-            calibration = calibrate(learner)
-            write_policy(learner, calibration)
-            learner.network.load_state_dict(kept)
+    if result.reason != "interrupted" and learner.run.policy.priced and learner.group.first:
+        listener.noted("Calibrating the dial on validation problems ...")
+        calibration = _calibrate_best(learner)
     learner.group.barrier()
-    return LearnOutcome(learner.round, reason, learner.best, learner.best_round, learner.folder, calibration)
+    return result, calibration
 
 
-def _agreed(learner: Learner, wish: bool) -> bool:
-    return learner.group.any(wish, learner.world.device)
+def _calibrate_best(learner: Learner) -> Calibration:
+    """Calibrate the policy of the best validation and write it again; the learner keeps its weights."""
+    kept = {name: value.clone() for name, value in learner.network.state_dict().items()}
+    learner.network.load_state_dict(load_tensors(learner.folder / "policy", str(learner.world.device)))
+    calibration = calibrate(learner)
+    write_policy(learner, calibration)
+    learner.network.load_state_dict(kept)
+    return calibration

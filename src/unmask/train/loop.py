@@ -4,15 +4,14 @@ Everything random in step s is a function of (seed, s): which rows, what is hidd
 goes on from its last checkpoint as if it had never stopped, bit for bit on the same machine and threads.
 """
 
-__all__ = ["Listener", "Outcome", "StepReport", "Trainer"]
+__all__ = ["StepReport", "Trainer"]
 
 import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,18 +34,17 @@ from unmask.noise import derive
 from unmask.objective.base import Objective, Rows
 from unmask.objective.bound import Bound, validate
 from unmask.run.ema import Ema
-from unmask.run.metrics import Metrics
+from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
 from unmask.run.optim import adamw, clip, learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
 from unmask.run.parallel import Group
-from unmask.run.signals import Interrupt
-from unmask.train.plan import Plan
+from unmask.train.plan import TrainPlan
 from unmask.train.settings import TextRun
 
 _DROPOUT = 2  # a stream of the seed; objectives have others
 
 
 class StepReport(NamedTuple):
-    """What a listener is told after a step."""
+    """What was measured in a step."""
 
     step: int
     loss: float  # nats per token, the estimate of this batch
@@ -54,24 +52,9 @@ class StepReport(NamedTuple):
     norm: float
     tokens_per_second: float
 
-
-class Listener(Protocol):
-    """Who watches a run: the terminal, a test, nobody."""
-
-    def stepped(self, report: StepReport) -> None: ...
-    def validated(self, step: int, found: Bound, best: bool) -> None: ...
-    def saved(self, folder: Path) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended."""
-
-    step: int
-    reason: str  # "finished", "no better bound", "interrupted"
-    best: Bound | None
-    best_step: int
-    folder: Path
+    def values(self) -> dict[str, float]:
+        """The numbers for metrics.jsonl."""
+        return {name: value for name, value in self._asdict().items() if name != "step"}
 
 
 class Trainer:
@@ -80,7 +63,7 @@ class Trainer:
     def __init__(
         self,
         run: TextRun,
-        plan: Plan,
+        plan: TrainPlan,
         corpus: Corpus,
         model: Trainable,
         objective: Objective,
@@ -97,11 +80,10 @@ class Trainer:
         self.optimizer = adamw(self.params, plan.lr, run.train.betas, 1e-8, run.train.weight_decay)
         self.ema = Ema(self.params, run.train.ema)
         self.step = 0
-        self.best = math.inf
-        self.best_step = 0
-        self.best_bound: Bound | None = None
-        self.stale = 0  # validations since the best
-        self.validated_at = 0  # the step of the last validation
+        self.standing = Standing()
+        self.best: Bound | None = None
+        self.loss: Tensor | None = None  # of the last step
+        self.timed_from = (time.perf_counter(), 0)  # when the speed was last reported, and the step
         group.copy_first(self.params)
         if run.train.compile:
             model.hidden = torch.compile(model.hidden)
@@ -162,24 +144,36 @@ class Trainer:
         finally:
             self.model.train()
 
-    def judge(self, found: Bound) -> bool:
-        """Note a validation; whether it is the best so far."""
-        if found.nats_per_token < self.best:
-            self.best, self.best_step, self.best_bound, self.stale = found.nats_per_token, self.step, found, 0
-            return True
-        self.stale += 1
-        return False
-
     # ---- disk -----------------------------------------------------------------------------------------------------
 
-    def save(self, *, best: bool) -> Path:
-        """Write a checkpoint: the averaged weights, and for one that training can go on from the state beside them."""
-        folder = best_folder(self.folder, self.step) if best else step_folder(self.folder, self.step)
+    def save(self) -> Path:
+        """Write a checkpoint that training can go on from: the averaged weights, and the state beside them."""
+        folder = step_folder(self.folder, self.step)
+        if self.group.first:
+            raw = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            state = {"raw": raw, "optimizer": optimizer_tensors(self.optimizer), "ema": self.ema.state()}
+            standing = self.standing
+            facts = {"step": self.step, "best_step": standing.best_step, "stale": standing.stale}
+            facts |= {"bound": _facts(self.best), "validated_at": standing.validated_at}
+            self._write(folder, state, facts)
+            keep_last(self.folder, self.settings.keep)
+        self._restart_clock()
+        return folder
+
+    def save_best(self, figure: Bound | None) -> Path:
+        """Write the averaged weights alone, which had the bound `figure`."""
+        self.best = figure
+        folder = best_folder(self.folder, self.step)
+        if self.group.first:
+            self._write(folder, None, None)
+            keep_best(self.folder)
+        self._restart_clock()
+        return folder
+
+    def _write(self, folder: Path, state: dict[str, dict[str, Tensor]] | None, facts: dict[str, Any] | None) -> None:
         names = list(self.model.state_dict())
-        raw = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         with self.ema.swap():
             averaged = {name: self.model.state_dict()[name].detach().clone() for name in names}
-        state = {"raw": raw, "optimizer": optimizer_tensors(self.optimizer), "ema": self.ema.state()}
         record = {
             "settings": to_dict(self.run),
             "plan": to_dict(self.plan),
@@ -188,11 +182,9 @@ class Trainer:
             "step": self.step,
             "dtype": str(self.dtype).removeprefix("torch."),
             "record": run_record(),
-            "bound": None if self.best_bound is None else to_dict(self.best_bound),
-            "best_step": self.best_step,
+            "bound": _facts(self.best),
+            "best_step": self.standing.best_step,
         }
-        facts = {"step": self.step, "best_step": self.best_step, "stale": self.stale, "bound": record["bound"]}
-        facts["validated_at"] = self.validated_at
         write_checkpoint(
             folder,
             averaged,
@@ -200,11 +192,9 @@ class Trainer:
             tokenizer_json=self.corpus.tokenizer.to_json(),
             run=record,
             card=_card(record, self.model.max_length),
-            state=None if best else state,
-            state_facts=None if best else facts,
+            state=state,
+            state_facts=facts,
         )
-        keep_best(self.folder) if best else keep_last(self.folder, self.settings.keep)
-        return folder
 
     def restore(self) -> bool:
         """Go back to the newest whole checkpoint of the run folder; whether there was one."""
@@ -215,108 +205,70 @@ class Trainer:
         self.model.load_state_dict(parts["raw"])
         load_optimizer_tensors(self.optimizer, parts["optimizer"])
         self.ema.load(parts["ema"])
-        self.step, self.best_step, self.stale = facts["step"], facts["best_step"], facts["stale"]
-        self.validated_at = facts.get("validated_at", self.step)
-        if facts["bound"] is not None:
-            self.best_bound = Bound(**facts["bound"])
-            self.best = self.best_bound.nats_per_token
+        self.step = facts["step"]
+        self.best = None if facts["bound"] is None else Bound(**facts["bound"])
+        merit = -math.inf if self.best is None else -self.best.nats_per_token
+        validated_at = facts.get("validated_at", self.step)
+        self.standing = Standing(merit, facts["best_step"], facts["stale"], validated_at)
         return True
 
     # ---- the run --------------------------------------------------------------------------------------------------
 
-    def fit(self, listener: Listener) -> Outcome:
+    def fit(self, listener: Listener[StepReport, Bound]) -> RunResult:
         """Train to the end of the plan, to where the bound no longer falls, or to an interrupt; always saved.
 
         Raises RunError when the loss is no longer a number; the last checkpoint is then the last good one.
         """
+        plan, settings = self.plan, self.settings
+        cadence = Cadence(plan.steps, plan.eval_every, plan.save_every, settings.patience)
+        return drive(self, listener, cadence, exhausted="no better bound", track=settings.track)
+
+    def begin(self, stopping: Callable[[], bool]) -> bool:
+        """Put the network in training mode; always True."""
         self.model.train()
-        resumed = self.step if self.step else None
-        with self._metrics(resumed) as log, Interrupt() as interrupt:
-            missed = self._due()  # an interrupt came between a step and its validation
-            reason = "no better bound" if missed and self._agreed(self._evaluate(listener, log)) else "finished"
-            began, since = time.perf_counter(), self.step
-            while reason == "finished" and self.step < self.plan.steps:
-                loss, norm, rate = self.take_step()
-                if self.step % self.settings.log_every == 0:
-                    speed = (self.step - since) * self.settings.batch * self.run.data.length
-                    report = StepReport(
-                        self.step, loss.item(), rate, norm.item(), speed / (time.perf_counter() - began)
-                    )
-                    self._check(report.loss)
-                    log(self.step, report._asdict())
-                    listener.stepped(report)
-                    began, since = time.perf_counter(), self.step
-                if self._agreed(interrupt.requested):
-                    reason = "interrupted"
-                    break
-                if self._due():
-                    self._check(loss.item())
-                    if self._agreed(self._evaluate(listener, log)):
-                        reason = "no better bound"
-                        break
-                    began, since = time.perf_counter(), self.step
-                if self.step % self.plan.save_every == 0:
-                    self._keep(listener)
-                    began, since = time.perf_counter(), self.step
-            self._keep(listener)
-        return Outcome(self.step, reason, self.best_bound, self.best_step, self.folder)
+        self._restart_clock()
+        return True
 
-    def _due(self) -> bool:
-        """Whether this step is one to validate after, and that has not been done."""
-        here = self.step % self.plan.eval_every == 0 or self.step == self.plan.steps
-        return here and self.step > self.validated_at
+    def take(self) -> StepReport | None:
+        """One step; its report where one is due."""
+        self.loss, norm, rate = self.take_step()
+        if self.step % self.settings.log_every:
+            return None
+        loss = self._finite(self.loss)
+        began, since = self.timed_from
+        tokens = (self.step - since) * self.settings.batch * self.run.data.length
+        speed = tokens / (time.perf_counter() - began)
+        self._restart_clock()
+        return StepReport(self.step, loss, rate, norm.item(), speed)
 
-    def _evaluate(self, listener: Listener, log: Callable[[int, dict[str, Any]], None]) -> bool:
-        """Validate on the first process; whether patience is over."""
-        self.validated_at = self.step
-        if not self.group.first:
-            return False
-        found = self.validate()
-        better = self.judge(found)
-        log(self.step, {"valid": found.nats_per_token, "valid_stderr": found.stderr})
-        listener.validated(self.step, found, better)
-        if better:
-            listener.saved(self.save(best=True))
-        return 0 < self.settings.patience <= self.stale
+    def evaluate(self) -> Validation[Bound] | None:
+        """Validate in the first process; raises RunError as `fit` does."""
+        if self.loss is not None:
+            self._finite(self.loss)
+        bound = self.validate() if self.group.first else None
+        self._restart_clock()
+        if bound is None:
+            return None
+        return Validation(bound, -bound.nats_per_token, {"valid": bound.nats_per_token, "valid_stderr": bound.stderr})
 
-    def _keep(self, listener: Listener) -> None:
-        if self.group.first and latest(self.folder) != step_folder(self.folder, self.step):
-            listener.saved(self.save(best=False))
-        self.group.barrier()
+    def _restart_clock(self) -> None:
+        self.timed_from = (time.perf_counter(), self.step)
 
-    def _metrics(self, resumed: int | None) -> "_Log":
-        track = self.settings.track
-        return _Log(Metrics(self.folder, resumed_at=resumed, track=track) if self.group.first else None)
-
-    def _agreed(self, wish: bool) -> bool:
-        return self.group.any(wish, self.device)
-
-    def _check(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _finite(self, loss: Tensor) -> float:
+        """The loss as a number; RunError unless it is finite."""
+        value = loss.item()
+        if not math.isfinite(value):
             kept = latest(self.folder)
             raise RunError(
-                f"The loss is {loss} at step {self.step}, so the run was stopped; "
+                f"The loss is {value} at step {self.step}, so the run was stopped; "
                 f"the last good checkpoint is {kept if kept else 'not written yet'}: "
                 f"go on with a smaller --train.lr (it was {self.plan.lr:g}) or --train.dtype float32."
             )
+        return value
 
 
-class _Log:
-    """Metrics where there is a file for them: on the first process."""
-
-    def __init__(self, metrics: Metrics | None) -> None:
-        self.metrics = metrics
-
-    def __enter__(self) -> Callable[[int, dict[str, Any]], None]:
-        return self.write
-
-    def __exit__(self, *_: object) -> None:
-        if self.metrics is not None:
-            self.metrics.close()
-
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        if self.metrics is not None:
-            self.metrics.log(step, {name: value for name, value in values.items() if name != "step"})
+def _facts(bound: Bound | None) -> dict[str, Any] | None:
+    return None if bound is None else to_dict(bound)
 
 
 def _card(record: dict[str, Any], window: int) -> str:

@@ -1,6 +1,6 @@
 """From what was asked to what will be done: each gap in the settings is filled from the data and written down."""
 
-__all__ = ["Plan", "flops_per_token", "make_plan", "memory_bytes"]
+__all__ = ["TrainPlan", "flops_per_token", "make_plan", "memory_bytes"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from unmask.train.settings import ModelChoice, TextRun
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainPlan:
     """A training run without gaps."""
 
     model: Any
@@ -33,7 +33,7 @@ class Plan:
     """How often each training sequence is seen if the run goes to its end."""
 
 
-def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> Plan:
+def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> TrainPlan:
     """Fill the gaps of `run` for `corpus`; `start` is the network to fine-tune, of any architecture.
 
     Raises ConfigError for shapes that cannot be, or sequences longer than the window of `start`.
@@ -50,7 +50,7 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> P
     steps = run.train.steps or _default_steps(rows, run.train.batch)
     warmup = min(2500, max(1, steps // 20)) if run.train.warmup is None else run.train.warmup
     every = run.train.eval_every or max(25, steps // 40)
-    return Plan(
+    return TrainPlan(
         model=settings,
         parameters=parameters,
         steps=steps,
@@ -114,7 +114,7 @@ def flops_per_token(model: DiTSettings) -> float:
     return 6 * blocks + attention + 3 * model.vocab_size * model.width
 
 
-def memory_bytes(plan: Plan, batch: int) -> int:
+def memory_bytes(plan: TrainPlan, batch: int) -> int:
     """A rough peak of a training step in float32: weights, gradient, two moments and average, and the activations.
 
     Of another architecture than DiT the activations are not known and not counted.

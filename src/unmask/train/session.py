@@ -34,7 +34,7 @@ from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare,
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.loop import Trainer
-from unmask.train.plan import Plan, make_plan
+from unmask.train.plan import TrainPlan, make_plan
 from unmask.train.problems import corpus_of
 from unmask.train.settings import TextRun, TrainSettings
 
@@ -47,7 +47,7 @@ class Session:
     """A run that is ready for `trainer.fit`."""
 
     run: TextRun
-    plan: Plan
+    plan: TrainPlan
     corpus: Corpus
     trainer: Trainer
     folder: Path
@@ -75,7 +75,7 @@ class _Start:
 
     tokenizer: Tokenizer | None = None
     network: Trainable | None = None
-    plan: Plan | None = None
+    plan: TrainPlan | None = None
     record: Mapping[str, Any] | None = None
 
 
@@ -182,7 +182,7 @@ def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) 
     where = f"{checkpoint.folder}/run.json"
     before = from_dict(TextRun, record["settings"], where)
     _refuse_changes(before, run)
-    plan = from_dict(Plan, record["plan"], where)
+    plan = from_dict(TrainPlan, record["plan"], where)
     steps = run.train.steps or plan.steps
     plan = replace(plan, model=stored_settings(checkpoint), steps=steps, epochs=plan.epochs * steps / plan.steps)
     if run.train.save_every is not None:

@@ -1,0 +1,282 @@
+"""The loop of every long run: steps, validations, checkpoints and a polite end.
+
+`train` and `rl` offer a `LongRun`; `drive` takes its steps until the last one, until validations no longer improve, or
+until an interrupt. Several processes leave the loop at the same step, because each decision is agreed on.
+"""
+
+__all__ = ["Cadence", "Interrupt", "Listener", "LongRun", "Report", "RunResult", "Standing", "Validation", "drive"]
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
+
+from unmask.disk.checkpoint import latest, step_folder
+from unmask.run.metrics import Metrics
+
+if TYPE_CHECKING:
+    import torch
+
+    from unmask.run.parallel import Group
+
+Figure = TypeVar("Figure")
+FigureIn = TypeVar("FigureIn", contravariant=True)
+ReportIn = TypeVar("ReportIn", contravariant=True)
+
+
+@dataclass(slots=True)
+class Standing:
+    """The best validation so far, and how many followed it; a checkpoint holds it so that a resumed run goes on."""
+
+    merit: float = -math.inf
+    best_step: int = 0
+    stale: int = 0
+    """Validations since the best."""
+    validated_at: int = 0
+    """Step of the last validation; -1 lets a run be validated before its first step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """Step numbers at which something happens."""
+
+    steps: int
+    validate_every: int
+    """The last step is validated too."""
+    save_every: int
+    patience: int
+    """The run ends after so many validations without a better one; 0 never ends it."""
+
+
+class Report(Protocol):
+    """What was measured in a step."""
+
+    def values(self) -> Mapping[str, float]:
+        """The numbers for metrics.jsonl."""
+        ...
+
+
+class Validation(NamedTuple, Generic[Figure]):
+    """What a validation measured."""
+
+    figure: Figure
+    merit: float
+    """The greater, the better."""
+    values: Mapping[str, float | None]
+    """The numbers for metrics.jsonl."""
+
+
+ReportOut = TypeVar("ReportOut", bound=Report, covariant=True)
+
+
+class Listener(Protocol[ReportIn, FigureIn]):
+    """Who watches a run: the terminal, a test. Each method does nothing unless a subclass says otherwise."""
+
+    def noted(self, sentence: str) -> None:
+        """A sentence for the person who waits."""
+
+    def stepped(self, report: ReportIn) -> None:
+        """A step was reported."""
+
+    def validated(self, step: int, figure: FigureIn, best: bool) -> None:
+        """A validation ended, in the first process."""
+
+    def saved(self, folder: Path) -> None:
+        """A checkpoint was written, in the first process."""
+
+
+class LongRun(Protocol[ReportOut, Figure]):
+    """What `drive` needs of a run. With several processes each method is called in all of them at the same time."""
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        ...
+
+    @property
+    def standing(self) -> Standing: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def group(self) -> "Group": ...
+    @property
+    def device(self) -> "torch.device": ...
+
+    def begin(self, stopping: Callable[[], bool]) -> bool:
+        """What comes before the first step; False where `stopping` ended it, and then nothing is saved."""
+        ...
+
+    def take(self) -> ReportOut | None:
+        """One step, which adds 1 to `step`; its report, where one is due."""
+        ...
+
+    def evaluate(self) -> Validation[Figure] | None:
+        """Validate; None in other processes than the first."""
+        ...
+
+    def save(self) -> Path:
+        """Write the checkpoint of this step, from which a run can go on; its folder."""
+        ...
+
+    def save_best(self, figure: Figure | None) -> Path:
+        """Write what was best, the `figure` of this step (None in other processes than the first); its folder."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended."""
+
+    step: int
+    reason: str
+    """"finished", "interrupted", or what `drive` was given for the end of patience."""
+    merit: float
+    best_step: int
+    folder: Path
+
+
+def drive(
+    target: LongRun[ReportOut, Figure],
+    listener: Listener[ReportOut, Figure],
+    cadence: Cadence,
+    *,
+    exhausted: str,
+    track: tuple[str, ...] = (),
+) -> RunResult:
+    """Steps to the last one, to the end of patience (reason `exhausted`) or to an interrupt -> how the run ended.
+
+    The checkpoint of the last step is always written. A step whose validation an interrupt prevented is validated
+    first. `track` names trackers, see `Metrics`.
+    """
+    resumed = target.step or None
+    opened = Metrics(target.folder, resumed_at=resumed, track=track) if target.group.first else nullcontext()
+    with opened as metrics, Interrupt() as interrupt:
+        loop = _Loop(target, listener, cadence, metrics, interrupt)
+        if not target.begin(loop.stopping):
+            return loop.result("interrupted")
+        over, stopped = loop.run()
+        loop.save()
+    return loop.result("interrupted" if stopped else exhausted if over else "finished")
+
+
+class _Loop(Generic[ReportOut, Figure]):
+    """The parts of `drive`."""
+
+    def __init__(
+        self,
+        target: LongRun[ReportOut, Figure],
+        listener: Listener[ReportOut, Figure],
+        cadence: Cadence,
+        metrics: Metrics | None,
+        interrupt: "Interrupt",
+    ) -> None:
+        self.target, self.listener, self.cadence, self.metrics = target, listener, cadence, metrics
+        self.interrupt = interrupt
+        saved = latest(target.folder) == step_folder(target.folder, target.step)
+        self.changed = self._agreed(target.group.first and not saved)
+
+    def run(self) -> tuple[bool, bool]:
+        """Steps and validations; whether patience is over, and whether an interrupt ended them."""
+        target = self.target
+        over = self._due() and self._validate()  # an interrupt came between a step and its validation
+        while not over and target.step < self.cadence.steps:
+            report = target.take()
+            self.changed = True
+            if report is not None:
+                self._log(report.values())
+                self.listener.stepped(report)
+            if self.stopping():
+                return False, True
+            over = self._due() and self._validate()
+            if not over and target.step % self.cadence.save_every == 0:
+                self.save()
+        return over, False
+
+    def save(self) -> None:
+        """Write the checkpoint of this step, unless the newest one holds all of it."""
+        if self.changed:
+            self._saved(self.target.save())
+            self.changed = False
+        self.target.group.barrier()
+
+    def stopping(self) -> bool:
+        """Whether an interrupt reached any process."""
+        return self._agreed(self.interrupt.requested)
+
+    def result(self, reason: str) -> RunResult:
+        """The end of the run."""
+        standing = self.target.standing
+        return RunResult(self.target.step, reason, standing.merit, standing.best_step, self.target.folder)
+
+    def _due(self) -> bool:
+        """Whether this step is one to validate after, and that has not been done."""
+        step, cadence = self.target.step, self.cadence
+        here = step % cadence.validate_every == 0 or step == cadence.steps
+        return here and step > self.target.standing.validated_at
+
+    def _validate(self) -> bool:
+        """Validate, keep the best; whether patience is over."""
+        target, standing = self.target, self.target.standing
+        validation = target.evaluate()
+        better = self._agreed(validation is not None and validation.merit > standing.merit)
+        self.changed, standing.validated_at = True, target.step
+        if better:
+            standing.best_step, standing.stale = target.step, 0
+        else:
+            standing.stale += 1
+        if validation is not None:
+            standing.merit = validation.merit if better else standing.merit
+            self._log(validation.values)
+            self.listener.validated(target.step, validation.figure, better)
+        if better:
+            self._saved(target.save_best(None if validation is None else validation.figure))
+        return 0 < self.cadence.patience <= standing.stale
+
+    def _log(self, values: Mapping[str, float | None]) -> None:
+        if self.metrics is not None:
+            self.metrics.log(self.target.step, values)
+
+    def _saved(self, folder: Path) -> None:
+        if self.target.group.first:
+            self.listener.saved(folder)
+
+    def _agreed(self, wish: bool) -> bool:
+        return self.target.group.any(wish, self.target.device)
+
+
+class Interrupt:
+    """Inside the `with` block SIGINT and SIGTERM only set `requested`; a second SIGINT raises KeyboardInterrupt.
+
+    The former handlers are put back at the end. Outside of the main thread, where Python allows no handlers, it
+    does nothing and `requested` stays False.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is installed before the block is entered."""
+        self.requested = False
+        self._former: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        """Install the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put the former handlers back; one that was not set from Python (None) becomes the default."""
+        for number, former in self._former.items():
+            signal.signal(number, signal.SIG_DFL if former is None else former)  # pyright: ignore[reportArgumentType]
+        self._former = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """The handler of both signals."""
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
