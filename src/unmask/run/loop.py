@@ -17,11 +17,11 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from unmask.disk.checkpoint import latest, step_folder
-from unmask.run.metrics import Metrics
 
 if TYPE_CHECKING:
     import torch
 
+    from unmask.run.metrics import Metrics
     from unmask.run.parallel import Group
 
 Figure = TypeVar("Figure")
@@ -153,6 +153,8 @@ def drive(
     The checkpoint of the last step is always written. A step whose validation an interrupt prevented is validated
     first. `track` names trackers, see `Metrics`.
     """
+    from unmask.run.metrics import Metrics  # with torch, which those that only name these types do without
+
     resumed = target.step or None
     opened = Metrics(target.folder, resumed_at=resumed, track=track) if target.group.first else nullcontext()
     with opened as metrics, Interrupt() as interrupt:
@@ -172,7 +174,7 @@ class _Loop(Generic[ReportOut, Figure]):
         target: LongRun[ReportOut, Figure],
         listener: Listener[ReportOut, Figure],
         cadence: Cadence,
-        metrics: Metrics | None,
+        metrics: "Metrics | None",
         interrupt: "Interrupt",
     ) -> None:
         self.target, self.listener, self.cadence, self.metrics = target, listener, cadence, metrics
