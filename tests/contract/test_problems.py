@@ -1,4 +1,4 @@
-"""Tasks as training data: `task:NAME@COUNT` becomes rows of prompt and answer."""
+"""Tasks as training data: the source `task:NAME@COUNT` -> rows of prompt and answer."""
 
 import json
 from collections.abc import Iterator
@@ -80,15 +80,15 @@ def test_more_problems_than_are_kept_are_made_anew_and_are_the_same(monkeypatch:
 
 
 def test_without_a_count_there_are_fifty_thousand(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, int]] = []
+    calls: list[tuple[str, int]] = []
 
     def pairs(self: object, split: str, count: int, seed: int = 0) -> list[tuple[str, str]]:
-        asked.append((split, count))
+        calls.append((split, count))
         return [("a", split)]
 
     monkeypatch.setattr("unmask.tasks.automaton.Automaton.pairs", pairs)
     corpus("task:automaton")
-    assert asked == [("train", 50_000), ("valid", 512)]
+    assert calls == [("train", 50_000), ("valid", 512)]
 
 
 def test_validation_may_be_another_source(tmp_path: Path, cache: Path) -> None:
@@ -101,7 +101,7 @@ def test_validation_may_be_another_source(tmp_path: Path, cache: Path) -> None:
     assert texts(made) == ["aABCDab._"]
 
 
-def test_a_plug_ins_problems_are_made_anew_when_it_changes(tmp_path: Path) -> None:
+def test_problems_of_a_plug_in_are_made_again_when_its_file_changes(tmp_path: Path) -> None:
     path = tmp_path / "at@home.py"
     for word in ("ab", "ba"):
         path.write_text(TASK.replace("BODY", f"return iter([('{word}', 'abc')] * count)"))
@@ -127,9 +127,9 @@ def test_what_cannot_be_a_source_is_a_sentence(tmp_path: Path, cache: Path) -> N
         "return 1 / 0": (PluginError, "failed while it made problems: ZeroDivisionError: division by zero."),
         "yield 1 / 0": (PluginError, "failed while it made problems: ZeroDivisionError: division by zero."),
     }
-    for body, (kind, sentence) in bodies.items():
+    for body, (error, sentence) in bodies.items():
         (tmp_path / "mine.py").write_text(TASK.replace("BODY", body))
-        with pytest.raises(kind) as caught:
+        with pytest.raises(error) as caught:
             corpus(f"task:{tmp_path / 'mine.py'}:Mine@5")
         assert sentence in str(caught.value)
     assert not list((cache / "data").iterdir())

@@ -1,4 +1,4 @@
-"""Every registered task keeps its contract, each way of breaking it is seen, and tasks of other people come in."""
+"""Every registered task fulfils its contract, `check_task` detects each violation, and plug-in tasks can be made."""
 
 import json
 import math
@@ -24,7 +24,7 @@ from unmask.text.template import Hole, parse_template
 
 @dataclass
 class SumsConfig:
-    """As the package's own configurations are."""
+    """A configuration in the form of reasoning-gym's."""
 
     largest: int = 50
     negative: bool = False
@@ -44,8 +44,8 @@ class Sums:
         self.config = config
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        chance = random.Random((self.config.seed or 0) + number)
-        a, b = chance.randint(0, self.config.largest), chance.randint(0, self.config.largest)
+        generator = random.Random((self.config.seed or 0) + number)
+        a, b = generator.randint(0, self.config.largest), generator.randint(0, self.config.largest)
         return {"question": f"[{number}] {a} + {b} \\ 1?", "answer": str(a + b), "metadata": {"a": a, "b": b}}
 
     def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
@@ -53,22 +53,22 @@ class Sums:
 
 
 class Nameless(Sums):
-    """Knows no reference answers."""
+    """A data set without reference answers."""
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         return {**super().__getitem__(number), "answer": None}
 
 
 def stand_in() -> dict[str, ModuleType]:
-    """A tiny reasoning-gym."""
+    """The modules of a package with the interface of reasoning-gym and two data sets."""
     package, factory = ModuleType("reasoning_gym"), ModuleType("reasoning_gym.factory")
     known = {"sums": (Sums, SumsConfig), "nameless": (Nameless, SumsConfig)}
 
     def create_dataset(name: str, **settings: Any) -> Sums:
-        kind, configuration = known[name]
+        dataset, configuration = known[name]
         config = configuration(**settings)
         config.validate()
-        return kind(config)
+        return dataset(config)
 
     factory.DATASETS = known  # type: ignore[attr-defined]
     package.factory, package.create_dataset, package.__version__ = factory, create_dataset, "0"  # type: ignore
@@ -83,7 +83,7 @@ def gym(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def problems(tmp_path: Path) -> Path:
-    """A file of GSM8K's form with enough rows for each split."""
+    """A file in the format of GSM8K with enough rows for each split."""
     rows = [{"question": f"[{n}] apples \\ and {n + 1}?", "answer": f"{n}+{n + 1} = {2 * n + 1}.\n#### {2 * n + 1:,}"}
             for n in range(480, 640)]  # fmt: skip
     path = tmp_path / "problems.jsonl"
@@ -105,9 +105,9 @@ def test_every_registered_task_is_tried() -> None:
     assert set(EXAMPLES) == set(names())
 
 
-@pytest.mark.parametrize("text", [one for some in EXAMPLES.values() for one in some])
+@pytest.mark.parametrize("text", [text for texts in EXAMPLES.values() for text in texts])
 @pytest.mark.usefixtures("gym")
-def test_a_registered_task_keeps_the_contract(text: str, problems: Path) -> None:
+def test_a_registered_task_fulfils_the_contract(text: str, problems: Path) -> None:
     text = text.format(problems=problems)
     check_task(lambda: make(text), count=4)
     assert make(make(text).name).name == make(text).name
@@ -118,13 +118,13 @@ def test_a_registered_task_keeps_the_contract(text: str, problems: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_largest_sudoku_keeps_the_contract() -> None:
+def test_the_largest_sudoku_fulfils_the_contract() -> None:
     check_task(lambda: make("sudoku:side=9"), count=3)
 
 
 @pytest.mark.parametrize("text", ["arithmetic", "automaton:traces=mixed", "countdown", "sudoku"])
 def test_an_answer_fills_its_holes_letter_by_letter(text: str) -> None:
-    """Canvases of a fixed width: what a denoiser with an alphabet for tokenizer trains on is what it is asked."""
+    """Canvases have one fixed width, in training and in evaluation, with a tokenizer of single characters."""
     task, widths = make(text), set[int]()
     for example in task.examples("valid", 20):
         parts = parse_template(example.template)
@@ -143,27 +143,27 @@ def test_a_pair_is_the_prompt_and_the_answer_of_a_problem(text: str) -> None:
 
 
 class Right:
-    """A task that keeps its contract; each control breaks one promise."""
+    """A task that fulfils its contract; each control breaks one rule."""
 
     name = "right"
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
-        chance = random.Random(derive(seed, SPLITS.index(split)))
-        return [self.draw(chance) for _ in range(count)]
+        generator = random.Random(derive(seed, SPLITS.index(split)))
+        return [self.draw(generator) for _ in range(count)]
 
-    def draw(self, chance: random.Random) -> Example:
-        number = chance.randrange(10**6)
+    def draw(self, generator: random.Random) -> Example:
+        number = generator.randrange(10**6)
         return Example(f"{number:06}=[6]", f"{number:06}"[::-1], {"unique": True})
 
     def verify(self, example: Example, completion: str) -> Verdict:
         return Verdict(float(completion == example.answer), "no")
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[Any]:
-        return ((one.template.split("[")[0], one.answer) for one in self.examples(split, count, seed))
+        return ((example.template.split("[")[0], example.answer) for example in self.examples(split, count, seed))
 
 
-class Fickle(Right):
-    def draw(self, chance: random.Random) -> Example:
+class Random(Right):
+    def draw(self, generator: random.Random) -> Example:
         return super().draw(random.Random(random.random()))
 
 
@@ -188,8 +188,8 @@ class Empty(Right):
 
 
 class Bracketed(Right):
-    def draw(self, chance: random.Random) -> Example:
-        return replace(super().draw(chance), template=f"{chance.random()} [six]")
+    def draw(self, generator: random.Random) -> Example:
+        return replace(super().draw(generator), template=f"{generator.random()} [six]")
 
 
 class Strict(Right):
@@ -216,7 +216,7 @@ class Counting(Right):
         return Verdict(1.0) if completion == example.answer else Verdict(self.asked / 10**6)
 
 
-class Scribbling(Right):
+class Writing(Right):
     def verify(self, example: Example, completion: str) -> Verdict:
         example.facts["seen"] = completion  # type: ignore[index]
         return super().verify(example, completion)
@@ -227,7 +227,7 @@ class Lists(Right):
         return map(list, super().pairs(split, count, seed))
 
 
-class Silent(Right):
+class Pairless(Right):
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[Any]:
         return iter(())
 
@@ -243,7 +243,7 @@ class Boundless(Right):
 
 
 CONTROLS: list[tuple[type[Right], str]] = [
-    (Fickle, "gives other problems for the same split and seed"),
+    (Random, "gives other problems for the same split and seed"),
     (Longer, "gives other problems when fewer are asked for"),
     (Seedless, "gives the same problems for another seed"),
     (Leaking, "has most problems of the split valid in the split train too"),
@@ -253,36 +253,36 @@ CONTROLS: list[tuple[type[Right], str]] = [
     (Lenient, "for right in the problem"),
     (Yes, "takes '' for right in the problem"),
     (Counting, "gives the same text another score"),
-    (Scribbling, "changes the problem it is given"),
+    (Writing, "changes the problem it is given"),
     (Lists, "as a pair; give a prompt and an answer"),
-    (Silent, "has no pairs to train on"),
+    (Pairless, "has no pairs to train on"),
     (Throwing, "failed on the completion '': ValueError"),
     (Boundless, "gave a score of 2.0 on the completion"),
 ]
 
 
-def test_the_control_of_the_controls() -> None:
+def test_the_base_of_the_controls_fulfils_the_contract() -> None:
     check_task(Right)
 
 
-@pytest.mark.parametrize("kind, sentence", CONTROLS, ids=[kind.__name__ for kind, _ in CONTROLS])
-def test_each_way_of_breaking_it_is_seen(kind: type[Right], sentence: str) -> None:
+@pytest.mark.parametrize("task, sentence", CONTROLS, ids=[task.__name__ for task, _ in CONTROLS])
+def test_each_violation_is_detected(task: type[Right], sentence: str) -> None:
     state = random.getstate()
     with pytest.raises(PluginError) as caught:
-        check_task(kind)
+        check_task(task)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
     assert random.getstate() == state
 
 
 def judged(answer: Callable[[], Any], seconds: float = 10.0) -> Verdict:
-    """The verdict of a verifier that answers so."""
+    """The verdict of a verifier that returns `answer()`."""
     task = Right()
     task.verify = lambda example, completion: answer()  # type: ignore[method-assign]
     return judge(task, Example("[1]", "1"), "text", seconds)
 
 
-def test_a_verdict_in_order_is_handed_on() -> None:
+def test_a_valid_verdict_is_returned() -> None:
     assert judged(lambda: Verdict(0.25, "part")) == Verdict(0.25, "part")
     assert judged(lambda: Verdict(1)).score == 1
 
@@ -310,7 +310,7 @@ def _hang() -> Verdict:
         (_hang, "took more than 0.05 s over the completion 'text'; let it give up earlier with a score of 0."),
     ],
 )
-def test_what_a_verifier_does_wrong_is_a_sentence(answer: Callable[[], Any], sentence: str) -> None:
+def test_an_error_of_a_verifier_is_a_sentence(answer: Callable[[], Any], sentence: str) -> None:
     with pytest.raises(PluginError) as caught:
         judged(answer, 0.05 if answer is _hang else 10.0)
     assert str(caught.value).startswith("The verifier of 'right' ")
@@ -318,8 +318,8 @@ def test_what_a_verifier_does_wrong_is_a_sentence(answer: Callable[[], Any], sen
 
 
 @pytest.mark.parametrize("wrong", ["hangs", "fails", None])
-def test_many_are_judged_in_order_and_the_one_that_goes_wrong_is_named(wrong: str | None) -> None:
-    """The limit is one of each verdict: all together take longer than it, and only the one that hangs is blamed."""
+def test_many_are_judged_in_order_and_the_error_names_the_completion(wrong: str | None) -> None:
+    """The limit of seconds is per verdict: all together take longer, and the error names the completion that hangs."""
 
     class Wrong(Right):
         def verify(self, example: Example, completion: str) -> Verdict:
@@ -327,12 +327,12 @@ def test_many_are_judged_in_order_and_the_one_that_goes_wrong_is_named(wrong: st
             return Verdict(1 / 0 if completion == wrong else len(completion) / 10)
 
     task = Wrong()
-    given = [(Example("[1]", "1"), text) for text in ["a" * n for n in range(10)] + ["hangs", "fails"]]
+    pairs = [(Example("[1]", "1"), text) for text in ["a" * n for n in range(10)] + ["hangs", "fails"]]
     if wrong is None:
-        assert [one.score for one in judge_all(task, given, 0.25)] == [len(text) / 10 for _, text in given]
+        assert [verdict.score for verdict in judge_all(task, pairs, 0.25)] == [len(text) / 10 for _, text in pairs]
         return
     with pytest.raises(PluginError, match=f"over the completion '{wrong}'|failed on the completion '{wrong}'"):
-        judge_all(task, given, 0.25)
+        judge_all(task, pairs, 0.25)
 
 
 MINE = '''
@@ -343,7 +343,7 @@ from unmask.tasks.base import Example, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Mine:
-    """Says a word back."""
+    """Repeats a word."""
     word: str
     times: int = 2
     loud: bool = False
@@ -360,7 +360,7 @@ class Half:
     name = "half"
     def verify(self, example, completion): return Verdict(0.0)
 
-class Angry:
+class Raising:
     def __init__(self): raise KeyError("no")
 '''
 
@@ -372,7 +372,7 @@ def mine(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_task_of_ones_own_from_a_file(mine: Path) -> None:
+def test_a_task_from_a_file(mine: Path) -> None:
     task: Any = make(f"{mine}:Mine:word=ab,times=3,loud=true,rate=.5")
     assert (task.word, task.times, task.loud, task.rate) == ("ab", 3, True, 0.5)
     assert judge(task, task.examples("test", 1)[0], "ababab") == Verdict(1.0)
@@ -394,7 +394,7 @@ def test_a_task_of_another_package(tmp_path: Path, mine: Path, monkeypatch: pyte
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     assert make("mine:word=ab").name == "mine:word=ab"
-    assert names()["mine"] == "Says a word back."
+    assert names()["mine"] == "Repeats a word."
     assert options("mine") == {"word": "", "times": "2", "loud": "False", "rate": "None"}
     assert type(make("sudoku")).__module__ == "unmask.tasks.sudoku"
     assert "cannot be loaded: AttributeError" in names()["lost"]
@@ -405,7 +405,7 @@ def test_a_task_of_another_package(tmp_path: Path, mine: Path, monkeypatch: pyte
         make("mien")
 
 
-def test_the_adapter_hands_over_settings_and_scores(gym: None) -> None:
+def test_the_adapter_passes_settings_and_returns_scores(gym: None) -> None:
     task: Any = make("gym:dataset=sums,largest=9,negative=true,scale=0.5,size=5,length=7")
     assert task.settings == {"largest": 9, "negative": True, "scale": 0.5}
     assert make(task.name).name == task.name
@@ -417,8 +417,8 @@ def test_the_adapter_hands_over_settings_and_scores(gym: None) -> None:
     assert task.verify(example, f" {right}\n") == Verdict(1.0)
     assert task.verify(example, f"so <answer>0</answer> or <answer> {right} </answer>.").score == 1.0
     assert task.verify(example, str(int(right) + 1)) == Verdict(0.01, f"'{int(right) + 1}' has a score of 0.01")
-    assert task.verify(example, "many").score == 0.0  # the scorer throws
-    seen = [{one.template for one in task.examples(split, 5, seed)} for split in SPLITS for seed in (0, 1)]
+    assert task.verify(example, "many").score == 0.0  # the scorer raises
+    seen = [{example.template for example in task.examples(split, 5, seed)} for split in SPLITS for seed in (0, 1)]
     assert sum(map(len, seen)) == len(set[str]().union(*seen))
 
 
@@ -446,7 +446,7 @@ def test_what_the_adapter_refuses(gym: None, text: str, sentence: str) -> None:
     assert str(caught.value) == sentence
 
 
-def test_a_data_set_without_answers_is_measured_but_not_trained_on(gym: None) -> None:
+def test_a_data_set_without_answers_can_be_evaluated_but_has_no_pairs(gym: None) -> None:
     task = make("gym:dataset=nameless")
     example = task.examples("test", 1)[0]
     assert example.answer == ""
@@ -462,10 +462,10 @@ def test_the_real_package(dataset: str) -> None:
 
 
 def split_questions(task: Task) -> list[set[str]]:
-    return [{one.template for one in task.examples(split, 10**6)} for split in SPLITS]
+    return [{example.template for example in task.examples(split, 10**6)} for split in SPLITS]
 
 
-def test_a_file_of_problems_is_dealt_out(problems: Path) -> None:
+def test_a_file_of_problems_is_divided_into_splits(problems: Path) -> None:
     train, valid, test = split_questions(make(f"gsm8k:path={problems}"))
     assert len(train) + len(valid) + len(test) == len(train | valid | test) == 160
     assert 100 < len(train) < 156
@@ -484,13 +484,13 @@ def test_a_folder_of_problems_has_a_file_for_each_split(problems: Path, tmp_path
     assert len(test) == 60
     before = fingerprint(task)
     (tmp_path / "set" / "valid.jsonl").write_text(lines[0])
-    assert [len(some) for some in split_questions(task)] == [100, 1, 60]
+    assert [len(questions) for questions in split_questions(task)] == [100, 1, 60]
     assert fingerprint(task) != before
 
 
-def test_problems_as_they_stand_in_the_file(problems: Path) -> None:
+def test_problems_equal_the_rows_of_the_file(problems: Path) -> None:
     task = make(f"gsm8k:path={problems},length=9")
-    example = next(one for one in task.examples("train", 160) if one.facts["number"] == "1001")
+    example = next(example for example in task.examples("train", 160) if example.facts["number"] == "1001")
     assert parse_template(example.template) == ["Question: [500] apples \\ and 501?\nAnswer:\n", Hole(9)]
     assert example.answer == "500+501 = 1001.\n#### 1,001"
     assert ("Question: [500] apples \\ and 501?\nAnswer:\n", example.answer) in task.pairs("train", 160)

@@ -1,4 +1,4 @@
-"""What every tokenizer keeps: text comes back, special ids never come out of text, files keep all ids."""
+"""The contract of tokenizers: decoding inverts encoding, no text encodes to a special id, files keep all ids."""
 
 import json
 import time
@@ -17,13 +17,13 @@ from unmask.text.tokenizer import MASK_NAMES, Tokenizer
 
 TEXT = ["the cat sat on the mat, and the cat is fat.\n\nSo it sat <mask> \N{SNOWMAN}.\n"] * 20
 BYTE, CHAR, DNA, BPE = byte_tokenizer(), char_tokenizer(TEXT), dna_tokenizer(), bpe_tokenizer(TEXT, 300)
-ALL = [pytest.param(one, id=name) for one, name in ((BYTE, "byte"), (CHAR, "char"), (DNA, "dna"), (BPE, "bpe"))]
+ALL = [pytest.param(each, id=name) for each, name in ((BYTE, "byte"), (CHAR, "char"), (DNA, "dna"), (BPE, "bpe"))]
 STRINGS = st.text(st.characters(exclude_categories=["Cs"]))
 LOOKALIKES = "a <mask><pad><eos> [MASK] <|endoftext|> b"
 
 
 def foreign(*names: str, special: bool = True) -> str:
-    """A tokenizer.json of somebody else, with `names` as added tokens behind four words."""
+    """A tokenizer.json not made by this library, with `names` as added tokens after four words."""
     backend = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "to": 1, "be": 2, "or": 3}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_tokens([tokenizers.AddedToken(name, special=special) for name in names])
@@ -52,7 +52,7 @@ def test_no_text_becomes_a_special_id(text: str) -> None:
         assert not set(tokenizer.encode(text)) & set(tokenizer.special_ids)
 
 
-def test_the_control_of_that_law_a_backend_left_as_it_is_does_find_special_tokens() -> None:
+def test_control_a_backend_with_its_defaults_encodes_special_tokens_in_text() -> None:
     backend = tokenizers.Tokenizer.from_str(BPE.to_json())
     assert BPE.mask_id in backend.encode("a <mask> b").ids
 
@@ -68,7 +68,7 @@ def test_saving_keeps_every_id(tokenizer: Tokenizer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokenizer", ALL)
-def test_special_ids_are_apart_and_are_left_out_of_text(tokenizer: Tokenizer) -> None:
+def test_special_ids_are_distinct_and_left_out_of_text(tokenizer: Tokenizer) -> None:
     assert len(set(tokenizer.special_ids)) == 3
     assert max(tokenizer.special_ids) == tokenizer.vocab_size - 1
     assert tokenizer.decode([*tokenizer.special_ids, *tokenizer.encode("ACGT"), tokenizer.mask_id]) == tokenizer.decode(
@@ -79,17 +79,17 @@ def test_special_ids_are_apart_and_are_left_out_of_text(tokenizer: Tokenizer) ->
 
 
 @pytest.mark.parametrize("tokenizer", [BYTE, BPE])
-def test_pieces_draw_a_text(tokenizer: Tokenizer) -> None:
+def test_pieces_joined_are_the_text(tokenizer: Tokenizer) -> None:
     text = "the cat sat on the mat\n"
     assert "".join(map(tokenizer.piece, tokenizer.encode(text))) == text
     assert tokenizer.piece(tokenizer.encode("\N{SNOWMAN}")[0]) == "\N{REPLACEMENT CHARACTER}"
 
 
-def test_bytes_stand_for_themselves_and_the_library_agrees() -> None:
-    every = bytes(range(256)).decode("latin-1")
+def test_ids_of_the_byte_tokenizer_are_the_bytes_and_equal_those_of_the_library() -> None:
+    text = bytes(range(256)).decode("latin-1")
     assert BYTE.encode("A\N{SNOWMAN}") == [65, 0xE2, 0x98, 0x83]
-    assert BYTE.backend.encode(every).ids == BYTE.encode(every)
-    assert BYTE.backend.decode(BYTE.encode(every)) == every
+    assert BYTE.backend.encode(text).ids == BYTE.encode(text)
+    assert BYTE.backend.decode(BYTE.encode(text)) == text
     assert (BYTE.mask_id, BYTE.pad_id, BYTE.eos_id, BYTE.vocab_size) == (256, 257, 258, 259)
 
 
@@ -100,16 +100,16 @@ def test_bytes_are_quick() -> None:
     assert len(text) / (time.perf_counter() - start) > 5e6
 
 
-def test_dna_folds_case_and_drops_what_is_no_base() -> None:
-    assert [DNA.piece(one) for one in DNA.encode(">chr1 A\nacgT\nRn\n>x\nA")] == list("ACGTNNA")
+def test_dna_folds_case_and_drops_headers_and_white_space() -> None:
+    assert [DNA.piece(token) for token in DNA.encode(">chr1 A\nacgT\nRn\n>x\nA")] == list("ACGTNNA")
     assert DNA.vocab_size == 8
 
 
 def test_bpe_has_the_size_asked_for_and_is_the_same_each_time() -> None:
-    text = [f"{number} bottles of beer on the wall, {number * 7919} more\n" for number in range(2000)]
-    one, other = bpe_tokenizer(text, 400), bpe_tokenizer(iter(text), 400)
-    assert one.vocab_size == 400
-    assert one.to_json() == other.to_json()
+    text = [f"{number} bottles of beer on the table, {number * 7919} more\n" for number in range(2000)]
+    tokenizer, again = bpe_tokenizer(text, 400), bpe_tokenizer(iter(text), 400)
+    assert tokenizer.vocab_size == 400
+    assert tokenizer.to_json() == again.to_json()
     with pytest.raises(DataError):
         bpe_tokenizer(text, 258)
 
@@ -146,14 +146,14 @@ def test_pad_is_never_mask() -> None:
     assert tokenizer.pad_id == 5
 
 
-def test_a_special_token_among_the_words_of_a_model_does_not_come_out_of_text() -> None:
+def test_no_text_encodes_to_a_special_token_that_is_also_a_word_of_the_model() -> None:
     backend = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "to": 1, "[MASK]": 2}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     assert backend.encode("to [MASK]").ids == [1, 2]
     assert Tokenizer.from_json(backend.to_str()).encode("to [MASK]") == [1, 0]
 
 
-def test_a_foreign_tokenizer_neither_cuts_nor_fills_nor_adds() -> None:
+def test_a_foreign_tokenizer_neither_truncates_nor_pads_nor_adds_tokens() -> None:
     backend = tokenizers.Tokenizer.from_str(foreign("[MASK]", "[CLS]"))
     backend.enable_truncation(2)
     backend.enable_padding(length=5)
@@ -178,7 +178,9 @@ def test_templates() -> None:
     assert parse_template(r"[=\[5\]\\ [?\d]") == [Edit(r"[5]\ [?\d")]
 
 
-HOLES = st.integers(1, 999).map(Hole) | st.tuples(st.integers(1, 99), st.integers(99, 999)).map(lambda two: Hole(*two))
+HOLES = st.integers(1, 999).map(Hole) | st.tuples(st.integers(1, 99), st.integers(99, 999)).map(
+    lambda pair: Hole(*pair)
+)
 EDITS = st.builds(Edit, STRINGS.filter(bool), st.none() | HOLES)
 
 

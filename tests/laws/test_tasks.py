@@ -1,4 +1,4 @@
-"""What tasks promise, against slow twins: one solution and no clue too many, the law of traces, chains worked out."""
+"""Laws of tasks, against slow twins: puzzles are unique and minimal, traces follow the table, chains are computed."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from unmask.tasks.sudoku import SHAPES, Sudoku, grids, solutions
 
 
 def brute(side: int, puzzle: list[int]) -> Iterator[list[int]]:
-    """Every completion, cell by cell from the first, by the rules as a child is told them."""
+    """Every completion of a puzzle: fill the first empty cell with each digit that the rules allow, and recurse."""
     height, width = SHAPES[side]
     if 0 not in puzzle:
         yield puzzle
@@ -24,14 +24,14 @@ def brute(side: int, puzzle: list[int]) -> Iterator[list[int]]:
     cell = puzzle.index(0)
     row, column = divmod(cell, side)
     for digit in range(1, side + 1):
-        seen = (
+        used = (
             puzzle[other]
             for other in range(side**2)
             if other // side == row
             or other % side == column
             or (other // side // height, other % side // width) == (row // height, column // width)
         )
-        if digit not in seen:
+        if digit not in used:
             yield from brute(side, [*puzzle[:cell], digit, *puzzle[cell + 1 :]])
 
 
@@ -40,9 +40,9 @@ def cells(example: Example) -> list[int]:
 
 
 def only_minimal(side: int, puzzle: list[int]) -> bool:
-    """Whether there is one solution, and no longer one without any of the clues."""
+    """Whether the puzzle has one solution, and more than one if any clue is removed."""
     fewer = ([*puzzle[:cell], 0, *puzzle[cell + 1 :]] for cell, clue in enumerate(puzzle) if clue)
-    return count(side, puzzle) == 1 and all(count(side, one) == 2 for one in fewer)
+    return count(side, puzzle) == 1 and all(count(side, smaller) == 2 for smaller in fewer)
 
 
 def count(side: int, puzzle: list[int]) -> int:
@@ -57,37 +57,36 @@ def test_a_puzzle_has_exactly_one_solution_by_brute_force(side: int) -> None:
         assert "".join(str(digit) for digit, clue in zip(grid, puzzle, strict=True) if not clue) == example.answer
 
 
-def test_the_solver_finds_what_brute_force_finds() -> None:
+def test_the_solver_equals_brute_force() -> None:
     """Also on puzzles with many solutions, with none, and with clues that contradict each other."""
-    chance, seen = Random(0), set[int]()
+    generator, seen = Random(0), set[int]()
     for _ in range(40):
-        puzzle = [chance.randint(1, 4) if chance.random() < 0.25 else 0 for _ in range(16)]
-        found = sorted(solutions(4, puzzle, limit=1000))
-        lawful = all(not clue or puzzle_allows(puzzle, cell) for cell, clue in enumerate(puzzle))
-        assert found == (sorted(brute(4, puzzle)) if lawful else [])
-        seen.add(min(len(found), 2))
-    assert {0, 2} <= seen  # none, and many
+        puzzle = [generator.randint(1, 4) if generator.random() < 0.25 else 0 for _ in range(16)]
+        results = sorted(solutions(4, puzzle, limit=1000))
+        consistent = all(not clue or puzzle_allows(puzzle, cell) for cell, clue in enumerate(puzzle))
+        assert results == (sorted(brute(4, puzzle)) if consistent else [])
+        seen.add(min(len(results), 2))
+    assert {0, 2} <= seen  # puzzles without solutions, and with several
 
 
 def puzzle_allows(puzzle: list[int], cell: int) -> bool:
     """Whether a clue agrees with the others."""
     without = [*puzzle[:cell], 0, *puzzle[cell + 1 :]]
-    others = [0 if place != cell and not clue else clue for place, clue in enumerate(without)]
     row, column = divmod(cell, 4)
     return all(
-        others[place] != puzzle[cell]
-        for place in range(16)
-        if place != cell
-        and (place // 4 == row or place % 4 == column or (place // 8, place % 4 // 2) == (cell // 8, column // 2))
+        without[other] != puzzle[cell]
+        for other in range(16)
+        if other != cell
+        and (other // 4 == row or other % 4 == column or (other // 8, other % 4 // 2) == (cell // 8, column // 2))
     )
 
 
 @pytest.mark.parametrize("side, puzzles", [(4, 20), (6, 10), pytest.param(9, 3, marks=pytest.mark.slow)])
 def test_a_puzzle_is_minimal(side: int, puzzles: int) -> None:
     examples = Sudoku(side).examples("valid", puzzles)
-    assert all(only_minimal(side, cells(one)) for one in examples)
-    assert all(one.facts["clues"] == side**2 - len(one.answer) for one in examples)
-    # the controls: a clue more is not minimal, a clue less is not unique
+    assert all(only_minimal(side, cells(example)) for example in examples)
+    assert all(example.facts["clues"] == side**2 - len(example.answer) for example in examples)
+    # the controls: with one more clue it is not minimal, with one clue less not unique
     puzzle = cells(examples[0])
     (grid,) = solutions(side, puzzle)
     blank, clue = puzzle.index(0), next(cell for cell, digit in enumerate(puzzle) if digit)
@@ -100,14 +99,14 @@ def test_more_clues_keep_the_solution_and_leave_a_hole() -> None:
         for example in Sudoku(6, clues).examples("test", 4):
             assert count(6, cells(example)) == 1
             assert len(example.answer) >= 1
-    few, many = (sum(one.facts["clues"] for one in Sudoku(6, n).examples("test", 20)) for n in (0, 4))
+    few, many = (sum(example.facts["clues"] for example in Sudoku(6, n).examples("test", 20)) for n in (0, 4))
     assert 60 < many - few < 100
 
 
 def test_puzzles_are_graded() -> None:
-    """Each cell of a puzzle without guesses follows from single choices alone, one after the other."""
+    """A puzzle has 0 guesses if and only if single choices fill it, cell after cell."""
     examples = Sudoku(6).examples("test", 40)
-    assert {one.facts["guesses"] > 0 for one in examples} == {True, False}
+    assert {example.facts["guesses"] > 0 for example in examples} == {True, False}
     for example in examples:
         assert (example.facts["guesses"] == 0) == follows(cells(example))
 
@@ -135,13 +134,13 @@ def allowed(puzzle: list[int], cell: int, digit: int) -> bool:
 
 
 @pytest.mark.parametrize("side", [4, 6, 9])
-def test_the_verifier_knows_right_grids_from_wrong_ones(side: int) -> None:
-    task, places = Sudoku(side), side**2
-    blank = Example(f"[{places}]", "", {"puzzle": "0" * places})
+def test_the_verifier_accepts_right_grids_only(side: int) -> None:
+    task, count = Sudoku(side), side**2
+    blank = Example(f"[{count}]", "", {"puzzle": "0" * count})
     grid = "".join(map(str, next(grids(side, Random(1)))))
     assert task.verify(blank, grid).score == 1.0
     assert [int(digit) for digit in grid] in (list(solutions(side, [*map(int, grid[:-side]), *[0] * side], limit=9)))
-    swapped = grid[1] + grid[0] + grid[2:]  # a row stays right, two columns do not
+    swapped = grid[1] + grid[0] + grid[2:]  # every row is right, two columns are not
     shifted = "".join(
         str((row + column) % side + 1) for row in range(side) for column in range(side)
     )  # boxes are wrong
@@ -150,23 +149,23 @@ def test_the_verifier_knows_right_grids_from_wrong_ones(side: int) -> None:
     columns = "".join(str(column + 1) for _ in range(side) for column in range(side))
     assert task.verify(blank, columns).why == "column 1 is not right"
     for wrong in ("", grid[:-1], grid + "1", grid[:-1] + "0", grid[:-1] + "²", grid[:-1] + "x", "-" + grid[1:]):
-        assert task.verify(blank, wrong).why == f"'{wrong}' is not {places} digits", wrong
+        assert task.verify(blank, wrong).why == f"'{wrong}' is not {count} digits", wrong
 
 
-def test_pairs_are_full_grids_of_every_kind() -> None:
-    found = [answer for prompt, answer in Sudoku(4).pairs("train", 3000) if prompt == ""]
-    assert len(set(found)) == 288  # all there are
+def test_pairs_are_all_full_grids() -> None:
+    answers = [answer for prompt, answer in Sudoku(4).pairs("train", 3000) if prompt == ""]
+    assert len(set(answers)) == 288  # the number of Sudoku grids of side 4
     assert all(
-        list(map(int, grid)) in list(solutions(4, [*map(int, grid[:4]), *[0] * 12], limit=99)) for grid in found[:20]
+        list(map(int, grid)) in list(solutions(4, [*map(int, grid[:4]), *[0] * 12], limit=99)) for grid in answers[:20]
     )
 
 
-def traces(kind: str, count: int = 4000) -> list[int]:
-    return [one.facts["trace"] for one in Automaton(24, kind).examples("train", count)]
+def traces(wanted: str, count: int = 4000) -> list[int]:
+    return [example.facts["trace"] for example in Automaton(24, wanted).examples("train", count)]
 
 
-def test_a_trace_is_what_the_table_says() -> None:
-    """The table is learned from half of the traces and foretells the others; one entry in nine halts."""
+def test_a_trace_follows_the_table() -> None:
+    """A table that is read from half of the traces predicts the others; one entry in nine halts."""
     examples, table = Automaton().examples("test", 3000), dict[tuple[str, str], str]()
     for number, example in enumerate(examples):
         start, program = example.template[0], example.template[1:25]
@@ -187,7 +186,7 @@ def test_a_trace_is_what_the_table_says() -> None:
 
 def test_how_long_traces_are() -> None:
     natural = traces("natural")
-    # the table as a Markov chain: how likely the machine still runs after n operations
+    # the table as a Markov chain: the probability that the automaton has not halted after n operations
     table = {}
     for example in Automaton().examples("test", 3000):
         for before, operation, after in zip(
@@ -203,15 +202,15 @@ def test_how_long_traces_are() -> None:
                 new[after] += law[state] / len(OPERATIONS)
         law = new
         runs.append(sum(law.values()))
-    for places in (1, 5, 11, 23):  # a trace has more than n places where the machine runs after n operations
-        share = sum(trace > places for trace in natural) / len(natural)
-        assert abs(share - runs[places]) < 4 * (runs[places] / len(natural)) ** 0.5 + 1e-3
+    for length in (1, 5, 11, 23):  # a trace has more than n letters if the automaton has not halted after n operations
+        share = sum(trace > length for trace in natural) / len(natural)
+        assert abs(share - runs[length]) < 4 * (runs[length] / len(natural)) ** 0.5 + 1e-3
     assert abs(sum(natural) / len(natural) - 9.7) < 1.0  # with a table of its own policies.md measured 9.7
 
 
 def test_long_mixed_and_short_traces() -> None:
-    natural, long, mixed, short = (traces(kind) for kind in ("natural", "long", "mixed", "short"))
-    share = [sum(trace >= 12 for trace in some) / len(some) for some in (natural, long, mixed, short)]
+    natural, long, mixed, short = (traces(wanted) for wanted in ("natural", "long", "mixed", "short"))
+    share = [sum(trace >= 12 for trace in lengths) / len(lengths) for lengths in (natural, long, mixed, short)]
     assert share[1] == 1.0
     assert abs(share[2] - (0.5 + 0.5 * share[0])) < 0.03
     assert abs(share[3] - 0.02) < 0.008
@@ -219,7 +218,7 @@ def test_long_mixed_and_short_traces() -> None:
     assert {11, 12} <= set(natural)
 
 
-def test_a_wrong_trace_is_told_where_it_goes_wrong() -> None:
+def test_the_verdict_on_a_wrong_trace_names_the_first_wrong_position() -> None:
     task = make("automaton")
     example = Example("", "abc.____")
     assert task.verify(example, "abc.____").score == 1.0
@@ -235,8 +234,8 @@ def test_a_wrong_trace_is_told_where_it_goes_wrong() -> None:
 
 
 @pytest.mark.parametrize("modulus", [2, 7, 10, 23, 1000])
-def test_a_chain_worked_out(modulus: int) -> None:
-    """Python's own arithmetic, on the text of the problem."""
+def test_a_chain_equals_pythons_arithmetic(modulus: int) -> None:
+    """The text of the problem, evaluated by Python."""
     width = len(str(modulus - 1))
     task = make(f"arithmetic:modulus={modulus},length=6,shortest=2")
     for example in task.examples("test", 50):
@@ -252,35 +251,35 @@ def test_a_chain_worked_out(modulus: int) -> None:
 
 def test_chains_are_as_long_as_they_may_be_and_use_every_sign() -> None:
     examples = make("arithmetic:length=5,shortest=2").examples("train", 300)
-    assert {one.facts["steps"] for one in examples} == {2, 3, 4, 5}
-    assert all(any(sign in one.template for one in examples) for sign in "+-*")
-    one = next(one for one in examples if one.facts["steps"] == 2)
-    assert make("arithmetic").verify(one, one.answer[:3] + "x" + one.answer[4:]).why == "wrong at step 2"
-    assert make("arithmetic").verify(one, one.answer[:4] + "=1____").why == "wrong behind the chain"
+    assert {example.facts["steps"] for example in examples} == {2, 3, 4, 5}
+    assert all(any(sign in example.template for example in examples) for sign in "+-*")
+    short = next(example for example in examples if example.facts["steps"] == 2)
+    assert make("arithmetic").verify(short, short.answer[:3] + "x" + short.answer[4:]).why == "wrong at step 2"
+    assert make("arithmetic").verify(short, short.answer[:4] + "=1____").why == "wrong behind the chain"
 
 
-def random_expression(chance: Random, depth: int) -> str:
-    if depth == 0 or chance.random() < 0.3:
-        return str(chance.randint(0, 12))
-    one, two = (random_expression(chance, depth - 1) for _ in range(2))
-    text = f"{one}{chance.choice(['+', ' - ', '*', '/'])}{two}"
-    return f"({text})" if chance.random() < 0.5 else text
+def random_expression(generator: Random, depth: int) -> str:
+    if depth == 0 or generator.random() < 0.3:
+        return str(generator.randint(0, 12))
+    left, right = (random_expression(generator, depth - 1) for _ in range(2))
+    text = f"{left}{generator.choice(['+', ' - ', '*', '/'])}{right}"
+    return f"({text})" if generator.random() < 0.5 else text
 
 
-def test_the_parser_is_pythons_own_arithmetic() -> None:
-    chance, divided = Random(3), 0
+def test_the_parser_equals_pythons_arithmetic() -> None:
+    generator, divided = Random(3), 0
     for _ in range(500):
-        text = random_expression(chance, 4)
+        text = random_expression(generator, 4)
         exact = "".join(f"Fraction({part})" if part.isdigit() else part for part in split_numbers(text))
         try:
-            wanted = eval(exact, {"Fraction": Fraction})
+            expected = eval(exact, {"Fraction": Fraction})
         except ZeroDivisionError:
             divided += 1
             with pytest.raises(RequestError, match="divides by zero"):
                 evaluate(text)
             continue
         used, value = evaluate(text)
-        assert value == wanted
+        assert value == expected
         assert used == [int(part) for part in split_numbers(text) if part.isdigit()]
     assert 0 < divided < 250
 
@@ -326,7 +325,7 @@ def test_any_right_expression_counts_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("text", ["countdown", "countdown:numbers=6,largest=20,high=999", "countdown:numbers=2,low=1"])
-def test_problems_can_be_solved_and_are_what_was_asked_for(text: str) -> None:
+def test_problems_have_solutions_and_keep_their_limits(text: str) -> None:
     task = make(text)
     shapes = set[bool]()
     for example in task.examples("test", 200):

@@ -1,4 +1,4 @@
-"""The sentences a person reads when a task cannot be had, word for word."""
+"""The error messages of tasks, word for word."""
 
 import json
 from collections.abc import Callable
@@ -26,8 +26,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def said(kind: type[UnmaskError], action: Callable[[], object]) -> str:
-    with pytest.raises(kind) as caught:
+def message(error: type[UnmaskError], action: Callable[[], object]) -> str:
+    with pytest.raises(error) as caught:
         action()
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -81,8 +81,8 @@ REQUESTS = [
 
 
 @pytest.mark.parametrize("text, sentence", REQUESTS, ids=[text for text, _ in REQUESTS])
-def test_what_cannot_be_asked_for(text: str, sentence: str) -> None:
-    assert said(RequestError, lambda: make(text)) == sentence
+def test_requests_that_are_not_possible(text: str, sentence: str) -> None:
+    assert message(RequestError, lambda: make(text)) == sentence
 
 
 PLUGINS = [
@@ -93,13 +93,13 @@ PLUGINS = [
 
 
 @pytest.mark.parametrize("text, sentence", PLUGINS, ids=[text for text, _ in PLUGINS])
-def test_what_somebody_elses_task_does_wrong(text: str, sentence: str) -> None:
-    assert said(PluginError, lambda: make(text)) == sentence
+def test_errors_of_plug_in_tasks(text: str, sentence: str) -> None:
+    assert message(PluginError, lambda: make(text)) == sentence
 
 
 def test_no_problem_can_be_found() -> None:
     task = make("countdown:numbers=2,largest=2,low=50,high=60")
-    assert said(RequestError, lambda: task.examples("test", 1)) == (
+    assert message(RequestError, lambda: task.examples("test", 1)) == (
         "no problem was found for countdown:numbers=2,largest=2,low=50,high=60 in 10,000 tries; widen low and high, or "
         "change the numbers."
     )
@@ -120,22 +120,22 @@ ROWS = [
 def test_a_file_with_a_row_that_is_no_problem(here: Path, row: str, sentence: str) -> None:
     with (here / "set" / "test.jsonl").open("a") as file:
         file.write(row)
-    assert said(DataError, lambda: make("gsm8k:path=set").examples("test", 1)).startswith(sentence)
+    assert message(DataError, lambda: make("gsm8k:path=set").examples("test", 1)).startswith(sentence)
 
 
 def test_a_split_without_problems(here: Path) -> None:
-    assert said(DataError, lambda: make("gsm8k:path=set").examples("valid", 1)) == (
+    assert message(DataError, lambda: make("gsm8k:path=set").examples("valid", 1)) == (
         "There is no set/train.jsonl, so that gsm8k:path=set,length=256 has no problems for the split 'valid'."
     )
     (here / "set" / "train.jsonl").write_text("\n")
-    assert said(DataError, lambda: make("gsm8k:path=set").examples("train", 1)) == (
+    assert message(DataError, lambda: make("gsm8k:path=set").examples("train", 1)) == (
         "set/train.jsonl has no problems for the split 'train'; give a file with more rows."
     )
 
 
 def test_the_package_of_the_gym(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "reasoning_gym", None)
-    assert said(RequestError, lambda: make("gym:dataset=countdown")) == (
+    assert message(RequestError, lambda: make("gym:dataset=countdown")) == (
         "The task 'gym' needs the package reasoning-gym: pip install 'unmask[tasks]'."
     )
 

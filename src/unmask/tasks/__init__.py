@@ -1,4 +1,4 @@
-"""Problems whose answers can be checked exactly: what `frontier` measures and what a policy is trained on."""
+"""Tasks, problems with exact verifiers: `frontier` measures policies on them, and `learn` trains policies on them."""
 
 __all__ = ["Example", "Task", "Verdict", "judge", "judge_all", "make", "names"]
 

@@ -1,10 +1,11 @@
-"""Chains of modular arithmetic: each value needs the one before it, and nothing but the chain's own length is easy.
+"""Chains of modular arithmetic: each value depends on the value before it, and only the length of a chain is visible.
 
-A chain starts at a value and adds, takes away or multiplies, always from left to right and modulo p; every value on the
-way is written out. With modulus 7 and three steps the prompt `3+5*2-4:` has the answer `=1=2=5`: 3 + 5 = 8 is 1, 1 * 2
-is 2, and 2 - 4 is 5. A chain that is shorter than the canvas has underscores behind it, in the prompt and in the
-answer. A factor is never 0, which would make the values before it useless. A step is as wide in the answer as in the
-chain, so that a network finds its operation at one distance; without the equals signs small ones learn far later.
+A chain starts at a value and adds, subtracts or multiplies, from left to right and modulo p; every intermediate value
+is written. With modulus 7 and three steps the prompt `3+5*2-4:` has the answer `=1=2=5`: 3 + 5 = 8 is 1, 1 * 2 is 2,
+and 2 - 4 is 5. A chain that is shorter than the canvas is followed by underscores, in the prompt and in the answer. A
+factor is never 0, because the values before it would then not matter. A step has the same width in the answer as in
+the chain, so that a network finds every operation at the same distance; without the equals signs small networks learn
+much later.
 """
 
 __all__ = ["Arithmetic"]
@@ -25,10 +26,10 @@ _STREAM = 0xA717
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """A running value through +, - and * modulo p, every value written out: serial, with a tail that can be seen.
+    """Chains of +, - and * modulo p with every intermediate value: serial, with an end that is visible in the prompt.
 
-    `length` is the steps a canvas has room for; a chain has between `shortest` and `length`. Values and operands have
-    as many digits as `modulus` - 1, with zeros in front.
+    `length` is the maximum of steps, `shortest` the minimum. Values and operands have as many digits as `modulus` - 1,
+    with leading zeros.
     """
 
     modulus: int = 7
@@ -48,42 +49,42 @@ class Arithmetic:
         return f"arithmetic:modulus={self.modulus},length={self.length},shortest={self.shortest}"
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
-        """Problems; `facts` has the number of "steps"."""
-        chance = Random(derive(seed, _STREAM, check_split(split), self.modulus, self.length, self.shortest))
-        return [self._draw(chance) for _ in range(count)]
+        """Problems; `facts` holds the number of "steps"."""
+        generator = Random(derive(seed, _STREAM, check_split(split), self.modulus, self.length, self.shortest))
+        return [self._draw(generator) for _ in range(count)]
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """Right where every value and the tail are."""
+        """Right if every value and the underscores after them are right."""
         if completion == example.answer:
             return Verdict(1.0)
         pairs = zip(completion, example.answer, strict=False)
         first = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(completion), len(example.answer)))
-        step = first // self._wide + 1
+        step = first // self._step_width + 1
         return Verdict(0.0, f"wrong at step {step}" if step <= example.facts["steps"] else "wrong behind the chain")
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-        """The chain, then its values."""
-        return ((one.template.split("[")[0], one.answer) for one in self.examples(split, count, seed))
+        """The chain and its values."""
+        return ((example.template.split("[")[0], example.answer) for example in self.examples(split, count, seed))
 
     @property
     def _digits(self) -> int:
         return len(str(self.modulus - 1))
 
     @property
-    def _wide(self) -> int:
+    def _step_width(self) -> int:
         """Characters of a step: a sign and an operand, or an equals sign and a value."""
         return 1 + self._digits
 
-    def _draw(self, chance: Random) -> Example:
-        width, steps = self._digits, chance.randint(self.shortest, self.length)
-        value = chance.randrange(self.modulus)
+    def _draw(self, generator: Random) -> Example:
+        width, steps = self._digits, generator.randint(self.shortest, self.length)
+        value = generator.randrange(self.modulus)
         chain, values = f"{value:0{width}}", ""
         for _ in range(steps):
-            sign = chance.choice(tuple(_OPERATIONS))
-            operand = chance.randrange(1 if sign == "*" else 0, self.modulus)
+            sign = generator.choice(tuple(_OPERATIONS))
+            operand = generator.randrange(1 if sign == "*" else 0, self.modulus)
             value = _OPERATIONS[sign](value, operand) % self.modulus
             chain += f"{sign}{operand:0{width}}"
             values += f"={value:0{width}}"
-        places = self.length * self._wide
-        prompt = chain.ljust(width + places, TAIL)
-        return Example(f"{prompt}:[{places}]", values.ljust(places, TAIL), {"steps": steps, "unique": True})
+        letters = self.length * self._step_width
+        prompt = chain.ljust(width + letters, TAIL)
+        return Example(f"{prompt}:[{letters}]", values.ljust(letters, TAIL), {"steps": steps, "unique": True})

@@ -1,9 +1,10 @@
-"""The automaton trace until halt: serial by nature, with an easy tail.
+"""The trace of an automaton until it halts: serial, with an easy tail.
 
-A fixed table says what each of six operations does to each of twelve states; one entry in nine halts. The prompt is a
-state and 24 operations, the answer the states that follow, a full stop where the machine halts, and underscores (the
-end-of-text letter) to the end. A network of fixed depth extends the trace by a few places a pass, an early guess is
-fatal, and the tail tempts: its length is likely long before the trace is known, as the padding of LLaDA is.
+A fixed table gives the next state for each of six operations and twelve states; one entry in nine halts. The prompt is
+a state and 24 operations. The answer is the states that follow, a full stop where the automaton halts, and underscores
+(the end-of-text letter) to the end. A network of fixed depth extends the trace by a few positions per pass, and a wrong
+state makes all later states wrong. The underscores are likely long before the trace is determined, like the padding of
+LLaDA.
 """
 
 __all__ = ["HALT", "Automaton"]
@@ -20,16 +21,16 @@ STATES = "abcdefghijkl"
 OPERATIONS = "ABCDEF"
 HALT = "."
 TRACES = ("natural", "long", "mixed", "short")
-_SHORT, _LONG = 10, 12  # a short trace has at most 10 states, a long one at least 12, the halt included
+_SHORT, _LONG = 10, 12  # a short trace has at most 10 letters, a long trace at least 12, the halt included
 _TABLE_SEED = 2512_09106
 
 
 @dataclass(frozen=True, slots=True)
 class Automaton:
-    """The states a machine goes through until it halts: serial by nature, with an easy tail.
+    """The states of an automaton until it halts: serial, with an easy tail.
 
-    `length` is how many operations and places there are. `traces`: natural; long (12 places or more); mixed (half
-    natural, half long); short (98 % at most 10, 2 % long).
+    `length` is the number of operations and of answer letters. `traces`: natural; long (12 letters or more); mixed
+    (half natural, half long); short (98 % have at most 10 letters, 2 % are long).
     """
 
     length: int = 24
@@ -51,12 +52,12 @@ class Automaton:
         return f"automaton:length={self.length},traces={self.traces}"
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
-        """Problems; `facts` has the number of places up to the halt under "trace"."""
-        chance = Random(derive(seed, 0xA0, check_split(split), self.length, TRACES.index(self.traces)))
-        return [self._draw(chance) for _ in range(count)]
+        """Problems; `facts` holds the number of letters up to and with the halt under "trace"."""
+        generator = Random(derive(seed, 0xA0, check_split(split), self.length, TRACES.index(self.traces)))
+        return [self._draw(generator) for _ in range(count)]
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """Right where every place is."""
+        """Right if every letter is right."""
         if completion == example.answer:
             return Verdict(1.0)
         pairs = zip(completion, example.answer, strict=False)
@@ -65,27 +66,31 @@ class Automaton:
         return Verdict(0.0, f"{'halts too early' if early else 'wrong'} at place {first + 1}")
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-        """State and program, then the trace."""
-        return ((one.template.split("[")[0], one.answer) for one in self.examples(split, count, seed))
+        """State and operations, and the trace."""
+        return ((example.template.split("[")[0], example.answer) for example in self.examples(split, count, seed))
 
-    def _draw(self, chance: Random) -> Example:
-        kind = self.traces
-        if kind == "mixed":
-            kind = "long" if chance.random() < 0.5 else "natural"
-        elif kind == "short":
-            kind = "long" if chance.random() < 0.02 else "short"
+    def _draw(self, generator: Random) -> Example:
+        wanted = self.traces
+        if wanted == "mixed":
+            wanted = "long" if generator.random() < 0.5 else "natural"
+        elif wanted == "short":
+            wanted = "long" if generator.random() < 0.02 else "short"
         while True:
-            start = chance.choice(STATES)
-            program = "".join(chance.choices(OPERATIONS, k=self.length))
+            start = generator.choice(STATES)
+            program = "".join(generator.choices(OPERATIONS, k=self.length))
             trace = _run(start, program)
-            places = len(trace)
-            if kind == "natural" or (kind == "long" and places >= _LONG) or (kind == "short" and places <= _SHORT):
+            length = len(trace)
+            if (
+                wanted == "natural"
+                or (wanted == "long" and length >= _LONG)
+                or (wanted == "short" and length <= _SHORT)
+            ):
                 answer = trace.ljust(self.length, TAIL)
-                return Example(f"{start}{program}[{self.length}]", answer, {"trace": places, "unique": True})
+                return Example(f"{start}{program}[{self.length}]", answer, {"trace": length, "unique": True})
 
 
 def _run(start: str, program: str) -> str:
-    """The states after each operation, up to and with the halt, or to the end of the program."""
+    """State and operations -> the state after each operation, up to and with the halt."""
     state, trace = start, ""
     for operation in program:
         state = _TABLE[operation, state]
@@ -96,10 +101,10 @@ def _run(start: str, program: str) -> str:
 
 
 def _table() -> dict[tuple[str, str], str]:
-    """Six random maps; of their 72 entries 8 halt, spread over the operations."""
-    chance = Random(_TABLE_SEED)
-    table = {(operation, state): chance.choice(STATES) for operation in OPERATIONS for state in STATES}
-    for entry in chance.sample(sorted(table), len(table) // 9):
+    """(operation, state) -> the next state: drawn once, with 8 of the 72 entries replaced by the halt."""
+    generator = Random(_TABLE_SEED)
+    table = {(operation, state): generator.choice(STATES) for operation in OPERATIONS for state in STATES}
+    for entry in generator.sample(sorted(table), len(table) // 9):
         table[entry] = HALT
     return table
 

@@ -1,6 +1,6 @@
-"""The protocol of a task: problems, and a verifier that serves evaluation and reward alike, so they cannot disagree.
+"""The Task protocol: problems, and one verifier for evaluation and for reward.
 
-Verdicts of tasks that may be somebody else's: what breaks the contract is a sentence, never a score.
+`judge` and `judge_all` call verifiers that may come from plug-ins: a broken contract is a PluginError, never a score.
 """
 
 __all__ = [
@@ -27,76 +27,79 @@ from typing import Any, Protocol
 from unmask.errors import PluginError, RequestError, UnmaskError, did_you_mean
 
 SPLITS = ("train", "valid", "test")
-"""Problems of one split never depend on the seed of another: see `noise.derive`."""
+"""The splits of every task; each draws its problems from its own random numbers, see `noise.derive`."""
 TAIL = "_"
-"""The end-of-text letter of tasks on canvases of a fixed width: it fills what an answer leaves over."""
+"""The end-of-text letter of tasks with a fixed canvas width: it fills the positions after an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One problem."""
+    """One problem with its reference answer."""
 
     template: str
-    r"""The problem with holes in it, as `text.template` reads it: `[5]` is a hole of 5 tokens, `\[` a bracket."""
+    r"""The problem as a template of `text.template`: `[5]` is a hole of 5 tokens, `\[` a bracket."""
     answer: str
-    """What belongs into the holes, one after the other; empty where no right answer is known beforehand."""
+    """The texts of all holes, concatenated; empty if no right answer is known."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What else is known of it: how hard it is, what the verifier needs; `unique` is true where one answer is right."""
+    """Facts such as the difficulty, and what the verifier needs; `unique` is true if only one answer is right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a verifier says: a score in [0, 1], where 1 is right, and a word on why not."""
+    """The result of a verifier."""
 
     score: float
+    """In [0, 1]; 1 is right."""
     why: str = ""
+    """Why the score is below 1."""
 
 
 class Task(Protocol):
-    """A stream of problems with an exact verifier.
+    """Problems with an exact verifier.
 
-    A task whose problems can change although its name does not (they lie in a file, say) has an attribute `fingerprint`
-    too: a text that changes with them.
+    A task whose problems can change while its name does not (for example problems in a file) also has an attribute
+    `fingerprint`: a text that changes with them.
     """
 
     @property
     def name(self) -> str:
-        """The text that `tasks.make` makes this task from."""
+        """The text from which `tasks.make` makes this task."""
         ...
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
-        """`count` problems of a split, or all where there are fewer.
+        """`count` problems of a split, or all if there are fewer.
 
-        They are the same for the same seed, and the first n of a longer list.
+        The same seed gives the same problems; fewer problems are the first of more.
         """
         ...
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """Judge what was written into the holes, one after the other, up to EOS.
+        """A problem and the texts of its holes, concatenated up to EOS -> the verdict.
 
-        Any text may come; the same text has the same verdict. Call it through `judge` where the task may be foreign.
+        The completion may be any text; the same text has the same verdict. Call it through `judge` if the task may come
+        from a plug-in.
         """
         ...
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-        """Prompts and answers as a denoiser for this task trains on them: the prompt is always visible."""
+        """Pairs (prompt, answer) to train a denoiser on; the prompt is never masked."""
         ...
 
 
 def check_split(split: str) -> int:
-    """The number of a split. Raises RequestError for a name that is none."""
+    """The name of a split -> its index in SPLITS. Raises RequestError for an unknown name."""
     if split not in SPLITS:
         raise RequestError(f"There is no split named '{split}'; {did_you_mean(split, SPLITS)}")
     return SPLITS.index(split)
 
 
 def escaped(text: str) -> str:
-    """A text as it stands in a template: brackets and backslashes get a backslash before them."""
+    """A text -> the template that means it: a backslash is put before each bracket and backslash."""
     return re.sub(r"([\[\]\\])", r"\\\1", text)
 
 
 def joined_holes(row: str, blank: str) -> str:
-    """A template from a text in which `blank` stands for each token to fill: runs of blanks become [n]."""
+    """A text in which `blank` marks each token to fill -> its template: a run of n blanks becomes the hole [n]."""
     parts: list[str] = []
     at = 0
     while at < len(row):
@@ -116,30 +119,30 @@ _SECONDS = 10.0
 
 
 def judge(task: Task, example: Example, completion: str, seconds: float = _SECONDS) -> Verdict:
-    """`judge_all` for one."""
+    """A problem and a completion -> the verdict: `judge_all` of one pair."""
     return judge_all(task, [(example, completion)], seconds)[0]
 
 
-def judge_all(task: Task, given: Sequence[tuple[Example, str]], seconds: float = _SECONDS) -> list[Verdict]:
-    """`task.verify` for each example and completion, watched; `seconds` is how long each may take.
+def judge_all(task: Task, pairs: Sequence[tuple[Example, str]], seconds: float = _SECONDS) -> list[Verdict]:
+    """Pairs (example, completion) -> the verdicts of `task.verify`; each may take `seconds`.
 
-    A verifier that cannot read a completion has to say so with a score of 0: one that throws, hangs or answers with
-    something else may be wrong on right answers too, and would falsify every figure. All run in one thread of their
-    own, which cannot be ended from outside: after a PluginError about time it may go on in the background, and one that
-    hangs inside of a C function (9**9**9, say) holds up Python as a whole.
+    A verifier must give a score of 0 to a completion that it cannot read. A verifier that raises, hangs or returns
+    anything else may be wrong on right answers too, and would falsify every figure. All pairs are judged in one thread,
+    which cannot be stopped: after a PluginError about time it may continue in the background, and a hang inside of a C
+    function (9**9**9, say) blocks the whole Python process.
 
     Raises:
-        PluginError: where the verifier throws, takes longer, or answers with no Verdict of a score in [0, 1].
+        PluginError: if the verifier raises, takes longer, or does not return a Verdict with a score in [0, 1].
     """
-    answers: list[Any] = []
+    verdicts: list[Any] = []
     error: list[BaseException] = []
-    began = [time.monotonic()]  # of the verdict that is being thought about
+    began = [time.monotonic()]  # when the current call of the verifier began
 
     def run() -> None:
         try:
-            for example, completion in given:
+            for example, completion in pairs:
                 began[0] = time.monotonic()
-                answers.append(task.verify(example, completion))
+                verdicts.append(task.verify(example, completion))
         except BaseException as caught:  # SystemExit too
             error.append(caught)
 
@@ -149,33 +152,35 @@ def judge_all(task: Task, given: Sequence[tuple[Example, str]], seconds: float =
         thread.join(left)
     if error and isinstance(error[0], UnmaskError):
         raise error[0]
-    who, done = f"The verifier of '{task.name}'", len(answers)
+    verifier, done = f"The verifier of '{task.name}'", len(verdicts)
     if error:
         reason = f"{type(error[0]).__name__}: {' '.join(str(error[0]).split())}".rstrip(": .")
         raise PluginError(
-            f"{who} failed on {_about(given[done])}: {reason}; give what it cannot read a score of 0."
+            f"{verifier} failed on {_quoted(pairs[done][1])}: {reason}; give what it cannot read a score of 0."
         ) from error[0]
-    if done < len(given):
+    if done < len(pairs):
         raise PluginError(
-            f"{who} took more than {seconds:g} s over {_about(given[done])}; let it give up earlier with a score of 0."
+            f"{verifier} took more than {seconds:g} s over {_quoted(pairs[done][1])}; let it give up earlier with a "
+            "score of 0."
         )
-    return [_checked(answer, who, one) for answer, one in zip(answers, given, strict=True)]
+    return [_checked(verdict, verifier, text) for verdict, (_, text) in zip(verdicts, pairs, strict=True)]
 
 
-def _checked(verdict: Any, who: str, one: tuple[Example, str]) -> Verdict:
-    """The verdict, if it is one."""
+def _checked(verdict: Any, verifier: str, completion: str) -> Verdict:
+    """What a verifier returned -> the same, if it is a Verdict with a score in [0, 1]. Raises PluginError otherwise."""
     score = getattr(verdict, "score", None)
     if not isinstance(verdict, Verdict) or isinstance(score, bool) or not isinstance(score, int | float):
         raise PluginError(
-            f"{who} answered {_short(verdict)} on {_about(one)}; it has to be a Verdict with a number as score."
+            f"{verifier} answered {_short(verdict)} on {_quoted(completion)}; it has to be a Verdict with a number as "
+            "score."
         )
     if math.isnan(score) or not 0 <= score <= 1:
-        raise PluginError(f"{who} gave a score of {score} on {_about(one)}; a score lies between 0 and 1.")
+        raise PluginError(f"{verifier} gave a score of {score} on {_quoted(completion)}; a score lies between 0 and 1.")
     return verdict
 
 
-def _about(one: tuple[Example, str]) -> str:
-    return f"the completion {_short(one[1])}"
+def _quoted(completion: str) -> str:
+    return f"the completion {_short(completion)}"
 
 
 def _short(value: Any) -> str:

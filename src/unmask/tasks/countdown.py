@@ -1,9 +1,9 @@
-"""Countdown: reach a target from given numbers with + - * and /, each number used exactly once.
+"""Countdown: write an expression of the problem's numbers with + - * and / whose value is the target.
 
-As in the published task for language models (Stream of Search, arXiv:2404.03683; d1, arXiv:2504.12216) all numbers have
-to be used, unlike in the game show. With numbers up to 99 the prompt `3,17,42=62_____:` may be answered with
-`42+17+3___`: any expression that is right counts. Problems are made from an expression whose intermediate values are
-positive whole numbers, so each has a solution; an answer may go through fractions and negative values all the same.
+As in the published task for language models (Stream of Search, arXiv:2404.03683; d1, arXiv:2504.12216) every number
+must be used exactly once, unlike in the television game. With numbers up to 99 a right answer to `3,17,42=62_____:` is
+`42+17+3___`; every expression with the right value is accepted. Problems are made from an expression whose intermediate
+values are positive whole numbers, so each has a solution. An answer may have fractions and negative values on the way.
 """
 
 __all__ = ["Countdown", "evaluate"]
@@ -24,14 +24,14 @@ _TRIES = 10_000
 _OPERATIONS: dict[str, Callable[[Fraction, Fraction], Fraction]] = {"+": add, "-": sub, "*": mul, "/": truediv}
 _RANK = {"+": 1, "-": 1, "*": 2, "/": 2}
 _TOKEN = re.compile(r"\s*([0-9]{1,9}(?![0-9])|[-+*/()])")
-_Term = tuple[int, str, int]  # value, text, and the rank of its outermost operation: 3 for a number alone
+_Term = tuple[int, str, int]  # value, text, and the rank of its outermost operation: 3 for a single number
 
 
 @dataclass(frozen=True, slots=True)
 class Countdown:
-    """Reach a target from given numbers with + - * and /, each exactly once: many answers are right.
+    """Reach a target from some numbers with + - * and /, each used exactly once: many answers are right.
 
-    So many `numbers` from 1 to `largest`; the target lies between `low` and `high`.
+    A problem has `numbers` whole numbers from 1 to `largest`, and a target from `low` to `high`.
     """
 
     numbers: int = 3
@@ -54,34 +54,34 @@ class Countdown:
         return f"countdown:numbers={self.numbers},largest={self.largest},low={self.low},high={self.high}"
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
-        """Problems; `facts` has the "numbers" and the "target"."""
+        """Problems; `facts` holds the "numbers" and the "target"."""
         options = (self.numbers, self.largest, self.low, self.high)
-        chance = Random(derive(seed, _STREAM, check_split(split), *options))
-        return [self._draw(chance) for _ in range(count)]
+        generator = Random(derive(seed, _STREAM, check_split(split), *options))
+        return [self._draw(generator) for _ in range(count)]
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """Right where it is an expression of the given numbers, each once, that has the target as its exact value.
+        """Right if it is an expression of the problem's numbers, each used once, with the target as its exact value.
 
-        Spaces, and underscores behind the expression, do not matter; a sign needs a number on either side.
+        Spaces, and underscores after the expression, are ignored; a sign needs a number on either side.
         """
         text = completion.rstrip(TAIL + " \n")
         try:
             used, value = evaluate(text)
         except RequestError as error:
             return Verdict(0.0, str(error))
-        given, target = sorted(example.facts["numbers"]), example.facts["target"]
-        if sorted(used) != given:
-            return Verdict(0.0, f"'{text}' does not use each of {', '.join(map(str, given))} once")
+        numbers, target = sorted(example.facts["numbers"]), example.facts["target"]
+        if sorted(used) != numbers:
+            return Verdict(0.0, f"'{text}' does not use each of {', '.join(map(str, numbers))} once")
         return Verdict(1.0) if value == target else Verdict(0.0, f"'{text}' is {value}, not {target}")
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-        """Numbers and target, then the expression that the problem was made from."""
-        return ((one.template.split("[")[0], one.answer) for one in self.examples(split, count, seed))
+        """Numbers and target, and the expression from which the problem was made."""
+        return ((example.template.split("[")[0], example.answer) for example in self.examples(split, count, seed))
 
-    def _draw(self, chance: Random) -> Example:
+    def _draw(self, generator: Random) -> Example:
         for _ in range(_TRIES):
-            numbers = [chance.randint(1, self.largest) for _ in range(self.numbers)]
-            target, expression, _ = _combined(numbers, chance)
+            numbers = [generator.randint(1, self.largest) for _ in range(self.numbers)]
+            target, expression, _ = _combined(numbers, generator)
             if self.low <= target <= self.high:
                 break
         else:
@@ -89,65 +89,67 @@ class Countdown:
                 f"no problem was found for {self.name} in {_TRIES:,} tries; widen low and high, or change the numbers."
             )
         digits, most = len(str(self.largest)), len(str(self.high))
-        asked = f"{','.join(map(str, numbers))}={target}".ljust(self.numbers * (digits + 1) + most, TAIL)
-        # a pair of parentheses for each operation, but for the outermost and at most that: all that may be needed
-        places = self.numbers * digits + (self.numbers - 1) + 2 * (self.numbers - 2)
+        prompt = f"{','.join(map(str, numbers))}={target}".ljust(self.numbers * (digits + 1) + most, TAIL)
+        # digits, signs, and one pair of parentheses for each operation but the outermost: an upper bound
+        letters = self.numbers * digits + (self.numbers - 1) + 2 * (self.numbers - 2)
         facts = {"numbers": numbers, "target": target}
-        return Example(f"{asked}:[{places}]", expression.ljust(places, TAIL), facts)
+        return Example(f"{prompt}:[{letters}]", expression.ljust(letters, TAIL), facts)
 
 
-def _combined(numbers: Sequence[int], chance: Random) -> _Term:
-    """An expression of all the numbers with positive whole values on the way."""
+def _combined(numbers: Sequence[int], generator: Random) -> _Term:
+    """A random expression of all the numbers whose intermediate values are positive whole numbers."""
     terms: list[_Term] = [(number, str(number), 3) for number in numbers]
     while len(terms) > 1:
-        one, two = (terms.pop(chance.randrange(len(terms))) for _ in range(2))
-        if one[0] < two[0]:
-            one, two = two, one
+        left, right = (terms.pop(generator.randrange(len(terms))) for _ in range(2))
+        if left[0] < right[0]:
+            left, right = right, left
         signs = ["+", "*"]
-        signs += ["-"] if one[0] > two[0] else []
-        signs += ["/"] if one[0] % two[0] == 0 else []
-        terms.append(_joined(one, chance.choice(signs), two))
+        signs += ["-"] if left[0] > right[0] else []
+        signs += ["/"] if left[0] % right[0] == 0 else []
+        terms.append(_joined(left, generator.choice(signs), right))
     return terms[0]
 
 
-def _joined(one: _Term, sign: str, two: _Term) -> _Term:
-    """Two terms with a sign between them and no more parentheses than are needed."""
+def _joined(left: _Term, sign: str, right: _Term) -> _Term:
+    """Two terms and a sign -> their joined term, with parentheses only if they are needed."""
     rank = _RANK[sign]
-    left = f"({one[1]})" if one[2] < rank else one[1]
-    right = f"({two[1]})" if two[2] < rank or (two[2] == rank and sign in "-/") else two[1]
-    a, b = Fraction(one[0]), Fraction(two[0])
-    return int(_OPERATIONS[sign](a, b)), f"{left}{sign}{right}", rank
+    before = f"({left[1]})" if left[2] < rank else left[1]
+    after = f"({right[1]})" if right[2] < rank or (right[2] == rank and sign in "-/") else right[1]
+    value = _OPERATIONS[sign](Fraction(left[0]), Fraction(right[0]))
+    return int(value), f"{before}{sign}{after}", rank
 
 
 def evaluate(text: str) -> tuple[list[int], Fraction]:
-    """The numbers in an expression of + - * / and parentheses, and its exact value.
+    """An expression of whole numbers, + - * / and parentheses -> its numbers in order, and its exact value.
 
-    Two stacks, no recursion and nothing of Python's own evaluation, so that any text may be given. Raises RequestError,
-    with the reason, for what is no expression or divides by zero.
+    Any text may be passed: two stacks, no recursion, and no evaluation by Python.
+
+    Raises:
+        RequestError: with the reason, if the text is not an expression or divides by zero.
     """
     used: list[int] = []
     values: list[Fraction] = []
     signs: list[str] = []
-    wants_number = True
+    expects_number = True
     for token in _tokens(text):
-        if token.isdigit() and wants_number:
+        if token.isdigit() and expects_number:
             used.append(int(token))
             values.append(Fraction(used[-1]))
-            wants_number = False
-        elif token == "(" and wants_number:
+            expects_number = False
+        elif token == "(" and expects_number:
             signs.append(token)
-        elif token == ")" and not wants_number:
+        elif token == ")" and not expects_number:
             _reduce(values, signs, 1)
             if not signs:
                 raise RequestError(f"'{text}' closes a parenthesis that is not open")
             signs.pop()
-        elif token in _RANK and not wants_number:
+        elif token in _RANK and not expects_number:
             _reduce(values, signs, _RANK[token])
             signs.append(token)
-            wants_number = True
+            expects_number = True
         else:
             raise RequestError(f"'{text}' is not an expression: '{token}' cannot stand where it does")
-    if wants_number or "(" in signs:
+    if expects_number or "(" in signs:
         raise RequestError(f"'{text}' is not a whole expression" if text else "nothing was written")
     _reduce(values, signs, 1)
     return used, values[0]
@@ -164,7 +166,7 @@ def _tokens(text: str) -> Iterator[str]:
 
 
 def _reduce(values: list[Fraction], signs: list[str], rank: int) -> None:
-    """Work out the operations on top that bind at least as strongly as `rank`, back to an open parenthesis."""
+    """Apply the top operations of rank `rank` or higher, down to the last open parenthesis."""
     while signs and signs[-1] != "(" and _RANK[signs[-1]] >= rank:
         sign, right, left = signs.pop(), values.pop(), values.pop()
         if sign == "/" and right == 0:

@@ -1,6 +1,6 @@
 r"""Word problems in the format of GSM8K (arXiv:2110.14168): rows of `question` and `answer`, which ends in `#### 42`.
 
-The verifier reads the last number that a completion gives as its answer (`tasks.numbers`) and compares it exactly.
+The verifier reads the final number of a completion (`tasks.numbers`) and compares it exactly.
 """
 
 __all__ = ["Gsm8k"]
@@ -26,9 +26,9 @@ _STREAM = 0x65A8
 class Gsm8k:
     """Word problems in GSM8K's format, from a .jsonl file or a folder with train.jsonl and test.jsonl.
 
-    A file is dealt out by the hash of each question: eight in ten are for training, one each for validation and test.
-    In a folder each split has its own file; without a valid.jsonl one row in ten of train.jsonl is for validation and
-    not for training. `length` is the tokens of the hole for the worked answer.
+    A file is divided by the hash of each question: 80 % are for training, 10 % for validation, 10 % for test. In a
+    folder each split has its own file; without a valid.jsonl, 10 % of train.jsonl are for validation and not for
+    training. `length` is the tokens of the hole for the worked answer.
     """
 
     path: str
@@ -49,14 +49,14 @@ class Gsm8k:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the files, in hex."""
+        """The sha256 of all files, in hexadecimal."""
         return hashlib.sha256(b"\n".join(hashlib.sha256(_bytes(file)).digest() for file in self._files())).hexdigest()
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
-        """Problems in an order that the seed decides; `facts` has the right "number" as text, 3/4 for example.
+        """Problems in an order that depends on the seed; `facts` holds the right "number" as text, such as 3/4.
 
         Raises:
-            DataError: where a file cannot be read, a row is not what it should be, or the split has no rows.
+            DataError: if a file cannot be read, a row is not a problem, or the split has no rows.
         """
         rows = self._rows(split)
         Random(derive(seed, _STREAM, check_split(split))).shuffle(rows)
@@ -66,14 +66,14 @@ class Gsm8k:
         ]
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """Right where the completion's answer has the very value of the reference's."""
-        number, wanted = final_number(completion), Fraction(example.facts["number"])
+        """Right if the final number of the completion equals that of the reference."""
+        number, expected = final_number(completion), Fraction(example.facts["number"])
         if number is None:
             return Verdict(0.0, "there is no number in the place of the answer")
-        return Verdict(1.0) if number == wanted else Verdict(0.0, f"the answer is {number}, not {wanted}")
+        return Verdict(1.0) if number == expected else Verdict(0.0, f"the answer is {number}, not {expected}")
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-        """The question, then the worked answer as it stands in the file."""
+        """The question, and the worked answer as in the file."""
         rows = self._rows(split)
         Random(derive(seed, _STREAM, check_split(split))).shuffle(rows)
         return ((_prompt(question), answer) for question, answer, _ in rows[:count])
@@ -108,7 +108,7 @@ def _prompt(question: str) -> str:
 
 
 def _tenth(question: str) -> int:
-    """A number from 0 to 9 that depends on the question alone."""
+    """A question -> a number from 0 to 9 from its sha256."""
     return int(hashlib.sha256(question.strip().encode("utf-8", "replace")).hexdigest(), 16) % 10
 
 

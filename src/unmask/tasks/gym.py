@@ -1,10 +1,10 @@
-"""Tasks of the `reasoning-gym` package (an extra): its generators make the problems, its own scorers judge them.
+"""Tasks of the package `reasoning-gym` (an extra): its generators make the problems, its scorers are the verifiers.
 
-Its options are those of the data set: `gym:dataset=countdown,min_numbers=3,max_numbers=3`. Data sets without
-reference answers (boxnet, graph_color, propositional_logic, rubiks_cube, rush_hour) can be measured and learned from by
-reward, but not trained on as pairs. Scorers and generators are as they are. Some give a part of the score for an answer
-of the right form. Of the 105 of version 0.1.25 two break the contract of a task: game_of_life_halting takes any text
-for a no, and list_functions does not make the same problems twice.
+The options are those of the data set: `gym:dataset=countdown,min_numbers=3,max_numbers=3`. Data sets without reference
+answers (boxnet, graph_color, propositional_logic, rubiks_cube, rush_hour) can be evaluated and used as a reward, but
+give no pairs to train on. Scorers and generators are not changed; some scorers give a partial score for an answer of
+the right form. Of the 105 data sets of version 0.1.25 two break the contract of a task: game_of_life_halting accepts
+any text as a no, and list_functions does not make the same problems twice.
 """
 
 __all__ = ["Gym"]
@@ -20,15 +20,18 @@ from unmask.noise import derive
 from unmask.tasks.base import Example, Verdict, check_split, escaped
 
 _STREAM = 0x69E3
-_SEEDS = 2**30  # some data sets hand their seed to numpy, which takes 32 bits, and add the number of the problem to it
+_SEEDS = 2**30  # some data sets pass seed + index of the problem to numpy, which accepts 32 bits
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 class Gym:
     """A data set of the package reasoning-gym with its own scorer: dataset=countdown, leg_counting, zebra_puzzles, ...
 
-    `size` is how many problems a split has for a seed, `length` the tokens of the hole for an answer; all other options
-    are the data set's own. Raises RequestError where the package is missing, or a data set or option does not exist.
+    `size` is the number of problems of a split and a seed, `length` the tokens of the hole for an answer; all other
+    options are passed to the data set.
+
+    Raises:
+        RequestError: if the package is missing, or a data set or option does not exist.
     """
 
     def __init__(self, dataset: str, size: int = 10_000, length: int = 64, **settings: Any) -> None:
@@ -43,9 +46,9 @@ class Gym:
         for key in settings:
             if key not in options:
                 raise RequestError(f"The data set '{dataset}' has no option '{key}'; {did_you_mean(key, options)}")
-        self.settings = {key: _value(given) for key, given in sorted(settings.items())}
+        self.settings = {key: _value(value) for key, value in sorted(settings.items())}
         self._library = library
-        self._scorer = self._made(0)
+        self._scorer = self._dataset(0)
 
     @property
     def name(self) -> str:
@@ -54,22 +57,22 @@ class Gym:
 
     @property
     def fingerprint(self) -> str:
-        """The version of the package: another may make other problems."""
+        """The version of the package, because another version may make other problems."""
         return f"reasoning-gym {getattr(self._library, '__version__', 'unknown')}"
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
-        """The first problems of a split, at most `size`; `facts` has the package's own "entry" for the scorer."""
-        source = self._made(derive(seed, _STREAM, check_split(split)) % _SEEDS)
-        entries = [source[number] for number in range(min(count, self.size))]
+        """The first problems of a split, at most `size`; `facts` holds the package's "entry" for the scorer."""
+        source = self._dataset(derive(seed, _STREAM, check_split(split)) % _SEEDS)
+        entries = [source[index] for index in range(min(count, self.size))]
         return [
             Example(escaped(_prompt(entry)) + f"[{self.length}]", entry["answer"] or "", {"entry": entry})
             for entry in entries
         ]
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """The package's score of the completion, or of what stands in the last <answer> </answer> where there is one.
+        """The package's score of the completion, or of the text in its last <answer> </answer> if there is one.
 
-        A scorer that throws has met a text it cannot read, and that is no right answer.
+        A scorer that raises could not read the text: the score is 0.
         """
         tagged = _ANSWER.findall(completion)
         answer = (tagged[-1] if tagged else completion).strip()
@@ -80,7 +83,7 @@ class Gym:
         return Verdict(score, "" if score == 1 else f"'{answer}' has a score of {score:g}")
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-        """The question, then the reference answer. Raises RequestError where the data set knows none."""
+        """The question and the reference answer. Raises RequestError if the data set has no reference answers."""
         for example in self.examples(split, count, seed):
             if not example.answer:
                 raise RequestError(
@@ -88,11 +91,11 @@ class Gym:
                 )
             yield _prompt(example.facts["entry"]), example.answer
 
-    def _made(self, seed: int) -> Any:
-        """The package's data set."""
+    def _dataset(self, seed: int) -> Any:
+        """The data set of the package for a seed. Raises RequestError for options that it refuses."""
         try:
             return self._library.create_dataset(self.dataset, seed=seed, size=self.size, **self.settings)
-        except Exception as error:  # assertions about ranges, and comparisons of what cannot be compared
+        except Exception as error:  # assertions about ranges, and comparisons of values of different types
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RequestError(
                 f"The data set '{self.dataset}' refuses {self.settings or 'its options'}: {reason}."
@@ -115,14 +118,14 @@ def _library() -> Any:
 
 
 def _value(text: Any) -> Any:
-    """What an option's text means; what is no text is meant as it is."""
+    """The text of an option -> its value as bool, int, float or str; other values are returned as they are."""
     if not isinstance(text, str):
         return text
     if text in ("true", "True", "false", "False"):
         return text.lower() == "true"
-    for kind in (int, float):
+    for number in (int, float):
         try:
-            return kind(text)
+            return number(text)
         except ValueError:
             continue
     return text

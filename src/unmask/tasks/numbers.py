@@ -1,13 +1,14 @@
-r"""The number that a worked answer ends with, read exactly: `\boxed{1,000}` is 1000, `\frac{3}{4}` is 3/4.
+r"""A worked answer -> its final number, exactly: `\boxed{1,000}` is 1000, `\frac{3}{4}` is 3/4.
 
-Where a text gives its answer, by rank: the last `\boxed{...}`; the last line `#### x` that is a number; the last
-`<answer>x</answer>`; what follows the last "answer is"; the last number of all. A box or a tag that holds no number is
-a wrong answer, whatever numbers stand elsewhere. Values are `Fraction`s, so that 0.1 is 1/10 and 0.33 is not 1/3.
+The final number is, in this order: the last `\boxed{...}`; the last line `#### x` that is a number; the last
+`<answer>x</answer>`; what follows the last "answer is"; the last number of the text. A box or a tag without a number
+means that there is no final number, even if the text has others. Values are `Fraction`s: 0.1 is 1/10, and 0.33 is not
+1/3.
 
-What stands in such a place is read as a whole, as one number with what may stand around it: a label (`x =`, `Total:`),
-a sign, a currency, separators between groups of three digits, a percent sign or a unit behind. Units are dropped and
-not converted (20% is 20, 50 cents is 50), but for the words hundred to trillion, which multiply. What is more than one
-number (`3, 4`, `5:30`, `2\pi`, `10^3`, `2x`) is none.
+The text of a box, line or tag is read as a whole: one number, possibly with a label (`x =`, `Total:`), a sign, a
+currency, separators between groups of three digits, and a percent sign or a unit after it. Units are dropped and not
+converted (20% is 20, 50 cents is 50), except the words hundred to trillion, which multiply. Anything that is not
+exactly one number (`3, 4`, `5:30`, `2\pi`, `10^3`, `2x`) is no number.
 """
 
 __all__ = ["final_number", "parse_number"]
@@ -15,9 +16,9 @@ __all__ = ["final_number", "parse_number"]
 import re
 from fractions import Fraction
 
-_DIGITS = 60  # a longer number is nobody's answer, and slow to read
+_DIGITS = 60  # longer numbers are not answers, and slow to read
 _WORDS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_UNITS = frozenset({"e", "half", "i", "k", "n", "pi", "x", "y", "z"})  # behind a number these change its value
+_NO_UNITS = frozenset({"e", "half", "i", "k", "n", "pi", "x", "y", "z"})  # after a number these change its value
 
 _CURRENCY = "[$€£¥₹]"
 _PLAIN = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+)"
@@ -26,11 +27,9 @@ _WHOLE = re.compile(
     rf"(?:(?P<units>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_PLAIN})(?:\s*/\s*(?P<bottom>{_PLAIN}))?(?P<rest>.*)",
     re.DOTALL,
 )
-_LOOSE = (
-    re.compile(  # a number in running text; its sign has to touch it, and stand behind nothing it could subtract from
-        rf"(?:(?<![\w)\]}}%.])(?P<sign>[-+]))?(?:(?<![\w^.])|(?<=[-+])){_CURRENCY}?(?:(?<={_CURRENCY})(?P<inner>[-+]))?"
-        rf"(?:(?P<units>[0-9]+) (?=[0-9]+/[0-9]))?(?P<top>{_PLAIN})(?:/(?P<bottom>{_PLAIN}))?(?![0-9^²³])"
-    )
+_LOOSE = re.compile(  # a number in running text; its sign has to touch it, and must not follow a number (a subtraction)
+    rf"(?:(?<![\w)\]}}%.])(?P<sign>[-+]))?(?:(?<![\w^.])|(?<=[-+])){_CURRENCY}?(?:(?<={_CURRENCY})(?P<inner>[-+]))?"
+    rf"(?:(?P<units>[0-9]+) (?=[0-9]+/[0-9]))?(?P<top>{_PLAIN})(?:/(?P<bottom>{_PLAIN}))?(?![0-9^²³])"
 )
 _EXPONENT = re.compile(r"(?<=[A-Za-z])\^?\{?[23²³]\}?(?![0-9])")  # of a unit: m^2, cm²
 _LABEL = re.compile(r"[^0-9:]*:(?!//)")
@@ -39,7 +38,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BARE = re.compile(r"[-+]?[0-9][0-9,./]*")
 _HASHES = re.compile(r"####([^\n]*)")
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
-_TOLD = re.compile(r"\banswer\s+is\b\s*:?\s*(.*?)(?:[.!?](?=\s|$)|\n|$)", re.IGNORECASE)
+_ANSWER_IS = re.compile(r"\banswer\s+is\b\s*:?\s*(.*?)(?:[.!?](?=\s|$)|\n|$)", re.IGNORECASE)
 
 _SPACE = "[\u00a0\u2009\u202f]"
 _CLEANING = [
@@ -58,7 +57,7 @@ _FRACTION = re.compile(
 
 
 def final_number(text: str) -> Fraction | None:
-    """The number that a text gives as its answer, by the rules of this module; None where it gives none."""
+    """A text -> its final number by the rules of this module; None if it has none."""
     box = _last_box(text)
     if box is not None:
         return parse_number(box)
@@ -67,17 +66,17 @@ def final_number(text: str) -> Fraction | None:
             return number
     if tags := _TAG.findall(text):
         return parse_number(tags[-1])
-    for told in reversed(_TOLD.findall(text)):
-        number = parse_number(told)
+    for answer in reversed(_ANSWER_IS.findall(text)):
+        number = parse_number(answer)
         if number is None:
-            number = next(iter(_loose_numbers(told.rpartition("=")[2])), None)
+            number = next(iter(_loose_numbers(answer.rpartition("=")[2])), None)
         if number is not None:
             return number
     return next(iter(reversed(_loose_numbers(text))), None)
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The one number that a short text is, with label, sign, currency, separators and unit; None where it is not."""
+    """A short text -> the one number that it states, see the module docstring; None if it is not one number."""
     clean = _cleaned(text).strip().rstrip(".,;:!\"' ")
     clean = clean.rpartition("=")[2].strip()
     if label := _LABEL.match(clean):
@@ -86,7 +85,7 @@ def parse_number(text: str) -> Fraction | None:
         if len(clean) < 2:
             return None
         clean = clean[1:-1].strip()
-    clean = re.sub(r"(?<![0-9])[0-9]{1,3}(?: [0-9]{3})+(?![0-9/])", lambda found: found[0].replace(" ", ","), clean)
+    clean = re.sub(r"(?<![0-9])[0-9]{1,3}(?: [0-9]{3})+(?![0-9/])", lambda match: match[0].replace(" ", ","), clean)
     match = _WHOLE.fullmatch(clean)
     if match is None:
         return None
@@ -95,7 +94,7 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def _factor(rest: str) -> int | None:
-    """What stands behind a number as a factor: 1 for a unit, 10**6 for million; None where it is more than that."""
+    """The text after a number -> its factor: 1 for a unit, 10**6 for million; None if it is neither."""
     rest = _EXPONENT.sub("", rest)
     if re.search(r"[0-9\\^=*+<>_²³½¼¾]", rest):
         return None
@@ -111,7 +110,7 @@ def _factor(rest: str) -> int | None:
 
 
 def _value(match: re.Match[str], sign: str | None, factor: int = 1) -> Fraction | None:
-    """The value of a match's parts; None for a division by zero, or a number too long to be meant."""
+    """The groups of a match -> their value; None for a division by zero, or more than 60 digits."""
     parts = [(match[name] or "").replace(",", "") for name in ("units", "top", "bottom")]
     if max(map(len, parts)) > _DIGITS:
         return None
@@ -123,38 +122,38 @@ def _value(match: re.Match[str], sign: str | None, factor: int = 1) -> Fraction 
 
 
 def _fraction(text: str) -> Fraction:
-    return Fraction(f"0{text}0" if "." in text else text)  # .5 and 5. get their missing digit
+    return Fraction(f"0{text}0" if "." in text else text)  # adds the missing digit of .5 and 5.
 
 
 def _loose_numbers(text: str) -> list[Fraction]:
-    """Every number in running text, in order."""
-    clean, found = _cleaned(text), list[Fraction]()
+    """Running text -> all its numbers, in order."""
+    clean, numbers = _cleaned(text), list[Fraction]()
     for match in _LOOSE.finditer(clean):
         word = re.match(r"\s+([a-z]+)", clean[match.end() : match.end() + 20])
         value = _value(match, match["sign"] or match["inner"], _WORDS.get(word[1], 1) if word else 1)
         if value is not None:
-            found.append(value)
-    return found
+            numbers.append(value)
+    return numbers
 
 
 def _cleaned(text: str) -> str:
-    """The text with LaTeX for numbers, signs and spaces in plain characters; other LaTeX keeps its backslash."""
+    """A text -> the same with LaTeX for numbers, signs and spaces as plain characters; other LaTeX is kept."""
     for pattern, plain in _CLEANING:
         text = re.sub(pattern, plain, text)
-    for _ in range(4):  # as deep as anybody nests them
+    for _ in range(4):  # levels of nesting
         text = _NAMED.sub(r" \1", text)
     return _FRACTION.sub(_written_fraction, text)
 
 
 def _written_fraction(match: re.Match[str]) -> str:
-    r"""`\frac{3}{4}` as 3/4, and `1\frac{1}{2}` as 1 1/2."""
+    r"""`\frac{3}{4}` -> 3/4, and `1\frac{1}{2}` -> 1 1/2."""
     before, *parts = match.groups()
     top, bottom = (parts[0] or parts[1]), (parts[2] or parts[3])
     return f"{before} {top}/{bottom}" if before else f"{top}/{bottom}"
 
 
 def _last_box(text: str) -> str | None:
-    r"""What the last `\boxed` holds; one whose brace is never closed does not count."""
+    r"""The content of the last `\boxed`; a box whose brace is not closed does not count."""
     for match in reversed(list(_BOX.finditer(text))):
         if text[match.end() : match.end() + 1] != "{":
             bare = _BARE.match(text, match.end())

@@ -1,4 +1,4 @@
-"""Sudoku: a grid in which each row, column and box holds each digit once; any order may be wrong, and some are."""
+"""Sudoku: fill a grid so that each row, column and box holds each digit once; the order of reveals matters."""
 
 __all__ = ["SHAPES", "Sudoku", "drawn_as", "grids", "solutions"]
 
@@ -17,15 +17,15 @@ from unmask.tasks.base import Example, Verdict, check_split, joined_holes
 SHAPES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
 """Side of the grid to height and width of its boxes."""
 BLANK = "0"
-Grid = list[int]  # side * side numbers, 0 where nothing stands
+Grid = list[int]  # side * side digits, row by row; 0 for an empty cell
 
 
 @dataclass(frozen=True, slots=True)
 class Sudoku:
-    """A grid in which each row, column and box holds each digit once: random order fails, the surest cells do well.
+    """A grid in which each row, column and box holds each digit once: random order fails, most confident first works.
 
-    Puzzles have exactly one solution, and no clue can be taken away; `clues` more are given on top, as long as a cell
-    stays empty.
+    Puzzles have exactly one solution and are minimal: no clue can be removed. Then `clues` more clues are added, as
+    long as one cell stays empty.
     """
 
     side: int = 6
@@ -42,35 +42,35 @@ class Sudoku:
         return f"sudoku:side={self.side},clues={self.clues}"
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
-        """Puzzles, row by row as digits; `facts` has "clues" and "guesses", those that a solver needed (0: none)."""
-        chance = Random(derive(seed, 0x50D, check_split(split), self.side, self.clues))
-        return [self._puzzle(chance) for _ in range(count)]
+        """Puzzles, row by row as digits; `facts` holds the numbers of "clues" and of "guesses" that a solver needs."""
+        generator = Random(derive(seed, 0x50D, check_split(split), self.side, self.clues))
+        return [self._puzzle(generator) for _ in range(count)]
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """Right where the filled grid keeps every rule; the clues stand as they were given."""
+        """Right if the clues and the completion together satisfy every rule."""
         puzzle = example.facts["puzzle"]
         if len(completion) != puzzle.count(BLANK) or not set(completion) <= set("123456789"):
             return Verdict(0.0, f"'{completion}' is not {puzzle.count(BLANK)} digits")
         digits = iter(completion)
         grid = [int(next(digits) if clue == BLANK else clue) for clue in puzzle]
-        wanted = set(range(1, self.side + 1))
-        broken = [name for name, cells in _groups(self.side) if {grid[cell] for cell in cells} != wanted]
+        expected = set(range(1, self.side + 1))
+        broken = [name for name, cells in _groups(self.side) if {grid[cell] for cell in cells} != expected]
         return Verdict(0.0, f"{broken[0]} is not right") if broken else Verdict(1.0)
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-        """Nothing and a full grid: the denoiser learns from grids with any cells hidden."""
-        chance = Random(derive(seed, 0x6D1D, check_split(split), self.side))
-        return (("", "".join(map(str, grid))) for grid in islice(grids(self.side, chance), count))
+        """An empty prompt and a full grid, so that a denoiser trains with any cells masked."""
+        generator = Random(derive(seed, 0x6D1D, check_split(split), self.side))
+        return (("", "".join(map(str, grid))) for grid in islice(grids(self.side, generator), count))
 
-    def _puzzle(self, chance: Random) -> Example:
-        grid = next(grids(self.side, chance))
+    def _puzzle(self, generator: Random) -> Example:
+        grid = next(grids(self.side, generator))
         puzzle = list(grid)
-        for cell in chance.sample(range(len(grid)), len(grid)):
+        for cell in generator.sample(range(len(grid)), len(grid)):
             puzzle[cell] = 0
             if len(list(solutions(self.side, puzzle, limit=2))) > 1:
                 puzzle[cell] = grid[cell]
         blank = [cell for cell, clue in enumerate(puzzle) if not clue]
-        for cell in chance.sample(blank, min(self.clues, len(blank) - 1)):
+        for cell in generator.sample(blank, min(self.clues, len(blank) - 1)):
             puzzle[cell] = grid[cell]
         text = "".join(map(str, puzzle))
         answer = "".join(str(digit) for digit, clue in zip(grid, puzzle, strict=True) if not clue)
@@ -79,34 +79,34 @@ class Sudoku:
 
 
 def drawn_as(source: str) -> dict[str, Any]:
-    """How what a model writes that learned from `source` is drawn: a Sudoku's columns and boxes, else nothing."""
-    found = re.fullmatch(r"task:sudoku(?::(?:.*,)?side=(\d+)\b.*|[:@].*)?", source)
-    side = int(found[1] or Sudoku().side) if found else 0
+    """The data source of a model -> display options of its texts: columns and boxes for a Sudoku, else none."""
+    match = re.fullmatch(r"task:sudoku(?::(?:.*,)?side=(\d+)\b.*|[:@].*)?", source)
+    side = int(match[1] or Sudoku().side) if match else 0
     return {"columns": side, "box": SHAPES[side]} if side in SHAPES else {}
 
 
-def grids(side: int, chance: Random) -> Iterator[Grid]:
-    """Random full grids without end."""
+def grids(side: int, generator: Random) -> Iterator[Grid]:
+    """An infinite sequence of random full grids."""
     while True:
-        yield next(solutions(side, [0] * side**2, chance=chance))
+        yield next(solutions(side, [0] * side**2, generator=generator))
 
 
-def solutions(side: int, puzzle: Grid, *, limit: int = 1, chance: Random | None = None) -> Iterator[Grid]:
-    """Up to `limit` completions of a puzzle, by the cell with the fewest digits left; in random order with `chance`."""
-    state = _Board(side, puzzle)
-    yield from state.search(limit, chance) if state.sound else ()
+def solutions(side: int, puzzle: Grid, *, limit: int = 1, generator: Random | None = None) -> Iterator[Grid]:
+    """A puzzle -> up to `limit` completions, by depth-first search; digits in random order with a `generator`."""
+    board = _Board(side, puzzle)
+    yield from board.search(limit, generator) if board.consistent else ()
 
 
 def _guesses(side: int, puzzle: Grid) -> int:
-    """How many times a solver that fills single-choice cells first has to choose among several, until it is done."""
-    state = _Board(side, puzzle)
-    next(state.search(1, None))
-    return state.choices
+    """How many times the solver, which fills single-choice cells first, has to choose among several digits."""
+    board = _Board(side, puzzle)
+    next(board.search(1, None))
+    return board.choices
 
 
 @cache
 def _groups(side: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Name and cells of each row, column and box."""
+    """The side of a grid -> the name and the cells of each row, column and box."""
     height, width = SHAPES[side]
     span = range(side)
     rows = [(f"row {r + 1}", tuple(side * r + c for c in span)) for r in span]
@@ -122,36 +122,36 @@ def _box(side: int, cell: int) -> int:
 
 
 class _Board:
-    """A grid with, for each row, column and box, the bits of the digits that still may stand there."""
+    """A grid and, for each row, column and box, the bits of the digits that are not used in it."""
 
     def __init__(self, side: int, puzzle: Grid) -> None:
         self.side, self.grid, self.choices = side, list(puzzle), 0
-        self.places = [(c // side, side + c % side, 2 * side + _box(side, c)) for c in range(side**2)]
+        self.groups = [(c // side, side + c % side, 2 * side + _box(side, c)) for c in range(side**2)]
         self.free = [(1 << side) - 1] * (3 * side)
-        self.sound = all(self._place(cell, digit) for cell, digit in enumerate(puzzle) if digit)
+        self.consistent = all(self._place(cell, digit) for cell, digit in enumerate(puzzle) if digit)
 
     def _place(self, cell: int, digit: int) -> bool:
-        """Write a digit; False where a rule forbids it."""
+        """Write a digit into a cell; returns False if a rule forbids it."""
         bit = 1 << (digit - 1)
-        fits = all(self.free[place] & bit for place in self.places[cell])
-        for place in self.places[cell]:
-            self.free[place] &= ~bit
+        allowed = all(self.free[group] & bit for group in self.groups[cell])
+        for group in self.groups[cell]:
+            self.free[group] &= ~bit
         self.grid[cell] = digit
-        return fits
+        return allowed
 
     def _erase(self, cell: int) -> None:
         bit = 1 << (self.grid[cell] - 1)
-        for place in self.places[cell]:
-            self.free[place] |= bit
+        for group in self.groups[cell]:
+            self.free[group] |= bit
         self.grid[cell] = 0
 
     def _tightest(self) -> tuple[int, int]:
-        """The empty cell with the fewest possible digits, and these as bits; (-1, 0) where none is empty."""
+        """The empty cell with the fewest possible digits, and these as bits; (-1, 0) if no cell is empty."""
         best, least, bits = -1, self.side + 1, 0
         for cell, digit in enumerate(self.grid):
             if digit:
                 continue
-            row, column, box = self.places[cell]
+            row, column, box = self.groups[cell]
             possible = self.free[row] & self.free[column] & self.free[box]
             count = possible.bit_count()
             if count < least:
@@ -160,22 +160,22 @@ class _Board:
                     break
         return best, bits
 
-    def search(self, limit: int, chance: Random | None) -> Iterator[Grid]:
-        """Depth first."""
+    def search(self, limit: int, generator: Random | None) -> Iterator[Grid]:
+        """Up to `limit` full grids, by depth-first search that fills the cell with the fewest possible digits."""
         cell, bits = self._tightest()
         if cell < 0:
             yield list(self.grid)
             return
         digits = [digit for digit in range(1, self.side + 1) if bits >> (digit - 1) & 1]
         self.choices += len(digits) > 1
-        if chance is not None:
-            chance.shuffle(digits)
-        found = 0
+        if generator is not None:
+            generator.shuffle(digits)
+        count = 0
         for digit in digits:
             self._place(cell, digit)
-            for grid in self.search(limit - found, chance):
-                found += 1
+            for grid in self.search(limit - count, generator):
+                count += 1
                 yield grid
-                if found >= limit:
+                if count >= limit:
                     return  # the board is not used again
             self._erase(cell)

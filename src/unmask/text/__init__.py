@@ -1,1 +1,1 @@
-"""Text to ids and back: tokenizers, and prompts with holes."""
+"""Text -> token ids and back (tokenizers); text with holes -> its parts (templates)."""

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees either all of it or nothing."""
+"""Write a file atomically: a reader sees all of it or nothing."""
 
 __all__ = ["write_file"]
 
@@ -10,10 +10,10 @@ from unmask.errors import RunError
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path` through a temporary name in the same folder, which is made where it is missing.
+    """Write `content` to `path` through a temporary file in the same folder, which is created if it is missing.
 
     Raises:
-        RunError: where the disk does not take it.
+        RunError: if the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def write_file(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+            os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner can read
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)

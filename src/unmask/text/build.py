@@ -1,4 +1,4 @@
-"""The tokenizers that we make ourselves: bytes, characters, DNA and trained byte-level BPE."""
+"""Tokenizers made by this library: bytes, characters, DNA letters, and trained byte-level BPE (byte-pair encoding)."""
 
 __all__ = ["bpe_tokenizer", "byte_tokenizer", "char_tokenizer", "dna_tokenizer"]
 
@@ -15,7 +15,7 @@ _SPECIAL = ("<mask>", "<pad>", "<eos>")
 
 
 def byte_tokenizer() -> Tokenizer:
-    """A token a byte: id = value of the byte; then <mask>, <pad>, <eos> (256, 257, 258)."""
+    """A tokenizer with one token per byte: id = value of the byte; <mask>, <pad>, <eos> have the ids 256, 257, 258."""
     backend = Backend(models.BPE({character: byte for byte, character in enumerate(BYTE_CHARACTERS)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
@@ -23,10 +23,10 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def char_tokenizer(texts: Iterable[str]) -> Tokenizer:
-    """A token a character that occurs in `texts`, in the order of their code points; any other becomes <unk> (id 0).
+    """Texts -> a tokenizer with one token per character of them, ordered by code point; others become <unk> (id 0).
 
     Raises:
-        DataError: where the texts hold no character.
+        DataError: if the texts have no character.
     """
     characters: set[str] = set()
     for text in texts:
@@ -37,7 +37,10 @@ def char_tokenizer(texts: Iterable[str]) -> Tokenizer:
 
 
 def dna_tokenizer() -> Tokenizer:
-    """A C G T N, ids 0 to 4. Case is folded, white space and FASTA header lines are dropped, other letters become N."""
+    """A tokenizer of DNA letters: A C G T N have the ids 0 to 4.
+
+    Lower case is encoded as upper case, white space and FASTA header lines are dropped, other letters become N.
+    """
     backend = _alphabet(["A", "C", "G", "T", "N"], "N")
     fold = [normalizers.Replace(letter, letter.upper()) for letter in "acgt"]
     drop = [normalizers.Replace(Regex(r"^>[^\n]*"), ""), normalizers.Replace(Regex(r"\s+"), "")]
@@ -46,13 +49,13 @@ def dna_tokenizer() -> Tokenizer:
 
 
 def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE trained on `texts`: any string can be encoded, and decodes to itself.
+    """Texts -> a byte-level BPE tokenizer trained on them: it encodes any string, and decodes it exactly.
 
-    `vocab_size` counts everything: 256 bytes, the merges and the three special tokens, which come last. Texts with too
-    few pairs to merge give a smaller vocabulary.
+    `vocab_size` counts all ids: 256 bytes, the merges, and the three special tokens, which have the highest ids. The
+    vocabulary is smaller if the texts have too few pairs to merge.
 
     Raises:
-        DataError: where `vocab_size` leaves no room for the bytes and special tokens.
+        DataError: if `vocab_size` is too small for the bytes and the special tokens.
     """
     smallest = len(BYTE_CHARACTERS) + len(_SPECIAL)
     if vocab_size < smallest:
@@ -67,25 +70,24 @@ def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         special_tokens=[],
         initial_alphabet=list(BYTE_CHARACTERS),
     )
-    backend.train_from_iterator(_sized(texts), trainer)
+    backend.train_from_iterator(_nonempty(texts), trainer)
     return _finished(backend)
 
 
-def _sized(texts: Iterable[str]) -> Iterator[str]:
-    """`texts` without empty ones, which the trainer has no use for."""
+def _nonempty(texts: Iterable[str]) -> Iterator[str]:
+    """`texts` without the empty ones."""
     return (text for text in texts if text)
 
 
 def _alphabet(tokens: list[str], unknown: str) -> Backend:
-    """A backend in which each character is a token of its own; BPE without merges is the quickest model for that."""
-    backend = Backend(
-        models.BPE({token: one for one, token in enumerate(tokens)}, [], unk_token=unknown, fuse_unk=False)
-    )
+    """A backend in which each character is one token; BPE without merges is the fastest model for that."""
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = Backend(models.BPE(vocabulary, [], unk_token=unknown, fuse_unk=False))
     backend.decoder = decoders.Fuse()
     return backend
 
 
 def _finished(backend: Backend) -> Tokenizer:
-    """`backend` with our special tokens behind its own."""
+    """`backend` with the special tokens of this library added after its own tokens."""
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in _SPECIAL])
     return Tokenizer.from_json(backend.to_str())

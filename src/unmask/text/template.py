@@ -1,14 +1,14 @@
-r"""Text with holes: "To be or [5] to be" has a hole of five tokens between two texts.
+r"""Templates, texts with holes: "To be or [5] to be" has a hole of five tokens between two texts.
 
     [5]            a hole of 5 tokens
     [1-8]          a hole of 1 to 8 tokens, whichever length fits the whole text best
-    [=old words]   hide these words and write as many tokens anew
-    [4=old words]  write 4 tokens in place of these words; [1-8=old words] 1 to 8
-    [?]            the place of the choices, where choices are compared
+    [=old words]   replace these words by as many new tokens
+    [4=old words]  replace these words by 4 new tokens; [1-8=old words] by 1 to 8
+    [?]            where a choice is inserted when choices are compared
     \[ \] \\       the characters themselves, inside brackets too
 
-What stands outside the brackets stays as it is, spaces included. Most tokenizers join a word with the space before it:
-"The[= king] is" hides that space too, and reads better to them than "The [=king] is".
+Text outside the brackets is not changed, spaces included. Most tokenizers join a word with the space before it:
+"The[= king] is" hides that space too, and usually gives better results than "The [=king] is".
 """
 
 __all__ = ["Edit", "Hole", "Part", "Slot", "parse_template"]
@@ -29,39 +29,39 @@ _HELP = (
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """A place to fill."""
+    """A run of tokens to write: of a fixed length, or of a length between two limits."""
 
     length: int
-    """Tokens, at least 1; the fewest where the length is free."""
+    """Tokens, at least 1; the minimum if the length is free."""
     longest: int | None = None
-    """The most tokens of a free length, at least `length`; None where the length is set."""
+    """The maximum of a free length in tokens, at least `length`; None for a fixed length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Words that are hidden and written anew."""
+    """Words to replace by new tokens."""
 
     words: str
     hole: Hole | None = None
-    """What takes their place; None for as many tokens as they have."""
+    """The hole that replaces them; None for a hole of as many tokens as they have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where the choices go."""
+    """The position at which a choice is inserted."""
 
 
 Part = str | Hole | Edit | Slot
 
 
 def parse_template(text: str) -> list[Part]:
-    r"""The texts and holes of a template, in order; no two texts stand side by side, and none is empty.
+    r"""A template -> its texts and holes, in order; no two texts are adjacent, and no text is empty.
 
-    The language is that of this module's docstring. A backslash before anything but `[`, `]` and `\`, and a closing
-    bracket alone, are text.
+    The module docstring defines the language. A backslash before any character but `[`, `]` and `\` is text, and so is
+    a closing bracket alone.
 
     Raises:
-        RequestError: for a bracket that is not closed, a hole without lengths of at least 1, or no hole at all.
+        RequestError: for a bracket that is not closed, a hole whose length is not at least 1, or no hole at all.
     """
     parts: list[Part] = []
     for match in _PART.finditer(text):
@@ -78,7 +78,7 @@ def parse_template(text: str) -> list[Part]:
 
 
 def _bracket(inside: str) -> Hole | Edit | Slot:
-    """What stands between two brackets."""
+    """The text between two brackets -> the part of the template that it means."""
     if inside == "?":
         return Slot()
     length, equals, words = inside.partition("=")
@@ -92,11 +92,11 @@ def _bracket(inside: str) -> Hole | Edit | Slot:
 
 
 def _hole(length: str, inside: str) -> Hole:
-    """The hole of a length such as 5 or 1-8; `inside` is for the sentence of an error."""
-    found = _LENGTH.fullmatch(length)
-    if found is None:
+    """A length such as 5 or 1-8 -> its hole; `inside` is quoted in errors."""
+    match = _LENGTH.fullmatch(length)
+    if match is None:
         raise RequestError(f"[{inside}] is not a hole: {_HELP}.")
-    least, most = int(found[1]), None if found[2] is None else int(found[2])
+    least, most = int(match[1]), None if match[2] is None else int(match[2])
     if least < 1:
         raise RequestError(f"[{inside}] is a hole of no token; a hole has at least 1.")
     if most is not None and most < least:

@@ -1,6 +1,7 @@
-"""The alphabet of byte-level tokenizers: one printable character for each byte.
+"""The Tokenizer: a tokenizer.json of the library `tokenizers`, with the ids of MASK, PAD and EOS.
 
-One tokenizer type over the one format `tokenizer.json`, with the three ids that masked diffusion needs.
+MASK hides a token, PAD fills a row after its end, EOS ends a text. `BYTE_CHARACTERS` is the alphabet of byte-level
+tokenizers: one printable character for each byte.
 """
 
 __all__ = ["BYTE_CHARACTERS", "Tokenizer", "is_plain_bytes"]
@@ -19,7 +20,7 @@ from unmask.text.atomic import write_file
 
 
 def _characters() -> tuple[str, ...]:
-    """The 256 characters by byte: printable Latin-1 stands for itself, the others for U+0100 and up in their order."""
+    """The 256 characters by byte: printable Latin-1 as it is, for the other bytes U+0100 and up, in order."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return tuple(chr(byte) if byte in printable else chr(0x100 + others.index(byte)) for byte in range(256))
@@ -29,7 +30,7 @@ BYTE_CHARACTERS = _characters()
 
 
 def is_plain_bytes(record: Mapping[str, Any]) -> bool:
-    """Whether a parsed tokenizer.json maps each byte to its own value and merges nothing."""
+    """Whether a parsed tokenizer.json maps each byte to the id of the same value and has no merges."""
     model, split, decoder = record["model"], record.get("pre_tokenizer") or {}, record.get("decoder") or {}
     return (
         model.get("type") == "BPE"
@@ -51,32 +52,32 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenizer:
-    """A `tokenizers.Tokenizer` and the ids of its MASK, PAD and EOS. Make one with `load`, `from_json` or text.build.
+    """A `tokenizers.Tokenizer` and the ids of its MASK, PAD and EOS; made by `load`, `from_json` or `text.build`.
 
-    Text is always text: a literal "<mask>" in what a user writes becomes ordinary tokens, never the MASK id.
+    Text never encodes to a special id: a literal "<mask>" in a text becomes ordinary tokens.
     """
 
     backend: tokenizers.Tokenizer
-    """Never to be changed: it belongs to this object."""
+    """Owned by this object: not to be changed."""
     mask_id: int
     pad_id: int
-    """Always another id than `mask_id`."""
+    """Differs from `mask_id`."""
     eos_id: int | None
     vocab_size: int
-    """The highest id plus one, special tokens included."""
+    """The highest id plus 1, special tokens included."""
     _plain_bytes: bool
-    """Whether a token is a byte and its id the value of the byte: then no library call is needed."""
+    """Whether each token is a byte and its id the value of the byte: then no library call is needed."""
     _guarded: bool
-    """Whether the model could come upon a special token in text: then ids are looked through after encoding."""
+    """Whether the library could encode text to a special id: then ids are checked after encoding."""
     unknown_id: int | None
-    """What stands for text that the tokenizer has no token for; None where it has one for everything."""
+    """The id of text that has no token; None if every text has tokens."""
 
     @classmethod
     def load(cls, path: str | Path, mask_token: str | None = None) -> "Tokenizer":
-        """Read a tokenizer.json, or the one in a checkpoint folder. `mask_token`: see `from_json`.
+        """The path of a tokenizer.json, or of a folder that holds one -> the tokenizer. `mask_token`: see `from_json`.
 
         Raises:
-            DataError: where there is no such file, it is not a tokenizer, or it has no MASK.
+            DataError: if there is no such file, it is not a tokenizer, or it has no MASK.
         """
         file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
         if not file.is_file():
@@ -92,19 +93,19 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str, mask_token: str | None = None, name: str = "the tokenizer") -> "Tokenizer":
-        """Read the content of a tokenizer.json; missing special tokens are added as new ids.
+        """The content of a tokenizer.json -> the tokenizer; missing special tokens are added as new ids.
 
-        MASK is `mask_token` (added where it is missing), else the one recorded by `to_json`, else the first usual name;
-        PAD and EOS likewise, except that a missing EOS stays missing. `name` is for the sentence of an error.
+        MASK is `mask_token` (added if it is missing), else the token recorded by `to_json`, else the first usual name
+        that exists. PAD and EOS are chosen likewise, but a missing EOS is not added. `name` is used in errors.
 
         Raises:
-            DataError: where the text is not a tokenizer, or no MASK is found.
+            DataError: if the text is not a tokenizer, or it has no MASK.
         """
         try:
             record: dict[str, Any] = json.loads(text)
-            record |= {"truncation": None, "padding": None}  # encoding must never cut or fill a text
+            record |= {"truncation": None, "padding": None}  # encoding must not truncate or pad a text
             backend = tokenizers.Tokenizer.from_str(json.dumps(record, ensure_ascii=False))
-        except Exception as error:  # the library raises nothing more particular
+        except Exception as error:  # the library raises nothing more specific
             raise DataError(f"{name} is not a tokenizer.json that can be read: {error}.") from error
         names = _role_names(record, backend, mask_token)
         if names is None:
@@ -116,15 +117,15 @@ class Tokenizer:
 
     @classmethod
     def _with_roles(cls, record: dict[str, Any], names: dict[str, str]) -> "Tokenizer":
-        """The tokenizer of `record` in which the tokens `names` (by role) exist and are special."""
+        """The tokenizer of `record`, in which the tokens `names` (by role) exist and are special."""
         for token in record["added_tokens"]:
             if token["content"] in names.values():
                 token |= {"special": True, "normalized": False}
         backend = tokenizers.Tokenizer.from_str(json.dumps(record, ensure_ascii=False))
         backend.add_special_tokens([tokenizers.AddedToken(n, special=True, normalized=False) for n in names.values()])
-        backend.encode_special_tokens = True  # which means: special tokens found in text are encoded as text
-        everything = backend.get_vocab(with_added_tokens=True)
-        ids = {role: everything[name] for role, name in names.items()}
+        backend.encode_special_tokens = True  # the names of special tokens in a text are encoded as text
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        ids = {role: vocabulary[name] for role, name in names.items()}
         own = backend.get_vocab(with_added_tokens=False)
         unknown = record["model"].get("unk_token")
         return cls(
@@ -132,7 +133,7 @@ class Tokenizer:
             mask_id=ids["mask"],
             pad_id=ids["pad"],
             eos_id=ids.get("eos"),
-            vocab_size=1 + max(everything.values()),
+            vocab_size=1 + max(vocabulary.values()),
             _plain_bytes=is_plain_bytes(record),
             _guarded=any(name in own for name in names.values()),
             unknown_id=own.get(unknown) if isinstance(unknown, str) else None,
@@ -140,15 +141,15 @@ class Tokenizer:
 
     @property
     def special_ids(self) -> tuple[int, ...]:
-        """MASK, PAD and, where there is one, EOS."""
+        """The ids of MASK, PAD and, if it exists, EOS."""
         ids = (self.mask_id, self.pad_id)
         return ids if self.eos_id is None else (*ids, self.eos_id)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, with nothing put before or after; never a special id.
+        """Text -> its ids; no id is special, and none is added before or after.
 
         Raises:
-            DataError: where the text holds half of a surrogate pair, which is no character.
+            DataError: if the text holds half of a surrogate pair, which is not a character.
         """
         try:
             if self._plain_bytes:
@@ -161,37 +162,39 @@ class Tokenizer:
         return self._as_text(ids) if self._guarded else ids
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """`encode` of each text, in order."""
+        """Texts -> their ids, in order: `encode` of each."""
         return [self.encode(text) for text in texts]
 
     def _as_text(self, ids: list[int]) -> list[int]:
-        """`ids` with the unknown token where the model came upon a special one in text; without one it is left out."""
+        """`ids` with each special id replaced by the unknown token, or left out if there is none."""
         special = self.special_ids
-        if not any(one in ids for one in special):
+        if not any(token in ids for token in special):
             return ids
-        replaced = [self.unknown_id if one in special else one for one in ids]
-        return [one for one in replaced if one is not None]
+        replaced = [self.unknown_id if token in special else token for token in ids]
+        return [token for token in replaced if token is not None]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, special tokens left out; bytes that are not UTF-8 become replacement characters."""
+        """Ids -> text, special tokens left out; bytes that are not UTF-8 become replacement characters."""
         if self._plain_bytes:
-            return bytes(one for one in map(int, ids) if one < 256).decode("utf-8", "replace")
-        return self.backend.decode([int(one) for one in ids], skip_special_tokens=True)
+            return bytes(token for token in map(int, ids) if token < 256).decode("utf-8", "replace")
+        return self.backend.decode([int(token) for token in ids], skip_special_tokens=True)
 
-    def piece(self, one: int) -> str:
-        """The text of a single id, for drawing: the name of a special token, a replacement character for part of a
-        character and for an id that does not exist."""
-        token = self.backend.id_to_token(int(one)) if 0 <= one < self.vocab_size else None
+    def piece(self, token_id: int) -> str:
+        """One id -> its text for display; the name of a special token.
+
+        A replacement character (U+FFFD) for an id that is part of a character, and for an id that does not exist.
+        """
+        token = self.backend.id_to_token(int(token_id)) if 0 <= token_id < self.vocab_size else None
         if token is None:
             return _REPLACEMENT
-        if token.startswith("\u2581"):  # decoding a lone word of a SentencePiece vocabulary would lose its space
+        if token.startswith("\u2581"):  # decoding a single word of a SentencePiece vocabulary would lose its space
             return token.replace("\u2581", " ")
-        return self.backend.decode([int(one)], skip_special_tokens=False)
+        return self.backend.decode([int(token_id)], skip_special_tokens=False)
 
-    def part(self, one: int) -> bytes | None:
-        """The bytes of an id that is no whole text by itself; None for one that is, or that tells no bytes."""
-        token = self.backend.id_to_token(int(one)) if 0 <= one < self.vocab_size else None
-        if token is None or _REPLACEMENT not in self.piece(one):
+    def part(self, token_id: int) -> bytes | None:
+        """One id that is part of a character -> its bytes; None for whole characters, and if the bytes are unknown."""
+        token = self.backend.id_to_token(int(token_id)) if 0 <= token_id < self.vocab_size else None
+        if token is None or _REPLACEMENT not in self.piece(token_id):
             return None
         if match := re.fullmatch(r"<0x([0-9A-Fa-f]{2})>", token):  # how SentencePiece vocabularies write a byte
             return bytes.fromhex(match[1])
@@ -199,7 +202,7 @@ class Tokenizer:
         return None if -1 in values else bytes(values)
 
     def to_json(self) -> str:
-        """The content of a tokenizer.json, in which the roles of the special tokens are recorded."""
+        """The content of a tokenizer.json in which the roles of the special tokens are recorded."""
         record: dict[str, Any] = json.loads(self.backend.to_str())
         roles = {self.mask_id: "mask", self.pad_id: "pad", self.eos_id: "eos"}
         for token in record["added_tokens"]:
@@ -208,16 +211,16 @@ class Tokenizer:
         return json.dumps(record, ensure_ascii=False, indent=1) + "\n"
 
     def save(self, folder: str | Path) -> None:
-        """Write `tokenizer.json` into `folder`, which is made where it is missing.
+        """Write `tokenizer.json` into `folder`, which is created if it is missing.
 
         Raises:
-            RunError: where the disk does not take it.
+            RunError: if the file cannot be written.
         """
         write_file(Path(folder) / "tokenizer.json", self.to_json().encode("utf-8"))
 
 
 def _role_names(record: dict[str, Any], backend: tokenizers.Tokenizer, mask_token: str | None) -> dict[str, str] | None:
-    """The names of MASK, PAD and EOS (where there is one) by role; None without a MASK."""
+    """The names of MASK, PAD and EOS (if it exists) by role; None without a MASK."""
     roles: dict[str, str] = {token[_ROLE]: token["content"] for token in record["added_tokens"] if _ROLE in token}
     known = set(backend.get_vocab(with_added_tokens=True))
 
