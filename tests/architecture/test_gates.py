@@ -93,6 +93,7 @@ GOOD: list[tuple[Gate, dict[str, str]]] = [
     (gates.all_complaints, {"a.py": "__all__ = ['A', 'f']\nA = 1\ndef f(): ...\ndef _g(): ..."}),
     (gates.docstring_complaints, {"a/__init__.py": ""}),
     (gates.identifier_complaints, {"a.py": "for row in rows: kinds = f(row)"}),
+    (gates.identifier_complaints, {"a.py": "keyword = parameter.kind"}),
     (gates.text_complaints, {"a.py": "coin = 'A text.'  # there is no room for more"}),
 ]
 
