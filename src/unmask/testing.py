@@ -49,7 +49,7 @@ class TableDenoiser:
             raise ConfigError("A joint has to be a distribution; give probabilities of at least 0 that sum to 1.")
         self.joint = joint.double()
         self.time_conditioned = time_conditioned
-        self.told: list[Tensor] = []
+        self.times: list[Tensor] = []
         self._posterior = self._enumerate()
 
     @property
@@ -85,7 +85,7 @@ class TableDenoiser:
             wanted = "wants" if self.time_conditioned else "takes no"
             raise PluginError(f"This denoiser {wanted} time; look at its time_conditioned before the call.")
         if time is not None:
-            self.told.append(time.detach().clone())
+            self.times.append(time.detach().clone())
         seen = tokens if valid is None else torch.where(valid, tokens, self.mask_id)
         place = self.vocab_size ** torch.arange(self.max_length - 1, -1, -1)
         return self._posterior[(seen * place).sum(-1)]

@@ -1,4 +1,4 @@
-"""Traces as files: what is written comes back, a file cut off is read as far as it goes, and nothing else is taken."""
+"""Trace files: a written trace is read back, a truncated file to its last whole event; anything else is refused."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unmask.errors import DataError, RequestError, UnmaskError
-from unmask.trace.events import Event, Header, Row, Trace, drawn, replay
+from unmask.trace.events import Event, Header, Row, Trace, position_texts, replay
 from unmask.trace.files import from_jsonl, read, to_html, to_jsonl
 
 TRACE = Trace(
@@ -36,31 +36,31 @@ TRACE = Trace(
 LINES = to_jsonl(TRACE).splitlines()
 
 
-def test_what_is_written_comes_back(tmp_path: Path) -> None:
+def test_a_written_trace_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(to_jsonl(TRACE))
     assert read(tmp_path / "a.jsonl") == TRACE
     assert len(LINES) == 1 + len(TRACE.events)
     assert to_jsonl(TRACE).isascii()
 
 
-def test_a_file_cut_off_anywhere_in_its_last_line_is_read_as_far_as_it_goes() -> None:
+def test_a_file_truncated_in_its_last_line_is_read_without_that_line() -> None:
     whole = "\n".join(LINES)
     for missing in range(1, len(LINES[-1])):
-        found = from_jsonl(whole[:-missing])
-        assert found.cut
-        assert found.events == TRACE.events[:-1]
-        assert found.header == TRACE.header
+        trace = from_jsonl(whole[:-missing])
+        assert trace.cut
+        assert trace.events == TRACE.events[:-1]
+        assert trace.header == TRACE.header
     assert not from_jsonl(whole).cut  # only the line end is missing
     assert from_jsonl(whole[: -len(LINES[-1])]).events == TRACE.events[:-1]
 
 
-def test_characters_of_several_tokens_are_drawn_once_and_nothing_steers_a_terminal() -> None:
-    assert drawn(TRACE.header, [1, 4, 5, 1]) == ["a", "é", "", "a"]
-    assert drawn(TRACE.header, [4, 9, 5, 4]) == ["\ufffd", "", "\ufffd", "\ufffd"]
-    assert drawn(TRACE.header, [3, 77]) == ["\ufffd[2J", "\ufffd"]
+def test_characters_of_several_tokens_are_drawn_once_and_no_text_controls_a_terminal() -> None:
+    assert position_texts(TRACE.header, [1, 4, 5, 1]) == ["a", "é", "", "a"]
+    assert position_texts(TRACE.header, [4, 9, 5, 4]) == ["\ufffd", "", "\ufffd", "\ufffd"]
+    assert position_texts(TRACE.header, [3, 77]) == ["\ufffd[2J", "\ufffd"]
 
 
-def changed(number: int, **fields: object) -> str:
+def changed(number: int, fields: dict[str, object]) -> str:
     """The file with other values in one line."""
     lines = list(LINES)
     lines[number] = json.dumps(json.loads(lines[number]) | fields)
@@ -74,12 +74,18 @@ WRONG = [
     ("[1]\n", f"x is not a trace; {WRITTEN}"),
     ('{"step": 1}\n', f"x is not a trace; {WRITTEN}"),
     (to_html(TRACE), f"x is not a trace; {WRITTEN}"),
-    (changed(0, unmask_trace=2), "x has trace format 2 and this unmask reads up to 1: upgrade unmask."),
-    (changed(0, mask_id="nine"), "The first line of x is damaged (mask_id: Input should be a valid integer); "),
-    (changed(2, kind="lost"), "line 3 of x is damaged (kind: Input should be 'committed', 'remasked', 'edited' or"),
-    (changed(2, step=None), "line 3 of x is damaged (step: Input should be a valid integer); write the trace again."),
-    (changed(2, row=2), "line 3 of x tells of row 2, position 2, which the header does not have."),
-    (changed(6, position=4), "line 7 of x tells of row 0, position 4, which the header does not have."),
+    (changed(0, {"unmask_trace": 2}), "x has trace format 2 and this unmask reads up to 1: upgrade unmask."),
+    (changed(0, {"mask_id": "nine"}), "The first line of x is damaged (mask_id: Input should be a valid integer); "),
+    (
+        changed(2, {"kind": "lost"}),
+        "line 3 of x is damaged (kind: Input should be 'committed', 'remasked', 'edited' or",
+    ),
+    (
+        changed(2, {"step": None}),
+        "line 3 of x is damaged (step: Input should be a valid integer); write the trace again.",
+    ),
+    (changed(2, {"row": 2}), "line 3 of x is about row 2, position 2, which the header does not have."),
+    (changed(6, {"position": 4}), "line 7 of x is about row 0, position 4, which the header does not have."),
     ("\n".join([*LINES[:2], LINES[2][:-4], *LINES[3:]]), "line 3 of x is damaged ("),
 ]
 
@@ -99,7 +105,7 @@ def test_a_missing_file_and_a_missing_row_are_refused_in_a_sentence(tmp_path: Pa
         with pytest.raises(DataError) as error:
             read(path)
         sentences.append((error.value, str(path)))
-    assert all(str(one).startswith(path) for one, path in sentences)
+    assert all(str(error).startswith(path) for error, path in sentences)
     with pytest.raises(RequestError, match=r"There is no row 2 in this trace; give 0 to 1\."):
         replay(TRACE, 2)
 
@@ -110,7 +116,7 @@ def test_no_text_ends_the_element_that_holds_the_data() -> None:
     data = page.split('id="trace">')[1].split("</script>")[0]
     assert "<" not in data
     assert json.loads(data)["header"]["pieces"]["2"] == " </script><b>"
-    assert json.dumps(" </script><b>") not in page  # control: unescaped it would stand there
+    assert json.dumps(" </script><b>") not in page  # the control: unescaped, the text would be in the page
 
 
 def test_the_page_needs_nothing_else() -> None:

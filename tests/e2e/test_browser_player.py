@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from unmask.trace.events import Event, Header, Row, Trace, drawn, replay
+from unmask.trace.events import Event, Header, Row, Trace, position_texts, replay
 from unmask.trace.files import to_html
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -91,7 +91,7 @@ def test_every_frame_is_the_replayed_canvas(tmp_path: Path) -> None:
         tokens = replay(TEXT, 0, step)
         wanted = [
             None if token == 9 else text.strip() or text
-            for token, text in zip(tokens, drawn(TEXT.header, tokens), strict=True)
+            for token, text in zip(tokens, position_texts(TEXT.header, tokens), strict=True)
         ]
         assert text_of(look) == wanted
         assert look["step"] == f"{step} / 4"

@@ -21,7 +21,7 @@ from unmask.policies.learned.network import (
     plackett_luce_log_prob,
     plackett_luce_rank,
 )
-from unmask.policies.learned.policy import PRICED, Learned, alpha_of, dial_of, observe, push_of
+from unmask.policies.learned.policy import TRAINED_DIAL, Learned, alpha_of, dial_of, observe, shift_of
 from unmask.policies.learned.settings import PolicySettings
 from unmask.policies.threshold import Threshold
 from unmask.rl.grpo import advantages, objective, rewards, steered
@@ -59,7 +59,7 @@ def ragged(world: World) -> World:
 
 
 def rolled(world: World, learner: Learned, count: int = 24, batch: int = 256) -> Rollout:
-    dials = [PRICED * n / (count - 1) for n in range(count)]
+    dials = [TRAINED_DIAL * n / (count - 1) for n in range(count)]
     return roll_out(
         world.denoiser,
         learner,
@@ -173,7 +173,7 @@ def expected_reward(net: PolicyNetwork, alpha: float) -> tuple[Tensor, Tensor]:
         probe = _Script(torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1, 3))
         Decoder(model, probe).step(canvas)
         assert probe.view is not None
-        seen = observe(probe.view, net.settings, policy.price(torch.tensor([0.5])))
+        seen = observe(probe.view, net.settings, policy.cost(torch.tensor([0.5])))
         seen = Observation(*(x.double() if x.is_floating_point() else x for x in seen))
         logits = net(seen)
         for bits in itertools.product([False, True], repeat=3):
@@ -347,13 +347,13 @@ def test_the_dial_is_the_price() -> None:
     for alpha in at:
         assert float(alpha_of(torch.tensor(dial_of(alpha, 30.0, 30.0)), 30.0)) == pytest.approx(alpha, rel=1e-4)
     learner = Learned(network(), dial=0.25)
-    assert learner.price(torch.tensor([math.nan, 0.25]))[0] == learner.price(torch.tensor([0.25]))[0]
-    assert [dial_of(alpha, 3.0, 30.0) for alpha in (3.0, 150.0, 1e6)] == [PRICED, 1, 1]
-    assert PRICED < dial_of(10.0, 3.0, 30.0) < dial_of(30.0, 3.0, 30.0) < 1
+    assert learner.cost(torch.tensor([math.nan, 0.25]))[0] == learner.cost(torch.tensor([0.25]))[0]
+    assert [dial_of(alpha, 3.0, 30.0) for alpha in (3.0, 150.0, 1e6)] == [TRAINED_DIAL, 1, 1]
+    assert TRAINED_DIAL < dial_of(10.0, 3.0, 30.0) < dial_of(30.0, 3.0, 30.0) < 1
     early = replace(learner, last=3.0)
-    assert early.price(torch.tensor([PRICED, 1.0])).tolist() == pytest.approx([3 / 8, 3 / 8])
-    assert learner.price(torch.tensor([PRICED, 1.0])).tolist() == pytest.approx([30 / 8, 30 / 8])
-    pushes = push_of(torch.tensor([0.0, dial_of(30.0, 30.0, 30.0), 0.9, 1.0]))
+    assert early.cost(torch.tensor([TRAINED_DIAL, 1.0])).tolist() == pytest.approx([3 / 8, 3 / 8])
+    assert learner.cost(torch.tensor([TRAINED_DIAL, 1.0])).tolist() == pytest.approx([30 / 8, 30 / 8])
+    pushes = shift_of(torch.tensor([0.0, dial_of(30.0, 30.0, 30.0), 0.9, 1.0]))
     assert pushes.tolist() == pytest.approx([0, 0, 5, 1e4], rel=1e-4)
 
 
@@ -375,7 +375,7 @@ def test_the_end_of_the_dial_is_one_pass(world: World, head: str, sample: bool) 
         stream.close()
         return step.decision.reveal & step.view.eligible
 
-    reveals = [first(dial) for dial in (PRICED, 0.85, 0.9, 0.95, 1.0)]
+    reveals = [first(dial) for dial in (TRAINED_DIAL, 0.85, 0.9, 0.95, 1.0)]
     assert all(bool((one <= other).all()) for one, other in itertools.pairwise(reveals))
     assert reveals[-1].sum(-1).tolist() == [len(problem.holes) for problem in given]
     assert (reveals[0].sum(-1) < reveals[-1].sum(-1)).all()

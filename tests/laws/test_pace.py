@@ -427,7 +427,7 @@ def test_what_is_given_is_never_hidden() -> None:
     assert [one.cross_entropy.shape for one in seen] == [(3, 4), (3, 1)]
     assert [int((tokens == 2).sum()) for tokens in model.heard] == [12, 3]
     assert all(not bool((tokens == 2)[:, [0, 1, 6, 7]].any()) for tokens in model.heard)
-    assert [told.tolist() for told in model.told] == [pytest.approx([4 / 7] * 3), pytest.approx([1 / 7] * 3)]
+    assert [told.tolist() for told in model.times] == [pytest.approx([4 / 7] * 3), pytest.approx([1 / 7] * 3)]
 
 
 class Listening(TableDenoiser):

@@ -178,7 +178,7 @@ def test_a_pass_for_each_distinct_reveal_time_and_none_besides(steps: int) -> No
         assert changed.any(-1).all()
         assert not step.rescued.any()
         # the pass was told its grid time, and revealed exactly the positions of that time
-        told = model.told[-1].double()
+        told = model.times[-1].double()
         torch.testing.assert_close((told * steps).round() / steps, told, rtol=0, atol=1e-6)
         assert torch.equal(changed, (grid[step.rows] - told[:, None]).abs() < 1e-6)
     distinct = torch.tensor([len(row.unique()) for row in grid])
@@ -194,7 +194,7 @@ def test_the_time_told_is_the_share_that_is_masked(policy: str, schedule: str) -
     decoder = Decoder(model, make(policy, Context(make_schedule(schedule))), 1.0)
     for after, step in decoder.steps(Canvas.start(torch.full((rows, length), 2), torch.arange(rows))):
         masked = step.view.masked.double().mean(-1)
-        told = model.told[-1].double()
+        told = model.times[-1].double()
         assert bool(((told > 0) & (told <= 1)).all())
         if policy == "random":
             torch.testing.assert_close(told, masked, rtol=0, atol=1e-6)

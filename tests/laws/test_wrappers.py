@@ -83,7 +83,7 @@ def test_guidance_tells_both_passes_the_time() -> None:
     table = TableDenoiser(JOINT, time_conditioned=True)
     tokens = torch.full((2, LENGTH), V)
     Guided(table, 1.0).hidden(tokens, time=torch.tensor([0.25, 0.5]), prompt=tokens < V)
-    assert table.told[0].tolist() == [0.25, 0.5, 0.25, 0.5]
+    assert table.times[0].tolist() == [0.25, 0.5, 0.25, 0.5]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -71,7 +71,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: CALIBRATION.dial_for(1.5),
         RequestError,
-        "1.5 passes are too few: this policy spends 2.0 at its fastest on sudoku; give at least that.",
+        "1.5 passes are too few: this policy takes 2.0 at its fastest on sudoku; give at least that.",
     ),
     (
         lambda: unmask.load("automaton").decoder("random", passes=3),
@@ -86,7 +86,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: make("learned:from=automaton,passes=3,dial=0.1"),
         RequestError,
-        "passes asks a calibrated policy for its dial; give one of the two, dial or passes.",
+        "passes sets the dial of a calibrated policy; give one of the two, dial or passes.",
     ),
     (
         lambda: make("learned:automaton"),

@@ -12,7 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from unmask.trace.events import Header, drawn
+from unmask.trace.events import Header, position_texts
 
 if TYPE_CHECKING:
     from unmask.decode.rows import Snapshot, Written
@@ -171,7 +171,9 @@ class LiveText:
             else:
                 self._header.raw[token] = data.hex()
         cells: list[Cell] = []
-        for token, text, log_prob in zip(self._tokens, drawn(self._header, self._tokens), self._log_probs, strict=True):
+        for token, text, log_prob in zip(
+            self._tokens, position_texts(self._header, self._tokens), self._log_probs, strict=True
+        ):
             masked = token == self._header.mask_id
             cells.append(Cell(text, masked, "dim" if masked else "bold" if math.isnan(log_prob) else shade(log_prob)))
         return cells

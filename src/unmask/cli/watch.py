@@ -16,7 +16,7 @@ from unmask.cli.parse import Positional, parse
 from unmask.cli.show import note, print_json
 from unmask.disk.files import atomic_text
 from unmask.errors import RequestError
-from unmask.trace.events import KINDS, Event, Trace, drawn, replay, standing
+from unmask.trace.events import CHANGES, Event, Trace, last_events, position_texts, replay
 from unmask.trace.files import read, to_html, to_jsonl
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Player:
         self.steps = [0, *sorted({event.step for event in self.events})]
         self.at, self.playing = 0, len(self.steps) > 1
         self.speed = min(max(len(self.steps) / _WHOLE, 1.0), 30.0)
-        self._mask = mask_sign(len(piece) for piece in drawn(trace.header, tokens) if piece)
+        self._mask = mask_sign(len(piece) for piece in position_texts(trace.header, tokens) if piece)
 
     def press(self, key: str) -> bool:
         """Do what a key means; False where it means to quit."""
@@ -137,9 +137,9 @@ class Player:
         from unmask.cli.live import PLAIN_MASK, Cell, frame
 
         step, header = self.steps[self.at], self.trace.header
-        tokens, last = replay(self.trace, self.row, step), standing(self.trace, self.row, step)
+        tokens, last = replay(self.trace, self.row, step), last_events(self.trace, self.row, step)
         cells: list[Cell] = []
-        for position, piece in enumerate(drawn(header, tokens)):
+        for position, piece in enumerate(position_texts(header, tokens)):
             masked, event = tokens[position] == header.mask_id, last.get(position)
             dropped = self._facts.end is not None and position >= self._facts.end and not masked
             style = "dim strike" if dropped else _style(event, masked)
@@ -164,13 +164,13 @@ class Player:
         shown: list[str] = []
         for event in self.now:
             sure = "" if event.confidence is None else f" {event.confidence:.2f}"
-            shown.append(f"{_SIGNS[event.kind]} {drawn(self.trace.header, [event.token])[0]!r}{sure}")
+            shown.append(f"{_SIGNS[event.change]} {position_texts(self.trace.header, [event.token])[0]!r}{sure}")
         return "  ".join(shown)
 
     def summary(self) -> dict[str, Any]:
         """For programs: where the trace comes from, what it holds, and the text that this row ends with."""
         header, facts = self.trace.header, self._facts
-        kinds = Counter(event.kind for event in self.events)
+        counts = Counter(event.change for event in self.events)
         return {
             "checkpoint": header.checkpoint,
             "policy": header.policy,
@@ -182,8 +182,8 @@ class Player:
             "row": self.row,
             "passes": facts.passes,
             "steps": self.steps[-1],
-            "events": {kind: kinds[kind] for kind in KINDS},
-            "text": "".join(drawn(header, replay(self.trace, self.row)[: facts.end])),
+            "events": {change: counts[change] for change in CHANGES},
+            "text": "".join(position_texts(header, replay(self.trace, self.row)[: facts.end])),
         }
 
 
@@ -195,7 +195,7 @@ def _style(event: "Event | None", masked: bool) -> str:
         return "dim" if masked else "bold"
     if masked:
         return "#b04a5a"
-    return shade(math.log(max(event.confidence or 0.0, 1e-9))) + _STYLES[event.kind]
+    return shade(math.log(max(event.confidence or 0.0, 1e-9))) + _STYLES[event.change]
 
 
 def _show(player: Player, console: "Console") -> None:

@@ -1,6 +1,7 @@
-"""Unmasking policies: which tokens appear when. One protocol (`base`), one file a rule, names in `registry`.
+"""Unmasking policies: which masked positions are revealed in which pass.
 
-Settings of learned policies are read without torch, so nothing is imported before a name is used.
+The protocol is in `base`, each rule in a file of its own, the names in `registry`. Settings of learned policies are
+read without torch, so `make` and `names` are imported at their first use.
 """
 
 __all__ = ["make", "names"]

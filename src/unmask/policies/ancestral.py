@@ -1,10 +1,10 @@
-"""Ancestral sampling of the reverse process, without its empty steps.
+"""Ancestral sampling of the reverse process, without the steps that reveal nothing.
 
-Going back from t = 1 to 0 on a grid of T steps, a masked token becomes visible between t and s with probability
-(alpha_s - alpha_t)/(1 - alpha_t), on its own (MDLM eq. 7). So the time at which each position appears can be drawn
-once, in advance: it is the time at which alpha passes a uniform number. A pass then goes to the next such time of its
-row, and no pass is spent on an unchanged canvas. T = infinity is the first-hitting sampler (arXiv:2409.02908): one
-position a pass.
+Backwards in time from t = 1 to 0 on a grid of T steps, a masked token becomes visible between t and s with probability
+(alpha_s - alpha_t)/(1 - alpha_t), independently (MDLM eq. 7). So the time at which each position is revealed can be
+drawn once, in advance: it is the time at which alpha equals a uniform number. Each pass takes the next such time of its
+row, and no pass runs on an unchanged canvas. T = infinity is the first-hitting sampler (arXiv:2409.02908): one position
+a pass.
 """
 
 __all__ = ["Ancestral"]
@@ -21,7 +21,10 @@ from unmask.process import Linear, Schedule
 
 @dataclass(frozen=True, slots=True)
 class Ancestral:
-    """Exact in law for `steps` = T grid steps or None for infinitely many; `schedule` is the model's."""
+    """Reveals the positions of the next reveal time; exact in law for `steps` = T, or None for T = infinity.
+
+    `schedule` is the model's alpha(t).
+    """
 
     steps: int | None = None
     schedule: Schedule = Linear()
@@ -39,12 +42,12 @@ class Ancestral:
         fresh = (view.step == 0)[:, None]
         times = drawn if state is None else torch.where(fresh, drawn, state)
         now = times.masked_fill(~view.eligible, -1.0).amax(-1)
-        told = 1 - self.schedule.alpha(now.clamp(min=0))
-        return Decision(view.eligible & (times == now[:, None]), told), times
+        time = 1 - self.schedule.alpha(now.clamp(min=0))
+        return Decision(view.eligible & (times == now[:, None]), time), times
 
-    def _times(self, u: Tensor) -> Tensor:
-        """When each position appears, from uniforms: the t at which alpha(t) = u, up to the grid point above it."""
-        t = self.schedule.time_of(u)
+    def _times(self, uniforms: Tensor) -> Tensor:
+        """Uniforms u -> reveal times: the t at which alpha(t) = u, rounded up to the grid."""
+        t = self.schedule.time_of(uniforms)
         if self.steps is None:
             return t
         return (t * self.steps).ceil().clamp(min=1, max=self.steps) / self.steps

@@ -1,7 +1,7 @@
-"""The one protocol that every unmasking strategy, hand-made or learned, answers to.
+"""The UnmaskingPolicy protocol: View -> Decision. Heuristics and learned networks implement it alike.
 
-A policy sees a View, never the model: so heuristics, learned networks and a person in front of a page are the same kind
-of thing, and a View can be recorded and replayed. Shapes: B rows, L positions.
+A policy gets a View and never the model, so that its input can be recorded and replayed. Shapes: B rows, L positions,
+V tokens, D width of the network.
 """
 
 __all__ = ["Decision", "Needs", "State", "UnmaskingPolicy", "View", "needs_of", "take_best", "take_prefix"]
@@ -13,99 +13,103 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-State = Any  # whatever a policy wants back: a tensor or a tuple of tensors, batch first; None at the start
+State = Any  # what a policy gets back at its next call: a tensor or a tuple of tensors, batch first; None at the start
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a policy wants in its View beyond the usual: it says so in an attribute `needs`."""
+    """The optional fields of a View that a policy requires; a policy has it as an attribute `needs`."""
 
     top: int = 0
-    """So many of the highest probabilities of each position."""
+    """Number of the highest probabilities of each position in `View.top`."""
     log_probs: bool = False
-    """The whole distribution of each position: V wide, so ask for it only where nothing less will do."""
+    """The whole distribution of each position: V numbers each, so set it only where `top` does not suffice."""
     hidden: bool = False
-    """What the network made of each position before the vocabulary head."""
+    """The network's output at each position, before the vocabulary head."""
 
     def __or__(self, other: "Needs") -> "Needs":
-        """What both want."""
+        """The union of two requirements."""
         return Needs(max(self.top, other.top), self.log_probs or other.log_probs, self.hidden or other.hidden)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that a policy may look at. (B, L) unless said.
+    """The input of a policy. Tensors are (B, L) where no other shape is stated.
 
-    The features of an eligible position come from this pass, those of a written one are frozen at the pass that wrote
-    it. A policy with `looks = False` decides before the pass: what is not written has features of nan for it.
+    The features of an eligible position come from this pass; those of a written position stay as they were at the pass
+    that wrote it. A policy with `looks = False` decides before the pass: for it, unwritten positions have features nan.
     """
 
     eligible: Tensor  # bool: may be revealed now
     masked: Tensor  # bool: still MASK, in this block or a later one
-    written: Tensor  # bool: written by us, never the prompt
-    erasable: Tensor  # bool: those of the written that stand in this block, and may be hidden again
+    written: Tensor  # bool: written by decoding, never the prompt
+    erasable: Tensor  # bool: written positions of this block, which may be hidden again
     proposal: Tensor  # int64: the token that would be written
     confidence: Tensor  # clean probability of the proposal
     margin: Tensor  # best clean probability minus the second best
     entropy: Tensor  # of the clean distribution, in nats
-    step: Tensor  # (B,) passes already spent in this block; 0 on entering it
-    total: Tensor  # (B,) positions that were eligible on entering this block
-    noise: Tensor  # float64 uniforms for the policy alone, fresh at each pass
-    top: Tensor | None = None  # (B, L, k) the highest clean probabilities, falling; zero where not eligible
+    step: Tensor  # (B,) passes already spent in this block; 0 at its start
+    total: Tensor  # (B,) positions that were eligible at the start of this block
+    noise: Tensor  # float64 uniforms for the policy alone, new at each pass
+    top: Tensor | None = None  # (B, L, k) the highest clean probabilities, descending; zero where not eligible
     log_probs: Tensor | None = None  # (B, L, V) clean; zero where not eligible
     hidden: Tensor | None = None  # (B, L, D)
-    dial: Tensor | None = None  # (B,) from 0 (accurate) to 1 (fast); nan where nobody has said
+    dial: Tensor | None = None  # (B,) from 0 (accurate) to 1 (fast); nan: the policy's own
 
     def keep(self, rows: Tensor) -> "View":
-        """Some of the rows."""
+        """The view of the rows that an index or mask selects."""
 
-        def some(part: Any) -> Any:
-            return None if part is None else part[rows]
+        def selected(value: Any) -> Any:
+            return None if value is None else value[rows]
 
-        return View(**{f.name: some(getattr(self, f.name)) for f in fields(self)})
+        return View(**{field.name: selected(getattr(self, field.name)) for field in fields(self)})
 
 
 class Decision(NamedTuple):
-    """What a policy answers."""
+    """The output of a policy."""
 
     reveal: Tensor
-    """(B, L) bool, within eligible; may be empty, and then the loop reveals what `fallback` scores highest, or else the
-    surest position."""
+    """(B, L) bool, within eligible. Where a row has none, the loop reveals the eligible position with the highest
+    `fallback`, or without `fallback` the position with the highest confidence."""
     time: Tensor | None = None
-    """(B,) what this pass is told, from a policy that decides before it (see Denoiser.hidden)."""
+    """(B,) the time passed to the network, from a policy that decides before the pass (see Denoiser.hidden)."""
     remask: Tensor | None = None
-    """(B, L) bool, within erasable: what is hidden again after the pass."""
+    """(B, L) bool, within erasable: positions that are hidden again after the pass."""
     done: Tensor | None = None
-    """(B,) bool: whether a row is done with its block; only from policies that hide again, at every pass. The loop
-    does not help them: an empty `reveal` stays empty, and costs no pass if it was decided before the pass."""
+    """(B,) bool: whether a row has finished its block. Policies that hide tokens again, and only they, return it, at
+    every pass. For them an empty `reveal` stays empty, and needs no pass if it was decided before the pass."""
     fallback: Tensor | None = None
-    """(B, L) scores, finite where eligible."""
+    """(B, L) scores, finite where eligible; used where `reveal` is empty."""
     log_prob: Tensor | None = None
-    """(B,) log-probability of `reveal`, from a policy that draws; a rescue does not change it."""
+    """(B,) log-probability of `reveal`, from a policy that samples; positions added by the loop do not count."""
 
 
 class UnmaskingPolicy(Protocol):
-    """`state` is None at first and then what was returned last; a row of it is forgotten where `view.step == 0`."""
+    """View and state -> decision and new state.
+
+    `state` is None at the first call and then the state that was returned last. A policy ignores the state of a row
+    where `view.step == 0`.
+    """
 
     @property
     def looks(self) -> bool:
-        """Whether the decision depends on what the model says. If not, the pass runs after it, at its time, and the
-        vocabulary head only at the positions that are revealed."""
+        """Whether the decision depends on the model's output. If not, the pass runs after the decision, at its `time`,
+        and the vocabulary head only at the positions that are revealed."""
         ...
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]: ...
 
 
 def needs_of(policy: UnmaskingPolicy) -> Needs:
-    """What a policy says it needs; nothing where it does not say."""
+    """Policy -> its `needs`; the empty Needs where it has no such attribute."""
     return getattr(policy, "needs", Needs())
 
 
 def take_prefix(score: Tensor, eligible: Tensor, keep: Callable[[Tensor], Tensor], *features: Tensor) -> Tensor:
-    """The longest run of eligible positions, best score first, that a rule keeps, and at least the best; (B, L) bool.
+    """Scores (B, L) -> the longest run of eligible positions, best score first, that `keep` accepts; (B, L) bool.
 
-    `keep` gets each of `features` (B, L) in that order and says, place by place, (B, L) bool, whether a run may reach
-    it: the run ends at the first False. Ties go left, and what is not eligible comes last.
+    `keep` gets each of `features` (B, L), sorted by score, and returns (B, L) bool: the run ends at the first False.
+    The best position is always in. Of equal scores the left position is first; ineligible positions are last.
     """
     order = score.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     good = keep(*(feature.gather(-1, order) for feature in features)) & eligible.gather(-1, order)
@@ -115,7 +119,10 @@ def take_prefix(score: Tensor, eligible: Tensor, keep: Callable[[Tensor], Tensor
 
 
 def take_best(score: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
-    """The `count` (B,) eligible positions of each row with the best scores, as a (B, L) mask; ties go left."""
+    """Scores (B, L) -> the `count` (B,) eligible positions of each row with the best scores; (B, L) bool.
+
+    Of equal scores the left position is taken.
+    """
     order = score.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(
         -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)

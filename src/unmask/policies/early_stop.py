@@ -1,4 +1,4 @@
-"""Prophet: when what is left is decided, write it and stop (arXiv:2508.19982, section 4)."""
+"""Prophet: reveal all that is left once the model is certain of it (arXiv:2508.19982, section 4)."""
 
 __all__ = ["EarlyStop"]
 
@@ -12,10 +12,11 @@ from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, 
 
 @dataclass(frozen=True, slots=True)
 class EarlyStop:
-    """A policy that reveals all that is eligible once the mean gap between the best and the second-best logit of what
-    is left reaches a bar: `early`, `middle` or `late` by the third of the block that is written; till then as `inner`.
+    """Reveals as `inner` does, and all eligible positions once their mean logit gap reaches a bar.
 
-    The published bars stand for an answer's span; here they are over all that is left of the block.
+    The gap of a position is its best logit minus the second best. The bar is `early`, `middle` or `late` while less
+    than one third, two thirds, or all of the block is written. The paper averages over the span of an answer; here the
+    mean is over all eligible positions of the block.
     """
 
     inner: UnmaskingPolicy
@@ -35,8 +36,8 @@ class EarlyStop:
 
     @property
     def needs(self) -> Needs:
-        wanted = needs_of(self.inner)
-        return replace(wanted, top=max(wanted.top, 2))
+        needs = needs_of(self.inner)
+        return replace(needs, top=max(needs.top, 2))
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         assert view.top is not None

@@ -1,4 +1,4 @@
-"""The entropy-bounded sampler: as many positions as an error budget in nats allows (arXiv:2505.24857)."""
+"""The entropy-bounded sampler: as many positions as an error budget in nats permits (EB-Sampler, arXiv:2505.24857)."""
 
 __all__ = ["EntropyBound"]
 
@@ -13,11 +13,12 @@ from unmask.policies.base import Decision, State, View, take_prefix
 
 @dataclass(frozen=True, slots=True)
 class EntropyBound:
-    """The longest run, best first, whose entropies without the largest sum to at most `gamma` nats; at least one.
+    """Reveals the longest run, best first, whose entropies except the largest sum to at most `gamma` nats; at least 1.
 
-    Sum minus maximum bounds the mutual information that is lost by drawing the tokens apart. `order` says what best
-    means: low entropy, or high confidence or margin. A smaller gamma is stricter; at 0 only tokens that are certain
-    come in company, so that the joint law is kept (with `order` entropy or margin, which do not peek at the sample).
+    Sum minus maximum bounds the mutual information that is lost when the tokens are drawn independently. `order` sorts
+    by low entropy, high confidence or high margin. A smaller gamma is stricter. At 0 only tokens of entropy 0 are
+    revealed together with another, so that the joint law is kept (with `order` entropy or margin; confidence depends on
+    the sample).
     """
 
     gamma: float = 0.1
@@ -33,9 +34,9 @@ class EntropyBound:
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         score = -view.entropy if self.order == "entropy" else getattr(view, self.order)
-        return Decision(take_prefix(score, view.eligible, self._affordable, view.entropy)), None
+        return Decision(take_prefix(score, view.eligible, self._within_budget, view.entropy)), None
 
-    def _affordable(self, entropy: Tensor) -> Tensor:
-        # What is not eligible comes last, and may be nan there: a run that reaches it has ended anyway.
+    def _within_budget(self, entropy: Tensor) -> Tensor:
+        # Positions that are not eligible are sorted last and may be nan; no run includes them.
         entropy = entropy.nan_to_num(0).double()
         return entropy.cumsum(-1) - entropy.cummax(-1).values <= self.gamma

@@ -1,4 +1,4 @@
-"""Reveal as many as the joint choice allows (Fast-dLLM, arXiv:2505.22618, Theorem 1 and factor decoding)."""
+"""Factor decoding: reveal as many positions as a bound on the joint mode permits (Fast-dLLM, arXiv:2505.22618)."""
 
 __all__ = ["Factor"]
 
@@ -13,10 +13,10 @@ from unmask.policies.base import Decision, State, View, take_prefix
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """The n surest positions with (n + 1)(1 - c_n) < `factor`, c_n the least sure of them; at least one.
+    """Reveals the n positions of highest confidence, n maximal with (n + 1)(1 - c_n) < `factor`; at least one.
 
-    For factor 1 the most probable tokens of these n are together the most probable of their joint distribution, if
-    their marginals are right. A smaller factor is stricter. Does not sample the joint law.
+    c_n is the lowest confidence of the n. For factor 1 the n most probable tokens are jointly the most probable, if the
+    marginals are exact (Theorem 1). A smaller factor is stricter. Does not sample the joint law.
     """
 
     factor: float = 1.0
@@ -30,8 +30,8 @@ class Factor:
         return True
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
-        return Decision(take_prefix(view.confidence, view.eligible, self._allows, view.confidence)), None
+        return Decision(take_prefix(view.confidence, view.eligible, self._accepts, view.confidence)), None
 
-    def _allows(self, confidence: Tensor) -> Tensor:
+    def _accepts(self, confidence: Tensor) -> Tensor:
         count = torch.arange(1, confidence.shape[-1] + 1, device=confidence.device)
         return (count + 1) * (1 - confidence) < self.factor

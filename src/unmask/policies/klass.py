@@ -1,4 +1,4 @@
-"""KLASS: reveal what is sure and has stopped changing (arXiv:2511.05664, Algorithm 1)."""
+"""KLASS: reveal positions of high confidence whose distribution no longer changes (arXiv:2511.05664, Algorithm 1)."""
 
 __all__ = ["Klass"]
 
@@ -13,10 +13,12 @@ from unmask.policies.base import Decision, Needs, State, View
 
 @dataclass(frozen=True, slots=True)
 class Klass:
-    """Positions with confidence above `threshold` whose distribution moved by less than `kl` nats in each of the last
-    `history` passes; where there are none, nothing (the loop reveals the surest, or say: klass or confidence:steps=N).
+    """Reveals positions with confidence above `threshold` and a KL divergence between passes below `kl` nats.
 
-    Keeps the distributions of the last pass: V numbers a position. Does not sample the joint law.
+    The divergence of each pass from the pass before has to be below `kl` in each of the last `history` passes. Where no
+    position qualifies, none is revealed: the loop then reveals the position of highest confidence, or the second policy
+    of `klass or confidence:steps=N` decides. The state has the distributions of the last pass, V numbers a position.
+    Does not sample the joint law.
     """
 
     kl: float = 0.01
@@ -40,15 +42,16 @@ class Klass:
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         assert view.log_probs is not None
-        calm = torch.zeros_like(view.proposal)  # passes in a row in which the distribution hardly moved
+        stable = torch.zeros_like(view.proposal)  # consecutive passes with a divergence below kl
         if state is not None:
             before, streak = state
-            still = self._moved(view.log_probs, before) < self.kl
-            calm = torch.where(still & (view.step > 0)[:, None], streak + 1, 0)
-        ready = view.eligible & (calm >= self.history) & (view.confidence > self.threshold)
-        return Decision(ready), (view.log_probs, calm)
+            close = _divergence(view.log_probs, before) < self.kl
+            stable = torch.where(close & (view.step > 0)[:, None], streak + 1, 0)
+        ready = view.eligible & (stable >= self.history) & (view.confidence > self.threshold)
+        return Decision(ready), (view.log_probs, stable)
 
-    def _moved(self, now: Tensor, before: Tensor) -> Tensor:
-        """KL(now, before) in nats, (B, L); what has probability zero adds nothing."""
-        p = now.double().exp()
-        return torch.where(p > 0, p * (now.double() - before.double().clamp(min=-1e4)), 0).sum(-1)
+
+def _divergence(now: Tensor, before: Tensor) -> Tensor:
+    """Log-probabilities (B, L, V) of two passes -> KL(now, before) in nats, (B, L); probability zero adds nothing."""
+    p = now.double().exp()
+    return torch.where(p > 0, p * (now.double() - before.double().clamp(min=-1e4)), 0).sum(-1)

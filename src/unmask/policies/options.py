@@ -1,4 +1,4 @@
-"""The options of a policy as typed, and what a model adds to them."""
+"""Texts of a policy's options -> numbers, words, schedules and frequencies, with defaults from the model."""
 
 __all__ = ["Context", "Options"]
 
@@ -13,41 +13,41 @@ import torch
 from torch import Tensor
 
 from unmask.errors import RequestError, did_you_mean
-from unmask.process import Schedule, make_schedule
+from unmask.process import Linear, Schedule, make_schedule
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a model adds to a name: its schedule, and how often its tokens occur."""
+    """Defaults from a model: its schedule, and a function that returns the frequencies of its tokens (V,)."""
 
     schedule: Schedule | None = None
     unigram: Callable[[], Tensor] | None = None
 
 
 class Options:
-    """The options of a name as typed, taken one by one; what each may be is said in the sentence that refuses it."""
+    """The options of a policy as typed, in `values`; each method converts one of them or raises RequestError."""
 
-    def __init__(self, given: dict[str, str], context: Context) -> None:
-        self.given, self.context = given, context
+    def __init__(self, values: dict[str, str], context: Context) -> None:
+        self.values, self.context = values, context
 
     def number(self, name: str, default: float) -> float:
-        """A number. Raises RequestError for what is none."""
-        text = self.given.get(name, str(default))
+        """The option `name` as a number. Raises RequestError for another text."""
+        text = self.values.get(name, str(default))
         with suppress(ValueError):
             if abs(float(text)) < float("inf"):
                 return float(text)
         raise RequestError(f"{name} is '{text}'; give a number, for example {default:g}.")
 
     def count(self, name: str, default: int) -> int:
-        """A whole number of at least 1. Raises RequestError for what is none."""
-        text = self.given.get(name, str(default))
+        """The option `name` as a whole number of at least 1. Raises RequestError for another text."""
+        text = self.values.get(name, str(default))
         if not text.isdecimal() or int(text) < 1:
             raise RequestError(f"{name} is '{text}'; give a whole number of at least 1.")
         return int(text)
 
     def steps(self) -> int | None:
-        """The option `steps`: a whole number, or inf (also by leaving it out) for a pass for every position."""
-        text = self.given.get("steps", "inf")
+        """The option `steps`: a whole number; None for inf, the default: one pass for every position."""
+        text = self.values.get("steps", "inf")
         if text in ("inf", "none"):
             return None
         if not text.isdecimal() or int(text) < 1:
@@ -55,20 +55,20 @@ class Options:
         return int(text)
 
     def choice(self, name: str, default: str, known: tuple[str, ...]) -> Any:
-        """One of some words. Raises RequestError for another."""
-        text = self.given.get(name, default)
+        """The option `name`, one of the words `known`. Raises RequestError for another."""
+        text = self.values.get(name, default)
         if text not in known:
             raise RequestError(f"{name} is '{text}'; {did_you_mean(text, known)}")
         return text
 
-    def schedule(self, default: Schedule | None) -> Schedule | None:
-        """The option `schedule`, or the model's."""
-        named = self.given.get("schedule")
-        return make_schedule(named) if named else self.context.schedule or default
+    def schedule(self) -> Schedule:
+        """The schedule that the option `schedule` names, else the model's, else the linear one."""
+        name = self.values.get("schedule")
+        return make_schedule(name) if name else self.context.schedule or Linear()
 
     def unigram(self) -> Tensor:
-        """Frequencies of the tokens: from the file `unigram` (a JSON list, one number a token id), or the model's."""
-        path = self.given.get("unigram")
+        """Token frequencies (V,), summing to 1, from the file `unigram` (a JSON list) or else from the model."""
+        path = self.values.get("unigram")
         if path is None:
             if self.context.unigram is None:
                 raise RequestError("pc needs the frequencies of the tokens; give unigram=FILE, a JSON list of numbers.")

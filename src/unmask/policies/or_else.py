@@ -1,4 +1,4 @@
-"""Two policies in a row: where the first reveals nothing, the second decides."""
+"""Two policies: in rows where the first reveals nothing, the second decides."""
 
 __all__ = ["OrElse"]
 
@@ -11,7 +11,7 @@ from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, 
 
 @dataclass(frozen=True, slots=True)
 class OrElse:
-    """`first`, and row by row `second` where that reveals nothing. Neither may hide tokens again."""
+    """Reveals as `first` does, and as `second` in rows where `first` reveals nothing. Neither may hide tokens again."""
 
     first: UnmaskingPolicy
     second: UnmaskingPolicy
@@ -26,10 +26,10 @@ class OrElse:
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         before = (None, None) if state is None else state
-        one, after_one = self.first(view, before[0])
-        two, after_two = self.second(view, before[1])
-        acts = one.reveal.any(-1)
+        first, after_first = self.first(view, before[0])
+        second, after_second = self.second(view, before[1])
+        acts = first.reveal.any(-1)
         time = None
-        if one.time is not None and two.time is not None:
-            time = torch.where(acts, one.time, two.time)
-        return Decision(torch.where(acts[:, None], one.reveal, two.reveal), time), (after_one, after_two)
+        if first.time is not None and second.time is not None:
+            time = torch.where(acts, first.time, second.time)
+        return Decision(torch.where(acts[:, None], first.reveal, second.reveal), time), (after_first, after_second)

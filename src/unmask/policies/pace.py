@@ -1,20 +1,21 @@
-"""How many of a block's n positions are revealed in each of k passes: a pace, for whatever order they come in.
+"""Paces: the number of a block's n positions that are revealed in each of k passes, in whatever order.
 
-A pace is a function (total, step, steps) -> (B,) int64, each argument (B,) int64: the count it wants to have revealed
-after `step` of `steps` passes. `quota` makes it a law in integers that holds for every n and k: k' = min(k, n) passes,
-none of them empty, and nothing left after the last. A saved pace is a file that `unmask pace --out FILE.json` wrote; a
-policy names it as `random:pace=FILE.json`.
+A pace is a function (total, step, steps) -> (B,) int64, each argument (B,) int64: the target number of revealed
+positions after `step` of `steps` passes. `quota` turns it into the size of each pass, for every n and k: min(k, n)
+passes, none of them empty, and no position left after the last. `unmask pace --out FILE.json` writes a pace to a file;
+a policy reads it with the option `pace=FILE.json`.
 
 Paces from an information curve: f(j), j = 0 .. n-1, is the mean cross-entropy in nats of a hidden token where a
-uniformly random j of n are revealed; z(j) = f(0) - f(j). Sizes s_1 .. s_k with N_i = s_1 + .. + s_i cost exactly
-sum s_i f(N_{i-1}): the area under the left-endpoint steps of f (Chen, Cong & Li, arXiv:2511.04647; the cross-entropy
-form holds for a model as it is).
+uniformly random j of n are revealed; z(j) = f(0) - f(j). Sizes s_1 .. s_k with N_i = s_1 + .. + s_i have exactly the
+cost sum s_i f(N_{i-1}): the area under the left-endpoint step function of f (Chen, Cong & Li, arXiv:2511.04647; with
+cross-entropies it holds for a model that is not exact).
 
-Paces for any law whose TC or DTC is small: steps that grow, or shrink, geometrically (the same paper). A step from a to
-b errs by at most (b - a) (z(b - 1) - z(a)), and by nothing where it is of one position. TC = sum_i H(X_i) - H(X) is the
-area under z, DTC = H(X) - sum_i H(X_i | the others) the area above it: so steps of at most delta times what stands
-before them lose at most delta * DTC in all, and of delta times what is left after them at most delta * TC. Both take
-about 1/delta + log(n delta)/log(1 + delta) passes.
+Paces for any law whose total correlation (TC) or dual total correlation (DTC) is small: sizes that shrink, or grow,
+geometrically (the same paper). A pass that raises the number of revealed positions from a to b has an error of at most
+(b - a) (z(b - 1) - z(a)), and none if b = a + 1. TC = sum_i H(X_i) - H(X) is the area under z, and
+DTC = H(X) - sum_i H(X_i | the others) the area above it. So sizes of at most delta times the number revealed before
+lose at most delta * DTC in all, and sizes of at most delta times the number left after lose at most delta * TC. Both
+take about 1/delta + log(n delta)/log(1 + delta) passes.
 """
 
 __all__ = [
@@ -56,18 +57,18 @@ Pace = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def linear(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
-    """n i/k, rounded up: equal steps (LLaDA, arXiv:2502.09992)."""
+    """n i/k, rounded up: equal sizes (LLaDA, arXiv:2502.09992)."""
     return ceil_div(total * step, steps)
 
 
 def cosine(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
-    """n (1 - cos(pi/2 i/k)), rounded up: small steps first (MaskGIT, arXiv:2202.04200)."""
+    """n (1 - cos(pi/2 i/k)), rounded up: small sizes first (MaskGIT, arXiv:2202.04200)."""
     return round_up(total * (1 - (step.double() / steps * (math.pi / 2)).cos()))
 
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """n (i/k)^power, rounded up: above 1 small steps first, below 1 large ones."""
+    """n (i/k)^power, rounded up: above 1 small sizes first, below 1 large ones."""
 
     power: float = 2.0
 
@@ -83,13 +84,13 @@ PACES: dict[str, Pace] = {"cosine": cosine, "linear": linear}
 
 
 def quota(pace: Pace, total: Tensor, left: Tensor, step: Tensor, steps: Tensor) -> Tensor:
-    """How many of the `left` (B,) positions to reveal in pass `step` (B,), from 0, of `steps` <= `total` passes."""
-    wanted = pace(total, step + 1, steps) - (total - left)
-    return torch.minimum(wanted, left - (steps - step - 1)).clamp(min=1)  # at least one for each pass to come
+    """Pace -> the number of the `left` (B,) positions to reveal in pass `step` (B,), from 0, of `steps` <= `total`."""
+    size = pace(total, step + 1, steps) - (total - left)
+    return torch.minimum(size, left - (steps - step - 1)).clamp(min=1)  # leaves one for each later pass
 
 
 def sizes_of(pace: Pace, total: int, steps: int) -> tuple[int, ...]:
-    """What a pace reveals in each of its min(steps, total) passes over a block of `total` positions."""
+    """Pace -> the sizes of its min(steps, total) passes over a block of `total` positions."""
     n, k, sizes = torch.tensor(total), torch.tensor(min(steps, total)), list[int]()
     while (left := total - sum(sizes)) > 0:
         sizes.append(int(quota(pace, n, torch.tensor(left), torch.tensor(len(sizes)), k)))
@@ -97,13 +98,13 @@ def sizes_of(pace: Pace, total: int, steps: int) -> tuple[int, ...]:
 
 
 def round_up(x: Tensor) -> Tensor:
-    """To int64; a number that is whole but for its last bits stays, so that every processor has the same sizes."""
+    """x -> ceil(x - 1e-6), int64; the tolerance absorbs rounding errors, so that every processor has the same sizes."""
     return (x - 1e-6).ceil().long()
 
 
 @dataclass(frozen=True, slots=True)
 class SavedPace:
-    """The sizes of a pace: exact for as many positions and passes as it has, for others in proportion."""
+    """A pace by its sizes: exact for as many positions and passes as it has, interpolated for other numbers."""
 
     sizes: tuple[int, ...]
 
@@ -113,9 +114,9 @@ class SavedPace:
 
     def __call__(self, total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
         done = torch.tensor([0, *accumulate(self.sizes)], dtype=torch.float64, device=total.device)
-        place = (step.double() * len(self.sizes) / steps).clamp(max=len(self.sizes))
-        below = place.floor().long().clamp(max=len(self.sizes) - 1)
-        share = torch.lerp(done[below], done[below + 1], place - below)
+        index = (step.double() * len(self.sizes) / steps).clamp(max=len(self.sizes))
+        below = index.floor().long().clamp(max=len(self.sizes) - 1)
+        share = torch.lerp(done[below], done[below + 1], index - below)
         return round_up(share * total / sum(self.sizes))
 
 
@@ -148,7 +149,7 @@ def _checked(steps: int, sizes: list[int]) -> SavedPace:
 
 
 def dtc_sizes(total: int, delta: float) -> tuple[int, ...]:
-    """Each pass reveals delta times what stands already, and at least 1: the error is at most delta * DTC."""
+    """Each pass reveals delta times the number revealed before, at least 1: the error is at most delta * DTC."""
     sizes, done = list[int](), 0
     while done < total:
         sizes.append(min(total - done, max(1, int(delta * done))))
@@ -157,16 +158,16 @@ def dtc_sizes(total: int, delta: float) -> tuple[int, ...]:
 
 
 def tc_sizes(total: int, delta: float) -> tuple[int, ...]:
-    """Each pass reveals delta times what is left after it, and at least 1: the error is at most delta * TC."""
+    """Each pass reveals delta times the number left after it, at least 1: the error is at most delta * TC."""
     return dtc_sizes(total, delta)[::-1]
 
 
 def fit_delta(rule: Callable[[int, float], tuple[int, ...]], total: int, steps: int) -> tuple[int, ...]:
-    """`rule` at the least delta that needs at most `steps` passes; where it needs fewer, the largest are halved.
+    """The sizes of `rule` at the least delta with at most `steps` passes; if they are fewer, the largest are halved.
 
-    Halving never costs more: the curve falls, and the second half then starts from a later point of it.
+    Halving never raises the cost: the curve falls, and the second half starts from a later point of it.
     """
-    if steps < 2:  # the rule begins or ends with a single position, whatever delta
+    if steps < 2:  # a rule's first or last pass has one position, so that no delta gives a single pass
         return (total,)
     low, high = 0.0, float(total)
     for _ in range(50):
@@ -184,29 +185,32 @@ Rule = Callable[[Tensor, int], Sizes]
 
 
 def cost(curve: Tensor, sizes: Sizes) -> float:
-    """sum s_i f(N_{i-1}) in nats: the k-step bound of a whole sequence; `curve` (n,)."""
+    """Curve (n,) and sizes -> sum s_i f(N_{i-1}) in nats: the k-step bound of a whole sequence."""
     starts = accumulate((0, *sizes[:-1]))
     return sum(size * value for size, value in zip(sizes, curve.double()[list(starts)].tolist(), strict=True))
 
 
 def optimal(curve: Tensor, steps: int) -> Sizes:
-    """The sizes of least cost in exactly min(steps, n) passes: D_i(b) = min over a < b of D_{i-1}(a) + (b - a) f(a)."""
+    """Curve (n,) -> the sizes of least cost in exactly min(steps, n) passes.
+
+    Dynamic programming: D_i(b) = min over a < b of D_{i-1}(a) + (b - a) f(a).
+    """
     n = len(curve)
     a, b = torch.arange(n), torch.arange(n + 1)[:, None]
-    price = torch.where(b > a, (b - a) * curve.double(), torch.inf)  # (n + 1, n) of a step from a to b
-    best, came = torch.full((n + 1,), torch.inf, dtype=torch.float64), list[Tensor]()
+    costs = torch.where(b > a, (b - a) * curve.double(), torch.inf)  # (n + 1, n) of a pass from a to b
+    best, origins = torch.full((n + 1,), torch.inf, dtype=torch.float64), list[Tensor]()
     best[0] = 0
     for _ in range(min(steps, n)):
-        best, where = (best[:n] + price).min(-1)
-        came.append(where)
+        best, origin = (best[:n] + costs).min(-1)
+        origins.append(origin)
     cuts = [n]
-    for where in reversed(came):
-        cuts.append(int(where[cuts[-1]]))
+    for origin in reversed(origins):
+        cuts.append(int(origin[cuts[-1]]))
     return tuple(high - low for low, high in zip(reversed(cuts[1:]), reversed(cuts[:-1]), strict=True))
 
 
 def square_root(curve: Tensor, steps: int) -> Sizes:
-    """Cuts at equal parts of the integral of sqrt(z'): the optimum where k and n/k are large."""
+    """Curve (n,) -> sizes with equal parts of the integral of sqrt(z'): the optimum where k and n/k are large."""
     fall = curve.double() - torch.cat([curve[1:], curve[-1:]]).double()
     clock = torch.cat([torch.zeros(1).double(), fall.clamp(min=1e-9).sqrt().cumsum(0)])
 

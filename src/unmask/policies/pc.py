@@ -1,4 +1,4 @@
-"""PC-Sampler: early positions first, and what is sure beyond its frequency (arXiv:2508.13021, eq. 6 to 8)."""
+"""PC-Sampler: a score from position, confidence and token frequency (arXiv:2508.13021, eq. 6 to 8)."""
 
 __all__ = ["PositionCalibrated"]
 
@@ -13,11 +13,11 @@ from unmask.policies.base import View
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PositionCalibrated:
-    """A score for TopK: exp(-`decay` i) min(-c log f, `cap`).
+    """The score exp(-`decay` i) min(-c log f, `cap`) for TopK.
 
-    i counts from the first position that the block lets us write, c is the confidence, f the frequency of the proposed
-    token in text: `unigram` (V,). Frequent tokens, such as full stops and the end of the text, have to wait. Does not
-    sample the joint law: the order peeks at the sample.
+    i counts from the first position to fill in the block, c is the confidence, f the frequency of the proposed token in
+    text: `unigram` (V,). Frequent tokens, such as full stops and the end of the text, are revealed late. Does not
+    sample the joint law: the order depends on the sampled proposal.
     """
 
     unigram: Tensor
@@ -29,8 +29,8 @@ class PositionCalibrated:
             raise ConfigError(f"decay is {self.decay} and cap {self.cap}; give a decay from 0 and a cap above 0.")
 
     def __call__(self, view: View) -> Tensor:
-        places = torch.arange(view.eligible.shape[-1], device=view.eligible.device)
-        ours = view.eligible | view.erasable
-        first = torch.where(ours, places, places.numel()).amin(-1, keepdim=True)
+        positions = torch.arange(view.eligible.shape[-1], device=view.eligible.device)
+        block = view.eligible | view.erasable
+        first = torch.where(block, positions, positions.numel()).amin(-1, keepdim=True)
         rarity = -self.unigram.to(view.confidence.device).clamp(min=1e-12).log()[view.proposal]
-        return (-self.decay * (places - first).double()).exp() * (view.confidence * rarity).clamp(max=self.cap)
+        return (-self.decay * (positions - first).double()).exp() * (view.confidence * rarity).clamp(max=self.cap)

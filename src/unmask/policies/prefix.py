@@ -1,4 +1,4 @@
-"""Reveal from the left as far as the model is sure: the strongest free rule of our trials in full diffusion."""
+"""Reveal the leading run of confident positions: the best untrained rule of our trials on whole canvases."""
 
 __all__ = ["Prefix"]
 
@@ -13,9 +13,9 @@ from unmask.policies.top_k import left_to_right
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The longest run of eligible positions from the left whose confidence is above `threshold`; at least one.
+    """Reveals the longest run of eligible positions from the left with confidence above `threshold`; at least one.
 
-    It never writes behind a gap, so an end of text that looks likely too early cannot tempt it. On one View a stricter
+    Every position before a written one is written, so that no end of text is written too early. On one View a stricter
     threshold reveals a subset. Samples the joint law at threshold 1: one position a pass, from left to right.
     """
 
@@ -30,7 +30,7 @@ class Prefix:
         return True
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
-        return Decision(take_prefix(left_to_right(view), view.eligible, self._sure, view.confidence)), None
+        return Decision(take_prefix(left_to_right(view), view.eligible, self._confident, view.confidence)), None
 
-    def _sure(self, confidence: Tensor) -> Tensor:
+    def _confident(self, confidence: Tensor) -> Tensor:
         return confidence > self.threshold

@@ -1,7 +1,8 @@
-"""Names for policies: what `--policy NAME` or `--policy NAME:key=value,key=value` means, wherever text arrives.
+"""Policies by name: the text NAME or NAME:key=value,key=value -> an UnmaskingPolicy.
 
-Two policies in a row are written `klass or confidence:steps=32`, a wrapped one `early-stop over threshold`. A package
-adds its own through the entry-point group `unmask.policies`: a callable that takes its options as keywords (texts).
+`klass or confidence:steps=32` is a policy with a second one for rows where it reveals nothing; `early-stop over
+threshold` is a wrapped policy. Other packages add policies through the entry-point group `unmask.policies`: a callable
+that takes the options as keyword arguments, each a text.
 """
 
 __all__ = ["ENTRIES", "Entry", "Knob", "learned_names", "make", "names"]
@@ -30,16 +31,16 @@ from unmask.policies.threshold import Threshold
 from unmask.policies.top_k import SCORES, Score, TopK
 
 Joint = Literal["yes", "one a pass", "limit", "no"]
-"""Whether samples at temperature 1 have the model's joint law: always; with one reveal a pass; as steps grow; never."""
+"""Whether samples at temperature 1 have the model's joint law: always; with one reveal a pass; in the limit; never."""
 
 GROUP = "unmask.policies"
 
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """The option that trades speed for accuracy, with values to sweep, the fastest first.
+    """The option that sets speed against accuracy, with the values of a sweep, the fastest first.
 
-    Where `values` is empty the option is a number of passes a block, to be swept as tokens per pass.
+    Where `values` is empty the option is a number of passes a block, and a sweep sets it from tokens per pass.
     """
 
     option: str
@@ -48,18 +49,18 @@ class Knob:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A policy by name."""
+    """The definition of a policy that has a name."""
 
     build: Callable[[Options], UnmaskingPolicy]
     options: frozenset[str]
     line: str
-    """What it does and where it comes from."""
+    """What the policy does, and its paper."""
     joint: Joint
     knob: Knob | None = None
     nested: bool = True
-    """Whether a stricter knob reveals a subset on one View."""
+    """Whether a stricter value of the knob reveals a subset on one View."""
     needs_folder: bool = False
-    """Whether the name alone is not enough: `from=FOLDER` has to go with it."""
+    """Whether the option `from=FOLDER` is required."""
 
 
 def _top_k(name: str, options: Options) -> UnmaskingPolicy:
@@ -72,24 +73,24 @@ def _pc(options: Options) -> UnmaskingPolicy:
 
 
 def _paced(score: Score, name: str, options: Options) -> UnmaskingPolicy:
-    """A TopK at the pace of the options `pace`, `power` and `steps`."""
-    named, steps = options.given.get("pace"), options.steps()
-    if "power" in options.given and named != "power":
+    """Score -> TopK with the options `pace`, `power` and `steps`."""
+    pace, steps = options.values.get("pace"), options.steps()
+    if "power" in options.values and pace != "power":
         raise RequestError("The option power goes with pace=power only; add that, or leave power out.")
-    if named is not None and named.endswith(".json"):
-        if steps is None and "steps" in options.given:
+    if pace is not None and pace.endswith(".json"):
+        if steps is None and "steps" in options.values:
             raise RequestError(
-                f"A saved pace has its own passes; give their number as steps, or leave it out with {named}."
+                f"A saved pace has its own passes; give their number as steps, or leave it out with {pace}."
             )
-        saved = read_pace(named, steps)
+        saved = read_pace(pace, steps)
         return TopK(score, len(saved.sizes), saved)
-    if named is not None and steps is None:
-        raise RequestError(f"pace={named} needs steps; give for example {name}:steps=16,pace={named}.")
-    return TopK(score, steps, _pace(named or "linear", options))
+    if pace is not None and steps is None:
+        raise RequestError(f"pace={pace} needs steps; give for example {name}:steps=16,pace={pace}.")
+    return TopK(score, steps, _pace(pace or "linear", options))
 
 
 def _pace(name: str, options: Options) -> Pace:
-    """The pace of that name, and for pace=power its number."""
+    """Name -> pace; pace=power takes its exponent from the option `power`."""
     if name == "power":
         return Power(options.number("power", 2.0))
     if name not in PACES:
@@ -100,8 +101,7 @@ def _pace(name: str, options: Options) -> Pace:
 
 
 def _ancestral(options: Options) -> UnmaskingPolicy:
-    chosen = options.schedule(None)
-    return Ancestral(options.steps()) if chosen is None else Ancestral(options.steps(), chosen)
+    return Ancestral(options.steps(), options.schedule())
 
 
 def _threshold(feature: Any, default: float, options: Options) -> UnmaskingPolicy:
@@ -119,16 +119,14 @@ def _klass(options: Options) -> UnmaskingPolicy:
 
 
 def _remdm(options: Options) -> UnmaskingPolicy:
-    kind = options.choice("kind", "cap", get_args(ReMDM.__annotations__["kind"]))
-    rule = ReMDM(options.count("steps", 128), kind, options.number("eta", 0.02))
-    schedule = options.schedule(None)
-    return rule if schedule is None else ReMDM(rule.steps, rule.kind, rule.eta, schedule)
+    variant = options.choice("kind", "cap", get_args(ReMDM.__annotations__["variant"]))
+    return ReMDM(options.count("steps", 128), variant, options.number("eta", 0.02), options.schedule())
 
 
 def _learned(options: Options) -> UnmaskingPolicy:
     from unmask.policies.learned.policy import read_policy
 
-    name = options.given.get("from")
+    name = options.values.get("from")
     if name is None:
         raise RequestError("learned needs its folder; write for example learned:from=runs/learn-1, or a bundled name.")
     policy = replace(
@@ -139,12 +137,12 @@ def _learned(options: Options) -> UnmaskingPolicy:
         beta=options.number("beta", 1.0),
         name=f"learned:from={name}",
     )
-    if "passes" in options.given:
-        if "dial" in options.given:
-            raise RequestError("passes asks a calibrated policy for its dial; give one of the two, dial or passes.")
+    if "passes" in options.values:
+        if "dial" in options.values:
+            raise RequestError("passes sets the dial of a calibrated policy; give one of the two, dial or passes.")
         if policy.calibration is None:
             raise RequestError(
-                f"The dial of '{name}' was not measured, so that {options.given['passes']} passes cannot be kept to; "
+                f"The dial of '{name}' was not measured, so none is known for {options.values['passes']} passes; "
                 "give a dial, or let its training end (unmask learn --resume)."
             )
         return replace(policy, dial=policy.calibration.dial_for(options.number("passes", 1.0)))
@@ -160,7 +158,7 @@ def _top_k_entry(name: str) -> Entry:
     return Entry(partial(_top_k, name), _PACED, line, joint, Knob("steps"))
 
 
-_SURE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.998, 0.999, 0.9995)
+_PROBABILITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.998, 0.999, 0.9995)
 _NATS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.01, 0.003, 0.001)
 ENTRIES: dict[str, Entry] = {
     **{name: _top_k_entry(name) for name in SCORES},
@@ -174,7 +172,7 @@ ENTRIES: dict[str, Entry] = {
     "entropy-bound": Entry(
         _entropy_bound,
         frozenset({"gamma", "order"}),
-        "As many as an error budget of gamma nats allows, surest first (EB-Sampler, arXiv:2505.24857).",
+        "As many as an error budget of gamma nats permits, low entropy first (EB-Sampler, arXiv:2505.24857).",
         "limit",
         Knob("gamma", (3.0, 1.0, 0.5, 0.3, 0.1, 0.05, 0.03, 0.01, 0.005, 0.001)),
     ),
@@ -188,17 +186,16 @@ ENTRIES: dict[str, Entry] = {
     "factor": Entry(
         lambda options: Factor(options.number("factor", 1.0)),
         frozenset({"factor"}),
-        "The n surest with (n + 1)(1 - confidence) below the factor (Fast-dLLM, arXiv:2505.22618).",
+        "The n most confident with (n + 1)(1 - confidence) below the factor (Fast-dLLM, arXiv:2505.22618).",
         "no",
         Knob("factor", (3.0, 2.0, 1.0, 0.6, 0.3, 0.1, 0.03, 0.01, 0.003)),
     ),
     "klass": Entry(
         _klass,
         frozenset({"kl", "threshold", "history"}),
-        "All that are sure and whose distribution stands still (KLASS, arXiv:2511.05664).",
+        "All with a high confidence and a distribution that no longer changes (KLASS, arXiv:2511.05664).",
         "no",
         Knob("threshold", (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)),
-        nested=True,
     ),
     "learned": Entry(
         _learned,
@@ -212,28 +209,28 @@ ENTRIES: dict[str, Entry] = {
     "margin-threshold": Entry(
         partial(_threshold, "margin", 0.9),
         frozenset({"threshold"}),
-        "All whose best probability leads the second by more than the threshold (margin: arXiv:2502.06768).",
+        "All whose best probability exceeds the second by more than the threshold (margin: arXiv:2502.06768).",
         "no",
-        Knob("threshold", _SURE),
+        Knob("threshold", _PROBABILITIES),
     ),
     "pc": Entry(
         _pc,
         _PACED | {"decay", "cap", "unigram"},
-        "Early positions first, and what is sure beyond its frequency in text (PC-Sampler, arXiv:2508.13021).",
+        "Early positions and rare tokens first, by confidence (PC-Sampler, arXiv:2508.13021).",
         "no",
         Knob("steps"),
     ),
     "prefix": Entry(
         lambda options: Prefix(options.number("threshold", 0.9)),
         frozenset({"threshold"}),
-        "The longest run from the left with confidence above the threshold (the strongest free rule of our trials).",
+        "The longest run from the left with confidence above the threshold (the best untrained rule of our trials).",
         "limit",
-        Knob("threshold", _SURE),
+        Knob("threshold", _PROBABILITIES),
     ),
     "remdm": Entry(
         _remdm,
         frozenset({"steps", "kind", "eta", "schedule"}),
-        "The reverse process that hides again: kind cap, rescale, conf or loop (ReMDM, arXiv:2503.00307).",
+        "The reverse process that masks again: kind cap, rescale, conf or loop (ReMDM, arXiv:2503.00307).",
         "limit",
         Knob("steps", (8, 16, 32, 64, 128)),
         nested=False,
@@ -243,43 +240,43 @@ ENTRIES: dict[str, Entry] = {
         frozenset({"threshold"}),
         "All with a confidence above the threshold, at least one (Fast-dLLM, arXiv:2505.22618).",
         "no",
-        Knob("threshold", _SURE),
+        Knob("threshold", _PROBABILITIES),
     ),
 }
-_PLAIN = Context()
+_NO_MODEL = Context()
 _EARLY_STOP = "early-stop"
 _WRAPPERS = {
-    _EARLY_STOP: "`early-stop over POLICY`: write the rest once its logit gaps are wide (Prophet, arXiv:2508.19982).",
-    "or": "`POLICY or POLICY`: the second where the first reveals nothing.",
+    _EARLY_STOP: "`early-stop over POLICY`: all the rest once its logit gaps are large (Prophet, arXiv:2508.19982).",
+    "or": "`POLICY or POLICY`: the second in rows where the first reveals nothing.",
 }
 
 
 @cache
 def _plugins() -> dict[str, Any]:
-    """The entry points that other packages register, by name."""
+    """Name -> entry point of another package."""
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def names() -> dict[str, str]:
-    """Every policy's name with its one line: what it does and where it comes from."""
-    ours = {name: entry.line for name, entry in ENTRIES.items()} | _WRAPPERS
-    theirs = {name: f"from the package {point.dist.name}." for name, point in _plugins().items() if point.dist}
-    return dict(sorted((ours | theirs).items()))
+    """Name of every policy -> one line: what it does, and its paper or package."""
+    own = {name: entry.line for name, entry in ENTRIES.items()} | _WRAPPERS
+    plugins = {name: f"from the package {point.dist.name}." for name, point in _plugins().items() if point.dist}
+    return dict(sorted((own | plugins).items()))
 
 
-def make(text: str, context: Context = _PLAIN) -> UnmaskingPolicy:
-    """The policy that `text` names, for example "random:steps=32"; `context` is what the model adds.
+def make(text: str, context: Context = _NO_MODEL) -> UnmaskingPolicy:
+    """Text such as "random:steps=32" -> the policy; `context` has the defaults of the model.
 
-    Raises RequestError for an unknown name or option, or a value that cannot be.
+    Raises RequestError for an unknown name or option, or an impossible value; PluginError for a plugin that fails.
     """
-    first, either, second = text.partition(" or ")
-    if either:
-        one, two = make(first.strip(), context), make(second.strip(), context)
-        if isinstance(one, ReMDM) or isinstance(two, ReMDM):
-            raise RequestError(f"'{text}' joins a policy that hides tokens again; remdm stands alone.")
-        return OrElse(one, two)
-    outer, over, inner = text.partition(" over ")
-    if over:
+    left, word, right = text.partition(" or ")
+    if word:
+        first, second = make(left.strip(), context), make(right.strip(), context)
+        if isinstance(first, ReMDM) or isinstance(second, ReMDM):
+            raise RequestError(f"'{text}' joins a policy that hides tokens again; remdm cannot be combined.")
+        return OrElse(first, second)
+    outer, word, inner = text.partition(" over ")
+    if word:
         name, options = _split(outer.strip())
         if name != _EARLY_STOP:
             raise RequestError(f"'{name}' is no wrapper; write {_EARLY_STOP} over POLICY.")
@@ -299,21 +296,21 @@ def make(text: str, context: Context = _PLAIN) -> UnmaskingPolicy:
 
 
 def learned_names(text: str) -> list[str]:
-    """The folders or bundled names of the learned policies that `text` has in it."""
+    """Policy text -> the folders or bundled names of the learned policies in it."""
     parts = [_split(part.rpartition(" over ")[2].strip()) for part in text.split(" or ")]
     return [options["from"] for name, options in parts if name == "learned" and "from" in options]
 
 
 def _split(text: str) -> tuple[str, dict[str, str]]:
-    """Name and options of "name:key=value,key=value"."""
+    """The text "name:key=value,key=value" -> name and options. Raises RequestError for an option that is no pair."""
     name, _, rest = text.partition(":")
     options: dict[str, str] = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
+    for pair in filter(None, rest.split(",")):
+        key, equals, value = pair.partition("=")
         if not equals:
             knob = ENTRIES[name].knob if name in ENTRIES else None
-            shown = "steps=32" if knob is None or not knob.values else f"{knob.option}={knob.values[-1]:g}"
-            raise RequestError(f"'{item}' in the policy '{text}' is not key=value; write for example {name}:{shown}.")
+            example = "steps=32" if knob is None or not knob.values else f"{knob.option}={knob.values[-1]:g}"
+            raise RequestError(f"'{pair}' in the policy '{text}' is not key=value; write for example {name}:{example}.")
         options[key.strip()] = value.strip()
     return name, options
 
@@ -324,14 +321,16 @@ def _check(name: str, options: dict[str, str], known: frozenset[str]) -> None:
             raise RequestError(f"The policy '{name}' has no option '{key}'; {did_you_mean(key, known)}")
 
 
-def _early_stop(text: str, given: dict[str, str], inner: UnmaskingPolicy) -> UnmaskingPolicy:
+def _early_stop(text: str, values: dict[str, str], inner: UnmaskingPolicy) -> UnmaskingPolicy:
     bars = ("early", "middle", "late")
-    _check(_EARLY_STOP, given, frozenset(bars))
+    _check(_EARLY_STOP, values, frozenset(bars))
     if isinstance(inner, ReMDM):
-        raise RequestError(f"'{text}' would stop a policy that hides tokens again; remdm stands alone.")
-    options = Options(given, _PLAIN)
+        raise RequestError(f"'{text}' would stop a policy that hides tokens again; remdm cannot be combined.")
+    options = Options(values, _NO_MODEL)
     try:
-        return EarlyStop(inner, *(options.number(bar, usual) for bar, usual in zip(bars, (7.5, 5, 2.5), strict=True)))
+        return EarlyStop(
+            inner, *(options.number(bar, default) for bar, default in zip(bars, (7.5, 5, 2.5), strict=True))
+        )
     except ConfigError as error:
         raise RequestError(str(error)) from None
 

@@ -1,4 +1,4 @@
-"""ReMDM: hide some of what was written again, so that errors can be mended (arXiv:2503.00307, section 4)."""
+"""ReMDM: written tokens may be masked again, so that errors can be corrected (arXiv:2503.00307, section 4)."""
 
 __all__ = ["ReMDM"]
 
@@ -12,21 +12,23 @@ from unmask.errors import ConfigError
 from unmask.policies.base import Decision, State, View
 from unmask.process import Linear, Schedule
 
-_ON, _OFF, _LEVEL = 0.55, 0.05, 0.9  # loop: when it begins and ends, and the share that is visible meanwhile
+_ON, _OFF, _LEVEL = 0.55, 0.05, 0.9  # loop: its first and last time, and alpha in between
 
 
 @dataclass(frozen=True, slots=True)
 class ReMDM:
-    """`steps` grid steps; at each a written token is hidden with probability sigma, at most (1 - alpha_s)/alpha_t, and
-    a masked one revealed so that the share of visible ones stays alpha (eq. 6): any masked diffusion model will do.
+    """Reverse process on `steps` grid steps that also hides written tokens, for any masked diffusion model.
 
-    `kind`: cap (sigma = eta), rescale (eta times the most), conf (the most, shared out by a softmax of minus the
-    probability a token had when it was written), loop (on the clock of appendix D: fill, loop at a constant level with
-    sigma = eta, finish). Steps that reveal nothing cost no pass. Keeps the marginals, not the joint law, at finite T.
+    At each step a written token is hidden with probability sigma, at most sigma_max = (1 - alpha_s)/alpha_t, and a
+    masked one is revealed with the probability that keeps the visible share at alpha (eq. 6). `variant` sets sigma:
+    cap (eta, at most sigma_max); rescale (eta times sigma_max); conf (sigma_max, divided among the positions by a
+    softmax of minus the probability that a token had when it was written); loop (the schedule of appendix D: fill, hold
+    alpha constant with sigma = eta, finish). Steps that reveal nothing need no pass. Keeps the marginals, not the joint
+    law, at finite T.
     """
 
     steps: int = 128
-    kind: Literal["cap", "rescale", "conf", "loop"] = "cap"
+    variant: Literal["cap", "rescale", "conf", "loop"] = "cap"
     eta: float = 0.02
     schedule: Schedule = Linear()
 
@@ -43,30 +45,32 @@ class ReMDM:
         now, then = self._alpha(t)[:, None], self._alpha(s.clamp(min=0))[:, None]
         most = ((1 - then) / now.clamp(min=1e-12)).clamp(max=1)
         sigma = self._sigma(view, t, s, most)
-        shown = sigma if self.kind != "conf" else torch.zeros_like(most)  # conf hides without making up for it
-        chance = (then - (1 - shown) * now) / (1 - now).clamp(min=1e-12)
+        shown = (
+            sigma if self.variant != "conf" else torch.zeros_like(most)
+        )  # conf does not compensate for what it hides
+        probability = (then - (1 - shown) * now) / (1 - now).clamp(min=1e-12)
         done = view.step + 1 >= self.steps
-        reveal = view.eligible & ((view.noise < chance) | done[:, None])
+        reveal = view.eligible & ((view.noise < probability) | done[:, None])
         remask = view.erasable & (view.noise < sigma) & ~done[:, None]
         return Decision(reveal, (1 - now[:, 0]).clamp(min=1e-6), remask, done), None
 
     def _alpha(self, t: Tensor) -> Tensor:
-        """The share that is visible at time t (B,)."""
-        if self.kind != "loop":
+        """(B,) times -> alpha (B,), the visible share."""
+        if self.variant != "loop":
             return self.schedule.alpha(t)
         filling, finishing = (1 - t) * _LEVEL / (1 - _ON), 1 - t * (1 - _LEVEL) / _OFF
         return torch.where(t > _ON, filling, torch.where(t > _OFF, torch.full_like(t, _LEVEL), finishing))
 
     def _sigma(self, view: View, t: Tensor, s: Tensor, most: Tensor) -> Tensor:
-        """The probability of hiding, (B, 1) or (B, L)."""
-        match self.kind:
+        """The probability of hiding a written token, (B, 1) or (B, L); `most` is sigma_max."""
+        match self.variant:
             case "cap":
                 return most.clamp(max=self.eta)
             case "rescale":
                 return self.eta * most
             case "conf":
-                doubt = (-view.confidence.double()).masked_fill(~view.erasable, -torch.inf)
-                return (most * doubt.softmax(-1)).nan_to_num(0)  # nan where nothing is written yet
+                scores = (-view.confidence.double()).masked_fill(~view.erasable, -torch.inf)
+                return (most * scores.softmax(-1)).nan_to_num(0)  # nan where nothing is written yet
             case "loop":
                 inside = ((t <= _ON) & (s >= _OFF))[:, None]
                 return torch.where(inside, most.clamp(max=self.eta), 0)

@@ -1,4 +1,4 @@
-"""Reveal whatever is sure enough (Fast-dLLM, arXiv:2505.22618 Algorithm 1), by any feature of a position."""
+"""The threshold rule on confidence, margin or entropy (Fast-dLLM, arXiv:2505.22618, Algorithm 1)."""
 
 __all__ = ["Threshold"]
 
@@ -15,10 +15,10 @@ Feature = Literal["confidence", "margin", "entropy"]
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """All eligible positions whose confidence or margin is above `threshold`, or whose entropy in nats is below it.
+    """Reveals all eligible positions with confidence or margin above `threshold`, or entropy in nats below it.
 
-    At least the best one. On one View a stricter threshold reveals a subset. Does not sample the joint law: tokens that
-    appear in one pass are drawn as if independent.
+    The best position is always revealed. On one View a stricter threshold reveals a subset. Does not sample the joint
+    law: tokens revealed in one pass are drawn independently.
     """
 
     threshold: float = 0.9

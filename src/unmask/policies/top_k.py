@@ -1,10 +1,10 @@
-"""In what order positions are revealed: higher goes first. Each is (View) -> (B, L).
+"""Scores and the TopK rule: reveal a fixed number of positions each pass, best score first (MaskGIT, LLaDA, Dream).
 
-Reveal a set number of positions each pass, best score first (MaskGIT, LLaDA, Dream).
+A score is a function View -> (B, L); the position with the higher score is revealed first.
 """
 
 __all__ = [
-    "BLIND",
+    "MODEL_FREE",
     "NEEDS",
     "SCORES",
     "Score",
@@ -36,13 +36,13 @@ def confidence(view: View) -> Tensor:
 
 
 def best_confidence(view: View) -> Tensor:
-    """Clean probability of the most probable token, whatever was drawn (MaskGIT's order without its peek)."""
+    """Clean probability of the most probable token, whatever token was sampled."""
     assert view.top is not None
     return view.top[..., 0]
 
 
 def margin(view: View) -> Tensor:
-    """Best probability minus the second best (arXiv:2502.06768)."""
+    """Best clean probability minus the second best (arXiv:2502.06768)."""
     return view.margin
 
 
@@ -52,12 +52,12 @@ def entropy(view: View) -> Tensor:
 
 
 def random(view: View) -> Tensor:
-    """A uniform random order: with one reveal a pass the sample has the model's any-order law."""
+    """Uniform random order; with one reveal a pass the sample has the model's any-order law."""
     return view.noise
 
 
 def left_to_right(view: View) -> Tensor:
-    """The order of reading."""
+    """From left to right."""
     return -torch.arange(view.eligible.shape[-1], device=view.eligible.device).double().expand_as(view.noise)
 
 
@@ -69,15 +69,17 @@ SCORES: dict[str, Score] = {
     "margin": margin,
     "random": random,
 }
-BLIND: frozenset[Score] = frozenset({random, left_to_right})
+MODEL_FREE: frozenset[Score] = frozenset({random, left_to_right})
+"""Scores that do not depend on the model's output."""
 NEEDS: dict[Score, Needs] = {best_confidence: Needs(top=1)}
 
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """`steps` passes a block at a `pace`; None is a pass for every position, which no pace can beat or change.
+    """Reveals the best-scored positions, as many in each of `steps` passes a block as `pace` sets.
 
-    With the score `random` and steps=None each sample has the law of the model's any-order factorisation.
+    With steps=None each pass reveals one position, and the pace has no effect. With the score `random` and steps=None
+    each sample has the law of the model's any-order factorisation.
     """
 
     score: Score = random
@@ -90,7 +92,7 @@ class TopK:
 
     @property
     def looks(self) -> bool:
-        return self.score not in BLIND
+        return self.score not in MODEL_FREE
 
     @property
     def needs(self) -> Needs:

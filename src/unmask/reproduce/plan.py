@@ -207,7 +207,7 @@ DEVICE, DTYPE = "cpu", "float32"
 """Every cell computes so, one thread each: results are compared between machines, and seconds are those of a thread."""
 ALPHAS = _finer(_DIAL, 4)
 """Where policies are measured, most of them never trained on: about as many as heuristics have settings. Above 30 lies
-the end of the dial, where the cut falls (`policies.learned.policy.PRICED`)."""
+the end of the dial, where the cut falls (`policies.learned.policy.TRAINED_DIAL`)."""
 COARSE = ALPHAS[::2]
 """Where there are many measurements."""
 _QUICK_ALPHAS = (0.0, 1.0, 30.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from unmask.config import run_record, to_dict
 from unmask.disk.checkpoint import keep_last, latest, load_state, load_tensors, step_folder, write_checkpoint
-from unmask.policies.learned.policy import PRICED, Calibration, policy_config
+from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, policy_config
 from unmask.rl.learner import Learner
 from unmask.rl.rollout import experts
 from unmask.run.loop import Standing
@@ -91,7 +91,7 @@ def _card(learner: Learner, facts: dict[str, Any], calibration: Calibration | No
     ]
     if calibration is not None:
         lines += [
-            f"- dial: a price up to {PRICED}, which is alpha {calibration.last:g}; beyond it the cut falls",
+            f"- dial: a price up to {TRAINED_DIAL}, which is alpha {calibration.last:g}; beyond it the cut falls",
             "",
             f"Dial, on {calibration.problems} validation problems:",
             "",

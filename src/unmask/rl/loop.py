@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unmask.disk.checkpoint import load_tensors, step_folder
 from unmask.noise import derive
-from unmask.policies.learned.policy import PRICED, Calibration, Learned
+from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, Learned
 from unmask.rl.checkpoint import save, write_policy
 from unmask.rl.learner import Learner, RoundReport
 from unmask.rl.rollout import Rollout, roll_out
@@ -26,8 +26,8 @@ from unmask.solve.pareto import hypervolume
 from unmask.solve.problems import Problem
 
 _VALID = 3
-_BEYOND = tuple(round(PRICED + (1 - PRICED) * n / 8, 3) for n in range(1, 9))
-_DIALS = (*(round(PRICED * n / 16, 3) for n in range(17)), *_BEYOND)
+_BEYOND = tuple(round(TRAINED_DIAL + (1 - TRAINED_DIAL) * n / 8, 3) for n in range(1, 9))
+_DIALS = (*(round(TRAINED_DIAL * n / 16, 3) for n in range(17)), *_BEYOND)
 
 
 class Found(NamedTuple):

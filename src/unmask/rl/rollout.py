@@ -97,7 +97,7 @@ def roll_out(
 ) -> Rollout:
     """Decode problems greedily with `policy` (the learner itself, or an expert), and tape what `learner` would see.
 
-    What is taped to be learned from has dials up to `PRICED`: beyond, likelihoods are not the network's.
+    What is taped to be learned from has dials up to `TRAINED_DIAL`: beyond, likelihoods are not the network's.
     """
     began = time.perf_counter()
     chosen = policy if policy is learner else Expert(policy, learner.needs)
@@ -129,7 +129,7 @@ def roll_out(
 def _taped(step: Step, row: Tensor, learner: Learned) -> Tape:
     view, decision = step.view, step.decision
     assert view.dial is not None
-    seen = observe(view, learner.settings, learner.price(view.dial))
+    seen = observe(view, learner.settings, learner.cost(view.dial))
     action = decision.reveal.long()
     if learner.settings.head == "plackett-luce":
         if decision.log_prob is None:  # an expert: by its confidence
@@ -140,7 +140,7 @@ def _taped(step: Step, row: Tensor, learner: Learned) -> Tape:
             action = plackett_luce_rank(logits, view.eligible, view.noise if learner.sample else None)
     nothing = torch.zeros(len(row), device=row.device)
     log_prob = nothing if decision.log_prob is None else decision.log_prob
-    return Tape(seen, view.eligible.gather(1, seen.places), action.gather(1, seen.places), log_prob, row)
+    return Tape(seen, view.eligible.gather(1, seen.positions), action.gather(1, seen.positions), log_prob, row)
 
 
 def joined(parts: Sequence[Tape]) -> Tape:
@@ -154,9 +154,9 @@ def joined(parts: Sequence[Tape]) -> Tape:
     def every(name: str) -> Tensor:
         return torch.cat([wide(getattr(part.seen, name)) for part in parts])
 
-    time, price = (torch.cat([getattr(part.seen, name) for part in parts]) for name in ("time", "price"))
+    time, cost = (torch.cat([getattr(part.seen, name) for part in parts]) for name in ("time", "cost"))
     return Tape(
-        Observation(every("features"), every("state"), every("present"), time, price, every("places")),
+        Observation(every("features"), every("state"), every("present"), time, cost, every("positions")),
         torch.cat([wide(part.eligible) for part in parts]),
         torch.cat([wide(part.action) for part in parts]),
         torch.cat([part.log_prob for part in parts]),

@@ -1,1 +1,1 @@
-"""What happened while rows were decoded, as typed events: recorded, replayed, written and read again."""
+"""Traces: decoding steps -> typed events, which are recorded, replayed, written to files and read again."""

@@ -1,4 +1,4 @@
-"""Traces as files: JSON lines, the header first and then a line an event; and a page that needs nothing else."""
+"""Trace -> JSON lines (the header, then one event a line) or a self-contained HTML page; JSON lines -> trace."""
 
 __all__ = ["FORMAT", "from_jsonl", "read", "to_html", "to_jsonl"]
 
@@ -12,28 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import DataError
-from unmask.trace.events import Event, Header, Trace
+from unmask.trace.events import FILE_KEYS, Event, Header, Trace
 
 FORMAT = 1
 _MARK = "unmask_trace"  # the key of a header that holds the format number
 
 
 def to_jsonl(trace: Trace) -> str:
-    """The content of a trace file, in ASCII."""
-    lines = [json.dumps({_MARK: FORMAT} | asdict(trace.header)), *map(json.dumps, _plain(trace.events))]
+    """Trace -> the content of a trace file, in ASCII."""
+    lines = [json.dumps({_MARK: FORMAT} | asdict(trace.header)), *map(json.dumps, _records(trace.events))]
     return "\n".join(lines) + "\n"
 
 
 def to_html(trace: Trace) -> str:
-    """A page that plays the trace: one file that needs neither the network nor this library."""
-    data = {"header": asdict(trace.header), "events": _plain(trace.events)}
+    """Trace -> an HTML page that plays it: one file, which needs neither the network nor this library."""
+    data = {"header": asdict(trace.header), "events": _records(trace.events)}
     template = (resources.files("unmask.assets") / "player.html").read_text(encoding="utf-8")
     # A "<" inside the text could end the element that holds the data; as an escape it is the same JSON.
     return template.replace("__TRACE__", json.dumps(data).replace("<", "\\u003c"))
 
 
 def read(path: str | os.PathLike[str]) -> Trace:
-    """The trace in a .jsonl file. Raises DataError where there is none, or a newer one than this library knows."""
+    """Path of a .jsonl file -> its trace.
+
+    Raises DataError for a file that cannot be read, is no trace, or has a newer format than this library reads.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -43,9 +46,9 @@ def read(path: str | os.PathLike[str]) -> Trace:
 
 
 def from_jsonl(text: str, name: str = "the text") -> Trace:
-    """The trace that `to_jsonl` wrote; a last line that was cut off is left out and said in `cut`.
+    """The output of `to_jsonl` -> the trace; an incomplete last line is left out, and then `cut` is True.
 
-    Raises DataError, which calls the text `name`, for what is no trace, for a newer format, and for a damaged line.
+    `name` is what errors call the text. Raises DataError for a text that is no trace, a newer format or a damaged line.
     """
     first, *lines = text.split("\n")
     header = _header(first, name)
@@ -62,16 +65,17 @@ def from_jsonl(text: str, name: str = "the text") -> Trace:
     return Trace(header, tuple(events))
 
 
-def _plain(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """As what JSON knows; no alternatives where there are none."""
-    return [{key: value for key, value in asdict(one).items() if value != ()} for one in events]
+def _records(events: Sequence[Event]) -> list[dict[str, Any]]:
+    """Events -> JSON objects; `alternatives` is left out where it is empty."""
+    return [{FILE_KEYS.get(key, key): value for key, value in asdict(event).items() if value != ()} for event in events]
 
 
 @cache
-def _adapter(kind: type[Any]) -> Any:
+def _adapter(record: type[Any]) -> Any:
+    """pydantic's reader of a dataclass; costly to make, so made once."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    return TypeAdapter(record)
 
 
 def _header(line: str, name: str) -> Header:
@@ -99,16 +103,16 @@ def _checked_event(line: str, header: Header, where: str) -> Event:
         raise DataError(f"{where} is damaged ({_where(error)}); write the trace again.") from None
     rows = header.rows
     if not 0 <= event.row < len(rows) or not 0 <= event.position < len(rows[event.row].start):
-        raise DataError(f"{where} tells of row {event.row}, position {event.position}, which the header does not have.")
+        raise DataError(f"{where} is about row {event.row}, position {event.position}, which the header does not have.")
     return event
 
 
 def _where(error: ValueError) -> str:
-    """Which field pydantic complains of first, and why."""
+    """The first field that pydantic refuses, and its reason."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
         return str(error)
-    one = error.errors()[0]
-    place = ".".join(map(str, one["loc"]))
-    return f"{place}: {one['msg']}" if place else one["msg"]
+    problem = error.errors()[0]
+    field = ".".join(map(str, problem["loc"]))
+    return f"{field}: {problem['msg']}" if field else problem["msg"]

@@ -1,6 +1,6 @@
-"""From what the decoding loop did to events. It asks for the shape of a snapshot, not for the loop itself."""
+"""Snapshots of the decoding loop -> events. Protocols describe the snapshot, so that `decode` is not imported."""
 
-__all__ = ["Recorder", "Seen"]
+__all__ = ["Recorder", "Turn"]
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from unmask import __version__
-from unmask.trace.events import Event, Header, Kind, Row, Trace
+from unmask.trace.events import Change, Event, Header, Row, Trace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_UNSEEN = -1  # a token of a prompt that is longer than the window
+_UNSEEN = -1  # stands for a token of a prompt that begins before the window
 _Rows = TypeVar("_Rows")
-_Snapshot = TypeVar("_Snapshot", bound="Seen")
+_Snapshot = TypeVar("_Snapshot", bound="Turn")
 
 
 class _Canvas(Protocol):
-    """The part of `decode.Canvas` that is looked at; (B, L) or (B,)."""
+    """The fields of `decode.Canvas` that are read; (B, L) or (B,)."""
 
     @property
     def tokens(self) -> "Tensor": ...
@@ -34,7 +34,7 @@ class _Canvas(Protocol):
 
 
 class _View(Protocol):
-    """The part of `policies.View` that is looked at; (b, L)."""
+    """The fields of `policies.View` that are read; (b, L)."""
 
     @property
     def masked(self) -> "Tensor": ...
@@ -45,7 +45,7 @@ class _View(Protocol):
 
 
 class _Step(Protocol):
-    """The part of `decode.Step` that is looked at."""
+    """The fields of `decode.Step` that are read."""
 
     @property
     def rows(self) -> "Tensor": ...
@@ -63,8 +63,8 @@ class _Step(Protocol):
     def candidate_log_probs(self) -> "Tensor | None": ...
 
 
-class Seen(Protocol):
-    """What a recorder takes in: `windows.Snapshot`, or a canvas and a step of `Decoder.steps` put into one."""
+class Turn(Protocol):
+    """One turn of the decoding loop: `decode.rows.Snapshot`, also built from a canvas and a step of `Decoder.steps`."""
 
     @property
     def rows(self) -> tuple[int, ...]: ...
@@ -79,8 +79,8 @@ class Seen(Protocol):
 
 
 @dataclass(slots=True)
-class _Known:
-    """A row as far as it has been seen; the counts of earlier windows are in `before`."""
+class _RowState:
+    """The state of a row after the turns recorded so far; the counts of earlier windows are in `before`."""
 
     start: list[int]
     held: dict[int, int]
@@ -89,48 +89,48 @@ class _Known:
 
 
 class Recorder:
-    """Turns the snapshots of a stream into events and keeps them; needs no model."""
+    """A stream of snapshots -> events, which are kept in `events`; needs no model."""
 
     def __init__(self, mask_id: int, held: Mapping[int, int] | None = None) -> None:
-        """`held`: by position, tokens of text that is edited in place, of every row; the canvas has MASK there."""
+        """`held`: position -> earlier token of text edited in place, for every row; the canvas has MASK there."""
         self.mask_id, self.events = mask_id, list[Event]()
         self._held = dict(held or {})
-        self._rows: dict[int, _Known] = {}
+        self._rows: dict[int, _RowState] = {}
 
     def record(self, stream: Generator[_Snapshot, None, _Rows]) -> Generator[_Snapshot, None, _Rows]:
-        """The same stream; each snapshot is recorded before it is passed on."""
+        """Stream of snapshots -> the same stream; each snapshot is recorded before it is yielded."""
         while True:
             try:
                 snapshot = next(stream)
             except StopIteration as end:
                 return end.value
-            self.events_of(snapshot)
+            self.record_turn(snapshot)
             yield snapshot
 
-    def events_of(self, snapshot: Seen) -> list[Event]:
-        """What happened in a turn, by row and position; to be given every snapshot, in order."""
+    def record_turn(self, snapshot: Turn) -> list[Event]:
+        """Snapshot -> the events of its turn, by row and position; call it with every snapshot, in order."""
         canvas, step = snapshot.canvas, snapshot.step
         counts = list(zip(canvas.turn.tolist(), canvas.passes.tolist(), canvas.block.tolist(), strict=True))
         for at, line in enumerate(step.rows.tolist()):
-            self._meet(snapshot, at, line, counts[line])
-        at, place = (step.revealed | step.remasked).nonzero().unbind(-1)
+            self._update_row(snapshot, at, line, counts[line])
+        at, column = (step.revealed | step.remasked).nonzero().unbind(-1)
         line = step.rows[at]
-        hidden = step.remasked[at, place]
-        columns = [
+        hidden = step.remasked[at, column]
+        values = [
             line,
-            place,
-            canvas.tokens[line, place].where(~hidden, step.view.proposal[at, place]),
-            canvas.log_prob[line, place].exp().where(~hidden, step.view.confidence[at, place]),
+            column,
+            canvas.tokens[line, column].where(~hidden, step.view.proposal[at, column]),
+            canvas.log_prob[line, column].exp().where(~hidden, step.view.confidence[at, column]),
             hidden,
             step.rescued[at],
         ]
-        some = [_alternatives(step, at, place)]
-        found = [
-            self._event(snapshot, *values)
-            for values in zip(*(column.tolist() for column in columns), *some, strict=True)
+        alternatives = _alternatives(step, at, column)
+        events = [
+            self._event(snapshot, *fields)
+            for fields in zip(*(value.tolist() for value in values), alternatives, strict=True)
         ]
-        self.events += found
-        return found
+        self.events += events
+        return events
 
     def trace(
         self,
@@ -139,17 +139,17 @@ class Recorder:
         raw: Callable[[int], bytes | None],
         **facts: Any,
     ) -> Trace:
-        """What was recorded, with all that is needed to draw it without the model.
+        """Finished texts and functions of token ids -> the recorded events with a header, drawable without the model.
 
-        `texts` are the finished rows as token ids, cut at EOS. Where several rows were tried for each text, the trace
-        tells of the one that became it. `piece` and `raw` give the text of a token id and, where that is a part of a
-        character, its bytes; `facts` are further fields of the `Header`.
+        `texts` are the finished rows as token ids, cut at EOS. Where several rows were decoded for each text, the trace
+        has the row that became the text. `piece` maps a token id to its text, `raw` to its bytes where the token is a
+        part of a character, else to None; `facts` are further fields of the `Header`.
         """
         each = max(1, len(self._rows) // max(1, len(texts)))
         chosen = [self._source(range(at * each, (at + 1) * each), text) for at, text in enumerate(texts)]
         rows = tuple(self._row(row, text) for row, text in zip(chosen, texts, strict=True))
-        place = {row: at for at, row in enumerate(chosen)}
-        events = tuple(replace(event, row=place[event.row]) for event in self.events if event.row in place)
+        index = {row: at for at, row in enumerate(chosen)}
+        events = tuple(replace(event, row=index[event.row]) for event in self.events if event.row in index)
         ids = {token for row in rows for token in (*row.start, *row.held.values())}
         for event in events:
             ids |= {event.token, *(token for token, _ in event.alternatives)}
@@ -158,73 +158,73 @@ class Recorder:
         return Trace(Header(self.mask_id, rows, pieces, parts, version=__version__, **facts), events)
 
     def _source(self, rows: range, text: Sequence[int]) -> int:
-        """Which of some rows ended as this text."""
+        """The row, of some rows, whose last canvas is this text; else the first of them."""
         ends = {row: list(self._rows[row].start) for row in rows if row in self._rows} if len(rows) > 1 else {}
         for event in self.events:
             if event.row in ends:
-                ends[event.row][event.position] = self.mask_id if event.kind == "remasked" else event.token
+                ends[event.row][event.position] = self.mask_id if event.change == "remasked" else event.token
         return next((row for row, end in ends.items() if end == list(text)), rows[0])
 
     def _row(self, row: int, text: Sequence[int]) -> Row:
-        known = self._rows.get(row)
-        if known is None:
+        state = self._rows.get(row)
+        if state is None:
             return Row(tuple(text), 0)
-        end = None if len(text) == len(known.start) else len(text)
-        start = tuple(text[at] if token == _UNSEEN else token for at, token in enumerate(known.start))
-        return Row(start, known.before[1] + known.now[1], end, dict(self._held))
+        end = None if len(text) == len(state.start) else len(text)
+        start = tuple(text[at] if token == _UNSEEN else token for at, token in enumerate(state.start))
+        return Row(start, state.before[1] + state.now[1], end, dict(self._held))
 
-    def _meet(self, snapshot: Seen, at: int, line: int, now: tuple[int, int, int]) -> None:
-        """Bring the row's counts up to date; at the start of a window, note the canvas as it was."""
+    def _update_row(self, snapshot: Turn, at: int, line: int, now: tuple[int, int, int]) -> None:
+        """Update the counts of a row; at the start of a window, append the initial canvas to `start`."""
         row, start, view = snapshot.rows[line], snapshot.starts[line], snapshot.step.view
-        known = self._rows.get(row)
-        if known is None:
-            known = self._rows[row] = _Known([_UNSEEN] * start, dict(self._held))
-        elif now[0] > known.now[0]:
-            known.now = now
+        state = self._rows.get(row)
+        if state is None:
+            state = self._rows[row] = _RowState([_UNSEEN] * start, dict(self._held))
+        elif now[0] > state.now[0]:
+            state.now = now
             return
-        else:  # the turns of a new window begin again
-            turns, passes, block = known.now
-            known.before = (known.before[0] + turns, known.before[1] + passes, known.before[2] + block + 1)
+        else:  # a new window: its counts start at zero
+            turns, passes, block = state.now
+            state.before = (state.before[0] + turns, state.before[1] + passes, state.before[2] + block + 1)
         canvas = view.proposal[at].masked_fill(view.masked[at], self.mask_id).tolist()
-        for position in range(len(known.start), start + snapshot.lengths[line]):
+        for position in range(len(state.start), start + snapshot.lengths[line]):
             token = canvas[position - start]
-            known.start.append(token)
+            state.start.append(token)
             if token != self.mask_id:
-                known.held[position] = token
-        known.now = now
+                state.held[position] = token
+        state.now = now
 
     def _event(
         self,
-        snapshot: Seen,
+        snapshot: Turn,
         line: int,
-        place: int,
+        column: int,
         token: int,
         confidence: float,
         hidden: bool,
         rescued: bool,
         alternatives: tuple[tuple[int, float], ...],
     ) -> Event:
-        row, position = snapshot.rows[line], snapshot.starts[line] + place
-        known = self._rows[row]
-        kind: Kind = "remasked" if hidden else "rescued" if rescued else "committed"
-        if kind == "committed" and known.held.get(position, token) != token:
-            kind = "edited"
-        known.held[position] = token
-        turns, passes, block = (old + new for old, new in zip(known.before, known.now, strict=True))
-        return Event(turns, row, position, token, _figure(confidence), kind, block, passes, alternatives)
+        row, position = snapshot.rows[line], snapshot.starts[line] + column
+        state = self._rows[row]
+        change: Change = "remasked" if hidden else "rescued" if rescued else "committed"
+        if change == "committed" and state.held.get(position, token) != token:
+            change = "edited"
+        state.held[position] = token
+        turns, passes, block = (old + new for old, new in zip(state.before, state.now, strict=True))
+        return Event(turns, row, position, token, _rounded(confidence), change, block, passes, alternatives)
 
 
-def _alternatives(step: _Step, at: "Tensor", place: "Tensor") -> list[tuple[tuple[int, float], ...]]:
-    """For each of N positions the candidates that the pass told, without those of probability zero."""
+def _alternatives(step: _Step, at: "Tensor", column: "Tensor") -> list[tuple[tuple[int, float], ...]]:
+    """For N positions (rows `at`, columns `column`): the candidates of the pass with probabilities above zero."""
     if step.candidates is None or step.candidate_log_probs is None:
         return [()] * len(at)
-    ids, values = step.candidates[at, place].tolist(), step.candidate_log_probs[at, place].exp().tolist()
+    ids, values = step.candidates[at, column].tolist(), step.candidate_log_probs[at, column].exp().tolist()
     return [
-        tuple((one, rounded) for one, p in zip(*pair, strict=True) if (rounded := _figure(p)))
+        tuple((token, rounded) for token, p in zip(*pair, strict=True) if (rounded := _rounded(p)))
         for pair in zip(ids, values, strict=True)
     ]
 
 
-def _figure(probability: float) -> float | None:
-    """Six digits, so that a file reads well and gives back what was written; None for nan."""
+def _rounded(probability: float) -> float | None:
+    """A probability with six significant digits, so that files stay short and read back the same; None for nan."""
     return None if math.isnan(probability) else float(f"{probability:.6g}")

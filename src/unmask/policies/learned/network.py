@@ -1,11 +1,9 @@
-"""The two laws that a policy may draw its sets from, and what a set has for probability under them.
+"""The policy network (features of positions -> one logit a position), and the two laws of a set given its logits.
 
-Shapes: N views, A positions.
-
-The network: one transformer block over features of positions, conditioned on mask, time and price.
-
-arXiv:2512.09106, section 4: adaptive norms per position, rotary places, one logit a position. A condition takes as many
-values in a row as a position has states, so that it is worked out for these and then looked up. Shapes: N views, A
+The network is one transformer block over the positions of a view, conditioned on the state of each position, the time
+and the cost of a pass: adaptive norms per position, rotary positions (arXiv:2512.09106, section 4). In a view the
+condition depends on the state of a position alone, so it is computed once a state and then looked up. A set of
+positions is drawn by independent Bernoulli draws, or as a ranking (Plackett-Luce, appendix E). Shapes: N views, A
 positions, F features, D width, S states.
 """
 
@@ -31,25 +29,29 @@ from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
 
 def bernoulli_log_prob(logits: Tensor, eligible: Tensor, reveal: Tensor) -> Tensor:
-    """(N,) of a coin for each eligible position, in float32; the empty set has a probability too."""
+    """Logits (N, A) and the set `reveal` (N, A) -> log-probability (N,) of independent Bernoulli draws, in float32.
+
+    Only eligible positions are drawn. The empty set has a probability too.
+    """
     each = F.logsigmoid(torch.where(reveal, logits, -logits).float())
     return each.masked_fill(~eligible, 0).sum(-1)
 
 
 def bernoulli_entropy(logits: Tensor, eligible: Tensor) -> Tensor:
-    """(N,) of all coins of a view together, in nats."""
+    """Logits (N, A) -> joint entropy (N,) in nats of the Bernoulli draws of a view."""
     p = logits.float().sigmoid()
     each = -(p * F.logsigmoid(logits) + (1 - p) * F.logsigmoid(-logits))
     return each.masked_fill(~eligible, 0).sum(-1)
 
 
 def plackett_luce_rank(logits: Tensor, eligible: Tensor, noise: Tensor | None) -> Tensor:
-    """(N, A) int64: 1, 2, ... in the order of choosing, 0 for what was not chosen.
+    """Logits (N, A) -> a ranking (N, A) int64: 1, 2, ... in the order of choice, 0 for positions that are not chosen.
 
-    The first choice is forced, among the eligible positions; then a STOP of logit 0 takes part. `noise` (N, A) uniforms
-    race as Gumbel variables, that of STOP drawn below the first choice's, as it was not in that race; without noise the
-    order is that of the logits. STOP's own number is the low half of the first position's, which the high half does not
-    tell.
+    The first choice is always an eligible position; from the second choice on, a STOP of logit 0 is a candidate, and
+    the ranking ends where STOP is chosen. With uniforms `noise` (N, A) the ranking is sampled: each logit gets a Gumbel
+    variable, and that of STOP is conditioned to be below the first choice, where STOP was no candidate. Without noise
+    the order is that of the logits. The uniform of STOP is the low bits of the first position's uniform, which are
+    independent of the high bits used there.
     """
     score = logits.masked_fill(~eligible, -torch.inf)
     stop = torch.zeros_like(logits[:, :1])
@@ -67,13 +69,17 @@ def plackett_luce_rank(logits: Tensor, eligible: Tensor, noise: Tensor | None) -
 
 
 def plackett_luce_log_prob(logits: Tensor, eligible: Tensor, rank: Tensor) -> Tensor:
-    """(N,) of a ranking: the forced first choice, each further one among what is left and STOP, and STOP at the end."""
+    """Logits (N, A) and a ranking -> its log-probability (N,).
+
+    It is the product of the first choice among the eligible positions, each later choice among the rest and STOP, and
+    the final STOP.
+    """
     logits = logits.float().masked_fill(~eligible, -torch.inf)
     last = rank.amax(-1, keepdim=True)
-    place = torch.where(rank > 0, rank, torch.where(eligible, last + 1, last + 2))
-    order = place.argsort(dim=-1, stable=True)
+    position = torch.where(rank > 0, rank, torch.where(eligible, last + 1, last + 2))
+    order = position.argsort(dim=-1, stable=True)
     inside = logits.gather(-1, order)
-    rest = inside.flip(-1).logcumsumexp(-1).flip(-1)  # of what is left when each is chosen
+    rest = inside.flip(-1).logcumsumexp(-1).flip(-1)  # over the candidates at each choice
     ranked = rank.gather(-1, order)
     first = inside[:, 0] - rest[:, 0]
     later = inside - torch.logaddexp(rest, torch.zeros_like(rest))
@@ -83,34 +89,34 @@ def plackett_luce_log_prob(logits: Tensor, eligible: Tensor, rank: Tensor) -> Te
 
 
 STATES = 3
-"""What a position may be: written, eligible, or hidden and not eligible."""
+"""Number of states of a position: written, eligible, or hidden and not eligible."""
 _WAVES = 4
 _BIAS = -2.0
 
 
 class Observation(NamedTuple):
-    """What the network is told; the tape of a rollout is made of these."""
+    """The input of the network, which rollouts record."""
 
-    features: Tensor  # (N, A, F) float32, 0 where nothing is known
+    features: Tensor  # (N, A, F) float32, 0 where a position has none
     state: Tensor  # (N, A) int64 below STATES
-    present: Tensor  # (N, A) bool: no prompt, no padding
-    time: Tensor  # (N,) passes spent over the positions that were to fill
-    price: Tensor  # (N,) of a pass
-    places: Tensor  # (N, A) int64: where in its row each position is
+    present: Tensor  # (N, A) bool: neither prompt nor padding
+    time: Tensor  # (N,) passes so far / positions to fill at the start
+    cost: Tensor  # (N,) of a pass
+    positions: Tensor  # (N, A) int64: index of each position in its row
 
 
 class PolicyNetwork(nn.Module):
-    """Features to logits; one block, pre-norm."""
+    """Observation -> logits (N, A): one transformer block, pre-norm."""
 
     def __init__(self, settings: PolicySettings, seed: int = 0) -> None:
-        """Weights are drawn from `seed`; it begins near revealing with probability sigmoid(-2)."""
+        """Draw the weights from `seed`; at the start each reveal probability is near sigmoid(-2)."""
         super().__init__()
         self.settings = settings
         d = settings.width
         self.inputs = nn.Linear(settings.inputs, d)
         self.state = nn.Embedding(STATES, d) if settings.mask else None
         self.time = _vector(1 + 2 * _WAVES, d) if settings.time else None
-        self.price = _vector(2, d) if settings.priced else None
+        self.price = _vector(2, d) if settings.priced else None  # of the cost; stored weights have this name
         self.adapt = nn.Linear(d, 6 * d)
         self.norm_1, self.norm_2 = (nn.LayerNorm(d, elementwise_affine=False) for _ in range(2))
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
@@ -119,31 +125,34 @@ class PolicyNetwork(nn.Module):
         self.head = nn.Linear(d, 1)
         self._draw(torch.Generator().manual_seed(seed))
 
-    def _draw(self, chance: torch.Generator) -> None:
+    def _draw(self, generator: torch.Generator) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 bound = module.in_features**-0.5
-                nn.init.uniform_(module.weight, -bound, bound, generator=chance)
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, generator=chance)
+                nn.init.normal_(module.weight, generator=generator)
         nn.init.zeros_(self.adapt.weight)
-        nn.init.normal_(self.head.weight, std=0.02, generator=chance)
+        nn.init.normal_(self.head.weight, std=0.02, generator=generator)
         nn.init.constant_(self.head.bias, _BIAS)
 
     def forward(self, seen: Observation) -> Tensor:
-        """(N, A) logits; those of positions that are not eligible mean nothing."""
+        """Observation -> logits (N, A); those of positions that are not eligible have no meaning."""
         count = len(seen.time)
         condition = self._condition(seen)
-        x = self.inputs(seen.features) + _looked_up(condition[:count], seen.state)
-        six = _looked_up(self.adapt(F.silu(condition))[:count], seen.state).chunk(6, -1)
+        x = self.inputs(seen.features) + _by_state(condition[:count], seen.state)
+        six = _by_state(self.adapt(F.silu(condition))[:count], seen.state).chunk(6, -1)
         x = x + (1 + six[2]) * self._attend(self.norm_1(x) * (1 + six[0]) + six[1], seen)
         x = x + (1 + six[5]) * self.down(F.gelu(self.up(self.norm_2(x) * (1 + six[3]) + six[4])))
         return self.head(self.norm(x)).squeeze(-1)
 
     def _condition(self, seen: Observation) -> Tensor:
-        """(N, S, D): mask, time and price, added up; N padded (see unmask.batch), so that neighbours change no bits."""
-        time, price = (pad_rows(x) for x in (seen.time, seen.price))
+        """The sum (N, S, D) of the embeddings of state, time and cost.
+
+        N is padded (see unmask.batch), so that a view's bits do not depend on the other views.
+        """
+        time, cost = (pad_rows(x) for x in (seen.time, seen.cost))
         out = seen.features.new_zeros(len(time), STATES, self.settings.width)
         if self.state is not None:
             out = out + self.state.weight
@@ -151,18 +160,18 @@ class PolicyNetwork(nn.Module):
             waves = time[:, None] * (math.pi / 2 * 2.0 ** torch.arange(_WAVES, device=time.device))
             out = out + self.time(torch.cat([time[:, None], waves.sin(), waves.cos()], -1))[:, None]
         if self.price is not None:
-            alpha = price * self.settings.unit
-            told = torch.stack([(1 + alpha).log(), (alpha + LEAST_ALPHA).log() / 3], -1)
-            out = out + self.price(told)[:, None]
+            alpha = cost * self.settings.unit
+            inputs = torch.stack([(1 + alpha).log(), (alpha + LEAST_ALPHA).log() / 3], -1)
+            out = out + self.price(inputs)[:, None]
         return out
 
     def _attend(self, x: Tensor, seen: Observation) -> Tensor:
-        """Attention among the positions that are present."""
+        """Attention over the positions that are present."""
         heads = self.settings.heads
         q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
         if self.settings.positions:
-            turns = _turns(seen.places, q.shape[-1] // 2)
-            q, k = _turned(q, turns), _turned(k, turns)
+            angles = _angles(seen.positions, q.shape[-1] // 2)
+            q, k = _rotated(q, angles), _rotated(k, angles)
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         weights = scores.masked_fill(~seen.present[:, None, None], -1e4).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).flatten(-2))
@@ -172,19 +181,19 @@ def _vector(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
 
 
-def _looked_up(table: Tensor, state: Tensor) -> Tensor:
-    """(N, S, E) by (N, A) -> (N, A, E)."""
+def _by_state(table: Tensor, state: Tensor) -> Tensor:
+    """Table (N, S, E) and states (N, A) -> the entry of each position, (N, A, E)."""
     return torch.einsum("nse,nas->nae", table, F.one_hot(state, STATES).to(table.dtype))
 
 
-def _turns(places: Tensor, half: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (N, 1, A, half) of the rotary embedding, base 10000."""
-    angles = places[:, None, :, None] * 10_000.0 ** (-torch.arange(half, device=places.device) / half)
+def _angles(positions: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """Positions (N, A) -> cosines and sines (N, 1, A, half) of the rotary embedding, base 10000."""
+    angles = positions[:, None, :, None] * 10_000.0 ** (-torch.arange(half, device=positions.device) / half)
     return angles.cos(), angles.sin()
 
 
-def _turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    """(N, H, A, E), turned."""
-    cos, sin = turns
-    one, two = x.chunk(2, -1)
-    return torch.cat([one * cos - two * sin, two * cos + one * sin], -1)
+def _rotated(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+    """x (N, H, A, E), its halves rotated by the angles (cosines, sines)."""
+    cos, sin = angles
+    first, second = x.chunk(2, -1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)

@@ -1,11 +1,13 @@
-"""A learned network as a policy: it sees what a View tells and decides what to reveal (arXiv:2512.09106).
+"""Learned policies: a View -> the input of a network -> a Decision (arXiv:2512.09106); and their folders.
 
-A learned policy on disk: a folder of safetensors and JSON, well under 2 MB, with what it was trained on.
+A dial from 0 (accurate) to 1 (fast) sets the speed. Up to `TRAINED_DIAL` it sets alpha, the weight of speed in the
+reward that the network was trained on; above, a number is added to the logits. A folder has the network in
+model.safetensors and the rest in config.json, well under 2 MB.
 """
 
 __all__ = [
     "POLICY_FORMAT",
-    "PRICED",
+    "TRAINED_DIAL",
     "Calibration",
     "Learned",
     "alpha_of",
@@ -13,9 +15,9 @@ __all__ = [
     "dial_of",
     "observe",
     "policy_config",
-    "push_of",
     "read_policy",
     "read_policy_config",
+    "shift_of",
 ]
 
 import json
@@ -42,52 +44,53 @@ from unmask.policies.learned.network import (
 )
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
-PRICED = 0.8
-"""Up to here the dial is a price that the network was trained on; from here to 1 the cut falls, down to one pass."""
-_FURTHER = 5.0  # dial 1 stands for so many times the largest alpha
-_SURE = 1e-6
-_MOST = 1e4  # a logit that nothing outweighs
+TRAINED_DIAL = 0.8
+"""The largest dial value that sets a cost of training; from here to 1 the reveal threshold falls, down to one pass."""
+_FURTHER = 5.0  # dial 1 corresponds to the largest alpha times this
+_SMALLEST = 1e-6  # probabilities are clamped to this and 1 minus this
+_LARGEST = 1e4  # a logit larger than any other
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What each place of the dial gave on validation problems."""
+    """Passes and accuracy at each dial value, measured on validation problems."""
 
     task: str
     block_size: int | None
     problems: int
     last: float
-    """The alpha at `PRICED`: with larger ones this policy is worse than with a lower cut."""
+    """The alpha at `TRAINED_DIAL`: above it a larger alpha is worse than a lower threshold."""
     dial: tuple[float, ...]
     passes: tuple[float, ...]
     accuracy: tuple[float, ...]
 
     def dial_for(self, passes: float) -> float:
-        """The slowest place of the dial that spends at most so many passes on average.
+        """Number of passes -> the lowest dial value with at most so many passes on average, interpolated.
 
-        Raises RequestError where even the fastest spends more.
+        Raises RequestError where even the fastest has more.
         """
-        for n, spent in enumerate(self.passes):
-            if spent <= passes:
+        for n, mean in enumerate(self.passes):
+            if mean <= passes:
                 if n == 0:
                     return self.dial[0]
-                share = (self.passes[n - 1] - passes) / max(self.passes[n - 1] - spent, 1e-9)
+                share = (self.passes[n - 1] - passes) / max(self.passes[n - 1] - mean, 1e-9)
                 return self.dial[n - 1] + share * (self.dial[n] - self.dial[n - 1])
         raise RequestError(
-            f"{passes:g} passes are too few: this policy spends {self.passes[-1]:.1f} at its fastest on {self.task}; "
+            f"{passes:g} passes are too few: this policy takes {self.passes[-1]:.1f} at its fastest on {self.task}; "
             "give at least that."
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
-    """A policy network at work.
+    """The policy of a network.
 
-    `cut` reveals where the probability is above it; with `sample` each position is drawn by itself (or the set by
-    ranking, see `PolicySettings.head`). `temperature` divides the logits, `beta` scales the probabilities:
-    min(1, beta p) (section 4.3). `dial` from 0 (accurate) to 1 (one pass) holds where a row's canvas does not say its
-    own: up to `PRICED` the price of a pass, beyond it the last price and `push_of` on the logits; `last` is the alpha
-    there, by default the largest. Where nothing is revealed the loop takes the position with the highest logit.
+    Positions with a probability above `cut` are revealed; with `sample` each position is drawn independently (or the
+    set as a ranking, see `PolicySettings.head`). `temperature` divides the logits, `beta` scales the probabilities:
+    min(1, beta p) (section 4.3). `dial`, from 0 (accurate) to 1 (one pass), is the value for rows that have none of
+    their own: up to `TRAINED_DIAL` it sets the cost of a pass, above it the cost stays and `shift_of` is added to the
+    logits. `last` is the alpha at `TRAINED_DIAL`, by default the largest of training. Where none is revealed the loop
+    reveals the position with the highest logit.
     """
 
     network: PolicyNetwork
@@ -108,7 +111,7 @@ class Learned:
         if self.temperature <= 0 or self.beta <= 0:
             raise ConfigError(f"temperature is {self.temperature:g} and beta {self.beta:g}; give numbers above 0.")
         if self.beta != 1 and self.settings.head != "bernoulli":
-            raise ConfigError("beta scales the coins of a Bernoulli head; a ranking has none.")
+            raise ConfigError("beta scales the probabilities of a Bernoulli head; leave it out for a ranking.")
 
     def __repr__(self) -> str:
         return f"{self.name}:dial={self.dial:g}"
@@ -123,96 +126,97 @@ class Learned:
 
     @property
     def needs(self) -> Needs:
-        wanted = self.settings.features
-        return Needs(top=self.settings.top if "top" in wanted else 0, hidden="hidden" in wanted)
+        features = self.settings.features
+        return Needs(top=self.settings.top if "top" in features else 0, hidden="hidden" in features)
 
-    def price(self, dial: Tensor) -> Tensor:
-        """(B,) the price of a pass at each dial, nan standing for this policy's own."""
+    def cost(self, dial: Tensor) -> Tensor:
+        """Dial values (B,) -> the cost of a pass (B,); nan is this policy's own dial."""
         return alpha_of(dial.nan_to_num(self.dial), self._last) / self.settings.unit
 
     def dial_of(self, alpha: float) -> float:
-        """The place of the dial that stands for a price, at most 1."""
+        """Alpha -> the dial value, at most 1."""
         return dial_of(alpha, self._last, self.settings.largest)
 
     @property
     def _last(self) -> float:
         return self.settings.largest if self.last is None else self.last
 
-    def push(self, dial: Tensor) -> Tensor:
-        """(B,) what is added to the logits at each dial, nan standing for this policy's own; 0 without a dial."""
-        found = push_of(dial.nan_to_num(self.dial))
-        return found if self.settings.priced else torch.zeros_like(found)
+    def shift(self, dial: Tensor) -> Tensor:
+        """Dial values (B,) -> the shift of the logits (B,); nan is this policy's own dial. 0 without `priced`."""
+        shift = shift_of(dial.nan_to_num(self.dial))
+        return shift if self.settings.priced else torch.zeros_like(shift)
 
     @torch.no_grad()
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return decide(self, self.logits(view), view), None
 
     def logits(self, view: View) -> Tensor:
-        """(B, L); those of positions that are not eligible mean nothing."""
-        self.network.to(view.eligible.device)  # read from a folder it is on the processor
-        seen = observe(view, self.settings, self.price(_dial(view)))
-        told = self.network(seen)
-        return told.new_zeros(view.eligible.shape).scatter_(1, seen.places, told)
+        """View -> logits (B, L); those of positions that are not eligible have no meaning."""
+        self.network.to(view.eligible.device)  # `read_policy` loads it on the CPU
+        seen = observe(view, self.settings, self.cost(_dial(view)))
+        logits = self.network(seen)
+        return logits.new_zeros(view.eligible.shape).scatter_(1, seen.positions, logits)
 
 
 def alpha_of(dial: Tensor, last: float) -> Tensor:
-    """Dial 0 to `PRICED` -> alpha 0 to `last`, by equal factors but for the beginning; beyond it stays there."""
-    return LEAST_ALPHA * ((1 + last / LEAST_ALPHA) ** (dial.clamp(max=PRICED) / PRICED) - 1)
+    """Dial 0 to `TRAINED_DIAL` -> alpha 0 to `last`, logarithmic in alpha + `LEAST_ALPHA`; constant above."""
+    return LEAST_ALPHA * ((1 + last / LEAST_ALPHA) ** (dial.clamp(max=TRAINED_DIAL) / TRAINED_DIAL) - 1)
 
 
 def dial_of(alpha: float, last: float, largest: float) -> float:
-    """The inverse of `alpha_of`; above `last` by equal factors from `PRICED` to 1, which is 5 times `largest`."""
+    """Alpha -> dial: the inverse of `alpha_of`; above `last` logarithmic, up to dial 1 at 5 times `largest`."""
     if alpha <= last:
-        return PRICED * math.log(1 + alpha / LEAST_ALPHA) / math.log(1 + last / LEAST_ALPHA)
+        return TRAINED_DIAL * math.log(1 + alpha / LEAST_ALPHA) / math.log(1 + last / LEAST_ALPHA)
     beyond = math.log(alpha / last) / math.log(_FURTHER * largest / last)
-    return min(1.0, PRICED + (1 - PRICED) * beyond)
+    return min(1.0, TRAINED_DIAL + (1 - TRAINED_DIAL) * beyond)
 
 
-def push_of(dial: Tensor) -> Tensor:
-    """What is added to the logits: 0 up to `PRICED`, from there to dial 1 up to 10, and at 1 enough for anything.
+def shift_of(dial: Tensor) -> Tensor:
+    """Dial values -> what is added to the logits: 0 up to `TRAINED_DIAL`, rising to 10 below dial 1, and 10 000 at 1.
 
-    A network hardly learns to reveal everything at once: near one pass rewards differ little between actions. Its order
-    is good there all the same, so a lower cut is worth more than a higher price (docs/log.md).
+    A network hardly learns to reveal everything at once, because near one pass the rewards of different actions are
+    almost equal. Its order of positions is still good there, so a lower threshold gives more than a higher cost
+    (docs/log.md).
     """
-    beyond = 10 * ((dial - PRICED) / (1 - PRICED)).clamp(min=0)
-    return torch.where(dial < 1, beyond, _MOST)
+    beyond = 10 * ((dial - TRAINED_DIAL) / (1 - TRAINED_DIAL)).clamp(min=0)
+    return torch.where(dial < 1, beyond, _LARGEST)
 
 
 def decide(policy: Learned, logits: Tensor, view: View) -> Decision:
-    """What the logits (B, L) mean to a policy with its knobs."""
+    """Logits (B, L) -> decision, with the policy's temperature, beta, dial, and threshold or sampling."""
     logits = logits / policy.temperature
     if policy.beta != 1:
-        logits = (policy.beta * logits.sigmoid()).clamp(_SURE, 1 - _SURE).logit()
-    logits = logits + policy.push(_dial(view))[:, None]
+        logits = (policy.beta * logits.sigmoid()).clamp(_SMALLEST, 1 - _SMALLEST).logit()
+    logits = logits + policy.shift(_dial(view))[:, None]
     if policy.settings.head == "plackett-luce":
         rank = plackett_luce_rank(logits, view.eligible, view.noise if policy.sample else None)
-        drawn = plackett_luce_log_prob(logits, view.eligible, rank) if policy.sample else None
-        return Decision(rank > 0, fallback=logits, log_prob=drawn)
-    chance = logits.sigmoid()
-    reveal = (view.noise < chance if policy.sample else chance > policy.cut) & view.eligible
-    drawn = bernoulli_log_prob(logits, view.eligible, reveal) if policy.sample else None
-    return Decision(reveal, fallback=logits, log_prob=drawn)
+        log_prob = plackett_luce_log_prob(logits, view.eligible, rank) if policy.sample else None
+        return Decision(rank > 0, fallback=logits, log_prob=log_prob)
+    p = logits.sigmoid()
+    reveal = (view.noise < p if policy.sample else p > policy.cut) & view.eligible
+    log_prob = bernoulli_log_prob(logits, view.eligible, reveal) if policy.sample else None
+    return Decision(reveal, fallback=logits, log_prob=log_prob)
 
 
-def observe(view: View, settings: PolicySettings, price: Tensor) -> Observation:
-    """What a network with these settings is told of a View; price (B,).
+def observe(view: View, settings: PolicySettings, cost: Tensor) -> Observation:
+    """View and the cost of a pass (B,) -> the input of a network with these settings.
 
-    Of each row the positions that were to fill, moved together: prompt and padding would cost as much and tell nothing.
+    It has the positions to fill of each row, side by side; prompt and padding would take time and carry no information.
     Raises RequestError for a feature that the View does not have.
     """
     present = view.masked | view.written
     most = padded_size(int(present.sum(-1).max()))
-    places = (~present).long().argsort(dim=-1, stable=True)[:, :most]
-    eligible, written = view.eligible.gather(1, places), view.written.gather(1, places)
-    parts = [_feature(view, feature, settings, places) for feature in settings.features]
+    positions = (~present).long().argsort(dim=-1, stable=True)[:, :most]
+    eligible, written = view.eligible.gather(1, positions), view.written.gather(1, positions)
+    parts = [_feature(view, feature, settings, positions) for feature in settings.features]
     features = torch.cat(parts, -1).masked_fill(~(eligible | written)[..., None], 0)
     time = view.step / view.total.clamp(min=1)
     state = torch.where(written, 0, torch.where(eligible, 1, 2))
-    return Observation(features, state, present.gather(1, places), time, price.float(), places)
+    return Observation(features, state, present.gather(1, positions), time, cost.float(), positions)
 
 
-def _feature(view: View, feature: str, settings: PolicySettings, places: Tensor) -> Tensor:
-    """(B, A, ·) float32 at places (B, A)."""
+def _feature(view: View, feature: str, settings: PolicySettings, positions: Tensor) -> Tensor:
+    """The feature at positions (B, A): float32 (B, A, n), with n numbers a position."""
     value: Tensor | None = getattr(view, feature)
     if feature == "hidden" and (value is None or value.shape[-1] != settings.hidden):
         width = "none" if value is None else f"{value.shape[-1]} wide"
@@ -227,14 +231,15 @@ def _feature(view: View, feature: str, settings: PolicySettings, places: Tensor)
         )
     value = value.float().view(*view.eligible.shape, -1)
     if feature == "top":
-        value = value[..., : settings.top]  # another policy of the same request may want more
-    value = value.gather(1, places[..., None].expand(-1, -1, value.shape[-1]))
+        value = value[..., : settings.top]  # another policy of the same request may need more
+    value = value.gather(1, positions[..., None].expand(-1, -1, value.shape[-1]))
     if settings.scale == "raw" or feature not in ("confidence", "top"):
         return value
-    return value.clamp(_SURE, 1 - _SURE).logit() / 4
+    return value.clamp(_SMALLEST, 1 - _SMALLEST).logit() / 4
 
 
 def _dial(view: View) -> Tensor:
+    """The dial values (B,) of a view, all nan where it has none."""
     return torch.full_like(view.step, torch.nan, dtype=torch.float32) if view.dial is None else view.dial
 
 

@@ -1,4 +1,4 @@
-"""What a learned policy looks at, and how large it is; no torch here."""
+"""Settings of a learned policy: its features and the size of its network. Imported without torch."""
 
 __all__ = ["FEATURES", "LEAST_ALPHA", "Feature", "PolicySettings"]
 
@@ -10,42 +10,44 @@ from unmask.errors import ConfigError
 Feature = Literal["confidence", "top", "entropy", "margin", "hidden"]
 FEATURES: tuple[str, ...] = get_args(Feature)
 LEAST_ALPHA = 0.03
-"""Prices are told, and dialled, by equal factors of alpha plus this much: no jump at alpha 0."""
+"""Dial values, and the network's input, are logarithmic in alpha + LEAST_ALPHA, so that alpha = 0 is finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySettings:
     """The network of arXiv:2512.09106, section 4 and appendix A: one transformer block over features of positions.
 
-    The paper's own size is width 128 with raw confidences (`scale="raw"`) and no price; the defaults are ours, about
-    22 thousand parameters. Raises ConfigError for what cannot be.
+    The cost of a pass is alpha / `unit`; alpha is the weight of speed in the reward. The paper's own network has width
+    128, raw confidences (`scale="raw"`) and no cost among its inputs; the defaults are ours, with about 22 thousand
+    parameters.
+    Raises ConfigError for impossible values.
     """
 
     width: int = 32
     heads: int = 2
     features: tuple[Feature, ...] = ("confidence", "top", "entropy", "margin")
     """Of each position: confidence (of the proposal), top (the `top` highest probabilities), entropy, margin, hidden
-    (what the denoiser made of it)."""
+    (the denoiser's hidden state)."""
     top: int = 4
-    """How many probabilities the feature `top` has."""
+    """Number of probabilities in the feature `top`."""
     hidden: int = 0
     """Width of the denoiser's hidden state, for the feature of that name."""
     scale: Literal["log-odds", "raw"] = "log-odds"
-    """How a probability is told: log(p / (1 - p)) / 4, or as it is."""
+    """Scale of probabilities: log(p / (1 - p)) / 4, or p itself."""
     mask: bool = True
-    """Whether it is told what is written already."""
+    """Whether the state of a position (written, eligible, or neither) is an input."""
     time: bool = True
-    """Whether it is told how many passes were spent."""
+    """Whether the number of passes so far is an input."""
     positions: bool = True
-    """Whether attention knows places (rotary), or sees a set."""
+    """Whether attention has rotary positions; without them the positions are a set."""
     priced: bool = True
-    """Whether one network serves every price of a pass, told which; else it has one behaviour and no dial."""
+    """Whether the cost of a pass is an input, so that one network has a dial; else it has one behaviour and no dial."""
     head: Literal["bernoulli", "plackett-luce"] = "bernoulli"
-    """A coin for each position, or a ranking with a STOP among the positions (appendix E)."""
+    """A Bernoulli draw for each position, or a ranking with a STOP among the positions (appendix E)."""
     unit: float = 24.0
-    """Prices are told in units of 1 / `unit`, the length that the policy was trained on: alpha = price * unit."""
+    """The length that the policy was trained on: alpha = cost of a pass * `unit`."""
     largest: float = 30.0
-    """The largest alpha that it is trained on, at `PRICED` on the dial."""
+    """The largest alpha of training, at the dial value `TRAINED_DIAL`."""
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.heads < 1 or self.width % (2 * self.heads):
@@ -63,6 +65,6 @@ class PolicySettings:
 
     @property
     def inputs(self) -> int:
-        """Numbers told of each position."""
+        """Number of features of a position."""
         sizes = {"top": self.top, "hidden": self.hidden}
         return sum(sizes.get(feature, 1) for feature in self.features)
