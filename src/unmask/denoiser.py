@@ -57,9 +57,10 @@ class Denoiser(Protocol):
     ) -> Tensor:
         """(B, L) int64 -> (B, L, D).
 
-        `valid` (B, L) is False on padding, which is never attended to; `time` (B,) in (0, 1] is the share of tokens
-        expected to be masked, 1 - alpha(t); `positions` (B, L) are the places of the tokens (default 0 .. L-1);
-        `prompt` (B, L) bool is what was given, for wrappers that treat it apart (a network ignores it).
+        `valid` (B, L) is False on padding, which is never attended to; where L is more than `max_length`, the rest is
+        padding in every row. `time` (B,) in (0, 1] is the share of tokens expected to be masked, 1 - alpha(t);
+        `positions` (B, L) are the places of the tokens (default 0 .. L-1); `prompt` (B, L) bool is what was given, for
+        wrappers that treat it apart (a network ignores it).
         """
         ...
 
