@@ -3,20 +3,28 @@
 Nothing here needs torch, and pydantic is imported only when settings are checked.
 """
 
-__all__ = ["from_dict", "library_versions", "merge", "read_toml", "run_record", "to_dict"]
+__all__ = [
+    "adapter",
+    "first_problem",
+    "from_dict",
+    "library_versions",
+    "merge",
+    "processor_facts",
+    "read_toml",
+    "run_record",
+    "to_dict",
+]
 
 import dataclasses
 import json
 import os
 import platform
 import sys
-import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 
+_SOURCE = Path(__file__).resolve().parents[2]
 _POSSIBLE = {
     "bool_type": "true or false",
     "float_type": "a number",
@@ -43,9 +52,17 @@ _POSSIBLE = {
 }
 
 
+@cache
+def adapter(cls: type[Settings]) -> "TypeAdapter[Settings]":
+    """Type -> what pydantic reads and writes it with; it is costly to make, so made once."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
 def to_dict(settings: object) -> dict[str, Any]:
     """The settings as what JSON knows (tuples become lists, paths texts); `from_dict` gives them back unchanged."""
-    return _adapter(type(settings)).dump_python(settings, mode="json")
+    return adapter(type(settings)).dump_python(settings, mode="json")
 
 
 def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Settings:
@@ -60,7 +77,7 @@ def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Setti
         raise ConfigError(f"{where}: there is no setting '{key}': {did_you_mean(name, known)}")
     text = json.dumps(data, default=str)  # JSON rules: lists for tuples, and no text that stands for a number
     try:
-        return _adapter(cls).validate_json(text, strict=True)
+        return adapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
         raise _as_config_error(error, data, where) from error
 
@@ -77,6 +94,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The tables of a TOML file; ConfigError if it is missing, unreadable, or wrong (with the line)."""
+    import tomllib
+
     try:
         text = Path(path).read_bytes().decode("utf-8")
         return tomllib.loads(text)
@@ -87,35 +106,45 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read ({reason}): give the path of a TOML file.") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not a text file: give the path of a TOML file.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} is nested too deep: give tables within tables a few levels deep.") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {_lower_first(str(error))}.") from error
 
 
 def library_versions() -> dict[str, str]:
     """Versions of this library, Python, and of torch, numpy, safetensors and tokenizers where installed."""
-    versions = {"unmask": _version("unmask"), "python": platform.python_version()}
+    from unmask import __version__
+
+    versions = {"unmask": __version__, "python": platform.python_version()}
     return versions | {name: _version(name) for name in ("torch", "numpy", "safetensors", "tokenizers")}
 
 
 def run_record() -> dict[str, Any]:
-    """Where and with what a run takes place, for run.json; torch's threads are asked for only if it is imported."""
+    """Where and with what a run takes place, for run.json; torch's threads are asked for only if it is imported.
+
+    The commit is that of this library's own checkout; None where it runs from anywhere else.
+    """
     torch = sys.modules.get("torch")
     return {
         "versions": library_versions(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor_facts().get("model name") or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads() if torch is not None else os.cpu_count(),
-        "commit": _commit(),
+        "commit": _commit(_SOURCE),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
 @cache
-def _adapter(cls: type[Settings]) -> "TypeAdapter[Settings]":
-    """pydantic's reader and writer of one settings class; it is costly to make, so made once."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(cls)
+def processor_facts() -> dict[str, str]:
+    """What Linux reports of the first processor ("model name", "flags"); empty on other systems."""
+    try:
+        first = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n", 1)[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _unknown_keys(annotation: Any, value: object, prefix: str) -> Iterator[tuple[str, str, list[str]]]:
@@ -147,25 +176,30 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _as_config_error(error: "ValidationError", data: Mapping[str, Any], where: str) -> UnmaskError:
-    """The first thing pydantic found, as one sentence: the key, what was given, what is possible."""
-    details = error.errors()
-    first = details[0]
-    own = first.get("ctx", {}).get("error")
+    """The first thing pydantic refused, as one sentence: the key, what was given, what is possible."""
+    own = error.errors()[0].get("ctx", {}).get("error")
     if isinstance(own, UnmaskError):
         return own
-    key, given = _locate(first["loc"], data)
-    given_text = json.dumps(given, default=str, ensure_ascii=False)
-    if first["type"] == "missing" and isinstance(first["loc"][-1], int):
-        return ConfigError(f"{where}: the setting '{key}' cannot be {given_text}: give a longer list.")
-    if first["type"] == "missing":
+    key, given, possible = first_problem(error, data)
+    if not possible:
         return ConfigError(f"{where}: the setting '{key}' is missing: give it a value.")
-    same = [detail for detail in details if _locate(detail["loc"], data)[0] == key]
-    possible = " or ".join(dict.fromkeys(_possible(detail) for detail in same))
     name = f"the setting '{key}'" if key else "the whole"
-    return ConfigError(f"{where}: {name} cannot be {given_text}: give {possible}.")
+    return ConfigError(f"{where}: {name} cannot be {given}: give {possible}.")
 
 
-def _locate(location: tuple[int | str, ...], data: Mapping[str, Any]) -> tuple[str, object]:
+def first_problem(error: "ValidationError", data: object) -> tuple[str, str, str]:
+    """What pydantic refused first in `data`: dotted key, the value there as JSON, what is possible ("" if missing)."""
+    details = error.errors()
+    first = details[0]
+    key, value = _locate(first["loc"], data)
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    if first["type"] == "missing":
+        return key, text, "a longer list" if isinstance(first["loc"][-1], int) else ""
+    same = [detail for detail in details if _locate(detail["loc"], data)[0] == key]
+    return key, text, " or ".join(dict.fromkeys(_possible(detail) for detail in same))
+
+
+def _locate(location: tuple[int | str, ...], data: object) -> tuple[str, object]:
     """The dotted key and the value there; parts that pydantic adds for the branches of a union are left out."""
     keys: list[str] = []
     value: Any = data
@@ -196,48 +230,26 @@ def _lower_first(text: str) -> str:
 
 
 def _version(name: str) -> str:
-    """An installed package's version, or "not installed" (for unmask itself: used straight from its source)."""
+    """An installed package's version, or "not installed"."""
+    from importlib import metadata  # a tenth of the time that `unmask info` takes, and only writers need it
+
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-def _processor() -> str:
-    """The processor's model as Linux names it, elsewhere as Python does."""
+@cache
+def _commit(source: Path) -> str | None:
+    """The commit that the git checkout `source` stands at; None where it is none itself, or git cannot say."""
+    if not (source / ".git").exists():  # else git would look into the folders around it, which are not this library's
+        return None
+    import subprocess
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(source), "rev-parse", "HEAD"]
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """The commit this library's source stands at, or else that of the working folder; None outside of git."""
-    source = Path(__file__).resolve().parents[2]
-    for folder in (source, *(Path.cwd() / "here").parents):
-        git = folder / ".git"
-        if git.exists():
-            try:
-                return _head(git)
-            except (OSError, ValueError):
-                return None
-    return None
-
-
-def _head(git: Path) -> str | None:
-    """The commit of a .git folder's HEAD, read from its files; `git` is a file in a linked working tree."""
-    if git.is_file():
-        git = (git.parent / git.read_text().partition(":")[2].strip()).resolve()
-    head = (git / "HEAD").read_text().strip()
-    if not head.startswith("ref:"):
-        return head
-    name = head.partition(":")[2].strip()
-    common = git / (git / "commondir").read_text().strip() if (git / "commondir").exists() else git
-    for folder in (git, common):
-        if (folder / name).is_file():
-            return (folder / name).read_text().strip()
-    packed = common / "packed-refs"
-    lines = packed.read_text().splitlines() if packed.is_file() else []
-    return next((line.split()[0] for line in lines if line.endswith(f" {name}")), None)
+        asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask import config
+from unmask import __version__, config
 from unmask.config import from_dict, merge, read_toml, run_record, to_dict
 from unmask.errors import ConfigError
 
@@ -129,9 +129,12 @@ def test_a_run_record_is_json_and_says_where() -> None:
     assert record["time"].endswith("+00:00")
 
 
-@pytest.mark.parametrize("packed", [False, True])
+def test_the_package_version_is_always_recorded() -> None:
+    assert run_record()["versions"]["unmask"] == __version__
+
+
 @pytest.mark.parametrize("linked", [False, True])
-def test_the_commit_is_what_git_says(tmp_path: Path, packed: bool, linked: bool) -> None:
+def test_the_commit_is_that_of_the_checkout_itself(tmp_path: Path, monkeypatch, linked: bool) -> None:
     def git(*words: str, at: Path = tmp_path) -> str:
         names = ["-c", "user.name=a", "-c", "user.email=a@b"]
         return subprocess.run(
@@ -142,12 +145,39 @@ def test_the_commit_is_what_git_says(tmp_path: Path, packed: bool, linked: bool)
         git("init", "-q")
     except OSError:
         pytest.skip("git is not installed")
+    assert config._commit(tmp_path) is None  # no commit yet
+    config._commit.cache_clear()
     git("commit", "-q", "--allow-empty", "-m", "one")
     tree = tmp_path
     if linked:
         tree = tmp_path / "linked"
         git("worktree", "add", "-q", "-b", "other", str(tree))
         git("commit", "-q", "--allow-empty", "-m", "two", at=tree)
-    if packed:
-        git("pack-refs", "--all")
-    assert config._head(tree / ".git") == git("rev-parse", "HEAD", at=tree)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
+    assert (
+        config._commit(tree)
+        == subprocess.run(
+            ["git", "--git-dir", str(tree / ".git"), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+        ).stdout.strip()
+    )
+    monkeypatch.delenv("GIT_DIR")
+    inside = tree / "site-packages"  # installed within somebody else's checkout
+    inside.mkdir()
+    assert git("rev-parse", "HEAD", at=inside)  # control: git itself would give the commit of the folder around
+    assert config._commit(inside) is None
+
+
+def test_git_is_never_asked_about_the_working_folder(tmp_path: Path, monkeypatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        raise FileNotFoundError("no git")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").mkdir()
+    config._commit.cache_clear()
+    assert run_record()["commit"] is None
+    assert all(command[1:3] == ["-C", str(Path(config.__file__).parents[2])] for command in asked)
+    config._commit.cache_clear()

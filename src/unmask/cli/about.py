@@ -2,26 +2,27 @@
 
 __all__ = ["InfoArguments", "ListArguments", "describe", "run_info", "run_list"]
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from unmask.assets.bundled import locate
+from unmask.assets.bundled import locate, locate_policy
 from unmask.cli.parse import Positional, parse
 from unmask.cli.show import print_json, size, table
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint
+from unmask.disk.json import NotJson, parse_json
 
+_LEARNED = "learned:from="
 _KINDS = ("models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules")
 
 
 @dataclass(frozen=True, slots=True)
 class InfoArguments:
-    """What a checkpoint is: network, tokenizer, step, bound, versions, files."""
+    """What a checkpoint or policy is: network, tokenizer, step, bound, versions, files."""
 
     checkpoint: Positional[str]
-    """A checkpoint or run folder, or the name of a bundled model."""
+    """A checkpoint, policy or run folder, the name of a bundled model, or learned:from=NAME for a bundled policy."""
     json: bool = False
     """Print one JSON object on stdout."""
 
@@ -29,7 +30,9 @@ class InfoArguments:
 def run_info(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints what a checkpoint is."""
     arguments = parse(InfoArguments, argv, "info")
-    checkpoint = read_checkpoint(locate(arguments.checkpoint))
+    name = arguments.checkpoint
+    folder = locate_policy(name.removeprefix(_LEARNED)) if name.startswith(_LEARNED) else locate(name)
+    checkpoint = read_checkpoint(folder)
     facts = describe(checkpoint)
     if arguments.json:
         print_json(facts)
@@ -43,8 +46,9 @@ def run_info(argv: Sequence[str]) -> int:
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Everything about a checkpoint, as plain data."""
     run_, config = checkpoint.run or {}, checkpoint.config
-    settings = run_.get("settings", {})
-    bound = run_.get("bound")
+    settings = _part(run_, "settings")
+    bound = _part(run_, "bound")
+    nats = bound.get("nats_per_token")
     files = {
         path.relative_to(checkpoint.folder).as_posix(): path.stat().st_size
         for path in sorted(checkpoint.folder.rglob("*"))
@@ -55,15 +59,18 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "format": checkpoint.format,
         "architecture": config.get("architecture"),
         "parameters": checkpoint.parameters,
-        "model": config.get("model", {}),
-        "process": config.get("process", {}),
+        "model": _part(config, "model"),
+        "policy": _part(config, "policy") or None,
+        "trained_on": _part(config, "trained_on") or None,
+        "calibrated": bool(_part(config, "calibration")),
+        "process": _part(config, "process"),
         "tokenizer": _tokenizer(checkpoint),
         "step": run_.get("step"),
-        "steps": run_.get("plan", {}).get("steps"),
-        "bound": bound,
+        "steps": _part(run_, "plan").get("steps"),
+        "bound": bound or None,
         "best_step": run_.get("best_step"),
-        "perplexity": None if not bound else math.exp(min(bound["nats_per_token"], 700.0)),
-        "source": settings.get("data", {}).get("source"),
+        "perplexity": math.exp(min(nats, 700.0)) if isinstance(nats, int | float) else None,
+        "source": _part(settings, "data").get("source"),
         "settings": settings,
         "versions": checkpoint.versions,
         "files": files,
@@ -71,23 +78,31 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
+def _part(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key; an empty one where there is none."""
+    part = value.get(key)
+    return cast(dict[str, Any], part) if isinstance(part, dict) else {}
+
+
 def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """Kind and size, from the recorded facts where they are there, else from tokenizer.json."""
     if checkpoint.tokenizer_json is None:
         return None
-    kind = (checkpoint.run or {}).get("facts", {}).get("tokenizer")
+    kind = _part(checkpoint.run or {}, "facts").get("tokenizer")
     try:
-        record: dict[str, Any] = json.loads(checkpoint.tokenizer_json)
-    except ValueError:
+        record = parse_json(checkpoint.tokenizer_json, dict[str, Any])
+    except NotJson:
         record = {}
     return {
-        "kind": kind or str(record.get("model", {}).get("type", "unknown")).lower(),
-        "vocab_size": checkpoint.config.get("model", {}).get("vocab_size"),
+        "kind": kind or str(_part(record, "model").get("type", "unknown")).lower(),
+        "vocab_size": _part(checkpoint.config, "model").get("vocab_size"),
     }
 
 
 def _lines(facts: dict[str, Any]) -> dict[str, str]:
     """The same for people."""
+    if facts["policy"] is not None:
+        return _policy_lines(facts)
     model, tokenizer, bound = facts["model"], facts["tokenizer"], facts["bound"]
     shape = ", ".join(f"{name} {model[name]}" for name in ("width", "blocks", "heads") if name in model)
     rows = {
@@ -98,8 +113,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
     }
     if facts["step"] is not None:
         rows["step"] = f"{facts['step']:,} of {facts['steps']:,}" if facts["steps"] else f"{facts['step']:,}"
-    if bound:
-        error = "" if bound["stderr"] is None else f" ± {bound['stderr']:.4f}"
+    if facts["perplexity"] is not None:
+        error = "" if bound.get("stderr") is None else f" ± {bound['stderr']:.4f}"
         rows["bound"] = (
             f"{bound['nats_per_token']:.4f}{error} nats/token on held-out text (step {facts['best_step']:,}), "
             f"perplexity {facts['perplexity']:.2f}"
@@ -110,6 +125,23 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
     rows["files"] = ", ".join(f"{name} {size(count)}" for name, count in facts["files"].items())
     rows["can resume"] = "yes" if facts["can_resume"] else "no; fine-tune it with unmask train --init"
     return rows
+
+
+def _policy_lines(facts: dict[str, Any]) -> dict[str, str]:
+    """`_lines` of a policy, which has neither window nor tokenizer but a denoiser and a task it was trained on."""
+    policy, trained = facts["policy"], facts["trained_on"] or facts["settings"]
+    shape = ", ".join(f"{name} {policy[name]}" for name in ("width", "heads", "head") if name in policy)
+    features = policy.get("features")
+    rows = {
+        "checkpoint": facts["checkpoint"],
+        "policy": f"learned, {facts['parameters']:,} parameters: {shape}",
+        "features": ", ".join(map(str, features)) if isinstance(features, list) else "?",
+        "dial": "calibrated" if facts["calibrated"] else "not calibrated",
+    }
+    rows |= {name: str(trained[key]) for name, key in (("denoiser", "checkpoint"), ("task", "task")) if key in trained}
+    rows["versions"] = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    rows["files"] = ", ".join(f"{name} {size(count)}" for name, count in facts["files"].items())
+    return rows | {"can resume": "yes" if facts["can_resume"] else "no; train another with unmask learn"}
 
 
 @dataclass(frozen=True, slots=True)

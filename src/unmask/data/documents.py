@@ -18,13 +18,18 @@ __all__ = [
 
 import codecs
 import gzip
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
+from unmask.disk.json import NotJson, json_lines
 from unmask.errors import DataError
+
+_ADVICE = {
+    "is not UTF-8 text": "convert the file to UTF-8",
+    "is not a JSON object": 'write rows such as {"text": "..."}',
+}
 
 
 class Pair(NamedTuple):
@@ -40,23 +45,13 @@ def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     Raises:
         DataError: where a line is not a JSON object, or the file cannot be read.
     """
-    number = 0
     try:
         with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if not text:
-                    continue
-                row = json.loads(text)
-                if not isinstance(row, dict):
-                    raise DataError(
-                        f'{path}, line {number} is not a JSON object: write rows such as {{"text": "..."}}.'
-                    )
+            for number, row in json_lines(cast(IO[bytes], file), dict[str, Any]):
+                if isinstance(row, NotJson):
+                    advice = _ADVICE.get(row.reason, "write one object on each line")
+                    raise DataError(f"{path}, line {number} {row}: {advice}.")
                 yield number, row
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, line {number} is not UTF-8 text: convert the file to UTF-8.") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number} is not JSON ({error.msg}): write one object on each line.") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}): make or fetch it again.") from error
     except OSError as error:

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unmask.disk.json import read_json
 from unmask.errors import DataError
 from unmask.text.tokenizer import Tokenizer
 
@@ -156,6 +157,15 @@ class Facts:
     valid: PartFacts
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What stands in FACTS_FILE."""
+
+    format: int
+    facts: Facts
+    notes: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
     """Rows for training and for validation, with the tokenizer that made them."""
@@ -184,24 +194,21 @@ def token_type(vocab_size: int) -> np.dtype[Any]:
 def load_corpus(folder: Path, fingerprint: str, tokenizer: Tokenizer, source: str) -> Corpus | None:
     """The corpus that a cache folder holds; None where there is none, or its files are not whole."""
     try:
-        record: dict[str, Any] = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
+        record = read_json(folder / FACTS_FILE, _Record, DataError)
+        if record.format != FORMAT:
             return None
-        told: dict[str, Any] = record["facts"]
-        parts = {part: PartFacts(**told[part]) for part in ("train", "valid")}
-        told |= {**parts, "source": source}  # the same content may have another name today
-        facts = Facts(**told)
+        facts = dataclasses.replace(record.facts, source=source)  # the same content may have another name today
         dtype = token_type(facts.vocab_size)
         train = _load_part(folder, "train", facts.train, facts.length, dtype)
         valid = _load_part(folder, "valid", facts.valid, facts.length, dtype)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, OSError, ValueError):
         return None
-    return Corpus(tokenizer, train, valid, fingerprint, tuple(record["notes"]), facts)
+    return Corpus(tokenizer, train, valid, fingerprint, record.notes, facts)
 
 
 def write_facts(folder: Path, facts: Facts, notes: tuple[str, ...]) -> None:
     """Write what `load_corpus` reads beside the rows; the folder is still a temporary one, so no care is needed."""
-    record = {"format": FORMAT, "facts": dataclasses.asdict(facts), "notes": list(notes)}
+    record = dataclasses.asdict(_Record(FORMAT, facts, notes))
     (folder / FACTS_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

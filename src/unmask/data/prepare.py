@@ -9,8 +9,6 @@ import functools
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +24,8 @@ from unmask.data.settings import DataSettings
 from unmask.data.sources import Source, open_source
 from unmask.data.split import SplitPlan, Unit, plan_split, utf8_size
 from unmask.data.vocabulary import choose_tokenizer
-from unmask.errors import DataError, RunError
+from unmask.disk.files import atomic_folder
+from unmask.errors import ConfigError, DataError, RunError
 from unmask.text.tokenizer import Tokenizer
 
 _BATCH_CHARACTERS = 1 << 17
@@ -247,22 +246,17 @@ def prepare(
 
 
 def _build(job: _Job, plan: SplitPlan, folder: Path, note: Callable[[str], None]) -> None:
-    """Write the corpus to a temporary folder beside `folder`, then give it its name."""
+    """Write the corpus to `folder`, whole or not at all."""
     note(f"encoding {plan.bytes / 1e6:.1f} MB of text.")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists():  # it was not whole, or it would have been loaded
-            shutil.rmtree(folder)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", dir=folder.parent))
-        try:
+        with atomic_folder(folder) as temporary:
             _write(job, plan, temporary)
-            _publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
+    except (ConfigError, RunError) as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
         raise RunError(
-            f"prepared data could not be written to {folder.parent} ({error.strerror}): free some space, or set "
-            "UNMASK_CACHE to another folder."
+            f"prepared data could not be written to {folder.parent} ({error.__cause__.strerror}): free some space, or "
+            "set UNMASK_CACHE to another folder."
         ) from error
 
 
@@ -313,13 +307,3 @@ def _check_parts(job: _Job, train: PartFacts, valid: PartFacts, too_long: int) -
         f"{job.source.name} is too short to have a training and a validation part: give more text, or a validation "
         "source with --data.valid."
     )
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    """Give the finished folder its name. What another process has put there meanwhile is as good, and stays."""
-    os.chmod(temporary, 0o755)
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise

@@ -8,14 +8,15 @@ __all__ = ["BUNDLED", "CORPORA", "BundledFile", "Corpora", "Source", "open_sourc
 import glob
 import hashlib
 import io
-import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from unmask.data.documents import Pair, Piece, decode_utf8, document_pieces, is_pair, json_rows, row_pair, row_text
 from unmask.data.hub import open_hub
+from unmask.disk.json import parse_json
 from unmask.errors import DataError, did_you_mean
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "corpora"
@@ -251,7 +252,7 @@ def _pieces_of_bundled(names: Iterable[str]) -> Iterator[Piece]:
         for line in read_bundled(name):
             text = line.decode("utf-8")
             if ".jsonl" in BUNDLED[name].file:
-                text = json.loads(text)["text"]
+                text = parse_json(text, dict[str, Any])["text"]
             yield from document_pieces(document, (text,))
             document += 1
 

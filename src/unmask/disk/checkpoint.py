@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.config import library_versions
-from unmask.disk.files import atomic_folder, remove_folder
+from unmask.disk.files import atomic_folder, reason_of, remove_folder
+from unmask.disk.json import NotJson, parse_json, read_json
 from unmask.disk.tensors import TensorFacts, looks_like_pickle, read_header, refuse_pickle
 from unmask.errors import CheckpointError
 
@@ -48,6 +49,7 @@ FORMAT = 1
 
 _MODEL, _CONFIG, _RESERVED = "model.safetensors", "config.json", ("format", "versions")
 _HOLDS = "a checkpoint folder holds model.safetensors and config.json"
+_AGAIN, _OBJECT = "copy or write the file again", dict[str, Any]
 _NAME = re.compile(r"(?P<kind>step|best)-(?P<step>\d{8,})")
 
 
@@ -113,7 +115,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Raises CheckpointError, in one sentence, for whatever is not a whole checkpoint of a known format.
     """
     folder = resolve(path)
-    facts = _read_json(folder / _CONFIG)
+    facts = read_json(folder / _CONFIG, _OBJECT, CheckpointError)
     number = facts.pop("format", None)
     if type(number) is not int:
         raise CheckpointError(
@@ -125,7 +127,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{folder} has checkpoint format {number} and this unmask reads up to {FORMAT}: upgrade unmask."
         )
     versions = facts.pop("versions", {})
-    run = _read_json(folder / "run.json") if (folder / "run.json").exists() else None
+    if not isinstance(versions, dict):
+        raise CheckpointError(f"{folder / _CONFIG} is damaged: its versions are no object; {_AGAIN}.")
+    run = read_json(folder / "run.json", _OBJECT, CheckpointError) if (folder / "run.json").exists() else None
     tokenizer, card = _read_text(folder / "tokenizer.json"), _read_text(folder / "card.md")
     tensors = read_header(folder / _MODEL).tensors
     return Checkpoint(folder, number, versions, facts, tokenizer, run, card, tensors)
@@ -164,7 +168,7 @@ def load_state(
             "or start a new run from its weights."
         )
     parts = {file.stem: dict(_iterate(file, device)) for file in sorted(folder.glob("*.safetensors"))}
-    return parts, _read_json(folder / "state.json")
+    return parts, read_json(folder / "state.json", _OBJECT, CheckpointError)
 
 
 def step_folder(run: Path, step: int) -> Path:
@@ -256,23 +260,16 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; CheckpointError if it is not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: it is not JSON; copy or write the file again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is damaged: it is not a JSON object; copy or write the file again.")
-    return value
-
-
 def _read_text(path: Path) -> str | None:
     """A file's text, or None if there is no such file."""
+    if not path.is_file():
+        return None
     try:
-        return path.read_bytes().decode("utf-8") if path.is_file() else None
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({reason_of(error)}): {_AGAIN}.") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: it is not UTF-8; copy or write the file again.") from error
+        raise CheckpointError(f"{path} is damaged: it is not UTF-8; {_AGAIN}.") from error
 
 
 def _save(path: Path, tensors: "Mapping[str, Tensor]") -> None:
@@ -304,10 +301,7 @@ def _iterate(path: Path, device: str, dtype: "torch.dtype | None" = None) -> "It
     """The tensors of a safetensors file whose header has been checked; aliases are the same tensor again."""
     from safetensors import SafetensorError, safe_open
 
-    header = read_header(path)
-    names: dict[str, list[str]] = {name: [name] for name in header.tensors}
-    for alias, name in json.loads(header.metadata.get("aliases", "{}")).items():
-        names[name].append(alias)
+    names = _names(path)
     try:
         with safe_open(path, framework="pt", device=device) as file:
             for stored, shared in names.items():
@@ -317,7 +311,19 @@ def _iterate(path: Path, device: str, dtype: "torch.dtype | None" = None) -> "It
                 for name in shared:
                     yield name, tensor
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): copy or write the file again.") from error
+        raise CheckpointError(f"{path} is damaged ({error}): {_AGAIN}.") from error
+
+
+def _names(path: Path) -> dict[str, list[str]]:
+    """Each stored tensor of a file and the names it is known by, its own first."""
+    header = read_header(path)
+    names = {name: [name] for name in header.tensors}
+    try:
+        for alias, name in parse_json(header.metadata.get("aliases", "{}"), _OBJECT).items():
+            names[name].append(alias)
+    except (NotJson, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: its names of shared tensors cannot be read; {_AGAIN}.") from error
+    return names
 
 
 @contextmanager

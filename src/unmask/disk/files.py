@@ -1,6 +1,6 @@
 """Atomic writing: a reader sees the old file or folder, or the whole new one, and never a part of it."""
 
-__all__ = ["atomic_bytes", "atomic_folder", "atomic_text", "explained", "remove_folder", "sweep"]
+__all__ = ["atomic_bytes", "atomic_folder", "atomic_text", "explained", "reason_of", "remove_folder", "sweep"]
 
 import ctypes
 import errno
@@ -32,7 +32,7 @@ def explained(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
+        reason = reason_of(error)
         if error.errno in _FULL:
             raise RunError(
                 f"{path} could not be written because the disk is full: free some space and try again."
@@ -187,3 +187,8 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of an error, as a part of a sentence."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)

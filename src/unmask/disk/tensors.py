@@ -2,7 +2,6 @@
 
 __all__ = ["Header", "TensorFacts", "looks_like_pickle", "read_header", "refuse_pickle"]
 
-import json
 import math
 import os
 import re
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.disk.json import parse_json
 from unmask.errors import CheckpointError
 
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
@@ -88,8 +88,8 @@ def _damage(path: Path) -> str:
         if size < 8 + length:
             return f"its header says at least {8 + length} bytes and the file has {size}"
         text = file.read(length)
-    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        header: dict[str, Any] = json.loads(text)
+    with suppress(ValueError, TypeError, KeyError):
+        header = parse_json(text.decode("utf-8"), dict[str, Any])
         header.pop("__metadata__", None)
         whole = 8 + length + max((facts["data_offsets"][1] for facts in header.values()), default=0)
         if size != whole:

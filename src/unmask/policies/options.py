@@ -2,16 +2,15 @@
 
 __all__ = ["Context", "Options"]
 
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unmask.disk.json import NotJson, parse_json, read_text
 from unmask.errors import RequestError, did_you_mean
 from unmask.process import Linear, Schedule, make_schedule
 
@@ -73,8 +72,8 @@ class Options:
             if self.context.unigram is None:
                 raise RequestError("pc needs the frequencies of the tokens; give unigram=FILE, a JSON list of numbers.")
             return self.context.unigram()
-        with suppress(OSError, ValueError, TypeError, RuntimeError):
-            table = torch.tensor(json.loads(Path(path).read_text(encoding="utf-8"))).double()
-            if table.ndim == 1 and (table >= 0).all() and 0 < float(table.sum()) < float("inf"):
+        with suppress(OSError, NotJson, RuntimeError):  # RuntimeError: a whole number beyond 64 bits
+            table = torch.tensor(parse_json(read_text(path), list[int | float])).double()
+            if (table >= 0).all() and 0 < float(table.sum()) < float("inf"):
                 return table / table.sum()
         raise RequestError(f"unigram is '{path}'; give a JSON file with a list of one number a token id, none below 0.")

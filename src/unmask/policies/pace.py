@@ -40,17 +40,16 @@ __all__ = [
     "tc_sizes",
 ]
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from unmask.batch import ceil_div
+from unmask.disk.json import parse_json, read_text
 from unmask.errors import ConfigError, RequestError
 
 Pace = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -120,17 +119,24 @@ class SavedPace:
         return round_up(share * total / sum(self.sizes))
 
 
+@dataclass(frozen=True, slots=True)
+class _Paces:
+    """What `unmask pace --out` writes, as far as it is read here."""
+
+    paces: dict[str, list[int]]
+
+
 def read_pace(path: str, steps: int | None = None) -> SavedPace:
     """The pace of `steps` passes in a file, or its only one: {"paces": {"2": [1, 3]}}, sizes by passes.
 
     Raises RequestError for a file that is missing or holds no such thing, or not one of so many passes.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))["paces"]
-        paces = {int(k): _checked(int(k), sizes) for k, sizes in found.items()}
+        stored = parse_json(read_text(path), _Paces).paces
+        paces = {int(passes): _checked(int(passes), sizes) for passes, sizes in stored.items()}
     except OSError:
         raise RequestError(f"The pace {path} cannot be read; give a file that unmask pace --out wrote.") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         raise RequestError(f"{path} holds no pace; give a file that unmask pace --out wrote.") from None
     if steps is None and len(paces) == 1:
         return next(iter(paces.values()))
@@ -143,7 +149,7 @@ def read_pace(path: str, steps: int | None = None) -> SavedPace:
 
 def _checked(steps: int, sizes: list[int]) -> SavedPace:
     """ValueError unless these are sizes of so many passes."""
-    if len(sizes) != steps or not all(type(size) is int for size in sizes):
+    if len(sizes) != steps:
         raise ValueError(sizes)
     return SavedPace(tuple(sizes))
 

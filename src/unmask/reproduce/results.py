@@ -22,7 +22,7 @@ __all__ = [
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ import numpy as np
 from unmask.batch import ceil_div
 from unmask.config import from_dict, to_dict
 from unmask.disk.files import atomic_text
+from unmask.disk.json import read_json
 from unmask.errors import ConfigError, DataError
 from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES, Compared, compare, grouped, one_pass, reversals
 from unmask.eval.frontier import Frontier, frontier
@@ -65,46 +66,48 @@ def run_folder(folder: Path, training: str) -> Path:
 
 def write(folder: Path, cell: Cell, record: Record) -> None:
     """Put a cell on disk, whole or not at all."""
-    facts = {
-        "kind": kind_of(cell),
-        "cell": to_dict(cell),
-        "state": record.state,
-        "reason": record.reason,
-        "seconds": record.seconds,
-        "result": record.result,
-    }
-    atomic_text(_path(folder, cell.name), json.dumps(facts) + "\n")
+    facts = _Facts(kind_of(cell), to_dict(cell), record.state, record.reason, record.seconds, dict(record.result))
+    atomic_text(_path(folder, cell.name), json.dumps(asdict(facts), allow_nan=False) + "\n")
 
 
 def read(folder: Path, cell: Cell) -> Record:
     """How far a cell of a plan is. Raises ConfigError where the folder has another cell of that name."""
-    found = _facts(folder, cell.name)
-    if found is None:
+    facts = _facts(folder, cell.name)
+    if facts is None:
         return Record()
-    if found["cell"] != to_dict(cell):
+    if facts.cell != to_dict(cell):
         raise ConfigError(
             f"{_path(folder, cell.name)} was made with other settings (rounds, prompts, --quick or a newer recipe); "
             "choose another folder with --out."
         )
-    return Record(found["state"], found["reason"], found["seconds"], found["result"])
+    return Record(facts.state, facts.reason, facts.seconds, facts.result)
 
 
 def read_cell(folder: Path, name: str) -> Cell:
     """The cell of that name, as it was begun."""
-    found = _facts(folder, name)
-    if found is None:
+    facts = _facts(folder, name)
+    if facts is None:
         raise DataError(f"{folder} has no cell {name}.")
-    return from_dict(CELLS[found["kind"]], found["cell"], str(_path(folder, name)))
+    return from_dict(CELLS[facts.kind], facts.cell, str(_path(folder, name)))
 
 
-def _facts(folder: Path, name: str) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What stands in the file of a cell."""
+
+    kind: str
+    cell: dict[str, Any]
+    state: str
+    reason: str
+    seconds: float
+    result: dict[str, Any]
+
+
+def _facts(folder: Path, name: str) -> _Facts | None:
     path = _path(folder, name)
     if not path.is_file():
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise DataError(f"{path} cannot be read; delete it to have the cell made again.") from None
+    return read_json(path, _Facts, DataError, "delete it to have the cell made again")
 
 
 SAME = "position-blind, same blocks"

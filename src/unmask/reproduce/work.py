@@ -209,9 +209,9 @@ def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
 
 def _alpha(run: Path) -> float:
     """The one alpha that a policy without a price was trained for."""
-    from unmask.policies.learned.policy import read_policy_config
+    from unmask.disk.checkpoint import read_checkpoint
 
-    return float(read_policy_config(run / "policy")["trained_on"]["learn"]["alphas"][0])
+    return float(read_checkpoint(run / "policy").config["trained_on"]["learn"]["alphas"][0])
 
 
 # ---- the clock -------------------------------------------------------------------------------------------------------

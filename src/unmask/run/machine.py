@@ -27,12 +27,12 @@ import time
 import warnings
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from unmask.config import processor_facts
 from unmask.errors import ConfigError
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -53,24 +53,13 @@ class Rates:
 
 
 @cache
-def _processor() -> dict[str, str]:
-    """What Linux reports of the first processor; empty on other systems."""
-    try:
-        first = Path("/proc/cpuinfo").read_text(errors="replace").split("\n\n", 1)[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-@cache
 def processor_flags() -> frozenset[str]:
     """The instruction-set flags that Linux reports for the first processor; empty on other systems."""
-    return frozenset(_processor().get("flags", _processor().get("Features", "")).split())
+    return frozenset(processor_facts().get("flags", processor_facts().get("Features", "")).split())
 
 
 def _vendor() -> str:
-    return _processor().get("vendor_id", "")
+    return processor_facts().get("vendor_id", "")
 
 
 def prepare() -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 from unmask.batch import ceil_div
 from unmask.disk.files import atomic_text, explained
+from unmask.disk.json import NotJson, json_lines
 from unmask.errors import ConfigError, DataError, did_you_mean
 from unmask.plots import can_draw, new_figure, save_figure
 
@@ -88,19 +89,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     Raises DataError for a file that is missing or has another damaged line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        with open(path, "rb") as file:
+            lines = list(json_lines(file, dict[str, Any]))
+    except OSError as error:
         raise DataError(f"{path} cannot be read: give the metrics.jsonl of a run folder.") from error
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = json.loads(line)
-            found.append({"step": int(values["step"])} | values)
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise DataError(f"{path} is damaged at line {number}: delete that line.") from error
-    return found
+    for number, line in lines:
+        if (isinstance(line, NotJson) or type(line.get("step")) is not int) and number != lines[-1][0]:
+            raise DataError(f"{path} is damaged at line {number}: delete that line.")
+    return [line for _, line in lines if not isinstance(line, NotJson) and type(line.get("step")) is int]
 
 
 def plot_curves(path_jsonl: Path, path_png: Path) -> bool:

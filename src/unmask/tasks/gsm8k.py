@@ -6,14 +6,15 @@ The verifier reads the final number of a completion (`tasks.numbers`) and compar
 __all__ = ["Gsm8k"]
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from unmask.disk.json import NotJson, json_lines
 from unmask.errors import DataError, RequestError
 from unmask.noise import derive
 from unmask.tasks.base import SPLITS, Example, Verdict, check_split, escaped
@@ -121,15 +122,13 @@ def _bytes(file: Path) -> bytes:
 
 def _read(file: Path) -> Iterator[tuple[str, str, Fraction]]:
     """Question, answer and number of each row of a file."""
-    for number, line in enumerate(_bytes(file).splitlines(), start=1):
+    for number, row in json_lines(BytesIO(_bytes(file)), dict[str, Any]):
         where = f"{file}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            row: Any = json.loads(line.decode("utf-8-sig"))
-        except ValueError as error:
-            raise DataError(f"{where} is not JSON in UTF-8 ({error}); write one object on each line.") from error
-        question, answer = (row.get(key) if isinstance(row, Mapping) else None for key in ("question", "answer"))
+        if isinstance(row, NotJson) and row.cut:
+            raise DataError(f"{where} is not JSON in UTF-8 ({row.detail or row}); write one object on each line.")
+        if isinstance(row, NotJson) and row.reason != "is not a JSON object":
+            raise DataError(f"{where} {row}; write one object on each line.")
+        question, answer = (None if isinstance(row, NotJson) else row.get(key) for key in ("question", "answer"))
         if not isinstance(question, str) or not isinstance(answer, str):
             raise DataError(
                 f'{where} is no problem; write rows such as {{"question": "...", "answer": "... #### 42"}}.'

@@ -15,8 +15,9 @@ from typing import Any
 
 import tokenizers
 
+from unmask.disk.files import atomic_text
+from unmask.disk.json import NotJson, parse_json, read_text
 from unmask.errors import DataError
-from unmask.text.atomic import write_file
 
 
 def _characters() -> tuple[str, ...]:
@@ -86,8 +87,8 @@ class Tokenizer:
                 "a folder that holds one."
             )
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_text(file)
+        except (OSError, NotJson) as error:
             raise DataError(f"{file} cannot be read as a tokenizer.json: {error}.") from error
         return cls.from_json(text, mask_token=mask_token, name=str(file))
 
@@ -102,11 +103,12 @@ class Tokenizer:
             DataError: if the text is not a tokenizer, or it has no MASK.
         """
         try:
-            record: dict[str, Any] = json.loads(text)
+            record = parse_json(text, dict[str, Any])
             record |= {"truncation": None, "padding": None}  # encoding must not truncate or pad a text
             backend = tokenizers.Tokenizer.from_str(json.dumps(record, ensure_ascii=False))
         except Exception as error:  # the library raises nothing more specific
-            raise DataError(f"{name} is not a tokenizer.json that can be read: {error}.") from error
+            reason = error.__cause__ or f"it {error}" if isinstance(error, NotJson) else error
+            raise DataError(f"{name} is not a tokenizer.json that can be read: {reason}.") from error
         names = _role_names(record, backend, mask_token)
         if names is None:
             raise DataError(
@@ -214,9 +216,10 @@ class Tokenizer:
         """Write `tokenizer.json` into `folder`, which is created if it is missing.
 
         Raises:
-            RunError: if the file cannot be written.
+            RunError: if the disk is full.
+            ConfigError: if the place cannot be written.
         """
-        write_file(Path(folder) / "tokenizer.json", self.to_json().encode("utf-8"))
+        atomic_text(Path(folder) / "tokenizer.json", self.to_json())
 
 
 def _role_names(record: dict[str, Any], backend: tokenizers.Tokenizer, mask_token: str | None) -> dict[str, str] | None:

@@ -6,15 +6,16 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
+from unmask.disk.files import reason_of
+from unmask.disk.json import LINES_BYTES, NotJson, parse_json, read_text
 from unmask.errors import DataError
 from unmask.trace.events import FILE_KEYS, Event, Header, Trace
 
 FORMAT = 1
+_GIVE = "give a .jsonl file that --trace wrote (a page opens in a web browser)"
 _MARK = "unmask_trace"  # the key of a header that holds the format number
 
 
@@ -37,12 +38,14 @@ def read(path: str | os.PathLike[str]) -> Trace:
 
     Raises DataError for a file that cannot be read, is no trace, or has a newer format than this library reads.
     """
+    name = os.fspath(path)
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
+        text = read_text(path, LINES_BYTES)
     except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise DataError(f"{os.fspath(path)} cannot be read ({reason}); give a file that --trace wrote.") from None
-    return from_jsonl(text, os.fspath(path))
+        raise DataError(f"{name} cannot be read ({reason_of(error)}); give a file that --trace wrote.") from None
+    except NotJson as error:
+        raise DataError(f"{name} is not a trace: it {error}; {_GIVE}.") from None
+    return from_jsonl(text, name)
 
 
 def from_jsonl(text: str, name: str = "the text") -> Trace:
@@ -56,12 +59,15 @@ def from_jsonl(text: str, name: str = "the text") -> Trace:
         del lines[-1]
     events: list[Event] = []
     for number, line in enumerate(lines, start=2):
+        where = f"line {number} of {name}"
         try:
-            json.loads(line)
-        except ValueError:
-            if number == len(lines) + 1:
+            event = parse_json(line, Event)
+        except NotJson as error:
+            if number == len(lines) + 1 and error.cut:
                 return Trace(header, tuple(events), cut=True)
-        events.append(_checked_event(line, header, f"line {number} of {name}"))
+            raise DataError(f"{where} is damaged ({error.detail or error.reason}); write the trace again.") from None
+        _check_place(event, header, where)
+        events.append(event)
     return Trace(header, tuple(events))
 
 
@@ -70,49 +76,23 @@ def _records(events: Sequence[Event]) -> list[dict[str, Any]]:
     return [{FILE_KEYS.get(key, key): value for key, value in asdict(event).items() if value != ()} for event in events]
 
 
-@cache
-def _adapter(record: type[Any]) -> Any:
-    """pydantic's reader of a dataclass; costly to make, so made once."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(record)
-
-
 def _header(line: str, name: str) -> Header:
-    wrong = DataError(f"{name} is not a trace; give a .jsonl file that --trace wrote (a page opens in a web browser).")
     try:
-        record = json.loads(line)
-    except ValueError:
-        raise wrong from None
-    number = record.get(_MARK) if isinstance(record, dict) else None
-    if not isinstance(number, int):
-        raise wrong
+        number = parse_json(line, dict[str, Any]).get(_MARK)
+    except NotJson:
+        number = None
+    if type(number) is not int:
+        raise DataError(f"{name} is not a trace; {_GIVE}.")
     if number > FORMAT:
         raise DataError(f"{name} has trace format {number} and this unmask reads up to {FORMAT}: upgrade unmask.")
     try:
-        header: Header = _adapter(Header).validate_json(line, strict=True)
-    except ValueError as error:
-        raise DataError(f"The first line of {name} is damaged ({_where(error)}); write the trace again.") from None
-    return header
+        return parse_json(line, Header)
+    except NotJson as error:
+        raise DataError(f"The first line of {name} is damaged ({error.detail}); write the trace again.") from None
 
 
-def _checked_event(line: str, header: Header, where: str) -> Event:
-    try:
-        event: Event = _adapter(Event).validate_json(line, strict=True)
-    except ValueError as error:
-        raise DataError(f"{where} is damaged ({_where(error)}); write the trace again.") from None
+def _check_place(event: Event, header: Header, where: str) -> None:
+    """DataError for an event at a row or position that the header does not have."""
     rows = header.rows
     if not 0 <= event.row < len(rows) or not 0 <= event.position < len(rows[event.row].start):
         raise DataError(f"{where} is about row {event.row}, position {event.position}, which the header does not have.")
-    return event
-
-
-def _where(error: ValueError) -> str:
-    """The first field that pydantic refuses, and its reason."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return str(error)
-    problem = error.errors()[0]
-    field = ".".join(map(str, problem["loc"]))
-    return f"{field}: {problem['msg']}" if field else problem["msg"]

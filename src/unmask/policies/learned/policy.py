@@ -1,8 +1,8 @@
 """Learned policies: a View -> the input of a network -> a Decision (arXiv:2512.09106); and their folders.
 
 A dial from 0 (accurate) to 1 (fast) sets the speed. Up to `TRAINED_DIAL` it sets alpha, the weight of speed in the
-reward that the network was trained on; above, a number is added to the logits. A folder has the network in
-model.safetensors and the rest in config.json, well under 2 MB.
+reward that the network was trained on; above, a number is added to the logits. On disk a policy
+is a checkpoint as any other, well under 2 MB.
 """
 
 __all__ = [
@@ -16,23 +16,20 @@ __all__ = [
     "observe",
     "policy_config",
     "read_policy",
-    "read_policy_config",
     "shift_of",
 ]
 
-import json
 import math
+import os
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from unmask.batch import padded_size
 from unmask.config import from_dict, to_dict
+from unmask.disk.checkpoint import load_tensors, read_checkpoint
 from unmask.errors import CheckpointError, ConfigError, RequestError
 from unmask.policies.base import Decision, Needs, State, View
 from unmask.policies.learned.network import (
@@ -244,53 +241,50 @@ def _dial(view: View) -> Tensor:
 
 
 POLICY_FORMAT = 1
-_CONFIG, _MODEL = "config.json", "model.safetensors"
 
 
 def policy_config(
     settings: PolicySettings, trained_on: dict[str, Any], calibration: Calibration | None
 ) -> dict[str, Any]:
     """What config.json says beside format and versions."""
-    told = None if calibration is None else asdict(calibration)
-    return {"policy_format": POLICY_FORMAT, "policy": to_dict(settings), "trained_on": trained_on, "calibration": told}
+    places = None if calibration is None else asdict(calibration)
+    return {
+        "policy_format": POLICY_FORMAT,
+        "policy": to_dict(settings),
+        "trained_on": trained_on,
+        "calibration": places,
+    }
 
 
-def read_policy_config(path: str | Path) -> dict[str, Any]:
-    """config.json of a policy folder. Raises CheckpointError where that is none."""
-    folder = Path(path)
-    if not (folder / _CONFIG).is_file() or not (folder / _MODEL).is_file():
+def read_policy(path: str | os.PathLike[str]) -> Learned:
+    """A checkpoint folder that `unmask learn` wrote -> the policy in it.
+
+    Raises CheckpointError, in one sentence, for whatever is not a whole one.
+    """
+    checkpoint = read_checkpoint(path)
+    where = f"{checkpoint.folder}/config.json"
+    config, form = checkpoint.config, checkpoint.config.get("policy_format", 0)
+    if "policy" not in config:
         raise CheckpointError(
-            f"{folder} is no policy folder: it holds {_MODEL} and {_CONFIG}, as unmask learn writes them."
+            f"{checkpoint.folder} is a checkpoint of another kind; a policy folder is one that unmask learn wrote."
+        )
+    if type(form) is not int or form > POLICY_FORMAT:
+        raise CheckpointError(
+            f"{checkpoint.folder} has policy format {form} and this unmask reads up to {POLICY_FORMAT}: upgrade unmask."
         )
     try:
-        facts = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{folder / _CONFIG} cannot be read: {error}.") from None
-    if "policy" not in facts:
-        raise CheckpointError(
-            f"{folder} is a checkpoint of another kind; a policy folder is one that unmask learn wrote."
-        )
-    if facts.get("policy_format", 0) > POLICY_FORMAT:
-        raise CheckpointError(f"{folder} has policy format {facts['policy_format']}; upgrade unmask to read it.")
-    return facts
-
-
-def read_policy(path: str | Path) -> Learned:
-    """The policy in a folder. Raises CheckpointError, in one sentence, for whatever is not a whole one."""
-    facts, told = read_policy_config(path), f"{path}/{_CONFIG}"
-    try:
-        settings = from_dict(PolicySettings, facts["policy"], told)
-        given = facts.get("calibration")
-        calibration = None if given is None else from_dict(Calibration, given, told)
+        settings = from_dict(PolicySettings, config["policy"], where)
+        places = config.get("calibration")
+        calibration = None if places is None else from_dict(Calibration, places, where)
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     network = PolicyNetwork(settings)
     try:
-        network.load_state_dict(load_file(Path(path) / _MODEL))
-    except (SafetensorError, RuntimeError):
+        network.load_state_dict(load_tensors(checkpoint.folder))
+    except RuntimeError as error:
         raise CheckpointError(
-            f"{Path(path) / _MODEL} cannot be read, or its weights are not those that {_CONFIG} describes; "
+            f"{checkpoint.folder} holds weights that are not those that its config.json describes; "
             "copy the folder again, or train the policy anew."
-        ) from None
+        ) from error
     last = None if calibration is None else calibration.last
     return replace(Learned(network.eval()), last=last, calibration=calibration, name=f"learned:from={path}")

@@ -1,0 +1,150 @@
+"""JSON files, read strictly: bounded in size and depth, in UTF-8, without NaN and repeated keys, of a known shape."""
+
+__all__ = ["JSON_BYTES", "JSON_DEPTH", "LINES_BYTES", "NotJson", "json_lines", "parse_json", "read_json", "read_text"]
+
+import json
+import os
+from collections.abc import Iterator
+from typing import IO, Any, NoReturn, TypeVar, cast, get_args, get_origin
+
+from unmask.config import adapter, first_problem
+from unmask.disk.files import reason_of
+from unmask.errors import UnmaskError
+
+Shape = TypeVar("Shape")
+
+JSON_BYTES = 64 << 20
+"""The largest JSON file that is read, in bytes."""
+LINES_BYTES = 1 << 30
+"""The largest line of a file of JSON lines, and the largest file of them that is held in memory at once, in bytes."""
+JSON_DEPTH = 100
+"""The deepest nesting of lists and objects that is read."""
+
+
+class NotJson(ValueError):
+    """Why some text is not the JSON that was asked for.
+
+    `reason` is the predicate of a sentence ("is not JSON"), `detail` what the parser says more, "" where nothing;
+    `cut` whether it is no JSON at all, as a line is that was cut off while it was written.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, cut: bool = False) -> None:
+        super().__init__(f"{reason} ({detail})" if detail else reason)
+        self.reason, self.detail, self.cut = reason, detail, cut
+
+
+def read_json(
+    path: str | os.PathLike[str],
+    shape: type[Shape],
+    error: type[UnmaskError],
+    advice: str = "copy or write the file again",
+) -> Shape:
+    """File -> its JSON value, of type `shape` (see `parse_json`).
+
+    Raises `error` in one sentence that names the file, what is wrong (with the field), and `advice`.
+    """
+    try:
+        return parse_json(read_text(path), shape)
+    except OSError as problem:
+        raise error(f"{os.fspath(path)} cannot be read ({reason_of(problem)}): {advice}.") from problem
+    except NotJson as problem:
+        raise error(f"{os.fspath(path)} is damaged: it {problem.reason}; {advice}.") from problem
+
+
+def read_text(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> str:
+    """File -> its text, a byte order mark left out.
+
+    Raises OSError where it cannot be opened, NotJson where it is larger than `limit` bytes or not UTF-8.
+    """
+    with open(path, "rb") as file:
+        return _decoded(file.read(limit + 1), limit)
+
+
+def parse_json(text: str, shape: type[Shape]) -> Shape:
+    """Text -> its JSON value, of type `shape`: dict[str, Any], or what pydantic checks by the rules of JSON.
+
+    Of dataclasses, fields that are not theirs are left out. Raises NotJson.
+    """
+    try:
+        value: object = _DECODER.decode(text)
+    except RecursionError as error:
+        raise NotJson(_TOO_DEEP) from error
+    except NotJson:
+        raise
+    except ValueError as error:
+        detail = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise NotJson("is not JSON", detail, cut=True) from error
+    if text.count("[") + text.count("{") > JSON_DEPTH:
+        _check_depth(value)
+    if get_origin(shape) is dict and get_args(shape) == (str, Any):
+        if not isinstance(value, dict):
+            raise NotJson("is not a JSON object")
+        return cast(Shape, value)
+    return _validated(text, value, shape)
+
+
+def json_lines(file: IO[bytes], shape: type[Shape]) -> Iterator[tuple[int, Shape | NotJson]]:
+    """Open file of JSON lines -> (number from 1, value or why it is none) of each line that is not blank."""
+    number = 0
+    while line := file.readline(LINES_BYTES + 1):
+        number += 1
+        try:
+            text = _decoded(line, LINES_BYTES).strip()
+            if text:
+                yield number, parse_json(text, shape)
+        except NotJson as problem:
+            yield number, problem
+            if len(line) > LINES_BYTES:  # where the next line begins is not known
+                return
+
+
+def _decoded(content: bytes, limit: int) -> str:
+    if len(content) > limit:
+        raise NotJson(f"is larger than {limit >> 20} MiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotJson("is not UTF-8 text", cut=True) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values; NotJson where a key comes twice."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise NotJson(f"has the key {next(key for key in keys if keys.count(key) > 1)!r} twice in one object")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise NotJson(f"holds {name}, which is no JSON number")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_TOO_DEEP = f"is nested deeper than {JSON_DEPTH} levels"
+
+
+def _check_depth(value: object) -> None:
+    """NotJson for lists and objects deeper than `JSON_DEPTH`; level by level, without recursion."""
+    level = [value]
+    for _ in range(JSON_DEPTH + 1):
+        inner = [cast(dict[str, object], item).values() if isinstance(item, dict) else item for item in level]
+        level = [part for parts in cast(list[list[object]], inner) for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise NotJson(_TOO_DEEP)
+
+
+def _validated(text: str, value: object, shape: type[Shape]) -> Shape:
+    """What pydantic makes of the text, whose parsed value is `value`; NotJson names the field that it refuses."""
+    from pydantic import ValidationError
+
+    try:
+        return adapter(shape).validate_json(text, strict=True)
+    except ValidationError as error:
+        field, given, possible = first_problem(error, value)
+        where = f"in the field '{field}'" if field else "as the whole"
+        reason = f"has {given} {where}, which has to be {possible}" if possible else f"has no field '{field}'"
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise NotJson(reason, f"{place}: {first['msg']}" if place else first["msg"]) from error
