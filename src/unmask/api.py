@@ -16,7 +16,7 @@ from unmask.assets.bundled import bundled, locate
 from unmask.data.packed import Packed
 from unmask.decode.constraint import Constraint
 from unmask.decode.loop import Decoder
-from unmask.decode.options import Decoding, make_decoder, row_dials
+from unmask.decode.options import Decoding, make_decoder, row_options
 from unmask.decode.rows import Snapshot, Written, finished, slide
 from unmask.denoiser import Denoiser, Trainable, computing_in
 from unmask.disk.checkpoint import Checkpoint
@@ -111,12 +111,21 @@ class Model:
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
-    def decoder(self, policy: str | UnmaskingPolicy = "random", **decoding: Unpack[Decoding]) -> Decoder:
+    def decoder(
+        self,
+        policy: str | UnmaskingPolicy = "random",
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        **decoding: Unpack[Decoding],
+    ) -> Decoder:
         """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself.
 
-        Raises RequestError for what does not go together.
+        Temperature and top-p, as in `stream`, hold for rows whose canvas does not say its own. Raises RequestError for
+        what does not go together.
         """
-        return make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, policy, **decoding)
+        decoder = make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, policy, **decoding)
+        return replace(decoder, temperature=temperature, top_p=top_p)
 
     def generate(self, prompts: str | Sequence[str] = "", *, trace: bool = False, **options: Any) -> Generation:
         """Continue each prompt; the options are those of `stream`. With `trace` the result tells what happened."""
@@ -132,6 +141,8 @@ class Model:
         *,
         length: int = 128,
         policy: str | UnmaskingPolicy = "random",
+        temperature: float | Sequence[float] = 1.0,
+        top_p: float | Sequence[float] = 1.0,
         dial: float | Sequence[float] | None = None,
         stride: int | None = None,
         seed: int | Sequence[int] = 0,
@@ -144,14 +155,16 @@ class Model:
 
         Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
         `seed` is one number, from which each row gets its own by its place, or one number a row. A row's text depends
-        on its seed and prompt, not on the rows beside it; the other options are those of `Decoding`. `dial`, from 0
-        (accurate) to 1 (fast), is one number or one a row, for a policy that has one. A `constraint` says which tokens
-        may be written where; that of `only` leaves EOS out. The generator returns the finished rows.
+        on its seed, prompt and options, not on the rows beside it. `temperature`, `top_p` and `dial` are one number or
+        one a row: temperature 0 takes the most probable token, 1 samples from the model; `top_p` below 1 samples from
+        the smallest set of most probable tokens with this joint probability; `dial`, from 0 (accurate) to 1 (fast), is
+        for a policy that has one. A `constraint` says which tokens may be written where; that of `only` leaves EOS out.
+        The other options are those of `Decoding`. The generator returns the finished rows.
         Raises RequestError for what cannot be done.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         step = self.window // 2 if stride is None else stride
-        decoder = replace(self.decoder(policy, **decoding), constraint=constraint)
+        decoder = replace(self.decoder(policy, **decoding), constraints=(constraint,))
         if not texts:
             raise RequestError("There is no prompt; give at least one, which may be empty.")
         if length < 1:
@@ -169,7 +182,7 @@ class Model:
             eos_id=self.tokenizer.eos_id if stop_at_eos else None,
             batch=batch,
             device=self.device,
-            dials=row_dials(decoder, dial, len(texts), decoding.get("passes")),
+            options=row_options(decoder, len(texts), dial=dial, temperature=temperature, top_p=top_p, passes=passes),
         )
 
     def recorder(self, template: str | None = None) -> Recorder:
@@ -226,6 +239,8 @@ class Model:
         template: str,
         *,
         policy: str | UnmaskingPolicy = "random",
+        temperature: float | Sequence[float] = 1.0,
+        top_p: float | Sequence[float] = 1.0,
         dial: float | Sequence[float] | None = None,
         count: int = 1,
         seed: int | Sequence[int] = 0,
@@ -238,17 +253,19 @@ class Model:
 
         Where a length is free every combination of lengths is decoded, and the one whose whole text has the least bound
         on -log p, measured by `draws` random maskings, is returned; Fill.attempts has them all. A `constraint` says
-        which tokens may be written where; special tokens, EOS among them, never are. `dial` and the other options are
-        as in `stream`.
+        which tokens may be written where; special tokens, EOS among them, never are. The other options are as in
+        `stream`, and one a row is one for each of the `count` texts.
         Raises RequestError for a template without holes, one longer than the model's window, or one with too many
         combinations of lengths.
         """
         if count < 1:
             raise RequestError(f"count is {count}; give at least 1.")
         sketch = self.filler.sketch(template)
-        decoder = replace(self.decoder(policy, **decoding), constraint=self.filler.writable(constraint))
-        dials = row_dials(decoder, dial, count, decoding.get("passes"))
-        return self.filler.stream(sketch, decoder, _row_seeds(seed, count), dials, draws=draws, batch=batch)
+        decoder = replace(self.decoder(policy, **decoding), constraints=(self.filler.writable(constraint),))
+        options = row_options(
+            decoder, count, dial=dial, temperature=temperature, top_p=top_p, passes=decoding.get("passes")
+        )
+        return self.filler.stream(sketch, decoder, _row_seeds(seed, count), options, draws=draws, batch=batch)
 
     def canvas_of(self, template: str) -> list[int]:
         """The token ids of a template, MASK in its holes; a hole of free length has its least."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import keep_rows
-from unmask.decode.canvas import Canvas
+from unmask.decode.canvas import Canvas, Running, join
 from unmask.decode.loop import Decoder, Step
 from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError, PluginError
@@ -141,8 +141,8 @@ def check_policy(
     for passes in (1, 2, 3):
         left, state = _drive(decoder(), canvas, passes=passes)
         _same(_drive(decoder(), left, state)[0], whole, f"{who} does not go on as before when it is resumed")
-        begun, state = _drive(decoder(), canvas.keep(early), passes=passes)
-        joined = _drive(decoder(), *_join(begun, state, canvas.keep(late), mask_id))[0]
+        begun = _drive(decoder(), canvas.keep(early), passes=passes)
+        joined = _joined(decoder(), *begun, canvas.keep(late))
         _same(
             joined, whole.keep(torch.cat([early, late])), f"{who} writes a row differently when it joins others midway"
         )
@@ -222,13 +222,18 @@ def _inspect(decoder: Decoder, before: Canvas, after: Canvas, step: Step) -> Non
         )
 
 
-def _join(begun: Canvas, state: State, fresh: Canvas, mask_id: int) -> tuple[Canvas, State]:
-    """Fresh rows behind those that are under way; they inherit a stranger's state, which they have to forget."""
-    both = Canvas(**{f.name: torch.cat([getattr(begun, f.name), getattr(fresh, f.name)]) for f in fields(Canvas)})
-    going = int((((begun.tokens == mask_id) & begun.valid).any(-1) | begun.open).sum())
-    if going == 0:
-        return both, None
-    return both, keep_rows(state, torch.cat([torch.arange(going), torch.zeros(len(fresh.seed), dtype=torch.int64)]))
+def _joined(decoder: Decoder, begun: Canvas, state: State, fresh: Canvas) -> Canvas:
+    """Rows that join others midway, all decoded to the end: the old above the fresh.
+
+    The fresh rows come with the state of another row, which they have to forget.
+    """
+    going = decoder.unfinished(begun)
+    old, new = int(going.sum()), len(fresh.seed)
+    another = keep_rows(state, torch.zeros(new, dtype=torch.int64)) if old else None
+    both = join(Running(begun.keep(going), state if old else None), Running(fresh, another))
+    done, _ = _drive(decoder, *both)
+    left, right = (Running(part) for part in (done.keep(torch.arange(old)), done.keep(old + torch.arange(new))))
+    return join(Running(begun.put(going.nonzero().squeeze(-1), left.canvas)), right).canvas
 
 
 def _same(found: Canvas, wanted: Canvas, complaint: str) -> None:

@@ -51,7 +51,7 @@ ONE_BY_ONE = [name for name, entry in ENTRIES.items() if entry.knob == Knob("ste
 def test_every_policy_keeps_to_the_vocabulary(name: str, temperature: float) -> None:
     canvas = Canvas.start(torch.full((64, L), V), torch.arange(64))
     allowed = torch.tensor([True, False, True, False, False])
-    kept = Decoder(TABLE, make(name, CONTEXT), temperature, constraint=Vocabulary(allowed))
+    kept = Decoder(TABLE, make(name, CONTEXT), temperature, constraints=(Vocabulary(allowed),))
     assert set(kept.decode(canvas).tokens.flatten().tolist()) == {0, 2}
     free = Decoder(TABLE, make(name, CONTEXT), temperature).decode(canvas).tokens  # the control
     assert temperature == 0 or set(free.flatten().tolist()) == {0, 1, 2, 3}
@@ -62,7 +62,7 @@ def test_every_policy_keeps_to_the_vocabulary(name: str, temperature: float) -> 
 def test_one_by_one_a_rule_that_goes_by_the_canvas_is_kept(name: str, temperature: float) -> None:
     canvas = Canvas.start(torch.full((64, L), V), torch.arange(64))
     free = Decoder(TABLE, make(name, CONTEXT), temperature)
-    kept = Decoder(TABLE, make(name, CONTEXT), temperature, constraint=Differs())
+    kept = Decoder(TABLE, make(name, CONTEXT), temperature, constraints=(Differs(),))
     if temperature:
         assert alike(free.decode(canvas).tokens) > 0
     done = kept.decode(canvas)
@@ -135,5 +135,5 @@ def test_only_some_characters() -> None:
 def test_a_vocabulary_allows_the_same_everywhere() -> None:
     rule = Vocabulary(torch.tensor([True, False, False, True, True]))
     canvas = Canvas.start(torch.full((64, L), V), torch.arange(64))
-    done = Decoder(TABLE, make("random"), 1.0, constraint=rule).decode(canvas)
+    done = Decoder(TABLE, make("random"), 1.0, constraints=(rule,)).decode(canvas)
     assert set(done.tokens.unique().tolist()) == {0, 3}

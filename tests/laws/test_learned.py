@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
-from unmask.decode.rows import decode_rows
+from unmask.decode.rows import RowOptions, decode_rows
 from unmask.noise import generator
 from unmask.policies.base import Decision, State, View
 from unmask.policies.learned.network import (
@@ -370,7 +370,9 @@ def test_the_end_of_the_dial_is_one_pass(world: World, head: str, sample: bool) 
 
     def first(dial: float) -> Tensor:
         rows = [problem.row for problem in given]
-        stream = decode_rows(decoder, rows, range(4), pad_id=0, batch=4, device=world.device, dials=[dial] * 4)
+        stream = decode_rows(
+            decoder, rows, range(4), pad_id=0, batch=4, device=world.device, options=RowOptions(dial=[dial] * 4)
+        )
         step = next(stream).step
         stream.close()
         return step.decision.reveal & step.view.eligible

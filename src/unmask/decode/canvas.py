@@ -1,11 +1,22 @@
-"""Rows being written: the state that the decoding loop carries from turn to turn. Shapes: B rows, L positions."""
+"""Rows being written, and how they join others and leave them. Shapes: B rows, L positions.
 
-__all__ = ["Canvas"]
+Rows are on their own: a row may join others, leave them, wait and go on among others at any pass, and gets the same
+tokens, log-probabilities and passes as alone. `Running` is all that this takes: the canvas, and what the policy and a
+cache remember of each row.
+"""
+
+__all__ = ["Canvas", "Running", "join", "leave"]
 
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from unmask.batch import join_rows, keep_rows
+from unmask.decode.propose import check_sampling
+from unmask.errors import RequestError
+from unmask.policies.base import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,29 +38,55 @@ class Canvas:
     total: Tensor  # (B,) positions it had to fill
     open: Tensor  # (B,) bool, the policy is not done with that block, whether or not a MASK is left in it
     dial: Tensor  # (B,) float32 from 0 (accurate) to 1 (fast), for policies that have one; nan leaves it to the policy
+    temperature: Tensor  # (B,) float64, as in `propose`; nan leaves it to the decoder
+    top_p: Tensor  # (B,) float64, likewise
+    constraint: Tensor  # (B,) int64, which of the decoder's constraints the row keeps to
 
     @classmethod
-    def start(cls, tokens: Tensor, seed: Tensor, valid: Tensor | None = None, dial: Tensor | None = None) -> "Canvas":
-        """tokens (B, L) with MASK where something is wanted, seed (B,), valid (B, L) where rows are padded; dial (B,)
-        where a policy has one and is not to choose itself."""
+    def start(
+        cls,
+        tokens: Tensor,
+        seed: Tensor,
+        valid: Tensor | None = None,
+        *,
+        dial: Tensor | None = None,
+        temperature: Tensor | None = None,
+        top_p: Tensor | None = None,
+        constraint: Tensor | None = None,
+    ) -> "Canvas":
+        """tokens (B, L) with MASK where something is wanted, seed (B,), and valid (B, L) where rows are padded -> rows
+        before their first pass.
+
+        dial, temperature and top_p (B,) are the rows' own; nan, or none at all, leaves them to the policy and the
+        decoder. constraint (B,) is 0 for all rows by default. Raises RequestError for a temperature or top_p that
+        cannot be.
+        """
         zero, unknown = torch.zeros_like(seed), torch.full(tokens.shape, torch.nan, device=tokens.device)
-        everywhere = torch.ones_like(tokens, dtype=torch.bool)
+        nowhere, unsaid = (
+            torch.zeros_like(tokens, dtype=torch.bool),
+            torch.full_like(seed, torch.nan, dtype=torch.double),
+        )
+        own = ([] if x is None else x[~x.isnan()].tolist() for x in (temperature, top_p))
+        check_sampling(*own)
         return cls(
-            tokens,
-            everywhere if valid is None else valid,
-            seed,
-            ~everywhere,
-            unknown,
-            unknown,
-            unknown,
-            zero,
-            zero,
-            zero - 1,
-            zero - 1,
-            zero,
-            zero,
-            zero.bool(),
-            unknown[:, 0] if dial is None else dial.float(),
+            tokens=tokens,
+            valid=~nowhere if valid is None else valid,
+            seed=seed,
+            written=nowhere,
+            log_prob=unknown,
+            margin=unknown,
+            entropy=unknown,
+            passes=zero,
+            turn=zero,
+            origin=zero - 1,
+            block=zero - 1,
+            step=zero,
+            total=zero,
+            open=zero.bool(),
+            dial=(unsaid if dial is None else dial).float(),
+            temperature=unsaid if temperature is None else temperature.double(),
+            top_p=unsaid if top_p is None else top_p.double(),
+            constraint=zero if constraint is None else constraint,
         )
 
     def keep(self, rows: Tensor) -> "Canvas":
@@ -61,3 +98,37 @@ class Canvas:
         return Canvas(
             **{f.name: getattr(self, f.name).index_copy(0, rows, getattr(part, f.name)) for f in fields(self)}
         )
+
+
+class Running(NamedTuple):
+    """Rows between two passes: `canvas, state, step = decoder.step(*running)`."""
+
+    canvas: Canvas
+    state: State = None
+    """Of the policy and, behind it, of a cache; None before the first pass."""
+
+
+def join(*parts: Running) -> Running:
+    """Rows of several batches, one below the other, as one batch; each batch may be at another pass.
+
+    Raises RequestError for rows of different lengths. They are not padded to the longest here: attention over more
+    padding sums in another order, so that a row would not have the bits that it has alone.
+    """
+    lengths = sorted({part.canvas.tokens.shape[1] for part in parts})
+    if len(lengths) > 1:
+        raise RequestError(
+            f"Rows of {lengths[0]} and {lengths[-1]} positions cannot decode together; join rows that were padded "
+            "to the same length before their first pass."
+        )
+    columns = {f.name: torch.cat([getattr(part.canvas, f.name) for part in parts]) for f in fields(Canvas)}
+    return Running(Canvas(**columns), join_rows([part.state for part in parts], [len(p.canvas.seed) for p in parts]))
+
+
+def leave(running: Running, rows: Tensor) -> tuple[Running, Running]:
+    """Part a batch in two: the rows that stay, and the `rows` (B,) bool that leave, each in their order.
+
+    What leaves may wait, and join again. With `decoder.unfinished(canvas)` it tells which rows are finished.
+    """
+    canvas, state = running
+    stay, gone = (Running(canvas.keep(part), keep_rows(state, part)) for part in (~rows, rows))
+    return stay, gone

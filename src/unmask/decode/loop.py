@@ -18,8 +18,8 @@ from torch import Tensor
 
 from unmask.batch import keep_rows, pad_rows, put_rows
 from unmask.decode.canvas import Canvas
-from unmask.decode.constraint import Constraint
-from unmask.decode.propose import Proposal, propose, two_best
+from unmask.decode.constraint import Constraint, allowed_tokens
+from unmask.decode.propose import Proposal, check_sampling, propose, two_best
 from unmask.denoiser import Caching, Denoiser, Place
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
@@ -44,8 +44,9 @@ class Decoder:
     """A denoiser, a policy, and how tokens are drawn. `block_size` positions are filled before the next begin; the
     first block begins at the first position to fill.
 
-    With `alternatives` = k each Step tells the k most probable tokens of what was looked at, for traces. A `constraint`
-    says which tokens may be written where.
+    `temperature` and `top_p` hold for rows that do not say their own; each row names one of the `constraints`, by
+    default the first, which says which tokens may be written where (None: all). With `alternatives` = k each Step has
+    the k most probable tokens of what was looked at, for traces. Raises RequestError for a number that cannot be.
     """
 
     denoiser: Denoiser
@@ -54,13 +55,10 @@ class Decoder:
     top_p: float = 1.0
     block_size: int | None = None
     alternatives: int = 0
-    constraint: Constraint | None = None
+    constraints: tuple[Constraint | None, ...] = (None,)
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise RequestError(f"temperature is {self.temperature}; give 0 (always the most probable token) or more.")
-        if not 0 < self.top_p <= 1:
-            raise RequestError(f"top_p is {self.top_p}; give a share above 0 and up to 1 (1 keeps every token).")
+        check_sampling([self.temperature], [self.top_p])
         if self.block_size is not None and self.block_size < 1:
             raise RequestError(f"block_size is {self.block_size}; give at least 1, or none for a single block.")
 
@@ -224,12 +222,19 @@ class Decoder:
         return best, best.values
 
     def _propose(self, canvas: Canvas, hidden: Tensor, where: Tensor) -> Proposal:
-        """Tokens and distributions at the positions `where` (B, L)."""
+        """Tokens and distributions at the positions `where` (B, L), by each row's temperature, top-p and constraint."""
         picked = hidden[where]
         logits = self.denoiser.logits(pad_rows(picked))[: len(picked)]
-        noise = self._noise(canvas, TOKENS)[where] if self.temperature > 0 else None
-        allowed = None if self.constraint is None else self.constraint(canvas.tokens, where)
-        return propose(logits, self.denoiser.mask_id, noise, self.temperature, self.top_p, allowed)
+        temperature = canvas.temperature.nan_to_num(self.temperature)
+        top_p = canvas.top_p.nan_to_num(self.top_p)
+        *pairs, rules = torch.stack([temperature, top_p, canvas.constraint.double()]).tolist()
+        noise = self._noise(canvas, TOKENS)[where] if any(pairs[0]) else None
+        which = [int(number) for number in rules]
+        allowed = allowed_tokens(self.constraints, which, canvas.tokens, where, logits.shape[-1])
+        if len(set(zip(*pairs, strict=True))) == 1:
+            return propose(logits, self.denoiser.mask_id, noise, pairs[0][0], pairs[1][0], allowed)
+        line = where.nonzero()[:, 0]
+        return propose(logits, self.denoiser.mask_id, noise, temperature[line], top_p[line], allowed)
 
     def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> "_Seen":
         if not self.alternatives or best is None:

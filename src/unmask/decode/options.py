@@ -1,6 +1,6 @@
 """How a model is decoded, as a person asks for it: the options that generation, filling and sweeps have in common."""
 
-__all__ = ["Decoding", "make_decoder", "row_dials"]
+__all__ = ["Decoding", "make_decoder", "row_options"]
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from unmask.decode.loop import Decoder
+from unmask.decode.propose import check_sampling
+from unmask.decode.rows import RowOptions
 from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
 from unmask.errors import RequestError
 from unmask.model.cache import cached
@@ -22,12 +24,8 @@ from unmask.text.tokenizer import Tokenizer
 
 
 class Decoding(TypedDict, total=False):
-    """The options of decoding beside the policy; every one may be left out."""
+    """The options of decoding beside the policy that hold for all rows; every one may be left out."""
 
-    temperature: float
-    """0 takes the most probable token; 1, the default, samples from the model."""
-    top_p: float
-    """Sample from the smallest set of most probable tokens with this joint probability; 1, the default, keeps all."""
     block_size: int | None
     """Positions that are filled before the next begin; None, the default, for a single block."""
     cache: str | None
@@ -39,7 +37,7 @@ class Decoding(TypedDict, total=False):
     passes: float | None
     """A budget that a calibrated learned policy turns into its dial: forward passes a row, on average."""
     alternatives: int
-    """So many of the most probable tokens of each position that was looked at are told in the steps; 0 by default."""
+    """So many of the most probable tokens of each position that was looked at are in the steps; 0 by default."""
 
 
 def make_decoder(
@@ -49,8 +47,6 @@ def make_decoder(
     device: torch.device,
     policy: str | UnmaskingPolicy,
     *,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
     block_size: int | None = None,
     cache: str | None = None,
     guidance: float = 0.0,
@@ -67,7 +63,7 @@ def make_decoder(
     if passes is not None:
         rule = _within(rule, passes, policy if isinstance(policy, str) else repr(policy))
     if suppress:
-        denoiser = Suppressed(denoiser, tuple(_token(tokenizer, one) for one in suppress))
+        denoiser = Suppressed(denoiser, tuple(_token(tokenizer, token) for token in suppress))
     if guidance:
         denoiser = Guided(denoiser, guidance)
     if cache is not None:
@@ -76,18 +72,31 @@ def make_decoder(
             raise RequestError(
                 f"The cache '{cache}' saves nothing in a single block; give block_size, or the cache 'delayed'."
             )
-    return Decoder(denoiser, rule, temperature, top_p, block_size, alternatives)
+    return Decoder(denoiser, rule, block_size=block_size, alternatives=alternatives)
 
 
-def row_dials(
-    decoder: Decoder, dial: float | Sequence[float] | None, count: int, passes: float | None
-) -> list[float] | None:
-    """The dial of each of `count` rows, from one number or one a row; None where nobody said one.
+def row_options(
+    decoder: Decoder,
+    count: int,
+    *,
+    dial: float | Sequence[float] | None,
+    temperature: float | Sequence[float],
+    top_p: float | Sequence[float],
+    passes: float | None,
+) -> RowOptions:
+    """The options of `count` rows, each from one number or one a row.
 
-    Raises RequestError for a policy without a dial, a number that cannot be, or a dial beside a budget of `passes`.
+    Raises RequestError where there are not as many numbers as rows, for a number that cannot be, for a dial where the
+    policy has none, or beside a budget of `passes`.
     """
-    if dial is None:
-        return None
+    rows = RowOptions(
+        dial=None if dial is None else _one_a_row("dials", dial, count),
+        temperature=_one_a_row("temperatures", temperature, count),
+        top_p=_one_a_row("values of top_p", top_p, count),
+    )
+    check_sampling(rows.temperature or (), rows.top_p or ())
+    if rows.dial is None:
+        return rows
     if passes is not None:
         raise RequestError("A dial and a number of passes were given, and each decides the speed; give one of the two.")
     if not hasattr(decoder.policy, "dial"):
@@ -95,13 +104,19 @@ def row_dials(
             "This policy has no dial; a learned one has. In a compound set it inside the name, as in "
             "'learned:from=automaton,dial=0.4 or confidence:steps=12'."
         )
-    found = [float(dial)] * count if isinstance(dial, int | float) else [float(one) for one in dial]
-    if len(found) != count:
-        raise RequestError(f"{len(found)} dials were given for {count} rows; give one number, or one a row.")
-    for one in found:
-        if not 0 <= one <= 1:
-            raise RequestError(f"dial is {one:g}; give a number from 0 (accurate) to 1 (fast).")
-    return found
+    for value in rows.dial:
+        if not 0 <= value <= 1:
+            raise RequestError(f"dial is {value:g}; give a number from 0 (accurate) to 1 (fast).")
+    return rows
+
+
+def _one_a_row(name: str, values: float | Sequence[float], count: int) -> list[float]:
+    """One number, or one a row -> one a row. Raises RequestError where there are not as many as rows."""
+    if isinstance(values, int | float):
+        return [float(values)] * count
+    if len(values) != count:
+        raise RequestError(f"{len(values)} {name} were given for {count} rows; give one number, or one a row.")
+    return [float(value) for value in values]
 
 
 def _within(rule: UnmaskingPolicy, passes: float, name: str) -> UnmaskingPolicy:
@@ -114,14 +129,14 @@ def _within(rule: UnmaskingPolicy, passes: float, name: str) -> UnmaskingPolicy:
     return replace(rule, dial=rule.calibration.dial_for(passes))
 
 
-def _token(tokenizer: Tokenizer, one: int | str) -> int:
+def _token(tokenizer: Tokenizer, token: int | str) -> int:
     """The id of a token given as an id or a text. Raises RequestError for a text that is not one token."""
-    if isinstance(one, int):
-        return one
+    if isinstance(token, int):
+        return token
     special = {tokenizer.piece(i): i for i in tokenizer.special_ids}
-    ids = [special[one]] if one in special else tokenizer.encode(one)
+    ids = [special[token]] if token in special else tokenizer.encode(token)
     if len(ids) != 1:
-        raise RequestError(f"'{one}' is {len(ids)} tokens and cannot be suppressed; give a text of one token.")
+        raise RequestError(f"'{token}' is {len(ids)} tokens and cannot be suppressed; give a text of one token.")
     return ids[0]
 
 

@@ -5,8 +5,10 @@ token of probability 1e-7 is drawn once in ten million times. (Racing Gumbel noi
 do, loses the rare tokens: arXiv:2409.02908.) Shapes: N positions, V vocabulary.
 """
 
-__all__ = ["Proposal", "propose", "two_best"]
+__all__ = ["Proposal", "check_sampling", "propose", "two_best"]
 
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -31,14 +33,29 @@ class Proposal(NamedTuple):
         return self.log_probs.gather(-1, self.tokens[:, None]).squeeze(-1)
 
 
+def check_sampling(temperatures: Iterable[float], top_ps: Iterable[float]) -> None:
+    """Raises RequestError for the first temperature or top-p that cannot be."""
+    for value in temperatures:
+        if not 0 <= value < math.inf:
+            raise RequestError(f"temperature is {value}; give 0 (always the most probable token) or more.")
+    for value in top_ps:
+        if not 0 < value <= 1:
+            raise RequestError(f"top_p is {value}; give a share above 0 and up to 1 (1 keeps every token).")
+
+
 def propose(
-    logits: Tensor, mask_id: int, u: Tensor | None, temperature: float, top_p: float, allowed: Tensor | None = None
+    logits: Tensor,
+    mask_id: int,
+    u: Tensor | None,
+    temperature: float | Tensor,
+    top_p: float | Tensor,
+    allowed: Tensor | None = None,
 ) -> Proposal:
     """Draw a token for each of N positions: logits (N, V), `u` (N,) float64 uniforms in (0, 1).
 
     Temperature 0 takes the most probable token and needs no `u`. `top_p` keeps the smallest set of most probable tokens
-    whose joint probability, after tempering, reaches it. `allowed` (N, V) or (1, V) bool leaves only these tokens.
-    Raises RequestError where it leaves none but MASK.
+    whose joint probability, after tempering, reaches it. Both are one number, or both one a position, (N,) float64.
+    `allowed` (N, V) or (1, V) bool leaves only these tokens. Raises RequestError where it leaves none but MASK.
     """
     if allowed is not None:
         real = torch.arange(logits.shape[-1], device=logits.device) != mask_id
@@ -46,17 +63,30 @@ def propose(
             raise RequestError("The constraint leaves no token for a hole; allow at least one that is not MASK.")
         logits = logits.masked_fill(~allowed, -torch.inf)
     clean = clean_log_probs(logits, mask_id)
-    if temperature == 0:
-        tokens, best = two_best(clean)
+    if not isinstance(temperature, Tensor) and not isinstance(top_p, Tensor):
+        tokens, best = _choose(clean, u, temperature, top_p)
         return Proposal(tokens, clean, best)
+    pairs = torch.stack([torch.as_tensor(temperature), torch.as_tensor(top_p)], -1)
+    tokens = torch.empty_like(clean[:, 0], dtype=torch.int64)
+    values, group = pairs.unique(dim=0, return_inverse=True)
+    for number, pair in enumerate(values.tolist()):  # by the same operations as alone, so that bits are equal
+        rows = (group == number).nonzero().squeeze(-1)
+        tokens[rows], _ = _choose(clean[rows], None if u is None else u[rows], *pair)
+    return Proposal(tokens, clean)
+
+
+def _choose(clean: Tensor, u: Tensor | None, temperature: float, top_p: float) -> tuple[Tensor, Tensor | None]:
+    """A token for each position (N,), and the two highest of its log-probabilities (N, 2) where they were found."""
+    if temperature == 0:
+        return two_best(clean)
     assert u is not None
     weights = (clean if temperature == 1 else (clean / temperature).log_softmax(-1)).exp()
     if top_p >= 1:
-        return Proposal(_inverse(weights, u), clean)
+        return _inverse(weights, u), None
     ordered, ids = weights.sort(dim=-1, descending=True, stable=True)
     total = ordered.double().cumsum(-1)
     ordered = ordered.masked_fill(total - ordered >= top_p, 0.0)
-    return Proposal(ids.gather(-1, _inverse(ordered, u)[:, None]).squeeze(-1), clean)
+    return ids.gather(-1, _inverse(ordered, u)[:, None]).squeeze(-1), None
 
 
 def two_best(values: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,7 +115,5 @@ def _inverse(weights: Tensor, u: Tensor) -> Tensor:
     """
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
-    found = torch.searchsorted(
-        cumulative, (u[:, None] * total).clamp(max=torch.nextafter(total, total * 0)), right=True
-    )
-    return found.squeeze(-1)
+    target = (u[:, None] * total).clamp(max=torch.nextafter(total, total * 0))
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)

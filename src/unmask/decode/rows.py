@@ -5,13 +5,14 @@ else is in the request. A text longer than the model's window is written semi-au
 filled, its last part becomes the prompt of the next.
 """
 
-__all__ = ["Filled", "Snapshot", "Written", "decode_rows", "finished", "slide"]
+__all__ = ["NO_OPTIONS", "Filled", "RowOptions", "Snapshot", "Written", "decode_rows", "finished", "slide"]
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from unmask.batch import pad_ids, padded_size
 from unmask.decode.canvas import Canvas
@@ -20,6 +21,35 @@ from unmask.noise import derive
 from unmask.trace.recorder import Recorder
 
 Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class RowOptions:
+    """What rows may each have their own of, one entry a row; None leaves it to the policy or the decoder."""
+
+    dial: Sequence[float] | None = None
+    temperature: Sequence[float] | None = None
+    top_p: Sequence[float] | None = None
+    constraint: Sequence[int] | None = None
+    """Which of the decoder's constraints."""
+
+    def keep(self, rows: Sequence[int]) -> "RowOptions":
+        """Those of some rows, by index, which may come more than once."""
+        return RowOptions(**{name: [values[row] for row in rows] for name, values in self._said()})
+
+    def tensors(self, device: torch.device) -> dict[str, Tensor]:
+        """By name, for `Canvas.start`: (B,) each, without those that are None."""
+        return {
+            name: torch.tensor(values, dtype=torch.int64 if name == "constraint" else torch.double, device=device)
+            for name, values in self._said()
+        }
+
+    def _said(self) -> list[tuple[str, Sequence[Any]]]:
+        pairs = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return [(name, values) for name, values in pairs if values is not None]
+
+
+NO_OPTIONS = RowOptions()
 
 
 class Snapshot(NamedTuple):
@@ -61,20 +91,20 @@ def decode_rows(
     device: torch.device,
     places: Sequence[int] | None = None,
     starts: Sequence[int] | None = None,
-    dials: Sequence[float] | None = None,
+    options: RowOptions = NO_OPTIONS,
 ) -> Generator[Snapshot, None, list[Filled]]:
     """Fill the MASKs of each row; yields after each pass, returns the rows in their order.
 
-    `places` and `starts` are what the snapshots say of the rows; by default their index and 0. `dials` is one number a
-    row for a policy that has a dial.
+    `places` and `starts` are what the snapshots say of the rows; by default their index and 0. `options` has
+    an entry a row.
     """
     padded = [padded_size(len(row)) for row in rows]
     groups = [[i for i, n in enumerate(padded) if n == size] for size in sorted(set(padded))]
     filled: dict[int, Filled] = {}
     for group in (g[at : at + batch] for g in groups for at in range(0, len(g), batch)):
         tokens, valid = pad_ids([rows[i] for i in group], pad_id, device)
-        dial = None if dials is None else torch.tensor([dials[i] for i in group], device=device)
-        canvas = Canvas.start(tokens, torch.tensor([seeds[i] for i in group], device=device), valid, dial)
+        seed = torch.tensor([seeds[i] for i in group], device=device)
+        canvas = Canvas.start(tokens, seed, valid, **options.keep(group).tensors(device))
         where = tuple(i if places is None else places[i] for i in group)
         first = tuple(0 if starts is None else starts[i] for i in group)
         for canvas, step in decoder.steps(canvas):
@@ -99,7 +129,7 @@ def slide(
     eos_id: int | None,
     batch: int,
     device: torch.device,
-    dials: Sequence[float] | None = None,
+    options: RowOptions = NO_OPTIONS,
 ) -> Generator[Snapshot, None, list[Written]]:
     """Write `new[i]` tokens after prompt i, or up to the first EOS; yields after each pass, returns the rows in order.
 
@@ -128,7 +158,7 @@ def slide(
             device=device,
             places=open_,
             starts=starts,
-            dials=None if dials is None else [dials[i] for i in open_],
+            options=options.keep(open_),
         )
         for i, start, row in zip(open_, starts, filled, strict=True):
             _take(texts[i], row, len(texts[i].tokens) - start, eos_id)

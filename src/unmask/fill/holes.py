@@ -18,7 +18,7 @@ import torch
 from unmask.batch import pad_ids
 from unmask.decode.constraint import Both, Constraint, Vocabulary
 from unmask.decode.loop import Decoder
-from unmask.decode.rows import Filled, Snapshot, Written, decode_rows
+from unmask.decode.rows import Filled, RowOptions, Snapshot, Written, decode_rows
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.fill.score import conditional_nats, whole_nats
@@ -180,15 +180,15 @@ class Filler:
         sketch: Sketch,
         decoder: Decoder,
         seeds: Sequence[int],
-        dials: Sequence[float] | None = None,
+        options: RowOptions,
         *,
         draws: int,
         batch: int,
     ) -> Generator[Snapshot, None, list[Fill]]:
         """Fill the sketch once a seed, yielding the canvas after each pass; one row a combination of lengths and seed.
 
-        `dials` is one number a seed, for a policy that has a dial. With free lengths `draws` random maskings of each
-        filled text tell which is best.
+        `options` has an entry a seed. With free lengths `draws` random maskings of each filled text decide which is
+        best.
         """
         ways = list(product(*sketch.holes))
         filled = yield from decode_rows(
@@ -198,7 +198,7 @@ class Filler:
             pad_id=self.tokenizer.pad_id,
             batch=batch,
             device=self.device,
-            dials=None if dials is None else [dial for dial in dials for _ in ways],
+            options=options.keep([place for place in range(len(seeds)) for _ in ways]),
         )
         found: list[Fill] = []
         for place, seed in enumerate(seeds):

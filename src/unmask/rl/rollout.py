@@ -33,7 +33,7 @@ from torch import Tensor
 
 from unmask.api import load
 from unmask.decode.loop import Decoder, Step
-from unmask.decode.rows import decode_rows
+from unmask.decode.rows import RowOptions, decode_rows
 from unmask.denoiser import Denoiser
 from unmask.noise import derive
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
@@ -103,7 +103,9 @@ def roll_out(
     chosen = policy if policy is learner else Expert(policy, learner.needs)
     decoder = Decoder(denoiser, chosen, 0.0, block_size=block_size)
     rows = [problem.row for problem in given]
-    stream = decode_rows(decoder, rows, seeds, pad_id=tokenizer.pad_id, batch=batch, device=device, dials=dials)
+    stream = decode_rows(
+        decoder, rows, seeds, pad_id=tokenizer.pad_id, batch=batch, device=device, options=RowOptions(dial=dials)
+    )
     parts: list[Tape] = []
     while True:
         try:

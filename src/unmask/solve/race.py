@@ -202,7 +202,7 @@ def _stream(
     puzzles: Puzzles, policy: str, numbers: Sequence[int], dials: Sequence[float] | None = None
 ) -> "Generator[Snapshot, None, list[Filled]]":
     """The puzzles of these numbers through one decoder, the most probable token everywhere."""
-    from unmask.decode.rows import decode_rows
+    from unmask.decode.rows import RowOptions, decode_rows
 
     return decode_rows(
         puzzles.model.decoder(policy, temperature=0.0),
@@ -211,7 +211,7 @@ def _stream(
         pad_id=puzzles.model.tokenizer.pad_id,
         batch=256,
         device=puzzles.model.device,
-        dials=dials,
+        options=RowOptions(dial=dials),
     )
 
 
