@@ -182,7 +182,9 @@ class Model:
             eos_id=self.tokenizer.eos_id if stop_at_eos else None,
             batch=batch,
             device=self.device,
-            options=row_options(decoder, len(texts), dial=dial, temperature=temperature, top_p=top_p, passes=passes),
+            options=row_options(
+                decoder, len(texts), dial=dial, temperature=temperature, top_p=top_p, passes=decoding.get("passes")
+            ),
         )
 
     def recorder(self, template: str | None = None) -> Recorder:
