@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from unmask.assets.bundled import locate, locate_policy
-from unmask.cli.parse import Positional, parse
+from unmask.cli.options import OutputOptions
+from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import print_json, size, table
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint
 from unmask.disk.json import NotJson, parse_json
@@ -23,8 +24,7 @@ class InfoArguments:
 
     checkpoint: Positional[str]
     """A checkpoint, policy or run folder, the name of a bundled model, or learned:from=NAME for a bundled policy."""
-    json: bool = False
-    """Print one JSON object on stdout."""
+    output: Flat[OutputOptions] = OutputOptions()
 
 
 def run_info(argv: Sequence[str]) -> int:
@@ -34,7 +34,7 @@ def run_info(argv: Sequence[str]) -> int:
     folder = locate_policy(name.removeprefix(_LEARNED)) if name.startswith(_LEARNED) else locate(name)
     checkpoint = read_checkpoint(folder)
     facts = describe(checkpoint)
-    if arguments.json:
+    if arguments.output.json:
         print_json(facts)
         return 0
     print(table(_lines(facts)))
@@ -152,8 +152,7 @@ class ListArguments:
         Literal["models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules", "all"]
     ] = "all"
     """Which of them."""
-    json: bool = False
-    """Print one JSON object on stdout."""
+    output: Flat[OutputOptions] = OutputOptions()
 
 
 def run_list(argv: Sequence[str]) -> int:
@@ -161,7 +160,7 @@ def run_list(argv: Sequence[str]) -> int:
     arguments = parse(ListArguments, argv, "list")
     kinds = _KINDS if arguments.kind == "all" else (arguments.kind,)
     tables = {kind: _listed(kind) for kind in kinds}
-    if arguments.json:
+    if arguments.output.json:
         print_json(tables)
         return 0
     for number, (kind, names) in enumerate(tables.items()):

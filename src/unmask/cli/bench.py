@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unmask.cli.parse import Positional, parse
+from unmask.cli.options import OutputOptions
+from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import print_json
 from unmask.errors import ConfigError
 
@@ -30,8 +31,7 @@ class BenchArguments:
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int | None = None
     """Processor threads; by default torch's own choice."""
-    json: bool = False
-    """Print one JSON object."""
+    output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -57,9 +57,9 @@ def run(argv: Sequence[str]) -> int:
     cells: list[dict[str, Any]] = []
     for cell in _cells(args, device, threads):
         cells.append(cell)
-        if not args.json:
+        if not args.output.json:
             print(_line(cell), flush=True)
-    if args.json:
+    if args.output.json:
         rates = asdict(matmul_rates(threads))
         print_json({"bench": args.what, "machine": run_record(), "threads": threads, "rates": rates, "cells": cells})
     return 0

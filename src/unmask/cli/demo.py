@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from unmask.cli.parse import Positional, parse
+from unmask.cli.options import MachineOptions, OutputOptions
+from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import note, print_json
 from unmask.errors import ConfigError, DataError, PluginError, RequestError
 
@@ -33,6 +34,7 @@ class DemoArguments:
     """See it work in a minute: the same puzzles by several unmasking policies, a dial turned, a text, a hole filled.
 
     With a checkpoint it shows that model alone: held-out text measured, a text written, a hole filled.
+    With --dtype auto puzzles are solved in float32, so that their figures are the same on every machine.
     """
 
     checkpoint: Positional[str | None] = None
@@ -47,14 +49,8 @@ class DemoArguments:
     """The same seed shows the same puzzles and texts."""
     out: str | None = None
     """Where the picture and the page go; by default runs/demo."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the networks; auto is float32 for the puzzles, whose figures are then the same on every machine."""
-    threads: int | None = None
-    """Processor threads; by default torch's own choice."""
-    json: bool = False
-    """Print one JSON object on stdout."""
+    machine: Flat[MachineOptions] = MachineOptions()
+    output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
         if self.puzzles is not None and self.puzzles < 1:
@@ -93,10 +89,9 @@ def run(argv: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    import unmask
     from unmask.disk.files import explained
 
-    console = Console(stderr=arguments.json, highlight=False)
+    console = Console(stderr=arguments.output.json, highlight=False)
     told: dict[str, Any] = {}
     if arguments.checkpoint is None:
         folder = Path(arguments.out or _OUT)
@@ -106,7 +101,7 @@ def run(argv: Sequence[str]) -> int:
         told["puzzles"] = {one.course.title: one.facts() for one in shown}
         told["files"] = [str(path) for path in _write(shown, folder, arguments.seed)]
     name = arguments.checkpoint or _BUNDLED
-    model = unmask.load(name, device=arguments.device, dtype=arguments.dtype, threads=arguments.threads)
+    model = arguments.machine.load(name)
     console.rule("A text, written in no particular order", align="left", style="dim")
     console.print(f"{name}: {model!r}", markup=False)
     told |= {
@@ -118,7 +113,7 @@ def run(argv: Sequence[str]) -> int:
         "bound": _measure(model, console),
     }
     told["seconds"] = time.perf_counter() - began
-    if arguments.json:
+    if arguments.output.json:
         print_json(told)
         return 0
     for path in told.get("files", ()):
@@ -154,9 +149,9 @@ def _solve(console: "Console", arguments: DemoArguments) -> list[_Shown]:
             course,
             arguments.puzzles or _PUZZLES,
             arguments.seed,
-            device=arguments.device,
-            dtype="float32" if arguments.dtype == "auto" else arguments.dtype,
-            threads=arguments.threads,
+            device=arguments.machine.device,
+            dtype="float32" if arguments.machine.dtype == "auto" else arguments.machine.dtype,
+            threads=arguments.machine.threads,
         )
         runners, count = runners_of(course), len(puzzles.problems)
         console.rule(f"{course.title}: the same {count} puzzles by every policy", align="left", style="dim")

@@ -6,17 +6,16 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.cli.parse import Positional, parse
+from unmask.cli.options import OutputOptions
+from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import note, print_json
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
-    from unmask.eval.compare import Compared
-    from unmask.eval.frontier import Frontier
     from unmask.solve.sweep import Outcome
 
 
@@ -52,8 +51,7 @@ class FrontierArguments:
     on every machine."""
     out: str | None = None
     """The folder to write; by default runs/frontier-TASK-CHECKPOINT."""
-    json: bool = False
-    """Print one JSON object on stdout."""
+    output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -70,12 +68,8 @@ def run(argv: Sequence[str]) -> int:
     """Sweep, write and print."""
     args = parse(FrontierArguments, argv, "frontier")
 
-    from unmask.config import run_record
-    from unmask.disk.files import atomic_text
-    from unmask.eval.compare import grouped
-    from unmask.eval.frontier import frontier
-    from unmask.eval.report import frontier_csv, frontier_facts, plot_frontier
-    from unmask.plots import can_draw
+    from unmask.eval.compare import frontiers
+    from unmask.eval.report import frontier_lines, write_frontiers
     from unmask.solve.problems import most_holes
     from unmask.solve.settings import block_sizes, every_policy, settings_of
     from unmask.solve.sweep import open_bench, stamps, sweep
@@ -96,27 +90,15 @@ def run(argv: Sequence[str]) -> int:
     for outcome in sweep(build, arguments, settings, workers=workers, record=record, stamp=stamp):
         by_key[outcome.setting.key] = outcome
         _progress(outcome, len(by_key), len(settings), began)
-    outcomes = [by_key[one.key] for one in settings]
-    groups = {**grouped(outcomes), "all": outcomes}
-    frontiers = {name: frontier(some, length, seed=args.seed) for name, some in groups.items()}
-    paired = _paired(groups, length, args.seed)
-    whole = frontiers["all"]
-    facts = {"arguments": arguments, "length": length, "record": run_record(), "groups": frontier_facts(frontiers)}
-    if paired:
-        facts["learned against"] = {name: asdict(one) for name, one in paired.items()}
-    import json
-
-    atomic_text(folder / "frontier.csv", frontier_csv(whole))
-    atomic_text(folder / "frontier.json", json.dumps(facts, indent=1) + "\n")
-    written = ["frontier.csv", "frontier.json"]
-    if can_draw():
-        title = f"{Path(args.checkpoint).name} on {bench.task.name}: {count} problems, seed {args.seed}"
-        plot_frontier(whole, length, title, folder / "frontier.png")
-        written.append("frontier.png")
-    if args.json:
+    result = frontiers([by_key[setting.key] for setting in settings], length, seed=args.seed)
+    title = f"{Path(args.checkpoint).name} on {bench.task.name}: {count} problems, seed {args.seed}"
+    facts = write_frontiers(result, folder, title, arguments)
+    if args.output.json:
         print_json(facts)
-    else:
-        _print(frontiers, paired, folder, written)
+        return 0
+    print("\n".join(frontier_lines(result)))
+    picture = ", frontier.png" if (folder / "frontier.png").exists() else ""
+    print(f"\nwritten to {folder}: frontier.csv, frontier.json{picture}")
     return 0
 
 
@@ -144,40 +126,3 @@ def _progress(outcome: "Outcome", done: int, total: int, began: float) -> None:
         print(f"\r\033[K{line[:110]}", end="\n" if done == total else "", file=sys.stderr, flush=True)
     elif done % 20 == 0 or done == total:
         note(line)
-
-
-def _paired(groups: "dict[str, list[Outcome]]", length: int, seed: int) -> "dict[str, Compared]":
-    """The learned policies against each group of heuristics, with the point of one pass on both sides."""
-    from unmask.eval.compare import LEARNED, compare, one_pass
-
-    if LEARNED not in groups:
-        return {}
-    point = one_pass(groups["all"])
-    others = {name: some for name, some in groups.items() if name not in (LEARNED, "all")}
-    return {name: compare(groups[LEARNED], some, length, point=point, seed=seed) for name, some in others.items()}
-
-
-def _print(frontiers: "dict[str, Frontier]", paired: "dict[str, Compared]", folder: Path, written: list[str]) -> None:
-    """The areas of the groups, the learned policies against the others, and the settings that none beats."""
-    print("hypervolume: area under the best accuracy at so many passes, over log2 passes from 1 to the canvas\n")
-    for name, found in frontiers.items():
-        low, high = found.hypervolume_interval
-        print(f"  {found.hypervolume:.3f} [{low:.3f}, {high:.3f}]  mixture {found.mixture:.3f}  {name}")
-    if paired:
-        print(
-            "\nlearned minus each group, the setting of one pass in both if it was measured: "
-            "hypervolumes, those of the mixtures, and points above its mixture"
-        )
-    for name, one in paired.items():
-        low, high = one.difference_95
-        print(f"  {one.difference:+.3f} [{low:+.3f}, {high:+.3f}]  ", end="")
-        low, high = one.mixture_95
-        print(f"{one.mixture:+.3f} [{low:+.3f}, {high:+.3f}]  {one.above} of {one.points} points above, ", end="")
-        print(f"{one.beyond} beyond 2 s.e.  {name}")
-    whole = frontiers["all"]
-    print("\naccuracy [95 %]         passes  what none beats")
-    for n in whole.best:
-        low, high = whole.interval[n]
-        key = whole.outcomes[n].setting.key
-        print(f"  {whole.accuracy[n]:.3f} [{low:.3f}, {high:.3f}]  {whole.passes[n]:6.2f}  {key}")
-    print(f"\nwritten to {folder}: {', '.join(written)}")

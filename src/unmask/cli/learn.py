@@ -17,7 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from unmask.cli.parse import Positional, parse, typed_options, typed_positionals
+from unmask.cli.options import OutputOptions
+from unmask.cli.parse import Flat, Positional, parse, typed_options, typed_positionals
 from unmask.cli.show import Meter, note, print_json, size, table
 from unmask.errors import ConfigError, UnmaskError
 from unmask.policies.learned.settings import PolicySettings
@@ -62,8 +63,7 @@ class LearnArguments:
     """Folder of the run; by default the next free runs/learn-NAME-N."""
     resume: str | None = None
     """Folder of a run to go on with."""
-    json: bool = False
-    """Print one JSON object on stdout."""
+    output: Flat[OutputOptions] = OutputOptions()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -84,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
             result, calibration = fit(session.learner, progress)
     finally:
         session.group.leave()
-    return _finish(result, calibration, asked, args.json) if first else 0
+    return _finish(result, calibration, asked, args.output.json) if first else 0
 
 
 def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
@@ -176,7 +176,7 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
         name = f"seed-{seed}" if alpha is None else f"alpha-{alpha:g}-seed-{seed}"
         jobs[name] = LearnRun(asked.checkpoint, asked.task, policy, learn)
     codes = _side_by_side({name: (name, job, str(folder / name)) for name, job in jobs.items()})
-    if args.json:
+    if args.output.json:
         print_json({"folder": str(folder), "policies": {name: str(folder / name / "policy") for name in jobs}})
     for name, code in codes.items():
         more = f"go on with: unmask learn --resume {folder / name}" if _saved(folder / name) else "nothing was saved"

@@ -252,9 +252,17 @@ def _build(
         if here in values:
             changes[field.name] = values[here]
         elif any(key[: len(here)] == here for key in values):
-            inner = None if default is None else getattr(default, field.name)
-            changes[field.name] = _build(_hints(cls)[field.name][0], inner, values, here)
+            changes[field.name] = _build(_hints(cls)[field.name][0], _inner(default, field), values, here)
     return cls(**changes) if default is None else dataclasses.replace(cast(Any, default), **changes)
+
+
+def _inner(default: Any, field: "dataclasses.Field[Any]") -> Any:
+    """What a field holds in `default`, or without one by its own default; None where it has none."""
+    if default is not None:
+        return getattr(default, field.name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 # ---- help ------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.parse import Positional, parse
+from unmask.cli.options import OutputOptions
+from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import note, print_json, table
 from unmask.errors import ConfigError
 from unmask.reproduce.plan import Options, Plan
@@ -32,8 +33,7 @@ class ReproduceArguments(Options):
     """The folder to write."""
     workers: int | None = None
     """Processes, of one thread each; by default one a processor."""
-    json: bool = False
-    """Print one JSON object on stdout."""
+    output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
         Options.__post_init__(self)
@@ -47,13 +47,13 @@ def run(argv: Sequence[str]) -> int:
     if not args.name:
         if not args.list:
             raise ConfigError(f"reproduce lacks the name of a question; give one of {', '.join(names())}.")
-        print_json({"questions": names()}) if args.json else print(table(names()))
+        print_json({"questions": names()}) if args.output.json else print(table(names()))
         return 0
     plan = plan_of(args.name, args)
     folder = Path(args.out)
     _check(plan, folder)
     if args.list:
-        return _list(plan, folder, args.json)
+        return _list(plan, folder, args.output.json)
 
     from unmask.reproduce.report import report_folder
     from unmask.reproduce.run import reproduce
@@ -64,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
     results = reproduce(plan, folder, workers=workers, said=note)
     place = report_folder(plan, folder)
     states = {cell.name: results.state(cell) for cell in plan.cells}
-    if args.json:
+    if args.output.json:
         print_json({"folder": str(place), "cells": states})
     else:
         print((place / "report.md").read_text(encoding="utf-8"))

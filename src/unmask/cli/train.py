@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli.parse import Positional, parse, typed_options
+from unmask.cli.options import OutputOptions
+from unmask.cli.parse import Flat, Positional, parse, typed_options
 from unmask.cli.show import Meter, duration, note, print_json, size, table
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
@@ -49,8 +50,7 @@ class TrainArguments:
     """Checkpoint to fine-tune: tokenizer and network are its own."""
     dry: bool = False
     """Say what would be done, how long it would take and how much memory, and end."""
-    json: bool = False
-    """Print one JSON object on stdout."""
+    output: Flat[OutputOptions] = OutputOptions()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -73,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
     rows = _facts(session)
     if arguments.dry:
         estimate = measure(session)
-        if first and arguments.json:
+        if first and arguments.output.json:
             print_json(rows | asdict(estimate))
         elif first:
             print(table(_told(rows, estimate, patient=asked.train.patience > 0)))
@@ -86,7 +86,7 @@ def run(argv: Sequence[str]) -> int:
             result = session.trainer.fit(progress)
     finally:
         session.group.leave()
-    return _finish(session, result, arguments.json) if first else 0
+    return _finish(session, result, arguments.output.json) if first else 0
 
 
 def _facts(session: "Session") -> dict[str, Any]:

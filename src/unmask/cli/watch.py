@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unmask.cli.parse import Positional, parse
+from unmask.cli.options import OutputOptions
+from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import note, print_json
 from unmask.disk.files import atomic_text
 from unmask.errors import RequestError
@@ -58,8 +59,7 @@ class WatchArguments:
     """Which row of the request, from 0."""
     html: str | None = None
     """Write a page that plays the trace, with all its rows, to this file instead."""
-    json: bool = False
-    """Print one JSON object on stdout: what the trace holds."""
+    output: Flat[OutputOptions] = OutputOptions()
 
 
 def run(argv: Sequence[str]) -> int:
@@ -73,7 +73,7 @@ def run(argv: Sequence[str]) -> int:
         note(f"{arguments.file} ends in the middle of an event, which is left out.")
     if arguments.html is not None:
         _write(Path(arguments.html), trace)
-    if arguments.json:
+    if arguments.output.json:
         print_json({"trace": arguments.file} | player.summary())
     elif arguments.html is None:
         from rich.console import Console

@@ -6,7 +6,21 @@ there are, so that a policy with few points beside many heuristics has a small h
 resamples.
 """
 
-__all__ = ["BLIND", "BLIND_ANY", "LEARNED", "REFERENCES", "Compared", "compare", "grouped", "one_pass", "reversals"]
+__all__ = [
+    "BLIND",
+    "BLIND_ANY",
+    "LEARNED",
+    "POSITIONAL",
+    "REFERENCES",
+    "Compared",
+    "Frontiers",
+    "compare",
+    "family",
+    "frontiers",
+    "grouped",
+    "one_pass",
+    "reversals",
+]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +29,12 @@ from itertools import pairwise
 import numpy as np
 
 from unmask.errors import RequestError
-from unmask.eval.frontier import frontier, resample
-from unmask.eval.report import POSITIONAL, family
+from unmask.eval.frontier import Frontier, frontier, resample
 from unmask.solve.pareto import Floats, envelope_at
 from unmask.solve.sweep import Outcome
 
+POSITIONAL = ("left-to-right", "pc", "prefix")
+"""Policies that use where a position is: drawn as references, and left out where only features may count."""
 BLIND = "position-blind, whole canvas"
 BLIND_ANY = "position-blind, any block size"
 REFERENCES = f"references ({', '.join(sorted(POSITIONAL, reverse=True))})"
@@ -123,3 +138,41 @@ def grouped(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
         LEARNED: learned,
     }
     return {name: some for name, some in groups.items() if some}
+
+
+def family(policy: str) -> str:
+    """The name in front of the options."""
+    return policy.partition(":")[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frontiers:
+    """Everything that is known of some settings on the same problems."""
+
+    length: int
+    """L, the number of passes where the axis ends."""
+    groups: dict[str, Frontier]
+    """By the names of `grouped`, and "all"."""
+    against: dict[str, Compared]
+    """The learned policies against each group of heuristics; empty without learned ones."""
+
+    @property
+    def whole(self) -> Frontier:
+        """That of all settings."""
+        return self.groups["all"]
+
+
+def frontiers(outcomes: Sequence[Outcome], length: int, *, seed: int = 0) -> Frontiers:
+    """Outcomes of settings -> the frontier of each group, and the learned policies against each other group.
+
+    In these comparisons the point of one pass is on both sides.
+    """
+    groups = {**grouped(outcomes), "all": list(outcomes)}
+    against: dict[str, Compared] = {}
+    if LEARNED in groups:
+        point = one_pass(outcomes)
+        others = {name: some for name, some in groups.items() if name not in (LEARNED, "all")}
+        against = {
+            name: compare(groups[LEARNED], some, length, point=point, seed=seed) for name, some in others.items()
+        }
+    return Frontiers(length, {name: frontier(some, length, seed=seed) for name, some in groups.items()}, against)

@@ -11,7 +11,7 @@ __all__ = ["Comparison", "Entry", "compare_rules", "measure_costs"]
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,46 @@ class Comparison:
     curve: Curve
     entries: tuple[Entry, ...]
     """By passes, and within them in the order of the rules: the optimal one first."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All of it as plain data, in nats for a whole sequence; `paces` is what pace=FILE reads."""
+        curve, fitted = self.curve, self.curve.fitted()
+        total = float(fitted.sum())
+        return {
+            "tokens": curve.total,
+            "paces": {str(entry.steps): list(entry.sizes) for entry in self.entries if entry.rule == "optimal"},
+            "one_a_pass": total,
+            "total_correlation": float(fitted[0]) * curve.total - total,
+            "dual_total_correlation": total - float(fitted[-1]) * curve.total,
+            "table": [entry._asdict() for entry in self.entries],
+            "curve": {
+                "revealed": list(curve.counts),
+                "cross_entropy": curve.cross_entropy.mean(0).tolist(),
+                "stderr": curve.stderr().tolist(),
+                "entropy": curve.entropy.mean(0).tolist(),
+                "fitted": fitted.tolist(),
+            },
+        }
+
+    def lines(self) -> list[str]:
+        """A table with a line for each pace, and the correlations of the text, for people; in nats per token."""
+        n, facts = self.curve.total, self.facts
+        lines = ["  passes  pace      predicted          measured           above optimal"]
+        for entry in self.entries:
+            over = "" if entry.rule == "optimal" else f"{entry.excess / n:+.4f} ± {entry.excess_stderr / n:.4f}"
+            lines.append(
+                f"  {entry.steps:>6}  {entry.rule:<8}  {entry.predicted / n:.4f} ± {entry.predicted_stderr / n:.4f}"
+                f"    {entry.measured / n:.4f} ± {entry.measured_stderr / n:.4f}    {over}".rstrip()
+            )
+        gap = (self.curve.cross_entropy - self.curve.entropy).mean(0).tolist()
+        lines.append(
+            f"nats per token; one token a pass: {facts['one_a_pass'] / n:.4f} predicted. "
+            f"TC {facts['total_correlation']:.1f}, DTC {facts['dual_total_correlation']:.1f} nats a sequence. "
+            f"Cross-entropy over predictive entropy: {gap[0]:+.3f} with nothing revealed, {gap[-1]:+.3f} with all but "
+            "one (0 is calibrated)."
+        )
+        return lines
 
 
 def compare_rules(

@@ -1,43 +1,40 @@
-"""A frontier as a table, as plain data and as a picture.
-
-The information curve and what paces cost, drawn.
-
-Accuracy against passes of a few policies, drawn: a panel for each set of puzzles.
-"""
+"""Frontiers -> tables, plain data and pictures; the information curve and the costs of paces -> pictures."""
 
 __all__ = [
-    "POSITIONAL",
     "Point",
     "check_plot",
-    "family",
     "frontier_csv",
     "frontier_facts",
+    "frontier_lines",
     "plot_frontier",
     "plot_paces",
     "plot_points",
+    "write_frontiers",
 ]
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from unmask.config import run_record
+from unmask.disk.files import atomic_text
 from unmask.errors import ConfigError
+from unmask.eval.compare import POSITIONAL, Frontiers, family
 from unmask.eval.frontier import Frontier
 from unmask.eval.pace import Comparison
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.solve.pareto import envelope_at, pareto
 
-POSITIONAL = ("left-to-right", "pc", "prefix")
-"""Policies that use where a position is: drawn as references, and left out where only features may count."""
-
-
-def family(policy: str) -> str:
-    """The name in front of the options."""
-    return policy.partition(":")[0]
+_AGAINST = (
+    "learned minus each group, the setting of one pass in both if it was measured: "
+    "hypervolumes, those of the mixtures, and points above its mixture"
+)
 
 
 def frontier_csv(found: Frontier) -> str:
@@ -53,27 +50,67 @@ def frontier_csv(found: Frontier) -> str:
     return text.getvalue()
 
 
-def frontier_facts(groups: Mapping[str, Frontier]) -> dict[str, Any]:
-    """The areas of some groups of settings, and the settings that none beats in each."""
-    return {
+def frontier_facts(result: Frontiers) -> dict[str, Any]:
+    """The areas of the groups, the settings that none beats in each, and the learned policies against the others."""
+    groups = {
         name: {
-            "settings": len(found.outcomes),
-            "hypervolume": found.hypervolume,
-            "hypervolume_95": list(found.hypervolume_interval),
-            "mixture": found.mixture,
+            "settings": len(group.outcomes),
+            "hypervolume": group.hypervolume,
+            "hypervolume_95": list(group.hypervolume_interval),
+            "mixture": group.mixture,
             "best": [
                 {
-                    "policy": found.outcomes[n].setting.policy,
-                    "block_size": found.outcomes[n].setting.block_size,
-                    "accuracy": float(found.accuracy[n]),
-                    "accuracy_95": [float(x) for x in found.interval[n]],
-                    "passes": float(found.passes[n]),
+                    "policy": group.outcomes[n].setting.policy,
+                    "block_size": group.outcomes[n].setting.block_size,
+                    "accuracy": float(group.accuracy[n]),
+                    "accuracy_95": [float(x) for x in group.interval[n]],
+                    "passes": float(group.passes[n]),
                 }
-                for n in found.best
+                for n in group.best
             ],
         }
-        for name, found in groups.items()
+        for name, group in result.groups.items()
     }
+    facts: dict[str, Any] = {"length": result.length, "record": run_record(), "groups": groups}
+    if result.against:
+        facts["learned against"] = {name: asdict(compared) for name, compared in result.against.items()}
+    return facts
+
+
+def frontier_lines(result: Frontiers) -> list[str]:
+    """The areas of the groups, the learned policies against the others, and the settings that none beats, as text."""
+    lines = ["hypervolume: area under the best accuracy at so many passes, over log2 passes from 1 to the canvas", ""]
+    for name, group in result.groups.items():
+        low, high = group.hypervolume_interval
+        lines.append(f"  {group.hypervolume:.3f} [{low:.3f}, {high:.3f}]  mixture {group.mixture:.3f}  {name}")
+    if result.against:
+        lines += ["", _AGAINST]
+    for name, compared in result.against.items():
+        (low, high), (mixed_low, mixed_high) = compared.difference_95, compared.mixture_95
+        lines.append(
+            f"  {compared.difference:+.3f} [{low:+.3f}, {high:+.3f}]  "
+            f"{compared.mixture:+.3f} [{mixed_low:+.3f}, {mixed_high:+.3f}]  "
+            f"{compared.above} of {compared.points} points above, {compared.beyond} beyond 2 s.e.  {name}"
+        )
+    lines += ["", "accuracy [95 %]         passes  what none beats"]
+    for n in result.whole.best:
+        low, high = result.whole.interval[n]
+        key = result.whole.outcomes[n].setting.key
+        lines.append(f"  {result.whole.accuracy[n]:.3f} [{low:.3f}, {high:.3f}]  {result.whole.passes[n]:6.2f}  {key}")
+    return lines
+
+
+def write_frontiers(result: Frontiers, folder: Path, title: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Write frontier.csv, frontier.json and, where it can be drawn, frontier.png; what is in the JSON.
+
+    `arguments` say what was measured. Raises ConfigError or RunError where a file cannot be written.
+    """
+    facts = {"arguments": dict(arguments), **frontier_facts(result)}
+    atomic_text(folder / "frontier.csv", frontier_csv(result.whole))
+    atomic_text(folder / "frontier.json", json.dumps(facts, indent=1) + "\n")
+    if can_draw():
+        plot_frontier(result.whole, result.length, title, folder / "frontier.png")
+    return facts
 
 
 def plot_frontier(found: Frontier, length: int, title: str, path: Path) -> None:

@@ -1,0 +1,273 @@
+"""`unmask eval` and `unmask pace`: how well a model knows a text, and the best pace for so many passes."""
+
+__all__ = ["EvalArguments", "PaceArguments", "run_eval", "run_pace"]
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from unmask.cli.options import MachineOptions, OutputOptions
+from unmask.cli.parse import Flat, Positional, parse, typed_options
+from unmask.cli.show import duration, note, print_json, table
+from unmask.data.settings import DataSettings
+from unmask.errors import RequestError
+
+if TYPE_CHECKING:
+    from unmask.api import Model
+    from unmask.data.packed import Corpus
+    from unmask.eval.pace import Comparison
+    from unmask.objective.bound import Bound
+
+_FIXED = ("data.tokenizer", "data.vocab_size", "data.mask_token")
+_SECONDS_BETWEEN_LINES = 10.0
+_FORMAT = 1  # of the file that `unmask pace --out` writes
+
+Arguments = TypeVar("Arguments", "EvalArguments", "PaceArguments")
+
+
+@dataclass(frozen=True, slots=True)
+class EvalArguments:
+    """The bound on -log p of a text: nats/token, perplexity, bits/byte.
+
+    By default of the text that was held out when the checkpoint was trained.
+    """
+
+    checkpoint: Positional[str]
+    """A checkpoint or run folder, or the name of a bundled model."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """The text; what is not given is as it was in training."""
+    split: Literal["valid", "train", "all"] = "valid"
+    """Which part of the text."""
+    draws: int = 4
+    """Random maskings of each sequence."""
+    limit: int | None = None
+    """Measure only the first so many sequences of each part."""
+    batch: int = 32
+    """Sequences measured together."""
+    seed: int = 0
+    """Seed of the maskings."""
+    machine: Flat[MachineOptions] = MachineOptions()
+    output: Flat[OutputOptions] = OutputOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class PaceArguments:
+    """How many tokens to reveal in each of k passes of random order, from what the model knows of a held-out text.
+
+    By default of the text that was held out when the checkpoint was trained. The curve is measured on some sequences,
+    the paces that follow from it on others: predicted and measured bounds stand side by side.
+    """
+
+    checkpoint: Positional[str]
+    """A checkpoint or run folder, or the name of a bundled model."""
+    data: DataSettings = field(default_factory=DataSettings)
+    """The text; what is not given is as it was in training."""
+    steps: tuple[int, ...] = (4, 8, 16, 32, 64)
+    """Numbers of passes to make paces for."""
+    prompt: float = 0.0
+    """The share of each sequence, from its start, that is given."""
+    sequences: int = 10
+    """Sequences for the curve, and as many others for the check."""
+    out: str | None = None
+    """Write curve, table and optimal paces to this file, for --policy random:pace=FILE.json,steps=K."""
+    plot: str | None = None
+    """Draw the curve and the table to this PNG file."""
+    batch: int = 16
+    """Sequences measured together."""
+    seed: int = 0
+    """Seed of the choice of sequences and of the orders."""
+    machine: Flat[MachineOptions] = MachineOptions()
+    output: Flat[OutputOptions] = OutputOptions()
+
+
+# ---- the text --------------------------------------------------------------------------------------------------------
+
+
+def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Arguments:
+    """Read the words of a verb over the data settings that its `checkpoint` was trained with; they are its `data`."""
+    first: Any = parse(cls, argv, verb)
+    given = typed_options(cls, argv, verb)
+    for name in _FIXED:
+        if name in given:
+            raise RequestError(
+                f"--{name.replace('_', '-')} does not go with {verb}: the tokenizer is the checkpoint's."
+            )
+
+    from unmask.assets.bundled import locate
+    from unmask.config import from_dict
+    from unmask.disk.checkpoint import read_checkpoint
+
+    checkpoint = read_checkpoint(locate(first.checkpoint))
+    settings: dict[str, Any] = (checkpoint.run or {}).get("settings", {})
+    if "data" in settings:
+        base = from_dict(DataSettings, settings["data"], f"{checkpoint.folder}/run.json")
+    elif "data.source" in given:
+        base = DataSettings(length=checkpoint.config.get("model", {}).get("max_length", 256))
+    else:
+        raise RequestError(f"{checkpoint.folder} does not say what it was trained on; give a text with --data.source.")
+    if "data.source" in given and "data.valid" not in given:
+        base = replace(base, valid=None)
+    return parse(cls, argv, verb, replace(first, data=base))
+
+
+def _opened(arguments: "EvalArguments | PaceArguments") -> "tuple[Model, Corpus]":
+    """The model and its text. Raises RequestError where sequences are longer than the model's window."""
+    from unmask.train.problems import corpus_of
+
+    model, data = arguments.machine.load(arguments.checkpoint), arguments.data
+    if data.length > model.window:
+        raise RequestError(
+            f"data.length is {data.length}, but the model's window is {model.window} tokens; "
+            f"set --data.length {model.window} or less."
+        )
+    return model, corpus_of(replace(data, tokenizer="auto", vocab_size=None), model.tokenizer, note)
+
+
+# ---- eval ------------------------------------------------------------------------------------------------------------
+
+
+def run_eval(argv: Sequence[str]) -> int:
+    """Words of the command line -> exit code; prints the bound on a text."""
+    arguments = _over_training(EvalArguments, argv, "eval")
+    for name in ("draws", "limit", "batch"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise RequestError(f"{name} is {value}; give at least 1.")
+
+    from unmask.objective.bound import Bound
+
+    model, corpus = _opened(arguments)
+    parts = {"valid": [corpus.valid], "train": [corpus.train], "all": [corpus.train, corpus.valid]}[arguments.split]
+    count = sum(len(part) if arguments.limit is None else min(len(part), arguments.limit) for part in parts)
+    note(f"measuring {count:,} sequences of {arguments.data.source}, {arguments.draws} maskings each.")
+    began = time.perf_counter()
+    measured = [
+        model.bound_packed(
+            part, limit=arguments.limit, draws=arguments.draws, seed=arguments.seed, batch=arguments.batch
+        )
+        for part in parts
+    ]
+    result = measured[0] if len(measured) == 1 else Bound.combined(measured)
+    _print_bound(model, arguments, result, time.perf_counter() - began)
+    return 0
+
+
+def _print_bound(model: "Model", arguments: EvalArguments, found: "Bound", seconds: float) -> None:
+    """The figures, for people or programs."""
+    if arguments.output.json:
+        print_json(
+            {
+                "checkpoint": str(model.checkpoint.folder) if model.checkpoint else arguments.checkpoint,
+                "source": arguments.data.source,
+                "split": arguments.split,
+                **asdict(found),
+                "perplexity": found.perplexity,
+                "seconds": seconds,
+            }
+        )
+        return
+    error, bits = "" if found.stderr is None else f" ± {found.stderr:.4f}", found.bits_per_byte
+    rows = {
+        "text": f"{arguments.data.source} ({arguments.split})",
+        "bound": f"{found.nats_per_token:.4f}{error} nats/token",
+        "perplexity": f"{found.perplexity:.2f}",
+        "bits/byte": "only on whole parts (no --limit)" if bits is None else f"{bits:.4f}",
+        "measured": f"{found.tokens:,} tokens in {found.sequences:,} sequences, {found.draws} maskings each, "
+        f"{duration(seconds)}",
+    }
+    print(table(rows))
+
+
+# ---- pace ------------------------------------------------------------------------------------------------------------
+
+
+def run_pace(argv: Sequence[str]) -> int:
+    """Words of the command line -> exit code; prints, writes and draws what paces cost."""
+    arguments = _over_training(PaceArguments, argv, "pace")
+    _check(arguments)
+
+    from unmask.eval.curve import two_sets
+    from unmask.eval.pace import compare_rules
+    from unmask.noise import generator
+
+    model, corpus = _opened(arguments)
+    fit, check = two_sets(
+        corpus.valid,
+        arguments.sequences,
+        prompt=arguments.prompt,
+        batch=arguments.batch,
+        seed=arguments.seed,
+        device=str(model.device),
+    )
+    total, each = int(fit[0].maskable[0].sum()), sum(len(rows.ids) for rows in fit)
+    steps = sorted(set(arguments.steps))
+    if steps[-1] > total:
+        raise RequestError(f"steps is {steps[-1]}, but a sequence has {total} tokens to reveal; give at most as many.")
+    note(f"the curve of {each} sequences of {arguments.data.source}, {total} tokens each; the check on {each} others.")
+    began = time.perf_counter()
+    comparison = compare_rules(model.denoiser, fit, check, steps, generator(arguments.seed, 6), _teller(each))
+    report = {
+        "format": _FORMAT,
+        "checkpoint": arguments.checkpoint,
+        "source": arguments.data.source,
+        "prompt": arguments.prompt,
+        "sequences": each,
+        "seed": arguments.seed,
+        **comparison.facts,
+        "seconds": time.perf_counter() - began,
+    }
+    _hand_over(arguments, comparison, report)
+    return 0
+
+
+def _check(arguments: PaceArguments) -> None:
+    """RequestError for values that cannot be, before anything is computed."""
+    if not arguments.steps or min(arguments.steps) < 1:
+        raise RequestError("--steps needs numbers of passes of at least 1, for example --steps 8 16 32.")
+    if not 0 <= arguments.prompt < 1:
+        raise RequestError(f"prompt is {arguments.prompt}; give a share of at least 0 and below 1.")
+    for name, least in (("sequences", 2), ("batch", 1)):
+        if getattr(arguments, name) < least:
+            raise RequestError(f"{name} is {getattr(arguments, name)}; give at least {least}.")
+    if arguments.out is not None and not arguments.out.endswith(".json"):
+        raise RequestError(f"--out is '{arguments.out}'; the name of the file has to end in .json.")
+    if arguments.plot is not None:
+        from unmask.eval.report import check_plot
+
+        check_plot(arguments.plot)
+
+
+def _teller(each: int) -> Callable[[str, int], None]:
+    """Progress as lines on stderr, now and then."""
+    done: dict[str, int] = {}
+    said = time.monotonic()
+
+    def tell(what: str, sequences: int) -> None:
+        nonlocal said
+        done[what] = done.get(what, 0) + sequences
+        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES or done[what] == each:
+            said = time.monotonic()
+            note(f"{what}: {done[what]} of {each} sequences.")
+
+    return tell
+
+
+def _hand_over(arguments: PaceArguments, comparison: "Comparison", report: dict[str, Any]) -> None:
+    """Write what was asked for, then print."""
+    from unmask.disk.files import atomic_text
+    from unmask.eval.report import plot_paces
+
+    if arguments.out is not None:
+        atomic_text(arguments.out, json.dumps(report) + "\n")
+    if arguments.plot is not None:
+        plot_paces(comparison, Path(arguments.plot))
+    if arguments.output.json:
+        print_json(report)
+        return
+    print("\n".join(comparison.lines()), f"Measured in {duration(report['seconds'])}.")
+    if arguments.out is not None:
+        steps = f",steps={comparison.entries[-1].steps}" if len(report["paces"]) > 1 else ""
+        note(f"written to {arguments.out}: use it with --policy random:pace={arguments.out}{steps}")
