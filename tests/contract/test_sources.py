@@ -1,4 +1,4 @@
-"""Each kind of source streams the same documents each time; the bundled corpora are what their cards say."""
+"""Every source gives the same documents at each reading; the bundled corpora agree with their cards."""
 
 import gzip
 import hashlib
@@ -18,15 +18,15 @@ from unmask.data.vocabulary import automatic_vocab_size
 
 
 def documents(source: Source) -> list[str]:
-    """The documents put together from their pieces, after a look at how they are numbered."""
-    found: list[str] = [""]
+    """A source -> its documents, joined from their pieces; the numbers of the pieces are checked."""
+    texts: list[str] = [""]
     for piece in source.pieces():
-        assert piece.document == len(found) - 1
-        found[-1] += piece.text
+        assert piece.document == len(texts) - 1
+        texts[-1] += piece.text
         if piece.last_in_document:
-            found.append("")
-    assert found.pop() == ""
-    return found
+            texts.append("")
+    assert texts.pop() == ""
+    return texts
 
 
 def test_a_text_file_is_one_document_kept_to_the_byte(tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_text_file_is_one_document_kept_to_the_byte(tmp_path: Path) -> None:
     assert documents(source) == documents(source) == [text]
 
 
-def test_a_byte_order_mark_is_no_text_and_characters_may_lie_across_blocks(
+def test_a_byte_order_mark_is_dropped_and_characters_may_span_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unmask.data.sources._BLOCK", 7)
@@ -93,7 +93,7 @@ def test_a_large_file_streams(tmp_path: Path) -> None:
 
 
 def test_a_hub_data_set_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[object, ...]] = []
+    calls: list[tuple[object, ...]] = []
 
     class Rows:
         _fingerprint = "abc"
@@ -102,24 +102,24 @@ def test_a_hub_data_set_streams(monkeypatch: pytest.MonkeyPatch) -> None:
             return iter([{"text": "one"}, {"text": "two"}])
 
     def load_dataset(name: str, config: str | None, *, split: str, streaming: bool) -> Rows:
-        asked.append((name, config, split, streaming))
+        calls.append((name, config, split, streaming))
         return Rows()
 
     library = ModuleType("datasets")
     library.load_dataset = load_dataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", library)
-    one, two = open_source("hf:owner/name:small@test"), open_source("hf:owner/name")
-    assert asked == [("owner/name", "small", "test", True), ("owner/name", None, "train", True)]
-    assert documents(one) == documents(one) == ["one", "two"]
-    assert one.fingerprint != two.fingerprint
+    small, whole = open_source("hf:owner/name:small@test"), open_source("hf:owner/name")
+    assert calls == [("owner/name", "small", "test", True), ("owner/name", None, "train", True)]
+    assert documents(small) == documents(small) == ["one", "two"]
+    assert small.fingerprint != whole.fingerprint
 
 
 @pytest.mark.parametrize("name", sorted(BUNDLED))
 def test_a_bundled_corpus_is_what_its_card_says(name: str) -> None:
     card = (FOLDER / f"{name}.card.md").read_text(encoding="utf-8")
-    found = documents(open_source(name))
-    text = "".join(found).encode()
-    assert f"{len(found)} documents, {len(text)} bytes" in card
+    texts = documents(open_source(name))
+    text = "".join(texts).encode()
+    assert f"{len(texts)} documents, {len(text)} bytes" in card
     assert hashlib.sha256(text).hexdigest() in card
     assert BUNDLED[name].sha256 in card
     assert "licence:" in card
@@ -143,7 +143,7 @@ def test_english_is_the_three_together() -> None:
 
 def test_all_bundled_files_are_small_and_known() -> None:
     files = {path.name for path in FOLDER.iterdir()}
-    assert files == {item.file for item in BUNDLED.values()} | {f"{name}.card.md" for name in BUNDLED}
+    assert files == {bundled.file for bundled in BUNDLED.values()} | {f"{name}.card.md" for name in BUNDLED}
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 9e6
 
 

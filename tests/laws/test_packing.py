@@ -1,4 +1,4 @@
-"""Packing loses nothing, the split depends on content alone, and the order of rows is a function of its arguments."""
+"""Packing keeps all text, the split depends on content alone, and the order of rows is a function of its arguments."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ from unmask.text.build import byte_tokenizer
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of its own for each test."""
+    """A new cache for each test."""
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -42,27 +42,27 @@ def many(tmp_path: Path) -> Path:
 
 
 def tokens(packed: Packed) -> list[int]:
-    """Everything that is valid, in order."""
+    """All valid ids, in order."""
     batch = packed.batch(np.arange(len(packed)))
     return batch.ids[batch.valid].tolist()
 
 
 def texts(corpus: Corpus, packed: Packed) -> list[str]:
-    """The documents of one part, told apart by EOS."""
-    whole, parts = tokens(packed), list[list[int]]([[]])
-    for one in whole:
-        if one == corpus.tokenizer.eos_id:
+    """The documents of one part, separated by EOS."""
+    parts = list[list[int]]([[]])
+    for token in tokens(packed):
+        if token == corpus.tokenizer.eos_id:
             parts.append([])
         else:
-            parts[-1].append(one)
+            parts[-1].append(token)
     return [corpus.tokenizer.decode(part) for part in parts if part]
 
 
-def same_rows(one: Corpus, other: Corpus) -> bool:
+def same_rows(left: Corpus, right: Corpus) -> bool:
     return all(
-        np.array_equal(getattr(getattr(one, part), kind), getattr(getattr(other, part), kind))
+        np.array_equal(getattr(getattr(left, part), field), getattr(getattr(right, part), field))
         for part in ("train", "valid")
-        for kind in ("ids", "first", "last")
+        for field in ("ids", "first", "last")
     )
 
 
@@ -71,14 +71,14 @@ def test_packing_keeps_every_document_whole_on_one_side(many: Path, tokenizer: s
     corpus = prepare(DataSettings(source=str(many), tokenizer=tokenizer, length=32, valid_share=0.1))
     train, valid = texts(corpus, corpus.train), texts(corpus, corpus.valid)
     assert len(valid) == corpus.facts.valid.documents == 6
-    if tokenizer != "char":  # a validation document may hold characters that training has not
+    if tokenizer != "char":  # a validation document may have characters that the training text lacks
         assert sorted(train + valid) == sorted(documents(60))
         assert corpus.train.bytes == sum(len(text.encode()) for text in train)
         assert corpus.valid.bytes == sum(len(text.encode()) for text in valid)
     assert corpus.facts.train.documents == len(train) == 54
 
 
-def test_rows_are_full_but_the_last_and_padded_with_pad(many: Path) -> None:
+def test_all_rows_but_the_last_are_full_and_padding_is_pad(many: Path) -> None:
     corpus = prepare(DataSettings(source=str(many), tokenizer="byte", length=100))
     batch = corpus.train.batch(np.arange(len(corpus.train)))
     assert batch.ids.dtype == np.int64
@@ -89,7 +89,7 @@ def test_rows_are_full_but_the_last_and_padded_with_pad(many: Path) -> None:
     assert corpus.train.tokens == batch.maskable.sum() == corpus.facts.train.tokens
 
 
-def test_without_eos_the_documents_run_on(many: Path) -> None:
+def test_without_eos_documents_are_not_separated(many: Path) -> None:
     corpus = prepare(DataSettings(source=str(many), tokenizer="byte", eos="none"))
     assert corpus.tokenizer.eos_id not in tokens(corpus.train)
     assert corpus.train.tokens == corpus.train.bytes
@@ -110,7 +110,7 @@ def test_the_number_of_workers_changes_no_byte(tmp_path: Path, monkeypatch: pyte
     assert not same_rows(made[0], other)
 
 
-def test_the_fingerprint_covers_what_changes_the_rows_and_not_where_the_file_lies(many: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_what_changes_the_rows_and_not_on_paths(many: Path, tmp_path: Path) -> None:
     base = DataSettings(source=str(many), tokenizer="byte")
     copy = tmp_path / "copy.jsonl"
     copy.write_bytes(many.read_bytes())
@@ -125,29 +125,29 @@ def test_the_fingerprint_covers_what_changes_the_rows_and_not_where_the_file_lie
         DataSettings(source=str(many), tokenizer="byte", valid_share=0.1),
         DataSettings(source=str(many), tokenizer="byte", valid=str(changed)),
     ]
-    assert len({first, *(prepare(one).fingerprint for one in others)}) == len(others) + 1
+    assert len({first, *(prepare(changed).fingerprint for changed in others)}) == len(others) + 1
 
 
 def test_the_cache_is_used_and_a_broken_one_is_made_again(many: Path, cache: Path) -> None:
     settings_ = DataSettings(source=str(many), tokenizer="bpe")
-    said: list[str] = []
-    first = prepare(settings_, note=said.append)
-    assert [sentence for sentence in said if sentence.startswith("encoding")]
-    said.clear()
-    again = prepare(settings_, note=said.append)
-    assert said == list(again.notes) == list(first.notes)
+    notes: list[str] = []
+    first = prepare(settings_, note=notes.append)
+    assert [sentence for sentence in notes if sentence.startswith("encoding")]
+    notes.clear()
+    again = prepare(settings_, note=notes.append)
+    assert notes == list(again.notes) == list(first.notes)
     folder = cache / "data" / first.fingerprint
     short = (folder / "train.ids").read_bytes()[:-2]
-    (folder / "train.ids").unlink()  # `again` still looks at the old file
+    (folder / "train.ids").unlink()  # `again` still maps the old file
     (folder / "train.ids").write_bytes(short)
-    said.clear()
-    mended = prepare(settings_, note=said.append)
-    assert [sentence for sentence in said if sentence.startswith("encoding")]
+    notes.clear()
+    mended = prepare(settings_, note=notes.append)
+    assert [sentence for sentence in notes if sentence.startswith("encoding")]
     assert same_rows(mended, again)
     assert [path.name for path in (cache / "data").iterdir()] == [first.fingerprint]
 
 
-def test_a_stop_half_way_leaves_nothing(many: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_no_files(many: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -172,14 +172,14 @@ def test_few_documents_are_cut_near_the_share_at_a_break(tmp_path: Path, size: i
     assert any("fewer than 20" in sentence for sentence in corpus.notes)
 
 
-def test_a_validation_source_takes_the_place_of_the_split(many: Path, tmp_path: Path) -> None:
+def test_a_validation_source_replaces_the_split(many: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("Other text.", encoding="utf-8")
     corpus = prepare(DataSettings(source=str(many), tokenizer="byte", valid=str(tmp_path / "other.txt")))
     assert texts(corpus, corpus.train) == documents(60)
     assert texts(corpus, corpus.valid) == ["Other text."]
 
 
-def test_a_given_tokenizer_comes_before_the_settings(many: Path) -> None:
+def test_a_tokenizer_that_is_passed_replaces_that_of_the_settings(many: Path) -> None:
     corpus = prepare(DataSettings(source=str(many), tokenizer="char"), tokenizer=byte_tokenizer())
     assert (corpus.facts.tokenizer, corpus.facts.vocab_size) == ("file", 259)
 
@@ -190,15 +190,15 @@ def test_pairs_are_rows_whose_answers_may_be_masked(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl.gz"
     path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     corpus = prepare(DataSettings(source=str(path), tokenizer="byte", length=16, valid_share=0.2))
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for packed in (corpus.train, corpus.valid):
         batch = packed.batch(np.arange(len(packed)))
         for ids, maskable, valid in zip(*batch, strict=True):
             assert ids[maskable][-1] == corpus.tokenizer.eos_id
             assert (ids[~valid] == corpus.tokenizer.pad_id).all()
-            found.append((corpus.tokenizer.decode(ids[valid & ~maskable]), corpus.tokenizer.decode(ids[maskable])))
+            pairs.append((corpus.tokenizer.decode(ids[valid & ~maskable]), corpus.tokenizer.decode(ids[maskable])))
         assert packed.tokens == batch.maskable.sum() == packed.bytes + len(packed)
-    assert sorted(found) == sorted((row["prompt"], row["answer"]) for row in rows[:30])
+    assert sorted(pairs) == sorted((row["prompt"], row["answer"]) for row in rows[:30])
     assert corpus.facts.paired
     assert "rows left out because they are longer than 16 tokens: 1." in corpus.notes
     assert "rows left out because their answer is empty: 1." in corpus.notes
@@ -224,9 +224,9 @@ def test_pieces_are_the_document(chunks: list[str], repeat: int) -> None:
 @given(st.text(st.sampled_from("ab \n"), min_size=2, max_size=80), st.integers(0, 90), st.integers(0, 20))
 @settings(max_examples=200, deadline=None)
 def test_a_break_is_inside_of_the_text(text: str, target: int, slack: int) -> None:
-    place = nearest_break(text, target, slack)
-    assert 0 < place < len(text)
-    assert abs(place - min(max(target, 1), len(text) - 1)) <= slack
+    index = nearest_break(text, target, slack)
+    assert 0 < index < len(text)
+    assert abs(index - min(max(target, 1), len(text) - 1)) <= slack
 
 
 # ---- the order of rows
@@ -248,7 +248,7 @@ def test_an_epoch_has_every_row_once(batch: int, size: int) -> None:
     assert is_without_replacement(batch_indices, batch, size)
 
 
-def test_the_control_drawing_with_replacement_breaks_that_law() -> None:
+def test_control_drawing_with_replacement_breaks_that_law() -> None:
     def drawn(seed: int, step: int, batch: int, size: int) -> np.ndarray:
         return np.random.default_rng([seed, step]).integers(0, size, batch)
 

@@ -1,4 +1,4 @@
-"""The sentences a person reads when text or data cannot be used, word for word."""
+"""The error messages about texts, templates, tokenizers and data, word for word."""
 
 import gzip
 import sys
@@ -25,16 +25,16 @@ NAMES = "austen, ecoli-k12, english, shakespeare, sotu"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The tests run inside of an empty folder, so that sentences hold short paths."""
+    """The tests run in an empty folder, so that messages have short paths."""
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return tmp_path / "here"
 
 
-def said(kind: type[UnmaskError], action: Callable[[], object]) -> str:
-    """The sentence with which `action` is refused."""
-    with pytest.raises(kind) as caught:
+def message(error: type[UnmaskError], action: Callable[[], object]) -> str:
+    """The message of the error that `action` raises."""
+    with pytest.raises(error) as caught:
         action()
     return str(caught.value)
 
@@ -45,7 +45,7 @@ def read(source: str, text_key: str = "text") -> list[object]:
 
 
 @pytest.mark.parametrize(
-    "given, sentence",
+    "values, sentence",
     [
         (
             {"source": ""},
@@ -76,8 +76,8 @@ def read(source: str, text_key: str = "text") -> list[object]:
         ),
     ],
 )
-def test_settings(given: dict[str, object], sentence: str) -> None:
-    assert said(ConfigError, lambda: DataSettings(**given)) == sentence  # type: ignore[arg-type]
+def test_settings(values: dict[str, object], sentence: str) -> None:
+    assert message(ConfigError, lambda: DataSettings(**values)) == sentence  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_settings(given: dict[str, object], sentence: str) -> None:
     ],
 )
 def test_no_such_source(source: str, sentence: str) -> None:
-    assert said(DataError, lambda: open_source(source)) == sentence
+    assert message(DataError, lambda: open_source(source)) == sentence
 
 
 @pytest.mark.parametrize(
@@ -148,25 +148,25 @@ def test_no_such_source(source: str, sentence: str) -> None:
 )
 def test_content(folder: Path, name: str, content: bytes, sentence: str) -> None:
     (folder / name).write_bytes(content)
-    assert said(DataError, lambda: read(name)) == sentence
+    assert message(DataError, lambda: read(name)) == sentence
 
 
 def test_folders(folder: Path) -> None:
     (folder / "a").mkdir()
-    assert said(DataError, lambda: read("a")) == (
+    assert message(DataError, lambda: read("a")) == (
         "the folder a holds no text: put .txt, .md, .jsonl or .jsonl.gz files into it."
     )
     (folder / "a" / "one.txt").write_text("", encoding="utf-8")
-    assert said(DataError, lambda: read("a")) == "a is empty: there is no text to learn from."
+    assert message(DataError, lambda: read("a")) == "a is empty: there is no text to learn from."
     (folder / "a" / "two.jsonl").write_text('{"prompt": "p", "answer": "a"}', encoding="utf-8")
-    assert said(DataError, lambda: read("a")) == (
+    assert message(DataError, lambda: read("a")) == (
         "a/two.jsonl holds prompts with answers but a/one.txt does not: keep the two kinds in folders of their own."
     )
 
 
 def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    assert said(DataError, lambda: open_source("hf:x")) == (
+    assert message(DataError, lambda: open_source("hf:x")) == (
         "hf:x needs the datasets library: pip install 'unmask[hf]'."
     )
 
@@ -174,76 +174,76 @@ def test_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_damaged_corpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpora, "FOLDER", folder)
     path = folder / "sotu.jsonl.xz"
-    assert said(DataError, lambda: read("sotu")) == (
+    assert message(DataError, lambda: read("sotu")) == (
         f"the bundled corpus {path} cannot be read (No such file or directory): install unmask again."
     )
     path.write_bytes(b"other")
-    assert said(DataError, lambda: read("sotu")) == (
+    assert message(DataError, lambda: read("sotu")) == (
         f"the bundled corpus {path} is damaged (its sha256 is wrong): install unmask again."
     )
 
 
-def prepared(**given: object) -> Callable[[], object]:
-    return lambda: prepare(DataSettings(tokenizer="byte", **given))  # type: ignore[arg-type]
+def prepared(**values: object) -> Callable[[], object]:
+    return lambda: prepare(DataSettings(tokenizer="byte", **values))  # type: ignore[arg-type]
 
 
 def test_too_little(folder: Path) -> None:
     (folder / "a.txt").write_text("a", encoding="utf-8")
-    assert said(DataError, prepared(source="a.txt")) == (
+    assert message(DataError, prepared(source="a.txt")) == (
         "a.txt is too short to have a training and a validation part: give more text, or a validation source with "
         "--data.valid."
     )
     (folder / "p.jsonl").write_text('{"prompt": "p", "answer": "a"}\n', encoding="utf-8")
-    assert said(DataError, prepared(source="p.jsonl")) == (
+    assert message(DataError, prepared(source="p.jsonl")) == (
         "p.jsonl holds too few rows (1): give at least 2, or a validation source with --data.valid."
     )
     (folder / "p.jsonl").write_text('{"prompt": "p", "answer": "a"}\n' * 3, encoding="utf-8")
-    assert said(DataError, prepared(source="p.jsonl", length=2)) == (
+    assert message(DataError, prepared(source="p.jsonl", length=2)) == (
         "no row of the training part of p.jsonl fits into 2 tokens: give a larger --data.length."
     )
-    assert said(DataError, prepared(source="p.jsonl", valid="a.txt")) == (
+    assert message(DataError, prepared(source="p.jsonl", valid="a.txt")) == (
         "p.jsonl holds prompts with answers but a.txt holds documents: give two of one kind."
     )
 
 
-def test_no_room_for_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "file").write_text("", encoding="utf-8")
     (folder / "a.txt").write_text("some text to learn from", encoding="utf-8")
     monkeypatch.setenv("UNMASK_CACHE", "file")
-    assert said(RunError, prepared(source="a.txt")) == (
+    assert message(RunError, prepared(source="a.txt")) == (
         "prepared data could not be written to file/data (Not a directory): free some space, or set UNMASK_CACHE to "
         "another folder."
     )
-    place = folder / "file" / "tokenizer.json"
-    assert said(ConfigError, lambda: byte_tokenizer().save("file")) == (
-        f"{place} cannot be written (file exists): choose another path."
+    path = folder / "file" / "tokenizer.json"
+    assert message(ConfigError, lambda: byte_tokenizer().save("file")) == (
+        f"{path} cannot be written (file exists): choose another path."
     )
 
 
 def test_tokenizers(folder: Path) -> None:
-    assert said(DataError, lambda: Tokenizer.load("no.json")) == (
+    assert message(DataError, lambda: Tokenizer.load("no.json")) == (
         "there is no tokenizer at no.json: give byte, char, dna or bpe, or the path of a tokenizer.json or of a folder "
         "that holds one."
     )
-    assert said(DataError, lambda: Tokenizer.load(".")).startswith("there is no tokenizer at tokenizer.json: ")
+    assert message(DataError, lambda: Tokenizer.load(".")).startswith("there is no tokenizer at tokenizer.json: ")
     (folder / "tokenizer.json").write_text("{", encoding="utf-8")
-    assert said(DataError, lambda: Tokenizer.load(".")) == (
+    assert message(DataError, lambda: Tokenizer.load(".")) == (
         "tokenizer.json is not a tokenizer.json that can be read: Expecting property name enclosed in double quotes: "
         "line 1 column 2 (char 1)."
     )
     plain = byte_tokenizer().backend.to_str().replace("<mask>", "<other>")
-    assert said(DataError, lambda: Tokenizer.from_json(plain)) == (
+    assert message(DataError, lambda: Tokenizer.from_json(plain)) == (
         "the tokenizer has no MASK token under a usual name such as [MASK] or <mask>: name a token with "
         "--data.mask-token (a name that it does not have is added as a new id)."
     )
-    assert said(DataError, lambda: bpe_tokenizer([], 3)) == (
+    assert message(DataError, lambda: bpe_tokenizer([], 3)) == (
         "a bpe tokenizer of 3 ids was asked for: it has at least 259."
     )
-    assert said(DataError, lambda: char_tokenizer([""])) == (
+    assert message(DataError, lambda: char_tokenizer([""])) == (
         "a char tokenizer needs at least one character of text: the source is empty."
     )
     for tokenizer in (byte_tokenizer(), dna_tokenizer()):
-        assert said(DataError, lambda one=tokenizer: one.encode("\ud800")) == (
+        assert message(DataError, lambda encoder=tokenizer: encoder.encode("\ud800")) == (
             "the text holds half of a surrogate pair, which has no UTF-8 form: replace it before encoding."
         )
 
@@ -272,4 +272,4 @@ def test_tokenizers(folder: Path) -> None:
     ],
 )
 def test_templates(text: str, sentence: str) -> None:
-    assert said(RequestError, lambda: parse_template(text)) == sentence
+    assert message(RequestError, lambda: parse_template(text)) == sentence

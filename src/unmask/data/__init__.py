@@ -1,1 +1,1 @@
-"""Sources of text, and their way into rows of token ids."""
+"""Sources of text -> rows of token ids for training and validation."""

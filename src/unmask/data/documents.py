@@ -1,6 +1,7 @@
-"""Rows of .jsonl files: a document or a pair of prompt and answer in each.
+"""Files -> documents and pairs: the rows of .jsonl files, and texts as streams of pieces.
 
-Documents as streams of pieces, cut where a reader would cut, so that no document need fit into memory.
+A document is a continuous text; a pair is a prompt and its answer. A document is read as pieces of at most PIECE_LIMIT
+characters, so that it need not fit into memory.
 """
 
 __all__ = [
@@ -33,17 +34,17 @@ _ADVICE = {
 
 
 class Pair(NamedTuple):
-    """A prompt, which the model always sees, and the answer it learns to unmask."""
+    """A prompt, which is never masked, and an answer, which may be masked."""
 
     prompt: str
     answer: str
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line number from 1, row) for each line of a .jsonl or .jsonl.gz file that is not blank.
+    """A .jsonl or .jsonl.gz file -> (line number from 1, row) for each line that is not blank.
 
     Raises:
-        DataError: where a line is not a JSON object, or the file cannot be read.
+        DataError: if a line is not a JSON object, or the file cannot be read.
     """
     try:
         with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
@@ -59,15 +60,15 @@ def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def is_pair(row: Mapping[str, Any], text_key: str) -> bool:
-    """Whether the row is a prompt with its answer rather than a document."""
+    """Whether a row is a pair rather than a document."""
     return text_key not in row and "prompt" in row and "answer" in row
 
 
 def row_text(row: Mapping[str, Any], text_key: str, where: str) -> str:
-    """The document of a row. `where` names the row in the sentence of an error.
+    """A row -> its document; `where` names the row in errors.
 
     Raises:
-        DataError: where the row has no text under `text_key`.
+        DataError: if the row has no text under `text_key`.
     """
     if text_key not in row:
         keys = ", ".join(map(str, row)) or "none"
@@ -78,10 +79,10 @@ def row_text(row: Mapping[str, Any], text_key: str, where: str) -> str:
 
 
 def row_pair(row: Mapping[str, Any], where: str) -> Pair:
-    """The prompt and answer of a row.
+    """A row -> its prompt and answer; `where` names the row in errors.
 
     Raises:
-        DataError: where one of them is missing or not a string.
+        DataError: if one of them is missing or not a string.
     """
     if "prompt" not in row or "answer" not in row:
         keys = ", ".join(map(str, row)) or "none"
@@ -92,7 +93,7 @@ def row_pair(row: Mapping[str, Any], where: str) -> Pair:
 
 
 def _string(value: object, key: str, where: str) -> str:
-    """`value` if it is a string; halves of surrogate pairs, which JSON can write but UTF-8 cannot, become '?'."""
+    """`value`, which must be a string; halves of surrogate pairs, which JSON allows and UTF-8 does not, become '?'."""
     if not isinstance(value, str):
         raise DataError(f"{where} has a value of type {type(value).__name__} under '{key}': it must be a string.")
     try:
@@ -103,12 +104,12 @@ def _string(value: object, key: str, where: str) -> str:
 
 
 PIECE_LIMIT = 16_384
-"""Characters in a piece, at most."""
+"""The maximum of characters in a piece."""
 _BOM = codecs.BOM_UTF8
 
 
 class Piece(NamedTuple):
-    """Part of a document; the pieces of a document, one after another, are exactly the document."""
+    """Part of a document; the pieces of a document, concatenated, are the document."""
 
     document: int
     text: str
@@ -116,38 +117,38 @@ class Piece(NamedTuple):
 
 
 def cut_at(text: str, limit: int, low: int = 1) -> int:
-    """Where to cut `text` for a first part of at most `limit` characters, and more than `low` where possible.
+    """A text -> where to cut it, so that the first part has more than `low` and at most `limit` characters.
 
-    After the last empty line, else after the last line end, else before the last space (byte-level BPE keeps a space
-    with the word behind it), else at `limit`.
+    After the last empty line, else after the last line end, else before the last space (byte-level BPE joins a space
+    with the word after it), else at `limit`.
     """
     for mark, after in (("\n\n", 2), ("\n", 1), (" ", 0)):
-        found = text.rfind(mark, low, limit)
-        if found >= 0 and low < found + after <= limit:
-            return found + after
+        index = text.rfind(mark, low, limit)
+        if index >= 0 and low < index + after <= limit:
+            return index + after
     return limit
 
 
 def document_pieces(document: int, chunks: Iterable[str]) -> Iterator[Piece]:
-    """The pieces of one document that arrives in `chunks` of any size; none where it is empty."""
-    held = ""
+    """The number of a document and its text in `chunks` of any size -> its pieces; none if it is empty."""
+    buffer = ""
     for chunk in chunks:
-        held, at = held + chunk, 0
-        while len(held) - at > PIECE_LIMIT:  # never the last piece: there is more
-            window = held[at : at + PIECE_LIMIT]
+        buffer, at = buffer + chunk, 0
+        while len(buffer) - at > PIECE_LIMIT:  # more text follows, so this is not the last piece
+            window = buffer[at : at + PIECE_LIMIT]
             end = cut_at(window, PIECE_LIMIT, PIECE_LIMIT // 2)
             yield Piece(document, window[:end], False)
             at += end
-        held = held[at:]
-    if held:
-        yield Piece(document, held, True)
+        buffer = buffer[at:]
+    if buffer:
+        yield Piece(document, buffer, True)
 
 
 def decode_utf8(blocks: Iterable[bytes], name: str) -> Iterator[str]:
-    """The text of a file that arrives in `blocks`, without a byte order mark at its head.
+    """The blocks of bytes of the file `name` -> its text, without a byte order mark at the start.
 
     Raises:
-        DataError: where a NUL byte or bytes that are not UTF-8 show that `name` is no text; says where.
+        DataError: if there is a NUL byte, or bytes that are not UTF-8, with the offset.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     offset = start = 0

@@ -1,4 +1,4 @@
-"""Data sets of the `datasets` library (an extra), always streamed. Written as hf:NAME[:CONFIG][@SPLIT]."""
+"""A text hf:NAME[:CONFIG][@SPLIT] -> a data set of the library `datasets` (an extra), streamed."""
 
 __all__ = ["HubDataset", "open_hub"]
 
@@ -13,18 +13,18 @@ from unmask.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
-    """A data set that can be read again and again."""
+    """A data set whose rows can be read repeatedly."""
 
     fingerprint: str
-    """sha256 in hex over name, configuration, split and the fingerprint that `datasets` gives, where it gives one."""
+    """The sha256, in hexadecimal, of name, configuration, split and, if there is one, the fingerprint of `datasets`."""
     rows: Callable[[], Iterable[Mapping[str, Any]]]
 
 
 def open_hub(source: str) -> HubDataset:
-    """Open hf:NAME[:CONFIG][@SPLIT]; the split is train unless said.
+    """hf:NAME[:CONFIG][@SPLIT] -> the data set; the default split is train.
 
     Raises:
-        DataError: where `datasets` is not installed, the name is empty, or the library cannot open it.
+        DataError: if `datasets` is not installed, the name is empty, or the library cannot open it.
     """
     address, _, split = source.removeprefix("hf:").partition("@")
     name, _, config = address.partition(":")
@@ -37,11 +37,11 @@ def open_hub(source: str) -> HubDataset:
     split = split or "train"
     try:
         dataset = library.load_dataset(name, config or None, split=split, streaming=True)
-    except Exception as error:  # the library raises many kinds: no such name, no such split, no network
+    except Exception as error:  # the library raises many types: no such name, no such split, no network
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
             f"{source} could not be opened ({reason}): check name, configuration, split and network."
         ) from error
     version = getattr(dataset, "_fingerprint", None) or ""
-    told = "\n".join(("hf", name, config, split, str(version)))
-    return HubDataset(hashlib.sha256(told.encode()).hexdigest(), lambda: dataset)
+    identity = "\n".join(("hf", name, config, split, str(version)))
+    return HubDataset(hashlib.sha256(identity.encode()).hexdigest(), lambda: dataset)

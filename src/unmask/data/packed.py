@@ -1,8 +1,6 @@
-"""Rows of token ids in a memory map, ready to be cut into batches.
+"""The Corpus: packed rows of token ids in memory maps, the batch of each step, and the cache folder of the files.
 
-Which rows make the batch of a step: a pure function, so that a resumed run goes on exactly where it stopped.
-
-Data that is ready for training, and the folder of the cache that holds it.
+The rows of a batch are a pure function of seed and step, so that a resumed run trains on the same batches.
 """
 
 __all__ = [
@@ -34,19 +32,19 @@ from unmask.text.tokenizer import Tokenizer
 
 
 class Batch(NamedTuple):
-    """Some rows, in memory."""
+    """B rows of L positions in memory."""
 
     ids: np.ndarray
-    """(B, L) int64, PAD where a row has ended."""
+    """(B, L) int64, PAD after the end of a row."""
     maskable: np.ndarray
-    """(B, L) bool: may be hidden. Always within `valid`."""
+    """(B, L) bool: positions that may be masked, a subset of `valid`."""
     valid: np.ndarray
-    """(B, L) bool: text, not PAD."""
+    """(B, L) bool: positions of text, not PAD."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
-    """N rows of L positions. In row n, positions `first[n] <= i < last[n]` may be masked, `i < last[n]` are valid."""
+    """N rows of L positions: in row n, `first[n] <= i < last[n]` may be masked, and `i < last[n]` is valid."""
 
     ids: np.ndarray
     """(N, L) uint16 or uint32, a view of a memory map."""
@@ -55,7 +53,7 @@ class Packed:
     last: np.ndarray
     """(N,) int32."""
     bytes: int
-    """UTF-8 bytes of the text that the maskable tokens stand for (EOS stands for none)."""
+    """UTF-8 bytes of the text of all maskable tokens (0 for EOS)."""
     tokens: int
     """Maskable tokens in all rows."""
 
@@ -65,14 +63,14 @@ class Packed:
 
     @property
     def length(self) -> int:
-        """Positions in a row, L."""
+        """The positions of a row, L."""
         return int(self.ids.shape[1])
 
     def batch(self, indices: np.ndarray | range) -> Batch:
-        """The rows `indices`, (B,) integers in [0, N), as arrays of their own.
+        """Indices, (B,) integers in [0, N) -> these rows, copied.
 
         Raises:
-            DataError: where an index is outside of [0, N).
+            DataError: if an index is outside of [0, N).
         """
         rows = np.asarray(indices)
         if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
@@ -89,13 +87,13 @@ _KEY = 2**64
 
 
 def batch_indices(seed: int, step: int, batch: int, size: int) -> np.ndarray:
-    """The rows of step `step`: (batch,) int64, each in [0, size).
+    """Seed and step -> the rows of the batch of this step: (batch,) int64, each in [0, size).
 
-    Within an epoch every row comes once; each epoch has a permutation of its own; a batch may run over the border of
-    two epochs, or over several where it is larger than `size`. `step` may be any integer.
+    An epoch is a random permutation of all rows, another for each epoch. A batch may extend over the end of an epoch,
+    or over several epochs if it is larger than `size`. `step` may be any integer.
 
     Raises:
-        DataError: where `batch` or `size` is less than 1.
+        DataError: if `batch` or `size` is less than 1.
     """
     if batch < 1 or size < 1:
         raise DataError(f"a batch of {batch} rows out of {size} was asked for: both must be at least 1.")
@@ -111,13 +109,13 @@ def batch_indices(seed: int, step: int, batch: int, size: int) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of one epoch, (size,) int64, read only.
+    """The order of rows in an epoch: (size,) int64, read only.
 
-    Raw Philox words are sorted, rather than numpy's `permutation` called, because numpy promises that the words of a
-    bit generator stay the same in later versions, and promises nothing of the kind for its distributions.
+    It sorts raw words of Philox instead of calling numpy's `permutation`: numpy guarantees that the words of a bit
+    generator do not change in later versions, but does not guarantee this for its distributions.
     """
     words = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(size)
-    order = np.argsort(words, kind="stable").astype(np.int64)
+    order = np.argsort(words, -1, "stable").astype(np.int64)
     order.flags.writeable = False
     return order
 
@@ -131,7 +129,7 @@ class PartFacts:
     """The size of the training or the validation part."""
 
     documents: int
-    """Documents, or rows of prompts and answers, that begin or go on in this part."""
+    """Documents, or pairs, of which this part has text."""
     bytes: int
     """UTF-8 bytes of the text that may be masked."""
     tokens: int
@@ -142,24 +140,24 @@ class PartFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What there is to say about a corpus; plain values, so that `dataclasses.asdict` gives JSON."""
+    """The facts about a corpus; plain values, so that `dataclasses.asdict` gives JSON."""
 
     source: str
     paired: bool
-    """Whether rows are prompts with answers."""
+    """Whether rows are pairs."""
     tokenizer: str
     """byte, char, dna, bpe or file."""
     vocab_size: int
     length: int
     eos: str
-    """append, or none where EOS is not wanted or the tokenizer has none."""
+    """append; or none, if EOS is not requested or the tokenizer has none."""
     train: PartFacts
     valid: PartFacts
 
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """What stands in FACTS_FILE."""
+    """The content of FACTS_FILE."""
 
     format: int
     facts: Facts
@@ -168,36 +166,36 @@ class _Record:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
-    """Rows for training and for validation, with the tokenizer that made them."""
+    """Rows for training and for validation, and their tokenizer."""
 
     tokenizer: Tokenizer
     train: Packed
     valid: Packed
     fingerprint: str
-    """sha256 in hex over content, tokenizer and every option that changes the rows."""
+    """The sha256, in hexadecimal, of content, tokenizer and every option that changes the rows."""
     notes: tuple[str, ...]
-    """What a person should know: how it was split, what was left out."""
+    """Sentences about the preparation: how the source was split, what was left out."""
     facts: Facts
 
 
 def cache_folder() -> Path:
-    """$UNMASK_CACHE, else ~/.cache/unmask."""
-    given = os.environ.get("UNMASK_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "unmask"
+    """The folder of the cache: $UNMASK_CACHE, else ~/.cache/unmask."""
+    setting = os.environ.get("UNMASK_CACHE")
+    return Path(setting).expanduser() if setting else Path.home() / ".cache" / "unmask"
 
 
 def token_type(vocab_size: int) -> np.dtype[Any]:
-    """uint16 where every id fits into it, else uint32."""
+    """The size of a vocabulary -> the type of its ids in files: uint16 if every id fits, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 def load_corpus(folder: Path, fingerprint: str, tokenizer: Tokenizer, source: str) -> Corpus | None:
-    """The corpus that a cache folder holds; None where there is none, or its files are not whole."""
+    """A cache folder -> its corpus; None if there is none, or its files are incomplete."""
     try:
         record = read_json(folder / FACTS_FILE, _Record, DataError)
         if record.format != FORMAT:
             return None
-        facts = dataclasses.replace(record.facts, source=source)  # the same content may have another name today
+        facts = dataclasses.replace(record.facts, source=source)  # the same content may have another name now
         dtype = token_type(facts.vocab_size)
         train = _load_part(folder, "train", facts.train, facts.length, dtype)
         valid = _load_part(folder, "valid", facts.valid, facts.length, dtype)
@@ -207,22 +205,22 @@ def load_corpus(folder: Path, fingerprint: str, tokenizer: Tokenizer, source: st
 
 
 def write_facts(folder: Path, facts: Facts, notes: tuple[str, ...]) -> None:
-    """Write what `load_corpus` reads beside the rows; the folder is still a temporary one, so no care is needed."""
+    """Write the facts and notes of a corpus into its folder, which is temporary: the write need not be atomic."""
     record = dataclasses.asdict(_Record(FORMAT, facts, notes))
     (folder / FACTS_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def _load_part(folder: Path, name: str, facts: PartFacts, length: int, dtype: np.dtype[Any]) -> Packed:
-    """The rows of one part as memory maps; ValueError where a file has another size than the facts say."""
-    whole = {
+    """The rows of the part `name` as memory maps. Raises ValueError if the size of a file contradicts the facts."""
+    expected = {
         "ids": (dtype, (facts.rows, length)),
         "first": (np.int32, (facts.rows,)),
         "last": (np.int32, (facts.rows,)),
     }
     arrays: dict[str, np.ndarray] = {}
-    for kind, (kind_dtype, shape) in whole.items():
-        path = folder / f"{name}.{kind}"
-        if path.stat().st_size != int(np.prod(shape)) * np.dtype(kind_dtype).itemsize:
-            raise ValueError(f"{path} is not whole")
-        arrays[kind] = np.memmap(path, dtype=kind_dtype, mode="r", shape=shape)
+    for suffix, (item_type, shape) in expected.items():
+        path = folder / f"{name}.{suffix}"
+        if path.stat().st_size != int(np.prod(shape)) * np.dtype(item_type).itemsize:
+            raise ValueError(f"{path} is incomplete")
+        arrays[suffix] = np.memmap(path, dtype=item_type, mode="r", shape=shape)
     return Packed(arrays["ids"], arrays["first"], arrays["last"], facts.bytes, facts.tokens)

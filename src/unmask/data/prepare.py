@@ -1,6 +1,6 @@
-"""Units of text to rows in files: encoding in threads, packing in order.
+"""Data settings -> a corpus: read, split, encode in threads, and pack into rows of token ids in files.
 
-From settings to a corpus: read, split, encode, pack, once; later runs find the result in the cache.
+The result is kept in the cache and loaded from there by later runs.
 """
 
 __all__ = ["Dropped", "Encoded", "Packer", "encode_units", "prepare"]
@@ -33,7 +33,7 @@ _CHUNK_ROWS = 1 << 16
 
 
 class Encoded(NamedTuple):
-    """A unit and its ids."""
+    """A unit with the ids of its prompt and of its text."""
 
     unit: Unit
     prompt: list[int]
@@ -41,7 +41,7 @@ class Encoded(NamedTuple):
 
 
 def encode_units(units: Iterable[Unit], tokenizer: Tokenizer, workers: int) -> Iterator[Encoded]:
-    """The units in their order with their ids, encoded by `workers` threads, a few batches ahead."""
+    """Units -> the same with their ids, in order, encoded by `workers` threads a few batches ahead."""
 
     def encode(batch: list[Unit]) -> list[Encoded]:
         return [Encoded(u, tokenizer.encode(u.prompt) if u.prompt else [], tokenizer.encode(u.text)) for u in batch]
@@ -51,7 +51,7 @@ def encode_units(units: Iterable[Unit], tokenizer: Tokenizer, workers: int) -> I
 
 
 def _batches(units: Iterable[Unit]) -> Iterator[list[Unit]]:
-    """Units in lists that are long enough to be worth a thread's while."""
+    """Units -> lists of units that are large enough for the overhead of a thread."""
     batch, size = list[Unit](), 0
     for unit in units:
         batch.append(unit)
@@ -66,7 +66,7 @@ def _batches(units: Iterable[Unit]) -> Iterator[list[Unit]]:
 def _ordered_map(
     function: Callable[[list[Unit]], list[Encoded]], batches: Iterable[list[Unit]], workers: int
 ) -> Iterator[list[Encoded]]:
-    """`map` in threads, at most two batches a thread ahead, in the order of `batches`."""
+    """`map` in threads, in the order of `batches`, at most two batches per thread ahead."""
     if workers == 1:
         yield from map(function, batches)
         return
@@ -86,32 +86,32 @@ def _ordered_map(
 
 @dataclass(slots=True)
 class Dropped:
-    """Pairs that could not become rows."""
+    """The numbers of pairs that were left out, by reason."""
 
     too_long: int = 0
     no_answer: int = 0
 
 
 class Packer:
-    """Writes the rows of one part (train or valid) to NAME.ids, NAME.first and NAME.last in a folder.
+    """A writer of the rows of one part (train or valid) into the files NAME.ids, NAME.first and NAME.last of a folder.
 
-    Text is one stream of tokens, cut every `length`; the remainder becomes a last row that is padded. A pair is a row
-    of its own, padded. To be used as a context manager; `finish` before its end.
+    Documents are one stream of tokens, cut every `length`; the last row is padded. Each pair is one padded row. It is a
+    context manager; call `finish` before its end.
     """
 
     def __init__(
         self, folder: Path, name: str, tokenizer: Tokenizer, length: int, dtype: np.dtype[Any], eos: bool
     ) -> None:
-        """Open the files of the part `name` in `folder`; `eos`: whether EOS ends each document."""
+        """Open the files of the part `name` in `folder`; `eos`: whether each document ends with EOS."""
         self.folder, self.name, self.length, self.dtype = folder, name, length, dtype
         self.pad_id = tokenizer.pad_id
         self.end = [tokenizer.eos_id] if eos and tokenizer.eos_id is not None else []
         self.dropped = Dropped()
         self.documents = self.bytes = self.tokens = self.rows = 0
-        self.ids, self.first, self.last = (self._open(kind) for kind in ("ids", "first", "last"))
+        self.ids, self.first, self.last = (self._open(suffix) for suffix in ("ids", "first", "last"))
 
-    def _open(self, kind: str) -> BinaryIO:
-        return (self.folder / f"{self.name}.{kind}").open("wb")
+    def _open(self, suffix: str) -> BinaryIO:
+        return (self.folder / f"{self.name}.{suffix}").open("wb")
 
     def __enter__(self) -> "Packer":
         return self
@@ -121,7 +121,7 @@ class Packer:
             file.close()
 
     def add(self, encoded: Encoded) -> None:
-        """Take the next unit of this part."""
+        """Write the next unit of this part."""
         unit = encoded.unit
         ids = encoded.ids + self.end if unit.ends else encoded.ids
         if unit.prompt is not None:
@@ -133,7 +133,7 @@ class Packer:
         self.tokens += len(ids)
 
     def _add_pair(self, prompt: list[int], answer: list[int], ids: list[int], size: int) -> None:
-        """One row of prompt and answer, or one more that was dropped."""
+        """Write a pair as one row, or count it in `dropped`."""
         total = len(prompt) + len(ids)
         if not answer:
             self.dropped.no_answer += 1
@@ -152,7 +152,7 @@ class Packer:
         self.ids.write(np.array(ids, dtype=self.dtype).tobytes())
 
     def finish(self, paired: bool) -> PartFacts:
-        """Write what is left, flush all to the disk, and give the sizes."""
+        """Write the rest, flush all files to the disk, and return the sizes."""
         if not paired:
             self.rows = ceil_div(self.tokens, self.length)
             self._write([self.pad_id] * (self.rows * self.length - self.tokens))
@@ -170,13 +170,13 @@ class Packer:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """All that decides what the rows are."""
+    """Everything that determines the rows."""
 
     settings: DataSettings
     source: Source
-    other: Source | None
+    valid_source: Source | None
     tokenizer: Tokenizer
-    kind: str
+    tokenizer_name: str
 
     @property
     def appends_eos(self) -> bool:
@@ -184,22 +184,22 @@ class _Job:
         return self.settings.eos == "append" and self.tokenizer.eos_id is not None
 
     def key(self) -> str:
-        """The name of the result in the cache: sha256, in hex, of everything that changes it."""
-        told = {
+        """The name of the result in the cache: the sha256, in hexadecimal, of everything that changes it."""
+        identity = {
             "format": FORMAT,
             "source": self.source.fingerprint,
-            "valid": None if self.other is None else self.other.fingerprint,
-            "valid_share": None if self.other is not None else self.settings.valid_share,
+            "valid": None if self.valid_source is None else self.valid_source.fingerprint,
+            "valid_share": None if self.valid_source is not None else self.settings.valid_share,
             "text_key": self.settings.text_key,
             "tokenizer": hashlib.sha256(self.tokenizer.to_json().encode("utf-8")).hexdigest(),
             "length": self.settings.length,
             "eos": self.appends_eos,
         }
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def _silent(_: str) -> None:
-    """The default for `note`."""
+    """Ignore a note."""
 
 
 def prepare(
@@ -210,28 +210,28 @@ def prepare(
     source: Source | None = None,
     valid: Source | None = None,
 ) -> Corpus:
-    """The corpus that `settings` describe, from the cache where it is there already.
+    """Data settings -> the corpus, from the cache if it is there.
 
-    `tokenizer` takes the place of `settings.tokenizer`, `source` and `valid` those of the sources that the settings
-    name. `note` is called with sentences for the person who waits. The
+    `tokenizer`, `source` and `valid` replace those that the settings name. `note` receives progress sentences. The
     result is the same, byte for byte, for any number of `settings.workers`.
 
     Raises:
-        DataError: where a source or the tokenizer cannot be used, or nothing is left to train or to validate on.
-        RunError: where the disk does not take the result.
+        DataError: if a source or the tokenizer cannot be used, or there is nothing to train or to validate on.
+        RunError: if the result cannot be written.
     """
     source = source or open_source(settings.source, settings.text_key)
-    other = valid
-    if other is None and settings.valid is not None:
-        other = open_source(settings.valid, settings.text_key)
-    if other is not None and other.paired != source.paired:
-        one, two = (source, other) if source.paired else (other, source)
-        raise DataError(f"{one.name} holds prompts with answers but {two.name} holds documents: give two of one kind.")
-    plan = functools.cache(lambda: plan_split(source, other, settings.valid_share))
-    kind = "file"
+    if valid is None and settings.valid is not None:
+        valid = open_source(settings.valid, settings.text_key)
+    if valid is not None and valid.paired != source.paired:
+        paired, plain = (source, valid) if source.paired else (valid, source)
+        raise DataError(
+            f"{paired.name} holds prompts with answers but {plain.name} holds documents: give two of one kind."
+        )
+    plan = functools.cache(lambda: plan_split(source, valid, settings.valid_share))
+    name = "file"
     if tokenizer is None:
-        tokenizer, kind = choose_tokenizer(settings, source, other, plan, note)
-    job = _Job(settings, source, other, tokenizer, kind)
+        tokenizer, name = choose_tokenizer(settings, source, valid, plan, note)
+    job = _Job(settings, source, valid, tokenizer, name)
     key = job.key()
     folder = cache_folder() / "data" / key
     corpus = load_corpus(folder, key, tokenizer, settings.source)
@@ -246,7 +246,7 @@ def prepare(
 
 
 def _build(job: _Job, plan: SplitPlan, folder: Path, note: Callable[[str], None]) -> None:
-    """Write the corpus to `folder`, whole or not at all."""
+    """Write the corpus to `folder` atomically."""
     note(f"encoding {plan.bytes / 1e6:.1f} MB of text.")
     try:
         with atomic_folder(folder) as temporary:
@@ -261,7 +261,7 @@ def _build(job: _Job, plan: SplitPlan, folder: Path, note: Callable[[str], None]
 
 
 def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
-    """All files of the corpus, into `folder`."""
+    """Write all files of the corpus into `folder`."""
     dtype = token_type(job.tokenizer.vocab_size)
     make = functools.partial(
         Packer, folder, tokenizer=job.tokenizer, length=job.settings.length, dtype=dtype, eos=job.appends_eos
@@ -283,7 +283,7 @@ def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
     facts = Facts(
         source=job.settings.source,
         paired=job.source.paired,
-        tokenizer=job.kind,
+        tokenizer=job.tokenizer_name,
         vocab_size=job.tokenizer.vocab_size,
         length=job.settings.length,
         eos="append" if job.appends_eos else "none",
@@ -294,7 +294,7 @@ def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
 
 
 def _check_parts(job: _Job, train: PartFacts, valid: PartFacts, too_long: int) -> None:
-    """Refuse a corpus one side of which is empty."""
+    """Raise DataError if the training or the validation part is empty."""
     if train.rows and valid.rows:
         return
     if too_long:

@@ -1,4 +1,4 @@
-"""What a person may say about training data. Imports nothing heavy, so that `--help` stays quick."""
+"""The settings of training data; imports neither numpy nor torch, so that `--help` is fast."""
 
 __all__ = ["BUILT_IN_TOKENIZERS", "SMALLEST_BPE", "DataSettings"]
 
@@ -13,23 +13,23 @@ SMALLEST_BPE = 259  # 256 bytes, MASK, PAD and EOS
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
-    """Where the text comes from and how it becomes rows of token ids."""
+    """The source of text, and how it becomes rows of token ids."""
 
     source: str = "shakespeare"
     """A text file, a folder, a glob, a .jsonl or .jsonl.gz file, the name of a bundled corpus, task:NAME@COUNT for
-    problems of a task, or hf:NAME[:CONFIG][@SPLIT] for a data set of the `datasets` library (the split is train
-    unless said)."""
+    problems of a task, or hf:NAME[:CONFIG][@SPLIT] for a data set of the `datasets` library (the default split
+    is train)."""
 
     tokenizer: str = "auto"
-    """auto, byte, char, dna, bpe, or the path of a tokenizer.json or of a checkpoint folder; auto is dna for the
-    bundled genome and else bpe."""
+    """auto, byte, char, dna, bpe, or the path of a tokenizer.json or of a checkpoint folder; auto means dna for the
+    bundled genome, else bpe."""
 
     vocab_size: int | None = None
-    """Token ids of a trained bpe tokenizer, special ones included; by default 512 for less than 200 kB of text, 1024
-    below 2 MB, 2048 below 20 MB, 8192 below 200 MB, else 32768."""
+    """Ids of a trained bpe tokenizer, special tokens included; by default 512 for less than 200 kB of text, 1024 below
+    2 MB, 2048 below 20 MB, 8192 below 200 MB, else 32768."""
 
     mask_token: str | None = None
-    """The token of a tokenizer file that serves as MASK; a name that the file does not have is added as a new id."""
+    """The token of a tokenizer file to use as MASK; a name that the file does not have is added as a new id."""
 
     length: int = 256
     """Positions in a row."""
@@ -38,22 +38,22 @@ class DataSettings:
     """Whether EOS follows each document."""
 
     valid_share: float = 0.05
-    """The share of the documents that is kept for validation; of the text where there are fewer than 20 documents."""
+    """The share of documents that is kept for validation; of the text if there are fewer than 20 documents."""
 
     text_key: str = "text"
     """The key that holds the text in a row of a .jsonl file or of an hf: data set."""
 
     workers: int = 1
-    """Threads that encode text; the result does not depend on it."""
+    """Threads that encode text; the result does not depend on their number."""
 
     valid: str | None = None
-    """A source of its own for validation, written like source; the whole of source is then for training."""
+    """A separate source for validation, written like source; all of source is then for training."""
 
     def __post_init__(self) -> None:
-        """Refuse values that no data could satisfy.
+        """Check all values.
 
         Raises:
-            ConfigError: where a value is out of its range, or does not go with the tokenizer.
+            ConfigError: if a value is out of its range, or does not apply to the tokenizer.
         """
         if not self.source:
             raise ConfigError(
@@ -74,7 +74,7 @@ class DataSettings:
         self._check_tokenizer()
 
     def _check_tokenizer(self) -> None:
-        """Refuse options that the chosen kind of tokenizer has no use for."""
+        """Raise ConfigError for options that do not apply to the chosen tokenizer."""
         if not self.tokenizer:
             raise ConfigError(f"data.tokenizer is empty: give one of {', '.join(BUILT_IN_TOKENIZERS)}, or a path.")
         if self.vocab_size is not None:

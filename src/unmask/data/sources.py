@@ -1,6 +1,6 @@
-"""The corpora that ship inside the library, by name. How they were made: the cards beside them.
+"""A text -> a source of documents or pairs: files, folders, globs, bundled corpora, data sets of `datasets`.
 
-Where text comes from: files, folders, globs, bundled corpora, data sets of the `datasets` library.
+The bundled corpora are files of the library; the cards beside them say how they were made.
 """
 
 __all__ = ["BUNDLED", "CORPORA", "BundledFile", "Corpora", "Source", "open_source", "read_bundled"]
@@ -24,7 +24,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "assets" / "corpora"
 
 @dataclass(frozen=True, slots=True)
 class BundledFile:
-    """One file of the library; `sha256` is that of the file, compressed as it is."""
+    """A file of the library; `sha256` is that of the compressed file."""
 
     file: str
     sha256: str
@@ -32,7 +32,7 @@ class BundledFile:
 
 @dataclass(frozen=True, slots=True)
 class Corpora:
-    """What a corpus name stands for."""
+    """The files of a corpus name, and a line about them."""
 
     about: str
     files: tuple[str, ...]
@@ -57,10 +57,10 @@ CORPORA = {
 
 
 def read_bundled(name: str) -> Iterator[bytes]:
-    """The lines of the bundled file `name` (a key of BUNDLED), line ends included, after its checksum was verified.
+    """A key of BUNDLED -> the lines of that file, line ends included; the checksum is verified first.
 
     Raises:
-        DataError: where the file is missing or its checksum is wrong.
+        DataError: if the file is missing or its checksum is wrong.
     """
     bundled = BUNDLED[name]
     path = FOLDER / bundled.file
@@ -83,21 +83,21 @@ _FOLDER_SUFFIXES = (".txt", ".md", *_JSON_SUFFIXES)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A stream of documents, or of pairs, that can be read again and again and never needs to fit into memory."""
+    """A stream of documents or of pairs; it can be read repeatedly and need not fit into memory."""
 
     name: str
     fingerprint: str
-    """sha256 over the content, in hex: the same content, wherever it lies, has the same fingerprint."""
+    """The sha256 of the content, in hexadecimal; it does not depend on paths."""
     paired: bool
-    """Whether the source holds prompts with answers; then `pairs` is to be read, else `pieces`."""
+    """Whether the source holds pairs; read `pairs` then, else `pieces`."""
     read_pieces: Callable[[], Iterable[Piece]]
     read_pairs: Callable[[], Iterable[Pair]]
 
     def pieces(self) -> Iterator[Piece]:
-        """The documents, each as one or more pieces; empty ones are passed over.
+        """The documents, each as one or more pieces; empty documents are skipped.
 
         Raises:
-            DataError: where the content is not what it should be, or holds no text at all.
+            DataError: if the content is not text, or there is no text at all.
         """
         piece = None
         for piece in self.read_pieces():
@@ -106,19 +106,19 @@ class Source:
             raise DataError(f"{self.name} is empty: there is no text to learn from.")
 
     def pairs(self) -> Iterator[Pair]:
-        """The prompts with their answers.
+        """The pairs.
 
         Raises:
-            DataError: where a row has no prompt or answer.
+            DataError: if a row has no prompt or answer.
         """
         yield from self.read_pairs()
 
 
 def open_source(source: str, text_key: str = "text") -> Source:
-    """The source that `source` names: see DataSettings.source. Names of bundled corpora come before files of that name.
+    """A text as in DataSettings.source -> the source; names of bundled corpora take precedence over files.
 
     Raises:
-        DataError: where there is no such source, or nothing in it that could be text.
+        DataError: if there is no such source, or it holds no text.
     """
     if source.startswith("hf:"):
         return _hub_source(source, text_key)
@@ -145,7 +145,7 @@ def open_source(source: str, text_key: str = "text") -> Source:
 
 
 def _files_of_folder(folder: Path) -> list[Path]:
-    """The text files under `folder`, sorted by path; hidden ones are left out."""
+    """A folder -> the text files under it, sorted by path; hidden files are left out."""
     files = [
         path
         for path in folder.rglob("*")
@@ -163,12 +163,13 @@ def _is_json(path: Path) -> bool:
 
 
 def _file_source(name: str, files: list[Path], text_key: str) -> Source:
-    """Some files as one source."""
+    """Files -> one source."""
     paired = [_is_json(path) and _holds_pairs(path, text_key) for path in files]
     if any(paired) and not all(paired):
-        one, other = files[paired.index(True)], files[paired.index(False)]
+        with_pairs, without = files[paired.index(True)], files[paired.index(False)]
         raise DataError(
-            f"{one} holds prompts with answers but {other} does not: keep the two kinds in folders of their own."
+            f"{with_pairs} holds prompts with answers but {without} does not: keep the two kinds in folders of their "
+            "own."
         )
     return Source(
         name=name,
@@ -180,13 +181,13 @@ def _file_source(name: str, files: list[Path], text_key: str) -> Source:
 
 
 def _holds_pairs(path: Path, text_key: str) -> bool:
-    """Whether the first row of a .jsonl file is a prompt with its answer."""
+    """Whether the first row of a .jsonl file is a pair."""
     first = next(json_rows(path), None)
     return first is not None and is_pair(first[1], text_key)
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """A file in blocks of bytes."""
+    """A file -> its blocks of bytes."""
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK):
@@ -196,20 +197,20 @@ def _blocks(path: Path) -> Iterator[bytes]:
 
 
 def _fingerprint(files: Iterable[Path]) -> str:
-    """sha256 over kind, content and size of the files in their order; their names do not matter."""
+    """Files in order -> the sha256 of their formats, sizes and contents; their names do not matter."""
     total = hashlib.sha256()
     for path in files:
         content, size = hashlib.sha256(), 0
         for block in _blocks(path):
             content.update(block)
             size += len(block)
-        kind = next((suffix for suffix in reversed(_JSON_SUFFIXES) if path.name.lower().endswith(suffix)), "text")
-        total.update(f"{kind} {size} {content.hexdigest()}\n".encode())
+        suffix = next((suffix for suffix in reversed(_JSON_SUFFIXES) if path.name.lower().endswith(suffix)), "text")
+        total.update(f"{suffix} {size} {content.hexdigest()}\n".encode())
     return total.hexdigest()
 
 
 def _pieces_of_files(files: Iterable[Path], text_key: str) -> Iterator[Piece]:
-    """A text file is a document, and so is a row of a .jsonl file."""
+    """Files -> the pieces of their documents: each text file, and each row of a .jsonl file, is a document."""
     document = 0
     for path in files:
         for chunks in _documents_of_file(path, text_key):
@@ -221,7 +222,7 @@ def _pieces_of_files(files: Iterable[Path], text_key: str) -> Iterator[Piece]:
 
 
 def _documents_of_file(path: Path, text_key: str) -> Iterator[Iterable[str]]:
-    """Each document of a file as chunks of text."""
+    """A file -> each of its documents, as chunks of text."""
     if not _is_json(path):
         yield decode_utf8(_blocks(path), str(path))
         return
@@ -240,7 +241,7 @@ def _no_pairs() -> Iterator[Pair]:
 
 
 def _bundled_source(name: str) -> Source:
-    """A corpus that ships inside the library."""
+    """The name of a bundled corpus -> its source."""
     files = CORPORA[name].files
     fingerprint = hashlib.sha256("\n".join(BUNDLED[file].sha256 for file in files).encode()).hexdigest()
     return Source(name, fingerprint, False, lambda: _pieces_of_bundled(files), _no_pairs)
@@ -258,7 +259,7 @@ def _pieces_of_bundled(names: Iterable[str]) -> Iterator[Piece]:
 
 
 def _hub_source(source: str, text_key: str) -> Source:
-    """A data set of the `datasets` library, streamed."""
+    """hf:NAME[:CONFIG][@SPLIT] -> the source of that data set, streamed."""
     dataset = open_hub(source)
 
     def pieces() -> Iterator[Piece]:

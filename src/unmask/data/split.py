@@ -1,4 +1,4 @@
-"""Which text is for training and which for validation: decided by content alone, so that every run decides alike."""
+"""A source -> its split into training and validation text, by content alone, so that every run has the same split."""
 
 __all__ = ["FEW_DOCUMENTS", "SplitPlan", "Unit", "nearest_break", "plan_split", "utf8_size"]
 
@@ -13,15 +13,15 @@ from unmask.data.sources import Source
 from unmask.errors import DataError
 
 FEW_DOCUMENTS = 20
-"""Below this many documents, the end of the text is kept for validation rather than whole documents."""
+"""A source with fewer documents keeps the end of its text for validation, instead of whole documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is encoded at one go: a piece of a document, or a pair."""
+    """A piece of a document or a pair: the text that is encoded by one call."""
 
     valid: bool
-    """Whether it is for validation."""
+    """Whether the text is for validation."""
     text: str
     """A piece of a document, or the answer of a pair."""
     ends: bool
@@ -34,37 +34,37 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitPlan:
-    """The split of one source; `units` streams the source in its order and says for each unit on which side it is."""
+    """The split of a source; `units` streams the source in order, each unit with its side of the split."""
 
     source: Source
-    other: Source | None
-    """The validation source, where there is one of its own."""
+    valid_source: Source | None
+    """The separate source of validation text, if there is one."""
     bytes: int
     """UTF-8 bytes of the text of `source`."""
-    marked: np.ndarray | None
-    """(documents,) bool, the documents for validation; None where the text is cut instead, or `other` is given."""
+    in_valid: np.ndarray | None
+    """(documents,) bool: the documents for validation; None if the text is cut, or there is a `valid_source`."""
     cut: int
-    """Bytes of text before the cut, where it is cut."""
+    """UTF-8 bytes of text before the cut, if the text is cut."""
     note: str
-    """How it was split, in a sentence."""
+    """A sentence that says how the source was split."""
 
     def units(self) -> Iterator[Unit]:
-        """Everything, training and validation."""
-        if self.other is not None:
+        """All units, for training and for validation."""
+        if self.valid_source is not None:
             yield from _one_side(self.source, False)
-            yield from _one_side(self.other, True)
+            yield from _one_side(self.valid_source, True)
         elif self.source.paired:
-            marked = self.marked
-            assert marked is not None  # pairs are never cut
+            in_valid = self.in_valid
+            assert in_valid is not None  # a source of pairs is never cut
             for row, pair in enumerate(self.source.pairs()):
-                yield _pair_unit(pair, bool(marked[row]))
-        elif self.marked is not None:
-            yield from _by_document(self.source.pieces(), self.marked)
+                yield _pair_unit(pair, bool(in_valid[row]))
+        elif self.in_valid is not None:
+            yield from _by_document(self.source.pieces(), self.in_valid)
         else:
             yield from _by_cut(self.source.pieces(), self.cut, self.bytes - self.cut)
 
     def training_texts(self) -> Iterator[str]:
-        """All text of the training side, for tokenizers that are made from it."""
+        """All texts for training, from which tokenizers are trained."""
         for unit in self.units():
             if not unit.valid:
                 if unit.prompt:
@@ -72,27 +72,29 @@ class SplitPlan:
                 yield unit.text
 
 
-def plan_split(source: Source, other: Source | None, share: float) -> SplitPlan:
-    """Read `source` once and decide; `share` of its documents (or rows) goes to validation, at least one to each side.
+def plan_split(source: Source, valid_source: Source | None, share: float) -> SplitPlan:
+    """A source -> its split: `share` of its documents (or pairs) for validation, at least one on each side.
+
+    Reads `source` once. All of it is for training if there is a `valid_source`.
 
     Raises:
-        DataError: where there is too little to have both sides.
+        DataError: if there is too little text for both sides.
     """
     size, hashes = _survey(source)
     count = len(hashes)
-    if other is not None:
-        return SplitPlan(source, other, size, None, 0, f"validation text comes from {other.name}.")
+    if valid_source is not None:
+        return SplitPlan(source, valid_source, size, None, 0, f"validation text comes from {valid_source.name}.")
     if source.paired or count >= FEW_DOCUMENTS:
-        what = "rows" if source.paired else "documents"
+        label = "rows" if source.paired else "documents"
         if count < 2:
             raise DataError(
-                f"{source.name} holds too few {what} ({count}): give at least 2, or a validation source with "
+                f"{source.name} holds too few {label} ({count}): give at least 2, or a validation source with "
                 "--data.valid."
             )
-        wanted = min(max(round(share * count), 1), count - 1)
-        marked = np.zeros(count, dtype=bool)
-        marked[np.argsort(np.array(hashes, dtype=np.uint64), kind="stable")[:wanted]] = True
-        return SplitPlan(source, None, size, marked, 0, f"{wanted} of {count} {what} are kept for validation.")
+        kept = min(max(round(share * count), 1), count - 1)
+        in_valid = np.zeros(count, dtype=bool)
+        in_valid[np.argsort(np.array(hashes, dtype=np.uint64), -1, "stable")[:kept]] = True
+        return SplitPlan(source, None, size, in_valid, 0, f"{kept} of {count} {label} are kept for validation.")
     note = (
         f"the source has {count} document{'s' if count > 1 else ''}, fewer than {FEW_DOCUMENTS}: about the last "
         f"{100 * share:g} % of the text is kept for validation."
@@ -101,29 +103,29 @@ def plan_split(source: Source, other: Source | None, share: float) -> SplitPlan:
 
 
 def utf8_size(text: str) -> int:
-    """Bytes of `text` in UTF-8."""
+    """A text -> its size in UTF-8 bytes."""
     return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def nearest_break(text: str, target: int, slack: int) -> int:
-    """The place nearest to `target` where `text` is best cut: an empty line, else a line end, else before a space.
+    """A text -> the index near `target` to cut it: after an empty line, else after a line end, else before a space.
 
-    A break further than `slack` characters away does not count; without any, `target` itself. Never 0 nor the end where
-    the text has two characters or more.
+    Breaks further than `slack` characters away do not count; without a break, `target` itself. The result is never 0
+    nor the end of a text of two characters or more.
     """
     target = min(max(target, 1), max(len(text) - 1, 1))
     for mark, after in (("\n\n", 2), ("\n", 1), (" ", 0)):
-        found = (text.rfind(mark, 0, target), text.find(mark, target))
-        places = [place + after for place in found if place >= 0 and 0 < place + after < len(text)]
-        near = [place for place in places if abs(place - target) <= slack]
+        marks = (text.rfind(mark, 0, target), text.find(mark, target))
+        breaks = [index + after for index in marks if index >= 0 and 0 < index + after < len(text)]
+        near = [index for index in breaks if abs(index - target) <= slack]
         if near:
-            return min(near, key=lambda place: abs(place - target))
+            return min(near, key=lambda index: abs(index - target))
     return target
 
 
 def _survey(source: Source) -> tuple[int, list[int]]:
-    """Bytes of text, and for each document a hash of its number and its first piece."""
-    size, hashes, fresh = 0, list[int](), True
+    """A source -> the UTF-8 bytes of its text, and for each document a hash of its number and its first piece."""
+    size, hashes, starts = 0, list[int](), True
     if source.paired:
         for row, pair in enumerate(source.pairs()):
             size += utf8_size(pair.prompt) + utf8_size(pair.answer)
@@ -131,14 +133,14 @@ def _survey(source: Source) -> tuple[int, list[int]]:
         return size, hashes
     for piece in source.pieces():
         size += utf8_size(piece.text)
-        if fresh:
+        if starts:
             hashes.append(_hash(piece.document, piece.text))
-        fresh = piece.last_in_document
+        starts = piece.last_in_document
     return size, hashes
 
 
 def _hash(number: int, text: str) -> int:
-    """64 bits out of a document's number and text."""
+    """The number and text of a document -> a hash of 64 bits."""
     return int.from_bytes(hashlib.sha256(f"{number} {text}".encode()).digest()[:8], "big")
 
 
@@ -147,7 +149,7 @@ def _pair_unit(pair: Pair, valid: bool) -> Unit:
 
 
 def _one_side(source: Source, valid: bool) -> Iterator[Unit]:
-    """All of a source on one side."""
+    """All units of a source, on one side."""
     if source.paired:
         for pair in source.pairs():
             yield _pair_unit(pair, valid)
@@ -158,24 +160,24 @@ def _one_side(source: Source, valid: bool) -> Iterator[Unit]:
         starts = piece.last_in_document
 
 
-def _by_document(pieces: Iterable[Piece], marked: np.ndarray) -> Iterator[Unit]:
-    """Whole documents on the side that `marked` says."""
+def _by_document(pieces: Iterable[Piece], in_valid: np.ndarray) -> Iterator[Unit]:
+    """The units of a source whose documents are split as wholes."""
     starts = True
     for piece in pieces:
-        yield Unit(bool(marked[piece.document]), piece.text, piece.last_in_document, starts)
+        yield Unit(bool(in_valid[piece.document]), piece.text, piece.last_in_document, starts)
         starts = piece.last_in_document
 
 
 def _by_cut(pieces: Iterable[Piece], cut: int, after: int) -> Iterator[Unit]:
-    """Training text up to about byte `cut`, validation text (`after` bytes) behind it; one piece may be parted."""
+    """The units of a source that is cut near byte `cut`: training text, then `after` bytes of validation text."""
     at, starts = 0, True
     for piece in pieces:
         size = utf8_size(piece.text)
         if at < cut < at + size and len(piece.text) > 1:
             target = len(piece.text.encode("utf-8")[: cut - at].decode("utf-8", "ignore"))
-            place = nearest_break(piece.text, target, max(after // 2, 1))
-            yield Unit(False, piece.text[:place], False, starts)
-            yield Unit(True, piece.text[place:], piece.last_in_document, True)
+            index = nearest_break(piece.text, target, max(after // 2, 1))
+            yield Unit(False, piece.text[:index], False, starts)
+            yield Unit(True, piece.text[index:], piece.last_in_document, True)
         else:
             valid = at + size > cut
             yield Unit(valid, piece.text, piece.last_in_document, starts or (valid and at <= cut))

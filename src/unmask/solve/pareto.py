@@ -26,7 +26,7 @@ def hypervolume(passes: Floats, accuracy: Floats, length: int) -> float:
     """The area under the step curve of the best accuracy, over log2 passes from 1 to `length`, in [0, 1]."""
     if length < 2:
         return float(accuracy.max(initial=0.0))
-    order = np.argsort(passes, kind="stable")
+    order = np.argsort(passes, -1, "stable")
     edges = np.clip(np.log2(np.maximum(passes[order], 1)) / np.log2(length), 0, 1)
     best = np.maximum.accumulate(accuracy[order])
     return float((best * np.diff(np.append(edges, 1.0))).sum())
