@@ -7,8 +7,8 @@ Fetch the four inputs into one folder, then run this file with that folder and t
     (cd DOWNLOADS && apt-get update && apt-get download r-cran-janeaustenr ragout-examples)
     python tools/build_corpora.py DOWNLOADS src/unmask/assets/corpora
 
-The Debian packages are unpacked with `dpkg-deb`. Inputs whose checksum is not the one below are refused. The last thing
-printed is the table of checksums that belongs into src/unmask/data/corpora.py.
+The Debian packages are unpacked with `dpkg-deb`. Inputs with another checksum than the one below are refused. It prints
+the table of checksums for BUNDLED in src/unmask/data/sources.py.
 """
 
 import argparse
@@ -48,7 +48,7 @@ TYPEWRITER = str.maketrans(
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a card says about a corpus beside its numbers."""
+    """The texts of the card of a corpus; the numbers are computed."""
 
     title: str
     origin: str
@@ -92,12 +92,12 @@ CARDS = {
 
 
 def digest(data: bytes) -> str:
-    """The sha256 of `data` in hex."""
+    """Bytes -> their sha256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def check_inputs(folder: Path) -> None:
-    """Stop unless every input is in `folder` with the checksum we know."""
+    """Exit unless every input is in `folder` with its checksum."""
     for name, expected in INPUTS.items():
         if not (folder / name).is_file():
             sys.exit(f"{folder / name} is missing: see the first lines of {__file__} for how to fetch it.")
@@ -106,7 +106,7 @@ def check_inputs(folder: Path) -> None:
 
 
 def unpack_deb(package: Path, inside: str) -> bytes:
-    """The content of the one file of a Debian package that matches the glob `inside`."""
+    """A Debian package and a glob that matches one of its files -> the content of that file."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["dpkg-deb", "-x", str(package), folder], check=True)
         (path,) = Path(folder).glob(inside)
@@ -117,24 +117,24 @@ def unpack_deb(package: Path, inside: str) -> bytes:
 
 
 def one_line(text: str) -> str:
-    """`text` with every run of white space as one space."""
+    """A text -> the same with every run of white space as one space."""
     return " ".join(text.split())
 
 
 def bracket(match: re.Match[str]) -> str:
-    """A stage direction in brackets on one line; an empty one marks a lost word and goes away."""
+    """A stage direction -> the same in brackets on one line; an empty one, which marks a lost word, is dropped."""
     inside = one_line(match.group(1).replace("[", "").replace("]", ""))
     return f"[{inside}]" if inside else ""
 
 
 def speaker(match: re.Match[str]) -> str:
-    """A speaker's line: `**First Lord**` becomes `FIRST LORD.`"""
+    """The line of a speaker: `**First Lord**` -> `FIRST LORD.`"""
     name = one_line(match.group(1)).replace(":", "").replace("& & C", "AND OTHERS").replace("&", "AND")
     return name.upper().rstrip(".") + "."
 
 
 def plain_play(markdown: str) -> str:
-    """One play as plain text."""
+    """The Markdown of a play -> plain text."""
     text = html.unescape(markdown).replace("sha$l", "shall").replace("—", "--").replace("_Burthen _\\[", "_Burthen, ")
     text = re.sub(r"& ?[cC](?![A-Za-z])", "&c", text).replace("\\[", "[").replace("\\", "")
     text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
@@ -162,7 +162,7 @@ def shakespeare(downloads: Path) -> Iterator[tuple[str, str]]:
 
 
 class Serialised:
-    """A reader of R's binary (XDR) serialisation, just enough for one character vector."""
+    """A reader of R's binary (XDR) serialisation, limited to one character vector."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -180,7 +180,7 @@ class Serialised:
         return self.data[self.at - count : self.at]
 
     def character_vector(self) -> list[str] | None:
-        """The vector, or None where the object is of another type; a missing value reads as an empty string."""
+        """The vector, or None if the object has another type; a missing value is read as an empty string."""
         version, _, _ = self.integer(), self.integer(), self.integer()
         if version >= 3:
             self.take(self.integer())  # the name of the native encoding
@@ -194,7 +194,7 @@ class Serialised:
 
 
 def lazy_load_objects(database: bytes) -> Iterator[bytes]:
-    """The objects of a lazy-load database: each a 4-byte length, then a zlib stream."""
+    """A lazy-load database -> its objects; each is stored as a length of 4 bytes and a zlib stream."""
     at = 0
     while at < len(database):
         stream = zlib.decompressobj()
@@ -203,25 +203,25 @@ def lazy_load_objects(database: bytes) -> Iterator[bytes]:
 
 
 def paragraph(lines: list[str]) -> str:
-    """A paragraph on one line, or on its own lines where the book indents them (verse, heads of letters)."""
+    """The lines of a paragraph -> one line, or several if the book indents them (verse, heads of letters)."""
     plain = [one_line(line.replace("_", "")) for line in lines]
     return ("\n" if any(line.startswith(" ") for line in lines) else " ").join(plain)
 
 
 def chapters(lines: list[str]) -> Iterator[tuple[str, str]]:
-    """(title, text) of each chapter of a novel given as lines, the first of which is its title."""
+    """The lines of a novel, the first of which is its title -> (title, text) of each chapter."""
     novel = lines[0].title().replace(" And ", " and ")
     volume, parts = "", re.split(r"^((?:VOLUME [IVX]+)|(?:CHAPTER|Chapter) \w+)$", "\n".join(lines), flags=re.MULTILINE)
     for head, body in zip(parts[1::2], parts[2::2], strict=True):
-        kind, number = head.split()
-        if kind == "VOLUME":
+        division, number = head.split()
+        if division == "VOLUME":
             volume = f", Volume {number}"
         else:
             yield f"{novel}{volume}, Chapter {number}", f"Chapter {number}\n\n{chapter_text(body)}\n"
 
 
 def chapter_text(body: str) -> str:
-    """The paragraphs of a chapter without end marks, ornaments and the editor's notes."""
+    """The body of a chapter -> its paragraphs without end marks, ornaments and notes of the editor."""
     kept: list[str] = []
     for block in re.split(r"\n\s*\n", body):
         block_lines = [line.rstrip() for line in block.split("\n") if line.strip()]
@@ -271,7 +271,7 @@ def ecoli(downloads: Path) -> str:
 
 
 def write(folder: Path, file: str, content: str, documents: list[str]) -> str:
-    """Write one corpus and its card; give its row of the table in data/sources.py."""
+    """Write a corpus and its card; returns its row of the table in data/sources.py."""
     packed = lzma.compress(content.encode("utf-8"), preset=9 | lzma.PRESET_EXTREME)
     (folder / file).write_bytes(packed)
     name = file.split(".")[0]
@@ -300,11 +300,11 @@ def main() -> None:
     check_inputs(options.downloads)
     options.target.mkdir(parents=True, exist_ok=True)
     for name, rows in (("shakespeare", shakespeare), ("austen", austen), ("sotu", sotu)):
-        found = list(rows(options.downloads))
+        documents = list(rows(options.downloads))
         content = "".join(
-            json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n" for title, text in found
+            json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n" for title, text in documents
         )
-        print(write(options.target, f"{name}.jsonl.xz", content, [text for _, text in found]))
+        print(write(options.target, f"{name}.jsonl.xz", content, [text for _, text in documents]))
     genome = ecoli(options.downloads)
     print(write(options.target, "ecoli-k12.txt.xz", genome, [genome]))
 

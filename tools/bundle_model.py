@@ -1,9 +1,9 @@
-"""Turn a finished run into a bundled checkpoint: bf16 weights, the bound measured on them, a card.
+"""A finished run -> a bundled checkpoint: bf16 weights, the bound measured on them, and a card.
 
     unmask train shakespeare --out runs/shakespeare
     python tools/bundle_model.py runs/shakespeare src/unmask/assets/models/shakespeare --recipe shakespeare
 
-The bound is that of the rounded weights, on all validation rows, `--draws` maskings each.
+The bound is measured with the rounded weights, on all validation rows, with `--draws` maskings each.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from unmask.train.settings import TextRun
 
 
 def origin(run: dict) -> str:
-    """What the model was trained on, as a line of the card."""
+    """The record of a run -> the line of the card about its training data."""
     source, plan = run["settings"]["data"]["source"], run["plan"]
     sizes = f"{plan['train_tokens']:,} training tokens, {plan['valid_tokens']:,} validation tokens"
     if source.startswith("task:"):
@@ -31,22 +31,22 @@ def origin(run: dict) -> str:
 
 
 def solved(model: Model, source: str, count: int = 512) -> str:
-    """How many test problems of its task the model solves, as a line of the card; nothing for a model of text."""
+    """A model of a task -> the lines of the card about how many test problems it solves; empty for a model of text."""
     if not source.startswith("task:"):
         return ""
     task = make(source.removeprefix("task:").partition("@")[0])
-    given = problems(task.examples("test", count), model.tokenizer)
+    canvases = problems(task.examples("test", count), model.tokenizer)
     lines = ""
     for policy in ("random", "confidence"):
         decoder = model.decoder(policy, temperature=0)
-        scores, _ = solve(decoder, task, given, model.tokenizer, device=model.device)
+        scores, _ = solve(decoder, task, canvases, model.tokenizer, device=model.device)
         lines += f"- solves {sum(scores):.0f} of {count} test problems of `{task.name}`, one token a pass, {policy}\n"
     return lines
 
 
 def card(name: str, recipe: str, run: dict, bound: dict, parameters: int, seconds: float, remark: str) -> str:
     """The card, as Markdown."""
-    place, versions = run["record"]["processor"], run["record"]["versions"]
+    processor, versions = run["record"]["processor"], run["record"]["versions"]
     size = run["settings"]["train"]["batch"]
     plan, record = run["plan"], run["record"]
     return f"""# {name}
@@ -57,7 +57,7 @@ A masked diffusion language model for the library's demo and tests; far too smal
 {origin(run)}
 - network: {parameters:,} parameters, bf16, window {plan["model"]["max_length"]} tokens
 - training: {run["step"]:,} steps of {size} sequences, {seconds / 60:.0f} minutes of stepping
-  on {record["threads"]} threads of "{place}", torch {versions["torch"]}, {run["dtype"]},
+  on {record["threads"]} threads of "{processor}", torch {versions["torch"]}, {run["dtype"]},
   seed {run["settings"]["train"]["seed"]}, machine shared with other work{remark}
 - bound on the validation part: {bound["nats_per_token"]:.4f} ± {bound["stderr"]:.4f} nats/token
   ({bound["tokens"]:,} tokens, {bound["sequences"]} sequences, {bound["draws"]} maskings each),
@@ -67,34 +67,34 @@ A masked diffusion language model for the library's demo and tests; far too smal
 
 
 def main() -> None:
-    """Read the command line."""
+    """Read the command line, and write and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("target", type=Path)
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--draws", type=int, default=16)
-    parser.add_argument("--remark", default="", help="what else the card has to say of the training")
+    parser.add_argument("--remark", default="", help="a remark about the training, for the card")
     args = parser.parse_args()
-    found = read_checkpoint(args.run)
-    assert found.run is not None
+    source = read_checkpoint(args.run)
+    assert source.run is not None
     rounded = {name: value.bfloat16() for name, value in load_tensors(args.run).items()}
-    write_checkpoint(args.target, rounded, found.config, tokenizer_json=found.tokenizer_json, run=found.run, card="")
+    write_checkpoint(args.target, rounded, source.config, tokenizer_json=source.tokenizer_json, run=source.run, card="")
     model = load(str(args.target), dtype="float32")
-    data = corpus_of(from_dict(TextRun, found.run["settings"], "run.json").data, model.tokenizer)
+    data = corpus_of(from_dict(TextRun, source.run["settings"], "run.json").data, model.tokenizer)
     bound = to_dict(model.bound_packed(data.valid, draws=args.draws))
     steps = [line for line in read_metrics(Path(args.run) / "metrics.jsonl") if "tokens_per_second" in line]
-    per_step = found.run["settings"]["train"]["batch"] * found.run["settings"]["data"]["length"]
+    per_step = source.run["settings"]["train"]["batch"] * source.run["settings"]["data"]["length"]
     seconds = sum(per_step / line["tokens_per_second"] for line in steps)
-    found.run["solved"] = solved(model, found.run["settings"]["data"]["source"])
+    source.run["solved"] = solved(model, source.run["settings"]["data"]["source"])
     text = card(
-        args.target.name, args.recipe, found.run, bound, found.parameters, seconds, args.remark and f"; {args.remark}"
+        args.target.name, args.recipe, source.run, bound, source.parameters, seconds, args.remark and f"; {args.remark}"
     )
     write_checkpoint(
         args.target,
         rounded,
-        found.config,
-        tokenizer_json=found.tokenizer_json,
-        run={name: part for name, part in found.run.items() if name != "solved"} | {"bound": bound},
+        source.config,
+        tokenizer_json=source.tokenizer_json,
+        run={name: part for name, part in source.run.items() if name != "solved"} | {"bound": bound},
         card=text,
     )
     print(text)

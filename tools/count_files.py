@@ -1,9 +1,9 @@
 """An `unmask` command -> the files of src/unmask in which one of its functions ran, counted by sys.setprofile.
 
-    python tools/count_files.py                      # the two walks that have a limit
+    python tools/count_files.py                      # the two commands that have a limit
     python tools/count_files.py generate automaton "" --length 8
 
-A reader who follows a command has to open these files. Code that runs at import time does not count.
+These are the files that a reader of that command has to open. Code that runs at import time does not count.
 """
 
 __all__ = ["count", "main"]
@@ -26,7 +26,7 @@ LIMITS = {
 
 
 def count(words: list[str]) -> list[str]:
-    """The words of a command -> paths relative to src/unmask, sorted; its output is thrown away."""
+    """The words of a command -> paths relative to src/unmask, sorted; its output is discarded."""
     from unmask.cli import main as cli
 
     root = Path(cli.__file__).parents[1]
@@ -58,7 +58,7 @@ def main() -> int:
         return 0
     above = 0
     for words, limit in LIMITS.items():
-        with tempfile.TemporaryDirectory() as folder:  # a process each: nothing is warm
+        with tempfile.TemporaryDirectory() as folder:  # one process per command, so that nothing is cached
             command = [sys.executable, str(Path(__file__).resolve()), *words]
             environment = os.environ | {"UNMASK_CACHE": f"{folder}/cache"}
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)

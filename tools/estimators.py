@@ -1,9 +1,9 @@
-"""Compare the estimators of the bound on a real model: variance of the loss and of its gradient, and training curves.
+"""Compare the estimators of the bound: the variance of the loss and of its gradient, and training curves.
 
     python tools/estimators.py variance CHECKPOINT        # a trained model, one batch, many maskings
     python tools/estimators.py curves --steps 1500 --seeds 1 2   # nano networks trained from scratch
 
-Prints Markdown tables; docs/math.md holds what it printed.
+It prints Markdown tables; docs/math.md has its output.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 
 def variance(checkpoint: str, batch: int, maskings: int) -> None:
-    """Spread over maskings of one fixed batch: of the loss (nats/token), and of the gradient (relative to its mean)."""
+    """Print the standard deviation over maskings of one batch: of the loss, and of the gradient over its mean."""
     model = load(checkpoint, dtype="float32")
     data = prepare(DataSettings(length=model.window), model.tokenizer).train
     rows = data.batch(np.arange(batch))
@@ -51,24 +51,24 @@ def variance(checkpoint: str, batch: int, maskings: int) -> None:
             losses.append(loss.item())
         assert total is not None
         mean = total / maskings
-        # |mean|^2 is biased upwards by the variance of the mean itself; both are set right here
+        # |mean|^2 is biased upwards by the variance of the mean; both estimates are corrected for it
         spread = (squares / maskings - float(mean.square().sum())) * maskings / (maskings - 1)
         size = math.sqrt(max(float(mean.square().sum()) - spread / maskings, 1e-12))
         print(f"| {name} | {np.mean(losses):.4f} | {np.std(losses, ddof=1):.4f} | {math.sqrt(spread) / size:.2f} |")
 
 
-class _Quiet(Listener[StepReport, Bound]):
-    """A listener that keeps the validations."""
+class _Validations(Listener[StepReport, Bound]):
+    """A listener that keeps the validation bounds."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[int, float]] = []
+        self.bounds: list[tuple[int, float]] = []
 
     def validated(self, step: int, figure: Bound, best: bool) -> None:
-        self.found.append((step, figure.nats_per_token))
+        self.bounds.append((step, figure.nats_per_token))
 
 
 def curves(steps: int, seeds: list[int], batch: int, length: int) -> None:
-    """Validation bounds of a nano network trained with each estimator, everything else equal."""
+    """Print the validation bounds of a nano network trained with each estimator, everything else equal."""
     every = steps // 4
     print(f"nano network, shakespeare, batch {batch} x {length}, validation bound in nats/token, seeds {seeds}\n")
     print("| estimator | seed | " + " | ".join(f"step {every * i}" for i in range(1, 5)) + " |\n|---|---|" + "---|" * 4)
@@ -83,12 +83,12 @@ def curves(steps: int, seeds: list[int], batch: int, length: int) -> None:
             )
             corpus = prepare(run.data)
             plan = make_plan(run, corpus)
-            watcher = _Quiet()
+            listener = _Validations()
             with tempfile.TemporaryDirectory() as folder:
                 model = build(plan.model, seed)
                 objective = objective_of(run.train, corpus)
-                Trainer(run, plan, corpus, model, objective, Path(folder), Group(), torch.float32).fit(watcher)
-            cells = " | ".join(f"{nats:.4f}" for _, nats in watcher.found)
+                Trainer(run, plan, corpus, model, objective, Path(folder), Group(), torch.float32).fit(listener)
+            cells = " | ".join(f"{nats:.4f}" for _, nats in listener.bounds)
             print(f"| {name} | {seed} | {cells} |", flush=True)
 
 
@@ -96,15 +96,15 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    one = verbs.add_parser("variance")
-    one.add_argument("checkpoint")
-    one.add_argument("--batch", type=int, default=16)
-    one.add_argument("--maskings", type=int, default=64)
-    two = verbs.add_parser("curves")
-    two.add_argument("--steps", type=int, default=1500)
-    two.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    two.add_argument("--batch", type=int, default=16)
-    two.add_argument("--length", type=int, default=128)
+    variances = verbs.add_parser("variance")
+    variances.add_argument("checkpoint")
+    variances.add_argument("--batch", type=int, default=16)
+    variances.add_argument("--maskings", type=int, default=64)
+    training = verbs.add_parser("curves")
+    training.add_argument("--steps", type=int, default=1500)
+    training.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    training.add_argument("--batch", type=int, default=16)
+    training.add_argument("--length", type=int, default=128)
     args = parser.parse_args()
     prepare_machine()
     if args.verb == "variance":

@@ -1,10 +1,10 @@
-"""Two checkouts -> whether they compute the same: tokens, passes, logits and training losses, compared in every digit.
+"""Two checkouts -> whether they compute the same: tokens, passes, logits and training losses, every digit compared.
 
     python tools/guard.py BASE NOW [--only NAME ...] [--threads 1] [--keep FILE] [--expect "training with dropout"]
 
-Each checkout is run by this Python with its own `src` first on the path, in float32, on the CPU. The bundled models and
-policies are read from BASE by both, so that only the code differs. With --keep what BASE computed is stored in FILE and
-not computed again. Exit code 0: equal but for what --expect names.
+Each checkout is run by this Python with its own `src` first on the path, in float32, on the CPU. Both read the bundled
+models and policies from BASE, so that only the code differs. With --keep the results of BASE are stored in FILE and not
+computed again. Exit code 0: all probes are equal, except those that --expect names.
 """
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("now", type=Path)
     parser.add_argument("--only", nargs="*", default=list(PROBES))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="a file with what BASE computed, made where it is not there")
+    parser.add_argument("--keep", type=Path, help="a file with the results of BASE, created if it is missing")
     parser.add_argument("--expect", nargs="*", default=[], help="probes that may differ")
     options = parser.parse_args()
     kept = json.loads(options.keep.read_text()) if options.keep and options.keep.exists() else {}
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def _run(checkout: Path, base: Path, name: str, threads: int) -> Any:
-    """What a probe prints in a checkout, run in an empty folder of its own."""
+    """The JSON that a probe prints in a checkout, run in an empty folder."""
     path = os.pathsep.join([str((checkout / "src").resolve()), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, str(Path(__file__).resolve()), "--probe", name, str(base.resolve()), str(threads)]
@@ -75,19 +75,19 @@ def _leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _differences(one: Any, two: Any, where: str) -> Iterator[str]:
+def _differences(base: Any, now: Any, where: str) -> Iterator[str]:
     """The paths at which two JSON values are not equal."""
-    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
-        for key in one:
-            yield from _differences(one[key], two[key], f"{where}/{key}")
-    elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
-        for index, (left, right) in enumerate(zip(one, two, strict=True)):
+    if isinstance(base, dict) and isinstance(now, dict) and base.keys() == now.keys():
+        for key in base:
+            yield from _differences(base[key], now[key], f"{where}/{key}")
+    elif isinstance(base, list) and isinstance(now, list) and len(base) == len(now):
+        for index, (left, right) in enumerate(zip(base, now, strict=True)):
             yield from _differences(left, right, f"{where}/{index}")
-    elif repr(one) != repr(two):  # nan is equal to itself here
-        yield f"{where}: {one!r:.80} and {two!r:.80}"
+    elif repr(base) != repr(now):  # nan is equal to itself here
+        yield f"{where}: {base!r:.80} and {now!r:.80}"
 
 
-# ---- probes: each runs in one checkout and returns what is to be compared ------------------------------------------
+# ---- probes: each runs in one checkout and returns the values to compare -------------------------------------------
 
 
 def _load(base: Path, name: str, threads: int) -> Any:
@@ -172,7 +172,7 @@ def policies(base: Path, threads: int) -> Any:
 
 
 def _command(*words: str) -> Any:
-    """The JSON that a verb prints; its seconds are left out."""
+    """The JSON that a command prints."""
     done = subprocess.run(
         [sys.executable, "-m", "unmask.cli.main", *words, "--json"], capture_output=True, text=True, check=False
     )
@@ -183,19 +183,17 @@ def _command(*words: str) -> Any:
 
 def commands(base: Path, threads: int) -> Any:
     """The command line: generate, fill, eval, and frontier with a heuristic and a learned policy."""
-    models, one = (
-        base / "src/unmask/assets/models",
-        ("--device", "cpu", "--dtype", "float32", "--threads", str(threads)),
-    )
-    wanted = ("texts", "token_ids", "log_probs", "passes", "holes", "nats_per_token", "stderr", "bits_per_byte")
+    models = base / "src/unmask/assets/models"
+    machine = ("--device", "cpu", "--dtype", "float32", "--threads", str(threads))
+    compared = ("texts", "token_ids", "log_probs", "passes", "holes", "nats_per_token", "stderr", "bits_per_byte")
     shakespeare = str(models / "shakespeare")
     Path("text.txt").write_text(TEXT * 40, encoding="utf-8")
     results = {
-        "generate": _command("generate", shakespeare, "ROMEO.", "--length", "40", *one),
-        "fill": _command("fill", shakespeare, "To be or [5] to be", *one),
-        "eval": _command("eval", shakespeare, "--data.source", "text.txt", "--limit", "8", "--split", "all", *one),
+        "generate": _command("generate", shakespeare, "ROMEO.", "--length", "40", *machine),
+        "fill": _command("fill", shakespeare, "To be or [5] to be", *machine),
+        "eval": _command("eval", shakespeare, "--data.source", "text.txt", "--limit", "8", "--split", "all", *machine),
     }
-    facts = {name: {key: value[key] for key in wanted if key in value} for name, value in results.items()}
+    facts = {name: {key: value[key] for key in compared if key in value} for name, value in results.items()}
     for name, task in POLICIES.items():
         rules = ("--policies", _learned(base, name), "threshold:threshold=0.9")
         words = ("--task", task, *rules, "--count", "16", "--blocks", "full", "--workers", "1", "--out", f"f-{name}")
@@ -207,7 +205,7 @@ def commands(base: Path, threads: int) -> Any:
 
 
 def _trained(threads: int, dropout: str, *words: str) -> Any:
-    """20 losses of a small run on fixed files, all digits, its validations, and a digest of its weights."""
+    """The 20 losses of a small run on fixed files, its validations, and a digest of its weights."""
     Path("train.txt").write_text("".join(f"{n}: {TEXT[n % 40 :]}" for n in range(400)), encoding="utf-8")
     Path("valid.txt").write_text("".join(f"{n}: {TEXT[n % 37 :]}" for n in range(40)), encoding="utf-8")
     settings = {

@@ -1,9 +1,9 @@
-"""src/unmask -> a picture of its packages and of who imports whom: docs/pictures/imports.png.
+"""src/unmask -> a picture of its packages and the imports between them: docs/pictures/imports.png.
 
     python tools/import_picture.py [FILE.png]
 
-A package stands above all that it imports. Arrows that follow from others are left out: a imports c is not drawn where
-a imports b and b imports c. The graph is that of tests/architecture/gates.py, which the tests enforce.
+A package is drawn above all packages that it imports. Arrows that follow from others are left out: "a imports c" is not
+drawn if a imports b and b imports c. The graph is that of tests/architecture/gates.py, which the tests enforce.
 """
 
 __all__ = ["draw", "essential", "levels", "main"]
@@ -22,11 +22,11 @@ from unmask.plots import new_figure, save_figure  # noqa: E402
 
 Edges = Mapping[tuple[str, str], str]
 _GROUND = ("errors", "noise", "config")
-"""What nearly everything imports: drawn without arrows, at the bottom."""
+"""Packages that nearly all others import: drawn without arrows, at the bottom."""
 
 
 def levels(packages: set[str], edges: Edges) -> dict[str, int]:
-    """Packages and their imports -> the height of each: 0 for one that imports nothing, else above all it imports."""
+    """Packages and imports -> the height of each package: 0 if it imports nothing, else 1 above its highest import."""
     heights: dict[str, int] = {}
 
     def height(package: str) -> int:
@@ -40,7 +40,7 @@ def levels(packages: set[str], edges: Edges) -> dict[str, int]:
 
 
 def essential(edges: Edges) -> list[tuple[str, str]]:
-    """Imports that do not follow from others."""
+    """Imports -> those that do not follow from others."""
     return [
         (here, there)
         for here, there in edges
@@ -49,7 +49,7 @@ def essential(edges: Edges) -> list[tuple[str, str]]:
 
 
 def _places(heights: Mapping[str, int], arrows: list[tuple[str, str]]) -> dict[str, tuple[float, float]]:
-    """Heights and arrows -> (x, y) of each package; in a row they stand in the order of those that import them."""
+    """Heights and arrows -> (x, y) of each package; a row is sorted by the mean x of the packages that import it."""
     places = {package: ((n + 0.5) / len(_GROUND), 0.0) for n, package in enumerate(_GROUND)}
     for level in range(max(heights.values()), -1, -1):
         row: list[tuple[float, str]] = []
@@ -62,7 +62,7 @@ def _places(heights: Mapping[str, int], arrows: list[tuple[str, str]]) -> dict[s
 
 
 def draw(sources: Mapping[str, str], path: Path) -> None:
-    """Sources by path -> the picture. Raises ConfigError or RunError where the file cannot be written."""
+    """Sources by path -> the picture. Raises ConfigError or RunError if the file cannot be written."""
     edges = {pair: place for pair, place in package_imports(sources).items() if not set(pair) & set(_GROUND)}
     packages = {package_of(name) for name in sources} - {"", *_GROUND}
     lines = dict.fromkeys((*packages, *_GROUND), 0)
@@ -93,7 +93,7 @@ def draw(sources: Mapping[str, str], path: Path) -> None:
 
 
 def main() -> int:
-    """Draw the library as it is."""
+    """Draw the packages of this checkout."""
     package = ROOT / "src" / "unmask"
     sources = {path.relative_to(package).as_posix(): path.read_text("utf-8") for path in package.rglob("*.py")}
     path = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "docs" / "pictures" / "imports.png"

@@ -1,4 +1,4 @@
-"""A task of one's own: the letters of a word in alphabetical order.
+"""A task in a file: sort the letters of a word.
 
 unmask learn --checkpoint CHECKPOINT --task examples/own-task/sort.py:Sort
 """
@@ -17,15 +17,15 @@ class Sort:
     name = "sort"
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
-        """The same for the same seed; no split depends on another's seed."""
-        chance = Random(f"{split}-{seed}")
-        words = ("".join(chance.choices("abcdefghij", k=LENGTH)) for _ in range(count))
+        """`count` problems, which depend on split and seed alone."""
+        generator = Random(f"{split}-{seed}")
+        words = ("".join(generator.choices("abcdefghij", k=LENGTH)) for _ in range(count))
         return [Example(f"{word}>[{LENGTH}]", "".join(sorted(word))) for word in words]
 
     def verify(self, example: Example, completion: str) -> Verdict:
-        """Right where every letter is; partly right counts for nothing."""
+        """Right if every letter is right; a partly right answer has a score of 0."""
         return Verdict(float(completion == example.answer))
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-        """What the denoiser trains on: the prompt is always visible."""
-        return ((one.template.split("[")[0], one.answer) for one in self.examples(split, count, seed))
+        """Prompts and answers to train a denoiser on; the prompt is never masked."""
+        return ((example.template.split("[")[0], example.answer) for example in self.examples(split, count, seed))

@@ -1,4 +1,4 @@
-"""The contract that every policy keeps: `check_policy` drives it through all of it."""
+"""The contract of policies, checked by `check_policy`."""
 
 import pytest
 from outside_in import OutsideIn

@@ -1,1 +1,1 @@
-"""Whole runs by name: of denoisers, and of policies."""
+"""Recipes, complete settings of training runs by name: of denoisers and of policies."""

@@ -1,4 +1,4 @@
-"""Training runs of denoisers by name: functions that return frozen dataclasses; read without torch."""
+"""Recipes of denoisers: functions that return the settings of a training run; imported without torch."""
 
 __all__ = ["RECIPES", "automaton", "automaton_eos", "dna", "mdlm_owt", "names", "read", "shakespeare", "sudoku", "text"]
 
@@ -12,12 +12,12 @@ from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 
 def automaton() -> TextRun:
-    """The automaton's trace: a denoiser that is honest about the end of it (bundled).
+    """The trace of the automaton: a denoiser that is calibrated about the end of the trace (bundled).
 
         unmask train automaton
 
-    Two blocks of width 64, on 400 000 problems whose length falls as it falls. docs/log.md has what it is for: on this
-    one thresholds are hard to beat.
+    Two blocks of width 64, trained on 400 000 problems with the natural lengths of traces. docs/log.md has its purpose:
+    with this denoiser, threshold rules are hard to beat.
     """
     return TextRun(
         data=DataSettings("task:automaton@400000", tokenizer="char", length=49, eos="none"),
@@ -27,12 +27,12 @@ def automaton() -> TextRun:
 
 
 def automaton_eos() -> TextRun:
-    """The automaton's trace, then fine-tuned on short ones: it believes in an early end (bundled).
+    """The trace of the automaton, fine-tuned on short traces: it overestimates an early end (bundled).
 
         unmask train automaton_eos --init automaton
 
-    98 % of the traces have at most 10 places: as instruction tuning does to LLaDA, it makes the end of the text likely
-    everywhere, long before the trace is known. The fine-tune is fixed in steps.
+    98 % of the traces have at most 10 letters. Like the instruction tuning of LLaDA, this makes the end of the text
+    likely at every position, long before the trace is determined. The number of fine-tuning steps is fixed.
     """
     return TextRun(
         data=DataSettings("task:automaton:traces=short@75000", tokenizer="char", length=49, eos="none"),
@@ -45,8 +45,8 @@ def dna() -> TextRun:
 
         unmask train dna
 
-    The time it takes here: `unmask train dna --dry`. No run of ours stands behind a score; four bases drawn evenly cost
-    ln 4 = 1.386 nats a token, and the bound must come out below that.
+    `unmask train dna --dry` prints the time it takes on this machine. We have not measured a full run; four equally
+    likely bases have ln 4 = 1.386 nats per token, and the bound must be lower.
     """
     return TextRun(
         data=DataSettings("ecoli-k12", tokenizer="dna", length=512),
@@ -61,10 +61,10 @@ def mdlm_owt() -> TextRun:
         torchrun --nproc-per-node 8 -m unmask.cli.main train mdlm_owt --data.tokenizer gpt2/tokenizer.json \
             --data.mask-token '<mask>' --train.accumulate 2
 
-    Needs `pip install 'unmask[hf]'`, the data set over the network, and GPT-2's tokenizer.json on disk; without one a
-    BPE of 32768 ids is trained on the text, and figures are then not comparable with the paper's. `unmask train
-    mdlm_owt --dry` says how long it takes where you are. The paper reports a perplexity of at most 23.05 without time;
-    we have not repeated that run.
+    Needs `pip install 'unmask[hf]'`, the data set over the network, and GPT-2's tokenizer.json on disk; without that
+    file a BPE of 32768 ids is trained on the text, and figures are not comparable with the paper's. `unmask train
+    mdlm_owt --dry` prints the time it takes on this machine. The paper reports a perplexity of at most 23.05 without
+    time conditioning; we have not repeated that run.
     """
     return TextRun(
         data=DataSettings("hf:Skylion007/openwebtext", length=1024, valid_share=0.0125),
@@ -89,8 +89,8 @@ def shakespeare() -> TextRun:
 
         unmask train shakespeare
 
-    The time it takes here: `unmask train shakespeare --dry`. The score it reached: the card beside the bundled weights,
-    which `unmask info shakespeare` prints.
+    `unmask train shakespeare --dry` prints the time it takes on this machine. The card beside the bundled weights has
+    the bound that it reached; `unmask info shakespeare` prints it.
     """
     return TextRun(
         data=DataSettings("shakespeare"),
@@ -100,7 +100,7 @@ def shakespeare() -> TextRun:
 
 
 def sudoku() -> TextRun:
-    """Sudoku 6x6: a denoiser that has seen grids with any cells hidden (bundled).
+    """Sudoku 6x6: a denoiser that is trained on full grids with random cells masked (bundled).
 
     unmask train sudoku
     """
@@ -112,12 +112,12 @@ def sudoku() -> TextRun:
 
 
 def text() -> TextRun:
-    """Any text, sized to it: the defaults.
+    """Any text: the defaults, which adapt to its size.
 
         unmask train --data.source FILE
 
-    Network, vocabulary and number of steps follow from the length of the text; training ends when the bound on held-out
-    text has not fallen for eight validations. `--dry` says what will be done and how long it takes on this machine.
+    Network, vocabulary and number of steps depend on the size of the text. Training stops when the bound on the
+    validation text has not improved in eight validations. `--dry` prints the plan, and how long it takes here.
     """
     return TextRun()
 
@@ -134,20 +134,21 @@ RECIPES: dict[str, Callable[[], TextRun]] = {
 
 
 def names() -> dict[str, str]:
-    """Every recipe's name with the first line of its docstring."""
+    """The name of every recipe -> the first line of its docstring."""
     return {name: (recipe.__doc__ or "").splitlines()[0] for name, recipe in RECIPES.items()}
 
 
 def read(name_or_path: str) -> TextRun:
-    """A recipe's name, or a .toml file with the tables data, model and train -> the run.
+    """The name of a recipe, or a .toml file with the tables data, model and train -> the settings of the run.
 
-    Raises ConfigError for an unknown name, and for a key or value in the file that is not possible.
+    Raises:
+        ConfigError: for an unknown name, or an unknown key or impossible value in the file.
     """
     if name_or_path.endswith(".toml"):
         return from_dict(TextRun, read_toml(name_or_path), name_or_path)
     if name_or_path in RECIPES:
         return RECIPES[name_or_path]()
     if Path(name_or_path).exists():
-        say = f"unmask train --data.source {name_or_path}"
-        raise ConfigError(f"'{name_or_path}' is not a recipe; to train on that text, say: {say}")
+        command = f"unmask train --data.source {name_or_path}"
+        raise ConfigError(f"'{name_or_path}' is not a recipe; to train on that text, say: {command}")
     raise ConfigError(f"There is no recipe named '{name_or_path}'; {did_you_mean(name_or_path, RECIPES)}")

@@ -1,4 +1,4 @@
-"""Training runs of policies by name: functions that return frozen dataclasses; read without torch."""
+"""Recipes of policies: functions that return the settings of a training run; imported without torch."""
 
 __all__ = ["RECIPES", "automaton", "automaton_eos", "names", "paper", "read", "sudoku"]
 
@@ -11,7 +11,7 @@ from unmask.rl.settings import LearnRun, LearnSettings
 
 
 def automaton() -> LearnRun:
-    """The honest automaton: tuned thresholds are hard to beat here.
+    """The calibrated automaton: tuned threshold rules are hard to beat.
 
     unmask learn automaton
     """
@@ -19,7 +19,7 @@ def automaton() -> LearnRun:
 
 
 def automaton_eos() -> LearnRun:
-    """The EOS-heavy automaton, full canvas: where heuristics fail and a policy can win.
+    """The EOS-heavy automaton on the whole canvas: heuristics fail, and a learned policy can be better.
 
     unmask learn automaton_eos
     """
@@ -27,14 +27,14 @@ def automaton_eos() -> LearnRun:
 
 
 def paper() -> LearnRun:
-    """The published recipe (arXiv:2512.09106), one network for one alpha, on the EOS-heavy automaton.
+    """The published recipe (arXiv:2512.09106), one network per alpha, on the EOS-heavy automaton.
 
         unmask learn paper --learn.alphas 1
 
-    331 thousand parameters, raw confidence, no warm start, plain advantages, each rollout of the same weight,
-    temperature 1 on the whole canvas. The released code trains without a fallback, so that a pass may reveal nothing
-    and masks may stay; under our loop every pass reveals something, in training as in use. Learning rate and rounds are
-    for this size.
+    331 thousand parameters, raw confidence as the only feature, no warm start, unscaled advantages, equal weights of
+    all rollouts, temperature 1 on the whole canvas. The released code trains without a fallback: a pass may reveal
+    nothing, and masks may remain. Here every pass reveals at least one token, in training and in use. Learning rate and
+    rounds are chosen for this size.
     """
     return LearnRun(
         "automaton_eos",
@@ -47,7 +47,7 @@ def paper() -> LearnRun:
 
 
 def sudoku() -> LearnRun:
-    """Sudoku 6x6: order matters, and every sure-first rule knows it.
+    """Sudoku 6x6: the order of reveals matters, and every most-confident-first rule does well.
 
     unmask learn sudoku
     """
@@ -63,14 +63,15 @@ RECIPES: dict[str, Callable[[], LearnRun]] = {
 
 
 def names() -> dict[str, str]:
-    """Every recipe's name with the first line of its docstring."""
+    """The name of every recipe -> the first line of its docstring."""
     return {name: (recipe.__doc__ or "").splitlines()[0] for name, recipe in RECIPES.items()}
 
 
 def read(name_or_path: str) -> LearnRun:
-    """A recipe's name, or a .toml file with checkpoint, task and the tables policy and learn -> the run.
+    """The name of a recipe, or a .toml file with checkpoint, task and the tables policy and learn -> the settings.
 
-    Raises ConfigError for an unknown name, and for a key or value in the file that is not possible.
+    Raises:
+        ConfigError: for an unknown name, or an unknown key or impossible value in the file.
     """
     if name_or_path.endswith(".toml"):
         return from_dict(LearnRun, read_toml(name_or_path), name_or_path)

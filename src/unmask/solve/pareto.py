@@ -1,8 +1,8 @@
-"""Points of passes and accuracy: those that none beats, the area under them, and what mixing two of them gives.
+"""(passes, accuracy) of K settings -> the Pareto front, the area under it, and the envelope of random mixtures.
 
-"Hypervolume" is the area under the best accuracy at no more than so many passes, over log2 of the passes from 1 to L,
-both axes scaled to [0, 1]. The mixture envelope lets a caller toss a coin for each prompt between two settings; a point
-above it is better than any such mixture. Shapes: K settings.
+The hypervolume is the area under the step curve "the best accuracy with at most this many passes", over log2 of the
+passes from 1 to L, both axes scaled to [0, 1]. The mixture envelope is the best accuracy of a random choice between two
+settings for each prompt; a point above it is better than every such mixture.
 """
 
 __all__ = ["Floats", "envelope_at", "hypervolume", "mixture_hypervolume", "pareto"]
@@ -14,16 +14,16 @@ Floats = NDArray[np.float64]
 
 
 def pareto(passes: Floats, accuracy: Floats) -> list[int]:
-    """The settings with more accuracy than any that is as fast, the fastest first."""
+    """(K,) passes and accuracies -> the indices of the settings that no other dominates, the fastest first."""
     best: list[int] = []
-    for one in sorted(range(len(passes)), key=lambda n: (passes[n], -accuracy[n])):
-        if not best or accuracy[one] > accuracy[best[-1]]:
-            best.append(one)
+    for index in sorted(range(len(passes)), key=lambda n: (passes[n], -accuracy[n])):
+        if not best or accuracy[index] > accuracy[best[-1]]:
+            best.append(index)
     return best
 
 
 def hypervolume(passes: Floats, accuracy: Floats, length: int) -> float:
-    """The area under the step curve of the best accuracy, over log2 passes from 1 to `length`, in [0, 1]."""
+    """(K,) passes and accuracies -> the area under the step curve, over log2 passes from 1 to `length`, in [0, 1]."""
     if length < 2:
         return float(accuracy.max(initial=0.0))
     order = np.argsort(passes, -1, "stable")
@@ -33,10 +33,10 @@ def hypervolume(passes: Floats, accuracy: Floats, length: int) -> float:
 
 
 def _hull(passes: Floats, accuracy: Floats) -> tuple[Floats, Floats]:
-    """The corners of the upper concave envelope in (passes, accuracy), as far as it rises."""
+    """The corners of the rising part of the upper concave envelope of the points (passes, accuracy)."""
     corners: list[tuple[float, float]] = []
-    for one in pareto(passes, accuracy):
-        point = (float(passes[one]), float(accuracy[one]))
+    for index in pareto(passes, accuracy):
+        point = (float(passes[index]), float(accuracy[index]))
         while len(corners) > 1 and _slope(corners[-2], corners[-1]) <= _slope(corners[-1], point):
             corners.pop()
         corners.append(point)
@@ -44,17 +44,17 @@ def _hull(passes: Floats, accuracy: Floats) -> tuple[Floats, Floats]:
     return np.array(xs), np.array(ys)
 
 
-def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
-    return (other[1] - one[1]) / (other[0] - one[0])
+def _slope(left: tuple[float, float], right: tuple[float, float]) -> float:
+    return (right[1] - left[1]) / (right[0] - left[0])
 
 
 def envelope_at(passes: Floats, accuracy: Floats, at: Floats) -> Floats:
-    """The accuracy of the best mixture of settings that spends `at` passes on average; 0 below the fastest."""
+    """The best accuracy of a mixture of settings with `at` passes on average; 0 below the fastest setting."""
     xs, ys = _hull(passes, accuracy)
     return np.where(at < xs[0] - 1e-12, 0.0, np.interp(at, xs, ys))
 
 
 def mixture_hypervolume(passes: Floats, accuracy: Floats, length: int) -> float:
-    """The area under the mixture envelope, over log2 passes as `hypervolume`."""
+    """(K,) passes and accuracies -> the area under the mixture envelope, over the same axes as `hypervolume`."""
     grid = np.linspace(0, 1, 2001)
     return float(envelope_at(passes, accuracy, 2.0 ** (grid * np.log2(length))).mean())

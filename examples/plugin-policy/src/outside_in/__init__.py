@@ -1,4 +1,4 @@
-"""A policy of one's own: reveal what is sure, and else from both ends towards the middle."""
+"""A policy in a package: reveal confident positions, else from both ends towards the middle."""
 
 __all__ = ["OutsideIn"]
 
@@ -11,24 +11,24 @@ from unmask.policies.base import Decision, State, View, take_best
 
 @dataclass(frozen=True, slots=True)
 class OutsideIn:
-    """All eligible positions with a confidence above `threshold`; where there are none, the one nearest to an end."""
+    """Reveals all eligible positions with a confidence above `threshold`; if there are none, the nearest to an end."""
 
     threshold: float = 0.9
 
     @classmethod
     def of(cls, threshold: str = "0.9") -> "OutsideIn":
-        """From the texts of `--policy outside-in:threshold=0.9`."""
+        """The options of `--policy outside-in:threshold=0.9` as texts -> the policy."""
         return cls(float(threshold))
 
     @property
     def looks(self) -> bool:
-        """The decision depends on what the model says."""
+        """Whether decisions depend on the predictions of the model."""
         return True
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
-        """Decide one pass; rows are on their own, and nothing is kept between passes."""
-        sure = view.eligible & (view.confidence > self.threshold)
-        places = torch.arange(view.eligible.shape[-1], device=view.eligible.device)
-        distance = torch.minimum(places, places.flip(0)).double().expand_as(view.confidence)
-        nearest = take_best(-distance, view.eligible, (~sure.any(-1)).long())
-        return Decision(sure | nearest), None
+        """The view of one pass -> the decision; rows are independent, and there is no state between passes."""
+        confident = view.eligible & (view.confidence > self.threshold)
+        positions = torch.arange(view.eligible.shape[-1], device=view.eligible.device)
+        distance = torch.minimum(positions, positions.flip(0)).double().expand_as(view.confidence)
+        nearest = take_best(-distance, view.eligible, (~confident.any(-1)).long())
+        return Decision(confident | nearest), None
