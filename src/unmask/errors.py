@@ -1,11 +1,11 @@
-"""What can go wrong, as one tree; the message of each is one sentence written for the person who typed the request.
+"""The exceptions of the library; each message is one sentence for the person who made the request.
 
 UnmaskError
 ├── ConfigError       a setting that does not exist, or a value it cannot have
 ├── DataError         a source, a corpus or a tokenizer that cannot be used
-├── CheckpointError   a folder or file that is not a checkpoint we can trust
-├── RequestError      a question the model cannot answer (too long, no steps, an unknown policy)
-├── PluginError       somebody else's policy or task that breaks its contract
+├── CheckpointError   a folder or file that is not a whole checkpoint, or is not safe to load
+├── RequestError      a request that the model cannot serve (too long, no steps, an unknown policy)
+├── PluginError       a policy or task of another package that breaks its contract
 └── RunError          a run that had to stop although the request was right (a full disk, NaN)
 """
 
@@ -25,7 +25,7 @@ from difflib import get_close_matches
 
 
 class UnmaskError(Exception):
-    """Anything this library refuses to do. `exit_code` is what the command line returns."""
+    """Base class of the errors of this library. `exit_code` is the exit code of the command line."""
 
     exit_code = 2
 
@@ -54,8 +54,8 @@ class RunError(UnmaskError, RuntimeError):
     exit_code = 1
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """The second half of a sentence about an unknown name: the nearest one, or all of them."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """An unknown name and the known ones -> the end of a sentence: the nearest known name, or all of them."""
     names = sorted(known)
-    near = get_close_matches(given, names, n=1, cutoff=0.6)
+    near = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}."

@@ -1,8 +1,8 @@
-"""The forward process: what masking does to a sequence, and how fast.
+"""The forward process: clean tokens and a time -> tokens with MASK; and its schedules alpha(t).
 
 Symbols follow MDLM (arXiv:2406.07524) and MD4 (arXiv:2406.04329): x_0 clean tokens, x_t corrupted tokens,
-t in [0, 1], alpha(t) = P(a token is still visible at time t). Every schedule here starts at alpha(0) = 1 and ends at
-alpha(1) = 0, exactly: no epsilon is left at either end, so that the bound needs no prior and no reconstruction term.
+t in [0, 1], alpha(t) = P(a token is visible at time t). For every schedule alpha(0) = 1 and alpha(1) = 0, without an
+epsilon, so that the bound has no prior and no reconstruction term.
 """
 
 __all__ = [
@@ -30,24 +30,24 @@ _QUARTER = math.pi / 2
 
 
 class Schedule(Protocol):
-    """How visibility falls with time. All three act elementwise and keep shape and dtype."""
+    """alpha(t), its derivative and its inverse. All three act elementwise and keep shape and dtype."""
 
     def alpha(self, t: Tensor) -> Tensor:
         """P(token visible at t); alpha(0) = 1, alpha(1) = 0."""
         ...
 
     def dalpha(self, t: Tensor) -> Tensor:
-        """d alpha / dt, never positive."""
+        """d alpha / dt, at most 0."""
         ...
 
     def time_of(self, alpha: Tensor) -> Tensor:
-        """The inverse: the time at which a token is visible with probability `alpha`."""
+        """The inverse of `alpha`: the time at which a token is visible with that probability."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """alpha = 1 - t: sigma = -log(1 - t), which the papers call log-linear. The weight is 1/t."""
+    """alpha = 1 - t, hence sigma = -log(1 - t), called log-linear in the papers; the weight is 1/t."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -61,10 +61,10 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Cosine:
-    """alpha = cos(pi t / 2) (MDLM E.1, in the orientation of its code: the paper prints it reversed)."""
+    """alpha = cos(pi t / 2) (MDLM E.1, with t as in its code; in the paper t is reversed)."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        return torch.sin(_QUARTER * (1 - t))  # the same, and exactly 0 at t = 1
+        return torch.sin(_QUARTER * (1 - t))  # equal to the cosine, and exactly 0 at t = 1
 
     def dalpha(self, t: Tensor) -> Tensor:
         return -_QUARTER * torch.sin(_QUARTER * t)
@@ -89,7 +89,7 @@ class CosineSquared:
 
 @dataclass(frozen=True, slots=True)
 class Geometric:
-    """sigma = low^(1-t) high^t and alpha = exp(-sigma), stretched to run from 1 to 0 (SEDD, MDLM's code)."""
+    """sigma = low^(1-t) high^t, alpha = exp(-sigma), rescaled to alpha(0) = 1 and alpha(1) = 0 (SEDD, MDLM's code)."""
 
     low: float = 1e-3
     high: float = 20.0
@@ -141,7 +141,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def make_schedule(name: str) -> Schedule:
-    """The schedule of that name with its default constants. Raises ConfigError for a name that is not one."""
+    """Name -> the schedule with its default constants. Raises ConfigError for an unknown name."""
     if name not in SCHEDULES:
         raise ConfigError(f"There is no schedule named '{name}'; {did_you_mean(name, SCHEDULES)}")
     return SCHEDULES[name]()
@@ -149,28 +149,28 @@ def make_schedule(name: str) -> Schedule:
 
 @dataclass(frozen=True, slots=True)
 class MaskedDiffusion:
-    """The absorbing process: each token is replaced by MASK on its own, and stays so (MDLM eq. 6).
+    """The absorbing process: each token is replaced by MASK independently, and remains MASK (MDLM eq. 6).
 
-    Times are (B,), tokens (B, L). Everything about time is computed in float64: 1 - alpha is a difference that
-    cancels near t = 0, and the numbers are few.
+    Times are (B,), tokens (B, L). Functions of time are computed in float64, because 1 - alpha is a difference that
+    cancels near t = 0; the cost is small, a few numbers a row.
     """
 
     mask_id: int
     schedule: Schedule = Linear()
 
     def hide(self, t: Tensor, u: Tensor) -> Tensor:
-        """Which positions are MASK: (B,) times and (B, L) uniforms -> (B, L) bool, each with P = 1 - alpha(t)."""
+        """Times (B,) and uniforms (B, L) -> the positions that are MASK, (B, L) bool, each with P = 1 - alpha(t)."""
         return u.double() < (1 - self.schedule.alpha(t.double()))[:, None]
 
     def corrupt(self, x_0: Tensor, t: Tensor, u: Tensor, maskable: Tensor | None = None) -> Tensor:
-        """x_t for tokens `x_0` (B, L) at times `t` (B,): MASK where `hide` says so and `maskable` (B, L) allows."""
+        """Tokens `x_0` (B, L), times (B,), uniforms (B, L) -> x_t: MASK where `hide` and `maskable` (B, L) are True."""
         hide = self.hide(t, u) if maskable is None else self.hide(t, u) & maskable
         return torch.where(hide, self.mask_id, x_0)
 
     def weight(self, t: Tensor) -> Tensor:
-        """-alpha'(t) / (1 - alpha(t)), the weight of a masked token in the continuous-time bound; 1/t when linear.
+        """-alpha'(t) / (1 - alpha(t)), the weight of a masked token in the continuous-time bound; 1/t if linear.
 
-        Where 1 - alpha rounds to zero nothing is ever hidden, and the weight is 0: infinity times nothing would be nan.
+        Where 1 - alpha rounds to zero no token is hidden, and the weight is 0: an infinite weight times 0 would be nan.
         """
         t = t.double()
         hidden = 1 - self.schedule.alpha(t)

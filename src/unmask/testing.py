@@ -1,4 +1,4 @@
-"""For tests, here and in other projects: a model that is exactly right, and the contracts of a policy and a task.
+"""For tests, here and in other projects: an exact denoiser, and checks of the contracts of a policy and a task.
 
 Shapes: V real tokens (MASK is id V), L positions, B rows, N = V**L sequences.
 """
@@ -20,26 +20,26 @@ from unmask.noise import generator
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
 from unmask.tasks.contract import check_task
 
-_LARGEST = 2**16  # contexts in a table
-_TURNS = 2_000  # a policy that hides again ends within so many on eight positions
+_LARGEST = 2**16  # most contexts in a table
+_TURNS = 2_000  # most turns of a policy that hides tokens again, on eight positions
 
 
 def random_language(vocabulary: int, length: int, seed: int = 0, sharpness: float = 1.5) -> Tensor:
-    """A joint distribution (V,) * L in float64 whose tokens depend on one another; sharpness 0 makes it uniform."""
+    """Sizes and seed -> a random joint law (V,) * L in float64 with dependent tokens; sharpness 0 is uniform."""
     logits = torch.randn((vocabulary,) * length, generator=generator(seed), dtype=torch.float64)
     return (sharpness * logits).flatten().softmax(0).view(logits.shape)
 
 
 class TableDenoiser:
-    """The exact posterior p(x_0 | x_t) of a language small enough to enumerate: a perfect Denoiser.
+    """An exact Denoiser: the posterior p(x_0 | x_t) of a language small enough to enumerate.
 
-    `hidden` is the log posterior itself (B, L, V + 1) in float64, MASK at -inf, and `logits` hands it on. Padding is
-    summed over, so that a shorter row has the marginal law; a context that the language does not allow gets a uniform
-    answer. With `time_conditioned` it insists on being told the time, and keeps what it was told in `told`.
+    `hidden` is the log posterior (B, L, V + 1) in float64, MASK at -inf, and `logits` returns it unchanged. Padding is
+    summed over, so that a shorter row has the marginal law; a context of probability zero has a uniform posterior. With
+    `time_conditioned` each call requires the time, and `times` lists the times of all calls.
     """
 
     def __init__(self, joint: Tensor, *, time_conditioned: bool = False) -> None:
-        """`joint` is (V,) * L: the probability of each sequence. Raises ConfigError where it is no such thing."""
+        """`joint` is (V,) * L: the probability of each sequence. Raises ConfigError if it is no distribution."""
         if joint.ndim < 1 or len(set(joint.shape)) != 1 or (joint.shape[0] + 1) ** joint.ndim > _LARGEST:
             raise ConfigError(
                 f"A joint of shape {tuple(joint.shape)} cannot be made a table; "
@@ -54,7 +54,7 @@ class TableDenoiser:
 
     @property
     def mask_id(self) -> int:
-        """V: the ids below it are the real tokens."""
+        """V; the ids below it are the real tokens."""
         return self.joint.shape[0]
 
     @property
@@ -64,7 +64,7 @@ class TableDenoiser:
 
     @property
     def max_length(self) -> int:
-        """L; the table knows rows of this length only."""
+        """L; all rows have this length."""
         return self.joint.ndim
 
     def sequences(self) -> Tensor:
@@ -80,18 +80,18 @@ class TableDenoiser:
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> Tensor:
-        """The log posterior (B, L, V + 1). Raises PluginError where the time is missing or was not asked for."""
+        """Tokens (B, L) -> log posterior (B, L, V + 1). Raises PluginError where a time is missing or not expected."""
         if (time is None) == self.time_conditioned:
-            wanted = "wants" if self.time_conditioned else "takes no"
-            raise PluginError(f"This denoiser {wanted} time; look at its time_conditioned before the call.")
+            rule = "requires a" if self.time_conditioned else "takes no"
+            raise PluginError(f"This denoiser {rule} time; check its time_conditioned before the call.")
         if time is not None:
             self.times.append(time.detach().clone())
         seen = tokens if valid is None else torch.where(valid, tokens, self.mask_id)
-        place = self.vocab_size ** torch.arange(self.max_length - 1, -1, -1)
-        return self._posterior[(seen * place).sum(-1)]
+        digits = self.vocab_size ** torch.arange(self.max_length - 1, -1, -1)
+        return self._posterior[(seen * digits).sum(-1)]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """What `hidden` gave."""
+        """The output of `hidden`, unchanged."""
         return hidden
 
     def _enumerate(self) -> Tensor:
@@ -114,42 +114,44 @@ def check_policy(
     seed: int = 0,
     denoiser: Denoiser | None = None,
 ) -> None:
-    """Drive a policy through every promise it makes; `make_policy` makes a new one each time it is called.
+    """Check the whole contract of a policy; `make_policy` returns a new one at each call.
 
-    It reveals eligible positions only, each pass writes something, decoding ends, prompts and padding stay, the same
-    seed gives the same text, a row does not depend on the rows beside it, may join them while they are under way, and
-    goes on in the middle from its canvas and state alone. `denoiser` is a table of eight positions by default; another,
-    a cache for one, is made for at least 32, and its promises are tried with the policy's. Raises PluginError, in a
-    sentence, for the first that fails.
+    The contract: it reveals eligible positions only, each pass writes a token, decoding ends, prompts and padding stay,
+    the same seed gives the same text, and a row does not depend on the other rows, also when it joins them midway or is
+    resumed from its canvas and state. `denoiser` is a table of eight positions by default; any other, for example a
+    cache, has at least 32 positions, and its contract is checked too. Raises PluginError, in a sentence, for the first
+    rule that is broken.
     """
     model = TableDenoiser(random_language(2, 8, seed)) if denoiser is None else denoiser
     mask_id = model.mask_id
 
     def decoder() -> Decoder:
-        return Decoder(model, _Watched(make_policy()), temperature, 1.0, block_size)
+        return Decoder(model, _CheckedPolicy(make_policy()), temperature, 1.0, block_size)
 
     canvas = _example(mask_id, seed, 1 if denoiser is None else 4)
     whole, _ = _drive(decoder(), canvas)
-    who = repr(make_policy())
-    _same(_drive(decoder(), canvas)[0], whole, f"{who} does not give the same text for the same seed")
+    name = repr(make_policy())
+    _same(_drive(decoder(), canvas)[0], whole, f"{name} does not give the same text for the same seed")
     for row in range(len(whole.seed)):
-        one = torch.tensor([row])
+        index = torch.tensor([row])
         _same(
-            _drive(decoder(), canvas.keep(one))[0], whole.keep(one), f"{who} writes a row differently when it is alone"
+            _drive(decoder(), canvas.keep(index))[0],
+            whole.keep(index),
+            f"{name} writes a row differently when it is alone",
         )
     early, late = torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5])
     for passes in (1, 2, 3):
         left, state = _drive(decoder(), canvas, passes=passes)
-        _same(_drive(decoder(), left, state)[0], whole, f"{who} does not go on as before when it is resumed")
+        _same(_drive(decoder(), left, state)[0], whole, f"{name} does not go on as before when it is resumed")
         begun = _drive(decoder(), canvas.keep(early), passes=passes)
         joined = _joined(decoder(), *begun, canvas.keep(late))
         _same(
-            joined, whole.keep(torch.cat([early, late])), f"{who} writes a row differently when it joins others midway"
+            joined, whole.keep(torch.cat([early, late])), f"{name} writes a row differently when it joins others midway"
         )
 
 
-class _Watched:
-    """A policy under observation: what it is given must stay as it is, what it answers must have the right form."""
+class _CheckedPolicy:
+    """A policy whose calls are checked: it must not change its view, and its decisions must have the right form."""
 
     def __init__(self, policy: UnmaskingPolicy) -> None:
         self.policy = policy
@@ -166,15 +168,17 @@ class _Watched:
         return needs_of(self.policy)
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
-        given = view.keep(torch.arange(len(view.step)))
-        decision, new = self.policy(given, state)
-        for f in fields(view):
-            one, other = getattr(given, f.name), getattr(view, f.name)
-            if one is not None and not torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)):
-                raise PluginError(f"{self!r} changed view.{f.name}; a policy reads its view and writes nothing in it.")
+        copy = view.keep(torch.arange(len(view.step)))
+        decision, new = self.policy(copy, state)
+        for field in fields(view):
+            after, before = getattr(copy, field.name), getattr(view, field.name)
+            if after is not None and not torch.equal(torch.nan_to_num(after), torch.nan_to_num(before)):
+                raise PluginError(
+                    f"{self!r} changed view.{field.name}; a policy reads its view and writes nothing in it."
+                )
         if decision.reveal.dtype != torch.bool or decision.reveal.shape != view.eligible.shape:
             raise PluginError(
-                f"{self!r} answered with a reveal of {decision.reveal.dtype} {tuple(decision.reveal.shape)}; "
+                f"{self!r} returned a reveal of {decision.reveal.dtype} {tuple(decision.reveal.shape)}; "
                 f"it has to be a bool for each position, {tuple(view.eligible.shape)}."
             )
         if decision.time is not None and (self.looks or not bool(((decision.time > 0) & (decision.time <= 1)).all())):
@@ -183,18 +187,18 @@ class _Watched:
 
 
 def _example(mask_id: int, seed: int, times: int) -> Canvas:
-    """Rows with no prompt, a prompt at the left, scattered holes, a single hole, and padding; repeated `times`."""
+    """Rows with no prompt, a prompt at the left, scattered holes, a single hole, and padding; `times` as long."""
     holes = ("11111111", "00011111", "10110111", "00000100", "11111100", "11111111")
-    open_ = torch.tensor([[place == "1" for place in row] for row in holes]).repeat(1, times)
-    given = torch.randint(mask_id, open_.shape, generator=generator(seed, 1))
+    open_ = torch.tensor([[mark == "1" for mark in row] for row in holes]).repeat(1, times)
+    tokens = torch.randint(mask_id, open_.shape, generator=generator(seed, 1))
     valid = torch.ones_like(open_)
     valid[4, 8 * times - 2 :] = False
     seeds = torch.arange(len(open_)) + 1000 * seed
-    return Canvas.start(torch.where(open_, mask_id, given), seeds, valid)
+    return Canvas.start(torch.where(open_, mask_id, tokens), seeds, valid)
 
 
 def _drive(decoder: Decoder, canvas: Canvas, state: State = None, passes: int = -1) -> tuple[Canvas, State]:
-    """So many passes, or all; `state` goes in and comes out as that of the unfinished rows, in their order."""
+    """Decode for `passes` passes, or to the end; `state` is that of the unfinished rows, in their order."""
     rows = decoder.unfinished(canvas).nonzero().squeeze(-1)
     while len(rows) and passes != 0:
         part, state, step = decoder.step(canvas.keep(rows), state)
@@ -206,16 +210,18 @@ def _drive(decoder: Decoder, canvas: Canvas, state: State = None, passes: int = 
 
 
 def _inspect(decoder: Decoder, before: Canvas, after: Canvas, step: Step) -> None:
-    """One turn: something was written in each row, and nothing was touched but what was masked or hidden again."""
+    """Check one turn: it wrote a token in each row, and changed only positions that were masked or are hidden again."""
     changed = after.tokens != before.tokens
     free = ((before.tokens == decoder.denoiser.mask_id) & before.valid) | step.remasked
     if bool((changed & ~free).any()):
-        raise PluginError(f"{decoder.policy!r} changed a token that stood already; it may only fill what is masked.")
+        raise PluginError(
+            f"{decoder.policy!r} changed a token that was written before; it may only fill masked positions."
+        )
     if bool((step.remasked & ~before.written).any()):
-        raise PluginError(f"{decoder.policy!r} hid a token of the prompt; it may only hide what was written.")
+        raise PluginError(f"{decoder.policy!r} hid a token of the prompt; it may only hide written tokens.")
     if step.decision.done is not None:
         if int(after.turn.max()) > _TURNS:
-            raise PluginError(f"{decoder.policy!r} is not done after {_TURNS} turns; it has to say so at some time.")
+            raise PluginError(f"{decoder.policy!r} is not done after {_TURNS} turns; `done` has to become True.")
     elif not bool(changed.any(-1).all()):
         raise PluginError(
             f"{decoder.policy!r} spent a pass on a row and wrote nothing; each pass has to reveal something."
@@ -223,21 +229,21 @@ def _inspect(decoder: Decoder, before: Canvas, after: Canvas, step: Step) -> Non
 
 
 def _joined(decoder: Decoder, begun: Canvas, state: State, fresh: Canvas) -> Canvas:
-    """Rows that join others midway, all decoded to the end: the old above the fresh.
+    """Begun rows, their state and new rows -> all rows decoded to the end, the new ones below.
 
-    The fresh rows come with the state of another row, which they have to forget.
+    The new rows start with the state of another row, which a policy has to ignore.
     """
-    going = decoder.unfinished(begun)
-    old, new = int(going.sum()), len(fresh.seed)
+    unfinished = decoder.unfinished(begun)
+    old, new = int(unfinished.sum()), len(fresh.seed)
     another = keep_rows(state, torch.zeros(new, dtype=torch.int64)) if old else None
-    both = join(Running(begun.keep(going), state if old else None), Running(fresh, another))
+    both = join(Running(begun.keep(unfinished), state if old else None), Running(fresh, another))
     done, _ = _drive(decoder, *both)
     left, right = (Running(part) for part in (done.keep(torch.arange(old)), done.keep(old + torch.arange(new))))
-    return join(Running(begun.put(going.nonzero().squeeze(-1), left.canvas)), right).canvas
+    return join(Running(begun.put(unfinished.nonzero().squeeze(-1), left.canvas)), right).canvas
 
 
-def _same(found: Canvas, wanted: Canvas, complaint: str) -> None:
-    """The two canvases agree in every bit of tokens, log-probabilities and passes."""
+def _same(canvas: Canvas, expected: Canvas, complaint: str) -> None:
+    """Raise PluginError unless tokens, log-probabilities and passes are equal in every bit."""
     for name in ("tokens", "log_prob", "passes"):
-        if not torch.equal(getattr(found, name).nan_to_num(), getattr(wanted, name).nan_to_num()):
+        if not torch.equal(getattr(canvas, name).nan_to_num(), getattr(expected, name).nan_to_num()):
             raise PluginError(f"{complaint}; it may depend on its view, the row's own state and view.noise alone.")

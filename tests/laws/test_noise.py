@@ -32,12 +32,12 @@ def uniformity(u: Tensor, bins: int = 64) -> float:
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Correlation times the root of the count: a standard normal number where the two are independent."""
+    """Correlation times the root of the count: a standard normal number if the two are independent."""
     return float(((a - 0.5) * (b - 0.5)).mean()) * 12 * math.sqrt(len(a))
 
 
 def pairs(a: Tensor, b: Tensor) -> float:
-    """`uniformity` of the pair on an 8 by 8 grid: sees dependence that is not linear."""
+    """`uniformity` of the pair on an 8 by 8 grid, which notices dependence that is not linear."""
     return uniformity(((a * 8).floor() * 8 + (b * 8).floor() + 0.5) / 64)
 
 
@@ -70,20 +70,20 @@ def test_streams_are_independent() -> None:
 
 
 def test_independence_control() -> None:
-    golden = COUNT.double() * 0.6180339887498949 % 1  # uniform, and no random numbers at all
+    golden = COUNT.double() * 0.6180339887498949 % 1  # uniform, and not random
     assert uniformity(golden) < 4.5
     assert abs(correlation(golden[1:], golden[:-1])) > 4.5
     assert abs(pairs(golden[1:], golden[:-1])) > 4.5
 
 
 @pytest.mark.parametrize("axis", [axis for axis in AXES if axis != "stream"])
-def test_no_number_comes_twice(axis: str) -> None:
+def test_no_number_is_repeated(axis: str) -> None:
     """With 53 bits a million draws repeat a value once in 18,000 runs; with 32 bits about 116 times in each."""
     assert len(AXES[axis]().unique()) == N
 
 
-def test_no_two_rows_are_alike() -> None:
-    """Seeds as the library makes them; the control: a state of 32 bits would give 116 pairs of equal rows."""
+def test_no_two_rows_are_equal() -> None:
+    """Seeds as the library derives them; the control: a state of 32 bits would give 116 pairs of equal rows."""
     u = uniform(torch.tensor([derive(7, row) for row in range(N)]), ZERO, ZERO, TOKENS)
     assert len(u.unique()) == N
     assert len(((u * 2**32).floor() * 2.0**-32).unique()) < N
@@ -99,23 +99,23 @@ def test_a_row_is_the_same_alone_and_in_a_batch() -> None:
     assert not torch.equal(together[0], together[1])
 
 
-def test_derive_is_stable_for_ever() -> None:
-    """These numbers are in people's records: a change of the function breaks them."""
+def test_derive_never_changes() -> None:
+    """Users have recorded these numbers: a change of the function breaks their records."""
     assert [derive(0), derive(1, 2), derive(1, 2, 3), derive(-1, 5)] == DERIVED
 
 
-def test_no_two_paths_meet() -> None:
-    """With `seed ^ part` mixed once, only 512 of these are distinct: the rows of seed 1 were those of seed 0."""
+def test_no_two_paths_give_the_same_seed() -> None:
+    """With `seed ^ part` mixed once, only 512 of these are distinct: seed 1 had the rows of seed 0."""
     assert len({derive(seed, step) for seed in range(300) for step in range(300)}) == 90_000
     assert len({derive(seed, a, b) for seed in range(40) for a in range(40) for b in range(40)}) == 64_000
     assert derive(3) != 3
 
 
-def test_no_two_paths_meet_control() -> None:
+def test_no_two_paths_give_the_same_seed_control() -> None:
     assert len({seed ^ step for seed in range(300) for step in range(300)}) == 512
 
 
-def test_noise_is_stable_for_ever() -> None:
+def test_noise_never_changes() -> None:
     u = uniform(torch.tensor([0, 1, derive(1, 2)]), ZERO + 4, ZERO + 5, TOKENS)
     assert (u * 2**53).long().tolist() == UNIFORM
 

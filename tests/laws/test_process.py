@@ -1,4 +1,4 @@
-"""Each schedule runs from 1 to 0, its derivative and inverse are right, and tokens are hidden at its rate."""
+"""Each schedule falls from 1 to 0, its derivative and inverse are exact, and tokens are hidden at its rate."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ each = pytest.mark.parametrize("name", ALL)
 
 
 def derivative_error(schedule: Schedule, other: Schedule) -> float:
-    """Largest gap between one's derivative and the other's finite difference, as a share of the largest slope."""
+    """Largest gap between the derivative of `schedule` and the finite difference of `other`, over the largest slope."""
     t, h = T[1:-1], 1e-6
     slope = (other.alpha(t + h) - other.alpha(t - h)) / (2 * h)
     return float((schedule.dalpha(t) - slope).abs().max() / slope.abs().max())
@@ -46,9 +46,9 @@ def test_dalpha_control() -> None:
 
 @each
 def test_time_of_is_the_inverse(name: str) -> None:
-    found = ALL[name].time_of(ALL[name].alpha(T))
-    torch.testing.assert_close(found, T, rtol=0, atol=1e-7)
-    assert bool(((found >= 0) & (found <= 1)).all())
+    times = ALL[name].time_of(ALL[name].alpha(T))
+    torch.testing.assert_close(times, T, rtol=0, atol=1e-7)
+    assert bool(((times >= 0) & (times <= 1)).all())
     alpha = torch.tensor([1e-15, 1e-3, 0.5, 1 - 1e-12], dtype=torch.float64)
     torch.testing.assert_close(ALL[name].alpha(ALL[name].time_of(alpha)), alpha, rtol=0, atol=1e-11)
 
@@ -64,7 +64,7 @@ def test_shape_and_dtype_are_kept(name: str) -> None:
 
 @each
 def test_tokens_are_hidden_at_the_rate(name: str) -> None:
-    """At every time, ends included; the control below: 0.98 of the rate is seen."""
+    """At every time, ends included; the control below: 0.98 of the rate is noticed."""
     process, count = MaskedDiffusion(9, ALL[name]), 200_000
     u = torch.rand(1, count, generator=torch.Generator().manual_seed(1)).expand(5, count)
     t = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
@@ -85,21 +85,21 @@ def test_rate_control() -> None:
 def test_corrupt_hides_what_may_be_hidden_and_copies_the_rest() -> None:
     x = torch.arange(12).view(2, 6)
     maskable = torch.tensor([[True] * 6, [False, True] * 3])
-    process, one = MaskedDiffusion(99), torch.ones(2)
-    assert process.corrupt(x, one, torch.rand(2, 6)).tolist() == [[99] * 6] * 2
-    assert process.corrupt(x, one, torch.rand(2, 6), maskable).tolist() == [[99] * 6, [6, 99, 8, 99, 10, 99]]
-    assert torch.equal(process.corrupt(x, 0 * one, torch.rand(2, 6)), x)
+    process, end = MaskedDiffusion(99), torch.ones(2)
+    assert process.corrupt(x, end, torch.rand(2, 6)).tolist() == [[99] * 6] * 2
+    assert process.corrupt(x, end, torch.rand(2, 6), maskable).tolist() == [[99] * 6, [6, 99, 8, 99, 10, 99]]
+    assert torch.equal(process.corrupt(x, 0 * end, torch.rand(2, 6)), x)
 
 
 @each
 def test_reveal_probabilities_undo_the_process(name: str) -> None:
-    """Not being revealed at any step from 1 to s is being hidden at s; all the way down everything is revealed."""
+    """A token that no step from 1 to s reveals is hidden at s; at time 0 every token is revealed."""
     process = MaskedDiffusion(9, ALL[name])
     grid = torch.linspace(1, 0, 21, dtype=torch.float64)
-    chance = process.reveal_probability(grid[1:], grid[:-1])
-    assert bool(((chance >= 0) & (chance <= 1 + 1e-12)).all())
-    assert float(chance[-1]) == pytest.approx(1, abs=1e-12)
-    hidden = (1 - chance).cumprod(0)
+    p = process.reveal_probability(grid[1:], grid[:-1])
+    assert bool(((p >= 0) & (p <= 1 + 1e-12)).all())
+    assert float(p[-1]) == pytest.approx(1, abs=1e-12)
+    hidden = (1 - p).cumprod(0)
     torch.testing.assert_close(hidden, 1 - ALL[name].alpha(grid[1:]), rtol=0, atol=1e-12)
     other = MaskedDiffusion(9, Polynomial(2.5)).reveal_probability(grid[1:], grid[:-1])  # the control
     assert float(((1 - other).cumprod(0) - hidden).abs().max()) > 1e-3
@@ -120,8 +120,8 @@ def test_float32_times_are_computed_in_float64() -> None:
     assert float(1 / (1 - Linear().alpha(t))) != pytest.approx(1e7, rel=1e-2)  # the control
 
 
-@pytest.mark.parametrize("given, known", [("cosin", "did you mean 'cosine'?"), ("x", "known: ")])
-def test_unknown_schedule_is_refused(given: Any, known: str) -> None:
+@pytest.mark.parametrize("name, hint", [("cosin", "did you mean 'cosine'?"), ("x", "known: ")])
+def test_unknown_schedule_is_refused(name: Any, hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        make_schedule(given)
-    assert str(caught.value).startswith(f"There is no schedule named '{given}'; {known}")
+        make_schedule(name)
+    assert str(caught.value).startswith(f"There is no schedule named '{name}'; {hint}")

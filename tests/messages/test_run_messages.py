@@ -215,7 +215,7 @@ def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(machine, "_prepare_once", lambda: False)
     assert _sentence(ConfigError, lambda: choose_dtype("bfloat16", cpu)) == (
-        "dtype bfloat16 cannot be used: this machine announces AMX but the instructions fail, and oneDNN was in use "
+        "dtype bfloat16 cannot be used: this machine reports AMX but the instructions fail, and oneDNN was in use "
         "before unmask could switch them off; use float32, or set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 before Python "
         "starts."
     )

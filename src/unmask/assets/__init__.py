@@ -1,1 +1,1 @@
-"""Files that ship inside the library: corpora and small checkpoints, each with its card."""
+"""Files inside the library: corpora, small checkpoints and policies, each with its card, and the trace player."""

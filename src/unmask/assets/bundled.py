@@ -1,4 +1,4 @@
-"""The checkpoints and policies that ship inside the library, by name; found without torch."""
+"""Name -> folder of the checkpoints and policies inside the library; imported without torch."""
 
 __all__ = ["bundled", "bundled_policies", "locate", "locate_policy"]
 
@@ -11,12 +11,12 @@ _POLICIES = _MODELS.with_name("policies")
 
 
 def bundled() -> dict[str, Path]:
-    """The checkpoints that come with the library, by name."""
+    """Name -> folder of the checkpoints inside the library."""
     return _folders(_MODELS)
 
 
 def locate(name_or_path: str) -> str:
-    """The folder of a bundled checkpoint, or the path itself. Raises RequestError where it is neither."""
+    """Name of a bundled checkpoint, or a path -> its folder, or the path. Raises RequestError if there is none."""
     known = bundled()
     if name_or_path in known:
         return str(known[name_or_path])
@@ -27,19 +27,22 @@ def locate(name_or_path: str) -> str:
 
 
 def bundled_policies() -> dict[str, Path]:
-    """The policies that come with the library, by name."""
+    """Name -> folder of the policies inside the library."""
     return _folders(_POLICIES)
 
 
 def locate_policy(name_or_path: str) -> Path:
-    """The folder of a bundled policy, of a policy, or of a run of `unmask learn`. Raises RequestError otherwise."""
+    """Name of a bundled policy, policy folder, or run folder of `unmask learn` -> the policy folder.
+
+    Raises RequestError where there is none.
+    """
     known = bundled_policies()
     if name_or_path in known:
         return known[name_or_path]
     folder = Path(name_or_path)
-    for inside in (folder / "policy", folder):
-        if (inside / "config.json").is_file():
-            return inside
+    for candidate in (folder / "policy", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
     hint = f", or a bundled name: {', '.join(sorted(known))}." if known else "."
     raise RequestError(f"There is no policy at '{name_or_path}'; give a folder that unmask learn wrote{hint}")
 

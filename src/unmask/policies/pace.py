@@ -121,15 +121,15 @@ class SavedPace:
 
 @dataclass(frozen=True, slots=True)
 class _Paces:
-    """What `unmask pace --out` writes, as far as it is read here."""
+    """The part of a file of `unmask pace --out` that is read here: number of passes -> sizes."""
 
     paces: dict[str, list[int]]
 
 
 def read_pace(path: str, steps: int | None = None) -> SavedPace:
-    """The pace of `steps` passes in a file, or its only one: {"paces": {"2": [1, 3]}}, sizes by passes.
+    """Path of a file such as {"paces": {"2": [1, 3]}} -> the pace of `steps` passes, or with None its only pace.
 
-    Raises RequestError for a file that is missing or holds no such thing, or not one of so many passes.
+    Raises RequestError for a file that is missing, has no paces, or none of so many passes.
     """
     try:
         stored = parse_json(read_text(path), _Paces).paces
@@ -142,13 +142,13 @@ def read_pace(path: str, steps: int | None = None) -> SavedPace:
         return next(iter(paces.values()))
     if steps not in paces:
         known = ", ".join(map(str, sorted(paces)))
-        asked = "and steps was not given" if steps is None else f"not of {steps}"
-        raise RequestError(f"{path} has paces of {known} passes, {asked}; set steps to one of these.")
+        reason = "and steps was not given" if steps is None else f"not of {steps}"
+        raise RequestError(f"{path} has paces of {known} passes, {reason}; set steps to one of these.")
     return paces[steps]
 
 
 def _checked(steps: int, sizes: list[int]) -> SavedPace:
-    """ValueError unless these are sizes of so many passes."""
+    """Sizes -> a pace. Raises ValueError unless there are `steps` sizes."""
     if len(sizes) != steps:
         raise ValueError(sizes)
     return SavedPace(tuple(sizes))

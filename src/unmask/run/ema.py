@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's parameters: what is evaluated and saved as the best."""
+"""The exponential moving average of a model's parameters, with which runs evaluate and save their best model."""
 
 __all__ = ["Ema"]
 
@@ -18,7 +18,7 @@ class Ema:
     """
 
     def __init__(self, params: Iterable[nn.Parameter], decay: float) -> None:
-        """Start the averages at the parameters' present values."""
+        """Set the averages to the current values of the parameters."""
         if not 0 <= decay < 1:
             raise ConfigError(f"an average cannot have the decay {decay}: give a number from 0 up to, but not, 1.")
         self.decay = decay
@@ -28,14 +28,14 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the averages towards the parameters, after each step of the optimiser."""
+        """Move the averages towards the parameters; call it after each step of the optimiser."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         torch._foreach_lerp_(self._averages, self._params, 1 - decay)  # pyright: ignore[reportPrivateUsage]
 
     @contextmanager
     def swap(self) -> Generator[None]:
-        """Let the model have the averages inside the block, and exactly its own parameters again after it."""
+        """Inside the `with` block the model has the averages; after it, exactly its own parameters again."""
         own = [param.clone() for param in self._params]
         self._copy(self._averages)
         try:
@@ -44,13 +44,13 @@ class Ema:
             self._copy(own)
 
     def state(self) -> dict[str, Tensor]:
-        """The averages and the number of updates as named tensors, for a checkpoint's state."""
+        """The averages and the number of updates as named tensors, to be stored in a checkpoint."""
         averages = {f"{index:05d}": average for index, average in enumerate(self._averages)}
         return {"updates": torch.tensor(self.updates)} | averages
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned; CheckpointError if it is for other parameters."""
+        """Restore the output of `state`. Raises CheckpointError if it is for other parameters."""
         names = [f"{index:05d}" for index in range(len(self._averages))]
         shapes = [state[name].shape if name in state else None for name in names]
         if len(state) != len(names) + 1 or shapes != [average.shape for average in self._averages]:

@@ -1,7 +1,7 @@
-"""The machine a run computes on: which device, how many threads, and which number format is safe and fast.
+"""Name -> device, thread count and number format of a run, with a check that bfloat16 is safe and fast.
 
-Some virtual machines announce the AMX instructions of their processor and then lose the tile state, so that the
-first bfloat16 matrix product through oneDNN kills the process. `prepare` finds that out in a child process.
+Some virtual machines report the AMX instructions of their processor but lose the tile state, so that the first bfloat16
+matrix product through oneDNN kills the process. `prepare` tests this in a child process.
 """
 
 __all__ = [
@@ -36,11 +36,11 @@ from unmask.config import processor_facts
 from unmask.errors import ConfigError
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
-"""The names a person may give for the number format of matrix products."""
+"""Names for the number format of matrix products."""
 
 _ISA_NAMES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _WITHOUT_AMX = "AVX512_CORE_BF16"
-_WORTH_IT = 1.2
+_LEAST_SPEEDUP = 1.2
 _REPRODUCIBLE = "MKL_CBWR"  # conditional numerical reproducibility of MKL's matrix products
 
 
@@ -63,13 +63,13 @@ def _vendor() -> str:
 
 
 def prepare() -> None:
-    """Make matrix products safe and reproducible; call it before anything is computed (again is free).
+    """Make matrix products safe and reproducible; call it before the first computation. Later calls do nothing.
 
-    On an Intel processor MKL is told to give a row of a product the same bits whatever the number of rows: with two
-    threads they differ by 1e-6 otherwise, and a row would decode differently in another batch. Measured cost: none.
+    On an Intel processor MKL is set to compute a row of a product with the same bits for any number of rows. Otherwise,
+    with two threads, they differ by 1e-6, and a row would decode differently in another batch. Measured cost: none.
 
-    Where AMX is announced but dies, oneDNN is limited to AVX-512 in this process and its children, which only
-    works before oneDNN's first use. It costs nothing where AMX is absent or the user has chosen an ISA.
+    Where AMX is reported but fails, oneDNN is limited to AVX-512 in this process and its children, which only works
+    before oneDNN's first use. Nothing is tested where AMX is absent or the user has chosen an instruction set.
     """
     if _REPRODUCIBLE not in os.environ and "intel" in _vendor().lower() and "avx2" in processor_flags():
         os.environ[_REPRODUCIBLE] = "AVX512,STRICT" if "avx512f" in processor_flags() else "AVX2,STRICT"
@@ -77,13 +77,13 @@ def prepare() -> None:
 
 
 def bfloat16_works() -> bool:
-    """Whether a bfloat16 matrix product on the processor returns at all; it may still be slow."""
+    """Whether a bfloat16 matrix product on the processor returns; it may still be slow."""
     return _prepare_once()
 
 
 @cache
 def _prepare_once() -> bool:
-    """Try bfloat16 in a child, limit oneDNN if the child dies, and try again: False if it dies even so."""
+    """Test bfloat16 in a child process; if that dies, limit oneDNN and test again. False if both die."""
     chosen_by_user = any(name in os.environ for name in _ISA_NAMES)
     if sys.platform != "linux" or "amx_tile" not in processor_flags() or chosen_by_user:
         return True
@@ -94,9 +94,9 @@ def _prepare_once() -> bool:
 
 
 def _child_survives() -> bool:
-    """Fork a child that multiplies bfloat16 matrices; True if it ends well, False if it dies or hangs."""
+    """Fork a child that multiplies bfloat16 matrices; True if it succeeds, False if it dies or hangs."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python 3.12 warns of forking with threads; the child only computes, in one
+        warnings.simplefilter("ignore")  # Python 3.12 warns of forking with threads; the child computes in one thread
         child = os.fork()
     if child == 0:
         _multiply_and_exit()
@@ -105,7 +105,7 @@ def _child_survives() -> bool:
 
 
 def _multiply_and_exit() -> None:
-    """What the child does; never returns and prints nothing, even when it dies by an illegal instruction."""
+    """The child's work; never returns and prints nothing, even where an illegal instruction kills it."""
     code = 1
     try:
         import resource
@@ -129,7 +129,7 @@ def _multiply_and_exit() -> None:
 
 
 def set_threads(count: int | None) -> int:
-    """Let torch compute with `count` threads (None: leave torch's choice) and return the number in force.
+    """Set the number of torch's threads (None: torch's own choice) -> the number in use.
 
     Raises ConfigError for a count below one.
     """
@@ -141,10 +141,10 @@ def set_threads(count: int | None) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for "auto", "cpu", "cuda", "cuda:N", "mps" or any other torch device that is present.
+    """Name ("auto", "cpu", "cuda", "cuda:N", "mps" or any other torch device) -> the device.
 
-    "auto" is CUDA where there is a GPU, otherwise the processor. MPS has to be asked for: it has no float64.
-    Raises ConfigError for a name torch does not know and for a device this machine lacks.
+    "auto" is CUDA where there is a GPU, otherwise the processor. It is never MPS, which has no float64.
+    Raises ConfigError for a name that torch does not have and for a device that this machine does not have.
     """
     if name == "auto":
         return torch.device("cuda" if _cuda_count() else "cpu")
@@ -165,14 +165,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def _cuda_count() -> int:
-    """Number of usable CUDA devices; a driver that is too old counts as none, without a warning."""
+    """Number of usable CUDA devices; 0, without a warning, where the driver is too old."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _checked_cuda(device: torch.device, name: str) -> torch.device:
-    """The CUDA device if it exists; ConfigError with what does exist otherwise."""
+    """The CUDA device if it exists. Raises ConfigError, with the existing devices, otherwise."""
     count = _cuda_count()
     if count == 0:
         built = torch.backends.cuda.is_built()
@@ -184,7 +184,7 @@ def _checked_cuda(device: torch.device, name: str) -> torch.device:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak memory so far: of the process on a processor, of torch's allocator on a GPU."""
+    """Peak memory so far in bytes: of the process on a processor, of torch's allocator on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -192,11 +192,11 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """The format of matrix products: "auto" takes bfloat16 where it is safe and faster, otherwise float32.
+    """Name and device -> the format of matrix products; "auto" is bfloat16 where that is safe and faster, else float32.
 
-    On the processor "faster" is measured (about 50 ms, once a process) and means at least 1.2 times as fast.
-    float16 is never chosen: its range is too small for the weights of the objective.
-    Raises ConfigError for another name, and for bfloat16 where computing with it would kill the process.
+    On the processor "faster" is measured (about 50 ms, once a process) and means at least 1.2 times as fast. "auto" is
+    never float16, whose range is too small for the weights of the objective. Raises ConfigError for another name, and
+    for bfloat16 where it would kill the process.
     """
     if name not in get_args(DtypeName):
         raise ConfigError(f"dtype '{name}' is not possible: give auto, float32 or bfloat16.")
@@ -207,16 +207,16 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
         return torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and _speedup() >= _WORTH_IT:
+    if device.type == "cpu" and _speedup() >= _LEAST_SPEEDUP:
         return torch.bfloat16
     return torch.float32
 
 
 def _refuse_unusable_bfloat16(device: torch.device) -> None:
-    """ConfigError where bfloat16 was asked for and cannot be computed on `device`."""
+    """Raise ConfigError where bfloat16 cannot be computed on `device`."""
     if device.type == "cpu" and not bfloat16_works():
         raise ConfigError(
-            "dtype bfloat16 cannot be used: this machine announces AMX but the instructions fail, and oneDNN was in "
+            "dtype bfloat16 cannot be used: this machine reports AMX but the instructions fail, and oneDNN was in "
             f"use before unmask could switch them off; use float32, or set {_ISA_NAMES[0]}={_WITHOUT_AMX} "
             "before Python starts."
         )
@@ -226,7 +226,7 @@ def _refuse_unusable_bfloat16(device: torch.device) -> None:
 
 @cache
 def _speedup() -> float:
-    """How many times faster than float32 a bfloat16 product is on the processor; 0 where it is absent or unsafe."""
+    """Speed of a bfloat16 product over a float32 product on the processor; 0 where bfloat16 is absent or unsafe."""
     if not processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"}:
         return 0.0
     rates = matmul_rates(None)
@@ -234,9 +234,9 @@ def _speedup() -> float:
 
 
 def matmul_rates(threads: int | None) -> Rates:
-    """Measure the processor's matrix products with `threads` threads (None: as set now); takes about 50 ms.
+    """Thread count (None: as set now) -> measured speed of the processor's matrix products; takes about 50 ms.
 
-    Medians of interleaved repetitions, so that another process on the machine slows both formats alike.
+    The speeds are medians of interleaved repetitions, so that another process on the machine slows both formats alike.
     """
     before = torch.get_num_threads()
     set_threads(threads)
@@ -255,7 +255,7 @@ def matmul_rates(threads: int | None) -> Rates:
 
 
 def _operands(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Two 512 by 512 matrices of ones, the second one transposed as a layer's weight is."""
+    """Two 512 by 512 matrices of ones, the second transposed as a layer's weight is."""
     return torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype).t()
 
 

@@ -1,4 +1,4 @@
-"""What a run measures, step by step: one JSON object a line in metrics.jsonl, and trackers if asked for."""
+"""Values of a run by step -> metrics.jsonl (a JSON object a line) and optional trackers; metrics.jsonl -> curves."""
 
 __all__ = ["Metrics", "Tracker", "plot_curves", "read_metrics"]
 
@@ -20,23 +20,23 @@ Value = float | int | str | bool | None
 
 
 class Tracker(Protocol):
-    """A place beside the JSONL file where numbers go."""
+    """A receiver of the numbers besides the JSONL file."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of one step."""
+        """Store the numbers of a step."""
         ...
 
     def close(self) -> None:
-        """Flush and end."""
+        """Flush and close."""
         ...
 
 
 class Metrics:
-    """The writer of `folder`/metrics.jsonl; each line is on the disk's way before `log` returns.
+    """The writer of `folder`/metrics.jsonl; each line is flushed before `log` returns.
 
-    `resumed_at` is the step of the checkpoint from which a run goes on: lines of later steps are dropped, since
-    those steps are taken again. None begins an empty file. `track` names trackers ("tensorboard", "wandb") that
-    get the same numbers; `settings` is shown there. Raises ConfigError for an unknown or missing tracker.
+    `resumed_at` is the step of the checkpoint from which a run resumes: lines of later steps are dropped, since those
+    steps are repeated. None starts an empty file. `track` names trackers ("tensorboard", "wandb") that receive the same
+    numbers and show `settings`. Raises ConfigError for an unknown tracker or one that is not installed.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Metrics:
         track: tuple[str, ...] = (),
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        """Open the file, having dropped what the run will repeat."""
+        """Drop the lines that the run will repeat, and open the file."""
         self.path = folder / "metrics.jsonl"
         kept = [] if resumed_at is None or not self.path.exists() else read_metrics(self.path)
         lines = [json.dumps(line) for line in kept if resumed_at is not None and line["step"] <= resumed_at]
@@ -77,14 +77,14 @@ class Metrics:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close, whether or not the run failed."""
         self.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, in order; a last line that was cut off by a crash is left out.
+    """Path of a metrics.jsonl -> its lines, in order; an incomplete last line, as a crash leaves it, is dropped.
 
     Raises DataError for a file that is missing or has another damaged line.
     """
@@ -100,7 +100,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(path_jsonl: Path, path_png: Path) -> bool:
-    """Draw every number of a metrics.jsonl against the step, one panel each; False where matplotlib is missing.
+    """Draw each number of a metrics.jsonl against the step, in a panel of its own; False where matplotlib is missing.
 
     Raises DataError as `read_metrics` does and for a file without numbers; ConfigError or RunError as writing does.
     """
@@ -123,7 +123,7 @@ def plot_curves(path_jsonl: Path, path_png: Path) -> bool:
 
 
 def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and values of each number that occurs."""
+    """Name of each number -> its steps and values."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for line in lines:
         for name, value in line.items():
@@ -135,12 +135,12 @@ def _curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, tuple[list[int], li
 
 
 def _writable(value: Value) -> bool:
-    """Whether JSON has this value."""
+    """Whether JSON can represent the value."""
     return not isinstance(value, float) or math.isfinite(value)
 
 
 def _tracker(name: str, folder: Path, settings: Mapping[str, Any]) -> Tracker:
-    """The tracker of that name; ConfigError if there is none, or its package is not installed."""
+    """Name -> tracker. Raises ConfigError for an unknown name or a package that is not installed."""
     makers = {"tensorboard": _TensorBoard, "wandb": _WandB}
     if name not in makers:
         raise ConfigError(f"there is no tracker '{name}': {did_you_mean(name, makers)}")
@@ -158,32 +158,32 @@ class _TensorBoard:
         self._writer.add_text("settings", f"```\n{json.dumps(settings, indent=2, default=str)}\n```")
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """One scalar a name."""
+        """Add a scalar for each name."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Flush and end."""
+        """Flush and close."""
         self._writer.close()
 
 
 class _WandB:
-    """A Weights & Biases run of the folder's name, gone on with when the folder's run is resumed."""
+    """A Weights & Biases run with the folder's name; it is resumed with the folder's run."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        """Begin the run, or go on with the one whose id stands in `folder`/wandb-id."""
-        note = folder / "wandb-id"
-        known = note.read_text(encoding="utf-8").strip() if note.exists() else None
+        """Start a run, or resume the run whose id is in `folder`/wandb-id."""
+        path = folder / "wandb-id"
+        run_id = path.read_text(encoding="utf-8").strip() if path.exists() else None
         wandb: Any = import_module("wandb")
         self._run = wandb.init(
-            dir=str(folder), name=folder.name, project="unmask", id=known, resume="allow", config=dict(settings)
+            dir=str(folder), name=folder.name, project="unmask", id=run_id, resume="allow", config=dict(settings)
         )
-        atomic_text(note, str(self._run.id))
+        atomic_text(path, str(self._run.id))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """One record a step."""
+        """Log a record for the step."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
-        """Flush and end."""
+        """Flush and close."""
         self._run.finish()

@@ -1,4 +1,4 @@
-"""The optimiser of every training loop: AdamW, its learning rate by step, clipping, and its state as tensors."""
+"""The optimiser of training: AdamW, the learning rate of each step, clipping, and the state as named tensors."""
 
 __all__ = [
     "Shape",
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unmask.errors import CheckpointError, ConfigError
 
 Shape = Literal["constant", "cosine"]
-"""How the learning rate goes on after the warm-up."""
+"""The learning rate after the warm-up: constant, or falling to zero as half a cosine."""
 
 _FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
@@ -32,26 +32,26 @@ def adamw(
     eps: float,
     weight_decay: float,
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that need gradients, fused where the device allows.
+    """Parameters -> AdamW over those that need gradients, fused where the device has it.
 
-    Only tensors of two or more dimensions decay: shrinking a bias or a norm's scale regularises nothing.
+    Weight decay applies to tensors of two or more dimensions only; biases and scales of norms do not decay.
     """
-    wanted = [param for param in params if param.requires_grad]
+    trained = [param for param in params if param.requires_grad]
     if weight_decay > 0:
-        matrices = [param for param in wanted if param.ndim >= 2]
-        others = [param for param in wanted if param.ndim < 2]
+        matrices = [param for param in trained if param.ndim >= 2]
+        others = [param for param in trained if param.ndim < 2]
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         groups = [group for group in groups if group["params"]]
     else:
-        groups = [{"params": wanted, "weight_decay": 0.0}]
-    fused = all(param.device.type in _FUSED_DEVICES and param.is_floating_point() for param in wanted)
+        groups = [{"params": trained, "weight_decay": 0.0}]
+    fused = all(param.device.type in _FUSED_DEVICES and param.is_floating_point() for param in trained)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
 
 
 def learning_rate(step: int, *, base: float, warmup: int, steps: int, shape: Shape) -> float:
-    """The learning rate of step 0, 1, ...: linear over `warmup` steps up to `base`, then constant or half a cosine.
+    """Step 0, 1, ... -> learning rate: linear over `warmup` steps up to `base`, then constant or half a cosine.
 
-    The cosine comes to zero at `steps`. Raises ConfigError for a shape that does not exist.
+    The cosine reaches zero at `steps`. Raises ConfigError for an unknown shape.
     """
     if shape not in get_args(Shape):
         raise ConfigError(f"a learning rate cannot have the shape '{shape}': give constant or cosine.")
@@ -64,31 +64,31 @@ def learning_rate(step: int, *, base: float, warmup: int, steps: int, shape: Sha
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Put one learning rate in force for all parameters."""
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def clip(params: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scale gradients so that their joint Euclidean norm is at most `max_norm`; returns the norm before, a scalar.
+    """Scale gradients to a joint Euclidean norm of at most `max_norm` -> the norm before, a scalar.
 
-    `max_norm` of infinity only measures. A NaN norm is returned and not raised: the loop decides.
+    With `max_norm` of infinity nothing is scaled. A NaN norm is returned and not raised: the training loop handles it.
     """
-    wanted = [param for param in params if param.grad is not None]
-    foreach = all(param.device.type in ("cpu", "cuda") for param in wanted)
-    return nn.utils.clip_grad_norm_(wanted, max_norm, foreach=foreach)
+    present = [param for param in params if param.grad is not None]
+    foreach = all(param.device.type in ("cpu", "cuda") for param in present)
+    return nn.utils.clip_grad_norm_(present, max_norm, foreach=foreach)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's memory as named tensors ("3.exp_avg"), to be stored in a checkpoint's state."""
+    """Optimiser -> its state as named tensors ("3.exp_avg"), to be stored in a checkpoint."""
     state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
     return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Give an optimiser over the same parameters the memory that `optimizer_tensors` returned.
+    """Restore the output of `optimizer_tensors` into an optimiser over the same parameters.
 
-    Raises CheckpointError if the parameters are not the same in number and shape.
+    Raises CheckpointError if number or shapes of the parameters differ.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

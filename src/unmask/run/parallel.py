@@ -1,4 +1,4 @@
-"""Several processes under torchrun, each with the whole model and its share of the batch (data parallel)."""
+"""Data parallelism: several processes under torchrun, each with the whole model and its share of the batch."""
 
 __all__ = ["Group", "join_group"]
 
@@ -17,7 +17,7 @@ _BUCKET = 32 * 1024 * 1024  # elements in one all-reduce: large enough to be fas
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """This process among `size` of them; with one process every method is free and changes nothing."""
+    """This process as one of `size`; with a single process no method communicates or changes a value."""
 
     rank: int = 0
     size: int = 1
@@ -25,11 +25,11 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
+        """Whether this process has rank 0, which writes files and prints."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """The part of `count` rows that is this process's own; ConfigError unless all get the same number."""
+        """Number of rows -> the slice of this process. Raises ConfigError unless all slices have the same length."""
         if count % self.size:
             raise ConfigError(f"a batch of {count} rows cannot be shared by {self.size} processes: give a multiple.")
         each = count // self.size
@@ -38,15 +38,16 @@ class Group:
     def mean_gradients(self, params: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over the processes; all must call it with the same parameters.
 
-        A parameter without a gradient counts as zero, so that processes cannot wait for one another forever.
+        A parameter without a gradient counts as zero, so that all processes reduce the same tensors: else they would
+        wait for each other forever.
         """
         if self.size == 1:
             return
-        wanted = [param for param in params if param.requires_grad]
-        for param in wanted:
+        trained = [param for param in params if param.requires_grad]
+        for param in trained:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)
-        for bucket in _buckets([param.grad for param in wanted if param.grad is not None]):
+        for bucket in _buckets([param.grad for param in trained if param.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
             dist.all_reduce(flat)
             flat /= self.size
@@ -55,7 +56,7 @@ class Group:
                 gradient.copy_(part.view_as(gradient))
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over the processes, the same on each; the given tensor is left as it was."""
+        """Tensor -> its sum over the processes, equal on each; the tensor itself does not change."""
         if self.size == 1:
             return tensor
         total = tensor.clone()
@@ -63,28 +64,28 @@ class Group:
         return total
 
     def any(self, wish: bool, device: torch.device) -> bool:
-        """Whether any process wishes it, the same on each: all must leave a loop at the same step."""
+        """Whether `wish` is True on any process, equal on each, so that all leave a loop at the same step."""
         return wish if self.size == 1 else bool(self.sum(torch.tensor(float(wish), device=device)).item() > 0)
 
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the first one's values, in place: after building a model, before training it."""
+        """Overwrite tensors, in place, with the values of rank 0: after building a model, before training it."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process has called this."""
         if self.size > 1:
             dist.barrier()
 
     def leave(self) -> None:
-        """End the connection, at the end of the run."""
+        """Close the connection, at the end of the run."""
         if self.size > 1:
             dist.destroy_process_group()
 
 
 def join_group(device: torch.device) -> Group:
-    """The group that torchrun has started this process in (RANK, WORLD_SIZE, LOCAL_RANK), or a group of one.
+    """Environment of torchrun (RANK, WORLD_SIZE, LOCAL_RANK) -> the group of this process; without it, a group of one.
 
     Connects through NCCL for CUDA and Gloo otherwise; with CUDA each process takes the GPU of its local rank.
     Raises ConfigError if only some of the three variables are set.
@@ -105,7 +106,7 @@ def join_group(device: torch.device) -> Group:
 
 
 def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
-    """Gradients of one format and device in runs of about `_BUCKET` elements, in the same order everywhere."""
+    """Gradients -> lists of one dtype and device with about `_BUCKET` elements, in the same order on every process."""
     buckets: list[list[Tensor]] = []
     filled = 0
     for gradient in gradients:

@@ -1,8 +1,8 @@
 """Learned policies: a View -> the input of a network -> a Decision (arXiv:2512.09106); and their folders.
 
 A dial from 0 (accurate) to 1 (fast) sets the speed. Up to `TRAINED_DIAL` it sets alpha, the weight of speed in the
-reward that the network was trained on; above, a number is added to the logits. On disk a policy
-is a checkpoint as any other, well under 2 MB.
+reward that the network was trained on; above, a number is added to the logits. On disk a policy is a checkpoint as any
+other, well under 2 MB.
 """
 
 __all__ = [
@@ -246,20 +246,19 @@ POLICY_FORMAT = 1
 def policy_config(
     settings: PolicySettings, trained_on: dict[str, Any], calibration: Calibration | None
 ) -> dict[str, Any]:
-    """What config.json says beside format and versions."""
-    places = None if calibration is None else asdict(calibration)
+    """Settings, facts of training and calibration -> the content of config.json, without format and versions."""
     return {
         "policy_format": POLICY_FORMAT,
         "policy": to_dict(settings),
         "trained_on": trained_on,
-        "calibration": places,
+        "calibration": None if calibration is None else asdict(calibration),
     }
 
 
 def read_policy(path: str | os.PathLike[str]) -> Learned:
     """A checkpoint folder that `unmask learn` wrote -> the policy in it.
 
-    Raises CheckpointError, in one sentence, for whatever is not a whole one.
+    Raises CheckpointError for a folder without a policy, a newer format, or settings and weights that do not agree.
     """
     checkpoint = read_checkpoint(path)
     where = f"{checkpoint.folder}/config.json"
@@ -274,8 +273,8 @@ def read_policy(path: str | os.PathLike[str]) -> Learned:
         )
     try:
         settings = from_dict(PolicySettings, config["policy"], where)
-        places = config.get("calibration")
-        calibration = None if places is None else from_dict(Calibration, places, where)
+        stored = config.get("calibration")
+        calibration = None if stored is None else from_dict(Calibration, stored, where)
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
     network = PolicyNetwork(settings)
