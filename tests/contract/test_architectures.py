@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import unmask
 from unmask.cli.main import main
 from unmask.data.settings import DataSettings
-from unmask.disk.checkpoint import latest, load_tensors, read_checkpoint, write_checkpoint
+from unmask.disk.checkpoint import load_tensors, read_checkpoint, write_checkpoint
 from unmask.errors import CheckpointError, ConfigError, UnmaskError
 from unmask.model import load as loader
 from unmask.model.load import ARCHITECTURES, build, load_denoiser, model_config, parameter_count, register
@@ -26,7 +26,7 @@ from unmask.model.settings import DiTSettings
 from unmask.policies.learned.policy import read_policy
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.loop import fit
-from unmask.rl.session import open_learning
+from unmask.rl.session import open_learning, recorded_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
 from unmask.run.machine import bfloat16_works
@@ -380,9 +380,15 @@ def test_rollouts_compute_in_the_dtype_of_the_settings(mixer: None, tmp_path: Pa
     if not bfloat16_works():
         pytest.skip("this processor cannot compute in bfloat16")
     written(tmp_path / "fresh")
-    run = LearnRun(str(tmp_path / "fresh"), arguments(tmp_path)["task"], PolicySettings(width=16), LEARN)
+    checkpoint, task, out = str(tmp_path / "fresh"), arguments(tmp_path)["task"], tmp_path / "low"
+    run = LearnRun(checkpoint, task, PolicySettings(width=16), LEARN)
     low = replace(run, learn=replace(LEARN, dtype="bfloat16"))
     seen = [type(open_learning(asked, out=tmp_path / "p").learner.world.denoiser).__name__ for asked in (run, low)]
     assert seen == ["Mixer", "LowPrecision"]
-    assert fit(open_learning(low, out=tmp_path / "low").learner, Quiet())[0].step == 2
-    assert latest(tmp_path / "low") is not None
+    numbers = {"rounds": 1, "prompts": 2, "group": 2, "warm": 1, "scored": 4, "pool": 8, "threads": 1}
+    numbers |= {"valid-prompts": 2, "calibrated": 2}
+    words = [word for name, value in numbers.items() for word in (f"--learn.{name}", str(value))]
+    words += ["--checkpoint", checkpoint, "--task", task, "--out", str(out), "--policy.width", "16", "--json"]
+    assert main(["learn", "automaton", "--device=cpu", "--dtype", "bfloat16", *words]) == 0
+    recorded = recorded_learning(out).learn
+    assert (recorded.device, recorded.dtype, LearnSettings().dtype) == ("cpu", "bfloat16", "float32")
