@@ -18,12 +18,11 @@ def bundled() -> dict[str, Path]:
 def locate(name_or_path: str) -> str:
     """Name of a bundled checkpoint, or a path -> its folder, or the path. Raises RequestError if there is none."""
     known = bundled()
-    if name_or_path in known:
-        return str(known[name_or_path])
-    if not Path(name_or_path).exists():
+    path = known.get(name_or_path, Path(name_or_path))
+    if not path.exists():
         hint = f"or one of the bundled models; {did_you_mean(name_or_path, known)}" if known else "that exists."
         raise RequestError(f"There is no checkpoint at '{name_or_path}'; give a checkpoint or run folder {hint}")
-    return name_or_path
+    return str(known.get(name_or_path, name_or_path))
 
 
 def bundled_policies() -> dict[str, Path]:
@@ -37,9 +36,7 @@ def locate_policy(name_or_path: str) -> Path:
     Raises RequestError where there is none.
     """
     known = bundled_policies()
-    if name_or_path in known:
-        return known[name_or_path]
-    folder = Path(name_or_path)
+    folder = known.get(name_or_path, Path(name_or_path))
     for candidate in (folder / "policy", folder):
         if (candidate / "config.json").is_file():
             return candidate

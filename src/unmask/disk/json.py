@@ -127,7 +127,7 @@ _TOO_DEEP = f"is nested deeper than {JSON_DEPTH} levels"
 def _check_depth(value: object) -> None:
     """NotJson for lists and objects deeper than `JSON_DEPTH`; level by level, without recursion."""
     level = [value]
-    for _ in range(JSON_DEPTH + 1):
+    for _ in range(JSON_DEPTH):
         inner = [cast(dict[str, object], item).values() if isinstance(item, dict) else item for item in level]
         level = [part for parts in cast(list[list[object]], inner) for part in parts if isinstance(part, dict | list)]
         if not level:

@@ -131,11 +131,10 @@ def _asked(recorded: LearnRun, wanted: LearnRun) -> LearnRun:
 
 def _spent(metrics: Path) -> dict[str, float]:
     """Seconds of rollouts, verifier and updates over all rounds."""
-    import json
+    from unmask.run.metrics import read_metrics
 
     sums = {"roll_seconds": 0.0, "judge_seconds": 0.0, "update_seconds": 0.0}
-    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []:
-        values = json.loads(line)
+    for values in read_metrics(metrics) if metrics.is_file() else []:
         for name in sums:
             sums[name] += values.get(name) or 0.0
     return sums

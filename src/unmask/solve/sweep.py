@@ -22,6 +22,7 @@ from unmask.api import load
 from unmask.assets.bundled import locate, locate_policy
 from unmask.decode.loop import Decoder
 from unmask.disk.files import explained
+from unmask.disk.json import NotJson, json_lines
 from unmask.errors import ConfigError
 from unmask.policies.registry import learned_names
 from unmask.run.machine import DtypeName
@@ -128,6 +129,13 @@ def sweep(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Recorded(Outcome):
+    """A line of a record: an outcome and what it was computed from."""
+
+    stamp: str = ""
+
+
 def _read(record: Path | None, arguments: Mapping[str, Any], stamps: Mapping[str, str]) -> dict[str, Outcome]:
     """The outcomes on a record, made if it is not there. Raises ConfigError for the record of something else."""
     if record is None:
@@ -138,20 +146,16 @@ def _read(record: Path | None, arguments: Mapping[str, Any], stamps: Mapping[str
             record.parent.mkdir(parents=True, exist_ok=True)
             record.write_text(head + "\n", encoding="utf-8")
         return {}
-    lines = record.read_text(encoding="utf-8").splitlines()
-    if not lines or lines[0] != head:
-        raise ConfigError(f"{record} holds the outcomes of another sweep; choose another folder with --out.")
-    found: dict[str, Outcome] = {}
-    for line in lines[1:]:
-        try:
-            one = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # cut off in the middle of a line: it is done again
-        made_of = one.pop("stamp", "")
-        outcome = Outcome(Setting(**one.pop("setting")), **one)
-        if stamps.get(outcome.setting.key) == made_of:
-            found[outcome.setting.key] = outcome
-    return found
+    outcomes: dict[str, Outcome] = {}
+    with record.open("rb") as file:
+        if file.readline(len(head) + 2).rstrip() != head.encode():
+            raise ConfigError(f"{record} holds the outcomes of another sweep; choose another folder with --out.")
+        for _, line in json_lines(file, _Recorded):
+            if isinstance(line, NotJson):  # cut off in the middle of a line: it is done again
+                continue
+            if stamps.get(line.setting.key) == line.stamp:
+                outcomes[line.setting.key] = Outcome(line.setting, line.scores, line.passes, line.seconds)
+    return outcomes
 
 
 def _noted(outcome: Outcome, record: Path | None, stamp: Callable[[Setting], str]) -> Outcome:
