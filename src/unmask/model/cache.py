@@ -1,15 +1,16 @@
-"""Caches of keys and values: most positions are not run again in most passes.
+"""Caches of keys and values, so that most passes compute only a part of the positions.
 
-Attention that goes everywhere makes every key and value depend on every token, so that a kept one is stale as soon as
-anything was written: what a cache answers is near, and exact only where every pass is a full one (`refresh=1`), or, for
-the prefix and the dual cache, under block-causal attention (`DiTSettings.causal_block`) where the lengths of prompt
-and blocks are multiples of its blocks. `unmask bench decode` measures how near.
+With bidirectional attention every key and value depends on every token, so that cached ones are stale once a token was
+written. The output with a cache is an approximation. It is exact only where every pass is a full one (`refresh=1`), or,
+for the prefix and the dual cache, under block-causal attention (`DiTSettings.causal_block`) where the lengths of prompt
+and blocks are multiples of its blocks. `unmask bench decode` measures the difference.
 
 A cache is the outermost wrapper: `DualCache(LowPrecision(network))`. Its memory of a row is the keys and values of all
-positions, the tokens they were made of, the block they were made for, and their age in passes. A row runs in full
-where it remembers nothing of this block; else the positions that the cache calls stale run, with as many of the others
-(which does no harm) as bring their number to a multiple of 16. Rows with equal numbers run together, so that a row
-meets the same shapes, and gets the same bits, whatever stands beside it. Shapes: B rows, L positions, A of them run.
+positions, the tokens and the block at the pass that computed them, and their age in passes. A row without a memory of
+its block is computed in full. In other rows the stale positions, as each cache defines them, are computed, and as many
+of the others as bring their number to a multiple of 16, which is harmless. Rows with equal numbers are computed
+together, so that a row has the same shapes, and the same bits, in any batch. Shapes: B rows, L positions, A of them
+computed, D width.
 """
 
 __all__ = ["CACHES", "Cache", "DelayedCache", "DualCache", "PrefixCache", "cached"]
@@ -28,17 +29,17 @@ from unmask.errors import RequestError, did_you_mean
 
 class _Memory(NamedTuple):
     kept: tuple[Tensor, ...]  # keys and values, (B, L, ...) each
-    tokens: Tensor  # (B, L) what they were made of
-    block: Tensor  # (B, L) bool: Place.block when they were
-    age: Tensor  # (B,) passes since the last full one, that one included
+    tokens: Tensor  # (B, L) at the pass that computed them
+    block: Tensor  # (B, L) bool: Place.block at that pass
+    age: Tensor  # (B,) passes since the last full one, which counts as 1
 
 
 @dataclass(frozen=True)
 class Cache(Wrapper, ABC):
-    """What the three have in common. `refresh`: a full pass every so many passes; None: only on entering a block."""
+    """Base class of the caches. `refresh`: a full pass every so many passes; None: only at the start of a block."""
 
     refresh: int | None = None
-    needs_blocks: ClassVar[bool] = True  # whether it saves nothing where the whole window is one block
+    needs_blocks: ClassVar[bool] = True  # whether nothing is saved where the whole window is one block
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +51,7 @@ class Cache(Wrapper, ABC):
 
     @abstractmethod
     def stale(self, tokens: Tensor, place: Place, before: Tensor) -> Tensor:
-        """(B, L) bool: what has to run again, where keys and values were made of the tokens `before` (B, L)."""
+        """Tokens now and those that the keys and values are of (`before`) -> positions to compute, (B, L) bool."""
 
     def recall(
         self,
@@ -74,14 +75,14 @@ class Cache(Wrapper, ABC):
         order: list[Tensor] = []
         parts: list[Any] = []
         for size in sorted(set(sizes)):
-            rows = torch.tensor([row for row, one in enumerate(sizes) if one == size], device=tokens.device)
-            some = keep_rows((stale, tokens, place, before, valid, time), rows)
+            rows = torch.tensor([row for row, count in enumerate(sizes) if count == size], device=tokens.device)
+            group = keep_rows((stale, tokens, place, before, valid, time), rows)
             order.append(rows)
-            parts.append(self._run(size, some[0], some[1], Place(*some[2]), _Memory(*some[3]), *some[4:]))
+            parts.append(self._run(size, group[0], group[1], Place(*group[2]), _Memory(*group[3]), *group[4:]))
         return keep_rows(join_rows(parts, [len(rows) for rows in order]), torch.cat(order).argsort())
 
     def _sizes(self, stale: Tensor, place: Place, before: _Memory) -> list[int]:
-        """How many positions of each row run: all of them where the row remembers too little."""
+        """The number of positions to compute in each row: all where the memory is of another block or too old."""
         due = (place.step == 0) | (place.block != before.block).any(-1)
         if self.refresh is not None:
             due |= before.age >= self.refresh
@@ -99,27 +100,27 @@ class Cache(Wrapper, ABC):
         valid: Tensor | None,
         time: Tensor | None,
     ) -> tuple[Tensor, Any]:
-        """A pass over `size` positions of each row: (B, L, D), zero where none ran, and the memory."""
-        inner = cast(Attending, self.inner)  # made sure of in the beginning: protocols are slow to check
+        """A pass over `size` positions of each row -> hidden states (B, L, D), zero at the others, and the memory."""
+        inner = cast(Attending, self.inner)  # checked in __post_init__; protocols are slow to check
         if stale is None or before is None or size == tokens.shape[1]:
             hidden, kept = inner.hidden_at(tokens, valid=valid, time=time)
             return hidden, _Memory(kept, tokens, place.block, torch.ones_like(place.step))
         at = stale.byte().argsort(dim=-1, descending=True, stable=True)[:, :size]
-        found, kept = inner.hidden_at(tokens.gather(-1, at), at, before.kept, valid=valid, time=time)
-        hidden = found.new_zeros((*tokens.shape, found.shape[-1]))
-        hidden.scatter_(1, at[..., None].expand_as(found), found)
+        computed, kept = inner.hidden_at(tokens.gather(-1, at), at, before.kept, valid=valid, time=time)
+        hidden = computed.new_zeros((*tokens.shape, computed.shape[-1]))
+        hidden.scatter_(1, at[..., None].expand_as(computed), computed)
         return hidden, _Memory(kept, tokens, place.block, before.age + 1)
 
 
 class PrefixCache(Cache):
-    """Keeps what stands before the block; the block and all behind it run (Fast-dLLM, arXiv:2505.22618, 3.2)."""
+    """Caches the positions before the block; computes the block and all after it (Fast-dLLM, arXiv:2505.22618, 3.2)."""
 
     def stale(self, tokens: Tensor, place: Place, before: Tensor) -> Tensor:
         return place.block.cumsum(-1) > 0
 
 
 class DualCache(Cache):
-    """Keeps what stands before the block and behind it; the block alone runs (Fast-dLLM, arXiv:2505.22618, 3.2)."""
+    """Caches the positions before and after the block; computes the block (Fast-dLLM, arXiv:2505.22618, 3.2)."""
 
     def stale(self, tokens: Tensor, place: Place, before: Tensor) -> Tensor:
         return (place.block.cumsum(-1) > 0) & (place.block.flip(-1).cumsum(-1) > 0).flip(-1)
@@ -127,7 +128,7 @@ class DualCache(Cache):
 
 @dataclass(frozen=True)
 class DelayedCache(Cache):
-    """Keeps a token from the pass after the one that wrote it; every MASK runs (dKV-Cache, arXiv:2505.15781, 3.2)."""
+    """Caches a token from its second pass on; computes every MASK (dKV-Cache, arXiv:2505.15781, 3.2)."""
 
     refresh: int | None = 8
     needs_blocks: ClassVar[bool] = False
@@ -140,9 +141,10 @@ CACHES: dict[str, type[Cache]] = {"delayed": DelayedCache, "dual": DualCache, "p
 
 
 def cached(denoiser: Denoiser, text: str) -> Cache:
-    """The cache that `text` names around `denoiser`: "dual", or "dual:refresh=8" ("none": only on entering a block).
+    """Denoiser and text such as "dual" or "dual:refresh=8" -> the denoiser with that cache.
 
-    Raises RequestError for an unknown name or option, a value that cannot be, or a denoiser that keeps nothing.
+    refresh=none is a full pass only at the start of a block. Raises RequestError for an unknown name or option, an
+    impossible value, or a denoiser without keys and values.
     """
     name, _, rest = text.partition(":")
     if name not in CACHES:

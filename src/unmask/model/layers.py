@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _LANE = 2**16
-PLAIN_SCORES = 2**26  # attention scores beyond which the fused kernel is taken for its memory
+PLAIN_SCORES = 2**26  # with more attention scores the fused kernel is used, which needs less memory
 
 
 class Rotary:
-    """Rotary positions (RoFormer, arXiv:2104.09864): base 10 000, halves as in GPT-NeoX.
+    """Tables of rotary positions (RoFormer, arXiv:2104.09864): base 10 000, halves as in GPT-NeoX.
 
-    The tables carry the attention's 1/sqrt(head) as well, its root on queries and on keys: the scaling costs nothing.
+    The tables include the factor 1/sqrt(head) of attention, its square root for queries and for keys, so that the
+    scaling takes no time.
     """
 
     def __init__(self, head: int, base: float = 10_000.0) -> None:
@@ -28,7 +29,7 @@ class Rotary:
         self._tables: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def tables(self, positions: Tensor | int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin, each (1 or B, 1, L, head/2), for a length or for (B, L) positions."""
+        """Length, or positions (B, L) -> cosines and sines, each (1 or B, 1, L, head/2)."""
         if isinstance(positions, Tensor):
             return self._angles(positions.to(device), dtype)
         key = (positions, device, dtype)
@@ -39,7 +40,7 @@ class Rotary:
         return self._tables[key]
 
     def some(self, at: Tensor, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin, each (B, 1, A, head/2), at positions `at` (B, A) below `length`."""
+        """Positions `at` (B, A), below `length` -> cosines and sines, each (B, 1, A, head/2)."""
         cos, sin = self.tables(length, device, dtype)
         return cos[0, 0][at][:, None], sin[0, 0][at][:, None]
 
@@ -51,7 +52,7 @@ class Rotary:
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> None:
-    """Rotate the halves of the last axis of `x` by plus or minus the angles, into `out`."""
+    """Rotate the halves of the last axis of `x` by the angles times `sign` (1 or -1), into `out`."""
     first, second = x.chunk(2, -1)
     left, right = out.chunk(2, -1)
     torch.mul(first, cos, out=left).addcmul_(second, sin, value=-sign)
@@ -96,10 +97,10 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @dataclass(slots=True)
 class Kept:
-    """Keys and values that a pass finds and leaves, a tensor (B, L, 2, H, head) a block, rotated, keys first.
+    """Keys and values before and after a pass: a tensor (B, L, 2, H, head) for each block, rotated, keys first.
 
-    With `at`, the places of its A tokens as flat indices (B * A,) into (B, L), a pass goes over some positions only,
-    and what it does not renew it takes from `before`. No tensor in `before` is written to.
+    With `at`, the positions of its A tokens as flat indices (B * A,) into (B, L), a pass computes these positions only,
+    and takes the others from `before`, whose tensors it does not change.
     """
 
     at: Tensor | None = None
@@ -107,7 +108,7 @@ class Kept:
     after: list[Tensor] = field(default_factory=list[Tensor])
 
     def renew(self, fresh: Tensor) -> Tensor:
-        """The keys and values of the next block: `fresh` (B, A, 2, H, head), and those of before around it."""
+        """New keys and values (B, A, 2, H, head) of the next block -> those of all its positions, (B, L, 2, H, head)."""
         if self.at is not None:
             old = self.before[len(self.after)]
             fresh = old.flatten(0, 1).index_copy(0, self.at, fresh.flatten(0, 1)).view_as(old)
@@ -116,12 +117,12 @@ class Kept:
 
 
 def _over_heads(valid: Tensor) -> Tensor:
-    """(B, L), for every query alike, or (B or 1, Q, L), as a mask over (B, H, Q, L)."""
+    """`valid` (B, L), equal for all queries, or (B or 1, Q, L) -> a mask for scores (B, H, Q, L)."""
     return valid[:, None, None, :] if valid.ndim == 2 else valid[:, None]
 
 
 def _infer(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None, plain: bool) -> Tensor:
-    """Attention without gradients, over the keys and values that are `kept` if any are."""
+    """Attention without gradients, over the keys and values of `kept` where it is given."""
     cos, sin = (table.transpose(1, 2)[:, :, :, None] for table in tables)
     turned = torch.empty_like(qkv)
     _turn(qkv[:, :, :2], cos, sin, turned[:, :, :2], 1)
@@ -144,9 +145,9 @@ def _infer(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kep
 def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None = None) -> Tensor:
     """Attention with rotary positions: qkv (B, A, 3, H, head) -> (B, A, H, head), over L = A keys, or those of `kept`.
 
-    `valid` (B, L) hides padded keys, (B or 1, A, L) keys from single queries; `kept` goes without gradients. On a CPU
-    two matmuls and a softmax beat the fused kernel in both dtypes, while their scores stay within `PLAIN_SCORES`;
-    elsewhere, and beyond, it is the fused kernel.
+    `valid` (B, L) masks padded keys, `valid` (B or 1, A, L) keys of single queries; `kept` is for passes without
+    gradients. On a CPU two matrix products and a softmax are faster than the fused kernel in both dtypes, and are used
+    up to `PLAIN_SCORES` scores; above, and on other devices, the fused kernel is used.
     """
     batch, length, _, heads, _ = qkv.shape
     keys = kept.before[0].shape[1] if kept is not None and kept.before else length

@@ -1,4 +1,4 @@
-"""The shape of a network, as plain values: no torch is imported here, so that `--help` and `--dry` stay quick."""
+"""Settings of a DiT: the shape of the network. Imported without torch, so that `--help` and `--dry` stay fast."""
 
 __all__ = ["SIZES", "DiTSettings"]
 
@@ -13,7 +13,7 @@ class DiTSettings:
     """MDLM's diffusion transformer (arXiv:2406.07524 D.4; Peebles and Xie, arXiv:2212.09748)."""
 
     vocab_size: int
-    """Ids that the embedding and the head know, MASK and PAD included."""
+    """Number of token ids of the embedding and the head, MASK and PAD included."""
     mask_id: int
     """The id of MASK."""
     max_length: int = 256
@@ -23,22 +23,22 @@ class DiTSettings:
     blocks: int = 6
     """Number of transformer blocks."""
     heads: int = 4
-    """Attention heads; the width must divide into them evenly."""
+    """Attention heads; a divisor of the width."""
     dropout: float = 0.1
-    """Probability of dropping an element of a branch before it joins the residual stream."""
+    """Probability that an element of a branch is dropped before it is added to the residual stream."""
     gelu: Literal["exact", "tanh"] = "exact"
-    """GELU itself, or its tanh approximation as in MDLM's code: they differ by less than 5e-4, and the exact one was
-    the faster on the CPUs we measured (docs/log.md)."""
+    """Exact GELU, or its tanh approximation as in MDLM's code. They differ by less than 5e-4, and the exact one was
+    faster on the measured CPUs (docs/log.md)."""
     modulation: Literal["none", "constant", "time"] = "none"
-    """Shift, scale and gate of the branches: absent; constants (a published model run without time); or made from the
-    time by adaLN (a time-conditioned model)."""
+    """Shift, scale and gate of the branches: absent; constants (a published model without its time input); or computed
+    from the time by adaLN (a time-conditioned model)."""
     absolute: bool = False
-    """Learned absolute positions beside the rotary ones: for canvases of a fixed form, such as a grid."""
+    """Learned absolute positions besides the rotary ones, for canvases of a fixed form such as a grid."""
     causal_block: int = 0
-    """Block-causal attention (BD3-LM, arXiv:2503.09573): a position sees its own block of so many positions and those
-    before it, so that keys and values of finished blocks may be kept for good; 0: attention goes everywhere."""
+    """Block-causal attention (BD3-LM, arXiv:2503.09573): a position attends to its own block of so many positions and
+    to earlier blocks, so that keys and values of finished blocks stay exact. 0: attention to all positions."""
     cond: int = 128
-    """Size of the time embedding, for modulation by time."""
+    """Width of the time embedding, for modulation by time."""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "max_length", "width", "blocks", "heads", "cond"):

@@ -1,1 +1,1 @@
-"""What every long run needs: the machine, checkpoints, optimiser, averages, metrics, several processes."""
+"""Long runs: device and number format, the loop, optimiser, averages, metrics, and several processes."""
