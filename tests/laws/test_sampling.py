@@ -1,4 +1,4 @@
-"""Samplers have the laws they promise, against enumeration; and rare tokens come at their rate."""
+"""Samplers have their stated laws, by enumeration; and rare tokens are drawn at their rate."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ from unmask.testing import TableDenoiser, random_language
 V, L, ROWS = 3, 3, 20_000
 JOINT = random_language(V, L, seed=11, sharpness=2.0)
 MODEL = TableDenoiser(JOINT)
-PLACE = V ** torch.arange(L - 1, -1, -1)
+DIGITS = V ** torch.arange(L - 1, -1, -1)
 
 
 def sample(policy: UnmaskingPolicy, *, model: TableDenoiser = MODEL, seed: int = 0, first: int = V) -> Canvas:
@@ -32,8 +32,8 @@ def sample(policy: UnmaskingPolicy, *, model: TableDenoiser = MODEL, seed: int =
 
 
 def surprise(tokens: Tensor, law: Tensor) -> float:
-    """Chi-square against `law` (N,) in standard deviations (Wilson and Hilferty): about normal where the law holds."""
-    counts = (tokens * PLACE).sum(-1).bincount(minlength=law.numel()).double()
+    """Chi-square against `law` (N,) in standard deviations (Wilson and Hilferty): about normal if the law holds."""
+    counts = (tokens * DIGITS).sum(-1).bincount(minlength=law.numel()).double()
     law = law.flatten()
     degrees = law.numel() - 1
     ratio = float(((counts - ROWS * law).square() / (ROWS * law)).sum()) / degrees
@@ -46,24 +46,24 @@ def enumerated_law(joint: Tensor, schedule: Schedule, steps: int) -> Tensor:
     law: dict[tuple[int, ...], float] = {(V,) * L: 1.0}
     for step in range(steps, 0, -1):
         t = torch.tensor([step / steps, (step - 1) / steps], dtype=torch.float64)
-        chance = float(process.reveal_probability(t[1], t[0]))
+        reveal = float(process.reveal_probability(t[1], t[0]))
         after: dict[tuple[int, ...], float] = {}
         for canvas, mass in law.items():
             posterior = model.hidden(torch.tensor([canvas]))[0].exp().tolist()
-            options = [
+            outcomes = [
                 [(token, 1.0)]
                 if token != V
-                else [(V, 1 - chance), *((k, chance * posterior[place][k]) for k in range(V))]
-                for place, token in enumerate(canvas)
+                else [(V, 1 - reveal), *((k, reveal * posterior[position][k]) for k in range(V))]
+                for position, token in enumerate(canvas)
             ]
-            for choice in itertools.product(*options):
-                to = tuple(token for token, _ in choice)
-                after[to] = after.get(to, 0.0) + mass * math.prod(p for _, p in choice)
+            for outcome in itertools.product(*outcomes):
+                tokens = tuple(token for token, _ in outcome)
+                after[tokens] = after.get(tokens, 0.0) + mass * math.prod(p for _, p in outcome)
         law = {canvas: mass for canvas, mass in after.items() if mass > 0}
-    found = torch.zeros_like(joint)
+    result = torch.zeros_like(joint)
     for canvas, mass in law.items():
-        found[canvas] = mass
-    return found
+        result[canvas] = mass
+    return result
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
@@ -80,7 +80,7 @@ def test_ancestral_in_continuous_time_has_the_joint(schedule: str) -> None:
 
 
 def test_ancestral_controls() -> None:
-    """The chi-square sees a coarser grid, another schedule on the same grid, and sampling at another temperature."""
+    """The chi-square notices a coarser grid, another schedule on the same grid, and another temperature."""
     assert surprise(sample(Ancestral(1)).tokens, JOINT) > 4
     assert surprise(sample(Ancestral(3)).tokens, JOINT) > 4
     assert surprise(sample(Ancestral(3)).tokens, enumerated_law(JOINT, Polynomial(3.0), 3)) > 4
@@ -95,7 +95,7 @@ NEVER = [name for name, entry in ENTRIES.items() if entry.joint == "no" and not 
 
 @pytest.mark.parametrize("name", ONE_A_PASS)
 def test_one_reveal_a_pass_samples_the_joint(name: str) -> None:
-    """For orders that do not peek at the proposal, as the registry states."""
+    """For orders that do not depend on the proposal, as the registry states."""
     assert {"random", "margin", "entropy", "best-confidence", "left-to-right"} == set(ONE_A_PASS)
     done = sample(make(name))
     assert abs(surprise(done.tokens, JOINT)) < 4
@@ -103,8 +103,8 @@ def test_one_reveal_a_pass_samples_the_joint(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NEVER)
-def test_what_is_said_not_to_sample_the_joint_does_not(name: str) -> None:
-    """They peek at what was drawn, or reveal tokens together. Stated, and the control of the law above."""
+def test_policies_labelled_no_do_not_sample_the_joint(name: str) -> None:
+    """They depend on the sampled tokens, or reveal tokens together. The control of the law above."""
     knob = ENTRIES[name].knob
     assert knob is not None
     loose = f":{knob.option}={knob.values[0]}" if knob.values else ""
@@ -125,7 +125,7 @@ def test_in_the_limit_the_joint_is_sampled(strict: str, loose: str) -> None:
 
 
 def test_remdm_comes_near_the_joint_as_steps_grow() -> None:
-    """Its error falls with the grid; without hiding it is ancestral sampling."""
+    """Its error falls with the number of steps; without hiding it is ancestral sampling."""
     far, near = (distance(sample(make(f"remdm:steps={steps},eta=0.05")).tokens) for steps in (3, 40))
     assert near < 0.5 * far
     law = enumerated_law(JOINT, make_schedule("linear"), 3)
@@ -135,7 +135,7 @@ def test_remdm_comes_near_the_joint_as_steps_grow() -> None:
 
 def distance(tokens: Tensor) -> float:
     """Total variation to the joint."""
-    counts = (tokens * PLACE).sum(-1).bincount(minlength=JOINT.numel()).double() / ROWS
+    counts = (tokens * DIGITS).sum(-1).bincount(minlength=JOINT.numel()).double() / ROWS
     return float((counts - JOINT.flatten()).abs().sum()) / 2
 
 
@@ -145,11 +145,9 @@ def test_two_reveals_a_pass_do_not_sample_the_joint() -> None:
 
 @pytest.mark.parametrize("policy", ["random", "ancestral"])
 def test_with_a_prompt_the_conditional_law_holds(policy: str) -> None:
-    given = JOINT.clone()
-    given[[0, 2]] = 1e-12
     done = sample(make(policy), first=1)
     assert (done.tokens[:, 0] == 1).all()
-    counts = (done.tokens[:, 1:] * PLACE[1:]).sum(-1).bincount(minlength=V * V).double()
+    counts = (done.tokens[:, 1:] * DIGITS[1:]).sum(-1).bincount(minlength=V * V).double()
     law = (JOINT[1] / JOINT[1].sum()).flatten()
     assert float(((counts - ROWS * law).square() / (ROWS * law)).sum()) < 8 + 4 * math.sqrt(2 * 8) + 4
 
@@ -157,7 +155,7 @@ def test_with_a_prompt_the_conditional_law_holds(policy: str) -> None:
 def test_log_probs_are_those_of_the_passes() -> None:
     """With one reveal a pass they add up to the log-probability of the sample."""
     done = sample(make("random"))
-    wanted = JOINT.flatten()[(done.tokens * PLACE).sum(-1)].log()
+    wanted = JOINT.flatten()[(done.tokens * DIGITS).sum(-1)].log()
     torch.testing.assert_close(done.log_prob.double().sum(-1), wanted, rtol=0, atol=1e-5)
 
 
@@ -177,82 +175,82 @@ def test_a_pass_for_each_distinct_reveal_time_and_none_besides(steps: int) -> No
         changed = (canvas.tokens != before.tokens)[step.rows]
         assert changed.any(-1).all()
         assert not step.rescued.any()
-        # the pass was told its grid time, and revealed exactly the positions of that time
-        told = model.times[-1].double()
-        torch.testing.assert_close((told * steps).round() / steps, told, rtol=0, atol=1e-6)
-        assert torch.equal(changed, (grid[step.rows] - told[:, None]).abs() < 1e-6)
+        # the time of the pass is on the grid, and it reveals exactly the positions of that time
+        time = model.times[-1].double()
+        torch.testing.assert_close((time * steps).round() / steps, time, rtol=0, atol=1e-6)
+        assert torch.equal(changed, (grid[step.rows] - time[:, None]).abs() < 1e-6)
     distinct = torch.tensor([len(row.unique()) for row in grid])
     assert torch.equal(canvas.passes, distinct)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "polynomial"])
 @pytest.mark.parametrize("policy", ["ancestral", "ancestral:steps=4", "random"])
-def test_the_time_told_is_the_share_that_is_masked(policy: str, schedule: str) -> None:
-    """In expectation, and for every schedule: what it meant in training (tests/laws/test_estimators.py)."""
+def test_the_time_of_a_pass_is_the_share_that_is_masked(policy: str, schedule: str) -> None:
+    """In expectation, and for every schedule, as in training (tests/laws/test_estimators.py)."""
     rows, length = 4000, 6
     model = TableDenoiser(random_language(2, length), time_conditioned=True)
     decoder = Decoder(model, make(policy, Context(make_schedule(schedule))), 1.0)
     for after, step in decoder.steps(Canvas.start(torch.full((rows, length), 2), torch.arange(rows))):
         masked = step.view.masked.double().mean(-1)
-        told = model.times[-1].double()
-        assert bool(((told > 0) & (told <= 1)).all())
+        time = model.times[-1].double()
+        assert bool(((time > 0) & (time <= 1)).all())
         if policy == "random":
-            torch.testing.assert_close(told, masked, rtol=0, atol=1e-6)
+            torch.testing.assert_close(time, masked, rtol=0, atol=1e-6)
         if policy == "ancestral:steps=4":  # on a grid the share is 1 - alpha of the time, row by row
             t = torch.arange(1, 5, dtype=torch.float64) / 4
             shares = 1 - make_schedule(schedule).alpha(t)
-            assert float((told[:, None] - shares).abs().amin(-1).max()) < 1e-6
+            assert float((time[:, None] - shares).abs().amin(-1).max()) < 1e-6
         if bool((after.passes == 1).all()) and policy == "ancestral":
             # the largest of six uniform numbers: 6/7 in expectation, whatever the schedule
-            assert abs(float(told.mean()) - 6 / 7) < 4 * float(told.std()) / math.sqrt(rows)
+            assert abs(float(time.mean()) - 6 / 7) < 4 * float(time.std()) / math.sqrt(rows)
 
 
 # ---- proposals -----------------------------------------------------------------------------------------------------
 
 
 def draws(probabilities: list[float], count: int, top_p: float = 1.0, temperature: float = 1.0) -> Tensor:
-    """How often each token comes in `count` proposals."""
-    logits = torch.tensor([*probabilities, 1.0]).log()  # MASK is last, and has probability zero whatever it says
+    """The number of times that each token is drawn in `count` proposals."""
+    logits = torch.tensor([*probabilities, 1.0]).log()  # MASK is last, and has probability zero whatever its logit
     total = torch.zeros(len(logits), dtype=torch.int64)
     size = min(count, 1_000_000)
     for at in range(0, count, size):
         u = uniform(torch.tensor([at + 1]), torch.tensor([0]), torch.arange(size), TOKENS)
-        found = propose(logits.expand(size, -1), len(probabilities), u, temperature, top_p)
-        total += found.tokens.bincount(minlength=len(logits))
+        proposal = propose(logits.expand(size, -1), len(probabilities), u, temperature, top_p)
+        total += proposal.tokens.bincount(minlength=len(logits))
     return total
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_rare_tokens_come_at_their_rate(place: int) -> None:
+def test_rare_tokens_are_drawn_at_their_rate(place: int) -> None:
     rare, count = 1e-5, 2_000_000
     p = [0.6, 0.4 - rare]
     p.insert(place, rare)
-    found = draws(p, count)
-    wanted = torch.tensor([*p, 0.0], dtype=torch.float64) * count
-    assert bool(((found - wanted).abs() <= 4 * wanted.sqrt() + 4).all())
-    assert int(found[-1]) == 0
+    counts = draws(p, count)
+    expected = torch.tensor([*p, 0.0], dtype=torch.float64) * count
+    assert bool(((counts - expected).abs() <= 4 * expected.sqrt() + 4).all())
+    assert int(counts[-1]) == 0
 
 
 @pytest.mark.parametrize("rare", [1e-6, 1e-9])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_rare_tokens_have_their_share_of_the_uniform_numbers(rare: float, place: int) -> None:
-    """Without chance: the interval of u that gives the token is as long as the token is probable."""
+    """Without sampling: the interval of u that gives the token is as long as the token is probable."""
     p = [0.6, 0.4 - rare]
     p.insert(place, rare)
     logits = torch.tensor([*p, 1.0], dtype=torch.float64).log().float()
-    weights = clean_log_probs(logits, 3).exp().double()  # the edges are where float32 has put the others
+    weights = clean_log_probs(logits, 3).exp().double()  # float32 rounds the probabilities of the others
     start = float(weights[:place].sum() / weights.sum())
     inside = torch.linspace(start - 2 * rare, start + 3 * rare, 50_001, dtype=torch.float64)
     inside = inside[(inside > 0) & (inside < 1)]
-    found = propose(logits.expand(len(inside), -1), 3, inside, 1.0, 1.0).tokens == place
-    length = float(found.sum()) * 5 * rare / 50_000
+    drawn = propose(logits.expand(len(inside), -1), 3, inside, 1.0, 1.0).tokens == place
+    length = float(drawn.sum()) * 5 * rare / 50_000
     assert length == pytest.approx(rare, rel=2e-3)
 
 
 def folded_gumbel_rate(p: float, share: float) -> float:
     """The rate at which a float32 Gumbel race that includes MASK (probability 1 - share) reveals a token of `p`.
 
-    Exact: over all 2**24 values of the token's own uniform number, its rivals' being integrated out.
+    Exact: over all 2**24 values of the token's own uniform number, those of the other tokens integrated out.
     """
     u = torch.arange(2**24, dtype=torch.float32) * 2.0**-24
     clock = -(u + 1e-10).log() + 1e-10  # an exponential number, as float32 has it
@@ -261,14 +259,14 @@ def folded_gumbel_rate(p: float, share: float) -> float:
 
 
 def test_control_float32_gumbel_loses_the_rare_tokens() -> None:
-    assert folded_gumbel_rate(1e-2, 1.0) == pytest.approx(1e-2, rel=1e-2)  # the formula itself is right
+    assert folded_gumbel_rate(1e-2, 1.0) == pytest.approx(1e-2, rel=1e-2)  # the formula itself is correct
     assert folded_gumbel_rate(1e-6, 1e-3) < 0.5 * 1e-6
 
 
 def test_control_float32_sums_lose_the_rare_tokens() -> None:
     p = torch.tensor([0.6, 0.4, 2e-8])
     edges = p.cumsum(0)
-    assert float(edges[2] - edges[1]) == 0  # the token has no room left in float32
+    assert float(edges[2] - edges[1]) == 0  # the token has an empty interval in float32
     assert float((p.double().cumsum(0))[2] - p.double().cumsum(0)[1]) > 1e-8
 
 
@@ -276,8 +274,8 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     edge = torch.tensor([1e-300, 0.25, 0.5, 0.5 + 1e-16, 0.75, 1 - 2.0**-53], dtype=torch.float64)
     logits = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0, 3.0]).log()
     for top_p in (1.0, 0.4):
-        found = propose(logits.expand(len(edge), -1), 5, edge, 1.0, top_p).tokens
-        assert set(found.tolist()) <= {1, 3}
+        tokens = propose(logits.expand(len(edge), -1), 5, edge, 1.0, top_p).tokens
+        assert set(tokens.tolist()) <= {1, 3}
     assert int(draws([0.0, 0.3, 0.0, 0.7], 1_000_000)[[0, 2, 4]].sum()) == 0
 
 
@@ -286,18 +284,18 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
 )
 def test_top_p_keeps_the_smallest_set(top_p: float, kept: set[int]) -> None:
     p = [0.2, 0.4, 0.1, 0.3]
-    found = draws(p, 200_000, top_p)
-    assert set(found.nonzero().flatten().tolist()) == kept
+    counts = draws(p, 200_000, top_p)
+    assert set(counts.nonzero().flatten().tolist()) == kept
     law = torch.tensor([p[k] if k in kept else 0.0 for k in range(4)], dtype=torch.float64)
-    wanted = 200_000 * law / law.sum()
-    assert bool(((found[:4] - wanted).abs() <= 4.5 * wanted.sqrt()).all())
+    expected = 200_000 * law / law.sum()
+    assert bool(((counts[:4] - expected).abs() <= 4.5 * expected.sqrt()).all())
 
 
 def test_temperature_sharpens_the_proposal_and_not_the_features() -> None:
     p = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
-    wanted = 200_000 * p**2 / (p**2).sum()
-    found = draws(p.tolist(), 200_000, temperature=0.5)[:3]
-    assert bool(((found - wanted).abs() <= 4.5 * wanted.sqrt()).all())
+    expected = 200_000 * p**2 / (p**2).sum()
+    counts = draws(p.tolist(), 200_000, temperature=0.5)[:3]
+    assert bool(((counts - expected).abs() <= 4.5 * expected.sqrt()).all())
     logits = torch.tensor([[0.2, 0.5, 0.3, 0.9]]).log()
     cold = propose(logits, 3, torch.tensor([0.05], dtype=torch.float64), 0.5, 0.4)
     torch.testing.assert_close(cold.log_probs[0, :3].double().exp(), p, rtol=1e-6, atol=0)
@@ -306,5 +304,5 @@ def test_temperature_sharpens_the_proposal_and_not_the_features() -> None:
 
 def test_temperature_zero_takes_the_most_probable() -> None:
     logits = torch.tensor([[0.1, 2.0, 1.0, 9.0], [3.0, 1.0, 2.0, 9.0]])
-    found = propose(logits, 3, torch.tensor([0.999, 0.999], dtype=torch.float64), 0.0, 1.0)
-    assert found.tokens.tolist() == [1, 0]
+    proposal = propose(logits, 3, torch.tensor([0.999, 0.999], dtype=torch.float64), 0.0, 1.0)
+    assert proposal.tokens.tolist() == [1, 0]

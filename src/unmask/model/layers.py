@@ -108,7 +108,7 @@ class Kept:
     after: list[Tensor] = field(default_factory=list[Tensor])
 
     def renew(self, fresh: Tensor) -> Tensor:
-        """New keys and values (B, A, 2, H, head) of the next block -> those of all its positions, (B, L, 2, H, head)."""
+        """New keys and values (B, A, 2, H, head) of the next block -> those of all positions, (B, L, 2, H, head)."""
         if self.at is not None:
             old = self.before[len(self.after)]
             fresh = old.flatten(0, 1).index_copy(0, self.at, fresh.flatten(0, 1)).view_as(old)
