@@ -30,11 +30,10 @@ from unmask.disk.checkpoint import (
     write_checkpoint,
 )
 from unmask.errors import CheckpointError, ConfigError, RunError
-from unmask.run.ema import Ema
 from unmask.run.loop import Interrupt
 from unmask.run.machine import choose_device, choose_dtype, matmul_rates
 from unmask.run.metrics import Metrics, plot_curves, read_metrics
-from unmask.run.optim import adamw, clip, learning_rate, load_optimizer_tensors, optimizer_tensors
+from unmask.run.optim import Ema, adamw, clip, learning_rate, load_optimizer_tensors, optimizer_tensors
 from unmask.run.parallel import join_group
 
 SRC = Path(__file__).parents[2] / "src"

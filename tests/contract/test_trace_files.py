@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from unmask.errors import DataError, RequestError, UnmaskError
-from unmask.trace.events import Event, Header, Row, Trace, position_texts, replay
-from unmask.trace.files import from_jsonl, read, to_html, to_jsonl
+from unmask.trace.events import Event, Header, Row, Trace, from_jsonl, position_texts, read, replay, to_html, to_jsonl
 
 TRACE = Trace(
     Header(

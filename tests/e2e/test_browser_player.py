@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from unmask.trace.events import Event, Header, Row, Trace, position_texts, replay
-from unmask.trace.files import to_html
+from unmask.trace.events import Event, Header, Row, Trace, position_texts, replay, to_html
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [

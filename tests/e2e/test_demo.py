@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import unmask.assets.bundled
 from unmask.cli.demo import run
-from unmask.cli.panel import Panel, dial_table, race_table
+from unmask.cli.live import Panel, dial_table, race_table
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import policy_config
 from unmask.policies.learned.settings import PolicySettings

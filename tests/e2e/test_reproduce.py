@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from unmask.eval.compare import BLIND
+from unmask.eval.frontier import BLIND
 from unmask.reproduce import work
 from unmask.reproduce.plan import Heuristics, Measured, Options, Training, needs
 from unmask.reproduce.questions import names, plan_of
@@ -115,7 +115,7 @@ def test_the_report_has_every_cell_and_says_that_it_was_quick(answered: Path) ->
 @pytest.mark.slow
 def test_the_differences_are_those_of_the_cells(answered: Path) -> None:
     """The table against outcomes read from the files by hand."""
-    from unmask.eval.compare import compare, one_pass
+    from unmask.eval.frontier import compare, one_pass
     from unmask.solve.settings import Setting
     from unmask.solve.sweep import Outcome
 

@@ -13,8 +13,7 @@ import pytest
 
 from unmask.cli.main import main
 from unmask.cli.watch import Player, keys_of
-from unmask.trace.events import replay
-from unmask.trace.files import read
+from unmask.trace.events import read, replay
 
 SRC = Path(__file__).parents[2] / "src"
 WORDS = ["generate", "shakespeare", "To be", "--length", "12", "--seed", "4", "--threads", "1", "--dtype", "float32"]

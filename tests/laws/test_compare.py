@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from unmask.errors import RequestError
-from unmask.eval.compare import BLIND, BLIND_ANY, LEARNED, REFERENCES, compare, grouped, one_pass, reversals
+from unmask.eval.frontier import BLIND, BLIND_ANY, LEARNED, REFERENCES, compare, grouped, one_pass, reversals
 from unmask.solve.pareto import envelope_at, hypervolume
 from unmask.solve.settings import Setting
 from unmask.solve.sweep import Outcome

@@ -14,10 +14,9 @@ from unmask.disk.checkpoint import load_state, read_checkpoint, resolve, step_of
 from unmask.disk.files import atomic_text, explained
 from unmask.errors import CheckpointError, ConfigError, DataError, RunError, UnmaskError
 from unmask.run import machine
-from unmask.run.ema import Ema
 from unmask.run.machine import choose_device, choose_dtype, set_threads
 from unmask.run.metrics import Metrics, read_metrics
-from unmask.run.optim import learning_rate
+from unmask.run.optim import Ema, learning_rate
 from unmask.run.parallel import Group, join_group
 
 HOLDS = "a checkpoint folder holds model.safetensors and config.json"

@@ -140,7 +140,7 @@ def _next(checkpoint: str | None) -> str:
 
 def _solve(console: "Console", arguments: DemoArguments) -> list[_Shown]:
     """Each set of puzzles by every policy, live, and by the learned one at places of its dial."""
-    from unmask.cli.panel import Panel, dial_table, race_table
+    from unmask.cli.live import Panel, dial_table, race_table
     from unmask.solve.race import COURSES, LEARNED, open_puzzles, race, runners_of, turn_dial
 
     found: list[_Shown] = []
@@ -172,7 +172,7 @@ def _write(shown: Sequence[_Shown], folder: Path, seed: int) -> list[Path]:
     """The picture, where it can be drawn, and the page; each replaces an older one whole."""
     from unmask.disk.files import atomic_text
     from unmask.plots import can_draw
-    from unmask.trace.files import to_html
+    from unmask.trace.events import to_html
 
     found: list[Path] = []
     if not can_draw():

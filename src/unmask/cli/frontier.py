@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
     """Sweep, write and print."""
     args = parse(FrontierArguments, argv, "frontier")
 
-    from unmask.eval.compare import frontiers
+    from unmask.eval.frontier import frontiers
     from unmask.eval.report import frontier_lines, write_frontiers
     from unmask.solve.problems import most_holes
     from unmask.solve.settings import block_sizes, every_policy, settings_of

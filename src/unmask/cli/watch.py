@@ -17,8 +17,7 @@ from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import note, print_json
 from unmask.disk.files import atomic_text
 from unmask.errors import RequestError
-from unmask.trace.events import CHANGES, Event, Trace, last_events, position_texts, replay
-from unmask.trace.files import read, to_html, to_jsonl
+from unmask.trace.events import CHANGES, Event, Trace, last_events, position_texts, read, replay, to_html, to_jsonl
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -25,8 +25,7 @@ import numpy as np
 from unmask.config import run_record
 from unmask.disk.files import atomic_text
 from unmask.errors import ConfigError
-from unmask.eval.compare import POSITIONAL, Frontiers, family
-from unmask.eval.frontier import Frontier
+from unmask.eval.frontier import POSITIONAL, Frontier, Frontiers, family
 from unmask.eval.pace import Comparison
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.solve.pareto import envelope_at, pareto

@@ -14,7 +14,7 @@ import numpy as np
 
 from unmask.batch import ceil_div
 from unmask.disk.files import atomic_text
-from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES, Compared, grouped
+from unmask.eval.frontier import BLIND, BLIND_ANY, REFERENCES, Compared, grouped
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.reproduce.plan import Arena, Measured, Plan, Timed, Training
 from unmask.reproduce.results import GROUPS, Judged, Results, outcomes_of, shown

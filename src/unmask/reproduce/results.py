@@ -33,8 +33,18 @@ from unmask.config import from_dict, to_dict
 from unmask.disk.files import atomic_text
 from unmask.disk.json import read_json
 from unmask.errors import ConfigError, DataError
-from unmask.eval.compare import BLIND, BLIND_ANY, REFERENCES, Compared, compare, grouped, one_pass, reversals
-from unmask.eval.frontier import Frontier, frontier
+from unmask.eval.frontier import (
+    BLIND,
+    BLIND_ANY,
+    REFERENCES,
+    Compared,
+    Frontier,
+    compare,
+    frontier,
+    grouped,
+    one_pass,
+    reversals,
+)
 from unmask.reproduce.plan import CELLS, Cell, Heuristics, Measured, Plan, kind_of, needs
 from unmask.solve.settings import Setting
 from unmask.solve.sweep import Outcome

@@ -220,8 +220,7 @@ _TIMED_PROBLEMS, _TIMED_BATCHES = 128, 32  # at most so many of each
 
 def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
     """Median seconds a problem, verifier included; the settings take turns, so that what disturbs one disturbs all."""
-    from unmask.eval.compare import grouped
-    from unmask.eval.frontier import frontier
+    from unmask.eval.frontier import frontier, grouped
     from unmask.reproduce.results import outcomes_of, shown
     from unmask.solve.problems import most_holes, solve
     from unmask.solve.sweep import open_bench

@@ -33,9 +33,16 @@ from unmask.model.load import model_config
 from unmask.noise import derive
 from unmask.objective.base import Objective, Rows
 from unmask.objective.bound import Bound, validate
-from unmask.run.ema import Ema
 from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
-from unmask.run.optim import adamw, clip, learning_rate, load_optimizer_tensors, optimizer_tensors, set_learning_rate
+from unmask.run.optim import (
+    Ema,
+    adamw,
+    clip,
+    learning_rate,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    set_learning_rate,
+)
 from unmask.run.parallel import Group
 from unmask.train.plan import TrainPlan
 from unmask.train.settings import TextRun
