@@ -5,7 +5,7 @@ request. The idea is that of `jax.random.fold_in`. The hash state is two 32-bit 
 whose multipliers are below 2**31, so that no product with a 32-bit word exceeds int64.
 """
 
-__all__ = ["POLICY", "TOKENS", "derive", "generator", "uniform"]
+__all__ = ["DROPOUT", "POLICY", "TOKENS", "derive", "fold", "generator", "row_keys", "uniform"]
 
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # Streams: numbers for different purposes are independent.
-TOKENS, POLICY = 0, 1
+TOKENS, POLICY, DROPOUT = 0, 1, 2
 
 _WORD = 0xFFFFFFFF
 _START = 0x5BD1E995
@@ -59,6 +59,17 @@ def uniform(seed: Tensor, step: Tensor, position: Tensor, stream: int) -> Tensor
         left, right = _begin(seed, step, torch.full_like(seed, _START), stream)
     left, right = _absorb(left, right, position & _WORD)
     return (left * 2**21 + (right & 0x1FFFFF)).double().add_(0.5).mul_(2.0**-53)
+
+
+def row_keys(seed: int, step: int, rows: Tensor, stream: int) -> Tensor:
+    """(B,) int64 indices of rows -> (2, B) int64, two words of 32 bits that are a function of all four arguments."""
+    begin = torch.tensor(_begin(seed, step, _START, stream), device=rows.device)
+    return fold(begin[:, None], rows)
+
+
+def fold(keys: Tensor, word: Tensor) -> Tensor:
+    """Keys (2, ...) and integers that broadcast with keys[0] -> keys (2, ...) that are a function of both."""
+    return torch.stack(torch.broadcast_tensors(*_absorb(keys[0], keys[1], word & _WORD)))
 
 
 def derive(seed: int, *path: int) -> int:

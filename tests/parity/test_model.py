@@ -10,9 +10,10 @@ from torch.nn import functional as F
 
 from unmask.model import layers
 from unmask.model.dit import DiT
-from unmask.model.layers import Rotary, attention, join
+from unmask.model.layers import Rotary, attention, join, site_keys
 from unmask.model.load import build, freeze_time, parameter_count
 from unmask.model.settings import SIZES, DiTSettings
+from unmask.noise import DROPOUT, row_keys
 
 Modulation = Literal["none", "constant", "time"]
 MODULATIONS: list[Modulation] = ["none", "constant", "time"]
@@ -98,8 +99,8 @@ def test_join_is_dropout_of_the_gated_branch(gated: str | None) -> None:
     residual, branch = (torch.randn(shape, generator=chance, dtype=torch.float64, requires_grad=True) for _ in range(2))
     rows = {"one": 1, "each": 4, None: 0}[gated]
     gate = (torch.rand(rows, 1, 32, generator=chance, dtype=torch.float64) + 0.5).requires_grad_() if rows else None
-    torch.manual_seed(5)
-    fast = join(residual, branch, gate, p, True)
+    (keys,) = site_keys(row_keys(5, 0, torch.arange(4), DROPOUT), 1, torch.arange(500))
+    fast = join(residual, branch, gate, p, keys)
     kept = ((fast - residual).abs() > 1e-12).double()
     met = round(p * 2**16) / 2**16
     slow = residual + (branch if gate is None else gate * branch) * kept / (1 - met)
@@ -113,14 +114,15 @@ def test_join_is_dropout_of_the_gated_branch(gated: str | None) -> None:
     assert abs(dropped - p) < 4.5 * deviation
     assert abs(dropped - 0.11) > 4.5 * deviation  # the control
     neighbours = float(((kept[..., 1:] - 0.9) * (kept[..., :-1] - 0.9)).mean()) / 0.09 * math.sqrt(kept.numel())
-    assert abs(neighbours) < 4.5  # four elements share one draw, and are independent all the same
+    assert abs(neighbours) < 4.5  # two elements share one hash, and are independent all the same
 
 
 def test_join_without_dropout_is_a_sum() -> None:
     residual, branch, gate = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.randn(1, 1, 4)
-    for training, p in ((False, 0.5), (True, 0.0)):
-        torch.testing.assert_close(join(residual, branch, gate, p, training), residual + gate * branch)
-        assert torch.equal(join(residual, branch, None, p, training), residual + branch)
+    (keys,) = site_keys(row_keys(5, 0, torch.arange(2), DROPOUT), 1, torch.arange(3))
+    for none, p in ((None, 0.5), (keys, 0.0)):
+        torch.testing.assert_close(join(residual, branch, gate, p, none), residual + gate * branch)
+        assert torch.equal(join(residual, branch, None, p, none), residual + branch)
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.errors import RequestError
-from unmask.model.layers import Kept, Rotary, attention, join
+from unmask.model.layers import Kept, Rotary, attention, join, site_keys
 from unmask.model.settings import DiTSettings
 
 
@@ -114,17 +114,18 @@ class _Block(nn.Module):
         tables: tuple[Tensor, Tensor],
         valid: Tensor | None,
         cond: Tensor | None,
-        kept: Kept | None = None,
+        kept: Kept | None,
+        keys: tuple[Tensor | None, Tensor | None],
     ) -> Tensor:
         six = _vectors(self.modulation, cond, 6)
         if six is None:
-            x = join(x, self.attend(self.norm_1(x), tables, valid, kept), None, self.dropout, self.training)
-            return join(x, self.mlp(self.norm_2(x)), None, self.dropout, self.training)
+            x = join(x, self.attend(self.norm_1(x), tables, valid, kept), None, self.dropout, keys[0])
+            return join(x, self.mlp(self.norm_2(x)), None, self.dropout, keys[1])
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = six
         branch = self.attend(_shifted(self.norm_1(x), shift_a, scale_a), tables, valid, kept)
-        x = join(x, branch, gate_a, self.dropout, self.training)
+        x = join(x, branch, gate_a, self.dropout, keys[0])
         branch = self.mlp(_shifted(self.norm_2(x), shift_m, scale_m))
-        return join(x, branch, gate_m, self.dropout, self.training)
+        return join(x, branch, gate_m, self.dropout, keys[1])
 
 
 class DiT(nn.Module):
@@ -133,6 +134,7 @@ class DiT(nn.Module):
     def __init__(self, settings: DiTSettings) -> None:
         super().__init__()
         self.settings = settings
+        self.dropout_keys: Tensor | None = None
         self.embedding = nn.Embedding(settings.vocab_size, settings.width)
         nn.init.normal_(self.embedding.weight)
         self.places = nn.Embedding(settings.max_length, settings.width) if settings.absolute else None
@@ -228,11 +230,19 @@ class DiT(nn.Module):
         if self.time is not None and time is None:
             raise ValueError("This denoiser is time-conditioned: pass time (B,).")
         cond = None if self.time is None or time is None else self.time(time)
-        for block in self.blocks:
-            x = block(x, tables, seen, cond, kept)
+        for block, keys in zip(self.blocks, self._dropout(tokens.shape[1]), strict=True):
+            x = block(x, tables, seen, cond, kept, keys)
         x = self.norm(x)
         two = _vectors(self.modulation, cond, 2)
         return x if two is None else _shifted(x, *two)
+
+    def _dropout(self, length: int) -> list[tuple[Tensor | None, Tensor | None]]:
+        """The keys of each block's two sites of dropout, None where nothing is dropped."""
+        if not self.training or self.dropout_keys is None or not self.settings.dropout:
+            return [(None, None)] * len(self.blocks)
+        positions = torch.arange(length, device=self.dropout_keys.device)
+        sites = site_keys(self.dropout_keys, 2 * len(self.blocks), positions).unbind()
+        return list(zip(sites[::2], sites[1::2], strict=True))
 
     def _fits(self, tokens: Tensor, valid: Tensor | None) -> None:
         """Raises RequestError for tokens behind the last learned position."""

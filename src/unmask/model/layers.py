@@ -4,7 +4,7 @@ Each is one autograd function whose backward is written out: no slice is padded 
 slow twins stand in tests/parity, the measurements behind the forms in docs/log.md.
 """
 
-__all__ = ["Kept", "Rotary", "attention", "join"]
+__all__ = ["Kept", "Rotary", "attention", "join", "site_keys"]
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from unmask.noise import fold
 
 _LANE = 2**16
 PLAIN_SCORES = 2**26  # with more attention scores the fused kernel is used, which needs less memory
@@ -163,14 +165,41 @@ def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, 
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
 
 
+_MIX = (-0x61C88647, 0x7FEB352D)  # odd multipliers of 32-bit words
+
+
+def site_keys(rows: Tensor, sites: int, positions: Tensor) -> Tensor:
+    """Keys of rows (2, B) and positions (L,) or (B, L) -> (sites, 2, B, L) int32, what dropout needs of each site.
+
+    A site is one place of the network where something is dropped. The second key of a pair is odd.
+    """
+    each = torch.arange(sites, device=rows.device)[:, None, None]
+    first, second = (fold(fold(rows[:, None, :, None], each), positions) - 2**31).int()
+    return torch.stack([first, second | 1], 1)
+
+
+def _lanes(keys: Tensor, width: int) -> Tensor:
+    """Keys (2, B, L) int32 -> (B, L, width) int16, uniform: the halves of a hash of keys and channel.
+
+    A multiply-shift hash in place: seven passes over half a word an element, as fast on a CPU as torch's generator.
+    The arithmetic shift is added, not xored: xored it would clear the sign.
+    """
+    channels = torch.arange((width + 1) // 2, dtype=torch.int32, device=keys.device) * _MIX[0]
+    words = keys[0, ..., None] ^ channels
+    words *= keys[1, ..., None]
+    words += words >> 16
+    words *= _MIX[1]
+    words += words >> 16
+    return words.view(torch.int16)[..., :width]
+
+
 class _Join(torch.autograd.Function):
     """residual + gate * branch * keep / (1 - p), `keep` made of 16 random bits an element; `gate` (B or 1, 1, D)."""
 
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, branch: Tensor, gate: Tensor | None, p: float) -> Tensor:
+    def forward(ctx: Any, residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, keys: Tensor) -> Tensor:
         dropped = round(p * _LANE)
-        words = torch.empty((branch.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        lanes = words.view(torch.int16)[: branch.numel()].view(branch.shape)
+        lanes = _lanes(keys, branch.shape[-1])
         keep = torch.ge(lanes, dropped - _LANE // 2, out=torch.empty_like(branch))
         ctx.scale = _LANE / (_LANE - dropped)
         kept = branch if gate is None else branch * gate
@@ -178,25 +207,24 @@ class _Join(torch.autograd.Function):
         return torch.addcmul(residual, kept, keep, value=ctx.scale)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         (grad,) = grads
         keep, gate, branch = ctx.saved_tensors
         kept = grad.to(keep.dtype) * keep
         if gate is None:
-            return grad, kept.mul_(ctx.scale), None, None
+            return grad, kept.mul_(ctx.scale), None, None, None
         to_gate = (kept * branch).sum(1, keepdim=True).mul_(ctx.scale)
         if gate.shape[0] == 1:
             to_gate = to_gate.sum(0, keepdim=True)
-        return grad, kept.mul_(gate * ctx.scale), to_gate.to(gate.dtype), None
+        return grad, kept.mul_(gate * ctx.scale), to_gate.to(gate.dtype), None, None
 
 
-def join(residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, training: bool) -> Tensor:
+def join(residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, keys: Tensor | None) -> Tensor:
     """residual + dropout(gate * branch): (B, L, D) each, `gate` (B or 1, 1, D) or None for 1.
 
-    On the CPU one 64-bit draw serves four elements (a Bernoulli draw an element costs ten times as much), so `p` is met
-    to 2**-16 and the scale is that of the p that was met; elsewhere it is the device's own dropout.
+    What is dropped is a function of the site's `keys` (2, B, L), see `site_keys`, and the channel; without keys it is
+    nothing. `p` is met to 2**-16, and the scale is that of the p that was met.
     """
-    if training and p > 0 and residual.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _Join.apply(residual, branch, gate, p)  # pyright: ignore[reportReturnType]
-    branch = F.dropout(branch, p, training)
+    if keys is not None and round(p * _LANE):
+        return _Join.apply(residual, branch, gate, p, keys)  # pyright: ignore[reportReturnType]
     return residual + branch if gate is None else torch.addcmul(residual, branch, gate.to(branch.dtype))

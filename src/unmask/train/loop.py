@@ -30,7 +30,7 @@ from unmask.disk.checkpoint import (
 )
 from unmask.errors import RunError
 from unmask.model.load import model_config
-from unmask.noise import derive
+from unmask.noise import DROPOUT, row_keys
 from unmask.objective.base import Objective, Rows
 from unmask.objective.bound import Bound, validate
 from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
@@ -46,8 +46,6 @@ from unmask.run.optim import (
 from unmask.run.parallel import Group
 from unmask.train.plan import TrainPlan
 from unmask.train.settings import TextRun
-
-_DROPOUT = 2  # a stream of the seed; objectives have others
 
 
 class StepReport(NamedTuple):
@@ -109,16 +107,17 @@ class Trainer:
         tokens = rows.maskable.sum().clamp(min=1)
         rows, index = rows.part(mine, torch.device("cpu")), torch.arange(settings.batch)[mine]
         draw = self.objective.draw(settings.seed, self.step, index, settings.batch, rows.maskable)
-        torch.manual_seed(derive(settings.seed, _DROPOUT, self.step, self.group.rank))
         loss = torch.zeros((), device=self.device)
         size = len(index) // settings.accumulate
         for at in range(0, len(index), size):
             part = slice(at, at + size)
+            self.model.dropout_keys = row_keys(settings.seed, self.step, index[part], DROPOUT).to(self.device)
             with self.autocast():
                 drawn = tuple(x[part].to(self.device, non_blocking=True) for x in draw)
                 nats = self.objective.loss(self.model, rows.part(part, self.device), drawn).nats.sum() / tokens
             (nats * self.group.size).backward()
             loss += nats.detach()
+        self.model.dropout_keys = None
         self.group.mean_gradients(self.params)
         norm = clip(self.params, settings.clip)
         rate = learning_rate(
