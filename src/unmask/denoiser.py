@@ -74,9 +74,14 @@ class Trainable(Denoiser, Protocol):
 
     `settings` is a frozen dataclass of plain values; its class names the architecture (`unmask.model.load.register`),
     and the two rebuild the network. The members from `training` on are those of nn.Module that the library uses.
+
+    The trainer sets `dropout_keys` (2, B) int64 before each pass: of each row of the pass, what its dropout is a
+    function of, beside the site and the position (`unmask.model.layers`: `site_keys`, then `join`). A network drops in
+    training mode only, and nothing where the keys are None; one without dropout ignores them.
     """
 
     settings: Any
+    dropout_keys: Tensor | None
     training: bool
 
     @property

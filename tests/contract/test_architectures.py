@@ -62,6 +62,7 @@ class Mixer(nn.Module):
 
     def __init__(self, settings: MixerSettings) -> None:
         super().__init__()
+        self.dropout_keys: Tensor | None = None  # it has no dropout
         self.settings = settings
         self.embedding = nn.Embedding(settings.vocab_size, settings.channels)
         self.mixing = nn.Parameter(torch.randn(settings.window, settings.window) / settings.window)
