@@ -6,13 +6,9 @@ A training of a policy as it goes, in the terminal.
 __all__ = ["LearnArguments", "LearnProgress", "run"]
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
-from multiprocessing import get_context
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnProcess
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -20,7 +16,7 @@ from typing import TYPE_CHECKING
 from unmask.cli.options import OutputOptions
 from unmask.cli.parse import Flat, Positional, parse, typed_options, typed_positionals
 from unmask.cli.show import Meter, note, print_json, size, table
-from unmask.errors import ConfigError, UnmaskError
+from unmask.errors import ConfigError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import read
 from unmask.rl.learner import RoundReport
@@ -164,71 +160,21 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
 
 def _many(args: LearnArguments, asked: LearnRun) -> int:
     """One process of one thread a seed and, with --separate, an alpha; as many at once as there are processors."""
+    from unmask.disk.checkpoint import latest
+    from unmask.rl.session import learn_side_by_side, separate_runs
     from unmask.train.session import default_folder
 
     folder = Path(args.out or default_folder("learn-many"))
-    alphas: Sequence[float | None] = asked.learn.alphas if args.separate else (None,)
-    jobs: dict[str, LearnRun] = {}
-    for alpha, seed in product(alphas, args.seeds or (asked.learn.seed,)):
-        learn, policy = replace(asked.learn, seed=seed, threads=1), asked.policy
-        if alpha is not None:
-            learn, policy = replace(learn, alphas=(alpha,)), replace(policy, priced=False)
-        name = f"seed-{seed}" if alpha is None else f"alpha-{alpha:g}-seed-{seed}"
-        jobs[name] = LearnRun(asked.checkpoint, asked.task, policy, learn)
-    codes = _side_by_side({name: (name, job, str(folder / name)) for name, job in jobs.items()})
+    runs = separate_runs(asked, args.seeds or (asked.learn.seed,), each_alpha=args.separate)
+    listen = partial(LearnProgress, begun=0, visible=True)
+    codes = learn_side_by_side(runs, folder, workers=os.cpu_count() or 1, listen=listen, note=note)
     if args.output.json:
-        print_json({"folder": str(folder), "policies": {name: str(folder / name / "policy") for name in jobs}})
+        print_json({"folder": str(folder), "policies": {name: str(folder / name / "policy") for name in runs}})
     for name, code in codes.items():
-        more = f"go on with: unmask learn --resume {folder / name}" if _saved(folder / name) else "nothing was saved"
+        saved = (folder / name).is_dir() and latest(folder / name) is not None
+        more = f"go on with: unmask learn --resume {folder / name}" if saved else "nothing was saved"
         note(f"{name}: {folder / name / 'policy' if code == 0 else more}")
     return max(codes.values())
-
-
-def _side_by_side(jobs: dict[str, tuple[str, LearnRun, str]]) -> dict[str, int]:
-    """The exit code of each; after an interrupt those at work save and stop, and no other is begun."""
-    from unmask.run.loop import Interrupt
-
-    codes, waiting = dict.fromkeys(jobs, 130), list(jobs)
-    at_work: dict[str, SpawnProcess] = {}
-    told = False
-    with Interrupt() as interrupt:
-        while at_work or (waiting and not interrupt.requested):
-            while waiting and not interrupt.requested and len(at_work) < (os.cpu_count() or 1):
-                name = waiting.pop(0)
-                at_work[name] = get_context("spawn").Process(target=_one, args=jobs[name], name=name)
-                at_work[name].start()
-            wait([process.sentinel for process in at_work.values()], timeout=0.2)
-            for name in [name for name, process in at_work.items() if process.exitcode is not None]:
-                code = at_work.pop(name).exitcode
-                codes[name] = code if code is not None and code >= 0 else 130 if told else 1  # below 0: killed
-            if interrupt.requested and not told:
-                told = True
-                for process in at_work.values():  # Ctrl-C reaches them too, SIGTERM does not
-                    process.terminate()
-    return codes
-
-
-def _saved(folder: Path) -> bool:
-    from unmask.disk.checkpoint import latest
-
-    return folder.is_dir() and latest(folder) is not None
-
-
-def _one(name: str, asked: LearnRun, out: str) -> None:
-    """A run in a process of its own, whose lines begin with its name. Raises SystemExit with the exit code."""
-    from unmask.rl.loop import fit
-    from unmask.rl.session import open_learning
-
-    try:
-        session = open_learning(asked, out=out)
-        with LearnProgress(asked.learn, 0, visible=True, name=name) as progress:
-            result, _ = fit(session.learner, progress)
-    except UnmaskError as error:
-        note(f"unmask: {name}: {error}")
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(130 if result.reason == "interrupted" else 0)
 
 
 _SMOOTH = 0.9

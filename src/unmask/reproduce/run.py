@@ -1,14 +1,10 @@
 """The cells of a plan, done side by side in processes, each on disk once it is done; the report follows every step."""
 
-__all__ = ["Listener", "reproduce"]
+__all__ = ["reproduce"]
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from unmask.disk.files import explained
@@ -16,13 +12,14 @@ from unmask.errors import ConfigError
 from unmask.reproduce.plan import Blocked, Cell, Plan, Timed, needs
 from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Record, Results, log_path, read, write
+from unmask.reproduce.work import main
 from unmask.run.loop import Interrupt
+from unmask.run.workers import Answer, Workers
 
-Listener = Callable[[str], None]
 _OPEN = ("not run", "running", "stopped", "failed", "impossible")
 
 
-def reproduce(plan: Plan, folder: Path, *, workers: int, said: Listener) -> Results:
+def reproduce(plan: Plan, folder: Path, *, workers: int, said: Callable[[str], None]) -> Results:
     """Do what is not done yet, and give what is; an interrupt stops the cells politely and leaves a whole report.
 
     What failed before, or could not be, is tried again; what is done is not. Raises ConfigError where the folder has
@@ -36,52 +33,48 @@ def reproduce(plan: Plan, folder: Path, *, workers: int, said: Listener) -> Resu
             record = Record("blocked", cell.reason) if isinstance(cell, Blocked) else read(folder, cell)
             results.set(cell.name, replace(record, state="not run") if record.state in _OPEN else record)
         write_report(results, folder)
-        _Crew(results, folder, workers, said).work(interrupt)
+        with Workers[int](workers, interrupt=interrupt) as pool:
+            _Queue(results, folder, said, pool).work(interrupt)
         results.interrupted = interrupt.requested
         return results
 
 
-class _Crew:
-    """The processes at work."""
+class _Queue:
+    """The cells of a plan, each begun in a process of its own once what it needs is done."""
 
-    def __init__(self, results: Results, folder: Path, workers: int, said: Listener) -> None:
-        self.results, self.folder, self.workers, self.said = results, folder, workers, said
+    def __init__(self, results: Results, folder: Path, said: Callable[[str], None], workers: Workers[int]) -> None:
+        self.results, self.folder, self.said, self.workers = results, folder, said, workers
         self.cells = {cell.name: cell for cell in results.plan.cells}
-        self.at_work: dict[str, subprocess.Popen[bytes]] = {}
 
     def work(self, interrupt: Interrupt) -> None:
         """Until nothing can be begun any more, or an interrupt."""
-        told = False
+        announced = False
         try:
             while True:
-                self._collect(interrupt.requested)
-                if interrupt.requested and not told:
-                    told = True
-                    self.said(f"Stopping: {len(self.at_work)} cells save what they have.")
-                    for process in self.at_work.values():
-                        process.send_signal(signal.SIGINT)
                 while not interrupt.requested and (cell := self._next()) is not None:
                     self._begin(cell)
-                if not self.at_work:
+                if interrupt.requested and not announced:
+                    announced = True
+                    self.said(f"Stopping: {len(self.workers.at_work)} cells save what they have.")
+                if not self.workers.at_work:
                     break
-                time.sleep(0.05)
+                for answer in self.workers.collect():
+                    self._end(answer, interrupt.requested)
         finally:
-            for name, process in self.at_work.items():  # only after a second Ctrl-C, or an error here
-                process.kill()
-                process.wait()
+            for name in self.workers.kill():  # only after a second Ctrl-C, or an error here
                 self._note(name, replace(self.results.records[name], state="stopped"))
             write_report(self.results, self.folder)
 
     def _next(self) -> Cell | None:
         """The first cell that has what it needs; those with a clock come last, and alone."""
-        if len(self.at_work) >= self.workers:
+        if len(self.workers.at_work) >= self.workers.count:
             return None
         ready = [cell for cell in self.cells.values() if self._ready(cell)]
         timed = [cell for cell in ready if isinstance(cell, Timed)]
         rest = [cell for cell in ready if not isinstance(cell, Timed)]
         if rest:
             return rest[0]
-        return timed[0] if timed and not self.at_work else None
+        return timed[0] if timed and not self.workers.at_work else None
 
     def _ready(self, cell: Cell) -> bool:
         return self.results.records[cell.name].state == "not run" and all(self.results.done(n) for n in needs(cell))
@@ -89,29 +82,20 @@ class _Crew:
     def _begin(self, cell: Cell) -> None:
         record = replace(read(self.folder, cell), state="running", reason="", result={})
         write(self.folder, cell, record)
-        command = [sys.executable, "-m", "unmask.reproduce.work", str(self.folder), cell.name]
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        with log_path(self.folder, cell.name).open("ab") as log:
-            # a session of its own: Ctrl-C reaches it once, from here
-            self.at_work[cell.name] = subprocess.Popen(
-                command, stdout=log, stderr=log, env=os.environ | threads, start_new_session=True
-            )
+        self.workers.give(cell.name, partial(main, str(self.folder), cell.name), log_path(self.folder, cell.name))
         self.results.set(cell.name, record)
         write_report(self.results, self.folder)
 
-    def _collect(self, stopping: bool) -> None:
+    def _end(self, answer: Answer[int], stopping: bool) -> None:
         """Note what has ended."""
-        for name, process in list(self.at_work.items()):
-            code = process.poll()
-            if code is None:
-                continue
-            del self.at_work[name]
-            record = read(self.folder, self.cells[name])
-            if record.state == "running":  # it could not write an end
-                why = f"its process ended with code {code}; see {log_path(self.folder, name)}"
-                record = replace(record, state="stopped") if stopping else replace(record, state="failed", reason=why)
-            self._note(name, record)
-            write_report(self.results, self.folder)
+        name = answer.name
+        record = read(self.folder, self.cells[name])
+        if record.state == "running":  # it could not write an end
+            ended = answer.error or f"its process ended with code {answer.code}"
+            why = f"{ended}; see {log_path(self.folder, name)}"
+            record = replace(record, state="stopped") if stopping else replace(record, state="failed", reason=why)
+        self._note(name, record)
+        write_report(self.results, self.folder)
 
     def _note(self, name: str, record: Record) -> None:
         write(self.folder, self.cells[name], record)

@@ -1,14 +1,8 @@
-"""A cell done in a process of its own, which `reproduce.run` starts: `python -m unmask.reproduce.work FOLDER NAME`.
-
-One thread each. What it found is in the cell's file at the end; where its parent is gone it stops as after Ctrl-C.
-"""
+"""A cell -> its result in the cell's file: the job of a worker process, which `reproduce.run` begins."""
 
 __all__ = ["main", "perform"]
 
-import os
-import signal
 import statistics
-import sys
 import time
 import traceback
 from dataclasses import asdict, replace
@@ -22,7 +16,6 @@ from unmask.rl.settings import LearnRun
 from unmask.run.loop import Listener
 
 if TYPE_CHECKING:
-    from unmask.rl.learner import RoundReport
     from unmask.rl.loop import Found
     from unmask.solve.settings import Setting
     from unmask.solve.sweep import Bench, Outcome
@@ -70,25 +63,11 @@ def perform(cell: Cell, folder: Path) -> dict[str, Any]:
     raise RequestError(cell.reason)
 
 
-class _Orphan:
-    """Stops the work, politely, once the process that asked for it is gone."""
-
-    def __init__(self) -> None:
-        self._parent = os.getppid()
-
-    def look(self) -> None:
-        if os.getppid() != self._parent:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-class _Watching(_Orphan, Listener["RoundReport", "Found"]):
+class _Watching(Listener[Any, "Found"]):
     """The listener of a training: a line for each validation, for the log."""
 
     def noted(self, sentence: str) -> None:
         print(sentence, flush=True)
-
-    def stepped(self, report: "RoundReport") -> None:
-        self.look()
 
     def validated(self, step: int, figure: "Found", best: bool) -> None:
         print(f"round {step}: reward {figure.value:.4f}{' (best so far)' if best else ''}", flush=True)
@@ -161,13 +140,11 @@ def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: P
     from unmask.solve.problems import most_holes
     from unmask.solve.sweep import stamps, sweep
 
-    orphan = _Orphan()
     by_key: dict[str, Outcome] = {}
     stamp = stamps(arena.checkpoint, arena.task)
     for outcome in sweep(lambda **_: bench, _arguments(arena), settings, workers=1, record=record, stamp=stamp):
         by_key[outcome.setting.key] = outcome
         print(f"{len(by_key)} of {len(settings)}: {outcome.setting.key}", flush=True)
-        orphan.look()
     return {"length": most_holes(bench.problems), "outcomes": [asdict(by_key[one.key]) for one in settings]}
 
 
@@ -232,7 +209,6 @@ def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
         found = frontier(some, length, resamples=1)
         chosen += [found.outcomes[n].setting for n in found.best]
     settings = {one.key: one for one in chosen}
-    orphan = _Orphan()
     problems = bench.problems[: min(_TIMED_PROBLEMS, _TIMED_BATCHES * cell.batch)]
     where, every = bench.device, (bench.task, problems, bench.tokenizer)
     solve(bench.decoder(chosen[0]), bench.task, problems[:8], bench.tokenizer, device=where)  # what is slow once only
@@ -244,12 +220,7 @@ def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
             began = time.perf_counter()
             solve(decoder, *every, device=where, seed=bench.seed, batch=cell.batch)
             seconds[key].append((time.perf_counter() - began) / len(problems))
-            orphan.look()
         print(f"round {round_ + 1} of {cell.rounds}", flush=True)
     share = (time.process_time() - busy) / (time.perf_counter() - wall)
     middle = {key: statistics.median(some) for key, some in seconds.items()}
     return {"length": length, "problems": len(problems), "share": share, "seconds": middle}
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -1,23 +1,31 @@
 """A run of `unmask learn` put together: machine, world, policy and learner, fresh or gone on with."""
 
-__all__ = ["LearnSession", "open_learning", "recorded_learning"]
+__all__ = ["LearnSession", "learn_side_by_side", "open_learning", "recorded_learning", "separate_runs"]
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from unmask.config import from_dict
 from unmask.disk.checkpoint import latest, read_checkpoint
 from unmask.disk.files import explained
-from unmask.errors import CheckpointError, ConfigError
+from unmask.errors import CheckpointError, ConfigError, UnmaskError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore
-from unmask.rl.learner import Learner
+from unmask.rl.learner import Learner, RoundReport
+from unmask.rl.loop import Found, fit
 from unmask.rl.rollout import World, load_world
-from unmask.rl.settings import LearnRun
+from unmask.rl.settings import LearnRun, LearnSettings
+from unmask.run.loop import Interrupt, Listener
 from unmask.run.machine import choose_device, prepare, set_threads
 from unmask.run.parallel import Group, join_group
+from unmask.run.workers import Workers
 from unmask.train.session import default_folder, refuse_taken
 
 
@@ -76,6 +84,62 @@ def recorded_learning(folder: str | Path) -> LearnRun:
     if record is None or "learn" not in record.get("settings", {}):
         raise CheckpointError(f"{folder} is not a run of unmask learn; go on with it by unmask train --resume.")
     return from_dict(LearnRun, record["settings"], f"{found}/run.json")
+
+
+class Listen(Protocol):
+    """Makes the listener of one of several runs, in its own process: it has to be picklable."""
+
+    def __call__(
+        self, settings: LearnSettings, *, name: str
+    ) -> AbstractContextManager[Listener[RoundReport, Found]]: ...
+
+
+def separate_runs(run: LearnRun, seeds: Sequence[int], *, each_alpha: bool) -> dict[str, LearnRun]:
+    """One run of one thread for each seed and, with `each_alpha`, each alpha (no input of its policy then), by name."""
+    alphas: Sequence[float | None] = run.learn.alphas if each_alpha else (None,)
+    runs: dict[str, LearnRun] = {}
+    for alpha, seed in product(alphas, seeds):
+        learn, policy = replace(run.learn, seed=seed, threads=1), run.policy
+        if alpha is not None:
+            learn, policy = replace(learn, alphas=(alpha,)), replace(policy, priced=False)
+        name = f"seed-{seed}" if alpha is None else f"alpha-{alpha:g}-seed-{seed}"
+        runs[name] = replace(run, policy=policy, learn=learn)
+    return runs
+
+
+def learn_side_by_side(
+    runs: Mapping[str, LearnRun], folder: Path, *, workers: int, listen: Listen, note: Callable[[str], None]
+) -> dict[str, int]:
+    """Train each run in a process of its own, in `folder`/NAME -> the exit code of each.
+
+    After an interrupt those at work save and stop, and no other is begun: their code is 130. `note` gets a sentence
+    for each run that failed.
+    """
+    codes = dict.fromkeys(runs, 130)
+    with Interrupt() as interrupt, Workers[int](workers, interrupt=interrupt) as pool:
+        jobs = ((name, partial(_learn_one, name, run, folder / name, listen)) for name, run in runs.items())
+        for answer in pool.answers(jobs):
+            try:
+                codes[answer.name] = answer.result()
+            except UnmaskError as error:
+                stopped = answer.code is not None and interrupt.requested
+                codes[answer.name] = 130 if stopped else error.exit_code
+                if not stopped:
+                    note(f"unmask: {error}")
+    return codes
+
+
+def _learn_one(name: str, run: LearnRun, folder: Path, listen: Listen) -> int:
+    """The job of a worker process: 0 where the run is over, 130 where it was interrupted."""
+    try:
+        session = open_learning(run, out=folder)
+        with listen(run.learn, name=name) as listener:
+            result, _ = fit(session.learner, listener)
+    except UnmaskError as error:
+        raise type(error)(f"{name}: {error}") from error
+    except KeyboardInterrupt:
+        return 130
+    return 130 if result.reason == "interrupted" else 0
 
 
 def _fitted(run: LearnRun, world: World) -> PolicySettings:

@@ -9,10 +9,8 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +24,7 @@ from unmask.disk.json import NotJson, json_lines
 from unmask.errors import ConfigError
 from unmask.policies.registry import learned_names
 from unmask.run.machine import DtypeName
+from unmask.run.workers import Workers
 from unmask.solve.problems import Problem, fitting, solve
 from unmask.solve.settings import Setting
 from unmask.tasks import make as make_task
@@ -69,26 +68,16 @@ class Bench(NamedTuple):
     device: torch.device
 
 
-_bench: Bench | None = None
-
-
-def _open(build: Callable[..., Bench], arguments: Mapping[str, Any]) -> None:
-    global _bench
+def _opened(build: Callable[..., Bench], arguments: Mapping[str, Any]) -> Callable[[Setting], Outcome]:
+    """Make the Bench, on one thread; what measures a setting on it."""
     torch.set_num_threads(1)
-    _bench = build(**arguments)
+    return partial(_measure, build(**arguments))
 
 
-def _work(setting: Setting) -> Outcome:
-    assert _bench is not None
+def _measure(bench: Bench, setting: Setting) -> Outcome:
     began = time.process_time()
-    scores, passes = solve(
-        _bench.decoder(setting),
-        _bench.task,
-        _bench.problems,
-        _bench.tokenizer,
-        device=_bench.device,
-        seed=_bench.seed,
-    )
+    decoder = bench.decoder(setting)
+    scores, passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, device=bench.device, seed=bench.seed)
     return Outcome(setting, scores, passes, time.process_time() - began)
 
 
@@ -107,26 +96,24 @@ def sweep(
     picklable); with one worker it is made here. The record begins with the arguments, and one of others is refused; an
     outcome on it whose `stamp` is another than that of its setting now is not used.
     """
-    known = _read(record, arguments, {one.key: stamp(one) for one in settings})
-    yield from (known[one.key] for one in settings if one.key in known)
-    open_ = [one for one in settings if one.key not in known]
-    if not open_:
+    known = _read(record, arguments, {setting.key: stamp(setting) for setting in settings})
+    yield from (known[setting.key] for setting in settings if setting.key in known)
+    missing = [setting for setting in settings if setting.key not in known]
+    if not missing:
         return
-    if workers <= 1 or len(open_) == 1:
+    setup = partial(_opened, build, dict(arguments))
+    if workers <= 1 or len(missing) == 1:
         before = torch.get_num_threads()
         try:
-            _open(build, arguments)
-            for one in open_:
-                yield _noted(_work(one), record, stamp)
+            measure = setup()
+            for setting in missing:
+                yield _noted(measure(setting), record, stamp)
         finally:
             torch.set_num_threads(before)
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _open, (build, dict(arguments)))
-    try:
-        for future in as_completed([pool.submit(_work, one) for one in open_]):
-            yield _noted(future.result(), record, stamp)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with Workers[Outcome](min(workers, len(missing)), setup=setup) as pool:
+        for answer in pool.answers((setting.key, setting) for setting in missing):
+            yield _noted(answer.result(), record, stamp)
 
 
 @dataclass(frozen=True, slots=True)
