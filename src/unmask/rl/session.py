@@ -86,7 +86,7 @@ def recorded_learning(folder: str | Path) -> LearnRun:
     return from_dict(LearnRun, record["settings"], f"{found}/run.json")
 
 
-class Listen(Protocol):
+class _Listen(Protocol):
     """Makes the listener of one of several runs, in its own process: it has to be picklable."""
 
     def __call__(
@@ -108,7 +108,7 @@ def separate_runs(run: LearnRun, seeds: Sequence[int], *, each_alpha: bool) -> d
 
 
 def learn_side_by_side(
-    runs: Mapping[str, LearnRun], folder: Path, *, workers: int, listen: Listen, note: Callable[[str], None]
+    runs: Mapping[str, LearnRun], folder: Path, *, workers: int, listen: _Listen, note: Callable[[str], None]
 ) -> dict[str, int]:
     """Train each run in a process of its own, in `folder`/NAME -> the exit code of each.
 
@@ -129,7 +129,7 @@ def learn_side_by_side(
     return codes
 
 
-def _learn_one(name: str, run: LearnRun, folder: Path, listen: Listen) -> int:
+def _learn_one(name: str, run: LearnRun, folder: Path, listen: _Listen) -> int:
     """The job of a worker process: 0 where the run is over, 130 where it was interrupted."""
     try:
         session = open_learning(run, out=folder)
