@@ -63,3 +63,19 @@ def test_a_choice_is_read_together_with_the_space_before_it() -> None:
 def test_digits_only(capsys: pytest.CaptureFixture[str]) -> None:
     (fill,) = told(capsys, "shakespeare", "In the year [4] of our lord", "--only", "0123456789")["fills"]
     assert fill["holes"][0].isdigit()
+
+
+def test_generate_and_fill_have_the_same_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """Characters, suppressed tokens and guidance in both; the control is the same request without them."""
+    for verb, words in (("generate", ["shakespeare", "To be", "--length", "6"]), ("fill", ["To be[6]."])):
+        texts: list[str] = []
+        for more in ([], ["--only", " abcdefgh"], ["--suppress", ",", " "], ["--guidance", "2"]):
+            capsys.readouterr()
+            assert main([verb, *words, *more, *FAST, "--json"]) == 0
+            answer = json.loads(capsys.readouterr().out)
+            texts.append(answer["texts"][0] if verb == "generate" else answer["fills"][0]["text"])
+        plain, only, suppressed, guided = (text.removeprefix("To be") for text in texts)
+        assert set(only) <= set(" abcdefgh.")
+        assert not set(plain) <= set(" abcdefgh.")
+        assert "," not in suppressed
+        assert len({plain, only, guided}) == 3

@@ -13,7 +13,7 @@ from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import note, print_json, table
 from unmask.errors import ConfigError
 from unmask.reproduce.plan import Options, Plan
-from unmask.reproduce.questions import names, plan_of
+from unmask.reproduce.questions import check, names, plan_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     plan = plan_of(args.name, args)
     folder = Path(args.out)
-    _check(plan, folder)
+    check(plan, folder)
     if args.list:
         return _list(plan, folder, args.output.json)
 
@@ -74,25 +74,6 @@ def run(argv: Sequence[str]) -> int:
         note("Stopped; say the same again to go on.")
         return 130
     return 1 if "failed" in kinds else 0
-
-
-def _check(plan: Plan, folder: Path) -> None:
-    """Refuse, before any work, a denoiser or a task that is not there, and a folder that no policy's name can hold."""
-    from unmask.assets.bundled import locate
-    from unmask.reproduce.plan import Heuristics
-    from unmask.solve.settings import block_sizes
-    from unmask.tasks import make
-
-    if found := next((sign for sign in (",", " or ", " over ") if sign in str(folder)), None):
-        raise ConfigError(
-            f"The folder '{folder}' has '{found}' in it, which means something in a policy's name; "
-            "choose another with --out."
-        )
-    block_sizes(plan.options.blocks, 1)
-    for cell in plan.cells:
-        if isinstance(cell, Heuristics):
-            locate(cell.arena.checkpoint)
-            make(cell.arena.task)
 
 
 def _list(plan: Plan, folder: Path, as_json: bool) -> int:

@@ -3,7 +3,7 @@
 The first line of a function's docstring is what `unmask reproduce` lists.
 """
 
-__all__ = ["QUESTIONS", "ablations", "alpha", "blocks", "full", "names", "plan_of", "seconds", "transfer"]
+__all__ = ["QUESTIONS", "ablations", "alpha", "blocks", "check", "full", "names", "plan_of", "seconds", "transfer"]
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -213,6 +213,23 @@ def plan_of(name: str, options: Options) -> Plan:
                 f"Two different cells of {name} would be called {cell.name}: give each denoiser one task."
             )
     return Plan(name, _about(name), tuple(unique.values()), options)
+
+
+def check(plan: Plan, folder: Path) -> None:
+    """Refuse, before any work, a denoiser or a task that is not there, and a folder that no policy's name can hold."""
+    from unmask.solve.settings import block_sizes
+    from unmask.tasks import make
+
+    if sign := next((sign for sign in (",", " or ", " over ") if sign in str(folder)), None):
+        raise ConfigError(
+            f"The folder '{folder}' has '{sign}' in it, which means something in a policy's name; "
+            "choose another with --out."
+        )
+    block_sizes(plan.options.blocks, 1)
+    for cell in plan.cells:
+        if isinstance(cell, Heuristics):
+            locate(cell.arena.checkpoint)
+            make(cell.arena.task)
 
 
 def _about(name: str) -> str:
