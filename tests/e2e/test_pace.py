@@ -1,4 +1,4 @@
-"""`unmask pace` as a person uses it: the table, the file, the plot, and decoding at the file's pace."""
+"""The command `unmask pace`: the table, the file, the plot, and decoding with the pace of the file."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps on a text of nonsense, of which enough is held out."""
+    """A run of two steps on a meaningless text that is long enough for validation."""
     folder = tmp_path_factory.mktemp("pace")
     (folder / "text.txt").write_text("\n\n".join(f"the king {n * 7919 % 1009} and queen {n}." for n in range(400)))
     words = ["train", "--data.source", str(folder / "text.txt"), "--data.tokenizer", "byte", *TINY]
@@ -28,16 +28,16 @@ def test_from_a_model_to_a_pace(run: Path, tmp_path: Path, capsys: pytest.Captur
     out, plot = tmp_path / "pace.json", tmp_path / "pace.png"
     words = [*("pace", str(run), "--steps", "3", "6", "--sequences", "4", "--threads", "1"), "--out", str(out)]
     assert main([*words, "--plot", str(plot), "--json"]) == 0
-    printed, noted = capsys.readouterr()
-    found = json.loads(printed)
-    assert json.loads(out.read_text()) == found
+    printed, progress = capsys.readouterr()
+    facts = json.loads(printed)
+    assert json.loads(out.read_text()) == facts
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert "curve: 4 of 4 sequences." in noted
-    assert [len(found["paces"][k]) for k in ("3", "6")] == [3, 6]
-    assert all(sum(sizes) == found["tokens"] == 24 for sizes in found["paces"].values())
-    assert {row["rule"] for row in found["table"]} == {"optimal", "sqrt", "cosine", "uniform", "tc", "dtc"}
-    assert all(abs(row["predicted"] - row["measured"]) < 0.3 * 24 for row in found["table"])
-    assert found["one_a_pass"] == pytest.approx(sum(found["curve"]["fitted"]))
+    assert "curve: 4 of 4 sequences." in progress
+    assert [len(facts["paces"][k]) for k in ("3", "6")] == [3, 6]
+    assert all(sum(sizes) == facts["tokens"] == 24 for sizes in facts["paces"].values())
+    assert {row["rule"] for row in facts["table"]} == {"optimal", "sqrt", "cosine", "uniform", "tc", "dtc"}
+    assert all(abs(row["predicted"] - row["measured"]) < 0.3 * 24 for row in facts["table"])
+    assert facts["one_a_pass"] == pytest.approx(sum(facts["curve"]["fitted"]))
 
     pace = ["--policy", f"random:pace={out},steps=6", "--length", "24", "--threads", "1", "--json"]
     assert main(["generate", str(run), "", *pace]) == 0
@@ -57,8 +57,8 @@ def test_the_table_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_more_passes_than_tokens(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pace", str(run), "--steps", "25", "--threads", "1"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == "unmask: steps is 25, but a sequence has 24 tokens to reveal; give at most as many."
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == "unmask: steps is 25, but a sequence has 24 tokens to reveal; give at most as many."
 
 
 def test_the_same_seed_gives_the_same_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from unmask.eval.frontier import BLIND
+from unmask.eval.frontier import POSITION_FREE
 from unmask.reproduce import work
 from unmask.reproduce.plan import Heuristics, Measured, Options, Training, needs
 from unmask.reproduce.questions import names, plan_of
@@ -105,7 +105,7 @@ def test_the_report_has_every_cell_and_says_that_it_was_quick(answered: Path) ->
     folder = answered / "runs/reproduce/policies-full"
     report = (folder / "report.md").read_text()
     assert "figures mean nothing" in report[:400]
-    assert "minus position-blind, any block size" in report
+    assert "minus position-free, any block size" in report
     assert (folder / "frontier.png").stat().st_size > 10_000
     lines = (folder / "table.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 3  # two test sets, three alphas
@@ -210,7 +210,7 @@ def test_medians_over_seeds_and_denoisers_are_those_of_the_rows(tmp_path: Path) 
     report = (tmp_path / plan.name / "report.md").read_text()
     cells = [one for one in plan.cells if isinstance(one, Measured) and one.arena.task == "automaton"]
     judged = [one for cell in cells if (one := results.judged(cell)) is not None]
-    values = [one.against[BLIND].difference for one in judged]
+    values = [one.against[POSITION_FREE].difference for one in judged]
     assert len(values) == 6
     row = next(line for line in report.splitlines() if "all 2 denoisers, automaton |" in line)
     assert row.split(" | ")[2] == "6"

@@ -1,10 +1,19 @@
-"""Paired differences against a direct computation; intervals that cover zero where nothing differs, and not else."""
+"""Paired differences against a direct computation; intervals cover zero if and only if the sets do not differ."""
 
 import numpy as np
 import pytest
 
 from unmask.errors import RequestError
-from unmask.eval.frontier import BLIND, BLIND_ANY, LEARNED, REFERENCES, compare, grouped, one_pass, reversals
+from unmask.eval.frontier import (
+    LEARNED,
+    POSITION_FREE,
+    POSITION_FREE_ANY,
+    REFERENCES,
+    compare,
+    grouped,
+    one_pass,
+    reversals,
+)
 from unmask.solve.pareto import envelope_at, hypervolume
 from unmask.solve.settings import Setting
 from unmask.solve.sweep import Outcome
@@ -12,27 +21,27 @@ from unmask.solve.sweep import Outcome
 LENGTH, COUNT = 16, 80
 
 
-def drawn(chance: np.random.Generator, accuracy: float, passes: float, name: str = "random") -> Outcome:
-    """A setting of that accuracy and about so many passes, on problems that differ in length."""
-    spent = np.maximum(1, np.round(passes * chance.uniform(0.7, 1.3, COUNT))).astype(int).tolist()
-    return Outcome(Setting(name), (chance.random(COUNT) < accuracy).astype(float).tolist(), spent, 1.0)
+def drawn(generator: np.random.Generator, accuracy: float, passes: float, name: str = "random") -> Outcome:
+    """A setting with this accuracy and mean number of passes, on problems that differ in length."""
+    spent = np.maximum(1, np.round(passes * generator.uniform(0.7, 1.3, COUNT))).astype(int).tolist()
+    return Outcome(Setting(name), (generator.random(COUNT) < accuracy).astype(float).tolist(), spent, 1.0)
 
 
 def sets(seed: int, gain: float = 0.0) -> tuple[list[Outcome], list[Outcome]]:
-    chance = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     points = [(0.3, 3.0), (0.5, 6.0), (0.7, 10.0)]
-    return [drawn(chance, a + gain, p) for a, p in points], [drawn(chance, a, p) for a, p in points]
+    return [drawn(generator, a + gain, p) for a, p in points], [drawn(generator, a, p) for a, p in points]
 
 
 def test_the_difference_equals_a_direct_computation() -> None:
-    """Problems drawn one by one with their indices, both sets with the same; the control draws them apart."""
+    """Resampled indices of problems, the same for both sets; the control uses other indices for the second set."""
     first, second = sets(0, 0.1)
     point = Outcome(Setting("confidence:steps=1"), [0.0] * (COUNT - 8) + [1.0] * 8, [1] * COUNT, 1.0)
-    found = compare(first, second, LENGTH, point=point, resamples=300, seed=4)
+    result = compare(first, second, LENGTH, point=point, resamples=300, seed=4)
 
     def volume(outcomes: list[Outcome], at: np.ndarray) -> float:
-        passes = np.array([float(np.mean(np.array(one.passes)[at])) for one in [*outcomes, point]])
-        scores = np.array([float(np.mean(np.array(one.scores)[at])) for one in [*outcomes, point]])
+        passes = np.array([float(np.mean(np.array(outcome.passes)[at])) for outcome in [*outcomes, point]])
+        scores = np.array([float(np.mean(np.array(outcome.scores)[at])) for outcome in [*outcomes, point]])
         return hypervolume(passes, scores, LENGTH)
 
     weights = np.random.default_rng(4).multinomial(COUNT, np.full(COUNT, 1 / COUNT), 300)
@@ -40,16 +49,18 @@ def test_the_difference_equals_a_direct_computation() -> None:
     paired = [volume(first, at) - volume(second, at) for at in picked]
     apart = [volume(first, at) - volume(second, other) for at, other in zip(picked, picked[::-1], strict=True)]
     everyone = np.arange(COUNT)
-    assert found.difference == pytest.approx(volume(first, everyone) - volume(second, everyone))
-    np.testing.assert_allclose(found.difference_95, np.quantile(paired, [0.025, 0.975]), atol=1e-9)
-    assert np.abs(np.array(found.difference_95) - np.quantile(apart, [0.025, 0.975])).max() > 1e-3
+    assert result.difference == pytest.approx(volume(first, everyone) - volume(second, everyone))
+    np.testing.assert_allclose(result.difference_95, np.quantile(paired, [0.025, 0.975]), atol=1e-9)
+    assert np.abs(np.array(result.difference_95) - np.quantile(apart, [0.025, 0.975])).max() > 1e-3
 
 
 def test_the_point_of_one_pass_is_in_both_sets() -> None:
-    """A set of slow settings gains what the fast end is worth; a set compared with itself differs by nothing."""
-    chance = np.random.default_rng(1)
-    fast = Outcome(Setting("confidence:steps=1"), (chance.random(COUNT) < 0.4).astype(float).tolist(), [1] * COUNT, 1.0)
-    slow = [drawn(chance, 0.9, 12.0)]
+    """The point adds the area of few passes to a set of slow settings; the two sets are then equal."""
+    generator = np.random.default_rng(1)
+    fast = Outcome(
+        Setting("confidence:steps=1"), (generator.random(COUNT) < 0.4).astype(float).tolist(), [1] * COUNT, 1.0
+    )
+    slow = [drawn(generator, 0.9, 12.0)]
     assert one_pass([*slow, fast]) is fast
     assert one_pass(slow) is None
     alone = compare(slow, [fast, *slow], LENGTH)
@@ -71,22 +82,22 @@ def test_intervals_clear_zero_where_something_differs_and_cover_it_where_nothing
 
 
 def test_mixtures_do_not_count_settings() -> None:
-    """A setting on the line between two others adds area under the steps, and nothing under the envelope."""
+    """A setting on the line between two others adds area under the step curve, but none under the envelope."""
     second = [
         Outcome(Setting("a"), [0.0] * COUNT, [2] * COUNT, 1.0),
         Outcome(Setting("b"), [1.0] * COUNT, [10] * COUNT, 1.0),
     ]
     half = Outcome(Setting("half"), [1.0, 0.0] * (COUNT // 2), [10, 2] * (COUNT // 2), 1.0)
-    found = compare([*second, half], second, LENGTH)
-    assert found.difference > 0.05
-    assert found.mixture == pytest.approx(0, abs=1e-9)
-    np.testing.assert_allclose(found.mixture_95, 0, atol=1e-9)
+    result = compare([*second, half], second, LENGTH)
+    assert result.difference > 0.05
+    assert result.mixture == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(result.mixture_95, 0, atol=1e-9)
     better = Outcome(Setting("better"), [1.0] * COUNT, [6] * COUNT, 1.0)
     assert compare([*second, better], second, LENGTH).mixture_95[0] > 0.05  # the control
 
 
 def test_points_above_the_mixture_envelope() -> None:
-    """Halfway between two settings stands their mixture: what is just above counts, but not beyond two errors."""
+    """A setting just above the mixture of two others counts as above, but not as beyond two standard errors."""
     half = [1.0, 0.0] * (COUNT // 2)
     second = [
         Outcome(Setting("a"), [0.0] * COUNT, [2] * COUNT, 1.0),
@@ -97,26 +108,26 @@ def test_points_above_the_mixture_envelope() -> None:
     below = Outcome(Setting("below"), [0.0, 0.0, *half[2:]], [6] * COUNT, 1.0)
     passes, scores = np.array([2.0, 10.0]), np.array([0.0, 1.0])
     assert envelope_at(passes, scores, np.array([6.0])) == pytest.approx(0.5)
-    found = compare([just, far, below], second, LENGTH)
-    assert (found.points, found.above, found.beyond) == (3, 2, 1)
+    result = compare([just, far, below], second, LENGTH)
+    assert (result.points, result.above, result.beyond) == (3, 2, 1)
     control = compare([just, far, below], [*second, Outcome(Setting("c"), [1.0] * COUNT, [2] * COUNT, 1.0)], LENGTH)
     assert (control.above, control.beyond) == (0, 0)
 
 
 def test_groups_and_reversals() -> None:
-    def one(name: str, block: int | None = None, passes: int = 3) -> Outcome:
+    def make(name: str, block: int | None = None, passes: int = 3) -> Outcome:
         return Outcome(Setting(name, block), [1.0], [passes], 1.0)
 
-    outcomes = [one("threshold"), one("threshold", 6), one("prefix:threshold=0.9"), one("learned:from=x,dial=0.1")]
-    found = {name: [o.setting.key for o in some] for name, some in grouped(outcomes).items()}
-    assert found == {
-        BLIND: ["threshold @ full"],
-        BLIND_ANY: ["threshold @ full", "threshold @ 6"],
+    outcomes = [make("threshold"), make("threshold", 6), make("prefix:threshold=0.9"), make("learned:from=x,dial=0.1")]
+    result = {name: [outcome.setting.key for outcome in members] for name, members in grouped(outcomes).items()}
+    assert result == {
+        POSITION_FREE: ["threshold @ full"],
+        POSITION_FREE_ANY: ["threshold @ full", "threshold @ 6"],
         REFERENCES: ["prefix:threshold=0.9 @ full"],
         LEARNED: ["learned:from=x,dial=0.1 @ full"],
     }
     assert LEARNED not in grouped(outcomes[:3])
-    dials = [one("a", passes=9), one("b", passes=7), one("c", passes=8), one("d", passes=2)]
+    dials = [make("a", passes=9), make("b", passes=7), make("c", passes=8), make("d", passes=2)]
     assert reversals(dials) == 1
     assert reversals(dials, tolerance=1.5) == 0
 

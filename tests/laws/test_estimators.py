@@ -1,4 +1,4 @@
-"""The four ways of drawing a masking have one expectation, -log p(x); they differ in variance alone."""
+"""The four estimators of the bound have the same expectation, -log p(x), and differ in variance only."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ TIMED = TableDenoiser(JOINT, time_conditioned=True)
 X = (0, 2, 1, 2)
 BATCHES, ROWS = 50, 2000  # 1e5 draws
 
-# maskable, valid, and what the bound then is
+# maskable, valid, and the probability whose -log is the bound
 CASES: dict[str, tuple[list[int], list[int], Tensor]] = {
     "whole": ([1, 1, 1, 1], [1, 1, 1, 1], JOINT[X]),
     "prompt": ([0, 1, 1, 0], [1, 1, 1, 1], JOINT[X] / JOINT.sum((1, 2))[0, 2]),
@@ -37,17 +37,17 @@ CASES: dict[str, tuple[list[int], list[int], Tensor]] = {
 
 @cache
 def measure(name: str, schedule: str, case: str, scale: float = 1.0) -> tuple[float, float]:
-    """Mean and standard error over batches: within a batch the draws are stratified, and so not independent."""
+    """Mean and standard error over batches, because the draws within a batch are stratified and not independent."""
     maskable, valid, _ = CASES[case]
-    process, chance = MaskedDiffusion(V, make_schedule(schedule)), generator(9)
+    process, random = MaskedDiffusion(V, make_schedule(schedule)), generator(9)
     may, on = (torch.tensor(part, dtype=torch.bool).expand(ROWS, L) for part in (maskable, valid))
     x, means = torch.tensor(X).expand(ROWS, L), []
     for _ in range(BATCHES):
-        hide, weight, _ = masking(name, process, may, chance)
+        hide, weight, _ = masking(name, process, may, random)
         assert not (hide & ~may).any()
         means.append(nelbo(MODEL, x, hide, weight * scale, valid=on).double().mean())
-    found = torch.stack(means)
-    return float(found.mean()), float(found.std()) / math.sqrt(BATCHES)
+    values = torch.stack(means)
+    return float(values.mean()), float(values.std()) / math.sqrt(BATCHES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,17 +81,17 @@ def test_stratified_draws_have_the_smaller_variance() -> None:
 
 
 def test_counts_are_spread_evenly_over_the_global_batch() -> None:
-    """Each number of hidden tokens comes equally often, and each position is hidden equally often."""
-    found = masking("count", MaskedDiffusion(V), torch.ones(4000, 8, dtype=torch.bool), generator(1))
-    assert found.hide.sum(-1).bincount(minlength=9).tolist() == [0] + [500] * 8
-    share = found.hide.double().mean(0)
+    """Each number of masked tokens is equally frequent, and each position is masked equally often."""
+    result = masking("count", MaskedDiffusion(V), torch.ones(4000, 8, dtype=torch.bool), generator(1))
+    assert result.hide.sum(-1).bincount(minlength=9).tolist() == [0] + [500] * 8
+    share = result.hide.double().mean(0)
     assert float((share - 4.5 / 8).abs().max()) < 4 * 0.5 / math.sqrt(4000)
-    torch.testing.assert_close(found.weight.double(), 8 / found.hide.sum(-1).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(result.weight.double(), 8 / result.hide.sum(-1).double(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", get_args(Estimator))
 def test_rows_are_drawn_alike_alone_and_in_their_batch(name: Estimator) -> None:
-    """Any rows of a global batch, in any order, get what they get in it; the control: as a batch of their own."""
+    """Any rows of a global batch, in any order, have the same draws; the control draws them as another batch."""
     maskable = torch.arange(8) < torch.tensor([8, 8, 5, 8, 0, 3, 8, 1, 8, 8, 8, 7])[:, None]
     objective, every = Masked(MaskedDiffusion(V, make_schedule("cosine")), name), torch.arange(12)
     whole = objective.draw(4, 7, every, 12, maskable)
@@ -107,25 +107,25 @@ def test_rows_are_drawn_alike_alone_and_in_their_batch(name: Estimator) -> None:
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_a_row_without_maskable_tokens_costs_nothing(name: str) -> None:
-    """Neither its value nor, through the time that it is told, its gradient is anything but zero."""
+def test_a_row_without_maskable_tokens_has_no_loss(name: str) -> None:
+    """Its loss is zero, and all gradients are finite, also of a time-conditioned network."""
     maskable = torch.tensor([[True] * 6, [False] * 6])
     model = build(DiTSettings(5, 4, max_length=6, width=8, blocks=1, heads=2, cond=8, modulation="time"))
     for seed in range(5):
         hide, weight, time = masking(name, MaskedDiffusion(4), maskable, generator(seed))
         assert time.isfinite().all()
         assert bool(((time > 0) & (time <= 1)).all())
-        found = nelbo(model, torch.zeros(2, 6, dtype=torch.int64), hide, weight, time=time)
-        assert found[1].item() == 0
+        result = nelbo(model, torch.zeros(2, 6, dtype=torch.int64), hide, weight, time=time)
+        assert result[1].item() == 0
         model.zero_grad()
-        found.sum().backward()
+        result.sum().backward()
         assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_the_time_told_is_the_share_that_is_hidden(name: str, schedule: str) -> None:
-    """For every estimator and schedule alike, so that a network trained with one may be sampled with another."""
+def test_the_time_is_the_expected_share_of_masked_tokens(name: str, schedule: str) -> None:
+    """For every estimator and schedule, so that a network trained with one schedule can be sampled with another."""
     process = MaskedDiffusion(V, make_schedule(schedule))
     hide, _, time = masking(name, process, torch.ones(20_000, 16, dtype=torch.bool), generator(6))
     gap = hide.double().mean(-1) - time
@@ -139,29 +139,29 @@ def test_the_time_told_is_the_share_that_is_hidden(name: str, schedule: str) -> 
 
 
 def test_bound_is_a_ratio_of_sums_with_its_error() -> None:
-    found = Bound.of(torch.tensor([2.0, 9.0, 4.0]), torch.tensor([1, 3, 2]), 5, text_bytes=10)
-    assert found.nats_per_token == pytest.approx(15 / 6)
+    result = Bound.of(torch.tensor([2.0, 9.0, 4.0]), torch.tensor([1, 3, 2]), 5, text_bytes=10)
+    assert result.nats_per_token == pytest.approx(15 / 6)
     residual = [2 - 2.5, 9 - 7.5, 4 - 5]
-    assert found.stderr == pytest.approx(math.sqrt(sum(r * r for r in residual) * 3 / 2) / 6)
-    assert found.bits_per_byte == pytest.approx(15 / math.log(2) / 10)
-    assert (found.tokens, found.sequences, found.draws) == (6, 3, 5)
-    assert found.perplexity == pytest.approx(math.exp(2.5))
+    assert result.stderr == pytest.approx(math.sqrt(sum(r * r for r in residual) * 3 / 2) / 6)
+    assert result.bits_per_byte == pytest.approx(15 / math.log(2) / 10)
+    assert (result.tokens, result.sequences, result.draws) == (6, 3, 5)
+    assert result.perplexity == pytest.approx(math.exp(2.5))
     assert Bound.of(torch.tensor([2.0]), torch.tensor([1]), 1).stderr is None
 
 
 def test_bound_of_the_exact_model_is_the_entropy_of_its_language() -> None:
-    """And its standard error holds: checked over many runs of it."""
+    """Its standard error is right too: the z-scores of 60 runs have mean 0 and standard deviation 1."""
     process, entropy = MaskedDiffusion(V), float(-(JOINT * JOINT.log()).sum()) / L
     scores = []
     for seed in range(60):
-        chance = generator(seed, 1)
-        index = torch.multinomial(JOINT.flatten(), 200, replacement=True, generator=chance)
+        random = generator(seed, 1)
+        index = torch.multinomial(JOINT.flatten(), 200, replacement=True, generator=random)
         ids = MODEL.sequences()[index]
         on = torch.ones_like(ids, dtype=torch.bool)
         rows = [Rows(ids[:120], on[:120], on[:120]), Rows(ids[120:], on[120:], on[120:])]
-        found = bound(TIMED if seed % 2 else MODEL, Masked(process), rows, chance, draws=2)
-        assert found.stderr is not None
-        scores.append((found.nats_per_token - entropy) / found.stderr)
+        result = bound(TIMED if seed % 2 else MODEL, Masked(process), rows, random, draws=2)
+        assert result.stderr is not None
+        scores.append((result.nats_per_token - entropy) / result.stderr)
     z = torch.tensor(scores)
     assert abs(float(z.mean())) < 4 / math.sqrt(60)
     assert 0.6 < float(z.std()) < 1.4

@@ -1,4 +1,4 @@
-"""The areas of a frontier against shapes whose area is known, and against slow twins; intervals that cover."""
+"""The areas of a frontier against shapes of known area and against slow twins; the coverage of its intervals."""
 
 import math
 
@@ -16,7 +16,7 @@ def outcome(passes: list[int], scores: list[float], name: str = "random") -> Out
 
 
 def test_the_area_of_a_step() -> None:
-    """Half right from 4 of 16 passes on: half of the upper half of the axis."""
+    """An accuracy of 0.5 from 4 of 16 passes on has an area of 0.5 * 0.5."""
     assert hypervolume(np.array([4.0]), np.array([0.5]), 16) == pytest.approx(0.25)
     assert hypervolume(np.array([1.0]), np.array([1.0]), 16) == pytest.approx(1.0)
     assert hypervolume(np.array([16.0]), np.array([1.0]), 16) == pytest.approx(0.0)
@@ -25,25 +25,25 @@ def test_the_area_of_a_step() -> None:
 
 
 def test_the_area_equals_a_sum_over_a_fine_grid() -> None:
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     for _ in range(20):
-        passes, accuracy = chance.uniform(1, 24, 7), chance.random(7)
+        passes, accuracy = generator.uniform(1, 24, 7), generator.random(7)
         grid = 2 ** (np.linspace(0, 1, 20_001)[:-1] * math.log2(24))
         reach = [accuracy[passes <= x].max(initial=0.0) for x in grid]
         assert hypervolume(passes, accuracy, 24) == pytest.approx(np.mean(reach), abs=1e-3)
         assert hypervolume(passes, accuracy, 24) != pytest.approx(np.mean(reach) + 0.01, abs=1e-3)  # the control
 
 
-def test_what_none_beats() -> None:
+def test_the_pareto_front() -> None:
     passes, accuracy = np.array([1.0, 2.0, 2.0, 3.0, 4.0]), np.array([0.1, 0.3, 0.4, 0.4, 0.9])
     assert pareto(passes, accuracy) == [0, 2, 4]
 
 
 def test_the_envelope_is_the_best_mixture_of_two() -> None:
-    chance = np.random.default_rng(1)
+    generator = np.random.default_rng(1)
     for _ in range(20):
-        passes, accuracy = chance.uniform(1, 24, 6), chance.random(6)
-        at = chance.uniform(passes.min(), 24, 30)
+        passes, accuracy = generator.uniform(1, 24, 6), generator.random(6)
+        at = generator.uniform(passes.min(), 24, 30)
         slow = []
         for x in at:
             best = max(accuracy[passes <= x])
@@ -58,15 +58,14 @@ def test_the_envelope_is_the_best_mixture_of_two() -> None:
 
 
 def test_intervals_cover_and_shrink() -> None:
-    """Of 200 experiments with a true accuracy of .3 about 95 % have it in their interval; four times the problems halve
-    its width."""
-    chance = np.random.default_rng(2)
+    """About 95 % of 200 intervals contain the true accuracy .3; four times as many problems halve their width."""
+    generator = np.random.default_rng(2)
     covered, widths = 0, {64: 0.0, 256: 0.0}
     for turn in range(200):
         for count in widths:
-            scores = (chance.random(count) < 0.3).astype(float).tolist()
-            found = frontier([outcome([4] * count, scores)], 16, resamples=200, seed=turn)
-            low, high = found.interval[0]
+            scores = (generator.random(count) < 0.3).astype(float).tolist()
+            result = frontier([outcome([4] * count, scores)], 16, resamples=200, seed=turn)
+            low, high = result.interval[0]
             widths[count] += (high - low) / 200
             covered += count == 256 and low <= 0.3 <= high
     assert 0.88 < covered / 200 < 0.99
@@ -74,11 +73,11 @@ def test_intervals_cover_and_shrink() -> None:
 
 
 def test_resamples_are_paired() -> None:
-    """The difference of a frontier to itself is zero in every resample; to one of other problems it is not."""
-    chance = np.random.default_rng(3)
-    scores = (chance.random(64) < 0.5).astype(float).tolist()
-    one = frontier([outcome([4] * 64, scores)], 16, seed=5)
-    two = frontier([outcome([4] * 64, scores, "margin")], 16, seed=5)
-    other = frontier([outcome([4] * 64, scores[::-1])], 16, seed=5)
-    assert (one.resampled == two.resampled).all()
-    assert (one.resampled != other.resampled).any()
+    """Two frontiers of equal scores are equal in every resample; for other scores they are not."""
+    generator = np.random.default_rng(3)
+    scores = (generator.random(64) < 0.5).astype(float).tolist()
+    first = frontier([outcome([4] * 64, scores)], 16, seed=5)
+    equal = frontier([outcome([4] * 64, scores, "margin")], 16, seed=5)
+    control = frontier([outcome([4] * 64, scores[::-1])], 16, seed=5)
+    assert (first.resampled == equal.resampled).all()
+    assert (first.resampled != control.resampled).any()

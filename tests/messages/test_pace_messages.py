@@ -1,4 +1,4 @@
-"""The sentences of paces and of `unmask pace`, word for word."""
+"""The error messages of paces and of `unmask pace`, word for word."""
 
 import json
 from pathlib import Path

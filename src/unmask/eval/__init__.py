@@ -1,1 +1,1 @@
-"""What a model is worth, and at how many passes: information curves, paces and frontiers."""
+"""The quality of a model against its number of passes: information curves, paces and frontiers."""

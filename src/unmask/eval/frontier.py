@@ -1,17 +1,17 @@
-"""Outcomes of settings on the same problems -> accuracy against passes, and one set against another, with intervals.
+"""Outcomes of settings on the same problems -> accuracy against passes, and paired differences of two sets.
 
-All settings met the same problems, so a resample of the problems moves them together and differences are paired: what
-makes a problem hard for all cancels. Intervals are percentiles. Shapes: K settings, N problems, R resamples. An area
-(see `unmask.solve.pareto`) may rest on a setting chosen on these very problems: for the best of many it is an upper
-view, the more so the more settings there are, so that a policy with few points beside many heuristics has a small
-handicap.
+All settings are measured on the same problems, and all use the same resamples, so that the difficulty of a problem
+cancels in a difference. Intervals are percentiles of the bootstrap. The areas (see `unmask.solve.pareto`) are biased
+upwards, because the best settings are chosen on the problems on which they are measured. The bias grows with the number
+of settings, which is a small disadvantage for a policy with few points against many heuristics. A position-free rule
+does not use where a position is. Shapes: K settings, N problems, R resamples.
 """
 
 __all__ = [
-    "BLIND",
-    "BLIND_ANY",
     "LEARNED",
     "POSITIONAL",
+    "POSITION_FREE",
+    "POSITION_FREE_ANY",
     "REFERENCES",
     "Compared",
     "Frontier",
@@ -49,24 +49,24 @@ class Frontier:
     interval: Floats
     """(K, 2) of the accuracy: 95 % bootstrap over problems."""
     best: list[int]
-    """The settings that no other beats in both, the fastest first."""
+    """The settings that no other dominates, the fastest first."""
     hypervolume: float
     hypervolume_interval: tuple[float, float]
     mixture: float
     """The area under the mixture envelope."""
     resampled: Floats
-    """(R,) the hypervolume of each resample: subtract those of two frontiers over the same problems, and seed."""
+    """(R,) the hypervolume of each resample; the difference of two frontiers is paired for equal problems and seed."""
     remixed: Floats
-    """(R,) the same of the mixture envelope."""
+    """(R,) the area under the mixture envelope of each resample."""
 
 
 def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, seed: int = 0) -> Frontier:
-    """The frontier of some settings; `length` is L, the number of passes where the axis ends."""
+    """Outcomes -> their frontier; `length` is L, the number of passes at the end of the axis."""
     scores = np.array([outcome.scores for outcome in outcomes], np.float64)
     passes = np.array([outcome.passes for outcome in outcomes], np.float64)
-    draws = resample(scores.shape[1], resamples, seed)
-    accuracies, spent = draws @ scores.T, draws @ passes.T
-    pairs = list(zip(spent, accuracies, strict=True))
+    weights = resample(scores.shape[1], resamples, seed)
+    accuracies = weights @ scores.T
+    pairs = list(zip(weights @ passes.T, accuracies, strict=True))
     volumes = np.array([hypervolume(p, a, length) for p, a in pairs])
     mixtures = np.array([mixture_hypervolume(p, a, length) for p, a in pairs])
     mean_passes, mean_scores = passes.mean(1), scores.mean(1)
@@ -86,38 +86,38 @@ def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, 
 
 
 def resample(count: int, resamples: int, seed: int) -> Floats:
-    """(R, N) the weight of each of `count` problems in each resample: the same for the same count and seed."""
+    """(R, N) the weight of each of `count` problems in each resample; it depends on count and seed alone."""
     return np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples) / count
 
 
 POSITIONAL = ("left-to-right", "pc", "prefix")
-"""Policies that use where a position is: drawn as references, and left out where only features may count."""
-BLIND = "position-blind, whole canvas"
-BLIND_ANY = "position-blind, any block size"
+"""Policies that use where a position is: drawn as references, not compared with rules that use features alone."""
+POSITION_FREE = "position-free, whole canvas"
+POSITION_FREE_ANY = "position-free, any block size"
 REFERENCES = f"references ({', '.join(sorted(POSITIONAL, reverse=True))})"
 LEARNED = "learned"
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A set of settings beside another, on the same problems."""
+    """Two sets of settings, compared on the same problems."""
 
     hypervolume: float
-    """Of the first set."""
+    """The hypervolume of the first set."""
     hypervolume_95: tuple[float, float]
     difference: float
-    """Of the hypervolumes, first minus second; above 0 the first is better."""
+    """Of the hypervolumes, first minus second; the first set is better if it is above 0."""
     difference_95: tuple[float, float]
-    """95 % bootstrap over the problems, both sets resampled alike."""
+    """Its 95 % bootstrap interval over the problems, with the same resamples for both sets."""
     mixture: float
-    """Of the areas under the mixture envelopes, first minus second: how many settings a set has hardly counts here."""
+    """The difference of the areas under the mixture envelopes; it hardly depends on the number of settings."""
     mixture_95: tuple[float, float]
     points: int
     """Settings of the first set."""
     above: int
-    """Those above the mixture envelope of the second."""
+    """How many of them are above the mixture envelope of the second set."""
     beyond: int
-    """Those above it by more than two standard errors, of the paired difference."""
+    """How many are above it by more than two standard errors of the paired difference."""
 
 
 def compare(
@@ -129,107 +129,111 @@ def compare(
     resamples: int = 400,
     seed: int = 0,
 ) -> Compared:
-    """Hypervolumes and their paired difference, over log2 passes from 1 to `length`.
+    """Two sets of outcomes -> their hypervolumes over log2 passes from 1 to `length`, and the paired difference.
 
-    `point`, usually `one_pass`, joins both sets (and is not counted among the points): whoever can decode can also
-    write everything at once. Raises RequestError where a set is empty, or the problems are not as many in both.
+    `point`, usually `one_pass`, is added to both sets (and not counted among the points), because every model can
+    reveal all tokens in one pass.
+
+    Raises:
+        RequestError: if a set is empty, or the numbers of problems differ.
     """
     if not first or not second:
         raise RequestError("There is nothing to compare: one of the two sets has no settings.")
     if len({len(outcome.scores) for outcome in (*first, *second, *([point] if point else []))}) > 1:
         raise RequestError("The two sets were measured on different numbers of problems; measure both on the same.")
-    more = [] if point is None else [point]
-    one = frontier([*more, *first], length, resamples=resamples, seed=seed)
-    two = frontier([*more, *second], length, resamples=resamples, seed=seed)
-    gain, error = _gains(first, [*more, *second], resamples, seed)
+    shared = [] if point is None else [point]
+    left = frontier([*shared, *first], length, resamples=resamples, seed=seed)
+    right = frontier([*shared, *second], length, resamples=resamples, seed=seed)
+    gain, error = _gains(first, [*shared, *second], resamples, seed)
     return Compared(
-        one.hypervolume,
-        one.hypervolume_interval,
-        one.hypervolume - two.hypervolume,
-        _middle_95(one.resampled - two.resampled),
-        one.mixture - two.mixture,
-        _middle_95(one.remixed - two.remixed),
+        left.hypervolume,
+        left.hypervolume_interval,
+        left.hypervolume - right.hypervolume,
+        _interval_95(left.resampled - right.resampled),
+        left.mixture - right.mixture,
+        _interval_95(left.remixed - right.remixed),
         len(first),
         int((gain > 1e-12).sum()),
         int((gain > np.maximum(2 * error, 1e-12)).sum()),
     )
 
 
-def _middle_95(values: Floats) -> tuple[float, float]:
+def _interval_95(values: Floats) -> tuple[float, float]:
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _gains(first: Sequence[Outcome], second: Sequence[Outcome], resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """(K,) accuracy above the mixture envelope of the second set, and its standard error."""
-    mine, theirs = (
-        np.array([[one.passes, one.scores] for one in outcomes], np.float64) for outcomes in (first, second)
+    """(K,) the accuracy of the first set minus the mixture envelope of the second, and its standard error."""
+    left, right = (
+        np.array([[outcome.passes, outcome.scores] for outcome in outcomes], np.float64) for outcomes in (first, second)
     )
-    draws = resample(mine.shape[-1], resamples, seed)
-    gain = mine[:, 1].mean(-1) - envelope_at(theirs[:, 0].mean(-1), theirs[:, 1].mean(-1), mine[:, 0].mean(-1))
-    own, other = mine @ draws.T, theirs @ draws.T  # (K, 2, R)
-    again = [own[:, 1, r] - envelope_at(other[:, 0, r], other[:, 1, r], own[:, 0, r]) for r in range(resamples)]
-    return gain, np.std(again, axis=0)
+    weights = resample(left.shape[-1], resamples, seed)
+    gain = left[:, 1].mean(-1) - envelope_at(right[:, 0].mean(-1), right[:, 1].mean(-1), left[:, 0].mean(-1))
+    a, b = left @ weights.T, right @ weights.T  # (K, 2, R)
+    resampled = [a[:, 1, r] - envelope_at(b[:, 0, r], b[:, 1, r], a[:, 0, r]) for r in range(resamples)]
+    return gain, np.std(resampled, axis=0)
 
 
 def one_pass(outcomes: Sequence[Outcome]) -> Outcome | None:
-    """The setting that wrote everything in a single pass, if one of them did; greedily all such are the same."""
-    return next((one for one in outcomes if max(one.passes) == 1), None)
+    """The first setting that used one pass for every problem, if any; under greedy decoding all of them are equal."""
+    return next((outcome for outcome in outcomes if max(outcome.passes) == 1), None)
 
 
 def reversals(outcomes: Sequence[Outcome], tolerance: float = 0.05) -> int:
-    """Neighbours, in the order given (the accurate end of a dial first), of which the faster spends more passes."""
-    spent = [one.mean_passes for one in outcomes]
-    return sum(after > before + tolerance for before, after in pairwise(spent))
+    """Outcomes by dial value, the most accurate first -> how many neighbours use more passes than the one before."""
+    passes = [outcome.mean_passes for outcome in outcomes]
+    return sum(after > before + tolerance for before, after in pairwise(passes))
 
 
 def grouped(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    """Settings by what they may look at; groups that have none are left out."""
-    learned = [one for one in outcomes if family(one.setting.policy) == LEARNED]
-    references = [one for one in outcomes if family(one.setting.policy) in POSITIONAL]
-    blind = [one for one in outcomes if family(one.setting.policy) not in (LEARNED, *POSITIONAL)]
+    """Outcomes -> those of each group of policies; empty groups are left out."""
+    learned = [outcome for outcome in outcomes if family(outcome.setting.policy) == LEARNED]
+    references = [outcome for outcome in outcomes if family(outcome.setting.policy) in POSITIONAL]
+    free = [outcome for outcome in outcomes if family(outcome.setting.policy) not in (LEARNED, *POSITIONAL)]
     groups = {
-        BLIND: [one for one in blind if one.setting.block_size is None],
-        BLIND_ANY: blind,
+        POSITION_FREE: [outcome for outcome in free if outcome.setting.block_size is None],
+        POSITION_FREE_ANY: free,
         REFERENCES: references,
         LEARNED: learned,
     }
-    return {name: some for name, some in groups.items() if some}
+    return {name: members for name, members in groups.items() if members}
 
 
 def family(policy: str) -> str:
-    """The name in front of the options."""
+    """A policy as text -> its name without options."""
     return policy.partition(":")[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frontiers:
-    """Everything that is known of some settings on the same problems."""
+    """The frontiers of groups of settings on the same problems, and their comparisons."""
 
     length: int
-    """L, the number of passes where the axis ends."""
+    """L, the number of passes at the end of the axis."""
     groups: dict[str, Frontier]
     """By the names of `grouped`, and "all"."""
     against: dict[str, Compared]
-    """The learned policies against each group of heuristics; empty without learned ones."""
+    """The learned policies compared with each group of heuristics; empty without learned policies."""
 
     @property
     def whole(self) -> Frontier:
-        """That of all settings."""
+        """The frontier of all settings."""
         return self.groups["all"]
 
 
 def frontiers(outcomes: Sequence[Outcome], length: int, *, seed: int = 0) -> Frontiers:
-    """Outcomes of settings -> the frontier of each group, and the learned policies against each other group.
+    """Outcomes -> the frontier of each group, and the learned policies compared with each other group.
 
-    In these comparisons the point of one pass is on both sides.
+    The setting of one pass is added to both sets of a comparison.
     """
     groups = {**grouped(outcomes), "all": list(outcomes)}
     against: dict[str, Compared] = {}
     if LEARNED in groups:
         point = one_pass(outcomes)
-        others = {name: some for name, some in groups.items() if name not in (LEARNED, "all")}
+        heuristics = {name: members for name, members in groups.items() if name not in (LEARNED, "all")}
         against = {
-            name: compare(groups[LEARNED], some, length, point=point, seed=seed) for name, some in others.items()
+            name: compare(groups[LEARNED], members, length, point=point, seed=seed)
+            for name, members in heuristics.items()
         }
-    return Frontiers(length, {name: frontier(some, length, seed=seed) for name, some in groups.items()}, against)
+    return Frontiers(length, {name: frontier(members, length, seed=seed) for name, members in groups.items()}, against)

@@ -1,9 +1,9 @@
-"""Paces for k passes: what the information curve predicts for each, and what the model then really needs.
+"""Paces for k passes -> the bound that the information curve predicts for each, and the measured bound.
 
-The k-step bound of a model with random order and fixed sizes, E_order E_x [-log nu_order(x)], is measured as it is
-defined: texts are revealed in a random order by exactly these sizes, and the cross-entropies of the tokens of each
-step, given what stood before it, are added up. One pass for each number of revealed tokens serves all paces that
-pass by it, in the same order: so their differences have far smaller errors than they themselves.
+The k-step bound of a model with a random order and fixed sizes, E_order E_x [-log nu_order(x)], is measured by its
+definition: texts are revealed in a random order with these sizes, and the cross-entropies of the tokens of each step,
+given the tokens of earlier steps, are added. All paces share the passes with equal numbers of revealed tokens, in the
+same order, so that the standard errors of their differences are much smaller than their own.
 """
 
 __all__ = ["Comparison", "Entry", "compare_rules", "measure_costs"]
@@ -17,38 +17,39 @@ import torch
 from torch import Tensor
 
 from unmask.denoiser import Denoiser
-from unmask.eval.curve import Curve, measure_curve, orders, reveal
+from unmask.eval.curve import Curve, Progress, measure_curve, orders, reveal
 from unmask.objective.base import Rows
 from unmask.policies.pace import RULES, Sizes, cost
 
-Tell = Callable[[str, int], None]
+StageProgress = Callable[[str, int], None]
+"""Called with curve or check, and the number of sequences that were measured since the last call."""
 
 
 class Entry(NamedTuple):
-    """One pace; all in nats for a whole sequence."""
+    """A pace with its predicted and its measured bound; all values in nats per sequence."""
 
     steps: int
     rule: str
     sizes: Sizes
     predicted: float  # from the fitted curve
     predicted_stderr: float
-    measured: float  # on other sequences than the curve's
+    measured: float  # on sequences that the curve was not measured on
     measured_stderr: float
-    excess: float  # measured, over the optimal pace of as many passes, on the same sequences and orders
+    excess: float  # measured, minus that of the optimal pace of as many passes, on the same sequences and orders
     excess_stderr: float
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A curve and what became of it."""
+    """A curve, and the paces of every rule for several numbers of passes."""
 
     curve: Curve
     entries: tuple[Entry, ...]
-    """By passes, and within them in the order of the rules: the optimal one first."""
+    """Sorted by passes, then in the order of RULES: the optimal pace first."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """All of it as plain data, in nats for a whole sequence; `paces` is what pace=FILE reads."""
+        """The comparison as plain data, in nats per sequence; the option pace=FILE of a policy reads `paces`."""
         curve, fitted = self.curve, self.curve.fitted()
         total = float(fitted.sum())
         return {
@@ -68,7 +69,7 @@ class Comparison:
         }
 
     def lines(self) -> list[str]:
-        """A table with a line for each pace, and the correlations of the text, for people; in nats per token."""
+        """The comparison as text, in nats per token: a line for each pace, then the correlations of the text."""
         n, facts = self.curve.total, self.facts
         lines = ["  passes  pace      predicted          measured           above optimal"]
         for entry in self.entries:
@@ -92,21 +93,23 @@ def compare_rules(
     fit: Sequence[Rows],
     check: Sequence[Rows],
     steps: Sequence[int],
-    chance: torch.Generator,
-    tell: Tell = lambda what, sequences: None,
+    generator: torch.Generator,
+    progress: StageProgress = lambda stage, sequences: None,
 ) -> Comparison:
-    """The curve from the rows `fit`, every rule's pace for each of `steps`, and their bounds on the rows `check`.
+    """The curve of the rows `fit` -> the pace of every rule for each of `steps`, and their bounds on the rows `check`.
 
-    Every row has the same number n of maskable tokens, and every of `steps` is at most n. `tell` hears what goes on and
-    how many sequences are done. Raises DataError for rows that differ in n.
+    All rows have the same number n of maskable tokens, and each of `steps` is at most n.
+
+    Raises:
+        DataError: if the rows differ in n.
     """
-    curve = measure_curve(denoiser, fit, chance, lambda sequences: tell("curve", sequences))
+    curve = measure_curve(denoiser, fit, generator, lambda sequences: progress("curve", sequences))
     fitted = curve.fitted()
     named = [(k, rule, make(fitted, k)) for k in steps for rule, make in RULES.items()]
     paces = list(dict.fromkeys(sizes for _, _, sizes in named))
-    costs = measure_costs(denoiser, check, paces, chance, lambda sequences: tell("check", sequences))
-    found = dict(zip(paces, costs.unbind(-1), strict=True))
-    best = {k: found[sizes] for k, rule, sizes in named if rule == "optimal"}
+    costs = measure_costs(denoiser, check, paces, generator, lambda sequences: progress("check", sequences))
+    measured = dict(zip(paces, costs.unbind(-1), strict=True))
+    best = {k: measured[sizes] for k, rule, sizes in named if rule == "optimal"}
     entries = [
         Entry(
             k,
@@ -114,8 +117,8 @@ def compare_rules(
             sizes,
             cost(fitted, sizes),
             curve.error_of(sizes),
-            *_mean(found[sizes]),
-            *_mean(found[sizes] - best[k]),
+            *_mean(measured[sizes]),
+            *_mean(measured[sizes] - best[k]),
         )
         for k, rule, sizes in named
     ]
@@ -126,29 +129,29 @@ def measure_costs(
     denoiser: Denoiser,
     batches: Sequence[Rows],
     paces: Sequence[Sizes],
-    chance: torch.Generator,
-    tell: Callable[[int], None] = lambda sequences: None,
+    generator: torch.Generator,
+    progress: Progress = lambda sequences: None,
 ) -> Tensor:
-    """(S, number of paces) float64: an unbiased draw of each pace's bound for each sequence, in nats.
+    """Rows and paces -> (S, number of paces) float64: an unbiased estimate of each bound for each sequence, in nats.
 
     Each sequence is revealed in one random order, the same for all paces.
     """
-    steps: dict[int, list[tuple[int, int]]] = {}  # by revealed tokens: which pace goes on from there, and how far
-    for line, sizes in enumerate(paces):
+    steps: dict[int, list[tuple[int, int]]] = {}  # revealed tokens at the start of a step -> (pace, tokens at its end)
+    for index, sizes in enumerate(paces):
         for start, end in pairwise([0, *torch.tensor(sizes).cumsum(0).tolist()]):
-            steps.setdefault(start, []).append((line, end))
-    found: list[Tensor] = []
+            steps.setdefault(start, []).append((index, end))
+    batch_costs: list[Tensor] = []
     for rows in batches:
-        order = orders(rows.maskable, chance)
+        order = orders(rows.maskable, generator)
         costs = torch.zeros(len(order), len(paces), dtype=torch.float64)
-        for seen in reveal(denoiser, rows, order, sorted(steps)):
-            for line, end in steps[seen.start]:
-                costs[:, line] += seen.cross_entropy[:, : end - seen.start].sum(-1)
-        found.append(costs)
-        tell(len(order))
-    return torch.cat(found)
+        for result in reveal(denoiser, rows, order, sorted(steps)):
+            for index, end in steps[result.start]:
+                costs[:, index] += result.cross_entropy[:, : end - result.start].sum(-1)
+        batch_costs.append(costs)
+        progress(len(order))
+    return torch.cat(batch_costs)
 
 
 def _mean(values: Tensor) -> tuple[float, float]:
-    """The mean over sequences and its standard error."""
+    """(S,) values -> their mean and its standard error."""
     return float(values.mean()), float(values.std() / len(values) ** 0.5)

@@ -36,21 +36,21 @@ _AGAINST = (
 )
 
 
-def frontier_csv(found: Frontier) -> str:
-    """A line a setting, in the order given."""
+def frontier_csv(result: Frontier) -> str:
+    """A frontier -> a CSV table with one line per setting, in the order of its outcomes."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["policy", "block_size", "accuracy", "low", "high", "passes", "seconds", "best"])
-    for n, outcome in enumerate(found.outcomes):
-        low, high = found.interval[n]
-        numbers = [f"{x:.4f}" for x in (found.accuracy[n], low, high, found.passes[n])]
+    for n, outcome in enumerate(result.outcomes):
+        low, high = result.interval[n]
+        numbers = [f"{x:.4f}" for x in (result.accuracy[n], low, high, result.passes[n])]
         row = [outcome.setting.policy, outcome.setting.block_size or "full", *numbers, f"{outcome.seconds:.2f}"]
-        table.writerow([*row, int(n in found.best)])
+        table.writerow([*row, int(n in result.best)])
     return text.getvalue()
 
 
 def frontier_facts(result: Frontiers) -> dict[str, Any]:
-    """The areas of the groups, the settings that none beats in each, and the learned policies against the others."""
+    """Frontiers -> plain data: areas, undominated settings of each group, and the comparisons of learned policies."""
     groups = {
         name: {
             "settings": len(group.outcomes),
@@ -77,7 +77,7 @@ def frontier_facts(result: Frontiers) -> dict[str, Any]:
 
 
 def frontier_lines(result: Frontiers) -> list[str]:
-    """The areas of the groups, the learned policies against the others, and the settings that none beats, as text."""
+    """Frontiers -> lines of text: areas, the comparisons of learned policies, and all undominated settings."""
     lines = ["hypervolume: area under the best accuracy at so many passes, over log2 passes from 1 to the canvas", ""]
     for name, group in result.groups.items():
         low, high = group.hypervolume_interval
@@ -100,9 +100,12 @@ def frontier_lines(result: Frontiers) -> list[str]:
 
 
 def write_frontiers(result: Frontiers, folder: Path, title: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Write frontier.csv, frontier.json and, where it can be drawn, frontier.png; what is in the JSON.
+    """Write frontier.csv, frontier.json and, if matplotlib is installed, frontier.png; returns the data of the JSON.
 
-    `arguments` say what was measured. Raises ConfigError or RunError where a file cannot be written.
+    `arguments` are stored in the JSON: they say what was measured.
+
+    Raises:
+        ConfigError, RunError: if a file cannot be written.
     """
     facts = {"arguments": dict(arguments), **frontier_facts(result)}
     atomic_text(folder / "frontier.csv", frontier_csv(result.whole))
@@ -112,20 +115,23 @@ def write_frontiers(result: Frontiers, folder: Path, title: str, arguments: Mapp
     return facts
 
 
-def plot_frontier(found: Frontier, length: int, title: str, path: Path) -> None:
-    """Two panels of accuracy against passes: the whole canvas at once, and any block size.
+def plot_frontier(result: Frontier, length: int, title: str, path: Path) -> None:
+    """A frontier -> a picture with two panels of accuracy against passes: the whole canvas, and any block size.
 
-    A line joins the settings of a policy that none of its own beats; black is the frontier of all, the band its 95 %
-    intervals, dots the mixture envelope. Raises ConfigError or RunError where the file cannot be written.
+    A coloured line joins the undominated settings of one policy. The black line is the frontier of all settings, the
+    band its 95 % intervals, the dotted line the mixture envelope.
+
+    Raises:
+        ConfigError, RunError: if the file cannot be written.
     """
     figure = new_figure(12.5, 5.4)
     panels = figure.subplots(1, 2, sharey=True)
-    full = [n for n, one in enumerate(found.outcomes) if one.setting.block_size is None]
-    names = sorted({family(one.setting.policy) for one in found.outcomes})
+    full = [n for n, outcome in enumerate(result.outcomes) if outcome.setting.block_size is None]
+    names = sorted({family(outcome.setting.policy) for outcome in result.outcomes})
     for panel, rows, label in zip(
-        panels, (full, list(range(len(found.outcomes)))), ("the whole canvas", "any block size"), strict=True
+        panels, (full, list(range(len(result.outcomes)))), ("the whole canvas", "any block size"), strict=True
     ):
-        _panel(panel, found, rows, names)
+        _panel(panel, result, rows, names)
         panel.set_xscale("log", base=2)
         panel.set_xlim(0.95, length * 1.05)
         panel.set_ylim(-0.02, 1.02)
@@ -139,10 +145,10 @@ def plot_frontier(found: Frontier, length: int, title: str, path: Path) -> None:
     save_figure(path, figure)
 
 
-def _panel(panel: Any, found: Frontier, rows: list[int], names: list[str]) -> None:
+def _panel(panel: Any, result: Frontier, rows: list[int], names: list[str]) -> None:
     if not rows:
         return
-    passes, accuracy, interval = found.passes[rows], found.accuracy[rows], found.interval[rows]
+    passes, accuracy, interval = result.passes[rows], result.accuracy[rows], result.interval[rows]
     best = pareto(passes, accuracy)
     panel.step(passes[best], accuracy[best], where="post", color="black", lw=1.4, label="frontier")
     panel.fill_between(passes[best], interval[best, 0], interval[best, 1], step="post", color="black", alpha=0.12, lw=0)
@@ -150,10 +156,10 @@ def _panel(panel: Any, found: Frontier, rows: list[int], names: list[str]) -> No
     envelope = envelope_at(passes, accuracy, grid)
     panel.plot(grid, np.where(envelope > 0, envelope, np.nan), ":", color="black", lw=1, label="mixture envelope")
     for number, name in enumerate(names):
-        mine = np.array([n for n, row in enumerate(rows) if family(found.outcomes[row].setting.policy) == name])
-        if not len(mine):
+        members = np.array([n for n, row in enumerate(rows) if family(result.outcomes[row].setting.policy) == name])
+        if not len(members):
             continue
-        kept = mine[pareto(passes[mine], accuracy[mine])]
+        kept = members[pareto(passes[members], accuracy[members])]
         style = "--" if name in POSITIONAL else "-"
         panel.plot(passes[kept], accuracy[kept], style, marker="o", ms=3, lw=1.2, color=f"C{number % 10}", label=name)
         if number >= 10:
@@ -164,49 +170,52 @@ _COLORS = {"optimal": "C3", "sqrt": "C1", "cosine": "C2", "uniform": "C0", "tc":
 
 
 def check_plot(path: str) -> None:
-    """ConfigError where nothing can be drawn to `path`, to be asked before the work."""
+    """Raise ConfigError if no picture can be drawn to `path`; call it before long work."""
     if not can_draw():
         raise ConfigError("--plot needs a package that is missing: pip install 'unmask[plots]'.")
     if not path.endswith(".png"):
         raise ConfigError(f"--plot is '{path}'; the name of the file has to end in .png.")
 
 
-def plot_paces(found: Comparison, path: Path) -> None:
-    """Two panels: the curve with its standard errors and fit; and, for each rule, nats per token against passes, as
-    predicted (lines) and as measured (points with standard errors).
+def plot_paces(comparison: Comparison, path: Path) -> None:
+    """A comparison of paces -> a picture with two panels.
 
-    Raises ConfigError or RunError where the file cannot be written.
+    Left: the information curve with standard errors and fit. Right: the bound of each rule in nats per token against
+    passes, as predicted (lines) and as measured (points with standard errors).
+
+    Raises:
+        ConfigError, RunError: if the file cannot be written.
     """
     figure = new_figure(11, 4)
     left, right = figure.subplots(1, 2)
-    _draw_curve(left, found)
-    _draw_costs(right, found)
+    _draw_curve(left, comparison)
+    _draw_costs(right, comparison)
     save_figure(path, figure)
 
 
-def _draw_curve(axes: Any, found: Comparison) -> None:
-    curve = found.curve
-    share = [j + 1 for j in curve.counts]  # from 1 on, as the axis is logarithmic
+def _draw_curve(axes: Any, comparison: Comparison) -> None:
+    curve = comparison.curve
+    revealed = [j + 1 for j in curve.counts]  # + 1 because the axis is logarithmic
     errors = curve.stderr().tolist()
-    axes.errorbar(share, curve.cross_entropy.mean(0).tolist(), errors, fmt=".", color="C0", label="cross-entropy")
+    axes.errorbar(revealed, curve.cross_entropy.mean(0).tolist(), errors, fmt=".", color="C0", label="cross-entropy")
     axes.plot(range(1, curve.total + 1), curve.fitted().tolist(), color="C3", label="non-increasing fit")
-    axes.plot(share, curve.entropy.mean(0).tolist(), ":", color="0.4", label="predictive entropy")
+    axes.plot(revealed, curve.entropy.mean(0).tolist(), ":", color="0.4", label="predictive entropy")
     axes.set(xscale="log", xlabel="revealed tokens + 1", ylabel="nats per hidden token", title="information curve")
     axes.grid(alpha=0.3)
     axes.legend()
 
 
-def _draw_costs(axes: Any, found: Comparison) -> None:
-    n = found.curve.total
-    for place, (rule, color) in enumerate(_COLORS.items()):
-        mine = [entry for entry in found.entries if entry.rule == rule]
-        passes = [entry.steps for entry in mine]
-        axes.plot(passes, [entry.predicted / n for entry in mine], color=color, label=rule)
-        beside = [k * 1.03 ** (place - 2.5) for k in passes]
-        errors = [entry.measured_stderr / n for entry in mine]
-        axes.errorbar(beside, [entry.measured / n for entry in mine], errors, fmt=".", color=color)
-    axes.axhline(float(found.curve.fitted().sum()) / n, color="0.5", linestyle="--", label="one a pass")
-    passes = sorted({entry.steps for entry in found.entries})
+def _draw_costs(axes: Any, comparison: Comparison) -> None:
+    n = comparison.curve.total
+    for index, (rule, color) in enumerate(_COLORS.items()):
+        entries = [entry for entry in comparison.entries if entry.rule == rule]
+        passes = [entry.steps for entry in entries]
+        axes.plot(passes, [entry.predicted / n for entry in entries], color=color, label=rule)
+        shifted = [k * 1.03 ** (index - 2.5) for k in passes]  # so that error bars do not overlap
+        errors = [entry.measured_stderr / n for entry in entries]
+        axes.errorbar(shifted, [entry.measured / n for entry in entries], errors, fmt=".", color=color)
+    axes.axhline(float(comparison.curve.fitted().sum()) / n, color="0.5", linestyle="--", label="one a pass")
+    passes = sorted({entry.steps for entry in comparison.entries})
     axes.set(xscale="log", xlabel="passes", ylabel="nats per token", title="bound: predicted (lines) and measured")
     axes.set_xticks(passes, [str(k) for k in passes])
     axes.set_xticks([], minor=True)
@@ -218,7 +227,7 @@ _MARKERS = "osD^vP"
 
 
 class Point(NamedTuple):
-    """One policy, or one place of its dial."""
+    """The mean passes and accuracy of a policy, or of a learned policy at one dial value."""
 
     label: str
     passes: float
@@ -226,9 +235,12 @@ class Point(NamedTuple):
 
 
 def plot_points(panels: Mapping[str, tuple[Sequence[Point], Sequence[Point]]], title: str, path: Path) -> None:
-    """A panel for each title: single policies as labelled points, and the places of a dial joined by a line.
+    """Title -> (points of policies, points of dial values) -> a picture with one panel per title.
 
-    Raises ConfigError or RunError where the file cannot be written.
+    Points of policies are labelled; those of dial values are joined by a line.
+
+    Raises:
+        ConfigError, RunError: if the file cannot be written.
     """
     figure = new_figure(5.6 * len(panels), 4.6)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -248,21 +260,18 @@ def plot_points(panels: Mapping[str, tuple[Sequence[Point], Sequence[Point]]], t
 
 def _points_panel(axis: Any, points: Sequence[Point], dial: Sequence[Point]) -> None:
     if dial:
-        xs, ys = [one.passes for one in dial], [one.accuracy for one in dial]
+        xs, ys = [point.passes for point in dial], [point.accuracy for point in dial]
         axis.plot(xs, ys, "-", marker=".", color="0.35", label="learned, dial 0 to 1", zorder=1)
-        told: list[Point] = []
-        for one in dial:  # of places that fall together only the first is labelled
-            if any(
-                abs(one.passes - other.passes) < 2.6 and abs(one.accuracy - other.accuracy) < 0.06 for other in told
-            ):
+        labelled: list[Point] = []
+        for point in dial:  # of points close to each other only the first is labelled
+            if any(abs(point.passes - p.passes) < 2.6 and abs(point.accuracy - p.accuracy) < 0.06 for p in labelled):
                 continue
-            told.append(one)
-            place = (one.passes, one.accuracy)
-            axis.annotate(f"dial {one.label}", place, (0, -15), textcoords="offset points", ha="center", fontsize=8)
-    for n, one in enumerate(points):
-        axis.plot(
-            [one.passes], [one.accuracy], _MARKERS[n % len(_MARKERS)], color=f"C{n}", ms=9, label=one.label, zorder=2
-        )
+            labelled.append(point)
+            xy = (point.passes, point.accuracy)
+            axis.annotate(f"dial {point.label}", xy, (0, -15), textcoords="offset points", ha="center", fontsize=8)
+    for n, point in enumerate(points):
+        marker = _MARKERS[n % len(_MARKERS)]
+        axis.plot([point.passes], [point.accuracy], marker, color=f"C{n}", ms=9, label=point.label, zorder=2)
     axis.set(xlabel="forward passes per puzzle", ylim=(-0.08, 1.08))
     axis.set_xlim(0, None)
     axis.grid(alpha=0.25)

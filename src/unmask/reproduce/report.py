@@ -14,7 +14,7 @@ import numpy as np
 
 from unmask.batch import ceil_div
 from unmask.disk.files import atomic_text
-from unmask.eval.frontier import BLIND, BLIND_ANY, REFERENCES, Compared, grouped
+from unmask.eval.frontier import POSITION_FREE, POSITION_FREE_ANY, REFERENCES, Compared, grouped
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.reproduce.plan import Arena, Measured, Plan, Timed, Training
 from unmask.reproduce.results import GROUPS, Judged, Results, outcomes_of, shown
@@ -40,7 +40,7 @@ _TIMED = (
     "Accuracy and passes are those of all test problems; the clock ran over the first so many of them. The share is "
     "processor time over time on the clock: where it is well below 100 % other work disturbed it."
 )
-_TIMED_GROUPS = (BLIND, BLIND_ANY, REFERENCES)
+_TIMED_GROUPS = (POSITION_FREE, POSITION_FREE_ANY, REFERENCES)
 _MARKS = "osv^D*XP"
 _REWARDS = "Rewards can be compared only between trainings with the same reward and alphas."
 _QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
@@ -181,7 +181,7 @@ def _points(judged: Sequence[Judged]) -> list[tuple[str, list[str]]]:
     """A table for each kind of policies and arena: alpha down, seeds across."""
     found: list[tuple[str, list[str]]] = []
     for (label, title), some in _sets(judged):
-        note = "accuracy [95 %] @ passes; in brackets the best position-blind accuracy at no more, on the whole canvas"
+        note = "accuracy [95 %] @ passes; in brackets the best position-free accuracy at no more, on the whole canvas"
         head = ["alpha", *(f"seed {one.cell.seed}" for one in some)]
         rows = [
             [f"{some[0].alphas[n]:g}", *(_point(one, n) if n < len(one.alphas) else "" for one in some)]
@@ -319,13 +319,13 @@ def _draw_question(results: Results, judged: Sequence[Judged], path: Path) -> No
 
 def _heuristics(panel: Any, results: Results, name: str) -> None:
     """The frontiers of the groups (brown: in the blocks of policies), and the mixture envelope on the whole canvas."""
-    styles = {BLIND: ("black", "-"), BLIND_ANY: ("0.55", "-"), REFERENCES: ("0.35", "--")}
+    styles = {POSITION_FREE: ("black", "-"), POSITION_FREE_ANY: ("0.55", "-"), REFERENCES: ("0.35", "--")}
     for group, found in results.rules(name).items():
         color, style = styles.get(group, ("tab:brown", "-"))
         best = pareto(found.passes, found.accuracy)
         passes, accuracy = found.passes[best], found.accuracy[best]
         panel.step(passes, accuracy, where="post", color=color, ls=style, lw=1.4, label=group)
-        if group == BLIND:
+        if group == POSITION_FREE:
             grid = 2.0 ** np.linspace(0, np.log2(max(2.0, float(found.passes.max()))), 200)
             mixed = envelope_at(found.passes, found.accuracy, grid)
             panel.plot(grid, np.where(mixed > 0, mixed, np.nan), ":", color=color, lw=1, label="its mixture envelope")

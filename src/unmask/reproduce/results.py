@@ -34,8 +34,8 @@ from unmask.disk.files import atomic_text
 from unmask.disk.json import read_json
 from unmask.errors import ConfigError, DataError
 from unmask.eval.frontier import (
-    BLIND,
-    BLIND_ANY,
+    POSITION_FREE,
+    POSITION_FREE_ANY,
     REFERENCES,
     Compared,
     Frontier,
@@ -120,8 +120,8 @@ def _facts(folder: Path, name: str) -> _Facts | None:
     return read_json(path, _Facts, DataError, "delete it to have the cell made again")
 
 
-SAME = "position-blind, same blocks"
-GROUPS = (SAME, BLIND, BLIND_ANY, REFERENCES)
+SAME = "position-free, same blocks"
+GROUPS = (SAME, POSITION_FREE, POSITION_FREE_ANY, REFERENCES)
 """What policies are compared with; on the whole canvas the first two are one."""
 
 
@@ -148,7 +148,7 @@ class Judged:
     """By the names of GROUPS; without those that have no settings."""
     reversals: int
     under: list[float]
-    """The accuracy of the best position-blind setting of the whole canvas at no more passes, for each alpha."""
+    """The accuracy of the best position-free setting of the whole canvas at no more passes, for each alpha."""
 
 
 class Results:
@@ -206,8 +206,8 @@ class Results:
             outcomes, length = outcomes_of(self.records[name].result), self.length(name)
             groups = grouped(outcomes)
             for size in self._blocks(name):
-                some = [one for one in groups.get(BLIND_ANY, []) if one.setting.block_size == size]
-                groups |= {f"position-blind, blocks of {size}": some} if some else {}
+                some = [one for one in groups.get(POSITION_FREE_ANY, []) if one.setting.block_size == size]
+                groups |= {f"position-free, blocks of {size}": some} if some else {}
             self._rules[name] = {group: frontier(some, length) for group, some in groups.items()}
         return self._rules[name]
 
@@ -229,12 +229,12 @@ class Results:
         theirs = outcomes_of(self.records[cell.against].result)
         groups = grouped(theirs)
         block = mine[0].setting.block_size
-        groups[SAME] = [one for one in groups.get(BLIND_ANY, []) if one.setting.block_size == block]
+        groups[SAME] = [one for one in groups.get(POSITION_FREE_ANY, []) if one.setting.block_size == block]
         point = one_pass(theirs)
         against = {name: compare(mine, groups[name], length, point=point) for name in GROUPS if groups.get(name)}
         found = frontier(mine, length)
-        blind = self.rules(cell.against).get(BLIND)
-        under = [np.nan if blind is None else _best_under(blind, at) for at in found.passes]
+        free = self.rules(cell.against).get(POSITION_FREE)
+        under = [np.nan if free is None else _best_under(free, at) for at in found.passes]
         return Judged(cell, tuple(result["alphas"]), found, against, reversals(mine), under)
 
 
