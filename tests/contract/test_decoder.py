@@ -1,4 +1,4 @@
-"""Rows are on their own: alone, in a batch, ragged or resumed, a row has the same tokens and log-probabilities."""
+"""A row has the same tokens and log-probabilities alone, in a batch, with ragged lengths, or resumed."""
 
 import math
 from typing import Any
@@ -25,7 +25,7 @@ PROMPTS = ["", "a", "To be, or not to be, that", "the question:", "x" * 30, "", 
 
 
 def lively(settings: DiTSettings, seed: int = 0) -> DiT:
-    """A network whose blocks and head say something: fresh ones begin as the identity."""
+    """A network with random blocks and head: an untrained one is the identity."""
     network = build(settings, seed)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
@@ -42,12 +42,12 @@ def model(modulation: str = "none", **options: object) -> Model:
     return Model(lively(settings), process, TOKENIZER, None, torch.device("cpu"), **options)  # pyright: ignore
 
 
-def differences(found: Generation, row: int, alone: Generation) -> list[str]:
-    """Where a row differs from itself alone, in words."""
+def differences(batch: Generation, row: int, alone: Generation) -> list[str]:
+    """The names of the fields in which a row of a batch differs from the same row alone."""
     return [
         name
         for name in ("tokens", "log_probs", "passes", "texts")
-        if getattr(found, name)[row] != getattr(alone, name)[0]
+        if getattr(batch, name)[row] != getattr(alone, name)[0]
     ]
 
 
@@ -56,39 +56,39 @@ def differences(found: Generation, row: int, alone: Generation) -> list[str]:
 )
 def test_a_row_alone_is_the_row_in_a_batch(policy: str, temperature: float) -> None:
     """Ragged prompts, a real network, two threads: equal in every bit."""
-    one = model()
+    loaded = model()
     seeds = [100 + row for row in range(len(PROMPTS))]
     options: dict[str, Any] = {"length": 6, "policy": policy, "temperature": temperature, "stop_at_eos": False}
-    whole = one.generate(PROMPTS, seed=seeds, **options)
-    assert one.generate(PROMPTS, seed=seeds, batch=3, **options).log_probs == whole.log_probs
+    whole = loaded.generate(PROMPTS, seed=seeds, **options)
+    assert loaded.generate(PROMPTS, seed=seeds, batch=3, **options).log_probs == whole.log_probs
     for row in (0, 2, 4):
-        alone = one.generate(PROMPTS[row], seed=[seeds[row]], **options)
+        alone = loaded.generate(PROMPTS[row], seed=[seeds[row]], **options)
         assert differences(whole, row, alone) == []
-    back = one.generate(PROMPTS[::-1], seed=seeds[::-1], **options)
+    back = loaded.generate(PROMPTS[::-1], seed=seeds[::-1], **options)
     assert back.tokens[::-1] == whole.tokens
     assert back.log_probs[::-1] == whole.log_probs
 
 
 @pytest.mark.parametrize("modulation", ["constant", "time"])
 def test_a_row_alone_with_modulation(modulation: str) -> None:
-    one = model(modulation)
-    whole = one.generate(PROMPTS, length=8, seed=list(range(8)), policy="ancestral:steps=5", stop_at_eos=False)
+    loaded = model(modulation)
+    whole = loaded.generate(PROMPTS, length=8, seed=list(range(8)), policy="ancestral:steps=5", stop_at_eos=False)
     for row in (1, 3):
-        alone = one.generate(PROMPTS[row], length=8, seed=[row], policy="ancestral:steps=5", stop_at_eos=False)
+        alone = loaded.generate(PROMPTS[row], length=8, seed=[row], policy="ancestral:steps=5", stop_at_eos=False)
         assert differences(whole, row, alone) == []
 
 
-def test_control_the_seed_is_seen() -> None:
-    one = model()
-    whole = one.generate(PROMPTS, length=12, seed=list(range(8)), stop_at_eos=False)
-    other = one.generate(PROMPTS[2], length=12, seed=[3], stop_at_eos=False)
+def test_control_another_seed_is_noticed() -> None:
+    loaded = model()
+    whole = loaded.generate(PROMPTS, length=12, seed=list(range(8)), stop_at_eos=False)
+    other = loaded.generate(PROMPTS[2], length=12, seed=[3], stop_at_eos=False)
     assert "tokens" in differences(whole, 2, other)
 
 
 def test_one_seed_gives_each_row_its_own_text() -> None:
-    """And another seed gives other texts: not the same ones in another order."""
-    one = model()
-    first, second = (one.generate([""] * 16, length=12, seed=seed, stop_at_eos=False) for seed in (0, 1))
+    """And another seed gives other texts, not the same ones in another order."""
+    loaded = model()
+    first, second = (loaded.generate([""] * 16, length=12, seed=seed, stop_at_eos=False) for seed in (0, 1))
     texts = [tuple(row) for row in first.tokens + second.tokens]
     assert len(set(texts)) == 32
 
@@ -109,10 +109,10 @@ def test_blocks_are_filled_one_after_the_other() -> None:
         written = canvas.written[step.rows].int().cumsum(-1)
         for block in range(1, 3):
             begun = canvas.written[step.rows, 2 * block : 2 * block + 2].any(-1)
-            assert (written[begun, 2 * block - 1] == 2 * block - 1).all()  # one position was the prompt's
+            assert (written[begun, 2 * block - 1] == 2 * block - 1).all()  # one position is the prompt's
 
 
-def test_a_written_position_keeps_what_was_thought_of_it() -> None:
+def test_a_written_position_keeps_its_features() -> None:
     seen: dict[tuple[int, int], tuple[float, float, float]] = {}
     decoder, canvas = Decoder(TABLE, make("confidence"), 1.0), start()
     for canvas, step in decoder.steps(canvas):
@@ -149,20 +149,20 @@ def test_features_are_those_of_the_clean_law() -> None:
 
 
 class Counted(TableDenoiser):
-    """Counts the rows it runs and the positions its head is asked about."""
+    """Counts the rows of its passes and the positions of its head."""
 
-    rows, asked = 0, 0
+    rows, positions = 0, 0
 
     def hidden(self, tokens: Tensor, **options: Tensor | None) -> Tensor:  # pyright: ignore
         self.rows += len(tokens)
         return super().hidden(tokens, **options)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        self.asked += len(hidden)
+        self.positions += len(hidden)
         return super().logits(hidden)
 
 
-def test_finished_rows_leave_and_the_head_is_asked_of_what_is_needed() -> None:
+def test_finished_rows_leave_and_the_head_runs_at_the_positions_needed() -> None:
     counted = Counted(random_language(2, 6, seed=4))
     canvas = start(4)
     tokens = canvas.tokens.clone()
@@ -170,7 +170,7 @@ def test_finished_rows_leave_and_the_head_is_asked_of_what_is_needed() -> None:
     done = Decoder(counted, make("random"), 1.0).decode(Canvas.start(tokens, canvas.seed))
     assert done.passes.tolist() == [1, 5, 5, 5]
     assert counted.rows == int(done.passes.sum())
-    assert counted.asked == 5 * 16  # a blind policy: at most four positions a pass, padded to 16
+    assert counted.positions == 5 * 16  # a policy that does not look: at most four positions a pass, padded to 16
 
 
 def test_a_finished_canvas_costs_no_pass() -> None:
@@ -180,7 +180,7 @@ def test_a_finished_canvas_costs_no_pass() -> None:
 
 
 class Greedy:
-    """Reveals what it may not."""
+    """Reveals positions that are not eligible."""
 
     looks = True
 

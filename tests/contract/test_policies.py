@@ -1,4 +1,4 @@
-"""Every policy that has a name keeps the contract; and `check_policy` sees each way of breaking it."""
+"""Every named policy keeps the contract; and `check_policy` notices each way of breaking it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ TEXTS = [
     pytest.param("remdm", marks=pytest.mark.slow),  # of 128 steps
     *(f"{name}:steps=3" for name in PACED),
     "ancestral:steps=5,schedule=cosine",
-    *(f"remdm:steps=12,kind={kind},eta=0.3" for kind in ("cap", "rescale", "conf", "loop")),
+    *(f"remdm:steps=12,kind={variant},eta=0.3" for variant in ("cap", "rescale", "conf", "loop")),
     *(f"entropy-bound:gamma=0.4,order={order}" for order in ("confidence", "margin")),
     "klass:kl=0.5,threshold=0.4,history=1",
     "klass:kl=0.5,threshold=0.4 or confidence:steps=3",
@@ -44,7 +44,7 @@ NESTED = [name for name, entry in ENTRIES.items() if entry.nested and entry.knob
 
 @pytest.mark.parametrize("name", NESTED)
 def test_a_stricter_knob_reveals_a_subset(name: str) -> None:
-    """On one View, for every neighbouring pair of values that a sweep takes; and it moves at all."""
+    """On one View, for every adjacent pair of the values of a sweep; and the knob has an effect."""
     knob = ENTRIES[name].knob
     assert knob is not None
     settings = [make(f"{name}:{knob.option}={value}", CONTEXT) for value in knob.values]
@@ -54,15 +54,15 @@ def test_a_stricter_knob_reveals_a_subset(name: str) -> None:
         states: list[State] = [None] * len(settings)
         for _ in range(3):
             states = [rule(view, state)[1] for rule, state in zip(settings, states, strict=True)]
-        found = [rule(view, state)[0].reveal for rule, state in zip(settings, states, strict=True)]
-        assert all(not (strict & ~loose).any() for loose, strict in pairwise(found))
-        assert not (found[0] & ~view.eligible).any()
-        sizes |= {int(one.sum()) for one in found}
-    assert len(sizes) > 2  # the control: the knob does something
+        reveals = [rule(view, state)[0].reveal for rule, state in zip(settings, states, strict=True)]
+        assert all(not (strict & ~loose).any() for loose, strict in pairwise(reveals))
+        assert not (reveals[0] & ~view.eligible).any()
+        sizes |= {int(reveal.sum()) for reveal in reveals}
+    assert len(sizes) > 2  # the control: the knob has an effect
 
 
 def test_random_numbers_of_positions_are_not_nested() -> None:
-    """The control of the law above: revealing by a count and a fresh random score is not."""
+    """The control of the law above: a fixed number of positions by a new random score is not nested."""
     view = random_view(0)
     loose = take_best(view.noise, view.eligible, torch.tensor([3]))
     strict = take_best(-view.noise, view.eligible, torch.tensor([2]))
@@ -71,8 +71,8 @@ def test_random_numbers_of_positions_are_not_nested() -> None:
 
 def random_view(seed: int) -> View:
     """One row of eight positions, six of them eligible, from a sharp random distribution over five tokens."""
-    chance = torch.Generator().manual_seed(seed)
-    log_probs = (6 * torch.randn(1, 8, 5, generator=chance)).log_softmax(-1)
+    generator = torch.Generator().manual_seed(seed)
+    log_probs = (6 * torch.randn(1, 8, 5, generator=generator)).log_softmax(-1)
     best = log_probs.exp().topk(2, -1).values
     eligible = torch.tensor([[False, True, True, True, True, True, True, False]])
     return replace(
@@ -89,7 +89,7 @@ def random_view(seed: int) -> View:
 
 @dataclass
 class Broken:
-    """A policy that behaves, but for what its subclasses do wrong."""
+    """A correct policy, of which each subclass breaks one rule."""
 
     looks: bool = False
     calls: int = 0
@@ -99,7 +99,7 @@ class Broken:
 
 
 class Overreaching(Broken):
-    """Reveals what is masked in later blocks, too."""
+    """Reveals masked positions of later blocks too."""
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return Decision(view.masked), None
@@ -113,7 +113,7 @@ class Rewriting(Broken):
 
 
 class Crowded(Broken):
-    """Looks at the other rows."""
+    """Depends on the other rows."""
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return Decision(view.eligible & (view.noise >= view.noise.median())), None
@@ -127,7 +127,7 @@ class Gambling(Broken):
 
 
 class Remembering(Broken):
-    """Keeps its memory in itself instead of in the state."""
+    """Has a memory of its own instead of the state."""
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         self.calls += 1
@@ -135,7 +135,7 @@ class Remembering(Broken):
 
 
 class Holding(Broken):
-    """Does not forget the state of a row that begins."""
+    """Uses the state of another row for a row that starts."""
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         order = view.noise if state is None else state
@@ -151,7 +151,7 @@ class Scribbling(Broken):
 
 
 class Counting(Broken):
-    """Answers with numbers where yes or no was asked."""
+    """Returns numbers instead of booleans."""
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         decision, state = super().__call__(view, state)
@@ -159,7 +159,7 @@ class Counting(Broken):
 
 
 class Timeless(Broken):
-    """Names a time outside of (0, 1]."""
+    """Returns a time outside of (0, 1]."""
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         decision, state = super().__call__(view, state)
@@ -188,7 +188,7 @@ def test_the_control_of_the_controls() -> None:
 
 
 @pytest.mark.parametrize("policy, sentence", CONTROLS, ids=[c[0].__name__ for c in CONTROLS])  # pyright: ignore
-def test_each_way_of_breaking_it_is_seen(policy: Callable[[], UnmaskingPolicy], sentence: str) -> None:
+def test_each_way_of_breaking_it_is_noticed(policy: Callable[[], UnmaskingPolicy], sentence: str) -> None:
     with pytest.raises(PluginError) as caught:
         check_policy(policy, block_size=4, temperature=1.0)
     assert sentence in str(caught.value)
@@ -196,7 +196,7 @@ def test_each_way_of_breaking_it_is_seen(policy: Callable[[], UnmaskingPolicy], 
 
 
 class Idle(Broken):
-    """Never reveals anything: the loop has to help, and decoding ends all the same."""
+    """Never reveals a position: the loop reveals one, and decoding ends."""
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return Decision(torch.zeros_like(view.eligible)), None
@@ -224,7 +224,7 @@ def test_steps_are_the_passes_of_a_block(name: str) -> None:
 
 @pytest.mark.parametrize("total", range(1, 12))
 @pytest.mark.parametrize("steps", [None, 1, 2, 5, 20])
-def test_pace_ends_in_time(total: int, steps: int | None) -> None:
+def test_the_last_pass_reveals_the_rest(total: int, steps: int | None) -> None:
     policy = TopK(steps=steps)
     view = blank_view(torch.ones(1, total, dtype=torch.bool))
     for step in range(min(steps or total, total)):
@@ -252,20 +252,20 @@ def blank_view(eligible: torch.Tensor) -> View:
     )
 
 
-def test_take_best_takes_the_best_and_ties_go_left() -> None:
+def test_take_best_takes_the_best_and_of_equal_scores_the_left() -> None:
     score = torch.tensor([[0.1, 0.9, 0.9, 0.5], [0.5, 0.5, 0.5, 0.5]])
     eligible = torch.tensor([[True, True, True, True], [False, True, True, True]])
     taken = take_best(score, eligible, torch.tensor([1, 2]))
     assert taken.tolist() == [[False, True, False, False], [False, True, True, False]]
 
 
-def test_names_have_a_line_each() -> None:
+def test_every_name_has_a_line() -> None:
     assert all(line and "\n" not in line for line in names().values())
     with pytest.raises(RequestError):
         make("no-such-policy")
 
 
-def test_a_table_refuses_what_is_no_distribution() -> None:
+def test_a_table_refuses_a_joint_that_is_no_distribution() -> None:
     with pytest.raises(ConfigError, match="give probabilities of at least 0 that sum to 1"):
         TableDenoiser(torch.ones(2, 2))
     with pytest.raises(ConfigError, match="cannot be made a table"):

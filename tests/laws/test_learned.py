@@ -1,4 +1,4 @@
-"""Laws of learned policies: likelihoods, gradients, rewards, advantages; a network set by hand is a threshold."""
+"""Learned policies: likelihoods, gradients, rewards, advantages; a network with set weights is a threshold rule."""
 
 import itertools
 import math
@@ -33,12 +33,12 @@ FEATURES = ("confidence", "top", "entropy", "margin")
 
 
 def network(seed: int = 1, scale: float = 1.0, **options: object) -> PolicyNetwork:
-    """Random weights everywhere, those that begin as zero included, so that every input matters."""
+    """Random weights, also where they are initialised to zero, so that every input matters."""
     net = PolicyNetwork(PolicySettings(**{"width": 16, "unit": 8.0, "features": ("confidence",), **options}))  # pyright: ignore[reportArgumentType]
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in net.parameters():
-            value.copy_(scale * torch.randn(value.shape, generator=chance) * (0.4 if value.ndim > 1 else 0.2))
+            value.copy_(scale * torch.randn(value.shape, generator=generator) * (0.4 if value.ndim > 1 else 0.2))
     return net.eval()
 
 
@@ -48,14 +48,14 @@ def world() -> World:
 
 
 def ragged(world: World) -> World:
-    """Problems with 24, 23, 22, ... positions to fill: the first are answered already."""
-    found: list[Problem] = []
-    for n, one in enumerate(world.train):
-        done, row = n % 24, list(one.row)
-        for at, token in zip(one.holes[:done], world.tokenizer.encode(one.example.answer)[:done], strict=True):
+    """Problems with 24, 23, 22, ... positions to fill: the first ones have their answers."""
+    problems: list[Problem] = []
+    for n, problem in enumerate(world.train):
+        done, row = n % 24, list(problem.row)
+        for at, token in zip(problem.holes[:done], world.tokenizer.encode(problem.example.answer)[:done], strict=True):
             row[at] = token
-        found.append(Problem(one.example, row, one.holes[done:]))
-    return world._replace(train=found)
+        problems.append(Problem(problem.example, row, problem.holes[done:]))
+    return world._replace(train=problems)
 
 
 def rolled(world: World, learner: Learned, count: int = 24, batch: int = 256) -> Rollout:
@@ -79,8 +79,8 @@ def rolled(world: World, learner: Learned, count: int = 24, batch: int = 256) ->
 
 @pytest.mark.parametrize("head", ["bernoulli", "plackett-luce"])
 @pytest.mark.parametrize("features", [("confidence",), FEATURES])
-def test_the_tape_gives_the_likelihood_that_was_recorded(world: World, head: str, features: tuple[str, ...]) -> None:
-    """The control is another network, and a tape that forgets the time."""
+def test_the_recorded_passes_give_the_recorded_likelihood(world: World, head: str, features: tuple[str, ...]) -> None:
+    """The controls are another network, and recorded passes without the time."""
     learner = Learned(network(head=head, features=features), sample=True, temperature=1.3)
     tape = rolled(ragged(world), learner).tape
     assert tape is not None
@@ -88,8 +88,8 @@ def test_the_tape_gives_the_likelihood_that_was_recorded(world: World, head: str
     assert float((again - tape.log_prob).abs().max().detach()) < 1e-5 * float(tape.log_prob.abs().max())
     other, _ = log_prob(network(2, head=head, features=features), tape, 1.3)
     assert float((other - tape.log_prob).abs().max().detach()) > 0.1
-    blind = tape._replace(seen=tape.seen._replace(time=torch.zeros_like(tape.seen.time)))
-    assert float((log_prob(learner.network, blind, 1.3)[0] - tape.log_prob).abs().max().detach()) > 1e-3
+    timeless = tape._replace(seen=tape.seen._replace(time=torch.zeros_like(tape.seen.time)))
+    assert float((log_prob(learner.network, timeless, 1.3)[0] - tape.log_prob).abs().max().detach()) > 1e-3
 
 
 def test_likelihoods_sum_to_one() -> None:
@@ -103,21 +103,21 @@ def test_likelihoods_sum_to_one() -> None:
     count = len(ranks)
     each = plackett_luce_log_prob(logits.expand(count, -1), eligible.expand(count, -1), ranks).exp()
     assert float(each.sum()) == pytest.approx(1, abs=1e-5)
-    everything = torch.ones_like(eligible).expand(count, -1)  # the control: as if the fourth could be chosen
+    everything = torch.ones_like(eligible).expand(count, -1)  # the control: as if position 3 could be chosen
     wrong = plackett_luce_log_prob(logits.expand(count, -1), everything, ranks).exp()
     assert float(wrong.sum()) < 0.9
 
 
 def rankings(cells: int) -> list[list[int]]:
-    """Every ranking of one or more of `cells` positions, a position behind them never chosen."""
-    found: list[list[int]] = []
+    """Every ranking of one or more of `cells` positions; a last position is never chosen."""
+    ranks: list[list[int]] = []
     for size in range(1, cells + 1):
         for order in itertools.permutations(range(cells), size):
             rank = [0] * (cells + 1)
-            for n, place in enumerate(order, start=1):
-                rank[place] = n
-            found.append(rank)
-    return found
+            for n, position in enumerate(order, start=1):
+                rank[position] = n
+            ranks.append(rank)
+    return ranks
 
 
 def test_a_ranking_is_drawn_at_its_likelihood() -> None:
@@ -125,10 +125,10 @@ def test_a_ranking_is_drawn_at_its_likelihood() -> None:
     logits = torch.tensor([[0.3, -1.2, 0.8, 9.0]]).expand(draws, -1)
     eligible = torch.tensor([[True, True, True, False]]).expand(draws, -1)
     noise = torch.rand(draws, 4, generator=generator(5), dtype=torch.float64)
-    found = plackett_luce_rank(logits, eligible, noise)
+    drawn = plackett_luce_rank(logits, eligible, noise)
     ranks = torch.tensor(rankings(3))
     law = plackett_luce_log_prob(logits[: len(ranks)], eligible[: len(ranks)], ranks).exp()
-    seen = torch.stack([(found == rank).all(-1).double().mean() for rank in ranks])
+    seen = torch.stack([(drawn == rank).all(-1).double().mean() for rank in ranks])
     error = (law * (1 - law) / draws).sqrt()
     assert float(seen.sum()) == pytest.approx(1)
     assert bool(((seen - law).abs() < 4.5 * error + 1e-6).all())
@@ -139,7 +139,7 @@ def test_a_ranking_is_drawn_at_its_likelihood() -> None:
 
 
 class _Script:
-    """Reveals what it is told, position by position."""
+    """Reveals a set of positions that is set beforehand."""
 
     looks = True
 
@@ -152,7 +152,7 @@ class _Script:
 
 
 def expected_reward(net: PolicyNetwork, alpha: float) -> tuple[Tensor, Tensor]:
-    """On three cells, over every sequence of sets: the expected reward, and the surrogate whose gradient is its own."""
+    """On three cells, over every sequence of sets: the expected reward, and the surrogate with the same gradient."""
     model = TableDenoiser(random_language(2, 3, 4, 2.0))
     whole, surrogate = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     policy = Learned(net, dial=0.5)
@@ -162,13 +162,13 @@ def expected_reward(net: PolicyNetwork, alpha: float) -> tuple[Tensor, Tensor]:
         if not bool((canvas.tokens == model.mask_id).any()):
             score = 1.0 if canvas.tokens.sum() % 2 == 0 else 0.25
             facts = torch.tensor([[score], [float(passes)], [3.0], [alpha]])
-            worth = rewards(facts[0], facts[1], facts[2], facts[3])
-            chance = torch.stack(path).sum()
-            whole = whole + chance.exp() * worth.double()
-            weight = chance.exp().detach().expand(len(path))
+            reward = rewards(facts[0], facts[1], facts[2], facts[3])
+            log_probability = torch.stack(path).sum()
+            whole = whole + log_probability.exp() * reward.double()
+            weight = log_probability.exp().detach().expand(len(path))
             new = torch.stack(path)
-            found = objective(new, new.detach(), worth.expand(len(path)).double(), weight, 0.5)
-            surrogate = surrogate - found.loss
+            result = objective(new, new.detach(), reward.expand(len(path)).double(), weight, 0.5)
+            surrogate = surrogate - result.loss
             return
         probe = _Script(torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1, 3))
         Decoder(model, probe).step(canvas)
@@ -190,35 +190,37 @@ def expected_reward(net: PolicyNetwork, alpha: float) -> tuple[Tensor, Tensor]:
 
 
 def test_the_policy_gradient_is_the_finite_difference() -> None:
-    """And a surrogate that pays every pass the same, whatever came of it, is not."""
+    """And a surrogate with the same reward for every number of passes (alpha 0) is not."""
     net = network(width=4, heads=1).double()
     whole, surrogate = expected_reward(net, 1.5)
     parameters = [net.head.weight, net.inputs.weight, net.qkv.weight]
     gradient = torch.autograd.grad(surrogate, parameters, retain_graph=True)
     exact = torch.autograd.grad(whole, parameters)
-    for one, other in zip(gradient, exact, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-    place, step = (0, 1), 1e-5
+    for a, b in zip(gradient, exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    index, step = (0, 1), 1e-5
     values: list[float] = []
     for sign in (1, -1):
         with torch.no_grad():
-            net.head.weight[place] += sign * step
+            net.head.weight[index] += sign * step
         values.append(float(expected_reward(net, 1.5)[0].detach()))
         with torch.no_grad():
-            net.head.weight[place] -= sign * step
+            net.head.weight[index] -= sign * step
     difference = (values[0] - values[1]) / (2 * step)
-    assert float(gradient[0][place]) == pytest.approx(difference, rel=1e-6)
+    assert float(gradient[0][index]) == pytest.approx(difference, rel=1e-6)
     assert (
-        abs(float(torch.autograd.grad(expected_reward(net, 0.0)[1], [net.head.weight])[0][place]) - difference) > 1e-4
+        abs(float(torch.autograd.grad(expected_reward(net, 0.0)[1], [net.head.weight])[0][index]) - difference) > 1e-4
     )
 
 
-# ---- a network set by hand -----------------------------------------------------------------------------------------
+# ---- a network with set weights ------------------------------------------------------------------------------------
 
 
 def as_threshold(bar: float) -> PolicyNetwork:
-    """Only the direct way from feature to head is open, and it is positive above the bar. The inputs are small beside
-    the epsilon of the last norm, so that the order of the logits stays that of the confidences."""
+    """A network whose logit depends on the confidence alone and is positive above `bar`.
+
+    The inputs are small compared with the epsilon of the last norm, so that logits have the order of confidences.
+    """
     net = PolicyNetwork(PolicySettings(width=8, heads=2, features=("confidence",)))
     with torch.no_grad():
         for value in net.parameters():
@@ -260,7 +262,7 @@ def test_the_contract_of_policies(head: str, sample: bool) -> None:
 # ---- rewards and advantages ----------------------------------------------------------------------------------------
 
 
-def test_alpha_zero_pays_accuracy_alone() -> None:
+def test_alpha_zero_rewards_accuracy_alone() -> None:
     scores, passes = torch.tensor([0.0, 0.5, 1.0, 1.0]), torch.tensor([1.0, 7.0, 3.0, 24.0])
     length = torch.full((4,), 24.0)
     assert torch.equal(rewards(scores, passes, length, torch.zeros(4)), scores)
@@ -273,25 +275,25 @@ def test_alpha_zero_pays_accuracy_alone() -> None:
 
 @pytest.mark.parametrize("scale", ["alpha", "none", "std"])
 def test_advantages_of_a_group_sum_to_zero(scale: str) -> None:
-    worth = torch.rand(5, 8, generator=generator(1))
-    worth[2] = 0.5  # nothing to learn from
-    kinds = torch.tensor([0, 1, 1, 2, 0])
-    found = advantages(worth, kinds, torch.full((4,), math.nan), scale)  # pyright: ignore[reportArgumentType]
-    assert float(found.values.sum(-1).abs().max()) < 1e-4
-    assert bool((found.values[2] == 0).all())
-    assert found.silent == pytest.approx(0.2)
-    assert found.variance.isnan().tolist() == [False, False, False, True]
+    reward = torch.rand(5, 8, generator=generator(1))
+    reward[2] = 0.5  # equal rewards: no gradient
+    groups = torch.tensor([0, 1, 1, 2, 0])
+    result = advantages(reward, groups, torch.full((4,), math.nan), scale)  # pyright: ignore[reportArgumentType]
+    assert float(result.values.sum(-1).abs().max()) < 1e-4
+    assert bool((result.values[2] == 0).all())
+    assert result.silent == pytest.approx(0.2)
+    assert result.variance.isnan().tolist() == [False, False, False, True]
 
 
-def test_the_scale_of_an_alpha_hears_of_that_alpha_alone() -> None:
-    worth = torch.rand(4, 8, generator=generator(2))
-    kinds = torch.tensor([0, 0, 1, 1])
+def test_the_scale_of_an_alpha_depends_on_that_alpha_alone() -> None:
+    reward = torch.rand(4, 8, generator=generator(2))
+    groups = torch.tensor([0, 0, 1, 1])
     begun = torch.full((2,), math.nan)
-    louder = torch.cat([worth[:2], 10 * worth[2:]])
-    one, two = (advantages(x, kinds, begun) for x in (worth, louder))
-    assert torch.equal(one.values[:2], two.values[:2])
-    torch.testing.assert_close(one.values[2:], two.values[2:], rtol=0.02, atol=0)  # up to the least deviation
-    assert not torch.allclose(advantages(louder, kinds, begun, "none").values[2:], one.values[2:])
+    larger = torch.cat([reward[:2], 10 * reward[2:]])
+    a, b = (advantages(x, groups, begun) for x in (reward, larger))
+    assert torch.equal(a.values[:2], b.values[:2])
+    torch.testing.assert_close(a.values[2:], b.values[2:], rtol=0.02, atol=0)  # up to the least deviation
+    assert not torch.allclose(advantages(larger, groups, begun, "none").values[2:], a.values[2:])
 
 
 def test_the_ratio_of_an_experts_pass_is_bounded() -> None:
@@ -302,14 +304,14 @@ def test_the_ratio_of_an_experts_pass_is_bounded() -> None:
     assert float((new - old).exp().max()) > 1e30
 
 
-def test_the_clip_holds_back_in_both_directions() -> None:
+def test_the_clip_is_active_in_both_directions() -> None:
     old, weight = torch.zeros(4), torch.full((4,), 0.25)
     new = torch.tensor([2.0, -2.0, 2.0, -2.0]).requires_grad_()
-    found = objective(new, old, torch.tensor([1.0, -1.0, -1.0, 1.0]), weight, 0.5)
-    (gradient,) = torch.autograd.grad(found.loss, new)
+    result = objective(new, old, torch.tensor([1.0, -1.0, -1.0, 1.0]), weight, 0.5)
+    (gradient,) = torch.autograd.grad(result.loss, new)
     assert gradient[:2].tolist() == [0, 0]
     assert bool((gradient[2:] != 0).all())
-    assert float(found.clipped) == 0.5
+    assert float(result.clipped) == 0.5
 
 
 # ---- rollouts ------------------------------------------------------------------------------------------------------
@@ -333,8 +335,8 @@ def test_rollouts_do_not_depend_on_the_batch(world: World, few: bool) -> None:
     assert not torch.equal(other.passes, together.passes)
 
 
-def test_the_network_goes_where_the_canvas_is() -> None:
-    """Read from a folder it is on the processor; a device without memory stands for one that is not here."""
+def test_the_network_moves_to_the_device_of_the_canvas() -> None:
+    """A policy from a folder is on the CPU; the device meta stands for a device that this machine does not have."""
     policy = Learned(network().to("meta"))
     model = TableDenoiser(random_language(2, 3, 4, 2.0))
     canvas = Canvas.start(torch.full((1, 3), model.mask_id), torch.tensor([0]))
@@ -342,9 +344,9 @@ def test_the_network_goes_where_the_canvas_is() -> None:
         Decoder(model, policy).decode(canvas)
 
 
-def test_the_dial_is_the_price() -> None:
-    at: Sequence[float] = (0.0, 0.03, 0.3, 1.0, 30.0)
-    for alpha in at:
+def test_the_dial_sets_the_cost() -> None:
+    alphas: Sequence[float] = (0.0, 0.03, 0.3, 1.0, 30.0)
+    for alpha in alphas:
         assert float(alpha_of(torch.tensor(dial_of(alpha, 30.0, 30.0)), 30.0)) == pytest.approx(alpha, rel=1e-4)
     learner = Learned(network(), dial=0.25)
     assert learner.cost(torch.tensor([math.nan, 0.25]))[0] == learner.cost(torch.tensor([0.25]))[0]
@@ -353,23 +355,23 @@ def test_the_dial_is_the_price() -> None:
     early = replace(learner, last=3.0)
     assert early.cost(torch.tensor([TRAINED_DIAL, 1.0])).tolist() == pytest.approx([3 / 8, 3 / 8])
     assert learner.cost(torch.tensor([TRAINED_DIAL, 1.0])).tolist() == pytest.approx([30 / 8, 30 / 8])
-    pushes = shift_of(torch.tensor([0.0, dial_of(30.0, 30.0, 30.0), 0.9, 1.0]))
-    assert pushes.tolist() == pytest.approx([0, 0, 5, 1e4], rel=1e-4)
+    shifts = shift_of(torch.tensor([0.0, dial_of(30.0, 30.0, 30.0), 0.9, 1.0]))
+    assert shifts.tolist() == pytest.approx([0, 0, 5, 1e4], rel=1e-4)
 
 
 @pytest.mark.parametrize("sample", [False, True])
 @pytest.mark.parametrize("head", ["bernoulli", "plackett-luce"])
 def test_the_end_of_the_dial_is_one_pass(world: World, head: str, sample: bool) -> None:
-    """On one View a faster dial reveals more, until it is everything; the control is the largest price."""
+    """On one View a faster dial reveals more, until it is everything; the control is the largest cost of a pass."""
     net = network(head=head, scale=0.3)
     with torch.no_grad():
         net.head.bias.sub_(2)
     policy = Learned(net, sample=sample)
     decoder = Decoder(world.denoiser, policy, 0.0)
-    given = world.train[:4]
+    problems = world.train[:4]
 
     def first(dial: float) -> Tensor:
-        rows = [problem.row for problem in given]
+        rows = [problem.row for problem in problems]
         stream = decode_rows(
             decoder, rows, range(4), pad_id=0, batch=4, device=world.device, options=RowOptions(dial=[dial] * 4)
         )
@@ -378,6 +380,6 @@ def test_the_end_of_the_dial_is_one_pass(world: World, head: str, sample: bool) 
         return step.decision.reveal & step.view.eligible
 
     reveals = [first(dial) for dial in (TRAINED_DIAL, 0.85, 0.9, 0.95, 1.0)]
-    assert all(bool((one <= other).all()) for one, other in itertools.pairwise(reveals))
-    assert reveals[-1].sum(-1).tolist() == [len(problem.holes) for problem in given]
+    assert all(bool((slower <= faster).all()) for slower, faster in itertools.pairwise(reveals))
+    assert reveals[-1].sum(-1).tolist() == [len(problem.holes) for problem in problems]
     assert (reveals[0].sum(-1) < reveals[-1].sum(-1)).all()

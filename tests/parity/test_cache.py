@@ -1,4 +1,4 @@
-"""Caches against the uncached pass: equal where they are exact, near where they are not, and a contract kept by all."""
+"""Caches against the uncached pass: equal where they are exact, close elsewhere, and the contract of all."""
 
 from typing import Any, Literal
 
@@ -29,22 +29,22 @@ VOCABULARY, MASK, LENGTH = 11, 10, 48
 def network(
     causal_block: int = 0, modulation: Literal["none", "time"] = "none", absolute: bool = False, seed: int = 0
 ) -> DiT:
-    """Every weight random, so that positions hear of one another."""
+    """Every weight random, so that positions depend on each other."""
     settings = DiTSettings(
         VOCABULARY, MASK, LENGTH, 32, 2, 2, modulation=modulation, absolute=absolute, causal_block=causal_block, cond=8
     )
     model = build(settings).eval()
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in model.parameters():
-            value.copy_(torch.randn(value.shape, generator=chance) * (0.3 if value.ndim > 1 else 0.5))
+            value.copy_(torch.randn(value.shape, generator=generator) * (0.3 if value.ndim > 1 else 0.5))
     return model
 
 
 def canvas(rows: int = 3, prompt: int = 5) -> Canvas:
     """Prompts of 0, 5, 10 .. tokens, and padding behind the last row."""
-    chance = torch.Generator().manual_seed(5)
-    tokens = torch.randint(MASK, (rows, LENGTH), generator=chance)
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randint(MASK, (rows, LENGTH), generator=generator)
     place = torch.arange(LENGTH)
     valid = place.expand(rows, -1) < torch.tensor([*[LENGTH] * (rows - 1), LENGTH - 7])[:, None]
     tokens[(place >= prompt * torch.arange(rows)[:, None]) & valid] = MASK
@@ -55,10 +55,11 @@ def decoded(denoiser: Denoiser, policy: str = "confidence:steps=4", block_size: 
     return Decoder(denoiser, make(policy), 1.0, block_size=block_size).decode(canvas())
 
 
-def differs(one: Canvas, other: Canvas) -> bool:
-    """In any bit of what was written or of its log-probability."""
+def differs(canvas: Canvas, other: Canvas) -> bool:
+    """Whether any bit of the tokens or of their log-probabilities differs."""
     return not (
-        torch.equal(one.tokens, other.tokens) and torch.equal(one.log_prob.nan_to_num(), other.log_prob.nan_to_num())
+        torch.equal(canvas.tokens, other.tokens)
+        and torch.equal(canvas.log_prob.nan_to_num(), other.log_prob.nan_to_num())
     )
 
 
@@ -102,17 +103,17 @@ def _largest_gap(model: DiT, name: str, prompt: int) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_cache_spends_fewer_positions(name: str) -> None:
+def test_a_cache_computes_fewer_positions(name: str) -> None:
     counted = Counted(network())
     decoded(cached(counted.model, name))
-    spent = counted.positions
+    count = counted.positions
     decoded(cached(counted.model, f"{name}:refresh=1"))
-    assert spent < 0.8 * (counted.positions - spent)
+    assert count < 0.8 * (counted.positions - count)
     counted.close()
 
 
 class Counted:
-    """A network whose first layer counts the positions it is given."""
+    """A network whose first layer counts its positions."""
 
     def __init__(self, model: DiT) -> None:
         self.model, self.positions = model, 0
@@ -134,7 +135,7 @@ def test_what_is_stale() -> None:
 
 
 def test_a_pass_over_some_positions_is_part_of_the_whole() -> None:
-    """With keys and values of the same tokens nothing is stale: any subset agrees, and renews its own slots alone."""
+    """With keys and values of the same tokens nothing is stale: any subset agrees, and replaces its entries alone."""
     model = network()
     start = canvas(2)
     whole, kept = model.hidden_at(start.tokens, valid=start.valid)
@@ -154,12 +155,12 @@ def test_a_pass_over_some_positions_is_part_of_the_whole() -> None:
 @pytest.mark.parametrize("name", [*NAMES, "dual:refresh=2"])
 @pytest.mark.parametrize("policy", ["random:steps=4", "confidence:steps=3"])
 def test_caches_keep_the_contract(name: str, policy: str) -> None:
-    """A row alone, in a batch, joining midway or resumed has the same bits, cache and all."""
+    """A row alone, in a batch, joining midway or resumed has the same bits, with a cache too."""
     check_policy(lambda: make(policy), temperature=1.0, block_size=16, denoiser=cached(network(), name))
 
 
 def _quick(name: str) -> str:
-    """A policy by name, at a knob that needs few passes."""
+    """A policy by name, with an option that needs few passes."""
     knob = ENTRIES[name].knob
     return f"{name}:{knob.option}={knob.values[0] if knob.values else 3}" if knob else name
 
@@ -178,7 +179,7 @@ def test_every_policy_keeps_the_contract_with_a_cache(name: str, cache: str, tem
 
 
 class Clinging(DualCache):
-    """Never forgets: a row that joins goes on with a stranger's keys and values."""
+    """Keeps its memory: a row that joins uses the keys and values of another row."""
 
     def recall(self, tokens: Tensor, place: Place, memory: Any, **options: Any) -> Any:
         if memory is not None:
@@ -188,7 +189,7 @@ class Clinging(DualCache):
 
 
 class Mixing(DualCache):
-    """Runs rows of different numbers of stale positions at the largest of them."""
+    """Computes, in rows with different numbers of stale positions, the largest number."""
 
     def _sizes(self, stale: Tensor, place: Place, before: Any) -> list[int]:
         sizes = super()._sizes(stale, place, before)
@@ -196,13 +197,13 @@ class Mixing(DualCache):
 
 
 @pytest.mark.parametrize("broken", [Clinging, Mixing])
-def test_control_a_broken_cache_is_seen(broken: type[Cache]) -> None:
+def test_control_a_broken_cache_is_noticed(broken: type[Cache]) -> None:
     with pytest.raises(PluginError, match="writes a row differently"):
         check_policy(lambda: make("confidence:steps=3"), temperature=1.0, block_size=16, denoiser=broken(network()))
 
 
 class Pausing:
-    """Decides before the pass, and lets every other turn go by, the first of each block included."""
+    """Decides before the pass, and reveals nothing in every other turn, the first of each block included."""
 
     looks = False
 
@@ -215,7 +216,7 @@ class Pausing:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_turns_without_a_pass(name: str) -> None:
-    """A row that pauses runs no pass, and does not inherit the memory of the row whose place it took."""
+    """A row that pauses runs no pass, and does not get the memory of the row that was at its index."""
     check_policy(Pausing, temperature=1.0, block_size=16, denoiser=cached(network(), name))
 
 
@@ -248,11 +249,11 @@ def test_impossible_caches_are_refused(text: str, sentence: str) -> None:
         cached(network(), text)
 
 
-# ---- block-causal attention, and the way from the outside ----------------------------------------------------------
+# ---- block-causal attention, and the public functions ---------------------------------------------------------------
 
 
 def test_block_causal_attention_looks_back_and_not_ahead() -> None:
-    """Blocks of 16: a token moves its own block and later ones; gradients take the other path to the same numbers."""
+    """Blocks of 16: a token changes its own block and later ones; the path with gradients gives the same numbers."""
     model, tokens = network(16), canvas(1).tokens
     other = tokens.clone()
     other[0, 20] = (other[0, 20] + 1) % MASK
@@ -261,7 +262,7 @@ def test_block_causal_attention_looks_back_and_not_ahead() -> None:
         free = (network().hidden(tokens) - network().hidden(other)).abs().amax(-1)[0]
         inferred = model.hidden(tokens)
     assert float(moved[:16].max()) == 0 < float(moved[16:].min())
-    assert float(free.min()) > 0  # the control: full attention looks everywhere
+    assert float(free.min()) > 0  # the control: with full attention every position changes
     torch.testing.assert_close(model.hidden(tokens), inferred, rtol=1e-5, atol=1e-5)
     layers = model.hidden(tokens)[0, :16].sum()
     (grad,) = torch.autograd.grad(layers, model.embedding.weight)

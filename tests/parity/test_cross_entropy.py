@@ -1,4 +1,4 @@
-"""Log-likelihoods in slices, from the whole, and from plain logits: equal values and equal gradients."""
+"""Log-likelihoods in slices, in one piece, and from plain logits: equal values and equal gradients."""
 
 import pytest
 import torch
@@ -54,12 +54,12 @@ def test_slices_equal_the_naive_twin(mask_id: int, budget: int) -> None:
         torch.testing.assert_close(log_likelihoods(model, hidden, wanted, budget), slow, rtol=1e-5, atol=1e-6)
 
 
-def test_control_a_heard_mask_is_seen() -> None:
+def test_control_a_counted_mask_is_noticed() -> None:
     model, wanted = network(4), targets(4)
     hidden = torch.randn(N, D, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        heard = -F.cross_entropy(model.logits(hidden), wanted, reduction="none")
-    assert float((heard - log_likelihoods(model, hidden, wanted)).abs().min().detach()) > 1e-4
+        counted = -F.cross_entropy(model.logits(hidden), wanted, reduction="none")
+    assert float((counted - log_likelihoods(model, hidden, wanted)).abs().min().detach()) > 1e-4
 
 
 def test_large_logits_do_not_overflow() -> None:
@@ -73,24 +73,24 @@ def test_large_logits_do_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("budget", [V, 10_000])
-def test_nothing_picked_is_nothing(budget: int) -> None:
-    """A batch in which no token fell still has a value and gradients, of zero."""
+def test_no_picked_token_is_a_loss_of_zero(budget: int) -> None:
+    """A batch without a masked token has a value and gradients, of zero."""
     model = network(4)
     hidden = torch.zeros(0, D, requires_grad=True)
-    found = log_likelihoods(model, hidden, torch.zeros(0, dtype=torch.int64), budget)
-    assert found.shape == (0,)
+    result = log_likelihoods(model, hidden, torch.zeros(0, dtype=torch.int64), budget)
+    assert result.shape == (0,)
     x = torch.zeros(2, 6, dtype=torch.int64)
-    one = nelbo(model, x, torch.zeros_like(x, dtype=torch.bool), torch.ones(2))
-    one.sum().backward()
-    assert one.tolist() == [0, 0]
+    nats = nelbo(model, x, torch.zeros_like(x, dtype=torch.bool), torch.ones(2))
+    nats.sum().backward()
+    assert nats.tolist() == [0, 0]
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
 def test_nelbo_equals_the_full_logit_twin() -> None:
     model = network(4).eval()
-    chance = torch.Generator().manual_seed(2)
-    x = torch.randint(5, V, (3, 6), generator=chance)
-    hide = torch.rand(3, 6, generator=chance) < 0.5
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randint(5, V, (3, 6), generator=generator)
+    hide = torch.rand(3, 6, generator=generator) < 0.5
     weight = torch.tensor([1.0, 2.5, 0.3])
     params = list(model.parameters())
     logits = model(torch.where(hide, 4, x))
@@ -100,5 +100,5 @@ def test_nelbo_equals_the_full_logit_twin() -> None:
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
     a = torch.autograd.grad(fast.sum(), params)
     b = torch.autograd.grad(slow.sum(), params)
-    for one, other in zip(a, b, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(a, b, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The network against published sizes, and its fast pieces against plain twins made of stock modules."""
+"""The network against published sizes, and its fast layers against plain twins of stock functions."""
 
 import math
 from typing import Literal
@@ -42,20 +42,20 @@ def test_parameter_count_of_the_benchmark_shape() -> None:
 # ---- pieces --------------------------------------------------------------------------------------------------------
 
 
-def turned(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary positions written with complex numbers: x (B, L, H, head), positions (B or 1, L)."""
+def rotated(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary positions in complex numbers: x (B, L, H, head), positions (B or 1, L)."""
     head = x.shape[-1]
     rate = 10_000.0 ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
     turn = torch.polar(torch.ones(()).double(), positions.double()[..., None] * rate)[:, :, None]
     first, second = x.double().chunk(2, -1)
-    found = torch.complex(first, second) * turn
-    return torch.cat([found.real, found.imag], -1).to(x.dtype)
+    result = torch.complex(first, second) * turn
+    return torch.cat([result.real, result.imag], -1).to(x.dtype)
 
 
 def plain_attention(qkv: Tensor, positions: Tensor, valid: Tensor | None) -> Tensor:
     """Stock attention, the fused kernel with its own scale: (B, L, 3, H, head) -> (B, L, H, head)."""
     q, k, v = qkv.unbind(2)
-    q, k = turned(q, positions), turned(k, positions)
+    q, k = rotated(q, positions), rotated(k, positions)
     mask = None if valid is None else valid[:, None, None, :]
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask)
     return out.transpose(1, 2)
@@ -75,9 +75,9 @@ def test_attention_equals_the_stock_one(
     if fused:
         monkeypatch.setattr(layers, "PLAIN_SCORES", 0)
     batch, length, heads, head = 3, 11, 2, 8
-    chance = torch.Generator().manual_seed(1)
-    qkv = torch.randn(batch, length, 3, heads, head, generator=chance, dtype=torch.float64, requires_grad=True)
-    grad = torch.randn(batch, length, heads, head, generator=chance, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    qkv = torch.randn(batch, length, 3, heads, head, generator=generator, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(batch, length, heads, head, generator=generator, dtype=torch.float64)
     places = torch.arange(length)[None] + (torch.tensor([[0], [5], [70]]) if own_positions else 0)
     valid = some_valid(batch, length) if padded else None
     tables = Rotary(head).tables(places if own_positions else length, qkv.device, qkv.dtype)
@@ -95,17 +95,19 @@ def test_attention_equals_the_stock_one(
 def test_join_is_dropout_of_the_gated_branch(gated: str | None) -> None:
     """The same formula for the mask that it drew, gradients included; and dropped at its rate."""
     shape, p = (4, 500, 32), 0.1
-    chance = torch.Generator().manual_seed(1)
-    residual, branch = (torch.randn(shape, generator=chance, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    generator = torch.Generator().manual_seed(1)
+    residual, branch = (
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
     rows = {"one": 1, "each": 4, None: 0}[gated]
-    gate = (torch.rand(rows, 1, 32, generator=chance, dtype=torch.float64) + 0.5).requires_grad_() if rows else None
+    gate = (torch.rand(rows, 1, 32, generator=generator, dtype=torch.float64) + 0.5).requires_grad_() if rows else None
     (keys,) = site_keys(row_keys(5, 0, torch.arange(4), DROPOUT), 1, torch.arange(500))
     fast = join(residual, branch, gate, p, keys)
     kept = ((fast - residual).abs() > 1e-12).double()
     met = round(p * 2**16) / 2**16
     slow = residual + (branch if gate is None else gate * branch) * kept / (1 - met)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-12)
-    grad = torch.randn(shape, generator=chance, dtype=torch.float64)
+    grad = torch.randn(shape, generator=generator, dtype=torch.float64)
     inputs = [residual, branch] if gate is None else [residual, branch, gate]
     for a, b in zip(torch.autograd.grad(fast, inputs, grad), torch.autograd.grad(slow, inputs, grad), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
@@ -133,7 +135,7 @@ def settings(modulation: Modulation, gelu: Literal["exact", "tanh"] = "exact") -
 
 
 def lively(chosen: DiTSettings) -> DiT:
-    """Every weight random: a fresh network begins as the identity and would hide mistakes."""
+    """Every weight random: an untrained network is the identity and would hide errors."""
     model = build(chosen)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
@@ -147,20 +149,20 @@ def twin(model: DiT, tokens: Tensor, valid: Tensor | None, time: Tensor | None, 
     w = dict(model.named_parameters())
     width, heads = model.settings.width, model.settings.heads
     places = torch.arange(tokens.shape[1])[None]
-    told = None
+    embedded = None
     if time is not None:
         sigma = -torch.log1p(-(1 - 1e-3) * time)
         rates = torch.tensor([10_000.0 ** (-k / 128) for k in range(128)])
         waves = torch.cat([(sigma[:, None] * rates).cos(), (sigma[:, None] * rates).sin()], -1)
         first = F.silu(F.linear(waves, w["time.mlp.0.weight"], w["time.mlp.0.bias"]))
-        told = F.silu(F.linear(first, w["time.mlp.2.weight"], w["time.mlp.2.bias"]))
+        embedded = F.silu(F.linear(first, w["time.mlp.2.weight"], w["time.mlp.2.bias"]))
 
     def vectors(name: str, parts: int) -> list[Tensor]:
         if model.settings.modulation == "none":  # shift 0, scale 0, gate 1
             return [torch.ones(1, 1, width) * (k % 3 == 2) for k in range(parts)]
-        if told is None:
+        if embedded is None:
             return list(w[name].view(1, 1, -1).chunk(parts, -1))
-        return list(F.linear(told, w[f"{name}.weight"], w[f"{name}.bias"])[:, None].chunk(parts, -1))
+        return list(F.linear(embedded, w[f"{name}.weight"], w[f"{name}.bias"])[:, None].chunk(parts, -1))
 
     x = F.embedding(tokens, w["embedding.weight"])
     for k in range(model.settings.blocks):
@@ -194,14 +196,14 @@ def test_network_equals_its_plain_twin(modulation: Modulation, padded: bool, gel
     params = dict(model.named_parameters())
     a = torch.autograd.grad((fast * weights).sum(), list(params.values()), allow_unused=True)
     b = torch.autograd.grad((slow * weights).sum(), list(params.values()), allow_unused=True)
-    for name, one, other in zip(params, a, b, strict=True):
-        assert (one is None) == (other is None), name  # pyright: ignore[reportUnnecessaryComparison]
-        if one is not None:  # pyright: ignore[reportUnnecessaryComparison]
-            scale = float(other.abs().max()) + 1e-6
-            assert float((one - other).abs().max()) < 2e-4 * scale, name
+    for name, actual, expected in zip(params, a, b, strict=True):
+        assert (actual is None) == (expected is None), name  # pyright: ignore[reportUnnecessaryComparison]
+        if actual is not None:  # pyright: ignore[reportUnnecessaryComparison]
+            scale = float(expected.abs().max()) + 1e-6
+            assert float((actual - expected).abs().max()) < 2e-4 * scale, name
 
 
-def test_control_the_twin_sees_a_small_change() -> None:
+def test_control_the_twin_notices_a_small_change() -> None:
     model = lively(settings("none"))
     tokens = torch.randint(13, (3, 12), generator=torch.Generator().manual_seed(2))
     slow = twin(model, tokens, None, None)
@@ -224,12 +226,14 @@ def test_padding_never_changes_what_is_valid() -> None:
     model = lively(settings("none"))
     tokens = torch.randint(12, (2, 16), generator=torch.Generator().manual_seed(2))
     valid = torch.arange(16).expand(2, 16) < 9
-    found = model.hidden(tokens, valid=valid)[:, :9]
+    hidden = model.hidden(tokens, valid=valid)[:, :9]
     other = tokens.clone()
     other[:, 9:] = 12
-    assert torch.equal(model.hidden(other, valid=valid)[:, :9], found)
-    torch.testing.assert_close(found, model.hidden(tokens[:, :9]), rtol=1e-4, atol=1e-4)
-    assert float((model.hidden(other)[:, :9] - found).abs().max().detach()) > 1e-3  # the control: without valid it does
+    assert torch.equal(model.hidden(other, valid=valid)[:, :9], hidden)
+    torch.testing.assert_close(hidden, model.hidden(tokens[:, :9]), rtol=1e-4, atol=1e-4)
+    assert (
+        float((model.hidden(other)[:, :9] - hidden).abs().max().detach()) > 1e-3
+    )  # the control: without valid it does
 
 
 def test_a_shift_of_all_positions_changes_nothing() -> None:
@@ -241,8 +245,8 @@ def test_a_shift_of_all_positions_changes_nothing() -> None:
     assert float((model.hidden(tokens, positions=places * 2) - still).abs().max().detach()) > 1e-3
 
 
-def test_a_fresh_network_knows_nothing() -> None:
-    """Training starts at log V exactly, and weights depend on the seed alone."""
+def test_an_untrained_network_is_uniform() -> None:
+    """Training starts at a loss of exactly log V, and weights depend on the seed alone."""
     torch.rand(3)
     a, b, c = build(settings("none"), 1), build(settings("none"), 1), build(settings("none"), 2)
     assert not a(torch.zeros(1, 4, dtype=torch.int64)).any()

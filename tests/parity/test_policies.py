@@ -1,7 +1,7 @@
 """Each rule against a slow twin, written from its paper in plain Python, token by token.
 
-A twin sees one row: for each masked position of the block its distribution (a list of probabilities), and answers with
-the positions to reveal now. The twin of the loop decodes alone, without tensors of more than one row.
+A twin gets a row: the distribution (a list of probabilities) of each masked position of the block. It returns the
+positions to reveal now. The twin of the loop decodes each row alone, without tensors of more than one row.
 """
 
 import math
@@ -40,63 +40,63 @@ def entropy(p: list[float]) -> float:
     return -sum(x * math.log(x) for x in p if x > 0)
 
 
-def best_of(found: Probabilities, score: Callable[[list[float]], float]) -> list[int]:
-    return sorted(found, key=lambda place: (-score(found[place]), place))
+def best_of(laws: Probabilities, score: Callable[[list[float]], float]) -> list[int]:
+    return sorted(laws, key=lambda place: (-score(laws[place]), place))
 
 
 def top(score: Callable[[list[float]], float], count: int) -> Twin:
-    return lambda found, _: best_of(found, score)[:count]
+    return lambda laws, _: best_of(laws, score)[:count]
 
 
 SUREST = top(confidence, 1)
 
 
-def left_to_right(found: Probabilities, _: dict[str, Any]) -> list[int]:
-    return [min(found)]
+def left_to_right(laws: Probabilities, _: dict[str, Any]) -> list[int]:
+    return [min(laws)]
 
 
-def random_order(found: Probabilities, memory: dict[str, Any]) -> list[int]:
-    return [max(found, key=lambda place: memory["noise"][place])]
+def random_order(laws: Probabilities, memory: dict[str, Any]) -> list[int]:
+    return [max(laws, key=lambda place: memory["noise"][place])]
 
 
 def threshold(least: float) -> Twin:
-    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
-        return [i for i, p in found.items() if max(p) > least] or best_of(found, confidence)[:1]
+    def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
+        return [i for i, p in laws.items() if max(p) > least] or best_of(laws, confidence)[:1]
 
     return rule
 
 
 def margin_threshold(least: float) -> Twin:
-    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
-        return [i for i, p in found.items() if margin(p) > least] or best_of(found, margin)[:1]
+    def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
+        return [i for i, p in laws.items() if margin(p) > least] or best_of(laws, margin)[:1]
 
     return rule
 
 
 def entropy_threshold(most: float) -> Twin:
-    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
-        return [i for i, p in found.items() if entropy(p) < most] or best_of(found, lambda p: -entropy(p))[:1]
+    def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
+        return [i for i, p in laws.items() if entropy(p) < most] or best_of(laws, lambda p: -entropy(p))[:1]
 
     return rule
 
 
 def factor(f: float) -> Twin:
-    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
-        order = best_of(found, confidence)
-        fits = [n for n in range(1, len(order) + 1) if (n + 1) * (1 - max(found[order[n - 1]])) < f]
+    def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
+        order = best_of(laws, confidence)
+        fits = [n for n in range(1, len(order) + 1) if (n + 1) * (1 - max(laws[order[n - 1]])) < f]
         return order[: max(fits, default=1)]
 
     return rule
 
 
 def prefix(least: float) -> Twin:
-    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
+    def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
         taken: list[int] = []
-        for place in sorted(found):
-            if taken and max(found[place]) <= least:
+        for place in sorted(laws):
+            if taken and max(laws[place]) <= least:
                 break
             taken.append(place)
-            if max(found[place]) <= least:
+            if max(laws[place]) <= least:
                 break
         return taken
 
@@ -104,10 +104,10 @@ def prefix(least: float) -> Twin:
 
 
 def entropy_bound(gamma: float, score: Callable[[list[float]], float] = lambda p: -entropy(p)) -> Twin:
-    def rule(found: Probabilities, _: dict[str, Any]) -> list[int]:
-        order = best_of(found, score)
+    def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
+        order = best_of(laws, score)
         for n in range(len(order), 1, -1):
-            costs = [entropy(found[place]) for place in order[:n]]
+            costs = [entropy(laws[place]) for place in order[:n]]
             if sum(costs) - max(costs) <= gamma:
                 return order[:n]
         return order[:1]
@@ -116,11 +116,11 @@ def entropy_bound(gamma: float, score: Callable[[list[float]], float] = lambda p
 
 
 def klass(kl: float, least: float, history: int, otherwise: Twin = SUREST) -> Twin:
-    def rule(found: Probabilities, memory: dict[str, Any]) -> list[int]:
+    def rule(laws: Probabilities, memory: dict[str, Any]) -> list[int]:
         past = memory.setdefault("past", [])
-        past.append(found)
+        past.append(laws)
         ready: list[int] = []
-        for place, p in found.items():
+        for place, p in laws.items():
             steps = past[-history - 1 :]
             moves = [
                 sum(x * math.log(x / y) for x, y in zip(now[place], old[place], strict=True) if x > 0)
@@ -128,34 +128,34 @@ def klass(kl: float, least: float, history: int, otherwise: Twin = SUREST) -> Tw
             ]
             if len(moves) == history and all(move < kl for move in moves) and max(p) > least:
                 ready.append(place)
-        return ready or otherwise(found, memory)
+        return ready or otherwise(laws, memory)
 
     return rule
 
 
 def pc(decay: float, cap: float) -> Twin:
-    def rule(found: Probabilities, memory: dict[str, Any]) -> list[int]:
+    def rule(laws: Probabilities, memory: dict[str, Any]) -> list[int]:
         def score(place: int) -> float:
-            p = found[place]
+            p = laws[place]
             rarity = -math.log(UNIGRAM[p.index(max(p))])
             return math.exp(-decay * (place - memory["start"])) * min(max(p) * rarity, cap)
 
-        return [max(sorted(found), key=score)]
+        return [max(sorted(laws), key=score)]
 
     return rule
 
 
 def early_stop(inner: Twin, bars: tuple[float, float, float]) -> Twin:
-    def rule(found: Probabilities, memory: dict[str, Any]) -> list[int]:
+    def rule(laws: Probabilities, memory: dict[str, Any]) -> list[int]:
         def gap(p: list[float]) -> float:
             first, second = sorted(p, reverse=True)[:2]
             return math.log(first) - math.log(max(second, 1e-30))
 
-        written = 1 - len(found) / memory["total"]
+        written = 1 - len(laws) / memory["total"]
         bar = bars[0] if written < 1 / 3 else bars[1] if written < 2 / 3 else bars[2]
-        if sum(map(gap, found.values())) / len(found) >= bar:
-            return list(found)
-        return inner(found, memory)
+        if sum(map(gap, laws.values())) / len(laws) >= bar:
+            return list(laws)
+        return inner(laws, memory)
 
     return rule
 
@@ -209,8 +209,8 @@ def test_the_rule_equals_its_slow_twin(text: str, twin: Twin, block_size: int) -
     assert fast == slow_ones
 
 
-def test_the_twins_tell_rules_apart() -> None:
-    """The control: a twin of another rule or knob decodes otherwise."""
+def test_the_twins_distinguish_rules() -> None:
+    """The control: a twin of another rule, or with another option, decodes differently."""
     wrong = [("threshold:threshold=0.6", threshold(0.4)), ("prefix:threshold=0.6", threshold(0.6))]
     wrong += [("factor:factor=1.0", factor(2.0)), ("entropy-bound:gamma=0.5", entropy_bound(0.5, confidence))]
     wrong += [("confidence", top(margin, 1)), ("klass:kl=0.6,threshold=0.3", klass(0.6, 0.3, 1)), ("pc", left_to_right)]
@@ -219,12 +219,12 @@ def test_the_twins_tell_rules_apart() -> None:
 
 
 def rows() -> list[list[int]]:
-    """Empty rows and rows with some tokens given."""
-    chance = torch.Generator().manual_seed(3)
-    given = torch.randint(V, (ROWS, L), generator=chance)
-    hidden = torch.rand(ROWS, L, generator=chance) < torch.linspace(0.6, 1.0, ROWS)[:, None]
+    """Empty rows and rows with some tokens."""
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(V, (ROWS, L), generator=generator)
+    hidden = torch.rand(ROWS, L, generator=generator) < torch.linspace(0.6, 1.0, ROWS)[:, None]
     hidden[:, 2] = True
-    return torch.where(hidden, V, given).tolist()
+    return torch.where(hidden, V, tokens).tolist()
 
 
 def orders(text: str, block_size: int) -> list[tuple[list[int], list[list[int]]]]:
@@ -242,21 +242,21 @@ def orders(text: str, block_size: int) -> list[tuple[list[int], list[list[int]]]
 # ---- ReMDM: decided before the pass, by a number a position --------------------------------------------------------
 
 
-def slow_remdm(kind: str, eta: float, steps: int, seed: int) -> tuple[list[int], int]:
+def slow_remdm(variant: str, eta: float, steps: int, seed: int) -> tuple[list[int], int]:
     """One empty row, greedy: tokens and passes. Reveal and hide by eq. 6 with the uniform of (seed, turn, position)."""
     tokens, written, passes = [V] * L, [math.nan] * L, 0
     for turn in range(steps):
         t, s = 1 - turn / steps, 1 - (turn + 1) / steps
-        now, then = clock(kind, t), clock(kind, s)
+        now, then = clock(variant, t), clock(variant, s)
         most = min(1.0, (1 - then) / max(now, 1e-12))
         u = uniform(torch.tensor([seed]), torch.tensor([turn]), torch.arange(L), POLICY).tolist()
-        sigma = [hide(kind, eta, most, t, s, written, place) for place in range(L)]
+        sigma = [hide(variant, eta, most, t, s, written, place) for place in range(L)]
         answer = MODEL.hidden(torch.tensor([tokens]))[0].exp().tolist()
         before, last = list(tokens), turn == steps - 1
         revealed = False
         for place in range(L):
             if before[place] == V:
-                share = 0.0 if kind == "conf" else hide(kind, eta, most, t, s, written, place, written_too=True)
+                share = 0.0 if variant == "conf" else hide(variant, eta, most, t, s, written, place, written_too=True)
                 if last or u[place] < (then - (1 - share) * now) / max(1 - now, 1e-12):
                     tokens[place] = answer[place].index(max(answer[place]))
                     written[place] = max(answer[place])
@@ -267,20 +267,27 @@ def slow_remdm(kind: str, eta: float, steps: int, seed: int) -> tuple[list[int],
     return tokens, passes
 
 
-def clock(kind: str, t: float) -> float:
-    if kind != "loop":
+def clock(variant: str, t: float) -> float:
+    if variant != "loop":
         return 1 - t
     return (1 - t) * 0.9 / 0.45 if t > 0.55 else 0.9 if t > 0.05 else 1 - t * 0.1 / 0.05
 
 
 def hide(
-    kind: str, eta: float, most: float, t: float, s: float, written: list[float], place: int, written_too: bool = False
+    variant: str,
+    eta: float,
+    most: float,
+    t: float,
+    s: float,
+    written: list[float],
+    place: int,
+    written_too: bool = False,
 ) -> float:
-    if kind == "cap":
+    if variant == "cap":
         return min(eta, most)
-    if kind == "rescale":
+    if variant == "rescale":
         return eta * most
-    if kind == "loop":
+    if variant == "loop":
         return min(eta, most) if t <= 0.55 and s >= 0.05 else 0.0
     if math.isnan(written[place]):
         return 0.0
@@ -288,12 +295,12 @@ def hide(
     return most * math.exp(-written[place]) / total
 
 
-@pytest.mark.parametrize("kind", ["cap", "rescale", "conf", "loop"])
-def test_remdm_equals_its_slow_twin(kind: str) -> None:
+@pytest.mark.parametrize("variant", ["cap", "rescale", "conf", "loop"])
+def test_remdm_equals_its_slow_twin(variant: str) -> None:
     steps, eta = 40, 0.3
     canvas = Canvas.start(torch.full((ROWS, L), V), torch.arange(ROWS))
-    done = Decoder(MODEL, make(f"remdm:steps={steps},kind={kind},eta={eta}")).decode(canvas)
-    found = list(zip(done.tokens.tolist(), done.passes.tolist(), strict=True))
-    assert found == [slow_remdm(kind, eta, steps, seed) for seed in range(ROWS)]
-    other = "cap" if kind != "cap" else "rescale"
-    assert found != [slow_remdm(other, eta, steps, seed) for seed in range(ROWS)]  # the control
+    done = Decoder(MODEL, make(f"remdm:steps={steps},kind={variant},eta={eta}")).decode(canvas)
+    results = list(zip(done.tokens.tolist(), done.passes.tolist(), strict=True))
+    assert results == [slow_remdm(variant, eta, steps, seed) for seed in range(ROWS)]
+    other = "cap" if variant != "cap" else "rescale"
+    assert results != [slow_remdm(other, eta, steps, seed) for seed in range(ROWS)]  # the control
