@@ -62,13 +62,13 @@ def uniform(seed: Tensor, step: Tensor, position: Tensor, stream: int) -> Tensor
 
 
 def row_keys(seed: int, step: int, rows: Tensor, stream: int) -> Tensor:
-    """(B,) int64 indices of rows -> (2, B) int64, two words of 32 bits that are a function of all four arguments."""
+    """Seed, step, indices of rows (B,) int64 and stream -> keys (2, B) int64, two words of 32 bits for each row."""
     begin = torch.tensor(_begin(seed, step, _START, stream), device=rows.device)
     return fold(begin[:, None], rows)
 
 
 def fold(keys: Tensor, word: Tensor) -> Tensor:
-    """Keys (2, ...) and integers that broadcast with keys[0] -> keys (2, ...) that are a function of both."""
+    """Keys (2, ...) and integers that broadcast with keys[0] -> new keys (2, ...), a function of both."""
     return torch.stack(torch.broadcast_tensors(*_absorb(keys[0], keys[1], word & _WORD)))
 
 

@@ -1,7 +1,7 @@
-"""The pieces of a block that stock modules do slowly on a CPU: attention with rotary positions, and gated dropout.
+"""The layers of a block that stock modules compute slowly on a CPU: attention with rotary positions, gated dropout.
 
 Each is one autograd function whose backward is written out: no slice is padded with zeros, no tensor copied twice. The
-slow twins stand in tests/parity, the measurements behind the forms in docs/log.md.
+slow twins are in tests/parity, the measurements in docs/log.md.
 """
 
 __all__ = ["Kept", "Rotary", "attention", "join", "site_keys"]
@@ -169,9 +169,9 @@ _MIX = (-0x61C88647, 0x7FEB352D)  # odd multipliers of 32-bit words
 
 
 def site_keys(rows: Tensor, sites: int, positions: Tensor) -> Tensor:
-    """Keys of rows (2, B) and positions (L,) or (B, L) -> (sites, 2, B, L) int32, what dropout needs of each site.
+    """Keys of rows (2, B) and positions (L,) or (B, L) -> keys of dropout, (sites, 2, B, L) int32.
 
-    A site is one place of the network where something is dropped. The second key of a pair is odd.
+    A site is a branch of the network that has dropout. The second key of a pair is odd.
     """
     each = torch.arange(sites, device=rows.device)[:, None, None]
     first, second = (fold(fold(rows[:, None, :, None], each), positions) - 2**31).int()
@@ -182,7 +182,7 @@ def _lanes(keys: Tensor, width: int) -> Tensor:
     """Keys (2, B, L) int32 -> (B, L, width) int16, uniform: the halves of a hash of keys and channel.
 
     A multiply-shift hash in place: seven passes over half a word an element, as fast on a CPU as torch's generator.
-    The arithmetic shift is added, not xored: xored it would clear the sign.
+    The arithmetic shift is added and not xored, since xor would clear the sign.
     """
     channels = torch.arange((width + 1) // 2, dtype=torch.int32, device=keys.device) * _MIX[0]
     words = keys[0, ..., None] ^ channels
@@ -222,8 +222,8 @@ class _Join(torch.autograd.Function):
 def join(residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, keys: Tensor | None) -> Tensor:
     """residual + dropout(gate * branch): (B, L, D) each, `gate` (B or 1, 1, D) or None for 1.
 
-    What is dropped is a function of the site's `keys` (2, B, L), see `site_keys`, and the channel; without keys it is
-    nothing. `p` is met to 2**-16, and the scale is that of the p that was met.
+    Dropped elements are a function of the site's `keys` (2, B, L), see `site_keys`, and the channel; without keys there
+    are none. `p` is rounded to a multiple of 2**-16, and the scale is 1 / (1 - p) of the rounded p.
     """
     if keys is not None and round(p * _LANE):
         return _Join.apply(residual, branch, gate, p, keys)  # pyright: ignore[reportReturnType]
