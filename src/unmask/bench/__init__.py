@@ -1,1 +1,1 @@
-"""The measurements behind `unmask bench`: plain values, with the machine's own matmul rates beside them."""
+"""The measurements of `unmask bench`: plain values, with the matmul rates of the machine in the same rounds."""

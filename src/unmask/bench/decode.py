@@ -1,9 +1,8 @@
-"""Confidence decoding in blocks, one token a pass, on the shape of the published loops: uncached and with each cache.
+"""The speed of decoding: by confidence in blocks, one token per pass, with each cache; and ancestral sampling.
 
-One thread, in CPU-seconds. A processor's matmul rate is that of a 1024-cubed product in the same rounds, and what is
-reported at 98 GFLOP/s is seconds * rate / 98, so that machines compare.
-
-How fast text is sampled: ancestral sampling on T grid steps, as the published `ddpm_cache` does it.
+Confidence decoding has the shape of the published loops, and is measured on one thread in CPU-seconds. The matmul rate
+of a processor is that of a 1024-cubed product in the same rounds. Values "at 98 GFLOP/s" are seconds * rate / 98, so
+that machines can be compared. Ancestral sampling runs on T grid steps, like the published `ddpm_cache`.
 """
 
 __all__ = ["ancestral_cell", "bench_ancestral", "bench_blocks", "deviation", "floor_gflop"]
@@ -45,16 +44,16 @@ _CACHES = ("none", "prefix", "dual", "delayed")
 
 
 def _network() -> DiT:
-    """FIELD's network with random weights; its MLP is widened so that parameters and FLOPs are those published."""
+    """The network of FIELD with random weights; its MLP is widened to the published parameters and FLOPs."""
     settings = DiTSettings(FIELD.vocab, FIELD.vocab - 1, FIELD.length, FIELD.width, FIELD.blocks, FIELD.heads)
     network = build(settings).eval()
     for block in network.blocks:
         block.up = nn.Linear(FIELD.width, _MLP * FIELD.width)
         block.down = nn.Linear(_MLP * FIELD.width, FIELD.width)
-    chance = generator(0)
+    random = generator(0)
     for name, value in network.named_parameters():
         if value.ndim > 1 and not name.startswith("embedding"):
-            nn.init.normal_(value, std=value.shape[1] ** -0.5, generator=chance)
+            nn.init.normal_(value, std=value.shape[1] ** -0.5, generator=random)
     return network
 
 
@@ -70,7 +69,10 @@ def _decoder(denoiser: Denoiser, cache: str) -> Decoder:
 
 
 def floor_gflop(cache: str) -> float:
-    """Arithmetic of a whole decoding of FIELD, in GFLOP: products with weights, attention, the head if asked."""
+    """A cache -> the arithmetic of a whole decoding of FIELD, in GFLOP.
+
+    It counts products with weights, attention, and the head at the positions whose logits are needed.
+    """
     d, length = FIELD.width, FIELD.length
     total = 0.0
     for start in range(0, length, _BLOCK):
@@ -88,79 +90,80 @@ def floor_gflop(cache: str) -> float:
 # ---- the loop alone ------------------------------------------------------------------------------------------------
 
 
-class _Silent(Wrapper):
-    """Answers at once with what was said before: what is left is the cost of the loop."""
+class _Constant(Wrapper):
+    """A denoiser that returns stored values without computing: the time of a pass is then that of the loop."""
 
     def __init__(self, inner: Denoiser, canvas: Canvas) -> None:
         super().__init__(inner)
         with torch.no_grad():
-            said = inner.hidden(canvas.tokens)
-            object.__setattr__(self, "said", said)
-            object.__setattr__(self, "spoken", inner.logits(said[0]))
+            stored = inner.hidden(canvas.tokens)
+            object.__setattr__(self, "stored", stored)
+            object.__setattr__(self, "stored_logits", inner.logits(stored[0]))
 
-    said: Tensor
-    spoken: Tensor
+    stored: Tensor
+    stored_logits: Tensor
 
     def hidden(self, tokens: Tensor, **options: Tensor | None) -> Tensor:
-        return self.said
+        return self.stored
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return self.spoken[: len(hidden)]
+        return self.stored_logits[: len(hidden)]
 
 
 def _bookkeeping(denoiser: Denoiser, rounds: int) -> dict[str, float]:
-    """CPU-seconds a pass: all of it, and what comes after the reductions over the vocabulary, in the first block."""
+    """CPU-seconds of a pass in the first block: all of it, and the part after the reductions over the vocabulary."""
     canvas = _canvas(1, denoiser.mask_id)
-    whole, silent = _decoder(denoiser, "none"), _decoder(_Silent(denoiser, canvas), "none")
+    whole, loop = _decoder(denoiser, "none"), _decoder(_Constant(denoiser, canvas), "none")
     canvas, state, _ = whole.step(canvas)
-    logits = silent.denoiser.logits(torch.empty(15, 1))
+    logits = loop.denoiser.logits(torch.empty(15, 1))
 
     def reductions() -> None:
-        found = propose(logits, denoiser.mask_id, None, 0.0, 1.0)
-        two_best(found.log_probs)  # a little more than the loop does
-        found.log_probs.exp().mul_(found.log_probs.clamp(min=-1e4)).sum(-1)
+        proposal = propose(logits, denoiser.mask_id, None, 0.0, 1.0)
+        two_best(proposal.log_probs)  # a little more than the loop does
+        proposal.log_probs.exp().mul_(proposal.log_probs.clamp(min=-1e4)).sum(-1)
 
     works: dict[str, Callable[[], object]] = {
         "pass": lambda: whole.step(canvas, state),
-        "loop": lambda: [silent.step(canvas, state) for _ in range(10)],
+        "loop": lambda: [loop.step(canvas, state) for _ in range(10)],
         "reductions": lambda: [reductions() for _ in range(10)],
     }
-    spent, _ = side_by_side(works, 4 * rounds)
-    middle = {name: statistics.median(values) for name, values in spent.items()}
-    after = max(0.0, middle["loop"] - middle["reductions"]) / 10
-    return {"pass_cpu_seconds": middle["pass"], "after_cpu_seconds": after, "after_share": after / middle["pass"]}
+    seconds, _ = side_by_side(works, 4 * rounds)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    after = max(0.0, medians["loop"] - medians["reductions"]) / 10
+    return {"pass_cpu_seconds": medians["pass"], "after_cpu_seconds": after, "after_share": after / medians["pass"]}
 
 
-# ---- how near ------------------------------------------------------------------------------------------------------
+# ---- the deviation of caches ---------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def deviation(denoiser: Denoiser, cache: str, canvas: Canvas, block_size: int = _BLOCK) -> dict[str, float]:
-    """How far a cache is from the uncached pass, along an uncached greedy decoding of rows that end together.
+    """A cache -> its deviation from uncached passes, along an uncached greedy decoding of rows that end together.
 
-    At the positions that may be revealed: the largest difference of a probability, the mean total variation, the share
-    whose best token differs; and the share of tokens that differ in the end where the cache decodes on its own.
+    Over the positions that may be revealed: the largest difference of a probability, the mean total variation, and the
+    share whose best token differs. Then the share of final tokens that differ if the cache is used for the decoding.
     """
-    policy, kept, memory = make("confidence"), cached(denoiser, cache), None
+    policy, caching, memory = make("confidence"), cached(denoiser, cache), None
     exact = Decoder(denoiser, policy, 0.0, block_size=block_size)
-    largest, mean, other, count = 0.0, 0.0, 0, 0
+    largest, variation, differing, count = 0.0, 0.0, 0, 0
     final = canvas
     for final, step in exact.steps(canvas):
         before = torch.where(step.revealed, denoiser.mask_id, final.tokens[step.rows])
         place = Place(step.view.eligible | step.view.erasable, step.view.masked, step.view.step)
-        hidden, memory = kept.recall(before, place, memory, valid=final.valid[step.rows])
-        near = _log_probs(denoiser, hidden, step.view.eligible)
+        hidden, memory = caching.recall(before, place, memory, valid=final.valid[step.rows])
+        approximate = _log_probs(denoiser, hidden, step.view.eligible)
         true = _log_probs(denoiser, denoiser.hidden(before, valid=final.valid[step.rows]), step.view.eligible)
-        gap = (near.exp() - true.exp()).abs()
-        largest, mean = max(largest, float(gap.max())), mean + float(gap.sum(-1).sum()) / 2
-        other, count = other + int((near.argmax(-1) != true.argmax(-1)).sum()), count + len(near)
-    alone = Decoder(kept, policy, 0.0, block_size=block_size).decode(canvas)
-    written = final.written & alone.written
+        gap = (approximate.exp() - true.exp()).abs()
+        largest, variation = max(largest, float(gap.max())), variation + float(gap.sum(-1).sum()) / 2
+        differing += int((approximate.argmax(-1) != true.argmax(-1)).sum())
+        count += len(approximate)
+    decoded = Decoder(caching, policy, 0.0, block_size=block_size).decode(canvas)
+    written = final.written & decoded.written
     return {
         "largest_probability_gap": largest,
-        "mean_total_variation": mean / count,
-        "best_token_differs": other / count,
-        "final_tokens_differ": float((alone.tokens != final.tokens)[written].double().mean()),
+        "mean_total_variation": variation / count,
+        "best_token_differs": differing / count,
+        "final_tokens_differ": float((decoded.tokens != final.tokens)[written].double().mean()),
     }
 
 
@@ -178,14 +181,14 @@ def _works(denoiser: Denoiser, rows: int, caches: tuple[str, ...]) -> dict[str, 
 
 
 def _cells(denoiser: Denoiser, dtype: torch.dtype, rounds: int) -> list[dict[str, Any]]:
-    """A cell a cache at batch 1, and what a row costs at batch 8 over what it costs alone."""
+    """One cell per cache at batch 1; for two caches also the seconds of a row at batch 8, relative to batch 1."""
     works = _works(denoiser, 1, _CACHES) | _works(denoiser, 8, ("none", "dual"))
-    spent, rates = side_by_side(works, rounds)
+    seconds, rates = side_by_side(works, rounds)
     rate = statistics.median(rates)
     tokens = FIELD.length - _PROMPT
     cells: list[dict[str, Any]] = []
     for cache in _CACHES:
-        times = spent[f"{cache} x1"]
+        times = seconds[f"{cache} x1"]
         scaled = statistics.median(s * r for s, r in zip(times, rates, strict=True)) / PUBLISHED_RATE_ONE_THREAD
         cell: dict[str, Any] = {
             "shape": asdict(FIELD),
@@ -201,20 +204,20 @@ def _cells(denoiser: Denoiser, dtype: torch.dtype, rounds: int) -> list[dict[str
         }
         if cache in PUBLISHED_CPU_SECONDS:
             cell["times_published"] = PUBLISHED_CPU_SECONDS[cache] / scaled
-        if f"{cache} x8" in spent:
-            pairs = zip(spent[f"{cache} x8"], times, strict=True)
-            cell["row_at_batch_8"] = statistics.median(many / 8 / one for many, one in pairs)
+        if f"{cache} x8" in seconds:
+            pairs = zip(seconds[f"{cache} x8"], times, strict=True)
+            cell["row_at_batch_8"] = statistics.median(batch / 8 / single for batch, single in pairs)
         cells.append(cell)
     return cells
 
 
-def _near(denoiser: Denoiser, shape: Shape, canvas: Canvas) -> list[dict[str, Any]]:
-    """A cell a cache: how near it is."""
+def _deviations(denoiser: Denoiser, shape: Shape, canvas: Canvas) -> list[dict[str, Any]]:
+    """One cell per cache with its deviation."""
     return [{"shape": asdict(shape), "cache": name} | deviation(denoiser, name, canvas) for name in _CACHES[1:]]
 
 
 def _bundled() -> list[dict[str, Any]]:
-    """How near the caches are on a trained model: the bundled one, on four short prompts."""
+    """The deviations of the caches on a trained model: the bundled one, with four short prompts."""
     import unmask
 
     model = unmask.load(dtype="float32", device="cpu", threads=1)
@@ -223,12 +226,12 @@ def _bundled() -> list[dict[str, Any]]:
     tokens = torch.full((shape.batch, shape.length), s.mask_id)
     text = model.tokenizer.encode("To be, or not to be")[:_PROMPT]
     tokens[:, : len(text)] = torch.tensor(text)
-    tokens[:, len(text)] = torch.arange(shape.batch)  # rows of their own
-    return _near(model.denoiser, shape, Canvas.start(tokens, torch.arange(shape.batch)))
+    tokens[:, len(text)] = torch.arange(shape.batch)  # so that the rows differ
+    return _deviations(model.denoiser, shape, Canvas.start(tokens, torch.arange(shape.batch)))
 
 
 def bench_blocks(rounds: int) -> Iterator[dict[str, Any]]:
-    """Every cache in each number format that works here, how near it is, and the cost of the loop."""
+    """All cells: every cache in each dtype that the machine supports, its deviation, and the cost of the loop."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -236,7 +239,7 @@ def bench_blocks(rounds: int) -> Iterator[dict[str, Any]]:
         cells = _cells(network, torch.float32, rounds)
         cells[0] |= _bookkeeping(network, rounds)
         yield from cells
-        yield from _near(network, FIELD, _canvas(4, network.mask_id))
+        yield from _deviations(network, FIELD, _canvas(4, network.mask_id))
         yield from _bundled()
         if bfloat16_works():
             yield from _cells(computing_in(network, torch.bfloat16), torch.bfloat16, rounds)
@@ -245,7 +248,7 @@ def bench_blocks(rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def _sampled_network(shape: Shape, device: torch.device) -> DiT:
-    """Published shape, adaLN included; a random head, so that the drawn tokens are not all alike."""
+    """A network of the published shape, adaLN included; its head is random, so that the drawn tokens differ."""
     settings = DiTSettings(
         shape.vocab, shape.vocab - 1, shape.length, shape.width, shape.blocks, shape.heads, modulation="constant"
     )
@@ -257,7 +260,7 @@ def _sampled_network(shape: Shape, device: torch.device) -> DiT:
 def ancestral_cell(
     shape: Shape, steps: int, rounds: int, *, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
-    """One row: tokens/s of `shape.batch` sequences on `steps` grid steps, and the ratio to the published code."""
+    """One cell: tokens/s of `shape.batch` sequences on `steps` grid steps, and the ratio to the published code."""
     network = _sampled_network(shape, device)
     denoiser = computing_in(network, dtype)
     decoder = Decoder(denoiser, Ancestral(steps), temperature=1.0)
@@ -287,7 +290,7 @@ def ancestral_cell(
 
 
 def bench_ancestral(rounds: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """T = 128 and T = 1000, in each number format that works here."""
+    """All cells: T = 128 and T = 1000, in each dtype that the machine supports."""
     for dtype in (torch.float32, *([torch.bfloat16] if bfloat16_works() else [])):
         for steps in (128, 1000):
             yield ancestral_cell(DECODE, steps, rounds, dtype=dtype, device=device)

@@ -1,8 +1,8 @@
-"""What a learned policy costs beside the pass it decides about: a canvas of MASK alone, CPU-seconds of one thread.
+"""The time of a learned policy relative to a pass of the denoiser, on a fully masked canvas, one thread, CPU-seconds.
 
-A step with it is timed in turns with one of a threshold rule; what it takes longer is the policy's, the features that
-it alone wants included. Its arithmetic is 2 operations a parameter and position (the default's a 300th of the
-denoiser's, the published size's a 20th): what is measured above that is memory traffic.
+Steps with the policy and steps with a threshold rule are timed alternately; the difference is the time of the policy,
+including the features that only it needs. Its arithmetic is 2 operations per parameter and position (1/300 of that of
+the denoiser for the default, 1/20 for the published size): time above that is memory traffic.
 """
 
 __all__ = ["bench_policy", "policy_cell"]
@@ -34,7 +34,7 @@ _BATCHES = (1, DECODE.batch)
 
 
 def policy_cell(denoiser: Denoiser, name: str, settings: PolicySettings, rows: int, rounds: int) -> dict[str, Any]:
-    """One policy on one batch: its seconds, and those of a step without it."""
+    """One cell: the seconds of a policy on a batch of `rows`, and those of a step without it."""
     policy = Learned(PolicyNetwork(settings))
     canvas = Canvas.start(torch.full((rows, DECODE.length), denoiser.mask_id), torch.arange(rows))
     plain, learned = Decoder(denoiser, Threshold(0.9)), Decoder(denoiser, policy)
@@ -42,22 +42,22 @@ def policy_cell(denoiser: Denoiser, name: str, settings: PolicySettings, rows: i
         "pass": lambda: plain.step(canvas),
         "with policy": lambda: learned.step(canvas),
     }
-    spent, rates = side_by_side(works, 10 * rounds)
-    each = statistics.median(b - a for a, b in zip(spent["pass"], spent["with policy"], strict=True))
+    seconds, rates = side_by_side(works, 10 * rounds)
+    policy_seconds = statistics.median(b - a for a, b in zip(seconds["pass"], seconds["with policy"], strict=True))
     return {
         "shape": asdict(DECODE) | {"batch": rows},
         "policy": name,
         "parameters": sum(p.numel() for p in policy.network.parameters()),
-        "cpu_seconds": each,
-        "pass_cpu_seconds": statistics.median(spent["pass"]),
-        "share_of_pass": each / statistics.median(spent["pass"]),
+        "cpu_seconds": policy_seconds,
+        "pass_cpu_seconds": statistics.median(seconds["pass"]),
+        "share_of_pass": policy_seconds / statistics.median(seconds["pass"]),
         "fp32_rate": statistics.median(rates),
     }
 
 
 @torch.no_grad()
 def bench_policy(rounds: int) -> Iterator[dict[str, Any]]:
-    """The default and the published size, alone and in a batch, in each number format that works here."""
+    """All cells: the default and the published size, one row and a batch, in each dtype that the machine supports."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,6 +1,6 @@
-"""Timing on a machine that others use too: each round measures the work and the matmul rate side by side.
+"""Timing on a shared machine: each round measures the work and the matmul rate of the machine.
 
-The workloads, and what the published code reached on them. No torch here.
+Also the shapes of the workloads, and the published results on them.
 """
 
 __all__ = [
@@ -31,22 +31,22 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Medians over rounds. Rates in GFLOP/s of a 1024-cubed product, measured in the same rounds."""
+    """Medians over rounds; rates are GFLOP/s of a 1024-cubed product, measured in the same rounds."""
 
     seconds: float
     cpu_seconds: float
     fp32_rate: float
     bf16_rate: float | None
     per_fp32: float
-    """Median over rounds of 1 / (seconds * fp32 rate): times the work, it is work per second per GFLOP/s."""
+    """The median over rounds of 1 / (seconds * fp32 rate); multiplied by the work: work per second per GFLOP/s."""
     rounds: int
 
 
 def measure(work: Callable[[], object], rounds: int, *, bf16: bool, device: torch.device, warmup: int = 2) -> Timing:
-    """Time `work` `rounds` times after a warm-up, matmul rates in between; `bf16`: whether that rate can be had."""
+    """A function -> its time over `rounds` calls after a warm-up; `bf16`: whether to measure the bf16 rate too."""
     for _ in range(warmup):
         work()
-    seconds, cpu, fast, slow, ratio = [], [], [], [], []
+    seconds, cpu, fp32, bf16_rates, ratio = [], [], [], [], []
     for _ in range(rounds):
         before = _rate(torch.float32, device)
         _wait(device)
@@ -55,15 +55,17 @@ def measure(work: Callable[[], object], rounds: int, *, bf16: bool, device: torc
         _wait(device)
         seconds.append(time.perf_counter() - wall)
         cpu.append(time.process_time() - process)
-        fast.append((before + _rate(torch.float32, device)) / 2)
-        slow.append(_rate(torch.bfloat16, device) if bf16 else 0.0)
-        ratio.append(1 / (seconds[-1] * fast[-1]))
-    middle = statistics.median
-    return Timing(middle(seconds), middle(cpu), middle(fast), middle(slow) if bf16 else None, middle(ratio), rounds)
+        fp32.append((before + _rate(torch.float32, device)) / 2)
+        bf16_rates.append(_rate(torch.bfloat16, device) if bf16 else 0.0)
+        ratio.append(1 / (seconds[-1] * fp32[-1]))
+    median = statistics.median
+    return Timing(
+        median(seconds), median(cpu), median(fp32), median(bf16_rates) if bf16 else None, median(ratio), rounds
+    )
 
 
 def _rate(dtype: torch.dtype, device: torch.device, size: int | None = None, repeats: int = 4) -> float:
-    """GFLOP/s of square matmuls: 1024 wide on a CPU, 8192 on anything larger."""
+    """GFLOP/s of square matrix products: of width 1024 on a CPU, else 8192."""
     n = size or (1024 if device.type == "cpu" else 8192)
     left, right = torch.ones(n, n, dtype=dtype, device=device), torch.ones(n, n, dtype=dtype, device=device)
     torch.matmul(left, right)
@@ -76,7 +78,7 @@ def _rate(dtype: torch.dtype, device: torch.device, size: int | None = None, rep
 
 
 def shape_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device, repeats: int = 8) -> float:
-    """GFLOP/s of the product that a block of this shape makes most: (rows, width) times (width, 4 width)."""
+    """GFLOP/s of the most frequent product in a block of this shape: (rows, width) times (width, 4 width)."""
     left = torch.ones(rows, width, dtype=dtype, device=device)
     right = torch.ones(width, 4 * width, dtype=dtype, device=device)
     times = []
@@ -101,29 +103,32 @@ def _cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def _one_thread_rate(repeats: int = 4) -> float:
-    """GFLOP/s of a 1024-cubed fp32 product, by CPU time of one thread."""
+    """GFLOP/s of a 1024-cubed fp32 product, by the CPU time of one thread."""
     ones = torch.ones(1024, 1024)
     torch.matmul(ones, ones)
     return 2 * 1024**3 * repeats / _cpu_seconds(lambda: [torch.matmul(ones, ones) for _ in range(repeats)]) / 1e9
 
 
 def side_by_side(works: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, list[float]], list[float]]:
-    """CPU-seconds of each work in each round, every work once a round, and the matmul rate of each round."""
-    spent: dict[str, list[float]] = {name: [] for name in works}
+    """Functions by name -> the CPU-seconds of each in each round, and the matmul rate of each round.
+
+    Every function is called once per round.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
     rates: list[float] = []
     for work in works.values():
         work()
     for _ in range(rounds):
         before = _one_thread_rate()
         for name, work in works.items():
-            spent[name].append(_cpu_seconds(work))
+            seconds[name].append(_cpu_seconds(work))
         rates.append((before + _one_thread_rate()) / 2)
-    return spent, rates
+    return seconds, rates
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A network and a batch."""
+    """The sizes of a network and of a batch."""
 
     name: str
     width: int
@@ -139,8 +144,8 @@ TRAIN_14M = Shape("14M", 384, 6, 6, 4096, 256, 16)
 LARGE_VOCABULARY = Shape("V=50258", 256, 6, 4, 50258, 128, 2)
 MEMORY = Shape("V=50258, L=1024", 256, 4, 4, 50258, 1024, 8)
 DECODE = Shape("6.6M", 256, 6, 4, 1024, 128, 8)
-# A prompt of 16 tokens and 128 to write, one a pass, in blocks of 32; 8,406,272 parameters with an MLP of 6 * width,
-# whose two matrices are as large as the three of a gated MLP of 4 * width in the published loops.
+# A prompt of 16 tokens and 128 masked tokens, one per pass, blocks of 32; 8,406,272 parameters with an MLP of
+# 6 * width, whose two matrices are as large as the three of a gated MLP of 4 * width in the published loops.
 FIELD = Shape("8.4M", 256, 4, 4, 8192, 144, 1)
 
 # kuleshov-group/mdlm at c112c52 on two shared cores whose float32 matmul rate was 169-189 GFLOP/s; tokens/s.

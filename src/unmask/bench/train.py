@@ -1,8 +1,7 @@
-"""How fast a training step is, all in: masking, forward, backward, clipping, AdamW and the averaged weights.
+"""The speed and peak memory of a training step: masking, forward, backward, clipping, AdamW and averaged weights.
 
-Peak memory and time of a training step: against full-sequence logits, and as L, B, V and the network grow.
-
-Each cell runs in a process of its own, because a process's peak never falls.
+Memory is compared with that of full-sequence logits, and measured as L, B, V and the width grow. Each cell of memory
+runs in a new process, because the peak of a process never decreases.
 """
 
 __all__ = [
@@ -60,7 +59,7 @@ Modulation = Literal["none", "time"]
 
 
 def _noise_corpus(shape: Shape, rows: int) -> Corpus:
-    """Rows of random ids: speed does not depend on what the text says."""
+    """A corpus of random ids, because the speed does not depend on the text."""
     ids = np.random.default_rng(0).integers(0, shape.vocab - 1, (rows, shape.length), dtype=np.uint32)
     zero, full = np.zeros(rows, np.int32), np.full(rows, shape.length, np.int32)
     packed = Packed(ids, zero, full, ids.size, ids.size)
@@ -77,8 +76,8 @@ def make_trainer(
     device: torch.device | None = None,
     compiled: bool = False,
 ) -> Trainer:
-    """A real Trainer on random rows, as `unmask train` would have it; it writes nothing until `fit` is called."""
-    place = device or torch.device("cpu")
+    """A shape -> the Trainer of `unmask train` on random rows; it writes nothing until `fit` is called."""
+    target = device or torch.device("cpu")
     model = DiTSettings(
         shape.vocab, shape.vocab - 1, shape.length, shape.width, shape.blocks, shape.heads, modulation=modulation
     )
@@ -87,7 +86,7 @@ def make_trainer(
     )
     tokens = 8 * shape.batch * shape.length
     plan = TrainPlan(model, parameter_count(model), 10_000, 3e-4, 2500, 10_000, 10_000, 1, tokens, tokens, 1.0)
-    network = build(model).to(place).train()
+    network = build(model).to(target).train()
     corpus = _noise_corpus(shape, 8 * shape.batch)
     objective = objective_of(run.train, corpus)
     return Trainer(run, plan, corpus, network, objective, Path("unused"), Group(), dtype)
@@ -102,7 +101,7 @@ def train_cell(
     device: torch.device,
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """One row of the table: tokens/s, share of the matmul rate, and the ratio to the published code if it has one."""
+    """One cell: tokens/s, share of the matmul rate, and the ratio to the published code if there is a figure."""
     trainer = make_trainer(shape, modulation=modulation, dtype=dtype, device=device, compiled=compiled)
     timing = measure(trainer.take_step, rounds, bf16=bfloat16_works(), device=device)
     tokens = shape.batch * shape.length
@@ -132,7 +131,7 @@ def train_cell(
 
 
 def large_vocabulary(rounds: int) -> dict[str, Any]:
-    """V = 50,258 on one thread, in CPU-seconds, as the published code was profiled."""
+    """One cell: V = 50,258 on one thread, in CPU-seconds, like the profile of the published code."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -151,20 +150,20 @@ def large_vocabulary(rounds: int) -> dict[str, Any]:
 
 
 def bench_train(rounds: int, device: torch.device, *, compiled: bool = False) -> list[dict[str, Any]]:
-    """The whole table for a CPU; on a GPU one cell, MDLM's small network at its own length."""
+    """All cells for a CPU; for a GPU one cell, the small network of MDLM at its length."""
     if device.type != "cpu":
         small = Shape("small, L=1024", 768, 12, 12, 50258, 1024, 32)
         return [train_cell(small, rounds, modulation="none", dtype=torch.bfloat16, device=device, compiled=compiled)]
-    kinds = [torch.float32, *([torch.bfloat16] if bfloat16_works() else [])]
-    both: tuple[Modulation, ...] = ("time", "none")
+    dtypes = [torch.float32, *([torch.bfloat16] if bfloat16_works() else [])]
+    modulations: tuple[Modulation, ...] = ("time", "none")
     cells = [
         train_cell(TRAIN, rounds, modulation=modulation, dtype=dtype, device=device, compiled=compiled)
-        for dtype in kinds
-        for modulation in both
+        for dtype in dtypes
+        for modulation in modulations
     ]
     cells += [
         train_cell(TRAIN_14M, rounds, modulation="none", dtype=dtype, device=device, compiled=compiled)
-        for dtype in kinds
+        for dtype in dtypes
     ]
     return [*cells, large_vocabulary(rounds)]
 
@@ -173,7 +172,7 @@ _CELL = "import sys; from unmask.bench.train import cell; cell(*sys.argv[1:])"
 
 
 def cell(shape_json: str, logits: str, threads: str) -> None:
-    """What a child process does: one warm-up step and one timed step, then a line of JSON."""
+    """The work of a child process: one warm-up step, one timed step, then a line of JSON on stdout."""
     import time
 
     from unmask.run.machine import prepare, set_threads
@@ -221,13 +220,13 @@ def _run(shape: Shape, logits: str, threads: int) -> dict[str, Any]:
 
 
 def bench_memory(threads: int) -> list[dict[str, Any]]:
-    """Picked positions against full-sequence float32 logits at V = 50,258, B 8, L 1024."""
+    """Two cells: logits at masked positions, and full-sequence float32 logits, at V = 50,258, B 8, L 1024."""
     picked, full = _run(MEMORY, "picked", threads), _run(MEMORY, "full", threads)
     return [picked, full | {"picked_over_full": picked["peak"] / full["peak"]}]
 
 
 def bench_scaling(threads: int) -> dict[str, list[dict[str, Any]]]:
-    """Time and memory of a step along each axis, the others held at d 256, 4 blocks, V 1024, L 128, B 8."""
+    """Axis -> cells of time and memory along it, the others fixed at d 256, 4 blocks, V 1024, L 128, B 8."""
     start = Shape("scaling", 256, 4, 4, 1024, 128, 8)
     axes: dict[str, list[Shape]] = {
         "L": [replace(start, length=n) for n in (64, 128, 256, 512, 1024)],
@@ -238,16 +237,16 @@ def bench_scaling(threads: int) -> dict[str, list[dict[str, Any]]]:
     return {axis: [_run(shape, "picked", threads) for shape in shapes] for axis, shapes in axes.items()}
 
 
-def plot_scaling(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Two rows of panels, seconds and peak memory, with the arithmetic's own growth as a dashed line."""
+def plot_scaling(cells_by_axis: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """The cells of `bench_scaling` -> a picture of seconds and peak memory; dashed: the growth of the arithmetic."""
     from unmask.model.settings import DiTSettings
     from unmask.plots import new_figure, save_figure
     from unmask.train.plan import flops_per_token
 
     keys = {"L": "length", "B": "batch", "V": "vocab", "width": "width"}
-    figure = new_figure(3.2 * len(found), 5.6)
-    panels = figure.subplots(2, len(found))
-    for column, (axis, cells) in enumerate(found.items()):
+    figure = new_figure(3.2 * len(cells_by_axis), 5.6)
+    panels = figure.subplots(2, len(cells_by_axis))
+    for column, (axis, cells) in enumerate(cells_by_axis.items()):
         x = [c["shape"][keys[axis]] for c in cells]
         work = []
         for c in cells:
