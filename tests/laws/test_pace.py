@@ -18,23 +18,9 @@ from unmask.eval.curve import grid, isotonic, measure_curve, orders, reveal
 from unmask.eval.pace import compare_rules, measure_costs
 from unmask.noise import generator
 from unmask.objective.base import Rows
-from unmask.policies.pace import (
-    RULES,
-    Pace,
-    Power,
-    SavedPace,
-    cosine,
-    cost,
-    dtc_sizes,
-    fit_delta,
-    linear,
-    optimal,
-    sizes_of,
-    square_root,
-    tc_sizes,
-)
+from unmask.policies.pace import RULES, SavedPace, cost, dtc_sizes, fit_delta, optimal, square_root, tc_sizes
 from unmask.policies.registry import make
-from unmask.policies.top_k import TopK
+from unmask.policies.top_k import Pace, Power, TopK, cosine, linear, sizes_of
 from unmask.testing import TableDenoiser, random_language
 
 Sizes = tuple[int, ...]

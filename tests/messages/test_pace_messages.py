@@ -11,8 +11,9 @@ from unmask.cli.main import main
 from unmask.data.packed import Packed
 from unmask.errors import ConfigError, DataError, RequestError
 from unmask.eval.curve import two_sets
-from unmask.policies.pace import Power, SavedPace
+from unmask.policies.pace import SavedPace
 from unmask.policies.registry import make
+from unmask.policies.top_k import Power
 
 WROTE = "give a file that unmask pace --out wrote."
 NAMES = [

@@ -15,9 +15,10 @@ from unmask.model.cache import CACHES, Cache, DelayedCache, DualCache, PrefixCac
 from unmask.model.dit import DiT
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
-from unmask.policies.base import Decision, State, View, take_best
+from unmask.policies.base import Decision, State, View
 from unmask.policies.options import Context
 from unmask.policies.registry import ENTRIES, make
+from unmask.policies.top_k import take_best
 from unmask.process import MaskedDiffusion
 from unmask.testing import TableDenoiser, check_policy, random_language
 from unmask.text.build import byte_tokenizer

@@ -214,8 +214,8 @@ def _writers(checkpoint: str | None) -> "list[tuple[str, UnmaskingPolicy]]":
     --threads 1 --out src/unmask/assets/paces/shakespeare.json`.
     """
     from unmask.policies.entropy_bound import EntropyBound
-    from unmask.policies.pace import linear, read_pace
-    from unmask.policies.top_k import SCORES, TopK
+    from unmask.policies.pace import read_pace
+    from unmask.policies.top_k import SCORES, TopK, linear
 
     random = SCORES["random"]
     if checkpoint is None:

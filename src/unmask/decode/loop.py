@@ -23,7 +23,8 @@ from unmask.decode.propose import Proposal, check_sampling, propose, two_best
 from unmask.denoiser import Caching, Denoiser, Place
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
-from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, take_best
+from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of
+from unmask.policies.top_k import take_best
 
 
 class Step(NamedTuple):

@@ -4,7 +4,7 @@ A policy gets a View and never the model, so that its input can be recorded and 
 V tokens, D width of the network.
 """
 
-__all__ = ["Decision", "Needs", "State", "UnmaskingPolicy", "View", "needs_of", "take_best", "take_prefix"]
+__all__ = ["Decision", "Needs", "State", "UnmaskingPolicy", "View", "needs_of", "take_prefix"]
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -116,15 +116,3 @@ def take_prefix(score: Tensor, eligible: Tensor, keep: Callable[[Tensor], Tensor
     run = good.cumprod(-1).bool()
     run[:, 0] = eligible.any(-1)
     return torch.zeros_like(eligible).scatter_(-1, order, run)
-
-
-def take_best(score: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
-    """Scores (B, L) -> the `count` (B,) eligible positions of each row with the best scores; (B, L) bool.
-
-    Of equal scores the left position is taken.
-    """
-    order = score.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
-    return (rank < count[:, None]) & eligible

@@ -1,9 +1,7 @@
-"""Paces: the number of a block's n positions that are revealed in each of k passes, in whatever order.
+"""Paces that are computed: from an information curve, for laws of small correlation, and from a file.
 
-A pace is a function (total, step, steps) -> (B,) int64, each argument (B,) int64: the target number of revealed
-positions after `step` of `steps` passes. `quota` turns it into the size of each pass, for every n and k: min(k, n)
-passes, none of them empty, and no position left after the last. `unmask pace --out FILE.json` writes a pace to a file;
-a policy reads it with the option `pace=FILE.json`.
+`unmask pace --out FILE.json` writes a pace to a file; a policy reads it with the option `pace=FILE.json`. The definition
+of a pace is in `policies.top_k`.
 
 Paces from an information curve: f(j), j = 0 .. n-1, is the mean cross-entropy in nats of a hidden token where a
 uniformly random j of n are revealed; z(j) = f(0) - f(j). Sizes s_1 .. s_k with N_i = s_1 + .. + s_i have exactly the
@@ -19,28 +17,19 @@ take about 1/delta + log(n delta)/log(1 + delta) passes.
 """
 
 __all__ = [
-    "PACES",
     "RULES",
-    "Pace",
-    "Power",
     "Rule",
     "SavedPace",
     "Sizes",
-    "cosine",
     "cost",
     "dtc_sizes",
     "fit_delta",
-    "linear",
     "optimal",
-    "quota",
     "read_pace",
-    "round_up",
-    "sizes_of",
     "square_root",
     "tc_sizes",
 ]
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
@@ -48,57 +37,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from unmask.batch import ceil_div
 from unmask.disk.json import parse_json, read_text
 from unmask.errors import ConfigError, RequestError
-
-Pace = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def linear(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
-    """n i/k, rounded up: equal sizes (LLaDA, arXiv:2502.09992)."""
-    return ceil_div(total * step, steps)
-
-
-def cosine(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
-    """n (1 - cos(pi/2 i/k)), rounded up: small sizes first (MaskGIT, arXiv:2202.04200)."""
-    return round_up(total * (1 - (step.double() / steps * (math.pi / 2)).cos()))
-
-
-@dataclass(frozen=True, slots=True)
-class Power:
-    """n (i/k)^power, rounded up: above 1 small sizes first, below 1 large ones."""
-
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.power < math.inf:
-            raise ConfigError(f"power is {self.power}; give a number above 0, for example 2.")
-
-    def __call__(self, total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
-        return round_up(total * (step.double() / steps) ** self.power)
-
-
-PACES: dict[str, Pace] = {"cosine": cosine, "linear": linear}
-
-
-def quota(pace: Pace, total: Tensor, left: Tensor, step: Tensor, steps: Tensor) -> Tensor:
-    """Pace -> the number of the `left` (B,) positions to reveal in pass `step` (B,), from 0, of `steps` <= `total`."""
-    size = pace(total, step + 1, steps) - (total - left)
-    return torch.minimum(size, left - (steps - step - 1)).clamp(min=1)  # leaves one for each later pass
-
-
-def sizes_of(pace: Pace, total: int, steps: int) -> tuple[int, ...]:
-    """Pace -> the sizes of its min(steps, total) passes over a block of `total` positions."""
-    n, k, sizes = torch.tensor(total), torch.tensor(min(steps, total)), list[int]()
-    while (left := total - sum(sizes)) > 0:
-        sizes.append(int(quota(pace, n, torch.tensor(left), torch.tensor(len(sizes)), k)))
-    return tuple(sizes)
-
-
-def round_up(x: Tensor) -> Tensor:
-    """x -> ceil(x - 1e-6), int64; the tolerance absorbs rounding errors, so that every processor has the same sizes."""
-    return (x - 1e-6).ceil().long()
+from unmask.policies.top_k import cosine, linear, round_up, sizes_of
 
 
 @dataclass(frozen=True, slots=True)

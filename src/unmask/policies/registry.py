@@ -23,12 +23,12 @@ from unmask.policies.factor import Factor
 from unmask.policies.klass import Klass
 from unmask.policies.options import Context, Options
 from unmask.policies.or_else import OrElse
-from unmask.policies.pace import PACES, Pace, Power, read_pace
+from unmask.policies.pace import read_pace
 from unmask.policies.pc import PositionCalibrated
 from unmask.policies.prefix import Prefix
 from unmask.policies.remdm import ReMDM
 from unmask.policies.threshold import Threshold
-from unmask.policies.top_k import SCORES, Score, TopK
+from unmask.policies.top_k import PACES, SCORES, Pace, Power, Score, TopK
 
 Joint = Literal["yes", "one a pass", "limit", "no"]
 """Whether samples at temperature 1 have the model's joint law: always; with one reveal a pass; in the limit; never."""

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from unmask.errors import ConfigError
-from unmask.policies.base import Decision, State, View, take_best
+from unmask.policies.base import Decision, State, View
+from unmask.policies.top_k import take_best
 
 Feature = Literal["confidence", "margin", "entropy"]
 

@@ -1,31 +1,44 @@
-"""Scores and the TopK rule: reveal a fixed number of positions each pass, best score first (MaskGIT, LLaDA, Dream).
+"""Scores, paces, and the TopK rule: a set number of positions each pass, best score first (MaskGIT, LLaDA, Dream).
 
-A score is a function View -> (B, L); the position with the higher score is revealed first.
+A score is a function View -> (B, L); the position with the higher score is revealed first. A pace is a function
+(total, step, steps) -> (B,) int64, each argument (B,) int64: the target number of revealed positions after `step` of
+`steps` passes over a block of `total`. `quota` turns it into the size of each pass, for every n and k: min(k, n)
+passes, none of them empty, and no position left after the last. `policies.pace` has paces that are computed.
 """
 
 __all__ = [
     "MODEL_FREE",
     "NEEDS",
+    "PACES",
     "SCORES",
+    "Pace",
+    "Power",
     "Score",
     "TopK",
     "best_confidence",
     "confidence",
+    "cosine",
     "entropy",
     "left_to_right",
+    "linear",
     "margin",
+    "quota",
     "random",
+    "round_up",
+    "sizes_of",
+    "take_best",
 ]
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from unmask.batch import ceil_div
 from unmask.errors import ConfigError
-from unmask.policies.base import Decision, Needs, State, View, take_best
-from unmask.policies.pace import Pace, linear, quota
+from unmask.policies.base import Decision, Needs, State, View
 
 Score = Callable[[View], Tensor]
 
@@ -72,6 +85,67 @@ SCORES: dict[str, Score] = {
 MODEL_FREE: frozenset[Score] = frozenset({random, left_to_right})
 """Scores that do not depend on the model's output."""
 NEEDS: dict[Score, Needs] = {best_confidence: Needs(top=1)}
+
+
+Pace = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def linear(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
+    """n i/k, rounded up: equal sizes (LLaDA, arXiv:2502.09992)."""
+    return ceil_div(total * step, steps)
+
+
+def cosine(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
+    """n (1 - cos(pi/2 i/k)), rounded up: small sizes first (MaskGIT, arXiv:2202.04200)."""
+    return round_up(total * (1 - (step.double() / steps * (math.pi / 2)).cos()))
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """n (i/k)^power, rounded up: above 1 small sizes first, below 1 large ones."""
+
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.power < math.inf:
+            raise ConfigError(f"power is {self.power}; give a number above 0, for example 2.")
+
+    def __call__(self, total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
+        return round_up(total * (step.double() / steps) ** self.power)
+
+
+PACES: dict[str, Pace] = {"cosine": cosine, "linear": linear}
+
+
+def quota(pace: Pace, total: Tensor, left: Tensor, step: Tensor, steps: Tensor) -> Tensor:
+    """Pace -> the number of the `left` (B,) positions to reveal in pass `step` (B,), from 0, of `steps` <= `total`."""
+    size = pace(total, step + 1, steps) - (total - left)
+    return torch.minimum(size, left - (steps - step - 1)).clamp(min=1)  # leaves one for each later pass
+
+
+def sizes_of(pace: Pace, total: int, steps: int) -> tuple[int, ...]:
+    """Pace -> the sizes of its min(steps, total) passes over a block of `total` positions."""
+    n, k, sizes = torch.tensor(total), torch.tensor(min(steps, total)), list[int]()
+    while (left := total - sum(sizes)) > 0:
+        sizes.append(int(quota(pace, n, torch.tensor(left), torch.tensor(len(sizes)), k)))
+    return tuple(sizes)
+
+
+def round_up(x: Tensor) -> Tensor:
+    """x -> ceil(x - 1e-6), int64; the tolerance absorbs rounding errors, so that every processor has the same sizes."""
+    return (x - 1e-6).ceil().long()
+
+
+def take_best(score: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
+    """Scores (B, L) -> the `count` (B,) eligible positions of each row with the best scores; (B, L) bool.
+
+    Of equal scores the left position is taken.
+    """
+    order = score.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
+    return (rank < count[:, None]) & eligible
 
 
 @dataclass(frozen=True, slots=True)

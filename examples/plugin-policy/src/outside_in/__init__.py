@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from unmask.policies.base import Decision, State, View, take_best
+from unmask.policies.base import Decision, State, View
+from unmask.policies.top_k import take_best
 
 
 @dataclass(frozen=True, slots=True)
