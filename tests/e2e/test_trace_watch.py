@@ -39,12 +39,12 @@ def test_generate_tells_the_same_text_with_and_without_a_trace(
     trace: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out, _ = said(capsys, *WORDS, "--policy", "confidence:steps=6", "--count", "2", "--json")
-    found, shown = json.loads(out), read(trace)
-    assert [replay(shown, row) for row in (0, 1)] == found["token_ids"]
-    assert [row.passes for row in shown.header.rows] == found["passes"] == [6, 6]
+    result, shown = json.loads(out), read(trace)
+    assert [replay(shown, row) for row in (0, 1)] == result["token_ids"]
+    assert [row.passes for row in shown.header.rows] == result["passes"] == [6, 6]
     assert all(len(event.alternatives) == 5 for event in shown.events)
     assert (shown.header.policy, shown.header.seed, shown.header.checkpoint) == ("confidence:steps=6", 4, "shakespeare")
-    for row, text in enumerate(found["texts"]):
+    for row, text in enumerate(result["texts"]):
         summary = json.loads(said(capsys, "watch", str(trace), "--row", str(row), "--json")[0])
         assert summary["text"] == text
         assert (summary["passes"], summary["events"]["committed"], summary["complete"]) == (6, 12, True)
@@ -77,10 +77,10 @@ def test_a_file_that_was_cut_off_is_played_and_said(
 
 
 def test_the_page_is_the_same_from_both_commands(trace: Path, tmp_path: Path) -> None:
-    one, two = tmp_path / "one.html", tmp_path / "two.html"
-    assert main(["watch", str(trace), "--html", str(one)]) == 0
-    assert main([*WORDS, "--policy", "confidence:steps=6", "--count", "2", "--trace", str(two), "--json"]) == 0
-    assert one.read_text() == two.read_text()
+    first, second = tmp_path / "first.html", tmp_path / "second.html"
+    assert main(["watch", str(trace), "--html", str(first)]) == 0
+    assert main([*WORDS, "--policy", "confidence:steps=6", "--count", "2", "--trace", str(second), "--json"]) == 0
+    assert first.read_text() == second.read_text()
 
 
 WRONG = [

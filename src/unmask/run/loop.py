@@ -270,7 +270,7 @@ class Interrupt:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the former handlers back; one that was not set from Python (None) becomes the default."""
         for number, former in self._former.items():

@@ -1,6 +1,6 @@
-"""The optimiser of training: AdamW, the learning rate of each step, clipping, and the state as named tensors.
+"""The optimiser of training (AdamW, learning rates, clipping, its state as named tensors) and the average of weights.
 
-The exponential moving average of a model's parameters, with which runs evaluate and save their best model.
+The exponential moving average of the parameters is what runs evaluate and save as their best model.
 """
 
 __all__ = [

@@ -121,7 +121,7 @@ class Workers(Generic[Result]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Kill what is left: idle processes, or after an error or a second Ctrl-C those at work."""
         self.kill()

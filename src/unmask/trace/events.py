@@ -1,9 +1,8 @@
-"""Typed events of decoding, and the canvas after each step computed from them without the model.
+"""A trace, the typed events of decoding -> the canvas after each step, a JSON lines file, or an HTML page.
 
 An event is one change of one position. The header of a trace has the canvas of each row at the start and the text of
-every token id that occurs.
-
-Trace -> JSON lines (the header, then one event a line) or a self-contained HTML page; JSON lines -> trace.
+every token id that occurs, so that a trace is replayed and drawn without the model. A file has the header in its first
+line and one event in each further line.
 """
 
 __all__ = [
@@ -224,7 +223,7 @@ def from_jsonl(text: str, name: str = "the text") -> Trace:
             if number == len(lines) + 1 and error.cut:
                 return Trace(header, tuple(events), cut=True)
             raise DataError(f"{where} is damaged ({error.detail or error.reason}); write the trace again.") from None
-        _check_place(event, header, where)
+        _check_position(event, header, where)
         events.append(event)
     return Trace(header, tuple(events))
 
@@ -249,8 +248,8 @@ def _header(line: str, name: str) -> Header:
         raise DataError(f"The first line of {name} is damaged ({error.detail}); write the trace again.") from None
 
 
-def _check_place(event: Event, header: Header, where: str) -> None:
-    """DataError for an event at a row or position that the header does not have."""
+def _check_position(event: Event, header: Header, where: str) -> None:
+    """Raise DataError for an event at a row or position that the header does not have."""
     rows = header.rows
     if not 0 <= event.row < len(rows) or not 0 <= event.position < len(rows[event.row].start):
         raise DataError(f"{where} is about row {event.row}, position {event.position}, which the header does not have.")

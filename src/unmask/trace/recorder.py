@@ -13,7 +13,7 @@ from unmask.trace.events import Change, Event, Header, Row, Trace
 if TYPE_CHECKING:
     from torch import Tensor
 
-_UNSEEN = -1  # stands for a token of a prompt that begins before the window
+_UNSEEN = -1  # in place of a token of a prompt that begins before the window
 _Rows = TypeVar("_Rows")
 _Snapshot = TypeVar("_Snapshot", bound="Turn")
 
