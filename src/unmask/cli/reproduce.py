@@ -12,7 +12,7 @@ from unmask.cli.options import OutputOptions
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import note, print_json, table
 from unmask.errors import ConfigError
-from unmask.reproduce.plan import Options, Plan
+from unmask.reproduce.plan import Options, Question
 from unmask.reproduce.questions import check, names, plan_of
 
 
@@ -61,7 +61,7 @@ def run(argv: Sequence[str]) -> int:
     workers = args.workers or os.cpu_count() or 1
     note(f"{plan.name}: {plan.about}")
     note(f"{len(plan.cells)} cells, {workers} processes of one thread each, in {folder}")
-    results = reproduce(plan, folder, workers=workers, said=note)
+    results = reproduce(plan, folder, workers=workers, note=note)
     place = report_folder(plan, folder)
     states = {cell.name: results.state(cell) for cell in plan.cells}
     if args.output.json:
@@ -76,7 +76,7 @@ def run(argv: Sequence[str]) -> int:
     return 1 if "failed" in kinds else 0
 
 
-def _list(plan: Plan, folder: Path, as_json: bool) -> int:
+def _list(plan: Question, folder: Path, as_json: bool) -> int:
     from unmask.reproduce.plan import Blocked
     from unmask.reproduce.results import read
 

@@ -17,7 +17,7 @@ __all__ = [
     "Kind",
     "Measured",
     "Options",
-    "Plan",
+    "Question",
     "Timed",
     "Training",
     "contest",
@@ -169,7 +169,7 @@ CELLS: dict[str, type[Cell]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Question:
     """A question and all of its cells, in the order of work; what a cell needs comes before it."""
 
     name: str

@@ -22,7 +22,7 @@ from unmask.reproduce.plan import (
     Heuristics,
     Kind,
     Options,
-    Plan,
+    Question,
     Timed,
     Training,
     contest,
@@ -202,7 +202,7 @@ def names() -> dict[str, str]:
     return {name: _about(name) for name in QUESTIONS}
 
 
-def plan_of(name: str, options: Options) -> Plan:
+def plan_of(name: str, options: Options) -> Question:
     """The name of a question and options -> what is to be done. Raises ConfigError for a name that is none."""
     if name not in QUESTIONS:
         raise ConfigError(f"There is no question named '{name}'; {did_you_mean(name, QUESTIONS)}")
@@ -212,10 +212,10 @@ def plan_of(name: str, options: Options) -> Plan:
             raise ConfigError(
                 f"Two different cells of {name} would be called {cell.name}: give each denoiser one task."
             )
-    return Plan(name, _about(name), tuple(unique.values()), options)
+    return Question(name, _about(name), tuple(unique.values()), options)
 
 
-def check(plan: Plan, folder: Path) -> None:
+def check(plan: Question, folder: Path) -> None:
     """Refuse, before any work, a denoiser or a task that is not there, and a folder that no policy's name can hold."""
     from unmask.solve.settings import block_sizes
     from unmask.tasks import make

@@ -16,7 +16,7 @@ from unmask.batch import ceil_div
 from unmask.disk.files import atomic_text
 from unmask.eval.frontier import POSITION_FREE, POSITION_FREE_ANY, REFERENCES, Compared, grouped
 from unmask.plots import can_draw, new_figure, save_figure
-from unmask.reproduce.plan import Arena, Measured, Plan, Timed, Training
+from unmask.reproduce.plan import Arena, Measured, Question, Timed, Training
 from unmask.reproduce.results import GROUPS, Judged, Results, outcomes_of, shown
 from unmask.solve.pareto import envelope_at, pareto
 from unmask.solve.sweep import Outcome
@@ -46,7 +46,7 @@ _REWARDS = "Rewards can be compared only between trainings with the same reward 
 _QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
 
 
-def report_folder(plan: Plan, folder: Path) -> Path:
+def report_folder(plan: Question, folder: Path) -> Path:
     """Where the answer to a question is."""
     return folder / plan.name
 

@@ -45,7 +45,7 @@ from unmask.eval.frontier import (
     one_pass,
     reversals,
 )
-from unmask.reproduce.plan import CELLS, Cell, Heuristics, Measured, Plan, kind_of, needs
+from unmask.reproduce.plan import CELLS, Cell, Heuristics, Measured, Question, kind_of, needs
 from unmask.solve.settings import Setting
 from unmask.solve.sweep import Outcome
 
@@ -154,7 +154,7 @@ class Judged:
 class Results:
     """Everything that is done."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Question) -> None:
         """Nothing is known yet."""
         self.plan = plan
         self.records: dict[str, Record] = {cell.name: Record() for cell in plan.cells}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unmask.disk.files import explained
 from unmask.errors import ConfigError
-from unmask.reproduce.plan import Blocked, Cell, Plan, Timed, needs
+from unmask.reproduce.plan import Blocked, Cell, Question, Timed, needs
 from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Record, Results, log_path, read, write
 from unmask.reproduce.work import main
@@ -19,7 +19,7 @@ from unmask.run.workers import Answer, Workers
 _OPEN = ("not run", "running", "stopped", "failed", "impossible")
 
 
-def reproduce(plan: Plan, folder: Path, *, workers: int, said: Callable[[str], None]) -> Results:
+def reproduce(plan: Question, folder: Path, *, workers: int, note: Callable[[str], None]) -> Results:
     """Do what is not done yet, and give what is; an interrupt stops the cells politely and leaves a whole report.
 
     What failed before, or could not be, is tried again; what is done is not. Raises ConfigError where the folder has
@@ -34,7 +34,7 @@ def reproduce(plan: Plan, folder: Path, *, workers: int, said: Callable[[str], N
             results.set(cell.name, replace(record, state="not run") if record.state in _OPEN else record)
         write_report(results, folder)
         with Workers[int](workers, interrupt=interrupt) as pool:
-            _Queue(results, folder, said, pool).work(interrupt)
+            _Queue(results, folder, note, pool).work(interrupt)
         results.interrupted = interrupt.requested
         return results
 
@@ -42,8 +42,8 @@ def reproduce(plan: Plan, folder: Path, *, workers: int, said: Callable[[str], N
 class _Queue:
     """The cells of a plan, each begun in a process of its own once what it needs is done."""
 
-    def __init__(self, results: Results, folder: Path, said: Callable[[str], None], workers: Workers[int]) -> None:
-        self.results, self.folder, self.said, self.workers = results, folder, said, workers
+    def __init__(self, results: Results, folder: Path, note: Callable[[str], None], workers: Workers[int]) -> None:
+        self.results, self.folder, self.note, self.workers = results, folder, note, workers
         self.cells = {cell.name: cell for cell in results.plan.cells}
 
     def work(self, interrupt: Interrupt) -> None:
@@ -55,7 +55,7 @@ class _Queue:
                     self._begin(cell)
                 if interrupt.requested and not announced:
                     announced = True
-                    self.said(f"Stopping: {len(self.workers.at_work)} cells save what they have.")
+                    self.note(f"Stopping: {len(self.workers.at_work)} cells save what they have.")
                 if not self.workers.at_work:
                     break
                 for answer in self.workers.collect():
@@ -103,7 +103,7 @@ class _Queue:
         ended = sum(one.state in ("done", "failed", "impossible") for one in self.results.records.values())
         why = f": {record.reason}" if record.reason else ""
         spent = f" in {record.seconds:.0f} s" if record.state == "done" else ""
-        self.said(f"[{ended} of {len(self.cells)}] {name}: {record.state}{spent}{why}")
+        self.note(f"[{ended} of {len(self.cells)}] {name}: {record.state}{spent}{why}")
 
 
 class _Lock:
