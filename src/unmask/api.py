@@ -12,7 +12,6 @@ from typing import Any, Unpack
 import numpy as np
 import torch
 
-from unmask.assets.bundled import bundled, locate
 from unmask.data.packed import Packed
 from unmask.decode.constraint import Constraint
 from unmask.decode.loop import Decoder
@@ -20,6 +19,7 @@ from unmask.decode.options import Decoding, make_decoder, row_options
 from unmask.decode.rows import Snapshot, Written, finished, slide
 from unmask.denoiser import Denoiser, Trainable, computing_in
 from unmask.disk.checkpoint import Checkpoint
+from unmask.disk.folders import bundled, locate
 from unmask.errors import RequestError
 from unmask.fill.holes import Attempt, Choice, Fill, Filler
 from unmask.model.load import load_denoiser
@@ -29,7 +29,6 @@ from unmask.objective.masked import Masked
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
 from unmask.run.machine import DtypeName, choose_device, choose_dtype, prepare, set_threads
-from unmask.tasks.sudoku import drawn_as
 from unmask.text.tokenizer import Tokenizer
 from unmask.trace.events import Trace
 from unmask.trace.recorder import Recorder
@@ -91,12 +90,8 @@ class Model:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.network, self.process, self.tokenizer, self.checkpoint = (
-            network.to(device).eval(),
-            process,
-            tokenizer,
-            checkpoint,
-        )
+        self.network = network.to(device).eval()
+        self.process, self.tokenizer, self.checkpoint = process, tokenizer, checkpoint
         self.device, self.dtype = device, dtype
         self.denoiser: Denoiser = computing_in(self.network, dtype)
 
@@ -202,6 +197,8 @@ class Model:
         **_: Any,
     ) -> Trace:
         """What a recorder saw of a stream of this model that ended with `rows`; the rest is as the stream was told."""
+        from unmask.tasks.sudoku import drawn_as  # tasks are needed for traces alone
+
         name = "" if self.checkpoint is None else self.checkpoint.folder.name
         run = (self.checkpoint and self.checkpoint.run) or {}
         return recorder.trace(

@@ -17,18 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unmask.disk import files
-from unmask.disk.checkpoint import (
-    best_folder,
-    keep_best,
-    keep_last,
-    latest,
-    load_state,
-    load_tensors,
-    read_checkpoint,
-    resolve,
-    step_folder,
-    write_checkpoint,
-)
+from unmask.disk.checkpoint import load_state, load_tensors, read_checkpoint, write_checkpoint
+from unmask.disk.folders import best_folder, keep_best, keep_last, latest, resolve, step_folder
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.run.loop import Interrupt
 from unmask.run.machine import choose_device, choose_dtype, matmul_rates

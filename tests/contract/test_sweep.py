@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from unmask.assets.bundled import locate_policy
 from unmask.disk.checkpoint import write_checkpoint
+from unmask.disk.folders import locate_policy
 from unmask.errors import ConfigError, RequestError
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import policy_config

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from unmask.disk.checkpoint import latest
+from unmask.disk.folders import latest
 
 SRC = Path(__file__).parents[2] / "src"
 TINY = [

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-import unmask.assets.bundled
+import unmask.disk.folders
 from unmask.cli.demo import run
 from unmask.cli.live import Panel, dial_table, race_table
 from unmask.policies.learned.network import PolicyNetwork
@@ -34,7 +34,7 @@ def _policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     save_file(network.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"format": 1} | policy_config(PolicySettings(), {}, None)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unmask.assets.bundled, "_POLICIES", folder.parent)
+        patch.setattr(unmask.disk.folders, "_POLICIES", folder.parent)
         yield
 
 

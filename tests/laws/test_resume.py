@@ -13,7 +13,8 @@ import torch
 
 from unmask.data.packed import Corpus, Facts, Packed, PartFacts
 from unmask.data.settings import DataSettings
-from unmask.disk.checkpoint import latest, load_state
+from unmask.disk.checkpoint import load_state
+from unmask.disk.folders import latest
 from unmask.model.load import build
 from unmask.objective.bound import Bound
 from unmask.run.loop import Listener

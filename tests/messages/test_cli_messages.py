@@ -235,7 +235,7 @@ def test_checkpoints_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_a_bundled_name_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
-    from unmask.assets.bundled import bundled
+    from unmask.disk.folders import bundled
 
     found = said(capsys, "info", "shakespear")
     assert ("did you mean 'shakespeare'?" in found) == ("shakespeare" in bundled())

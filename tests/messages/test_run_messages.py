@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from unmask.config import from_dict, read_toml
-from unmask.disk.checkpoint import load_state, read_checkpoint, resolve, step_of, write_checkpoint
+from unmask.disk.checkpoint import load_state, read_checkpoint, write_checkpoint
 from unmask.disk.files import atomic_text, explained
+from unmask.disk.folders import resolve, step_of
 from unmask.errors import CheckpointError, ConfigError, DataError, RunError, UnmaskError
 from unmask.run import machine
 from unmask.run.machine import choose_device, choose_dtype, set_threads

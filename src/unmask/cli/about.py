@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from unmask.assets.bundled import locate, locate_policy
 from unmask.cli.options import OutputOptions
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.cli.show import print_json, size, table
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint
+from unmask.disk.folders import locate, locate_policy
 from unmask.disk.json import NotJson, parse_json
 
 _LEARNED = "learned:from="
@@ -187,7 +187,7 @@ def _listed(kind: str) -> dict[str, str]:
 
         return {name: corpus.about for name, corpus in CORPORA.items()}
     if kind == "policies":
-        from unmask.assets.bundled import bundled_policies
+        from unmask.disk.folders import bundled_policies
         from unmask.policies.registry import names
 
         bundled = {f"learned:from={name}": f"A bundled policy for {name}." for name in bundled_policies()}
@@ -219,7 +219,7 @@ def _tasks() -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
-    from unmask.assets.bundled import bundled
+    from unmask.disk.folders import bundled
 
     lines: dict[str, str] = {}
     for name, folder in bundled().items():

@@ -160,7 +160,7 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
 
 def _many(args: LearnArguments, asked: LearnRun) -> int:
     """One process of one thread a seed and, with --separate, an alpha; as many at once as there are processors."""
-    from unmask.disk.checkpoint import latest
+    from unmask.disk.folders import latest
     from unmask.rl.session import learn_side_by_side, separate_runs
     from unmask.train.session import default_folder
 

@@ -96,9 +96,9 @@ def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Argu
                 f"--{name.replace('_', '-')} does not go with {verb}: the tokenizer is the checkpoint's."
             )
 
-    from unmask.assets.bundled import locate
     from unmask.config import from_dict
     from unmask.disk.checkpoint import read_checkpoint
+    from unmask.disk.folders import locate
 
     checkpoint = read_checkpoint(locate(first.checkpoint))
     settings: dict[str, Any] = (checkpoint.run or {}).get("settings", {})

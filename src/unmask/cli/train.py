@@ -172,8 +172,8 @@ def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
         if name.startswith("model.") or name in ("data.tokenizer", "data.vocab_size", "data.mask_token"):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} does not go with --init: network and tokenizer are the checkpoint's.")
-    from unmask.assets.bundled import locate
     from unmask.disk.checkpoint import read_checkpoint
+    from unmask.disk.folders import locate
 
     window = read_checkpoint(locate(init)).config.get("model", {}).get("max_length", base.data.length)
     return replace(base, data=replace(base.data, length=min(window, base.data.length)))
@@ -181,7 +181,7 @@ def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
 
 def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
     """Draw the curves and say how it ended."""
-    from unmask.disk.checkpoint import latest, resolve
+    from unmask.disk.folders import latest, resolve
     from unmask.run.metrics import plot_curves
 
     folder, curves, best = session.folder, session.folder / "curves.png", session.trainer.best

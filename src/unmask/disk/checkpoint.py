@@ -9,33 +9,30 @@ state/              what training needs to go on: NAME.safetensors and state.jso
 __all__ = [
     "FORMAT",
     "Checkpoint",
-    "best_folder",
+    "Header",
+    "TensorFacts",
     "iterate_tensors",
-    "keep_best",
-    "keep_last",
-    "latest",
     "load_state",
     "load_tensors",
     "read_checkpoint",
-    "resolve",
-    "step_folder",
-    "step_of",
+    "read_header",
     "write_checkpoint",
 ]
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.config import library_versions
-from unmask.disk.files import atomic_folder, reason_of, remove_folder
+from unmask.disk.files import atomic_folder, reason_of
+from unmask.disk.folders import PICKLE_START, refuse_pickle, resolve
 from unmask.disk.json import NotJson, parse_json, read_json
-from unmask.disk.tensors import TensorFacts, looks_like_pickle, read_header, refuse_pickle
 from unmask.errors import CheckpointError
 
 if TYPE_CHECKING:  # `unmask info` reads checkpoints without waiting for torch
@@ -47,10 +44,30 @@ if TYPE_CHECKING:  # `unmask info` reads checkpoints without waiting for torch
 FORMAT = 1
 """The format this library writes; it reads this one and older ones."""
 
+_LARGEST_HEADER = 100_000_000
 _MODEL, _CONFIG, _RESERVED = "model.safetensors", "config.json", ("format", "versions")
-_HOLDS = "a checkpoint folder holds model.safetensors and config.json"
 _AGAIN, _OBJECT = "copy or write the file again", dict[str, Any]
-_NAME = re.compile(r"(?P<kind>step|best)-(?P<step>\d{8,})")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """One tensor of a file: its shape, and its format in the words of safetensors ("F32", "BF16")."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the file says of itself: its tensors by name, and its text metadata."""
+
+    tensors: dict[str, TensorFacts]
+    metadata: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,90 +188,6 @@ def load_state(
     return parts, read_json(folder / "state.json", _OBJECT, CheckpointError)
 
 
-def step_folder(run: Path, step: int) -> Path:
-    """Where a run's checkpoint after `step` steps stands."""
-    return run / "checkpoints" / f"step-{step:08d}"
-
-
-def best_folder(run: Path, step: int) -> Path:
-    """Where a run's best checkpoint stands, when it was reached after `step` steps."""
-    return run / "checkpoints" / f"best-{step:08d}"
-
-
-def step_of(folder: Path) -> int:
-    """The step in a checkpoint's name (step-00000100 -> 100); CheckpointError for another name."""
-    match = _NAME.fullmatch(folder.name)
-    if match is None:
-        raise CheckpointError(f"{folder} is not one of a run's checkpoints: their names are like step-00000100.")
-    return int(match["step"])
-
-
-def latest(run: str | os.PathLike[str]) -> Path | None:
-    """The newest whole step-* checkpoint of a run folder, from which it can go on; None if there is none."""
-    found = _listed(Path(run) / "checkpoints", "step")
-    return found[-1] if found else None
-
-
-def resolve(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint that `path` means: itself, or a run folder's best one, or else its newest whole one.
-
-    Raises CheckpointError for anything else and says what is missing.
-    """
-    folder = Path(path)
-    if folder.is_file():
-        if looks_like_pickle(folder):
-            refuse_pickle(folder)
-        raise CheckpointError(f"{folder} is a file: give the folder it is in; {_HOLDS}.")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist: give a checkpoint or run folder; {_HOLDS}.")
-    if (folder / _CONFIG).is_file() or (folder / _MODEL).is_file():
-        return _whole(folder)
-    inside = folder if folder.name == "checkpoints" else folder / "checkpoints"
-    for kind in ("best", "step"):
-        found = _listed(inside, kind)
-        if found:
-            return found[-1]
-    if inside.is_dir():
-        raise CheckpointError(f"{folder} is a run folder without a whole checkpoint yet: let the run write one.")
-    return _whole(folder)
-
-
-def keep_last(run: str | os.PathLike[str], count: int) -> None:
-    """Delete all but the newest `count` step-* checkpoints of a run folder; `count` is at least 1."""
-    for folder in _listed(Path(run) / "checkpoints", "step")[: -max(count, 1)]:
-        remove_folder(folder)
-
-
-def keep_best(run: str | os.PathLike[str]) -> None:
-    """Delete all but the newest best-* checkpoint of a run folder: call it after the new best one is written."""
-    for folder in _listed(Path(run) / "checkpoints", "best")[:-1]:
-        remove_folder(folder)
-
-
-def _listed(folder: Path, kind: str) -> list[Path]:
-    """The whole checkpoints of one kind, oldest first; temporary folders have other names and do not count."""
-    if not folder.is_dir():
-        return []
-    named = [(match, entry) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name)) is not None]
-    whole = [
-        (int(match["step"]), entry)
-        for match, entry in named
-        if match["kind"] == kind and (entry / _MODEL).is_file() and (entry / _CONFIG).is_file()
-    ]
-    return [entry for _, entry in sorted(whole)]
-
-
-def _whole(folder: Path) -> Path:
-    """`folder` if its two files are there; CheckpointError that names the missing one otherwise."""
-    missing = [name for name in (_MODEL, _CONFIG) if not (folder / name).is_file()]
-    if not missing:
-        return folder
-    for entry in sorted(folder.iterdir()):
-        if _MODEL in missing and entry.is_file() and looks_like_pickle(entry):
-            refuse_pickle(entry)
-    raise CheckpointError(f"{folder} has no {' and no '.join(missing)}: {_HOLDS}.")
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Readable JSON; ValueError for NaN and infinity, which JSON does not have."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
@@ -338,3 +271,53 @@ def _as_os_error() -> "Generator[None]":
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def read_header(path: Path) -> Header:
+    """File -> its header, checked by the safetensors library; only the header is read, however large the file.
+
+    Raises CheckpointError for a pickle, a file that is not safetensors, and one that is shorter or longer than its
+    header says.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _refuse_foreign(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+            tensors = {name: TensorFacts(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            return Header(tensors, file.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {_damage(path)}; copy or write the file again.") from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    """CheckpointError for a file that does not begin as safetensors does, which says what it is instead."""
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start:
+        raise CheckpointError(f"{path} is empty: copy or write the file again.")
+    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= _LARGEST_HEADER:
+        return
+    if PICKLE_START.match(start):
+        refuse_pickle(path)
+    if start.startswith(b"version https:/"):
+        raise CheckpointError(f"{path} is a Git LFS pointer and not the file itself: fetch it with 'git lfs pull'.")
+    raise CheckpointError(f"{path} is not a safetensors file: give a checkpoint that unmask wrote.")
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with a file that the safetensors library refused: its length, or else its header."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 + length:
+            return f"its header says at least {8 + length} bytes and the file has {size}"
+        text = file.read(length)
+    with suppress(ValueError, TypeError, KeyError):
+        header = parse_json(text.decode("utf-8"), dict[str, Any])
+        header.pop("__metadata__", None)
+        whole = 8 + length + max((facts["data_offsets"][1] for facts in header.values()), default=0)
+        if size != whole:
+            return f"its header says {whole} bytes and the file has {size}"
+    return "its header cannot be read"

@@ -1,7 +1,7 @@
 """Paces that are computed: from an information curve, for laws of small correlation, and from a file.
 
-`unmask pace --out FILE.json` writes a pace to a file; a policy reads it with the option `pace=FILE.json`. What a pace is
-is defined in `policies.top_k`.
+`unmask pace --out FILE.json` writes a pace to a file; a policy reads it with the option `pace=FILE.json`. See
+`policies.top_k` for the definition of a pace.
 
 Paces from an information curve: f(j), j = 0 .. n-1, is the mean cross-entropy in nats of a hidden token where a
 uniformly random j of n are revealed; z(j) = f(0) - f(j). Sizes s_1 .. s_k with N_i = s_1 + .. + s_i have exactly the

@@ -13,7 +13,7 @@ from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any, Literal, get_args
 
-from unmask.assets.bundled import locate_policy
+from unmask.disk.folders import locate_policy
 from unmask.errors import ConfigError, PluginError, RequestError, UnmaskError, did_you_mean
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy

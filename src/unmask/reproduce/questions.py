@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from unmask.assets.bundled import locate
 from unmask.disk.checkpoint import read_checkpoint
+from unmask.disk.folders import locate
 from unmask.errors import ConfigError, did_you_mean
 from unmask.policies.learned.settings import PolicySettings
 from unmask.reproduce.plan import (

@@ -78,7 +78,7 @@ class _Watching(Listener[Any, "Found"]):
 
 def _train(cell: Training, folder: Path) -> dict[str, Any]:
     """Train, from the newest checkpoint where there is one."""
-    from unmask.disk.checkpoint import latest
+    from unmask.disk.folders import latest
     from unmask.rl.loop import fit
     from unmask.rl.session import open_learning, recorded_learning
 
@@ -160,7 +160,7 @@ def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
 
 
 def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
-    from unmask.assets.bundled import locate_policy
+    from unmask.disk.folders import locate_policy
     from unmask.policies.learned.policy import read_policy
     from unmask.solve.problems import most_holes
     from unmask.solve.settings import Setting

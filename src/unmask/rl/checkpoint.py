@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from unmask.config import run_record, to_dict
-from unmask.disk.checkpoint import keep_last, latest, load_state, load_tensors, step_folder, write_checkpoint
+from unmask.disk.checkpoint import load_state, load_tensors, write_checkpoint
+from unmask.disk.folders import keep_last, latest, step_folder
 from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, policy_config
 from unmask.rl.learner import Learner
 from unmask.rl.rollout import experts

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.disk.checkpoint import load_tensors, step_folder
+from unmask.disk.checkpoint import load_tensors
+from unmask.disk.folders import step_folder
 from unmask.noise import derive
 from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, Learned
 from unmask.rl.checkpoint import save, write_policy

@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 
 from unmask.config import from_dict
-from unmask.disk.checkpoint import latest, read_checkpoint
+from unmask.disk.checkpoint import read_checkpoint
 from unmask.disk.files import explained
+from unmask.disk.folders import latest
 from unmask.errors import CheckpointError, ConfigError, UnmaskError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from unmask.disk.checkpoint import latest, step_folder
+from unmask.disk.folders import latest, step_folder
 
 if TYPE_CHECKING:
     import torch

@@ -144,7 +144,7 @@ def open_puzzles(
 
 def runners_of(course: Course) -> list[Runner]:
     """The heuristics, and the learned policy where one is bundled for this denoiser."""
-    from unmask.assets.bundled import bundled_policies
+    from unmask.disk.folders import bundled_policies
 
     runners = [Runner(*rule) for rule in course.heuristics]
     if course.checkpoint in bundled_policies():

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 
 from unmask.api import load
-from unmask.assets.bundled import locate, locate_policy
 from unmask.decode.loop import Decoder
 from unmask.disk.files import explained
+from unmask.disk.folders import locate, locate_policy
 from unmask.disk.json import NotJson, json_lines
 from unmask.errors import ConfigError
 from unmask.policies.registry import learned_names

@@ -19,15 +19,8 @@ from torch import Tensor
 from unmask.config import run_record, to_dict
 from unmask.data.packed import Corpus, batch_indices
 from unmask.denoiser import Trainable
-from unmask.disk.checkpoint import (
-    best_folder,
-    keep_best,
-    keep_last,
-    latest,
-    load_state,
-    step_folder,
-    write_checkpoint,
-)
+from unmask.disk.checkpoint import load_state, write_checkpoint
+from unmask.disk.folders import best_folder, keep_best, keep_last, latest, step_folder
 from unmask.errors import RunError
 from unmask.model.load import model_config
 from unmask.noise import DROPOUT, row_keys

@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 
-from unmask.assets.bundled import locate
 from unmask.config import from_dict, run_record
 from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
-from unmask.disk.checkpoint import Checkpoint, latest, read_checkpoint
+from unmask.disk.checkpoint import Checkpoint, read_checkpoint
 from unmask.disk.files import explained
+from unmask.disk.folders import latest, locate
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.masked import Masked

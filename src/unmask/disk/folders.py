@@ -1,0 +1,175 @@
+"""Names and paths -> checkpoint folders: bundled by name, the newest and the best of a run; imported without torch."""
+
+__all__ = [
+    "PICKLE_START",
+    "best_folder",
+    "bundled",
+    "bundled_policies",
+    "keep_best",
+    "keep_last",
+    "latest",
+    "locate",
+    "locate_policy",
+    "looks_like_pickle",
+    "refuse_pickle",
+    "resolve",
+    "step_folder",
+    "step_of",
+]
+
+import os
+import re
+from pathlib import Path
+
+from unmask.disk.files import remove_folder
+from unmask.errors import CheckpointError, RequestError, did_you_mean
+
+_MODEL, _CONFIG = "model.safetensors", "config.json"
+_HOLDS = "a checkpoint folder holds model.safetensors and config.json"
+_NAME = re.compile(r"(?P<kind>step|best)-(?P<step>\d{8,})")
+_PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
+_MODELS = Path(__file__).resolve().parents[1] / "assets" / "models"
+_POLICIES = _MODELS.with_name("policies")
+
+
+def bundled() -> dict[str, Path]:
+    """Name -> folder of the checkpoints inside the library."""
+    return _folders(_MODELS)
+
+
+def locate(name_or_path: str) -> str:
+    """Name of a bundled checkpoint, or a path -> its folder, or the path. Raises RequestError if there is none."""
+    known = bundled()
+    path = known.get(name_or_path, Path(name_or_path))
+    if not path.exists():
+        hint = f"or one of the bundled models; {did_you_mean(name_or_path, known)}" if known else "that exists."
+        raise RequestError(f"There is no checkpoint at '{name_or_path}'; give a checkpoint or run folder {hint}")
+    return str(known.get(name_or_path, name_or_path))
+
+
+def bundled_policies() -> dict[str, Path]:
+    """Name -> folder of the policies inside the library."""
+    return _folders(_POLICIES)
+
+
+def locate_policy(name_or_path: str) -> Path:
+    """Name of a bundled policy, policy folder, or run folder of `unmask learn` -> the policy folder.
+
+    Raises RequestError where there is none.
+    """
+    known = bundled_policies()
+    folder = known.get(name_or_path, Path(name_or_path))
+    for candidate in (folder / "policy", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    hint = f", or a bundled name: {', '.join(sorted(known))}." if known else "."
+    raise RequestError(f"There is no policy at '{name_or_path}'; give a folder that unmask learn wrote{hint}")
+
+
+def _folders(parent: Path) -> dict[str, Path]:
+    return {entry.name: entry for entry in sorted(parent.iterdir()) if entry.is_dir()} if parent.is_dir() else {}
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where a run's checkpoint after `step` steps stands."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def best_folder(run: Path, step: int) -> Path:
+    """Where a run's best checkpoint stands, when it was reached after `step` steps."""
+    return run / "checkpoints" / f"best-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint's name (step-00000100 -> 100); CheckpointError for another name."""
+    match = _NAME.fullmatch(folder.name)
+    if match is None:
+        raise CheckpointError(f"{folder} is not one of a run's checkpoints: their names are like step-00000100.")
+    return int(match["step"])
+
+
+def latest(run: str | os.PathLike[str]) -> Path | None:
+    """The newest whole step-* checkpoint of a run folder, from which it can go on; None if there is none."""
+    found = _listed(Path(run) / "checkpoints", "step")
+    return found[-1] if found else None
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint that `path` means: itself, or a run folder's best one, or else its newest whole one.
+
+    Raises CheckpointError for anything else and says what is missing.
+    """
+    folder = Path(path)
+    if folder.is_file():
+        if looks_like_pickle(folder):
+            refuse_pickle(folder)
+        raise CheckpointError(f"{folder} is a file: give the folder it is in; {_HOLDS}.")
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} does not exist: give a checkpoint or run folder; {_HOLDS}.")
+    if (folder / _CONFIG).is_file() or (folder / _MODEL).is_file():
+        return _whole(folder)
+    inside = folder if folder.name == "checkpoints" else folder / "checkpoints"
+    for kind in ("best", "step"):
+        found = _listed(inside, kind)
+        if found:
+            return found[-1]
+    if inside.is_dir():
+        raise CheckpointError(f"{folder} is a run folder without a whole checkpoint yet: let the run write one.")
+    return _whole(folder)
+
+
+def keep_last(run: str | os.PathLike[str], count: int) -> None:
+    """Delete all but the newest `count` step-* checkpoints of a run folder; `count` is at least 1."""
+    for folder in _listed(Path(run) / "checkpoints", "step")[: -max(count, 1)]:
+        remove_folder(folder)
+
+
+def keep_best(run: str | os.PathLike[str]) -> None:
+    """Delete all but the newest best-* checkpoint of a run folder: call it after the new best one is written."""
+    for folder in _listed(Path(run) / "checkpoints", "best")[:-1]:
+        remove_folder(folder)
+
+
+def _listed(folder: Path, kind: str) -> list[Path]:
+    """The whole checkpoints of one kind, oldest first; temporary folders have other names and do not count."""
+    if not folder.is_dir():
+        return []
+    named = [(match, entry) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name)) is not None]
+    whole = [
+        (int(match["step"]), entry)
+        for match, entry in named
+        if match["kind"] == kind and (entry / _MODEL).is_file() and (entry / _CONFIG).is_file()
+    ]
+    return [entry for _, entry in sorted(whole)]
+
+
+def _whole(folder: Path) -> Path:
+    """`folder` if its two files are there; CheckpointError that names the missing one otherwise."""
+    missing = [name for name in (_MODEL, _CONFIG) if not (folder / name).is_file()]
+    if not missing:
+        return folder
+    for entry in sorted(folder.iterdir()):
+        if _MODEL in missing and entry.is_file() and looks_like_pickle(entry):
+            refuse_pickle(entry)
+    raise CheckpointError(f"{folder} has no {' and no '.join(missing)}: {_HOLDS}.")
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise CheckpointError: `path` is a pickle, which may run any program when opened."""
+    raise CheckpointError(
+        f"{path} is a pickle, which unmask never opens because it can run any program: "
+        "save its tensors as model.safetensors with the library that made it."
+    )
+
+
+def looks_like_pickle(path: Path) -> bool:
+    """Whether a file's name or first bytes are those of a pickle."""
+    if path.suffix in _PICKLE_SUFFIXES:
+        return True
+    if not path.is_file() or os.path.getsize(path) < 4:
+        return False
+    with open(path, "rb") as file:
+        start = file.read(9)
+    # the length of a safetensors header may happen to look like the start of a pickle; its brace does not
+    return PICKLE_START.match(start) is not None and start[8:] != b"{"
