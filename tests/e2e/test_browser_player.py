@@ -44,15 +44,15 @@ LOOK = """
 <script>
 const look = () => ({
   step: $("at").textContent, passes: $("passes").textContent, count: $("count").textContent,
-  hash: location.hash, slider: $("slider").value, classes: cells.map(one => one.cell.className.trim()),
-  orders: cells.map(one => one.ink.dataset.order ?? ""),
-  shown: cells.map(one => one.ink.querySelector(".ghost") ? null : one.ink.textContent),
+  hash: location.hash, slider: $("slider").value, classes: cells.map(cell => cell.cell.className.trim()),
+  orders: cells.map(cell => cell.ink.dataset.order ?? ""),
+  shown: cells.map(cell => cell.ink.querySelector(".ghost") ? null : cell.ink.textContent),
   card: $("card").hidden ? null : $("card").innerText, images: document.images.length,
   fits: document.documentElement.scrollWidth <= innerWidth, playing: timer !== 0, legend: $("legend").innerText,
 });
-const told_by = (name, kind, more) => new name(kind, { bubbles: true, cancelable: true, ...more });
-const press = key => document.activeElement.dispatchEvent(told_by(KeyboardEvent, "keydown", { key }));
-const over = at => cells[at].ink.dispatchEvent(told_by(MouseEvent, "mouseover"));
+const fire = (name, type, more) => new name(type, { bubbles: true, cancelable: true, ...more });
+const press = key => document.activeElement.dispatchEvent(fire(KeyboardEvent, "keydown", { key }));
+const over = at => cells[at].ink.dispatchEvent(fire(MouseEvent, "mouseover"));
 const pause = ms => new Promise(done => setTimeout(done, ms));
 const kept = [];
 window.onerror = (...all) => { document.documentElement.dataset.failed = all[0]; };
@@ -63,7 +63,7 @@ document.documentElement.dataset.found = JSON.stringify(kept);
 </script></body>"""
 
 
-def found(tmp_path: Path, trace: Trace, drive: str, hash_: str = "", size: str = "1000,760") -> list[dict[str, Any]]:
+def looks_of(tmp_path: Path, trace: Trace, drive: str, hash_: str = "", size: str = "1000,760") -> list[dict[str, Any]]:
     """What the page tells at the moments that `drive` (JavaScript) keeps in `kept`."""
     assert BROWSER is not None
     page = tmp_path / "page.html"
@@ -80,12 +80,12 @@ def found(tmp_path: Path, trace: Trace, drive: str, hash_: str = "", size: str =
 
 def text_of(look: dict[str, Any]) -> list[str | None]:
     """What stands in each cell, as the trace has it: the signs for line ends and spaces taken back."""
-    return [None if one is None else one.replace("↵", "\n") for one in look["shown"]]
+    return [None if text is None else text.replace("↵", "\n") for text in look["shown"]]
 
 
 def test_every_frame_is_the_replayed_canvas(tmp_path: Path) -> None:
     drive = 'kept.push(look()); for (let n = 0; n < 4; n++) { press("ArrowRight"); kept.push(look()); }'
-    looks = found(tmp_path, TEXT, drive)
+    looks = looks_of(tmp_path, TEXT, drive)
     for step, look in enumerate(looks):
         tokens = replay(TEXT, 0, step)
         wanted = [
@@ -99,18 +99,18 @@ def test_every_frame_is_the_replayed_canvas(tmp_path: Path) -> None:
         assert look["images"] == 0  # text stays text
         assert look["fits"]
     assert looks[4]["shown"][2] == EVIL
-    assert [one.split()[1] for one in looks[2]["classes"][:4]] == ["given", "masked", "written", "written"]
+    assert [names.split()[1] for names in looks[2]["classes"][:4]] == ["given", "masked", "written", "written"]
     assert "again" in looks[2]["classes"][1]
     assert "rescued" in looks[2]["classes"][2]
     assert "edited" in looks[3]["classes"][1]
-    assert ["new" in one.split() for one in looks[3]["classes"]] == [at == 1 for at in range(7)]
+    assert ["new" in names.split() for names in looks[3]["classes"]] == [at == 1 for at in range(7)]
     assert looks[4]["orders"] == ["", "3", "2", "1", "4", "4", "4"]
     assert all(word in looks[0]["legend"] for word in ("given", "masked", "hidden again", "edited", "rescued"))
 
 
 def test_control_another_trace_is_another_page(tmp_path: Path) -> None:
-    (whole,) = found(tmp_path, TEXT, "kept.push(look());", "#step=4")
-    (lacking,) = found(tmp_path, replace(TEXT, events=TEXT.events[:-1]), "kept.push(look());", "#step=4")
+    (whole,) = looks_of(tmp_path, TEXT, "kept.push(look());", "#step=4")
+    (lacking,) = looks_of(tmp_path, replace(TEXT, events=TEXT.events[:-1]), "kept.push(look());", "#step=4")
     assert whole["shown"][6] == "To"
     assert lacking["shown"][6] is None
     assert lacking["count"] == "5 / 6"
@@ -124,7 +124,7 @@ def test_keys_slider_and_playing(tmp_path: Path) -> None:
     press("Home"); press(" "); kept.push(look()); await pause(1000); kept.push(look());
     await pause(5000); kept.push(look());
     """
-    looks = found(tmp_path, TEXT, drive)
+    looks = looks_of(tmp_path, TEXT, drive)
     assert [int(look["step"][0]) for look in looks[:7]] == [4, 4, 3, 0, 0, 2, 0]
     assert [look["slider"] for look in looks[:7]] == ["4", "4", "3", "0", "0", "2", "0"]
     assert [look["playing"] for look in looks] == [False] * 6 + [True, True, False]
@@ -140,7 +140,7 @@ def test_hover_and_focus_show_the_alternatives(tmp_path: Path) -> None:
     press("End"); press("ArrowDown"); kept.push(look()); press("ArrowDown"); kept.push(look());
     press("Escape"); kept.push(look());
     """
-    end, start, first, left, focus, below, closed = (look["card"] for look in found(tmp_path, TEXT, drive, "#step=4"))
+    end, start, first, left, focus, below, closed = (look["card"] for look in looks_of(tmp_path, TEXT, drive, "#step=4"))
     for word in ("␣be", "edited", ".900", ".050", "step 1: ␣or written, .300", "step 2: ␣or hidden again, .300"):
         assert word in end
     assert start.startswith("masked")
@@ -154,24 +154,24 @@ def test_hover_and_focus_show_the_alternatives(tmp_path: Path) -> None:
 
 def test_rows_are_chosen_and_addressed(tmp_path: Path) -> None:
     drive = 'kept.push(look()); $("row").value = 0; $("row").dispatchEvent(new Event("change")); kept.push(look());'
-    one, zero = found(tmp_path, TEXT, drive, "#row=1&step=1")
-    assert (one["shown"], one["step"]) == (["be"], "1 / 1")
+    first, zero = looks_of(tmp_path, TEXT, drive, "#row=1&step=1")
+    assert (first["shown"], first["step"]) == (["be"], "1 / 1")
     assert (len(zero["shown"]), zero["step"]) == (7, "1 / 4")
 
 
 @pytest.mark.parametrize("size", ["1000,760", "500,800"])
 def test_a_grid_has_its_lines_and_given_cells(tmp_path: Path, size: str) -> None:
     drive = """
-    const boxes = cells.map(one => one.cell.getBoundingClientRect());
+    const boxes = cells.map(cell => cell.cell.getBoundingClientRect());
     kept.push({ ...look(), left: boxes.map(b => Math.round(b.left)), top: boxes.map(b => Math.round(b.top)),
-      weight: cells.map(one => getComputedStyle(one.ink).fontWeight), right: Math.max(...boxes.map(b => b.right)) });
+      weight: cells.map(one => getComputedStyle(cell.ink).fontWeight), right: Math.max(...boxes.map(b => b.right)) });
     """
-    (look,) = found(tmp_path, GRID, drive, "#step=8", size)
+    (look,) = looks_of(tmp_path, GRID, drive, "#step=8", size)
     assert [len(set(look["left"][at::4])) for at in range(4)] == [1] * 4
     assert [len(set(look["top"][4 * at : 4 * at + 4])) for at in range(4)] == [1] * 4
     assert look["shown"] == ["1", "2", "2", "1"] * 4
     assert look["weight"] == ["700", "400", "400", "700"] * 4
-    thick = [[at for at, one in enumerate(look["classes"]) if side in one.split()] for side in ("right", "bottom")]
+    thick = [[at for at, names in enumerate(look["classes"]) if side in names.split()] for side in ("right", "bottom")]
     assert thick == [[1, 3, 5, 7, 9, 11, 13, 15], [*range(4, 8), *range(12, 16)]]
     assert look["fits"]
     assert look["right"] <= int(size.split(",")[0])

@@ -43,11 +43,11 @@ def test_rate_and_scale(p: float) -> None:
     """1 - p of the elements stay, and are scaled so that the mean stays; the control: another rate."""
     (keys,) = site_keys(row_keys(3, 5, torch.arange(50), DROPOUT), 1, torch.arange(100))
     ones = torch.ones(50, 100, 64, dtype=torch.float64)
-    found = join(torch.zeros_like(ones), ones, None, p, keys)
+    output = join(torch.zeros_like(ones), ones, None, p, keys)
     met = round(p * 2**16) / 2**16
-    assert found.unique().tolist() == [0, pytest.approx(1 / (1 - met), rel=1e-12)]
+    assert output.unique().tolist() == [0, pytest.approx(1 / (1 - met), rel=1e-12)]
     deviation = math.sqrt(p * (1 - p) / ones.numel())
-    rate = float((found == 0).double().mean())
+    rate = float((output == 0).double().mean())
     assert abs(rate - p) < 4.5 * deviation
     assert abs(rate - p * 1.1) > 4.5 * deviation
 

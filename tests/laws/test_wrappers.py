@@ -22,14 +22,14 @@ def by_hand(tokens: list[int], prompt: list[int], place: int, scale: float) -> T
     """log p(x_place | given) by summing the joint, with the prompt and without, in the published form."""
 
     def conditional(row: list[int]) -> Tensor:
-        index = tuple(slice(None) if one == V or i == place else one for i, one in enumerate(row))
+        index = tuple(slice(None) if token == V or i == place else token for i, token in enumerate(row))
         law = JOINT[index]
-        axis = sum(isinstance(one, slice) for one in index[:place])
+        axis = sum(isinstance(part, slice) for part in index[:place])
         law = law.sum([other for other in range(law.ndim) if other != axis])
         return (law / law.sum()).log()
 
     with_prompt = conditional(tokens)
-    without = conditional([V if i in prompt else one for i, one in enumerate(tokens)])
+    without = conditional([V if i in prompt else token for i, token in enumerate(tokens)])
     return without + (scale + 1) * (with_prompt - without)
 
 
@@ -39,13 +39,13 @@ def test_guidance_is_its_formula(scale: float) -> None:
     tokens = torch.tensor([[1, V, 2, V], [V, 0, V, V]])
     prompt = torch.tensor([[True, False, False, False], [False, True, False, False]])
     guided = Guided(TABLE, scale)
-    found = guided.logits(guided.hidden(tokens, prompt=prompt))[..., :V]
-    for row, given, places in ((0, [0], (1, 3)), (1, [1], (0, 2, 3))):
+    logits = guided.logits(guided.hidden(tokens, prompt=prompt))[..., :V]
+    for row, known, places in ((0, [0], (1, 3)), (1, [1], (0, 2, 3))):
         for place in places:
-            wanted = by_hand(tokens[row].tolist(), given, place, scale)
-            torch.testing.assert_close(found[row, place], wanted, rtol=1e-9, atol=1e-12)
-            control = by_hand(tokens[row].tolist(), given, place, scale - 1)  # w in place of w + 1
-            assert float((found[row, place] - control).abs().max()) > 1e-3
+            wanted = by_hand(tokens[row].tolist(), known, place, scale)
+            torch.testing.assert_close(logits[row, place], wanted, rtol=1e-9, atol=1e-12)
+            control = by_hand(tokens[row].tolist(), known, place, scale - 1)  # w in place of w + 1
+            assert float((logits[row, place] - control).abs().max()) > 1e-3
 
 
 def test_guidance_of_zero_is_none() -> None:
@@ -96,7 +96,7 @@ def test_suppressed_tokens_are_never_written(temperature: float) -> None:
         done = Decoder(denoiser, make("random"), temperature).decode(start)
         assert bool((done.tokens == likely).any()) is wanted
     hidden = TABLE.hidden(start.tokens[:1])
-    kept = [one for one in range(V) if one != likely]
+    kept = [token for token in range(V) if token != likely]
     assert torch.equal(quiet.logits(hidden)[..., kept], TABLE.logits(hidden)[..., kept])
 
 
