@@ -23,7 +23,7 @@ from unmask.model.settings import DiTSettings
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import names, read
 from unmask.rl.learner import RoundReport
-from unmask.rl.loop import Found, fit
+from unmask.rl.loop import ValidationResult, fit
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
@@ -53,7 +53,7 @@ class Mine(Automaton):
 """
 
 
-class Quiet(Listener[RoundReport, Found]):
+class Quiet(Listener[RoundReport, ValidationResult]):
     """A listener that raises what a Ctrl-C raises after so many rounds."""
 
     def __init__(self, rounds: int = 99) -> None:

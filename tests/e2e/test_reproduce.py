@@ -1,4 +1,4 @@
-"""`unmask reproduce` in real processes: a question answered in small, stopped and gone on with; nothing is left out."""
+"""`unmask reproduce` in real processes: a small question is interrupted and resumed; the report has every cell."""
 
 import json
 import os
@@ -29,7 +29,10 @@ TRAINING = "full-automaton_eos-seed-0"
 
 @pytest.mark.parametrize("blocks", [("full", "1/4"), ("full", "1/2")])
 def test_questions_in_one_folder_share_their_cells(blocks: tuple[str, ...]) -> None:
-    """What two of them call by one name is one thing, or the second would be refused; the control is another test."""
+    """Cells of two questions with the same name are equal, else the second question is refused.
+
+    The control: with other settings the cells of the same names differ.
+    """
     cells: dict[str, object] = {}
     shared = 0
     for name in names():
@@ -41,10 +44,10 @@ def test_questions_in_one_folder_share_their_cells(blocks: tuple[str, ...]) -> N
     assert any(cells[cell.name] != cell for cell in other)
 
 
-def start(place: Path, *words: str) -> subprocess.Popen[str]:
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "unmask.cli.main", "reproduce", *words],
-        cwd=place,
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(SRC)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -52,48 +55,48 @@ def start(place: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def cell(place: Path, name: str) -> dict[str, Any]:
-    path = place / "runs/reproduce/cells" / f"{name}.json"
+def cell(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / "runs/reproduce/cells" / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {"state": "absent"}
 
 
-def listed(place: Path) -> dict[str, str]:
+def listed(folder: Path) -> dict[str, str]:
     """The table of cells at the end of the report."""
-    text = (place / "runs/reproduce/policies-full/report.md").read_text()
+    text = (folder / "runs/reproduce/policies-full/report.md").read_text()
     rows = [line.split(" | ") for line in text.partition("## Cells")[2].splitlines() if line.startswith("| ")]
     return {name.removeprefix("| "): state.removesuffix(" |") for name, state in rows[1:]}
 
 
 @pytest.fixture(scope="module")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Begun, interrupted once a heuristics' cell is done, and said again."""
-    place = tmp_path_factory.mktemp("reproduce")
-    process = start(place, *QUICK)
+    """The folder of a question that was started, interrupted when the first heuristics were done, and run again."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    process = start(folder, *QUICK)
     done = "heuristics-automaton_eos-automaton"
     deadline = time.monotonic() + 240
-    while cell(place, done)["state"] != "done" and process.poll() is None and time.monotonic() < deadline:
+    while cell(folder, done)["state"] != "done" and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
-    every = {one.name for one in plan_of("policies-full", OPTIONS).cells}
-    assert set(json.loads(out)["cells"]) == set(listed(place)) == every  # a whole report, of every cell
-    assert listed(place)[done] == "done"
-    assert any(state.startswith("not run") for state in listed(place).values())
-    assert "running" not in listed(place).values()
-    (place / "before.json").write_text(json.dumps(cell(place, done)))
-    process = start(place, *QUICK)
+    names_of_cells = {cell.name for cell in plan_of("policies-full", OPTIONS).cells}
+    assert set(json.loads(out)["cells"]) == set(listed(folder)) == names_of_cells
+    assert listed(folder)[done] == "done"
+    assert any(state.startswith("not run") for state in listed(folder).values())
+    assert "running" not in listed(folder).values()
+    (folder / "before.json").write_text(json.dumps(cell(folder, done)))
+    process = start(folder, *QUICK)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
-    (place / "said.txt").write_text(err)
-    return place
+    (folder / "stderr.txt").write_text(err)
+    return folder
 
 
 @pytest.mark.slow
 def test_what_was_done_is_not_done_again(answered: Path) -> None:
     name = "heuristics-automaton_eos-automaton"
     assert cell(answered, name) == json.loads((answered / "before.json").read_text())
-    assert f"{name}: done" not in (answered / "said.txt").read_text()
+    assert f"{name}: done" not in (answered / "stderr.txt").read_text()
 
 
 @pytest.mark.slow
@@ -114,24 +117,24 @@ def test_the_report_has_every_cell_and_says_that_it_was_quick(answered: Path) ->
 
 @pytest.mark.slow
 def test_the_differences_are_those_of_the_cells(answered: Path) -> None:
-    """The table against outcomes read from the files by hand."""
+    """The table of the report equals a comparison of the outcomes in the cells' files."""
     from unmask.eval.frontier import compare, one_pass
     from unmask.solve.settings import Setting
     from unmask.solve.sweep import Outcome
 
     def outcomes(name: str) -> list[Outcome]:
-        found = cell(answered, name)["result"]["outcomes"]
-        return [Outcome(Setting(**one["setting"]), one["scores"], one["passes"], one["seconds"]) for one in found]
+        rows = cell(answered, name)["result"]["outcomes"]
+        return [Outcome(Setting(**row["setting"]), row["scores"], row["passes"], row["seconds"]) for row in rows]
 
     rules = outcomes("heuristics-automaton_eos-automaton-traces-long")
-    mine = outcomes("full-canvas-on-automaton_eos-automaton-traces-long-seed-0")
-    prefix = [one for one in rules if one.setting.policy.startswith(("prefix", "left-to-right"))]
-    found = compare(mine, prefix, 24, point=one_pass(rules))
+    policies = outcomes("full-canvas-on-automaton_eos-automaton-traces-long-seed-0")
+    prefix = [rule for rule in rules if rule.setting.policy.startswith(("prefix", "left-to-right"))]
+    compared = compare(policies, prefix, 24, point=one_pass(rules))
     report = (answered / "runs/reproduce/policies-full/report.md").read_text()
     row = next(
         line for line in report.splitlines() if line.startswith("| full canvas | automaton_eos, automaton:traces")
     )
-    assert row.split(" | ")[7].startswith(f"{found.difference:+.3f} [{found.difference_95[0]:+.3f}")
+    assert row.split(" | ")[7].startswith(f"{compared.difference:+.3f} [{compared.difference_95[0]:+.3f}")
 
 
 @pytest.mark.slow
@@ -158,14 +161,14 @@ def test_a_folder_of_other_settings_is_refused_and_a_broken_training_is_marked(a
 def test_what_a_model_cannot_do_is_marked_with_the_reason(tmp_path: Path) -> None:
     """Twice the length does not fit the window; the control is the length that does."""
     plan = plan_of("policies-transfer", replace(OPTIONS, twice="automaton"))
-    found: dict[str, Record] = {}
-    for one in plan.cells:
-        if isinstance(one, Heuristics) and one.arena.task != "sudoku":
-            write(tmp_path, one, Record("running"))
-            work.main(str(tmp_path), one.name)
-            found[one.arena.task] = read(tmp_path, one)
-    assert found["automaton:traces=long"].state == "done"
-    twice = found["automaton:length=48,traces=mixed"]
+    records: dict[str, Record] = {}
+    for each in plan.cells:
+        if isinstance(each, Heuristics) and each.arena.task != "sudoku":
+            write(tmp_path, each, Record("running"))
+            work.main(str(tmp_path), each.name)
+            records[each.arena.task] = read(tmp_path, each)
+    assert records["automaton:traces=long"].state == "done"
+    twice = records["automaton:length=48,traces=mixed"]
     assert twice.state == "impossible"
     assert twice.reason.startswith("A problem of automaton:length=48,traces=mixed has 97 tokens, but the window of ")
 
@@ -173,16 +176,16 @@ def test_what_a_model_cannot_do_is_marked_with_the_reason(tmp_path: Path) -> Non
 def test_a_report_lists_every_cell_in_every_state(tmp_path: Path) -> None:
     plan = plan_of("policies-seconds", Options())
     results = Results(plan)
-    first, second, third = [one for one in plan.cells if isinstance(one, Training)][:3]
+    first, second, third = [each for each in plan.cells if isinstance(each, Training)][:3]
     results.set(first.name, Record("failed", "a reason"))
     results.set(second.name, Record("running"))
     results.set(third.name, Record("stopped"))
     write_report(results, tmp_path)
     report = (tmp_path / plan.name / "report.md").read_text()
-    for one in plan.cells:
-        assert f"| {one.name} | {results.state(one)} |" in report
+    for each in plan.cells:
+        assert f"| {each.name} | {results.state(each)} |" in report
     assert results.state(first) == "failed: a reason"
-    waiting = next(one for one in plan.cells if isinstance(one, Measured) and first.name in one.trainings)
+    waiting = next(each for each in plan.cells if isinstance(each, Measured) and first.name in each.trainings)
     assert results.state(waiting) == f"not run: it needs {first.name}, which is failed"
     assert f"| full canvas | automaton_eos, automaton | 0 | {results.state(waiting)} |" in report
     assert "figures mean nothing" not in report  # the control of the quick report
@@ -190,31 +193,35 @@ def test_a_report_lists_every_cell_in_every_state(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_medians_over_seeds_and_denoisers_are_those_of_the_rows(tmp_path: Path) -> None:
-    """Made-up outcomes for two denoisers and three seeds: the pooled row is the median of six, the worst beside it."""
+    """Invented outcomes for two denoisers and three seeds: the pooled row has the median and the minimum of six."""
     plan = plan_of("policies-full", Options(denoisers=("automaton_eos", "there/eos_2"), calibrated=(), others=()))
-    results, chance = Results(plan), random.Random(0)
+    results, generator = Results(plan), random.Random(0)
 
-    def made(policy: str, accuracy: float, passes: int) -> dict[str, Any]:
-        scores = [float(chance.random() < accuracy) for _ in range(40)]
+    def row(policy: str, accuracy: float, passes: int) -> dict[str, Any]:
+        scores = [float(generator.random() < accuracy) for _ in range(40)]
         setting = {"policy": policy, "block_size": None}
         return {"setting": setting, "scores": scores, "passes": [passes] * 40, "seconds": 1.0}
 
-    for one in plan.cells:
-        rules = [made("confidence:steps=1", 0.1, 1), made("threshold:threshold=0.9", 0.5, 6), made("prefix", 0.8, 8)]
-        mine = [made("learned:from=x,dial=0", 0.9, 8), made("learned:from=x,dial=1", 0.3, 3)]
-        found = rules if isinstance(one, Heuristics) else mine
-        facts = {"length": 24, "alphas": [0.0, 30.0], "outcomes": found}
-        if isinstance(one, Heuristics | Measured):
-            results.set(one.name, Record("done", result=facts))
+    for each in plan.cells:
+        rules = [
+            row("confidence:steps=1", 0.1, 1),
+            row("threshold:threshold=0.9", 0.5, 6),
+            row("prefix", 0.8, 8),
+        ]
+        policies = [row("learned:from=x,dial=0", 0.9, 8), row("learned:from=x,dial=1", 0.3, 3)]
+        rows = rules if isinstance(each, Heuristics) else policies
+        facts = {"length": 24, "alphas": [0.0, 30.0], "outcomes": rows}
+        if isinstance(each, Heuristics | Measured):
+            results.set(each.name, Record("done", result=facts))
     write_report(results, tmp_path)
     report = (tmp_path / plan.name / "report.md").read_text()
-    cells = [one for one in plan.cells if isinstance(one, Measured) and one.arena.task == "automaton"]
-    judged = [one for cell in cells if (one := results.judged(cell)) is not None]
-    values = [one.against[POSITION_FREE].difference for one in judged]
+    cells = [each for each in plan.cells if isinstance(each, Measured) and each.arena.task == "automaton"]
+    comparisons = [comparison for each in cells if (comparison := results.comparison(each)) is not None]
+    values = [comparison.against[POSITION_FREE].difference for comparison in comparisons]
     assert len(values) == 6
-    row = next(line for line in report.splitlines() if "all 2 denoisers, automaton |" in line)
-    assert row.split(" | ")[2] == "6"
-    assert row.split(" | ")[4].startswith(f"{median(values):+.3f}, {min(values):+.3f}, ")
+    line = next(line for line in report.splitlines() if "all 2 denoisers, automaton |" in line)
+    assert line.split(" | ")[2] == "6"
+    assert line.split(" | ")[4].startswith(f"{median(values):+.3f}, {min(values):+.3f}, ")
     assert len(set(values)) > 1
 
 
@@ -222,7 +229,7 @@ def test_every_question_has_a_plan_whose_cells_can_be_done_in_order() -> None:
     for name in names():
         for options in (Options(), OPTIONS, Options(quick=True)):
             before: set[str] = set()
-            for one in plan_of(name, options).cells:
-                assert set(needs(one)) <= before, (name, one.name)
-                before.add(one.name)
+            for each in plan_of(name, options).cells:
+                assert set(needs(each)) <= before, (name, each.name)
+                before.add(each.name)
             assert len(before) >= 4

@@ -1,4 +1,4 @@
-"""What `unmask reproduce` says to a wrong request: one sentence, exit code 2, and nothing written."""
+"""A wrong request to `unmask reproduce` -> one sentence, exit code 2, and no file is written."""
 
 from pathlib import Path
 

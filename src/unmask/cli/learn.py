@@ -20,7 +20,7 @@ from unmask.errors import ConfigError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import read
 from unmask.rl.learner import RoundReport
-from unmask.rl.loop import Found
+from unmask.rl.loop import ValidationResult
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
 
@@ -180,7 +180,7 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
 _SMOOTH = 0.9
 
 
-class LearnProgress(Meter, Listener[RoundReport, Found]):
+class LearnProgress(Meter, Listener[RoundReport, ValidationResult]):
     """The listener of a run in the terminal; silent unless `visible`."""
 
     def __init__(self, settings: LearnSettings, begun: int, *, visible: bool, name: str = "") -> None:
@@ -217,7 +217,7 @@ class LearnProgress(Meter, Listener[RoundReport, Found]):
             f"entropy {m.entropy:.3f}  without signal {m.silent:.0%}",
         )
 
-    def validated(self, step: int, figure: Found, best: bool) -> None:
+    def validated(self, step: int, figure: ValidationResult, best: bool) -> None:
         """Accuracy and passes at each alpha; and what looks wrong."""
         points = zip(self._alphas, figure.accuracy.tolist(), figure.passes.tolist(), strict=True)
         told = "  ".join(f"{alpha:g}: {accuracy:.2f}@{passes:.1f}" for alpha, accuracy, passes in points)

@@ -1,6 +1,7 @@
-"""What a question is made of: cells, each a training, a measurement, or the reason why it cannot be; no torch here.
+"""Options -> the cells that several questions share.
 
-Pieces that several questions are made of; no torch here.
+A cell is one unit of work of a question: a training, a measurement, a timing, or the reason why there is none. An arena
+is a denoiser with its test problems; results in one arena can be compared. Imports no torch.
 """
 
 __all__ = [
@@ -14,20 +15,20 @@ __all__ = [
     "Blocked",
     "Cell",
     "Heuristics",
-    "Kind",
     "Measured",
     "Options",
     "Question",
+    "TaskSetup",
     "Timed",
     "Training",
-    "contest",
+    "cell_type",
+    "cells_of_setups",
     "heuristics",
-    "kind_of",
-    "kinds",
     "measured",
+    "missing_tasks",
     "needs",
-    "other_kinds",
     "plain",
+    "setups",
     "trained",
 ]
 
@@ -44,28 +45,28 @@ from unmask.rl.settings import LearnRun, LearnSettings
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person chooses. Raises ConfigError for what cannot be."""
+    """What `unmask reproduce` can be asked for. Raises ConfigError for a value that is not possible."""
 
     denoisers: tuple[str, ...] = ("automaton_eos",)
-    """EOS-heavy automata: names or folders, of several seeds for a claim."""
+    """EOS-heavy automata: names or folders; a claim needs several seeds."""
     calibrated: tuple[str, ...] = ("automaton",)
-    """Honest automata: names or folders."""
+    """Calibrated automata: names or folders."""
     others: tuple[str, ...] = ("sudoku=sudoku",)
     """Denoisers of other tasks (sudoku, arithmetic, countdown), TASK=CHECKPOINT each."""
     twice: str | None = None
-    """A denoiser for automata of 48 places, twice as many as policies are trained on, for policies-transfer."""
+    """A denoiser for automata of 48 positions, twice as many as policies are trained on, for policies-transfer."""
     blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
-    """Block sizes that heuristics are tuned over: full, a number of positions, or a share of what is to fill."""
+    """Block sizes that heuristics are tuned over: full, a number of positions, or a share of the positions to fill."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the policies."""
+    """Seeds of the policies."""
     rounds: int | None = None
-    """Of GRPO; by default the recipe's number."""
+    """Rounds of GRPO; by default the recipe's number."""
     count: int = 1024
-    """Test problems."""
+    """Number of test problems."""
     test_seed: int = 7001
-    """Of the test problems; choose nothing on those that a claim rests on."""
+    """Seed of the test problems; problems that a claim rests on must not be used to choose anything."""
     quick: bool = False
-    """Shrink everything, to see it work; the figures mean nothing."""
+    """Make everything small, to see that it works; the figures mean nothing."""
 
     def __post_init__(self) -> None:
         if not self.denoisers or not self.seeds:
@@ -80,16 +81,18 @@ class Options:
             raise ConfigError(
                 f"blocks are {', '.join(self.blocks) or 'none'}; full, the whole canvas, has to be among them."
             )
-        every = [*self.denoisers, *self.calibrated, *(text.rpartition("=")[2] for text in self.others)]
-        every += [self.twice] if self.twice else []
-        labels = Counter(plain(Path(path).name) for path in dict.fromkeys(every))
-        if twice := [label for label, count in labels.items() if count > 1]:
-            raise ConfigError(f"Two denoisers are called {twice[0]}; rename the folder of one, as cells bear the name.")
+        paths = [*self.denoisers, *self.calibrated, *(text.rpartition("=")[2] for text in self.others)]
+        paths += [self.twice] if self.twice else []
+        labels = Counter(plain(Path(path).name) for path in dict.fromkeys(paths))
+        if repeated := [label for label, count in labels.items() if count > 1]:
+            raise ConfigError(
+                f"Two denoisers are called {repeated[0]}; rename the folder of one, because cells have this name."
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """A denoiser and fresh test problems: what is measured in one can be compared."""
+    """A denoiser and its test problems: results in one arena can be compared."""
 
     checkpoint: str
     task: str
@@ -98,12 +101,13 @@ class Arena:
 
     @property
     def name(self) -> str:
+        """The name of the denoiser and the task, as part of a file's name."""
         return f"{plain(Path(self.checkpoint).name)}-{plain(self.task)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A policy to be trained, in the folder runs/NAME."""
+    """A policy to train, in the folder runs/NAME."""
 
     name: str
     run: LearnRun
@@ -111,35 +115,35 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Heuristics:
-    """Every policy that is not learned, with every knob and block size."""
+    """A sweep over the policies that are not learned: all their options and all block sizes."""
 
     name: str
     arena: Arena
     policies: tuple[str, ...]
-    """Names; none for all."""
+    """Names of policies; empty for all."""
     blocks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What trained policies do: each at every alpha, or, where it is not told the price, as it is."""
+    """A measurement of trained policies: each at every alpha; one that has no dial at the alpha of its training."""
 
     name: str
     arena: Arena
     label: str
-    """What tells it from the others of the question; seeds share it."""
+    """Name of the variant within the question; cells of other seeds have the same label."""
     seed: int
     trainings: tuple[str, ...]
     alphas: tuple[float, ...]
-    """In the units of the training, from accurate to fast."""
+    """Exponents alpha of the reward, from accurate to fast."""
     block_size: int | None
     against: str
-    """The Heuristics of the same arena."""
+    """Name of the `Heuristics` cell of the same arena."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Seconds of a policy, and of the heuristics that none beats in passes, in one process with nothing beside it."""
+    """Seconds of a policy and of the heuristics on the frontier of passes, in one process while no other cell runs."""
 
     name: str
     arena: Arena
@@ -147,12 +151,12 @@ class Timed:
     against: str
     batch: int
     rounds: int
-    """The median of so many."""
+    """Repetitions, of which the median is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """What belongs to the question and cannot be done here."""
+    """A part of the question that cannot be done with these options, with the reason."""
 
     name: str
     reason: str
@@ -170,7 +174,7 @@ CELLS: dict[str, type[Cell]] = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and all of its cells, in the order of work; what a cell needs comes before it."""
+    """A question and all of its cells in the order of work: a cell comes after the cells that it needs."""
 
     name: str
     about: str
@@ -178,38 +182,38 @@ class Question:
     options: Options
 
 
-def kind_of(cell: Cell) -> str:
-    """The name of a cell's kind."""
-    return next(name for name, kind in CELLS.items() if isinstance(cell, kind))
+def cell_type(cell: Cell) -> str:
+    """A cell -> the name of its class in `CELLS`."""
+    return next(name for name, cls in CELLS.items() if isinstance(cell, cls))
 
 
 def needs(cell: Cell) -> tuple[str, ...]:
-    """Cells that have to be done before."""
+    """A cell -> the names of the cells that have to be done before it."""
     if isinstance(cell, Measured):
         return cell.trainings
     return (cell.measured, cell.against) if isinstance(cell, Timed) else ()
 
 
 def plain(text: str) -> str:
-    """Text as part of a file's name."""
-    return "-".join("".join(sign if sign.isalnum() or sign in "._" else " " for sign in text).split())
+    """Text -> letters, digits, dots, underscores and hyphens, for a file's name."""
+    return "-".join("".join(char if char.isalnum() or char in "._" else " " for char in text).split())
 
 
 def _finer(alphas: Sequence[float], steps: int) -> tuple[float, ...]:
-    """Each way from one alpha to the next in so many steps, equal on the dial."""
-    ways = [(a + LEAST_ALPHA, (b + LEAST_ALPHA) / (a + LEAST_ALPHA)) for a, b in pairwise(alphas)]
-    found = [start * factor ** (n / steps) - LEAST_ALPHA for start, factor in ways for n in range(steps)]
-    return tuple(float(f"{alpha:.4g}") for alpha in (*found, alphas[-1]))
+    """Alphas -> the same with each interval divided into `steps`, which are equal on the dial."""
+    intervals = [(a + LEAST_ALPHA, (b + LEAST_ALPHA) / (a + LEAST_ALPHA)) for a, b in pairwise(alphas)]
+    values = [start * factor ** (n / steps) - LEAST_ALPHA for start, factor in intervals for n in range(steps)]
+    return tuple(float(f"{alpha:.4g}") for alpha in (*values, alphas[-1]))
 
 
 _DIAL = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 14.0, 20.0, 30.0, 45.0, 67.0, 100.0, 150.0)
 DEVICE, DTYPE = "cpu", "float32"
-"""Every cell computes so, one thread each: results are compared between machines, and seconds are those of a thread."""
+"""Every cell computes with these in one thread: results can be compared between machines, seconds are of one thread."""
 ALPHAS = _finer(_DIAL, 4)
-"""Where policies are measured, most of them never trained on: about as many as heuristics have settings. Above 30 lies
-the end of the dial, where the cut falls (`policies.learned.policy.TRAINED_DIAL`)."""
+"""Alphas at which policies are measured, about as many as heuristics have settings; policies are trained on few of
+them. Those above 30 belong to the end of the dial, where the cut falls (`policies.learned.policy.TRAINED_DIAL`)."""
 COARSE = ALPHAS[::2]
-"""Where there are many measurements."""
+"""Every other alpha, for questions with many measurements."""
 _QUICK_ALPHAS = (0.0, 1.0, 30.0)
 _QUICK_POLICIES = ("threshold:threshold=0.9", "confidence", "prefix:threshold=0.9", "left-to-right:steps=12")
 _QUICK_COUNT = 16
@@ -217,36 +221,32 @@ _OTHERS = ("sudoku", "arithmetic", "countdown")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A task: what policies train on, what they are tested on (in distribution first), and the size of its blocks."""
+class TaskSetup:
+    """A task: the problems to train on, those to test on (in distribution first), and the size of its blocks."""
 
     train: str
     tests: tuple[str, ...]
     block: int
 
 
-AUTOMATON = Kind("automaton:traces=mixed", ("automaton", "automaton:traces=long"), 6)
+AUTOMATON = TaskSetup("automaton:traces=mixed", ("automaton", "automaton:traces=long"), 6)
 
 
-def kinds(options: Options) -> list[tuple[str, Kind]]:
-    """Every denoiser that was given, with its task."""
+def setups(options: Options) -> list[tuple[str, TaskSetup]]:
+    """Options -> every denoiser that they name, with its task."""
     automata = [(checkpoint, AUTOMATON) for checkpoint in (*options.denoisers, *options.calibrated)]
     pairs = (text.rpartition("=") for text in options.others)
-    return [*automata, *((checkpoint, _kind(task)) for task, _, checkpoint in pairs)]
+    return [*automata, *((checkpoint, TaskSetup(task, (task,), 6)) for task, _, checkpoint in pairs)]
 
 
-def other_kinds(options: Options) -> list[Cell]:
-    """A cell with the reason for each task of the questions that has no denoiser here."""
-    given = {text.partition("=")[0].partition(":")[0] for text in options.others}
+def missing_tasks(options: Options) -> list[Cell]:
+    """Options -> a `Blocked` cell for each task of the questions without a denoiser."""
+    present = {text.partition("=")[0].partition(":")[0] for text in options.others}
     return [
         Blocked(f"measure-{task}", f"no denoiser was given; train one and add --others {task}=CHECKPOINT")
         for task in _OTHERS
-        if task not in given
+        if task not in present
     ]
-
-
-def _kind(task: str) -> Kind:
-    return Kind(task, (task,), 6)
 
 
 def trained(
@@ -258,7 +258,7 @@ def trained(
     policy: PolicySettings | None = None,
     learn: LearnSettings | None = None,
 ) -> Training:
-    """A training with one seed, on one thread of the processor."""
+    """A denoiser, a task and settings -> the cell of a training with one seed, in one thread on the CPU."""
     learn = replace(learn or LearnSettings(), seed=seed, device=DEVICE, dtype=DTYPE, threads=1)
     if options.rounds is not None:
         learn = replace(learn, rounds=options.rounds)
@@ -272,14 +272,14 @@ def trained(
 
 
 def heuristics(options: Options, checkpoint: str, task: str, block: int | None = None) -> Heuristics:
-    """All heuristics on one test set."""
+    """A denoiser and a task -> the cell that measures all heuristics there, also in blocks of `block` positions."""
     count = min(options.count, _QUICK_COUNT) if options.quick else options.count
     arena = Arena(checkpoint, task, count, options.test_seed)
     blocks = ("full", "1/4") if options.quick else options.blocks
-    known = block is None or (task in AUTOMATON.tests and "1/4" in blocks)  # of 24 places it is 6
-    own = () if known else (str(block),)
-    name = f"heuristics-{arena.name}" + (f"-{block}" if own else "")
-    return Heuristics(name, arena, _QUICK_POLICIES if options.quick else (), (*blocks, *own))
+    included = block is None or (task in AUTOMATON.tests and "1/4" in blocks)  # a quarter of 24 positions is 6
+    added = () if included else (str(block),)
+    name = f"heuristics-{arena.name}" + (f"-{block}" if added else "")
+    return Heuristics(name, arena, _QUICK_POLICIES if options.quick else (), (*blocks, *added))
 
 
 def measured(
@@ -292,27 +292,27 @@ def measured(
     block_size: int | None = None,
     alphas: tuple[float, ...] = ALPHAS,
 ) -> Measured:
-    """Policies of one seed on a test set."""
+    """Trainings of one seed and the heuristics of an arena -> the cell that measures the policies in this arena."""
     name = f"{plain(label)}-on-{against.arena.name}-seed-{seed}"
     alphas = _QUICK_ALPHAS if options.quick else alphas
-    names = tuple(one.name for one in trainings)
+    names = tuple(training.name for training in trainings)
     return Measured(name, against.arena, label, seed, names, alphas, block_size, against.name)
 
 
-def contest(options: Options, *, in_blocks: bool) -> list[Cell]:
-    """Policies of every denoiser and seed, trained and measured in its blocks or on the whole canvas, and its rules."""
+def cells_of_setups(options: Options, *, in_blocks: bool) -> list[Cell]:
+    """Options -> for every denoiser the policy of each seed and the heuristics, in blocks or on the whole canvas."""
     trainings: list[Cell] = []
     rules: list[Cell] = []
     policies: list[Cell] = []
-    for checkpoint, kind in kinds(options):
-        size = kind.block if in_blocks else None
+    for checkpoint, setup in setups(options):
+        size = setup.block if in_blocks else None
         label, name = (f"blocks of {size}",) * 2 if in_blocks else ("full canvas", "full")
         learn = LearnSettings(block_size=size)
-        found = [trained(options, name, checkpoint, kind.train, seed, learn=learn) for seed in options.seeds]
-        trainings += found
-        for task in kind.tests:
+        by_seed = [trained(options, name, checkpoint, setup.train, seed, learn=learn) for seed in options.seeds]
+        trainings += by_seed
+        for task in setup.tests:
             against = heuristics(options, checkpoint, task, size)
             rules.append(against)
-            for seed, one in zip(options.seeds, found, strict=True):
-                policies.append(measured(options, label, [one], against, seed=seed, block_size=size))
-    return [*trainings, *rules, *policies, *other_kinds(options)]
+            for seed, training in zip(options.seeds, by_seed, strict=True):
+                policies.append(measured(options, label, [training], against, seed=seed, block_size=size))
+    return [*trainings, *rules, *policies, *missing_tasks(options)]

@@ -1,6 +1,6 @@
-"""The published questions about learned policies: a function each, from options to the cells that answer it; no torch.
+"""The published questions about learned policies: one function each, options -> the cells that answer it.
 
-The first line of a function's docstring is what `unmask reproduce` lists.
+`unmask reproduce` lists the first line of a function's docstring. Imports no torch.
 """
 
 __all__ = ["QUESTIONS", "ablations", "alpha", "blocks", "check", "full", "names", "plan_of", "seconds", "transfer"]
@@ -20,16 +20,16 @@ from unmask.reproduce.plan import (
     Blocked,
     Cell,
     Heuristics,
-    Kind,
     Options,
     Question,
+    TaskSetup,
     Timed,
     Training,
-    contest,
+    cells_of_setups,
     heuristics,
-    kinds,
     measured,
-    other_kinds,
+    missing_tasks,
+    setups,
     trained,
 )
 from unmask.rl.settings import LearnSettings
@@ -53,39 +53,39 @@ _OURS: dict[str, _Variant] = {
     "scale by group": (_NET, replace(_LEARN, scale="std")),
     "no scale": (_NET, replace(_LEARN, scale="none")),
 }
-_SEPARATE = (0.1, 1.0, 3.0, 10.0)  # alpha 0 asks for no speed, and 30 for a single pass
+_SEPARATE = (0.1, 1.0, 3.0, 10.0)  # without 0, which does not reward speed, and 30, which leads to a single pass
 _BATCHES = (1, 32, 128)
 _TWICE = "automaton:length=48,traces=mixed"
-_FULL, _INSIDE = "full canvas", f"blocks of {AUTOMATON.block}"  # as in `full` and `blocks`: they share the cells
+_FULL, _INSIDE = "full canvas", f"blocks of {AUTOMATON.block}"  # labels of `full` and `blocks`, to share their cells
 
 
 def ablations(options: Options) -> list[Cell]:
-    """Ablations: what each part of the network and of its training is worth.
+    """Ablations: how much does each part of the network and of its training contribute?
 
-    arXiv:2512.09106, section 5.5 and appendices E and F. Each differs from the recipe in what its name says; the
-    Plackett-Luce head has no entropy bonus either. On the first denoiser, long traces.
+    arXiv:2512.09106, section 5.5 and appendices E and F. Each variant differs from the recipe in what its name says;
+    that with the Plackett-Luce head also has no entropy bonus. Uses the first denoiser and long traces.
     """
     checkpoint = options.denoisers[0]
     against = heuristics(options, checkpoint, AUTOMATON.tests[-1])
     variants, cells = dict(_PUBLISHED), list[Cell]([against])
     width = read_checkpoint(locate(checkpoint)).config.get("model", {}).get("width")
     if width is None:
-        cells.append(Blocked("hidden-state", f"the configuration of {checkpoint} does not tell its width"))
+        cells.append(Blocked("hidden-state", f"the configuration of {checkpoint} has no width"))
     else:
         variants["hidden state"] = (replace(_NET, features=(*_NET.features, "hidden"), hidden=width), _LEARN)
     for label, (policy, learn) in {**variants, **_OURS}.items():
         for seed in options.seeds:
-            name = "full" if label == "recipe" else label  # the training that the other questions have too
+            name = "full" if label == "recipe" else label  # the training that other questions have too
             training = trained(options, name, checkpoint, AUTOMATON.train, seed, policy, learn)
             cells += [training, measured(options, label, [training], against, seed=seed, alphas=COARSE)]
     return cells
 
 
 def alpha(options: Options) -> list[Cell]:
-    """Control of speed: separate networks for each alpha against one that is told alpha, and how far seeds lie apart.
+    """Control of speed: a network for each alpha against one conditioned on alpha, and how much seeds differ.
 
-    arXiv:2512.09106, sections 3.3 and 6, where each alpha has its own network and the passes wander between seeds. Four
-    separate networks have four points, so the one network is measured at the same four too.
+    arXiv:2512.09106, sections 3.3 and 6, where each alpha has its own network and the passes vary between seeds. Four
+    separate networks give four points, so the conditioned network is also measured at these four alphas alone.
     """
     alphas = _SEPARATE[:2] if options.quick else _SEPARATE
     unpriced = PolicySettings(priced=False)
@@ -112,68 +112,67 @@ def alpha(options: Options) -> list[Cell]:
 def blocks(options: Options) -> list[Cell]:
     """In blocks: does a learned policy match tuned heuristics?
 
-    arXiv:2512.09106, section 5.1. Blocks of a quarter of the automaton's places, and of a row of the Sudoku; trained
-    and measured in them.
+    arXiv:2512.09106, section 5.1. Policies are trained and measured in blocks: a quarter of the automaton's positions,
+    a row of the Sudoku.
     """
-    return contest(options, in_blocks=True)
+    return cells_of_setups(options, in_blocks=True)
 
 
 def full(options: Options) -> list[Cell]:
     """Over the whole canvas: does a learned policy beat tuned heuristics?
 
-    arXiv:2512.09106, section 5.2. One conditioned network for each denoiser and seed; in distribution and on long
-    traces.
+    arXiv:2512.09106, section 5.2. One network conditioned on alpha for each denoiser and seed, measured in distribution
+    and on long traces.
     """
-    return contest(options, in_blocks=False)
+    return cells_of_setups(options, in_blocks=False)
 
 
 def seconds(options: Options) -> list[Cell]:
-    """Seconds, not only passes: a policy's network costs time too; at equal accuracy, is it still worth it?
+    """Seconds, not only passes: is a policy still faster at equal accuracy, with the time of its network included?
 
-    Batches of 1, 32 and 128, each cell alone in one thread of this machine, after all others are done; one seed, the
-    first.
+    Batches of 1, 32 and 128. Each of these cells runs alone, in one thread, after all other cells; the first seed only.
     """
     seed, rounds = options.seeds[0], 1 if options.quick else 3
     before: list[Cell] = []
     timed: list[Cell] = []
-    for checkpoint, task_kind in kinds(options):
-        training = trained(options, "full", checkpoint, task_kind.train, seed)
+    for checkpoint, setup in setups(options):
+        training = trained(options, "full", checkpoint, setup.train, seed)
         before.append(training)
-        for task in task_kind.tests:
+        for task in setup.tests:
             against = heuristics(options, checkpoint, task)
             cell = measured(options, _FULL, [training], against, seed=seed)
             before += [against, cell]
             for batch in _BATCHES:
                 name = f"seconds-{against.arena.name}-batch-{batch}"
                 timed.append(Timed(name, against.arena, cell.name, against.name, batch, rounds))
-    return [*before, *timed, *other_kinds(options)]
+    return [*before, *timed, *missing_tasks(options)]
 
 
 def transfer(options: Options) -> list[Cell]:
-    """Transfer: policies used, untrained, with another denoiser, at another length, on another task, in other blocks.
+    """Transfer: policies with a denoiser, a length, a task or blocks that they were not trained on.
 
-    arXiv:2512.09106, section 5.4. On the harder test of each task, at half of the alphas where a policy is used with
-    what it was not trained on. Lengths: a policy keeps its penalty of a pass, so that alpha grows with the length. The
-    automaton with 48 places needs a window of 97 tokens, so a denoiser of its own (--twice).
+    arXiv:2512.09106, section 5.4. Measured on the hardest test of each task; transfers are measured at every other
+    alpha. At another length a policy keeps its cost of a pass, so that alpha grows with the length. The automaton with
+    48 positions needs a window of 97 tokens, so a denoiser of its own (--twice).
     """
     trainings: list[Cell] = []
     policies: list[Cell] = []
-    places = kinds(options)
+    pairs = setups(options)
     first, block = options.denoisers[0], AUTOMATON.block
-    rules = {checkpoint: [heuristics(options, checkpoint, task.tests[-1])] for checkpoint, task in places}
+    rules = {checkpoint: [heuristics(options, checkpoint, task.tests[-1])] for checkpoint, task in pairs}
     twice = [heuristics(options, options.twice, _TWICE)] if options.twice else []
     missing = Blocked("twice-the-length", "no denoiser was given; train one and add --twice CHECKPOINT")
-    in_blocks = [heuristics(options, first, AUTOMATON.tests[-1], block)]  # as `blocks` has it
+    in_blocks = [heuristics(options, first, AUTOMATON.tests[-1], block)]  # the same cell as in `blocks`
 
     def use(label: str, training: Training, on: list[Heuristics], seed: int, size: int | None = None) -> None:
         alphas = ALPHAS if label in (_FULL, _INSIDE) else COARSE
         policies.extend(measured(options, label, [training], a, seed=seed, block_size=size, alphas=alphas) for a in on)
 
     for seed in options.seeds:
-        whole = {c: trained(options, "full", c, task.train, seed) for c, task in places}
+        whole = {c: trained(options, "full", c, task.train, seed) for c, task in pairs}
         inside = trained(options, _INSIDE, first, AUTOMATON.train, seed, learn=LearnSettings(block_size=block))
         trainings += [*whole.values(), inside]
-        for source, target in _pairs(places, first):
+        for source, target in _transfers(pairs, first):
             label = f"from {Path(source).name}" if source != target else _FULL
             use(label, whole[source], rules[target], seed)
         use(f"from {Path(first).name}, twice the length", whole[first], twice, seed)
@@ -182,13 +181,13 @@ def transfer(options: Options) -> list[Cell]:
         use(_INSIDE, inside, in_blocks, seed, block)
         use(f"{_INSIDE}, used on the whole canvas", inside, rules[first], seed)
     every_rule = [*twice, *in_blocks, *(cell for cells in rules.values() for cell in cells)]
-    return [*trainings, *every_rule, *policies, *([] if twice else [missing]), *other_kinds(options)]
+    return [*trainings, *every_rule, *policies, *([] if twice else [missing]), *missing_tasks(options)]
 
 
-def _pairs(places: list[tuple[str, Kind]], first: str) -> list[tuple[str, str]]:
-    """(trained on, used with): each denoiser with itself, and the first one with every other in both directions."""
-    every = [checkpoint for checkpoint, _ in places]
-    return list(dict.fromkeys([*((c, c) for c in every), *((first, c) for c in every), *((c, first) for c in every)]))
+def _transfers(pairs: list[tuple[str, TaskSetup]], first: str) -> list[tuple[str, str]]:
+    """(denoiser of the training, denoiser of the use): each with itself, and the first with each other both ways."""
+    names = [checkpoint for checkpoint, _ in pairs]
+    return list(dict.fromkeys([*((c, c) for c in names), *((first, c) for c in names), *((c, first) for c in names)]))
 
 
 QUESTIONS: dict[str, Callable[[Options], list[Cell]]] = {
@@ -198,12 +197,12 @@ QUESTIONS: dict[str, Callable[[Options], list[Cell]]] = {
 
 
 def names() -> dict[str, str]:
-    """The name of every question -> its one line."""
+    """The name of every question with the line that describes it."""
     return {name: _about(name) for name in QUESTIONS}
 
 
 def plan_of(name: str, options: Options) -> Question:
-    """The name of a question and options -> what is to be done. Raises ConfigError for a name that is none."""
+    """The name of a question and options -> its plan. Raises ConfigError for an unknown name."""
     if name not in QUESTIONS:
         raise ConfigError(f"There is no question named '{name}'; {did_you_mean(name, QUESTIONS)}")
     unique: dict[str, Cell] = {}
@@ -216,13 +215,16 @@ def plan_of(name: str, options: Options) -> Question:
 
 
 def check(plan: Question, folder: Path) -> None:
-    """Refuse, before any work, a denoiser or a task that is not there, and a folder that no policy's name can hold."""
+    """Raise the error of a denoiser or task that does not exist, or of a folder whose name no policy's name can hold.
+
+    Raises ConfigError for the folder or a block size, RequestError or PluginError for a denoiser or task.
+    """
     from unmask.solve.settings import block_sizes
     from unmask.tasks import make
 
-    if sign := next((sign for sign in (",", " or ", " over ") if sign in str(folder)), None):
+    if text := next((text for text in (",", " or ", " over ") if text in str(folder)), None):
         raise ConfigError(
-            f"The folder '{folder}' has '{sign}' in it, which means something in a policy's name; "
+            f"The folder '{folder}' has '{text}' in it, which means something in a policy's name; "
             "choose another with --out."
         )
     block_sizes(plan.options.blocks, 1)

@@ -1,4 +1,4 @@
-"""Results -> the answer to a question as far as it is known: report.md, table.csv and frontier.png in its folder."""
+"""Results -> the report of a question: report.md, table.csv and frontier.png, with every cell in whatever state."""
 
 __all__ = ["report_folder", "write_report"]
 
@@ -17,28 +17,30 @@ from unmask.disk.files import atomic_text
 from unmask.eval.frontier import POSITION_FREE, POSITION_FREE_ANY, REFERENCES, Compared, grouped
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.reproduce.plan import Arena, Measured, Question, Timed, Training
-from unmask.reproduce.results import GROUPS, Judged, Results, outcomes_of, shown
+from unmask.reproduce.results import GROUPS, Comparison, Results, outcomes_of, shown
 from unmask.solve.pareto import envelope_at, pareto
 from unmask.solve.sweep import Outcome
 
 _HOW = """\
-Hypervolume: the area under the best accuracy at no more than so many passes, over log2 passes from 1 to L (the
+Hypervolume: the area under the best accuracy at no more than a number of passes, over log2 passes from 1 to L (the
 positions of the longest problem), both axes scaled to [0, 1]. The setting that writes everything in one pass is in both
 sets. Differences are paired: 95 % intervals from 400 resamples of the test problems, the same for both sets. Heuristics
-are tuned in hindsight on the test problems themselves, which favours them. Behind each difference stand points: how
-many places of the dial lie above the mixture envelope of the group (what tossing a coin between two of its settings
-gives), of how many places (rows with more of them have a little more area), and in brackets how many by more than two
-standard errors. Reversals: neighbours on the dial of which the faster spends over .05 passes more. Alphas above the
-largest that was trained on stand for the end of the dial, where the cut falls until all is written in one pass."""
+are tuned on the test problems themselves, which favours them. After each difference: the number of dial values above
+the mixture envelope of the group (the accuracies and mean passes reached by choosing at random between two of its
+settings), the number of all dial values (more of them give a little more area), and in brackets the number above the
+envelope by more than two standard errors. Reversals: neighbouring dial values of which the faster takes over .05 passes
+more. Alphas above the largest of the training belong to the end of the dial, where the cut falls until everything is
+written in one pass."""
+_OVER_SEEDS = "Hypervolume differences: median, worst, and intervals above 0."
 _MIXED = """\
-The same for the areas under the mixture envelopes, where each set may toss a coin between two of its settings for each
-problem, and the number of settings hardly counts:"""
+The same for the areas under the mixture envelopes: each set may choose at random between two of its settings for each
+problem, and the number of settings hardly matters:"""
 _TIMED = (
-    "Milliseconds a problem, verifier included, one thread, median of the rounds; beside each policy the fastest "
-    "heuristic of a group that is at least as accurate on the test problems, and how many times the policy's time it "
-    "takes (above 1 the policy is faster). Only heuristics that none of their group beats in passes were timed. "
-    "Accuracy and passes are those of all test problems; the clock ran over the first so many of them. The share is "
-    "processor time over time on the clock: where it is well below 100 % other work disturbed it."
+    "Milliseconds a problem, verifier included, one thread, median of the rounds. Each row also has, for each group, "
+    "the fastest heuristic that is at least as accurate on the test problems, and its time divided by that of the "
+    "policy (above 1 the policy is faster). Only heuristics on the frontier of their group in passes were timed. "
+    "Accuracy and passes are of all test problems; times are of the first problems, of which the table has the number. "
+    "The share is processor time divided by elapsed time: well below 100 % other processes disturbed the measurement."
 )
 _TIMED_GROUPS = (POSITION_FREE, POSITION_FREE_ANY, REFERENCES)
 _MARKS = "osv^D*XP"
@@ -47,53 +49,44 @@ _QUICK = "**A quick run: two rounds of training and a handful of problems. Its f
 
 
 def report_folder(plan: Question, folder: Path) -> Path:
-    """Where the answer to a question is."""
+    """A plan and the folder of all questions -> the folder of the plan's report."""
     return folder / plan.name
 
 
 def write_report(results: Results, folder: Path) -> None:
-    """Write what is known; every cell of the plan is in it, whatever its state."""
-    plan, place = results.plan, report_folder(results.plan, folder)
-    judged = [found for cell in plan.cells if isinstance(cell, Measured) and (found := results.judged(cell))]
-    picture = place / "frontier.png"
-    if can_draw() and len(judged) > results.drawn:  # a picture takes a second, and most steps do not change it
-        _draw_question(results, judged, picture)
-        results.drawn = len(judged)
+    """Write the report of the current results; it has every cell of the plan, whatever its state."""
+    plan, path = results.plan, report_folder(results.plan, folder)
     measures = [cell for cell in plan.cells if isinstance(cell, Measured)]
+    comparisons = [comparison for cell in measures if (comparison := results.comparison(cell))]
+    if can_draw() and len(comparisons) > results.drawn:  # drawing takes a second, and most steps do not change it
+        _draw_question(results, comparisons, path / "frontier.png")
+        results.drawn = len(comparisons)
+    over = [_over_seeds(comparisons, plan.options.denoisers, mixed=mixed) for mixed in (False, True)]
     parts = [
-        [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else []), "", *_made(results)],
+        [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else []), "", _test_sets(results)],
         ["![accuracy against passes](frontier.png)"] if results.drawn else [],
-        ["## Policies against heuristics", "", _HOW, "", *_against(results, measures)],
-        [
-            "## Over seeds",
-            "",
-            "Hypervolume differences: median, worst, and intervals above 0.",
-            "",
-            *_over(judged, plan.options.denoisers),
-            "",
-            _MIXED,
-            "",
-            *_over(judged, plan.options.denoisers, mixed=True),
-        ],
-        *([f"## {name}", "", *lines] for name, lines in _points(judged)),
+        ["## Policies against heuristics", "", _HOW, "", *_comparison_table(results, measures)],
+        ["## Over seeds", "", _OVER_SEEDS, "", *over[0], "", _MIXED, "", *over[1]],
+        *([f"## {name}", "", *lines] for name, lines in _points(comparisons)),
         ["## Heuristics", "", *_rules(results)],
         ["## Trainings", "", _REWARDS, "", *_trainings(results)],
         ["## Seconds", "", *_timings(results)] if any(isinstance(cell, Timed) for cell in plan.cells) else [],
         ["## Cells", "", *_table(["cell", "state"], ([cell.name, results.state(cell)] for cell in plan.cells))],
     ]
-    atomic_text(place / "report.md", "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n")
-    atomic_text(place / "table.csv", _csv(results, measures))
+    atomic_text(path / "report.md", "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n")
+    atomic_text(path / "table.csv", _csv(results, measures))
 
 
-def _made(results: Results) -> list[str]:
-    o = results.plan.options
-    counts = {results.problems(cell.name) for cell in results.heuristics}  # a task may have fewer than were asked for
-    count = " or ".join(map(str, sorted(counts))) or f"{o.count} wanted"
-    found = {_title(cell.arena): results.length(cell.name) for cell in results.heuristics}
-    lengths = "; ".join(f"{title} {length}" for title, length in found.items()) or "not known yet"
-    measured = dict.fromkeys(cell.seed for cell in results.plan.cells if isinstance(cell, Measured))
-    seeds = ", ".join(str(seed) for seed in measured)
-    return [f"Policy seeds {seeds}; {count} test problems, drawn with seed {o.test_seed}; L of each test: {lengths}."]
+def _test_sets(results: Results) -> str:
+    """The sentence about seeds, test problems and their lengths."""
+    options = results.plan.options
+    counts = {results.problems(cell.name) for cell in results.heuristics}  # a task may have fewer than requested
+    count = " or ".join(map(str, sorted(counts))) or f"{options.count} requested"
+    by_title = {_title(cell.arena): results.length(cell.name) for cell in results.heuristics}
+    lengths = "; ".join(f"{title} {length}" for title, length in by_title.items()) or "not known yet"
+    seeds = dict.fromkeys(str(cell.seed) for cell in results.plan.cells if isinstance(cell, Measured))
+    problems = f"{count} test problems, drawn with seed {options.test_seed}"
+    return f"Policy seeds {', '.join(seeds)}; {problems}; L of each test: {lengths}."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -105,109 +98,112 @@ def _span(low: float, high: float, sign: str = "") -> str:
     return f"[{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
-def _difference(found: Compared | None) -> str:
-    if found is None:
+def _difference(compared: Compared | None) -> str:
+    if compared is None:
         return "none measured"
-    points = f"{found.above}/{found.points} ({found.beyond})"
-    return f"{found.difference:+.3f} {_span(*found.difference_95, '+')} {points}"
+    points = f"{compared.above}/{compared.points} ({compared.beyond})"
+    return f"{compared.difference:+.3f} {_span(*compared.difference_95, '+')} {points}"
 
 
 def _title(arena: Arena) -> str:
     return f"{Path(arena.checkpoint).name}, {arena.task}"
 
 
-def _against(results: Results, cells: Sequence[Measured]) -> list[str]:
-    """A row for each measurement of policies, done or not."""
+def _comparison_table(results: Results, cells: Sequence[Measured]) -> list[str]:
+    """A row for each measurement of policies, also for those that are not done."""
     rows: list[list[str]] = []
     for cell in cells:
         first = [cell.label, _title(cell.arena), str(cell.seed)]
-        found = results.judged(cell)
-        if found is None:
+        comparison = results.comparison(cell)
+        if comparison is None:
             state = results.state(cell)
             waiting = "not compared: its heuristics are not measured" if state == "done" else state
             rows.append([*first, waiting, *[""] * (len(GROUPS) + 1)])
             continue
-        whole = next(iter(found.against.values()), None)
-        volume = "" if whole is None else f"{whole.hypervolume:.3f} {_span(*whole.hypervolume_95)}"
-        rows.append([*first, volume, *(_difference(found.against.get(name)) for name in GROUPS), str(found.reversals)])
+        against = comparison.against
+        compared = next(iter(against.values()), None)
+        volume = "" if compared is None else f"{compared.hypervolume:.3f} {_span(*compared.hypervolume_95)}"
+        differences = [_difference(against.get(name)) for name in GROUPS]
+        rows.append([*first, volume, *differences, str(comparison.reversals)])
     head = ["policies", "test", "seed", "hypervolume [95 %]", *(f"minus {name}" for name in GROUPS), "reversals"]
     return _table(head, rows)
 
 
-def _sets(judged: Sequence[Judged]) -> list[tuple[tuple[str, str], list[Judged]]]:
-    """Measurements that differ in the seed alone."""
+def _by_variant(comparisons: Sequence[Comparison]) -> list[tuple[tuple[str, str], list[Comparison]]]:
+    """Comparisons -> (label, title of the arena) with the comparisons that differ in the seed alone."""
 
-    def key(one: Judged) -> tuple[str, str]:
-        return one.cell.label, _title(one.cell.arena)
+    def key(comparison: Comparison) -> tuple[str, str]:
+        return comparison.cell.label, _title(comparison.cell.arena)
 
-    order = {name: n for n, name in enumerate(dict.fromkeys(map(key, judged)))}
-    return [(name, list(some)) for name, some in groupby(sorted(judged, key=lambda one: order[key(one)]), key)]
+    order = {name: n for n, name in enumerate(dict.fromkeys(map(key, comparisons)))}
+    ordered = sorted(comparisons, key=lambda comparison: order[key(comparison)])
+    return [(name, list(group)) for name, group in groupby(ordered, key)]
 
 
-def _over(judged: Sequence[Judged], denoisers: Sequence[str], *, mixed: bool = False) -> list[str]:
-    """Median and worst over seeds, and over the seeds of all EOS-heavy denoisers; how far passes lie apart."""
-    rows = [[label, title, *_middle(some, mixed), _spread(some)] for (label, title), some in _sets(judged)]
-    pools: dict[tuple[str, str], list[Judged]] = {}
-    for one in judged:
-        if one.cell.arena.checkpoint in denoisers:
-            pools.setdefault((one.cell.label, one.cell.arena.task), []).append(one)
-    for (label, task), some in pools.items():
-        count = len({one.cell.arena.checkpoint for one in some})
+def _over_seeds(comparisons: Sequence[Comparison], denoisers: Sequence[str], *, mixed: bool = False) -> list[str]:
+    """A table of medians and minima over seeds, and over the seeds of all EOS-heavy denoisers; the spread of passes."""
+    rows = [
+        [label, title, *_summary(group, mixed), _spread(group)] for (label, title), group in _by_variant(comparisons)
+    ]
+    pools: dict[tuple[str, str], list[Comparison]] = {}
+    for comparison in comparisons:
+        arena = comparison.cell.arena
+        if arena.checkpoint in denoisers:
+            pools.setdefault((comparison.cell.label, arena.task), []).append(comparison)
+    for (label, task), pool in pools.items():
+        count = len({comparison.cell.arena.checkpoint for comparison in pool})
         if count > 1:
-            rows.append([label, f"all {count} denoisers, {task}", *_middle(some, mixed), ""])
+            rows.append([label, f"all {count} denoisers, {task}", *_summary(pool, mixed), ""])
     return _table(["policies", "test", "runs", *GROUPS, "widest spread of passes between seeds"], rows)
 
 
-def _middle(some: Sequence[Judged], mixed: bool) -> list[str]:
-    row = [str(len(some))]
+def _summary(comparisons: Sequence[Comparison], mixed: bool) -> list[str]:
+    """The number of comparisons; for each group the median and the minimum, and how many intervals are above 0."""
+    row = [str(len(comparisons))]
     for name in GROUPS:
-        found = [one.against[name] for one in some if name in one.against]
-        values = [one.mixture if mixed else one.difference for one in found]
-        clear = sum((one.mixture_95 if mixed else one.difference_95)[0] > 0 for one in found)
-        row.append(f"{median(values):+.3f}, {min(values):+.3f}, {clear}/{len(found)}" if found else "none measured")
+        each = [comparison.against[name] for comparison in comparisons if name in comparison.against]
+        values = [compared.mixture if mixed else compared.difference for compared in each]
+        clear = sum((compared.mixture_95 if mixed else compared.difference_95)[0] > 0 for compared in each)
+        row.append(f"{median(values):+.3f}, {min(values):+.3f}, {clear}/{len(each)}" if each else "none measured")
     return row
 
 
-def _spread(some: Sequence[Judged]) -> str:
-    if len(some) == 1:
+def _spread(comparisons: Sequence[Comparison]) -> str:
+    """The largest difference of passes between seeds at an alpha, with this alpha."""
+    if len(comparisons) == 1:
         return "one seed"
-    passes = [[float(x) for x in one.found.passes] for one in some]
-    apart = [(max(at) - min(at), alpha) for alpha, at in zip(some[0].alphas, zip(*passes, strict=True), strict=True)]
-    most, alpha = max(apart)
-    return f"{most:.2f} (alpha {alpha:g})"
+    by_seed = [[float(x) for x in comparison.frontier.passes] for comparison in comparisons]
+    by_alpha = zip(comparisons[0].alphas, zip(*by_seed, strict=True), strict=True)
+    spread, alpha = max((max(passes) - min(passes), alpha) for alpha, passes in by_alpha)
+    return f"{spread:.2f} (alpha {alpha:g})"
 
 
-def _points(judged: Sequence[Judged]) -> list[tuple[str, list[str]]]:
-    """A table for each kind of policies and arena: alpha down, seeds across."""
-    found: list[tuple[str, list[str]]] = []
-    for (label, title), some in _sets(judged):
+def _points(comparisons: Sequence[Comparison]) -> list[tuple[str, list[str]]]:
+    """A title and a table for each label and arena: a row for each alpha, a column for each seed."""
+    tables: list[tuple[str, list[str]]] = []
+    for (label, title), group in _by_variant(comparisons):
         note = "accuracy [95 %] @ passes; in brackets the best position-free accuracy at no more, on the whole canvas"
-        head = ["alpha", *(f"seed {one.cell.seed}" for one in some)]
+        head = ["alpha", *(f"seed {comparison.cell.seed}" for comparison in group)]
         rows = [
-            [f"{some[0].alphas[n]:g}", *(_point(one, n) if n < len(one.alphas) else "" for one in some)]
-            for n in shown(len(some[0].alphas))
+            [f"{alpha:g}", *(_point(comparison, n) if n < len(comparison.alphas) else "" for comparison in group)]
+            for n, alpha in ((n, group[0].alphas[n]) for n in shown(len(group[0].alphas)))
         ]
-        found.append((f"{label}: {title}", [f"{note}.", "", *_table(head, rows)]))
-    return found
+        tables.append((f"{label}: {title}", [f"{note}.", "", *_table(head, rows)]))
+    return tables
 
 
-def _point(one: Judged, n: int) -> str:
-    accuracy, passes = one.found.accuracy[n], one.found.passes[n]
-    return f"{accuracy:.3f} {_span(*one.found.interval[n])} @ {passes:.2f} ({one.under[n]:.3f})"
+def _point(comparison: Comparison, n: int) -> str:
+    front = comparison.frontier
+    accuracy = f"{front.accuracy[n]:.3f} {_span(*front.interval[n])}"
+    return f"{accuracy} @ {front.passes[n]:.2f} ({comparison.best_rules[n]:.3f})"
 
 
 def _rules(results: Results) -> list[str]:
-    rows = [
-        [
-            _title(cell.arena),
-            group,
-            str(len(found.outcomes)),
-            f"{found.hypervolume:.3f}",
-            _span(*found.hypervolume_interval),
-        ]
-        for cell in results.heuristics
-        for group, found in results.rules(cell.name).items()
-    ]
+    rows: list[list[str]] = []
+    for cell in results.heuristics:
+        for group, front in results.rules(cell.name).items():
+            area = [f"{front.hypervolume:.3f}", _span(*front.hypervolume_interval)]
+            rows.append([_title(cell.arena), group, str(len(front.outcomes)), *area])
     return _table(["test", "group", "settings", "hypervolume", "95 %"], rows)
 
 
@@ -220,36 +216,36 @@ def _trainings(results: Results) -> list[str]:
         if record.state != "done":
             rows.append([cell.name, results.state(cell), *[""] * 4])
             continue
-        r = record.result
-        roll, judge, update = r["spent"].values()
-        best = f"{r['best']:.4f}, round {r['best_round']}"
-        told = [f"{r['rounds']} ({r['reason']})", best, f"{r['parameters']:,}", f"{record.seconds:.0f}"]
-        rows.append([cell.name, *told, f"{roll:.0f} / {judge:.1f} / {update:.0f}"])
+        result = record.result
+        roll, judge, update = result["spent"].values()
+        rounds, best = f"{result['rounds']} ({result['reason']})", f"{result['best']:.4f}, round {result['best_round']}"
+        spent = f"{roll:.0f} / {judge:.1f} / {update:.0f}"
+        rows.append([cell.name, rounds, best, f"{result['parameters']:,}", f"{record.seconds:.0f}", spent])
     head = ["training", "rounds", "best validation reward", "parameters", "seconds", "rollouts / verifier / updates"]
     return _table(head, rows)
 
 
 def _csv(results: Results, cells: Sequence[Measured]) -> str:
-    """A line for each place of each dial; for a measurement that is not done one line with its state."""
+    """A line for each dial value of each measurement; one line with its state for a measurement that is not done."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
         ["policies", "denoiser", "task", "seed", "state", "alpha", "accuracy", "low", "high", "passes"]
-        + [f"{name}: {what}" for name in GROUPS for what in ("difference", "low", "high")]
+        + [f"{name}: {column}" for name in GROUPS for column in ("difference", "low", "high")]
     )
     for cell in cells:
         first = [cell.label, cell.arena.checkpoint, cell.arena.task, cell.seed, results.state(cell)]
-        found = results.judged(cell)
-        if found is None:
+        comparison = results.comparison(cell)
+        if comparison is None:
             table.writerow([*first, *[""] * (5 + 3 * len(GROUPS))])
             continue
         areas: list[str] = []
-        for name in GROUPS:
-            one = found.against.get(name)
-            areas += [""] * 3 if one is None else [f"{x:.5f}" for x in (one.difference, *one.difference_95)]
-        for n, alpha in enumerate(found.alphas):
-            low, high = found.found.interval[n]
-            point = (found.found.accuracy[n], low, high, found.found.passes[n])
+        for compared in map(comparison.against.get, GROUPS):
+            figures = None if compared is None else (compared.difference, *compared.difference_95)
+            areas += [""] * 3 if figures is None else [f"{x:.5f}" for x in figures]
+        front = comparison.frontier
+        for n, alpha in enumerate(comparison.alphas):
+            point = (front.accuracy[n], *front.interval[n], front.passes[n])
             table.writerow([*first, f"{alpha:g}", *(f"{x:.4f}" for x in point), *areas])
     return text.getvalue()
 
@@ -258,7 +254,7 @@ def _csv(results: Results, cells: Sequence[Measured]) -> str:
 
 
 def _timings(results: Results) -> list[str]:
-    """A row for each dial value, batch and arena; one with the state where there is no time yet."""
+    """A row for each dial value, batch and arena; one row with its state for a cell that is not done."""
     rows: list[list[str]] = []
     for cell in results.plan.cells:
         if not isinstance(cell, Timed):
@@ -273,7 +269,7 @@ def _timings(results: Results) -> list[str]:
         for alpha, policy in zip(measured["alphas"], outcomes_of(measured), strict=True):
             own = seconds.get(policy.setting.key)
             if own is None:
-                continue  # not every dial value was timed
+                continue  # only the dial values of `shown` are timed
             accuracy = f"{policy.accuracy:.3f} @ {policy.mean_passes:.2f}"
             row = [*first, f"{timed['problems']} ({timed['share']:.0%})", f"{alpha:g}", accuracy, f"{own * 1e3:.2f}"]
             rows.append([*row, *(_fastest(policy, groups.get(name, []), seconds, own) for name in _TIMED_GROUPS)])
@@ -282,69 +278,73 @@ def _timings(results: Results) -> list[str]:
 
 
 def _fastest(policy: Outcome, rules: list[Outcome], seconds: Mapping[str, float], own: float) -> str:
-    able = [rule for rule in rules if rule.accuracy >= policy.accuracy and rule.setting.key in seconds]
-    if not able:
+    """The fastest timed rule that is at least as accurate as a policy, which takes `own` seconds a problem."""
+    accurate = [rule for rule in rules if rule.accuracy >= policy.accuracy and rule.setting.key in seconds]
+    if not accurate:
         return "none as accurate"
-    best = min(able, key=lambda rule: seconds[rule.setting.key])
+    best = min(accurate, key=lambda rule: seconds[rule.setting.key])
     return f"{seconds[best.setting.key] * 1e3:.2f} (x{seconds[best.setting.key] / own:.2f}) {best.setting.key}"
 
 
 # ---- the picture -----------------------------------------------------------------------------------------------------
 
 
-def _draw_question(results: Results, judged: Sequence[Judged], path: Path) -> None:
-    """Accuracy against passes. Raises ConfigError or RunError where it cannot be."""
-    arenas = list(dict.fromkeys(one.cell.against for one in judged))
+def _draw_question(results: Results, comparisons: Sequence[Comparison], path: Path) -> None:
+    """Draw accuracy against passes, a panel for each arena. Raises ConfigError or RunError as `plots.save_figure`."""
+    arenas = list(dict.fromkeys(comparison.cell.against for comparison in comparisons))
     columns = min(2, len(arenas))
     rows = ceil_div(len(arenas), columns)
     figure = new_figure(6.2 * columns + 2.6, 4.6 * rows)
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    labels = list(dict.fromkeys(one.cell.label for one in judged))
-    named: dict[str, Any] = {}
+    labels = list(dict.fromkeys(comparison.cell.label for comparison in comparisons))
+    handles: dict[str, Any] = {}
     for panel, name in zip(panels, arenas, strict=False):
-        mine = [one for one in judged if one.cell.against == name]
+        group = [comparison for comparison in comparisons if comparison.cell.against == name]
         _heuristics(panel, results, name)
-        for one in mine:
-            _policies(panel, one, labels.index(one.cell.label))
-        _frame(panel, mine[0], results.length(name))
+        for comparison in group:
+            _policies(panel, comparison, labels.index(comparison.cell.label))
+        _frame(panel, group[0].cell.arena, results.length(name))
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            named.setdefault(label, handle)
+            handles.setdefault(label, handle)
     for panel in panels[len(arenas) :]:
         panel.set_visible(False)
     quick = " (quick: means nothing)" if results.plan.options.quick else ""
     figure.suptitle(f"{results.plan.name}{quick}: thin lines are seeds")
-    figure.legend(list(named.values()), list(named), loc="outside right center", frameon=False)
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
     save_figure(path, figure)
 
 
 def _heuristics(panel: Any, results: Results, name: str) -> None:
-    """The frontiers of the groups (brown: in the blocks of policies), and the mixture envelope on the whole canvas."""
+    """Draw the frontiers of the groups (brown: in the blocks of policies) and the mixture envelope of the first."""
     styles = {POSITION_FREE: ("black", "-"), POSITION_FREE_ANY: ("0.55", "-"), REFERENCES: ("0.35", "--")}
-    for group, found in results.rules(name).items():
+    for group, front in results.rules(name).items():
         color, style = styles.get(group, ("tab:brown", "-"))
-        best = pareto(found.passes, found.accuracy)
-        passes, accuracy = found.passes[best], found.accuracy[best]
+        best = pareto(front.passes, front.accuracy)
+        passes, accuracy = front.passes[best], front.accuracy[best]
         panel.step(passes, accuracy, where="post", color=color, ls=style, lw=1.4, label=group)
         if group == POSITION_FREE:
-            grid = 2.0 ** np.linspace(0, np.log2(max(2.0, float(found.passes.max()))), 200)
-            mixed = envelope_at(found.passes, found.accuracy, grid)
+            grid = 2.0 ** np.linspace(0, np.log2(max(2.0, float(front.passes.max()))), 200)
+            mixed = envelope_at(front.passes, front.accuracy, grid)
             panel.plot(grid, np.where(mixed > 0, mixed, np.nan), ":", color=color, lw=1, label="its mixture envelope")
 
 
-def _policies(panel: Any, one: Judged, number: int) -> None:
-    order = np.argsort(one.found.passes, kind="stable")
-    passes, accuracy, interval = one.found.passes[order], one.found.accuracy[order], one.found.interval[order]
+def _policies(panel: Any, comparison: Comparison, number: int) -> None:
+    """Draw the policies of one seed with their intervals."""
+    front = comparison.frontier
+    order = sorted(range(len(front.passes)), key=lambda n: front.passes[n])
+    passes, accuracy, interval = front.passes[order], front.accuracy[order], front.interval[order]
     color, mark = f"C{number % 10}", _MARKS[number // 10 % len(_MARKS)]
-    panel.plot(passes, accuracy, "-", marker=mark, ms=3, lw=0.8, color=color, label=one.cell.label)
+    panel.plot(passes, accuracy, "-", marker=mark, ms=3, lw=0.8, color=color, label=comparison.cell.label)
     panel.vlines(passes, interval[:, 0], interval[:, 1], color=color, lw=0.6, alpha=0.5)
 
 
-def _frame(panel: Any, one: Judged, length: int) -> None:
+def _frame(panel: Any, arena: Arena, length: int) -> None:
+    """Set the axes and the title of a panel; `length` is L."""
     panel.set_xscale("log", base=2)
     panel.set_xlim(0.95, length * 1.05)
     panel.set_ylim(-0.02, 1.02)
     panel.xaxis.set_major_formatter("{x:g}")
     panel.set_xlabel("forward passes per problem")
     panel.set_ylabel("accuracy")
-    panel.set_title(f"{Path(one.cell.arena.checkpoint).name}, {one.cell.arena.task}")
+    panel.set_title(_title(arena))
     panel.grid(alpha=0.25)

@@ -1,14 +1,13 @@
-"""Cells on disk: cells/NAME.json each, with what it was to be, how far it is and what it found.
+"""Cells on disk -> records, and all records of a plan -> comparisons of policies with heuristics.
 
-All questions of a folder share their cells. States: running, done, stopped, failed, impossible (a request that the
-model or the task cannot meet; no later call will change that).
-
-What the cells have found, read together: comparisons, worked out once for each measurement.
+A cell is the file cells/NAME.json with its settings, its state and its result. All questions of a folder share their
+cells. States: running, done, stopped, failed, impossible (the model or the task does not allow it, whatever the
+number of attempts). A comparison is computed once for each measurement.
 """
 
 __all__ = [
     "GROUPS",
-    "Judged",
+    "Comparison",
     "Record",
     "Results",
     "log_path",
@@ -45,14 +44,14 @@ from unmask.eval.frontier import (
     one_pass,
     reversals,
 )
-from unmask.reproduce.plan import CELLS, Cell, Heuristics, Measured, Question, kind_of, needs
+from unmask.reproduce.plan import CELLS, Cell, Heuristics, Measured, Question, cell_type, needs
 from unmask.solve.settings import Setting
 from unmask.solve.sweep import Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A cell as it is known."""
+    """The state of a cell, and its result when it is done."""
 
     state: str = "not run"
     reason: str = ""
@@ -65,23 +64,23 @@ def _path(folder: Path, name: str) -> Path:
 
 
 def log_path(folder: Path, name: str) -> Path:
-    """What the process of a cell has said."""
+    """The file with the output of a cell's process."""
     return folder / "cells" / f"{name}.log"
 
 
 def run_folder(folder: Path, training: str) -> Path:
-    """Where a training is."""
+    """The folder of a training."""
     return folder / "runs" / training
 
 
 def write(folder: Path, cell: Cell, record: Record) -> None:
-    """Put a cell on disk, whole or not at all."""
-    facts = _Facts(kind_of(cell), to_dict(cell), record.state, record.reason, record.seconds, dict(record.result))
-    atomic_text(_path(folder, cell.name), json.dumps(asdict(facts), allow_nan=False) + "\n")
+    """Write the file of a cell, atomically."""
+    facts = {"kind": cell_type(cell), "cell": to_dict(cell), **asdict(record)}
+    atomic_text(_path(folder, cell.name), json.dumps(facts, allow_nan=False) + "\n")
 
 
 def read(folder: Path, cell: Cell) -> Record:
-    """How far a cell of a plan is. Raises ConfigError where the folder has another cell of that name."""
+    """A cell of a plan -> its record. Raises ConfigError if the folder has another cell of that name."""
     facts = _facts(folder, cell.name)
     if facts is None:
         return Record()
@@ -94,18 +93,20 @@ def read(folder: Path, cell: Cell) -> Record:
 
 
 def read_cell(folder: Path, name: str) -> Cell:
-    """The cell of that name, as it was begun."""
-    facts = _facts(folder, name)
-    if facts is None:
+    """The name of a cell -> the cell with the settings that its file has. Raises DataError without such a file."""
+    path = _path(folder, name)
+    if not path.is_file():
         raise DataError(f"{folder} has no cell {name}.")
-    return from_dict(CELLS[facts.kind], facts.cell, str(_path(folder, name)))
+    facts = read_json(path, dict[str, Any], DataError, _ADVICE)
+    if facts.get("kind") not in CELLS or not isinstance(facts.get("cell"), dict):
+        raise DataError(f"{path} has no known cell; {_ADVICE}.")
+    return from_dict(CELLS[facts["kind"]], facts["cell"], str(path))
 
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What stands in the file of a cell."""
+    """The content of a cell's file, without the key "kind", the name of the cell's class in `plan.CELLS`."""
 
-    kind: str
     cell: dict[str, Any]
     state: str
     reason: str
@@ -113,130 +114,136 @@ class _Facts:
     result: dict[str, Any]
 
 
+_ADVICE = "delete it to have the cell made again"
+
+
 def _facts(folder: Path, name: str) -> _Facts | None:
     path = _path(folder, name)
     if not path.is_file():
         return None
-    return read_json(path, _Facts, DataError, "delete it to have the cell made again")
+    return read_json(path, _Facts, DataError, _ADVICE)
 
 
 SAME = "position-free, same blocks"
 GROUPS = (SAME, POSITION_FREE, POSITION_FREE_ANY, REFERENCES)
-"""What policies are compared with; on the whole canvas the first two are one."""
+"""Groups of heuristics that policies are compared with; on the whole canvas the first two are equal."""
 
 
 def outcomes_of(result: Mapping[str, Any]) -> list[Outcome]:
-    """The settings of a measurement."""
+    """The result of a measurement -> the outcome of each setting."""
     return [
-        Outcome(Setting(**one["setting"]), one["scores"], one["passes"], one["seconds"]) for one in result["outcomes"]
+        Outcome(Setting(**row["setting"]), row["scores"], row["passes"], row["seconds"]) for row in result["outcomes"]
     ]
 
 
-def shown(places: int) -> range:
-    """Those of so many places of a dial that tables for people have, 20 at most; table.csv has them all."""
-    return range(0, places, ceil_div(places, 20))
+def shown(count: int) -> range:
+    """A number of dial values -> indices of those that the tables of the report show, at most 20; table.csv has all."""
+    return range(0, count, ceil_div(count, 20))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
-    """A measurement of policies beside the heuristics of its arena."""
+class Comparison:
+    """A measurement of policies compared with the heuristics of its arena."""
 
     cell: Measured
     alphas: tuple[float, ...]
-    found: Frontier
+    frontier: Frontier
     against: dict[str, Compared]
-    """By the names of GROUPS; without those that have no settings."""
+    """By the names of GROUPS; groups that have no settings are left out."""
     reversals: int
-    under: list[float]
+    best_rules: list[float]
     """The accuracy of the best position-free setting of the whole canvas at no more passes, for each alpha."""
 
 
 class Results:
-    """Everything that is done."""
+    """The records of all cells of a plan."""
 
     def __init__(self, plan: Question) -> None:
-        """Nothing is known yet."""
+        """All cells are "not run"."""
         self.plan = plan
         self.records: dict[str, Record] = {cell.name: Record() for cell in plan.cells}
-        self.drawn = 0  # measurements that are in the picture
+        self.drawn = 0  # number of measurements in the picture
         self.interrupted = False
-        self._judged: dict[str, Judged] = {}
+        self._comparisons: dict[str, Comparison] = {}
         self._rules: dict[str, dict[str, Frontier]] = {}
 
     def set(self, name: str, record: Record) -> None:
-        """A cell is further than it was."""
+        """Set the record of a cell."""
         self.records[name] = record
 
     def done(self, name: str) -> bool:
+        """Whether the cell of that name is done."""
         return self.records[name].state == "done"
 
     def state(self, cell: Cell) -> str:
-        """How far a cell is, with the reason where it is not done."""
+        """The state of a cell as the report shows it, with the reason if it is not done."""
         record = self.records[cell.name]
         if record.state == "blocked":
             return f"not run: {record.reason}"
         if record.state == "stopped":
-            return "not run: stopped; say the command again to go on"
+            return "not run: stopped; run the command again to resume"
         if record.state == "not run":
-            lost = [name for name in self._before(cell) if self.records[name].state in ("failed", "impossible")]
-            return f"not run: it needs {lost[0]}, which is {self.records[lost[0]].state}" if lost else "not run"
+            failed = [name for name in self._ancestors(cell) if self.records[name].state in ("failed", "impossible")]
+            return f"not run: it needs {failed[0]}, which is {self.records[failed[0]].state}" if failed else "not run"
         return f"{record.state}: {record.reason}" if record.reason else record.state
 
-    def _before(self, cell: Cell) -> list[str]:
-        """Everything that has to be done before a cell, however far back."""
-        by_name = {one.name: one for one in self.plan.cells}
-        return [each for name in needs(cell) for each in (*self._before(by_name[name]), name)]
+    def _ancestors(self, cell: Cell) -> list[str]:
+        """Names of the cells that have to be done before a cell, directly or indirectly."""
+        by_name = {each.name: each for each in self.plan.cells}
+        return [ancestor for name in needs(cell) for ancestor in (*self._ancestors(by_name[name]), name)]
 
     @property
     def heuristics(self) -> list[Heuristics]:
-        """Those that are done."""
+        """The cells of heuristics that are done."""
         return [cell for cell in self.plan.cells if isinstance(cell, Heuristics) and self.done(cell.name)]
 
     def length(self, name: str) -> int:
-        """L, the most positions that a problem of the arena has."""
+        """L, the most positions that a problem of a cell's arena has to fill."""
         return int(self.records[name].result["length"])
 
     def problems(self, name: str) -> int:
-        """How many test problems an arena has."""
+        """The number of test problems of a cell's arena."""
         return len(self.records[name].result["outcomes"][0]["scores"])
 
     def rules(self, name: str) -> dict[str, Frontier]:
-        """The frontier of each group of heuristics in an arena, and of each block size that policies used there."""
+        """A `Heuristics` cell -> the frontier of each group of rules and of each block size that policies use there."""
         if name not in self._rules:
             outcomes, length = outcomes_of(self.records[name].result), self.length(name)
             groups = grouped(outcomes)
             for size in self._blocks(name):
-                some = [one for one in groups.get(POSITION_FREE_ANY, []) if one.setting.block_size == size]
-                groups |= {f"position-free, blocks of {size}": some} if some else {}
-            self._rules[name] = {group: frontier(some, length) for group, some in groups.items()}
+                in_blocks = [rule for rule in groups.get(POSITION_FREE_ANY, []) if rule.setting.block_size == size]
+                groups |= {f"position-free, blocks of {size}": in_blocks} if in_blocks else {}
+            self._rules[name] = {group: frontier(rules, length) for group, rules in groups.items()}
         return self._rules[name]
 
     def _blocks(self, name: str) -> list[int]:
-        used = {one.block_size for one in self.plan.cells if isinstance(one, Measured) and one.against == name}
+        """Block sizes of the measurements that are compared with a `Heuristics` cell."""
+        used = {cell.block_size for cell in self.plan.cells if isinstance(cell, Measured) and cell.against == name}
         return sorted(size for size in used if size is not None)
 
-    def judged(self, cell: Measured) -> Judged | None:
-        """None where the measurement, or that of its heuristics, is not done."""
+    def comparison(self, cell: Measured) -> Comparison | None:
+        """A measurement -> its comparison; None if it or the measurement of its heuristics is not done."""
         if not (self.done(cell.name) and self.done(cell.against)):
             return None
-        if cell.name not in self._judged:
-            self._judged[cell.name] = self._judge(cell)
-        return self._judged[cell.name]
+        if cell.name not in self._comparisons:
+            self._comparisons[cell.name] = self._compare(cell)
+        return self._comparisons[cell.name]
 
-    def _judge(self, cell: Measured) -> Judged:
+    def _compare(self, cell: Measured) -> Comparison:
         result = self.records[cell.name].result
-        mine, length = outcomes_of(result), int(result["length"])
-        theirs = outcomes_of(self.records[cell.against].result)
-        groups = grouped(theirs)
-        block = mine[0].setting.block_size
-        groups[SAME] = [one for one in groups.get(POSITION_FREE_ANY, []) if one.setting.block_size == block]
-        point = one_pass(theirs)
-        against = {name: compare(mine, groups[name], length, point=point) for name in GROUPS if groups.get(name)}
-        found = frontier(mine, length)
+        policies, length = outcomes_of(result), int(result["length"])
+        rules = outcomes_of(self.records[cell.against].result)
+        groups = grouped(rules)
+        block = policies[0].setting.block_size
+        groups[SAME] = [rule for rule in groups.get(POSITION_FREE_ANY, []) if rule.setting.block_size == block]
+        point = one_pass(rules)
+        against = {name: compare(policies, groups[name], length, point=point) for name in GROUPS if groups.get(name)}
+        front = frontier(policies, length)
         free = self.rules(cell.against).get(POSITION_FREE)
-        under = [np.nan if free is None else _best_under(free, at) for at in found.passes]
-        return Judged(cell, tuple(result["alphas"]), found, against, reversals(mine), under)
+        best_rules = [np.nan if free is None else _best_accuracy(free, passes) for passes in front.passes]
+        return Comparison(cell, tuple(result["alphas"]), front, against, reversals(policies), best_rules)
 
 
-def _best_under(rules: Frontier, passes: float) -> float:
+def _best_accuracy(rules: Frontier, passes: float) -> float:
+    """The best accuracy of rules that take at most `passes` passes; 0 without such a rule."""
     return float(rules.accuracy[rules.passes <= passes + 1e-9].max(initial=0.0))

@@ -1,4 +1,4 @@
-"""The cells of a plan, done side by side in processes, each on disk once it is done; the report follows every step."""
+"""A plan -> its results: cells run in parallel processes, each is written when it is done, the report after each."""
 
 __all__ = ["reproduce"]
 
@@ -20,10 +20,11 @@ _OPEN = ("not run", "running", "stopped", "failed", "impossible")
 
 
 def reproduce(plan: Question, folder: Path, *, workers: int, note: Callable[[str], None]) -> Results:
-    """Do what is not done yet, and give what is; an interrupt stops the cells politely and leaves a whole report.
+    """A plan -> its results, after every cell that is not done was run, in `workers` processes.
 
-    What failed before, or could not be, is tried again; what is done is not. Raises ConfigError where the folder has
-    cells of these names that were made with other settings.
+    Cells that failed before are run again. After an interrupt the running cells save and stop, and the report is
+    complete. `note` gets sentences for the terminal. Raises ConfigError if the folder has cells of these names that
+    were made with other settings.
     """
     with explained(folder):
         (folder / "cells").mkdir(parents=True, exist_ok=True)
@@ -34,25 +35,25 @@ def reproduce(plan: Question, folder: Path, *, workers: int, note: Callable[[str
             results.set(cell.name, replace(record, state="not run") if record.state in _OPEN else record)
         write_report(results, folder)
         with Workers[int](workers, interrupt=interrupt) as pool:
-            _Queue(results, folder, note, pool).work(interrupt)
+            _Queue(results, folder, note, pool).run(interrupt)
         results.interrupted = interrupt.requested
         return results
 
 
 class _Queue:
-    """The cells of a plan, each begun in a process of its own once what it needs is done."""
+    """The cells of a plan; each is started in a process of its own when the cells that it needs are done."""
 
     def __init__(self, results: Results, folder: Path, note: Callable[[str], None], workers: Workers[int]) -> None:
         self.results, self.folder, self.note, self.workers = results, folder, note, workers
         self.cells = {cell.name: cell for cell in results.plan.cells}
 
-    def work(self, interrupt: Interrupt) -> None:
-        """Until nothing can be begun any more, or an interrupt."""
+    def run(self, interrupt: Interrupt) -> None:
+        """Start cells until none is ready any more, or until an interrupt."""
         announced = False
         try:
             while True:
                 while not interrupt.requested and (cell := self._next()) is not None:
-                    self._begin(cell)
+                    self._start(cell)
                 if interrupt.requested and not announced:
                     announced = True
                     self.note(f"Stopping: {len(self.workers.at_work)} cells save what they have.")
@@ -62,11 +63,11 @@ class _Queue:
                     self._end(answer, interrupt.requested)
         finally:
             for name in self.workers.kill():  # only after a second Ctrl-C, or an error here
-                self._note(name, replace(self.results.records[name], state="stopped"))
+                self._record(name, replace(self.results.records[name], state="stopped"))
             write_report(self.results, self.folder)
 
     def _next(self) -> Cell | None:
-        """The first cell that has what it needs; those with a clock come last, and alone."""
+        """The first cell that is ready; timed cells run last, and alone."""
         if len(self.workers.at_work) >= self.workers.count:
             return None
         ready = [cell for cell in self.cells.values() if self._ready(cell)]
@@ -79,7 +80,7 @@ class _Queue:
     def _ready(self, cell: Cell) -> bool:
         return self.results.records[cell.name].state == "not run" and all(self.results.done(n) for n in needs(cell))
 
-    def _begin(self, cell: Cell) -> None:
+    def _start(self, cell: Cell) -> None:
         record = replace(read(self.folder, cell), state="running", reason="", result={})
         write(self.folder, cell, record)
         self.workers.give(cell.name, partial(main, str(self.folder), cell.name), log_path(self.folder, cell.name))
@@ -87,27 +88,27 @@ class _Queue:
         write_report(self.results, self.folder)
 
     def _end(self, answer: Answer[int], stopping: bool) -> None:
-        """Note what has ended."""
+        """Record a cell whose process has ended."""
         name = answer.name
         record = read(self.folder, self.cells[name])
-        if record.state == "running":  # it could not write an end
+        if record.state == "running":  # the process ended without writing a record
             ended = answer.error or f"its process ended with code {answer.code}"
             why = f"{ended}; see {log_path(self.folder, name)}"
             record = replace(record, state="stopped") if stopping else replace(record, state="failed", reason=why)
-        self._note(name, record)
+        self._record(name, record)
         write_report(self.results, self.folder)
 
-    def _note(self, name: str, record: Record) -> None:
+    def _record(self, name: str, record: Record) -> None:
         write(self.folder, self.cells[name], record)
         self.results.set(name, record)
-        ended = sum(one.state in ("done", "failed", "impossible") for one in self.results.records.values())
+        ended = sum(each.state in ("done", "failed", "impossible") for each in self.results.records.values())
         why = f": {record.reason}" if record.reason else ""
         spent = f" in {record.seconds:.0f} s" if record.state == "done" else ""
         self.note(f"[{ended} of {len(self.cells)}] {name}: {record.state}{spent}{why}")
 
 
 class _Lock:
-    """Keeps a second command out of a folder, where the system can (not on Windows)."""
+    """A lock of the folder against a second command; without effect on Windows."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "cells" / ".lock"
@@ -123,7 +124,7 @@ class _Lock:
         except OSError:
             self.file.close()
             raise ConfigError(
-                f"Another unmask reproduce is at work in {self.path.parent.parent}; wait for it, or choose another "
+                f"Another unmask reproduce runs in {self.path.parent.parent}; wait for it, or choose another "
                 "folder with --out."
             ) from None
 

@@ -1,4 +1,4 @@
-"""A cell -> its result in the cell's file: the job of a worker process, which `reproduce.run` begins."""
+"""A cell -> its result in the cell's file: the job of a worker process that `reproduce.run` starts."""
 
 __all__ = ["main", "perform"]
 
@@ -16,39 +16,39 @@ from unmask.rl.settings import LearnRun
 from unmask.run.loop import Listener
 
 if TYPE_CHECKING:
-    from unmask.rl.loop import Found
+    from unmask.rl.loop import ValidationResult
     from unmask.solve.settings import Setting
     from unmask.solve.sweep import Bench, Outcome
 
 
 def main(folder: str, name: str) -> int:
-    """Do a cell and write what came of it; 130 where it was stopped."""
-    place = Path(folder)
-    cell = read_cell(place, name)
-    before, began = read(place, cell).seconds, time.perf_counter()
+    """The folder and the name of a cell -> the exit code, after its result or error was written; 130 if interrupted."""
+    path = Path(folder)
+    cell = read_cell(path, name)
+    before, start = read(path, cell).seconds, time.perf_counter()
 
     def spent() -> float:
-        return before + time.perf_counter() - began
+        return before + time.perf_counter() - start
 
     try:
-        result = perform(cell, place)
+        result = perform(cell, path)
     except KeyboardInterrupt:
-        write(place, cell, Record("stopped", "", spent()))
+        write(path, cell, Record("stopped", "", spent()))
         return 130
     except UnmaskError as error:
         state = "impossible" if isinstance(error, RequestError) else "failed"
-        write(place, cell, Record(state, str(error), spent()))
+        write(path, cell, Record(state, str(error), spent()))
         return error.exit_code
     except Exception as error:
         traceback.print_exc()
-        write(place, cell, Record("failed", f"{type(error).__name__}: {error}", spent()))
+        write(path, cell, Record("failed", f"{type(error).__name__}: {error}", spent()))
         return 1
-    write(place, cell, Record("done", "", spent(), result))
+    write(path, cell, Record("done", "", spent(), result))
     return 0
 
 
 def perform(cell: Cell, folder: Path) -> dict[str, Any]:
-    """What a cell finds. Raises KeyboardInterrupt where a training was interrupted; it goes on the next time."""
+    """A cell -> its result. Raises KeyboardInterrupt if a training is interrupted; the next call resumes it."""
     import torch
 
     torch.set_num_threads(1)
@@ -59,17 +59,17 @@ def perform(cell: Cell, folder: Path) -> dict[str, Any]:
     if isinstance(cell, Measured):
         return _measure(cell, folder)
     if isinstance(cell, Timed):
-        return _clock(cell, folder)
+        return _time_settings(cell, folder)
     raise RequestError(cell.reason)
 
 
-class _Watching(Listener[Any, "Found"]):
-    """The listener of a training: a line for each validation, for the log."""
+class _TrainingLog(Listener[Any, "ValidationResult"]):
+    """The listener of a training: prints a line for each validation."""
 
     def noted(self, sentence: str) -> None:
         print(sentence, flush=True)
 
-    def validated(self, step: int, figure: "Found", best: bool) -> None:
+    def validated(self, step: int, figure: "ValidationResult", best: bool) -> None:
         print(f"round {step}: reward {figure.value:.4f}{' (best so far)' if best else ''}", flush=True)
 
 
@@ -77,17 +77,17 @@ class _Watching(Listener[Any, "Found"]):
 
 
 def _train(cell: Training, folder: Path) -> dict[str, Any]:
-    """Train, from the newest checkpoint where there is one."""
+    """Train from the newest checkpoint, if there is one -> figures of the training."""
     from unmask.disk.folders import latest
     from unmask.rl.loop import fit
     from unmask.rl.session import open_learning, recorded_learning
 
-    begun = latest(folder) is not None
-    if begun and _asked(recorded_learning(folder), cell.run) != cell.run:
+    resumed = latest(folder) is not None
+    if resumed and _requested(recorded_learning(folder), cell.run) != cell.run:
         raise ConfigError(f"{folder} was trained with other settings; choose another folder with --out.")
-    session = open_learning(cell.run, resume=folder) if begun else open_learning(cell.run, out=folder)
+    session = open_learning(cell.run, resume=folder) if resumed else open_learning(cell.run, out=folder)
     try:
-        result, _ = fit(session.learner, _Watching())
+        result, _ = fit(session.learner, _TrainingLog())
     finally:
         session.group.leave()
     if result.reason == "interrupted":
@@ -98,18 +98,18 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
         "best": result.merit,
         "best_round": result.best_step,
         "parameters": sum(p.numel() for p in session.learner.params),
-        "spent": _spent(folder / "metrics.jsonl"),
+        "spent": _seconds_spent(folder / "metrics.jsonl"),
     }
 
 
-def _asked(recorded: LearnRun, wanted: LearnRun) -> LearnRun:
-    """A recorded run as it was asked for, before the world decided on the units of its prices."""
-    policy = replace(recorded.policy, unit=wanted.policy.unit, largest=wanted.policy.largest)
+def _requested(recorded: LearnRun, cell_run: LearnRun) -> LearnRun:
+    """A recorded run -> the run as it was requested: with the unit and the largest alpha of the cell's settings."""
+    policy = replace(recorded.policy, unit=cell_run.policy.unit, largest=cell_run.policy.largest)
     return replace(recorded, policy=policy)
 
 
-def _spent(metrics: Path) -> dict[str, float]:
-    """Seconds of rollouts, verifier and updates over all rounds."""
+def _seconds_spent(metrics: Path) -> dict[str, float]:
+    """metrics.jsonl -> seconds of rollouts, verifier and updates over all rounds."""
     from unmask.run.metrics import read_metrics
 
     sums = {"roll_seconds": 0.0, "judge_seconds": 0.0, "update_seconds": 0.0}
@@ -123,6 +123,7 @@ def _spent(metrics: Path) -> dict[str, float]:
 
 
 def _arguments(arena: Arena) -> dict[str, Any]:
+    """An arena -> the arguments of `solve.sweep.open_bench`."""
     return {
         "checkpoint": arena.checkpoint,
         "task": arena.task,
@@ -136,7 +137,10 @@ def _arguments(arena: Arena) -> dict[str, Any]:
 
 
 def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: Path) -> dict[str, Any]:
-    """The settings, one after the other; what is on the record is not done again."""
+    """Settings -> their outcomes and L, the most positions to fill; outcomes that `record` has are not computed again.
+
+    The settings run one after the other.
+    """
     from unmask.solve.problems import most_holes
     from unmask.solve.sweep import stamps, sweep
 
@@ -145,10 +149,11 @@ def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: P
     for outcome in sweep(lambda **_: bench, _arguments(arena), settings, workers=1, record=record, stamp=stamp):
         by_key[outcome.setting.key] = outcome
         print(f"{len(by_key)} of {len(settings)}: {outcome.setting.key}", flush=True)
-    return {"length": most_holes(bench.problems), "outcomes": [asdict(by_key[one.key]) for one in settings]}
+    return {"length": most_holes(bench.problems), "outcomes": [asdict(by_key[setting.key]) for setting in settings]}
 
 
 def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
+    """Measure every setting of the heuristics."""
     from unmask.solve.problems import most_holes
     from unmask.solve.settings import block_sizes, every_policy, settings_of
     from unmask.solve.sweep import open_bench
@@ -160,6 +165,7 @@ def _sweep_heuristics(cell: Heuristics, folder: Path) -> dict[str, Any]:
 
 
 def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
+    """Measure trained policies at the alphas of the cell."""
     from unmask.disk.folders import locate_policy
     from unmask.policies.learned.policy import read_policy
     from unmask.solve.problems import most_holes
@@ -184,43 +190,48 @@ def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
 
 
 def _alpha(run: Path) -> float:
-    """The one alpha that a policy without a price was trained for."""
+    """The run folder of a policy that has no dial -> the alpha that it was trained with."""
     from unmask.disk.checkpoint import read_checkpoint
 
     return float(read_checkpoint(run / "policy").config["trained_on"]["learn"]["alphas"][0])
 
 
-# ---- the clock -------------------------------------------------------------------------------------------------------
+# ---- seconds ---------------------------------------------------------------------------------------------------------
 
-_TIMED_PROBLEMS, _TIMED_BATCHES = 128, 32  # at most so many of each
+_TIMED_PROBLEMS, _TIMED_BATCHES = 128, 32  # the maximum of each
 
 
-def _clock(cell: Timed, folder: Path) -> dict[str, Any]:
-    """Median seconds a problem, verifier included; the settings take turns, so that what disturbs one disturbs all."""
+def _time_settings(cell: Timed, folder: Path) -> dict[str, Any]:
+    """Median seconds a problem of each setting, verifier included.
+
+    In each round all settings run once, so that a disturbance by other processes affects all of them alike.
+    """
     from unmask.eval.frontier import frontier, grouped
     from unmask.reproduce.results import outcomes_of, shown
     from unmask.solve.problems import most_holes, solve
     from unmask.solve.sweep import open_bench
 
-    given = [outcomes_of(read(folder, read_cell(folder, name)).result) for name in (cell.measured, cell.against)]
+    learned, rules = (
+        outcomes_of(read(folder, read_cell(folder, name)).result) for name in (cell.measured, cell.against)
+    )
     bench = open_bench(**_arguments(cell.arena))
-    length, chosen = most_holes(bench.problems), [given[0][n].setting for n in shown(len(given[0]))]
-    for some in grouped(given[1]).values():
-        found = frontier(some, length, resamples=1)
-        chosen += [found.outcomes[n].setting for n in found.best]
-    settings = {one.key: one for one in chosen}
+    length, chosen = most_holes(bench.problems), [learned[n].setting for n in shown(len(learned))]
+    for group in grouped(rules).values():
+        front = frontier(group, length, resamples=1)
+        chosen += [front.outcomes[n].setting for n in front.best]
+    settings = {setting.key: setting for setting in chosen}
     problems = bench.problems[: min(_TIMED_PROBLEMS, _TIMED_BATCHES * cell.batch)]
-    where, every = bench.device, (bench.task, problems, bench.tokenizer)
-    solve(bench.decoder(chosen[0]), bench.task, problems[:8], bench.tokenizer, device=where)  # what is slow once only
+    device, arguments = bench.device, (bench.task, problems, bench.tokenizer)
+    solve(bench.decoder(chosen[0]), bench.task, problems[:8], bench.tokenizer, device=device)  # the first call is slow
     seconds: dict[str, list[float]] = {key: [] for key in settings}
     wall, busy = time.perf_counter(), time.process_time()
     for round_ in range(cell.rounds):
         for key, setting in settings.items():
             decoder = bench.decoder(setting)
-            began = time.perf_counter()
-            solve(decoder, *every, device=where, seed=bench.seed, batch=cell.batch)
-            seconds[key].append((time.perf_counter() - began) / len(problems))
+            start = time.perf_counter()
+            solve(decoder, *arguments, device=device, seed=bench.seed, batch=cell.batch)
+            seconds[key].append((time.perf_counter() - start) / len(problems))
         print(f"round {round_ + 1} of {cell.rounds}", flush=True)
     share = (time.process_time() - busy) / (time.perf_counter() - wall)
-    middle = {key: statistics.median(some) for key, some in seconds.items()}
-    return {"length": length, "problems": len(problems), "share": share, "seconds": middle}
+    medians = {key: statistics.median(values) for key, values in seconds.items()}
+    return {"length": length, "problems": len(problems), "share": share, "seconds": medians}

@@ -3,7 +3,7 @@
 The loop that trains a policy: warm start, rounds, validation, calibration; it stops politely and goes on exactly.
 """
 
-__all__ = ["Found", "calibrate", "fit", "validate"]
+__all__ = ["ValidationResult", "calibrate", "fit", "validate"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,7 +31,7 @@ _BEYOND = tuple(round(TRAINED_DIAL + (1 - TRAINED_DIAL) * n / 8, 3) for n in ran
 _DIALS = (*(round(TRAINED_DIAL * n / 16, 3) for n in range(17)), *_BEYOND)
 
 
-class Found(NamedTuple):
+class ValidationResult(NamedTuple):
     """A validation: (K,) each."""
 
     reward: Tensor
@@ -44,14 +44,14 @@ class Found(NamedTuple):
         return float(self.reward.mean())
 
 
-def validate(learner: Learner) -> Found:
+def validate(learner: Learner) -> ValidationResult:
     """The policy, cutting at one half, on the validation problems at every alpha."""
     given = learner.world.valid[: learner.settings.valid_prompts]
     count = len(learner.alphas)
     which = torch.arange(count).repeat_interleave(len(given))
     found = _cut(learner, learner.policy(), given * count, [learner.dials[k] for k in which.tolist()])
     worth = learner.worth(found, which)
-    return Found(*(x.view(count, -1).mean(-1) for x in (worth, found.scores, found.passes)))
+    return ValidationResult(*(x.view(count, -1).mean(-1) for x in (worth, found.scores, found.passes)))
 
 
 def calibrate(learner: Learner) -> Calibration:
@@ -111,7 +111,7 @@ def _cut(learner: Learner, policy: Learned, given: Sequence[Problem], dials: Seq
 class _PolicyRun:
     """A learner as a run that `run.loop.drive` takes the steps of; a step is a round."""
 
-    def __init__(self, learner: Learner, listener: Listener[RoundReport, Found]) -> None:
+    def __init__(self, learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> None:
         self.learner, self.listener = learner, listener
         self.folder, self.group, self.device = learner.folder, learner.group, learner.world.device
 
@@ -142,7 +142,7 @@ class _PolicyRun:
     def take(self) -> RoundReport:
         return self.learner.take_round()
 
-    def evaluate(self) -> Validation[Found] | None:
+    def evaluate(self) -> Validation[ValidationResult] | None:
         """Validate in the first process."""
         if not self.group.first:
             return None
@@ -157,13 +157,13 @@ class _PolicyRun:
             save(self.learner)
         return step_folder(self.folder, self.step)
 
-    def save_best(self, figure: Found | None) -> Path:
+    def save_best(self, figure: ValidationResult | None) -> Path:
         if self.group.first:
             write_policy(self.learner, None)
         return self.folder / "policy"
 
 
-def fit(learner: Learner, listener: Listener[RoundReport, Found]) -> tuple[RunResult, Calibration | None]:
+def fit(learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> tuple[RunResult, Calibration | None]:
     """Warm up and train to the last round, to where validation no longer rises, or to an interrupt; always saved.
 
     An interrupt during the warm start, which takes less than a minute, leaves nothing to go on from. A run that

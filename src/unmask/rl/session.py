@@ -20,7 +20,7 @@ from unmask.errors import CheckpointError, ConfigError, UnmaskError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore
 from unmask.rl.learner import Learner, RoundReport
-from unmask.rl.loop import Found, fit
+from unmask.rl.loop import ValidationResult, fit
 from unmask.rl.rollout import World, load_world
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Interrupt, Listener
@@ -92,7 +92,7 @@ class _Listen(Protocol):
 
     def __call__(
         self, settings: LearnSettings, *, name: str
-    ) -> AbstractContextManager[Listener[RoundReport, Found]]: ...
+    ) -> AbstractContextManager[Listener[RoundReport, ValidationResult]]: ...
 
 
 def separate_runs(run: LearnRun, seeds: Sequence[int], *, each_alpha: bool) -> dict[str, LearnRun]:
