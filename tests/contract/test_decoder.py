@@ -173,6 +173,23 @@ def test_finished_rows_leave_and_the_head_runs_at_the_positions_needed() -> None
     assert counted.positions == 5 * 16  # a policy that does not look: at most four positions a pass, padded to 16
 
 
+class CountsPadding(Decoder):
+    """A decoder that tells the share of all positions, padding among them."""
+
+    def _time(self, canvas: Canvas, masked: Tensor, given: Tensor | None) -> Tensor | None:
+        return masked.double().mean(-1)
+
+
+@pytest.mark.parametrize("policy", ["random:steps=inf", "confidence:steps=inf"])
+def test_the_time_does_not_count_padding(policy: str) -> None:
+    """Of three tokens and a place of padding 3/3, 2/3, 1/3 are masked; the control is told 3/4, 2/4, 1/4."""
+    tokens, valid = torch.full((1, 4), 2), torch.tensor([[True, True, True, False]])
+    for cls, count in ((Decoder, 3), (CountsPadding, 4)):
+        table = TableDenoiser(random_language(2, 4), time_conditioned=True)
+        cls(table, make(policy)).decode(Canvas.start(tokens, torch.tensor([1]), valid=valid))
+        assert [time.item() for time in table.times] == pytest.approx([3 / count, 2 / count, 1 / count])
+
+
 def test_a_finished_canvas_costs_no_pass() -> None:
     canvas = Canvas.start(torch.zeros(2, 6, dtype=torch.int64), torch.arange(2))
     done = Decoder(TABLE, make("random")).decode(canvas)

@@ -161,6 +161,26 @@ def test_eval_repeats_and_counts_the_tokens(place: Path, whole: dict[str, Any]) 
 
 
 @pytest.mark.slow
+def test_eval_of_all_pools_its_parts(place: Path, whole: dict[str, Any]) -> None:
+    """Rates and bits are those of all rows together; the control: the mean of the two parts."""
+    words = ("eval", "whole", "--draws", "1", "--threads", "1", "--split")
+    train, valid, pooled = (told(place, *words, split) for split in ("train", "valid", "all"))
+    nats, tokens, size = (
+        sum(value(part) for part in (train, valid))
+        for value in (
+            lambda part: part["nats_per_token"] * part["tokens"],
+            lambda part: part["tokens"],
+            lambda part: part["nats_per_token"] * part["tokens"] / part["bits_per_byte"],
+        )
+    )
+    assert pooled["nats_per_token"] == pytest.approx(nats / tokens, rel=1e-9)
+    assert pooled["bits_per_byte"] == pytest.approx(nats / size, rel=1e-9)
+    assert pooled["tokens"] == tokens
+    mean = (train["nats_per_token"] + valid["nats_per_token"]) / 2
+    assert pooled["nats_per_token"] != pytest.approx(mean, rel=1e-6)
+
+
+@pytest.mark.slow
 def test_generate_beyond_the_window_and_by_seed(place: Path, whole: dict[str, Any]) -> None:
     words = ("generate", "whole", "The king", "--length", "48", "--count", "2", "--threads", "1", "--seed")
     one, again = told(place, *words, "3"), told(place, *words, "3", "--watch")

@@ -135,6 +135,22 @@ def test_the_time_is_the_expected_share_of_masked_tokens(name: str, schedule: st
         assert abs(float(part.mean())) < 4 * float(part.std()) / math.sqrt(len(part)) + 1e-7
 
 
+@pytest.mark.parametrize("name", get_args(Estimator))
+def test_the_time_does_not_count_padding(name: Estimator) -> None:
+    """In training and in validation a padded row is told what it is told without padding; the control counts it."""
+    on = torch.tensor([True, True, False, False]).expand(ROWS, L)
+    rows = Rows(torch.tensor(X).expand(ROWS, L), on, on)
+    model, objective = TableDenoiser(JOINT, time_conditioned=True), Masked(MaskedDiffusion(V), name)
+    draw = objective.draw(3, 0, torch.arange(ROWS), ROWS, on)
+    objective.loss(model, rows, draw)
+    gap = draw[0].double().sum(-1) / 2 - model.times[-1]
+    error = 4 * float(gap.std()) / math.sqrt(ROWS) + 1e-7
+    assert abs(float(gap.mean())) < error
+    assert abs(float((draw[0].double().mean(-1) - model.times[-1]).mean())) > error
+    objective.bound(model, rows, generator(1))
+    assert sorted(set(model.times[-1].tolist())) == [0.5, 1.0]  # one or both of two tokens, not of four
+
+
 # ---- the bound as a figure -----------------------------------------------------------------------------------------
 
 
@@ -147,6 +163,23 @@ def test_bound_is_a_ratio_of_sums_with_its_error() -> None:
     assert (result.tokens, result.sequences, result.draws) == (6, 3, 5)
     assert result.perplexity == pytest.approx(math.exp(2.5))
     assert Bound.of(torch.tensor([2.0]), torch.tensor([1]), 1).stderr is None
+
+
+def test_parts_combine_to_the_bound_of_their_pooled_rows() -> None:
+    """As `eval --split all` does it; the control: the mean of the two rates, and of their bits per byte."""
+    tokens = torch.randint(1, 60, (900,), generator=generator(2))
+    nats = tokens * (2 + 0.3 * torch.randn(900, generator=generator(3), dtype=torch.float64))
+    nats[700:] *= 1.01
+    parts = [Bound.of(nats[:700], tokens[:700], 4, 50_000), Bound.of(nats[700:], tokens[700:], 4, 21_000)]
+    pooled, combined = Bound.of(nats, tokens, 4, 71_000), Bound.combined(parts)
+    assert combined.nats_per_token == pytest.approx(pooled.nats_per_token, rel=1e-12)
+    assert combined.bits_per_byte == pytest.approx(pooled.bits_per_byte, rel=1e-12)
+    assert (combined.tokens, combined.sequences, combined.draws) == (pooled.tokens, 900, 4)
+    assert combined.stderr == pytest.approx(pooled.stderr, rel=0.01)
+    mean = Bound((parts[0].nats_per_token + parts[1].nats_per_token) / 2, None, pooled.tokens, 900, 4)
+    assert mean.nats_per_token != pytest.approx(pooled.nats_per_token, rel=1e-4)
+    single = Bound.combined([parts[0], Bound.of(nats[:1], tokens[:1], 4)])
+    assert (single.stderr, single.bits_per_byte) == (None, None)
 
 
 def test_bound_of_the_exact_model_is_the_entropy_of_its_language() -> None:

@@ -1,9 +1,13 @@
 """A run that stopped goes on as if it had never stopped: every loss, every tensor, bit for bit."""
 
 import json
+import os
 import signal
-from collections.abc import Callable
-from dataclasses import replace
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,19 @@ import torch
 
 from unmask.data.packed import Corpus, Facts, Packed, PartFacts
 from unmask.data.settings import DataSettings
+from unmask.denoiser import Denoiser
 from unmask.disk.checkpoint import load_state
 from unmask.disk.folders import latest
 from unmask.model.load import build
+from unmask.noise import generator, row_keys
+from unmask.objective.base import Draw, Loss, Objective, Rows
 from unmask.objective.bound import Bound
+from unmask.objective.masked import nelbo
 from unmask.run.loop import Listener
 from unmask.run.optim import optimizer_tensors
 from unmask.run.parallel import Group
 from unmask.text.build import char_tokenizer
+from unmask.train import loop
 from unmask.train.loop import StepReport, Trainer
 from unmask.train.plan import make_plan
 from unmask.train.session import objective_of
@@ -58,19 +67,12 @@ def settings(**changes: Any) -> TextRun:
     return TextRun(DataSettings(length=LENGTH), model, replace(train, **changes))
 
 
-def trainer(run: TextRun, folder: Path) -> Trainer:
+def trainer(run: TextRun, folder: Path, objective: Objective | None = None, group: Group | None = None) -> Trainer:
     data = corpus()
     plan = make_plan(run, data)
-    return Trainer(
-        run,
-        plan,
-        data,
-        build(plan.model, run.train.seed),
-        objective_of(run.train, data),
-        folder,
-        Group(),
-        torch.float32,
-    )
+    model = build(plan.model, run.train.seed)
+    objective = objective or objective_of(run.train, data)
+    return Trainer(run, plan, data, model, objective, folder, group or Group(), torch.float32)
 
 
 class Watcher(Listener[StepReport, Bound]):
@@ -181,25 +183,129 @@ def test_control_forgotten_moments_are_seen(whole: tuple[Trainer, Watcher], tmp_
     assert not same(second, whole[0])
 
 
-def test_accumulation_does_not_change_the_gradient(tmp_path: Path) -> None:
-    """In two parts as in one, to 1e-6; the control: half of the batch does not."""
-    found: list[torch.Tensor] = []
-    for name, accumulate in (("one", 1), ("two", 2), ("four", 4)):
-        one = trainer(settings(accumulate=accumulate), tmp_path / name)
-        one.model.eval()  # no dropout: its draws differ between the parts
-        one.take_step()
-        one.take_step()
-        moments = optimizer_tensors(one.optimizer)
-        found.append(torch.cat([moments[key].flatten() for key in moments if key.endswith("exp_avg")]))
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0], rtol=1e-5, atol=1e-6)
-    small = trainer(settings(batch=4), tmp_path / "small")
-    small.model.eval()
-    small.take_step()
-    small.take_step()
-    moments = optimizer_tensors(small.optimizer)
-    half = torch.cat([moments[key].flatten() for key in moments if key.endswith("exp_avg")])
-    assert float((half - found[0]).abs().max()) > 1e-4
+def five_steps(one: Trainer) -> dict[str, torch.Tensor]:
+    """Losses and gradient norms of five steps, and AdamW's first moments after them."""
+    steps = [one.take_step() for _ in range(5)]
+    moments = optimizer_tensors(one.optimizer)
+    return {
+        "losses": torch.stack([loss for loss, _, _ in steps]),
+        "norms": torch.stack([norm for _, norm, _ in steps]),
+        "moments": torch.cat([moments[key].flatten() for key in moments if key.endswith("exp_avg")]),
+    }
+
+
+def distance(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> float:
+    """The greatest difference of two results of `five_steps`."""
+    return max(float((left[key] - right[key]).abs().max()) for key in left)
+
+
+def dropping(p: float, **changes: Any) -> TextRun:
+    """`settings` with another rate of dropout."""
+    run = settings(**changes)
+    return replace(run, model=replace(run.model, dropout=p))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2])
+def test_accumulation_changes_nothing(p: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In parts as in one, to 1e-6; the controls: half of the batch, and dropout that counts rows in their part."""
+    whole, two, four = (five_steps(trainer(dropping(p, accumulate=n), tmp_path / str(n))) for n in (1, 2, 4))
+    assert max(distance(two, whole), distance(four, whole)) < 1e-6
+    assert distance(five_steps(trainer(dropping(p, batch=4), tmp_path / "small")), whole) > 1e-3
+    monkeypatch.setattr(loop, "row_keys", lambda seed, step, rows, stream: row_keys(seed, step, rows % 2, stream))
+    local = five_steps(trainer(dropping(p, accumulate=4), tmp_path / "local"))
+    assert (distance(local, whole) > 1e-3) == (p > 0)
+
+
+class Unscaled(Group):
+    """Processes whose losses were not multiplied by their number before the gradients were averaged."""
+
+    def mean_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
+        params = list(params)
+        super().mean_gradients(params)
+        for param in params:
+            if param.grad is not None:
+                param.grad /= self.size
+
+
+_TWO = """
+import sys
+from pathlib import Path
+import torch
+from test_resume import Unscaled, dropping, five_steps, trainer
+from unmask.run.parallel import join_group
+
+group, folder = join_group(torch.device("cpu")), Path(sys.argv[1])
+broken = Unscaled(group.rank, group.size, group.local_rank)
+results = {p: five_steps(trainer(dropping(p), folder, group=group)) for p in (0.0, 0.2)}
+results["broken"] = five_steps(trainer(dropping(0.2), folder, group=broken))
+torch.save(results, folder / f"{group.rank}.pt")
+group.leave()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """As torchrun starts them, over gloo, to 1e-6; the control: the number of processes left out of the gradient."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    here = Path(__file__).parent
+    shared["PYTHONPATH"] = os.pathsep.join([str(here.parents[1] / "src"), str(here)])
+    crew = [
+        subprocess.Popen(
+            [sys.executable, "-c", _TWO, str(tmp_path)],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in crew] == [0, 0]
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for p in (0.0, 0.2):
+        assert distance(first[p], second[p]) == 0
+        assert distance(five_steps(trainer(dropping(p), tmp_path / str(p))), first[p]) < 1e-6
+    assert distance(first["broken"], first[0.2]) > 0.1
+
+
+# ---- another objective ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FixedRate:
+    """A plain masked language model's objective: the likelihood of the 15 % of tokens that are hidden."""
+
+    rate: float = 0.15
+
+    def draw(self, seed: int, step: int, rows: torch.Tensor, total: int, maskable: torch.Tensor) -> Draw:
+        u = torch.rand((total, maskable.shape[1]), generator=generator(seed, 7, step))
+        return (maskable & (u[rows] < self.rate),)
+
+    def loss(self, model: Denoiser, rows: Rows, draw: Draw) -> Loss:
+        (hide,) = draw
+        weight = torch.full((len(hide),), 1 / self.rate)
+        return Loss(nelbo(model, rows.ids, hide, weight, valid=rows.valid), rows.maskable.sum(-1))
+
+    @torch.no_grad()
+    def bound(self, model: Denoiser, rows: Rows, generator: torch.Generator) -> Loss:
+        hide = rows.maskable & (torch.rand(rows.ids.shape, generator=generator) < self.rate)
+        return self.loss(model, rows, (hide,))
+
+
+def test_the_trainer_fits_another_objective(whole: tuple[Trainer, Watcher], tmp_path: Path) -> None:
+    """It trains, validates, saves and goes on to the same bits; the control: its losses are not those of the bound."""
+    one, watcher = trainer(settings(), tmp_path / "one", FixedRate()), Watcher()
+    assert one.fit(watcher).reason == "finished"
+    assert sum(watcher.losses[step] for step in (10, 11, 12)) < sum(watcher.losses[step] for step in (1, 2, 3))
+    assert list(watcher.bounds) == [4, 8, 12]
+    first = trainer(settings(), tmp_path / "two", FixedRate())
+    first.fit(Watcher(lambda step: signal.raise_signal(signal.SIGINT) if step == 5 else None))
+    second, after = trainer(settings(), tmp_path / "two", FixedRate()), Watcher()
+    assert second.restore()
+    assert second.fit(after).reason == "finished"
+    assert after.losses == {step: loss for step, loss in watcher.losses.items() if step > 5}
+    assert same(one, second)
+    assert watcher.losses != whole[1].losses
+    assert watcher.bounds != whole[1].bounds
 
 
 def test_golden_losses(tmp_path: Path, golden: Callable[..., None]) -> None:
