@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from unmask.disk.checkpoint import best_folder, latest, load_state, step_folder, write_checkpoint
+from unmask.disk.checkpoint import load_state, write_checkpoint
+from unmask.disk.folders import best_folder, latest, step_folder
 from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
 from unmask.run.parallel import Group
 
