@@ -1,6 +1,6 @@
-"""Settings as plain data: frozen dataclasses to and from JSON, TOML files, and the record of where a run took place.
+"""Settings as plain data: frozen dataclasses to and from JSON, TOML files, and the record of a run's environment.
 
-Nothing here needs torch, and pydantic is imported only when settings are checked.
+This module does not import torch, and imports pydantic only when settings are checked.
 """
 
 __all__ = [
@@ -54,28 +54,28 @@ _POSSIBLE = {
 
 @cache
 def adapter(cls: type[Settings]) -> "TypeAdapter[Settings]":
-    """Type -> what pydantic reads and writes it with; it is costly to make, so made once."""
+    """Type -> the pydantic adapter that reads and writes it, made once a type because making it is slow."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
 
 
 def to_dict(settings: object) -> dict[str, Any]:
-    """The settings as what JSON knows (tuples become lists, paths texts); `from_dict` gives them back unchanged."""
+    """Settings -> JSON values (tuples become lists, paths become texts); `from_dict` is the inverse."""
     return adapter(type(settings)).dump_python(settings, mode="json")
 
 
 def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Settings:
-    """Build the frozen dataclass `cls` from plain data; `where` says in errors whose data it is.
+    """Plain data -> the frozen dataclass `cls`; `where` names the source of the data in errors.
 
-    Raises ConfigError for a key that `cls` does not have, at any depth, for a missing one, and for a value of the
-    wrong type; an error that `cls` raises about its own values passes unchanged.
+    Raises ConfigError for a key that `cls` does not have, at any depth, for a missing key, and for a value of the
+    wrong type; an error that `cls` itself raises passes unchanged.
     """
     from pydantic import ValidationError
 
     for key, name, known in _unknown_keys(cls, data, ""):
         raise ConfigError(f"{where}: there is no setting '{key}': {did_you_mean(name, known)}")
-    text = json.dumps(data, default=str)  # JSON rules: lists for tuples, and no text that stands for a number
+    text = json.dumps(data, default=str)  # the rules of JSON: lists for tuples, and a text is no number
     try:
         return adapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
@@ -83,7 +83,7 @@ def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Setti
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over` in place of its own, table within table; neither is changed."""
+    """Two tables -> `base` with its values replaced by those of `over`, in nested tables too; neither is changed."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -93,7 +93,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The tables of a TOML file; ConfigError if it is missing, unreadable, or wrong (with the line)."""
+    """TOML file -> its tables. Raises ConfigError where it is missing, unreadable, or not TOML (with the line)."""
     import tomllib
 
     try:
@@ -121,9 +121,10 @@ def library_versions() -> dict[str, str]:
 
 
 def run_record() -> dict[str, Any]:
-    """Where and with what a run takes place, for run.json; torch's threads are asked for only if it is imported.
+    """The environment of a run, for run.json: versions, platform, processor, threads, commit, time.
 
-    The commit is that of this library's own checkout; None where it runs from anywhere else.
+    The number of threads is that of torch where torch is imported. The commit is that of the checkout of this library;
+    None where the library was installed.
     """
     torch = sys.modules.get("torch")
     return {
@@ -148,7 +149,7 @@ def processor_facts() -> dict[str, str]:
 
 
 def _unknown_keys(annotation: Any, value: object, prefix: str) -> Iterator[tuple[str, str, list[str]]]:
-    """(dotted key, its last name, names that exist there) for each key that no dataclass at that place has."""
+    """Annotation and value -> (dotted key, its last name, existing names) of each key that the dataclasses lack."""
     if dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
         hints = _hints(cast(type, annotation))
         for name, inner in cast(Mapping[str, object], value).items():
@@ -160,7 +161,7 @@ def _unknown_keys(annotation: Any, value: object, prefix: str) -> Iterator[tuple
         tables = [choice for choice in typing.get_args(annotation) if dataclasses.is_dataclass(choice)]
         yield from min((list(_unknown_keys(table, value, prefix)) for table in tables), key=len, default=[])
     elif typing.get_origin(annotation) in (list, tuple) and isinstance(value, list | tuple):
-        inner_types = [kind for kind in typing.get_args(annotation) if kind is not Ellipsis]
+        inner_types = [member for member in typing.get_args(annotation) if member is not Ellipsis]
         for index, item in enumerate(cast(list[object], value)):
             yield from _unknown_keys(inner_types[min(index, len(inner_types) - 1)], item, f"{prefix}{index}.")
     elif typing.get_origin(annotation) is dict and isinstance(value, Mapping):
@@ -170,25 +171,25 @@ def _unknown_keys(annotation: Any, value: object, prefix: str) -> Iterator[tuple
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    """Types of the fields that may be given, by name."""
+    """Dataclass -> the types of the fields that its constructor takes, by name."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
 def _as_config_error(error: "ValidationError", data: Mapping[str, Any], where: str) -> UnmaskError:
-    """The first thing pydantic refused, as one sentence: the key, what was given, what is possible."""
+    """Pydantic error -> its first problem as one sentence: the key, the value, what is possible."""
     own = error.errors()[0].get("ctx", {}).get("error")
     if isinstance(own, UnmaskError):
         return own
-    key, given, possible = first_problem(error, data)
+    key, value, possible = first_problem(error, data)
     if not possible:
         return ConfigError(f"{where}: the setting '{key}' is missing: give it a value.")
     name = f"the setting '{key}'" if key else "the whole"
-    return ConfigError(f"{where}: {name} cannot be {given}: give {possible}.")
+    return ConfigError(f"{where}: {name} cannot be {value}: give {possible}.")
 
 
 def first_problem(error: "ValidationError", data: object) -> tuple[str, str, str]:
-    """What pydantic refused first in `data`: dotted key, the value there as JSON, what is possible ("" if missing)."""
+    """Pydantic error -> its first problem: dotted key, the value as JSON, what is possible ("" for a missing key)."""
     details = error.errors()
     first = details[0]
     key, value = _locate(first["loc"], data)
@@ -200,7 +201,7 @@ def first_problem(error: "ValidationError", data: object) -> tuple[str, str, str
 
 
 def _locate(location: tuple[int | str, ...], data: object) -> tuple[str, object]:
-    """The dotted key and the value there; parts that pydantic adds for the branches of a union are left out."""
+    """Location of a pydantic error -> the dotted key and its value, without the parts for the branches of a union."""
     keys: list[str] = []
     value: Any = data
     for position, part in enumerate(location):
@@ -215,7 +216,7 @@ def _locate(location: tuple[int | str, ...], data: object) -> tuple[str, object]
 
 
 def _possible(detail: "ErrorDetails") -> str:
-    """What could have been given instead, as the end of a sentence."""
+    """Pydantic error -> the possible values, as the end of a sentence."""
     context = detail.get("ctx", {})
     if detail["type"] in ("literal_error", "enum"):
         return f"one of {context['expected']}"
@@ -225,13 +226,13 @@ def _possible(detail: "ErrorDetails") -> str:
 
 
 def _lower_first(text: str) -> str:
-    """The text with a small first letter, to stand inside a sentence."""
+    """Text -> the same with a small first letter, for use inside a sentence."""
     return text[:1].lower() + text[1:]
 
 
 def _version(name: str) -> str:
-    """An installed package's version, or "not installed"."""
-    from importlib import metadata  # a tenth of the time that `unmask info` takes, and only writers need it
+    """Package -> its version, or "not installed"."""
+    from importlib import metadata  # it takes a tenth of the time of `unmask info`, which does not need it
 
     try:
         return metadata.version(name)
@@ -241,15 +242,15 @@ def _version(name: str) -> str:
 
 @cache
 def _commit(source: Path) -> str | None:
-    """The commit that the git checkout `source` stands at; None where it is none itself, or git cannot say."""
-    if not (source / ".git").exists():  # else git would look into the folders around it, which are not this library's
+    """Folder of a git checkout -> its commit; None where the folder is no checkout or git fails."""
+    if not (source / ".git").exists():  # git would search the parent folders, which belong to other projects
         return None
     import subprocess
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", str(source), "rev-parse", "HEAD"]
     try:
-        asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout.strip()
+    return result.stdout.strip()

@@ -134,7 +134,7 @@ def test_a_folder_moved_aside_by_a_dead_process_comes_back(tmp_path: Path) -> No
     _write(tmp_path / f".c.{files._host()}-{dead.pid}-00000000.old")
     alive = tmp_path / f".e.{files._host()}-{os.getpid()}-00000000.tmp"
     alive.mkdir()
-    files.sweep(tmp_path)
+    files.remove_leftovers(tmp_path)
     assert read_checkpoint(tmp_path / "c").config == {"architecture": "x"}
     assert alive.exists()
 

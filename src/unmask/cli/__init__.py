@@ -1,1 +1,1 @@
-"""One file a verb; `main` finds it."""
+"""The command line: `main` reads the verb, and a module of this package runs it."""

@@ -1,4 +1,4 @@
-"""`unmask info` and `unmask list`: what a checkpoint is, what can be named. Reads headers and JSON; without torch."""
+"""`unmask info` and `unmask list`: the facts of a checkpoint, and the names that options accept. Imports no torch."""
 
 __all__ = ["InfoArguments", "ListArguments", "describe", "run_info", "run_list"]
 
@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from unmask.cli.options import OutputOptions
+from unmask.cli.common import OutputOptions, print_json, size, table
 from unmask.cli.parse import Flat, Positional, parse
-from unmask.cli.show import print_json, size, table
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint
 from unmask.disk.folders import locate, locate_policy
 from unmask.disk.json import NotJson, parse_json
 
 _LEARNED = "learned:from="
-_KINDS = ("models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules")
+_CATEGORIES = ("models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules")
 
 
 @dataclass(frozen=True, slots=True)
 class InfoArguments:
-    """What a checkpoint or policy is: network, tokenizer, step, bound, versions, files."""
+    """The facts of a checkpoint or policy: network, tokenizer, step, bound, versions, files."""
 
     checkpoint: Positional[str]
     """A checkpoint, policy or run folder, the name of a bundled model, or learned:from=NAME for a bundled policy."""
@@ -28,7 +27,7 @@ class InfoArguments:
 
 
 def run_info(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; prints what a checkpoint is."""
+    """Words of the command line -> exit code; prints the facts of a checkpoint."""
     arguments = parse(InfoArguments, argv, "info")
     name = arguments.checkpoint
     folder = locate_policy(name.removeprefix(_LEARNED)) if name.startswith(_LEARNED) else locate(name)
@@ -44,10 +43,10 @@ def run_info(argv: Sequence[str]) -> int:
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Everything about a checkpoint, as plain data."""
-    run_, config = checkpoint.run or {}, checkpoint.config
-    settings = _part(run_, "settings")
-    bound = _part(run_, "bound")
+    """Checkpoint -> everything known about it, as plain data."""
+    record, config = checkpoint.run or {}, checkpoint.config
+    settings = _part(record, "settings")
+    bound = _part(record, "bound")
     nats = bound.get("nats_per_token")
     files = {
         path.relative_to(checkpoint.folder).as_posix(): path.stat().st_size
@@ -65,10 +64,10 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "calibrated": bool(_part(config, "calibration")),
         "process": _part(config, "process"),
         "tokenizer": _tokenizer(checkpoint),
-        "step": run_.get("step"),
-        "steps": _part(run_, "plan").get("steps"),
+        "step": record.get("step"),
+        "steps": _part(record, "plan").get("steps"),
         "bound": bound or None,
-        "best_step": run_.get("best_step"),
+        "best_step": record.get("best_step"),
         "perplexity": math.exp(min(nats, 700.0)) if isinstance(nats, int | float) else None,
         "source": _part(settings, "data").get("source"),
         "settings": settings,
@@ -79,28 +78,28 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _part(value: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The object under a key; an empty one where there is none."""
+    """The object under a key; an empty object where the key is missing."""
     part = value.get(key)
     return cast(dict[str, Any], part) if isinstance(part, dict) else {}
 
 
 def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """Kind and size, from the recorded facts where they are there, else from tokenizer.json."""
+    """Type and size of the tokenizer: the recorded type, or that of tokenizer.json where none is recorded."""
     if checkpoint.tokenizer_json is None:
         return None
-    kind = _part(checkpoint.run or {}, "facts").get("tokenizer")
+    name = _part(checkpoint.run or {}, "facts").get("tokenizer")
     try:
         record = parse_json(checkpoint.tokenizer_json, dict[str, Any])
     except NotJson:
         record = {}
     return {
-        "kind": kind or str(_part(record, "model").get("type", "unknown")).lower(),
+        "kind": name or str(_part(record, "model").get("type", "unknown")).lower(),
         "vocab_size": _part(checkpoint.config, "model").get("vocab_size"),
     }
 
 
 def _lines(facts: dict[str, Any]) -> dict[str, str]:
-    """The same for people."""
+    """The facts of a model -> the rows of the table that is printed."""
     if facts["policy"] is not None:
         return _policy_lines(facts)
     model, tokenizer, bound = facts["model"], facts["tokenizer"], facts["bound"]
@@ -128,7 +127,7 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def _policy_lines(facts: dict[str, Any]) -> dict[str, str]:
-    """`_lines` of a policy, which has neither window nor tokenizer but a denoiser and a task it was trained on."""
+    """The facts of a policy -> the rows of the table: instead of window and tokenizer, denoiser and task."""
     policy, trained = facts["policy"], facts["trained_on"] or facts["settings"]
     shape = ", ".join(f"{name} {policy[name]}" for name in ("width", "heads", "head") if name in policy)
     features = policy.get("features")
@@ -146,55 +145,55 @@ def _policy_lines(facts: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ListArguments:
-    """What can be named: models, policies, tasks, recipes and policy-recipes, corpora, estimators, schedules."""
+    """The names that options accept: models, policies, tasks, recipes, corpora, estimators, schedules."""
 
-    kind: Positional[
+    category: Positional[
         Literal["models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules", "all"]
     ] = "all"
-    """Which of them."""
+    """Which names to list."""
     output: Flat[OutputOptions] = OutputOptions()
 
 
 def run_list(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; prints names with a line each."""
+    """Words of the command line -> exit code; prints names, each with a line about it."""
     arguments = parse(ListArguments, argv, "list")
-    kinds = _KINDS if arguments.kind == "all" else (arguments.kind,)
-    tables = {kind: _listed(kind) for kind in kinds}
+    categories = _CATEGORIES if arguments.category == "all" else (arguments.category,)
+    tables = {category: _listed(category) for category in categories}
     if arguments.output.json:
         print_json(tables)
         return 0
-    for number, (kind, names) in enumerate(tables.items()):
+    for number, (category, names) in enumerate(tables.items()):
         if len(tables) > 1:
-            print(f"{chr(10) if number else ''}{kind}")
+            print(f"{chr(10) if number else ''}{category}")
         print(table(names) if names else "  none yet")
     return 0
 
 
-def _listed(kind: str) -> dict[str, str]:
-    """Names with their lines; a kind's module is imported only when it is asked for."""
-    if kind == "models":
+def _listed(category: str) -> dict[str, str]:
+    """Category -> a line about each of its names. The modules of a category are imported only when it is listed."""
+    if category == "models":
         return _models()
-    if kind == "recipes":
+    if category == "recipes":
         from unmask.recipes import denoisers
 
         return denoisers.names()
-    if kind == "policy-recipes":
+    if category == "policy-recipes":
         from unmask.recipes import policies
 
         return policies.names()
-    if kind == "corpora":
+    if category == "corpora":
         from unmask.data.sources import CORPORA
 
         return {name: corpus.about for name, corpus in CORPORA.items()}
-    if kind == "policies":
+    if category == "policies":
         from unmask.disk.folders import bundled_policies
         from unmask.policies.registry import names
 
         bundled = {f"learned:from={name}": f"A bundled policy for {name}." for name in bundled_policies()}
         return dict(sorted((names() | bundled).items()))
-    if kind == "tasks":
+    if category == "tasks":
         return _tasks()
-    if kind == "estimators":
+    if category == "estimators":
         from unmask.objective.masked import ESTIMATORS
 
         return dict(ESTIMATORS)
@@ -211,7 +210,7 @@ def _tasks() -> dict[str, str]:
     for name in lines:
         try:
             known = options(name)
-        except PluginError:  # the line says already why it cannot be loaded
+        except PluginError:  # the line already explains why it cannot be loaded
             continue
         shown = [f"{key}={value}" if value else key for key, value in known.items()]
         lines[name] += f" Options: {', '.join(shown) or 'none'}."

@@ -1,4 +1,4 @@
-"""`unmask bench WHAT`: how fast this machine is, beside its own matmul rates."""
+"""`unmask bench WHAT`: the speed and memory of this machine, compared with its matmul rates."""
 
 __all__ = ["BenchArguments", "run"]
 
@@ -7,19 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unmask.cli.options import OutputOptions
+from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse
-from unmask.cli.show import print_json
 from unmask.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
 class BenchArguments:
-    """Measure speed and memory. Medians over rounds; in each round the machine's matmul rates are measured too."""
+    """Measure speed and memory: medians over rounds. Each round measures the matmul rates of the machine too."""
 
     what: Positional[Literal["train", "decode", "ancestral", "policy", "memory", "scaling"]]
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
-    1000 steps; policy: a learned policy beside the pass it decides about; memory: the peak of a step with a large
+    1000 steps; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
     vocabulary; scaling: time and memory along length, batch, vocabulary and width."""
     rounds: int = 5
     """Measurements of each cell."""
@@ -45,7 +44,7 @@ class BenchArguments:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Measure, and print a table or JSON."""
+    """Words of the command line -> exit code; prints the measurements as lines or JSON."""
     args = parse(BenchArguments, argv, "bench")
 
     from unmask.config import run_record
@@ -66,6 +65,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _cells(args: BenchArguments, device: Any, threads: int) -> Iterable[dict[str, Any]]:
+    """Run the benchmark that was asked for -> its measurements, one dictionary a cell."""
     if args.what == "train":
         from unmask.bench.train import bench_train
 
@@ -86,14 +86,14 @@ def _cells(args: BenchArguments, device: Any, threads: int) -> Iterable[dict[str
 
     if args.what == "memory":
         return bench_memory(threads)
-    found = bench_scaling(threads)
+    axes = bench_scaling(threads)
     if args.plot is not None:
-        plot_scaling(found, Path(args.plot))
-    return [{"axis": axis, **cell} for axis, cells in found.items() for cell in cells]
+        plot_scaling(axes, Path(args.plot))
+    return [{"axis": axis, **cell} for axis, cells in axes.items() for cell in cells]
 
 
 def _line(cell: dict[str, Any]) -> str:
-    """A cell as one line: its name, then each measured number with its unit."""
+    """Measured cell -> one line: its name, then each number with its unit."""
     shape = cell["shape"]
     name = (
         " ".join(str(cell[key]) for key in ("axis", "dtype", "policy", "cache", "modulation", "logits") if key in cell)

@@ -1,4 +1,4 @@
-"""`unmask demo`: the main job in a minute, offline, on the bundled models."""
+"""`unmask demo`: what the library does, shown in about a minute, offline, on the bundled models."""
 
 __all__ = ["DemoArguments", "run"]
 
@@ -9,9 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli.options import MachineOptions, OutputOptions
+from unmask.cli.common import MachineOptions, OutputOptions, note, print_json
 from unmask.cli.parse import Flat, Positional, parse
-from unmask.cli.show import note, print_json
 from unmask.errors import ConfigError, DataError, PluginError, RequestError
 
 if TYPE_CHECKING:
@@ -19,36 +18,36 @@ if TYPE_CHECKING:
 
     from unmask.api import Model
     from unmask.policies.base import UnmaskingPolicy
-    from unmask.solve.race import Course, Place, Puzzles, Runner
+    from unmask.solve.puzzles import DialPoint, PolicyRun, Puzzles, PuzzleSet
 
 _BUNDLED = "shakespeare"
-_SEQUENCES, _PATIENCE = 16, 5.0  # at most so many sequences, and no further pass over them after so many seconds
+_SEQUENCES, _PATIENCE = 16, 5.0  # the most sequences to measure, and the seconds that measuring may take, about
 _LENGTH, _PAUSE = 120, 0.03
-_STEPS, _GAMMA = 32, 16.0  # so many nats a pass come to about as many passes; at 1 nat there are 113
+_STEPS, _GAMMA = 32, 16.0  # with 16 nats a pass there are about 32 passes; with 1 nat 113
 _TEMPLATES = ("ROMEO.\nBut, soft! what [6] through yonder window breaks?", "The [3] of the [2].", "[2]")
 _PUZZLES, _OUT = 24, "runs/demo"
 
 
 @dataclass(frozen=True, slots=True)
 class DemoArguments:
-    """See it work in a minute: the same puzzles by several unmasking policies, a dial turned, a text, a hole filled.
+    """A demonstration of a minute: puzzles by several unmasking policies, several dial values, a text, a filled hole.
 
-    With a checkpoint it shows that model alone: held-out text measured, a text written, a hole filled.
+    With a checkpoint it shows that model alone: a text, a filled hole, and the bound on held-out text.
     With --dtype auto puzzles are solved in float32, so that their figures are the same on every machine.
     """
 
     checkpoint: Positional[str | None] = None
     """Show this model, a checkpoint or run folder or a bundled name, and no puzzles."""
     puzzles: int | None = None
-    """How many automaton traces, with half as many Sudokus; by default 24."""
+    """Number of automaton traces; there are half as many Sudokus. By default 24."""
     prompt: str = ""
-    """What the generated text begins with."""
+    """The start of the generated text."""
     template: str | None = None
-    """The text with holes to fill; by default a line of Romeo's, or what fits into the model's window."""
+    """The text with holes to fill; by default a line of Romeo, or a shorter text for a model with a short window."""
     seed: int = 0
-    """The same seed shows the same puzzles and texts."""
+    """The same seed gives the same puzzles and texts."""
     out: str | None = None
-    """Where the picture and the page go; by default runs/demo."""
+    """Folder of the picture and the page; by default runs/demo."""
     machine: Flat[MachineOptions] = MachineOptions()
     output: Flat[OutputOptions] = OutputOptions()
 
@@ -63,27 +62,27 @@ class DemoArguments:
 
 
 @dataclass(slots=True)
-class _Shown:
-    """What became of one set of puzzles."""
+class _Result:
+    """The results on one puzzle set: a run of each policy, and the points of the learned policy's dial."""
 
-    course: "Course"
+    puzzle_set: "PuzzleSet"
     puzzles: "Puzzles"
-    runners: "list[Runner]"
-    dial: "list[Place]" = field(default_factory=list)
+    runs: "list[PolicyRun]"
+    dial: "list[DialPoint]" = field(default_factory=list)
 
     def facts(self) -> dict[str, Any]:
-        """For programs."""
+        """The results as plain data, for JSON."""
         return {
-            "checkpoint": self.course.checkpoint,
+            "checkpoint": self.puzzle_set.checkpoint,
             "task": self.puzzles.task.name,
             "puzzles": len(self.puzzles.problems),
-            "policies": [one.facts() for one in self.runners],
-            "dial": [place._asdict() for place in self.dial],
+            "policies": [run.facts() for run in self.runs],
+            "dial": [point._asdict() for point in self.dial],
         }
 
 
 def run(argv: Sequence[str]) -> int:
-    """Show everything, and what to type next."""
+    """Words of the command line -> exit code; shows puzzles, a text, a filled hole and a bound."""
     arguments = parse(DemoArguments, argv, "demo")
     began = time.perf_counter()
 
@@ -92,19 +91,19 @@ def run(argv: Sequence[str]) -> int:
     from unmask.disk.files import explained
 
     console = Console(stderr=arguments.output.json, highlight=False)
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     if arguments.checkpoint is None:
         folder = Path(arguments.out or _OUT)
-        with explained(folder):  # now, rather than after the work
+        with explained(folder):  # before the work, so that a wrong folder fails at once
             folder.mkdir(parents=True, exist_ok=True)
-        shown = _solve(console, arguments)
-        told["puzzles"] = {one.course.title: one.facts() for one in shown}
-        told["files"] = [str(path) for path in _write(shown, folder, arguments.seed)]
+        results = _solve(console, arguments)
+        report["puzzles"] = {result.puzzle_set.title: result.facts() for result in results}
+        report["files"] = [str(path) for path in _write(results, folder, arguments.seed)]
     name = arguments.checkpoint or _BUNDLED
     model = arguments.machine.load(name)
     console.rule("A text, written in no particular order", align="left", style="dim")
     console.print(f"{name}: {model!r}", markup=False)
-    told |= {
+    report |= {
         "checkpoint": name,
         "generated": [
             _generate(model, console, arguments, label, policy) for label, policy in _writers(arguments.checkpoint)
@@ -112,18 +111,18 @@ def run(argv: Sequence[str]) -> int:
         "filled": _fill(model, console, arguments),
         "bound": _measure(model, console),
     }
-    told["seconds"] = time.perf_counter() - began
+    report["seconds"] = time.perf_counter() - began
     if arguments.output.json:
-        print_json(told)
+        print_json(report)
         return 0
-    for path in told.get("files", ()):
+    for path in report.get("files", ()):
         console.print(f"written: {path}", markup=False, soft_wrap=True)
-    console.print(f"\n{told['seconds']:.0f} s in all. Try next:\n{_next(arguments.checkpoint)}", markup=False)
+    console.print(f"\n{report['seconds']:.0f} s in all. Try next:\n{_next(arguments.checkpoint)}", markup=False)
     return 0
 
 
 def _next(checkpoint: str | None) -> str:
-    """What to type after the demo."""
+    """Checkpoint -> lines with commands to try after the demo."""
     name = checkpoint or _BUNDLED
     lines = [
         f"  unmask generate {name} 'HAMLET.' --length 400 --watch",
@@ -138,68 +137,68 @@ def _next(checkpoint: str | None) -> str:
 # ---- puzzles ---------------------------------------------------------------------------------------------------------
 
 
-def _solve(console: "Console", arguments: DemoArguments) -> list[_Shown]:
-    """Each set of puzzles by every policy, live, and by the learned one at places of its dial."""
-    from unmask.cli.live import Panel, dial_table, race_table
-    from unmask.solve.race import COURSES, LEARNED, open_puzzles, race, runners_of, turn_dial
+def _solve(console: "Console", arguments: DemoArguments) -> list[_Result]:
+    """Solve each puzzle set by every policy, shown live, and by the learned policy at several dial values."""
+    from unmask.cli.live import Panel, dial_table, policy_table
+    from unmask.solve.puzzles import LEARNED, PUZZLE_SETS, decode_in_turn, dial_points, open_puzzles, policy_runs
 
-    found: list[_Shown] = []
-    for course in COURSES:
+    results: list[_Result] = []
+    for puzzle_set in PUZZLE_SETS:
         puzzles = open_puzzles(
-            course,
+            puzzle_set,
             arguments.puzzles or _PUZZLES,
             arguments.seed,
             device=arguments.machine.device,
             dtype="float32" if arguments.machine.dtype == "auto" else arguments.machine.dtype,
             threads=arguments.machine.threads,
         )
-        runners, count = runners_of(course), len(puzzles.problems)
-        console.rule(f"{course.title}: the same {count} puzzles by every policy", align="left", style="dim")
-        with Panel(course, puzzles, runners, console) as panel:
-            panel.follow(race(puzzles, runners))
-        console.print(race_table(runners), markup=False)
-        shown = _Shown(course, puzzles, runners)
-        if runners[-1].label == LEARNED:
-            shown.dial = turn_dial(puzzles, runners[-1].policy)
-            console.print(f"\n  one network, its dial turned from accurate to fast\n{dial_table(shown.dial)}")
+        runs, count = policy_runs(puzzle_set), len(puzzles.problems)
+        console.rule(f"{puzzle_set.title}: the same {count} puzzles by every policy", align="left", style="dim")
+        with Panel(puzzle_set, puzzles, runs, console) as panel:
+            panel.follow(decode_in_turn(puzzles, runs))
+        console.print(policy_table(runs), markup=False)
+        result = _Result(puzzle_set, puzzles, runs)
+        if runs[-1].label == LEARNED:
+            result.dial = dial_points(puzzles, runs[-1].policy)
+            console.print(f"\n  one network at several dial values, from accurate to fast\n{dial_table(result.dial)}")
         error = 0.5 / count**0.5
         console.print(f"  standard errors up to {error:.2f}: `unmask frontier` takes more puzzles\n", style="dim")
-        found.append(shown)
-    return found
+        results.append(result)
+    return results
 
 
-def _write(shown: Sequence[_Shown], folder: Path, seed: int) -> list[Path]:
-    """The picture, where it can be drawn, and the page; each replaces an older one whole."""
+def _write(results: Sequence[_Result], folder: Path, seed: int) -> list[Path]:
+    """Write the picture, where it can be drawn, and the page -> their paths. Each file is replaced atomically."""
     from unmask.disk.files import atomic_text
     from unmask.plots import can_draw
     from unmask.trace.events import to_html
 
-    found: list[Path] = []
+    paths: list[Path] = []
     if not can_draw():
         note("No picture is drawn: that needs a package that is missing, pip install 'unmask[plots]'.")
     else:
-        _draw(shown, folder / "policies.png", seed)
-        found.append(folder / "policies.png")
-    last = shown[-1]
-    runner = last.runners[-1]
-    right = (number for number, score in sorted(runner.verdicts.items()) if score == 1)
+        _draw(results, folder / "policies.png", seed)
+        paths.append(folder / "policies.png")
+    last = results[-1]
+    run = last.runs[-1]
+    right = (number for number, score in sorted(run.verdicts.items()) if score == 1)
     example = last.puzzles.problems[next(right, 0)].example
-    options: Mapping[str, Any] = {"policy": runner.policy, "temperature": 0.0, "seed": seed, "alternatives": 5}
+    options: Mapping[str, Any] = {"policy": run.policy, "temperature": 0.0, "seed": seed, "alternatives": 5}
     trace = last.puzzles.model.fill(example.template, trace=True, **options).trace
     assert trace is not None
     atomic_text(folder / "sudoku.html", to_html(trace))
-    return [*found, folder / "sudoku.html"]
+    return [*paths, folder / "sudoku.html"]
 
 
-def _draw(shown: Sequence[_Shown], path: Path, seed: int) -> None:
+def _draw(results: Sequence[_Result], path: Path, seed: int) -> None:
     from unmask.eval.report import Point, plot_points
 
     panels = {
-        f"{one.course.title} ({len(one.puzzles.problems)} puzzles)": (
-            [Point(mine.label, mine.mean_passes, mine.accuracy) for mine in one.runners],
-            [Point(f"{place.dial:g}", place.passes, place.accuracy) for place in one.dial],
+        f"{result.puzzle_set.title} ({len(result.puzzles.problems)} puzzles)": (
+            [Point(run.label, run.mean_passes, run.accuracy) for run in result.runs],
+            [Point(f"{point.dial:g}", point.passes, point.accuracy) for point in result.dial],
         )
-        for one in shown
+        for result in results
     }
     plot_points(panels, f"The same puzzles by every policy (seed {seed})", path)
 
@@ -208,10 +207,10 @@ def _draw(shown: Sequence[_Shown], path: Path, seed: int) -> None:
 
 
 def _writers(checkpoint: str | None) -> "list[tuple[str, UnmaskingPolicy]]":
-    """The two ways to write, with what to call them; the bundled pace is that of the bundled model alone.
+    """(label, policy) of the two policies that generate text. The bundled pace fits the bundled model alone.
 
-    It was written by `unmask pace shakespeare --data.length 120 --steps 8 16 32 64 --sequences 16 --dtype float32
-    --threads 1 --out src/unmask/assets/paces/shakespeare.json`.
+    The file of the pace was made with `unmask pace shakespeare --data.length 120 --steps 8 16 32 64 --sequences 16
+    --dtype float32 --threads 1 --out src/unmask/assets/paces/shakespeare.json`.
     """
     from unmask.policies.entropy_bound import EntropyBound
     from unmask.policies.pace import read_pace
@@ -232,7 +231,7 @@ def _writers(checkpoint: str | None) -> "list[tuple[str, UnmaskingPolicy]]":
 def _generate(
     model: "Model", console: "Console", arguments: DemoArguments, label: str, policy: "UnmaskingPolicy"
 ) -> dict[str, Any]:
-    """A text, shown while it is written."""
+    """Generate a text by `policy`, shown while it is written -> its facts."""
     from unmask.api import unigram_entropy
     from unmask.cli.live import LiveText
 
@@ -264,12 +263,12 @@ def _generate(
 
 
 def _fill(model: "Model", console: "Console", arguments: DemoArguments) -> list[dict[str, Any]]:
-    """Three fillings of a template, the likeliest first."""
+    """Fill the template six times -> the three fillings with the largest log-probability, the largest first."""
     console.rule("Filling a hole, with text on both sides", align="left", style="dim")
     text = arguments.template or _fitting(model)
     console.print(text, markup=False)
-    found = model.fill(text, count=6, seed=arguments.seed, temperature=0.8)
-    pairs = zip(found.holes, found.log_probs, strict=True)
+    result = model.fill(text, count=6, seed=arguments.seed, temperature=0.8)
+    pairs = zip(result.holes, result.log_probs, strict=True)
     fills: list[dict[str, Any]] = [{"holes": holes, "log_prob": sum(log_probs)} for holes, log_probs in pairs]
     fills.sort(key=lambda fill: -fill["log_prob"])
     for fill in fills[:3]:
@@ -279,7 +278,7 @@ def _fill(model: "Model", console: "Console", arguments: DemoArguments) -> list[
 
 
 def _fitting(model: "Model") -> str:
-    """The first of our templates that the window holds."""
+    """The first of `_TEMPLATES` that fits into the window of the model."""
     for text in _TEMPLATES[:-1]:
         try:
             model.canvas_of(text)
@@ -290,7 +289,7 @@ def _fitting(model: "Model") -> str:
 
 
 def _measure(model: "Model", console: "Console") -> dict[str, Any] | None:
-    """The bound on the first held-out sequences of what the model was trained on; None where that is not known."""
+    """The bound on the first held-out sequences of the training text; None where that text is not known or missing."""
     from unmask.config import from_dict
     from unmask.data.settings import DataSettings
     from unmask.train.problems import corpus_of
@@ -308,14 +307,14 @@ def _measure(model: "Model", console: "Console") -> dict[str, Any] | None:
     console.print()
     console.rule("How well it knows held-out text", align="left", style="dim")
     began = time.perf_counter()
-    model.bound_packed(corpus.valid, limit=4)  # tells how fast this machine is
+    model.bound_packed(corpus.valid, limit=4)  # measures the speed of this machine
     each = (time.perf_counter() - began) / min(4, len(corpus.valid))
     count = max(8, min(_SEQUENCES, len(corpus.valid), int(_PATIENCE / each / 2)))
-    found = model.bound_packed(corpus.valid, limit=count, draws=2)
-    error = "" if found.stderr is None else f" ± {found.stderr:.3f}"
+    bound = model.bound_packed(corpus.valid, limit=count, draws=2)
+    error = "" if bound.stderr is None else f" ± {bound.stderr:.3f}"
     console.print(
-        f"{found.nats_per_token:.3f}{error} nats/token: perplexity at most {found.perplexity:.1f} "
-        f"({found.tokens:,} tokens of {settings.source} that were kept out of training, {found.draws} maskings each)\n",
+        f"{bound.nats_per_token:.3f}{error} nats/token: perplexity at most {bound.perplexity:.1f} "
+        f"({bound.tokens:,} tokens of {settings.source} that were kept out of training, {bound.draws} maskings each)\n",
         markup=False,
     )
-    return asdict(found) | {"perplexity": found.perplexity}
+    return asdict(bound) | {"perplexity": bound.perplexity}

@@ -1,4 +1,4 @@
-"""`unmask frontier`: accuracy against passes, for every policy, its knob and the block size."""
+"""`unmask frontier`: accuracy against passes, for every policy, value of its knob, and block size."""
 
 __all__ = ["FrontierArguments", "run"]
 
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.cli.options import OutputOptions
+from unmask.cli.common import OutputOptions, note, print_json
 from unmask.cli.parse import Flat, Positional, parse
-from unmask.cli.show import note, print_json
 from unmask.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FrontierArguments:
-    """Sweep policies over the problems of a task, and say what each buys: a table, a CSV, a JSON and a picture.
+    """Measure accuracy and passes of policies on the problems of a task: a table, a CSV, a JSON and a picture.
 
-    A sweep that was stopped goes on where it was: say the same again with the same --out.
+    To continue a sweep that was stopped, repeat the command with the same --out.
     """
 
     checkpoint: Positional[str]
@@ -31,24 +30,24 @@ class FrontierArguments:
     task: str
     """The problems: a name, or name:key=value (`unmask list tasks`)."""
     policies: tuple[str, ...] = ()
-    """Policies to sweep, by name (every knob) or with options (as they stand); by default all."""
+    """Policies: a name is measured with every value of its knob, a name with options as written; by default all."""
     blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
-    """Block sizes: full, a number of positions, or a share of what a problem has to fill."""
+    """Block sizes: full, a number of positions, or a share of the positions to fill."""
     count: int = 256
-    """Problems."""
+    """Number of problems."""
     split: str = "test"
-    """train, valid or test."""
+    """Split of the problems: train, valid or test."""
     seed: int = 0
-    """Of the problems and of all that is random in decoding."""
+    """Seed of the problems and of decoding."""
     temperature: float = 0.0
     """0 takes the most probable token; 1 samples from the model."""
     workers: int | None = None
-    """Processes, of one thread each; by default one a processor, and a single one on a GPU."""
+    """Number of processes, each with one thread; by default one for each processor, and a single process on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Arithmetic of the network; auto is what is fastest here. Settings are compared, so that the default is the same
-    on every machine."""
+    """Arithmetic of the network; auto is the fastest on this machine. The default is the same on every machine,
+    so that results can be compared."""
     out: str | None = None
     """The folder to write; by default runs/frontier-TASK-CHECKPOINT."""
     output: Flat[OutputOptions] = OutputOptions()
@@ -65,7 +64,7 @@ class FrontierArguments:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Sweep, write and print."""
+    """Words of the command line -> exit code; measures every setting, writes and prints the results."""
     args = parse(FrontierArguments, argv, "frontier")
 
     from unmask.eval.frontier import frontiers
@@ -81,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
     folder = Path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
     processors = os.cpu_count() if bench.device.type == "cpu" else 1
     workers = min(args.workers or processors or 1, len(settings))
-    build = open_bench if workers > 1 else lambda **_: bench  # a device holds the model once
+    build = open_bench if workers > 1 else lambda **_: bench  # one process: the model is loaded once
     count = len(bench.problems)
     note(f"{len(settings)} settings on {count} problems of {bench.task.name}, {workers} processes, in {folder}")
     began = time.perf_counter()
@@ -103,7 +102,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _arguments(args: FrontierArguments) -> dict[str, Any]:
-    """What `open_bench` is called with in every process: device and dtype are decided here, once for all of them."""
+    """The arguments of `open_bench` in every process; device and dtype are chosen here, once for all processes."""
     from unmask.run.machine import choose_device, choose_dtype, prepare
 
     prepare()
@@ -114,11 +113,12 @@ def _arguments(args: FrontierArguments) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
+    """Text -> the same with "-" for every character that is no letter or digit, for a file name."""
     return "".join(sign if sign.isalnum() else "-" for sign in text).strip("-")
 
 
 def _progress(outcome: "Outcome", done: int, total: int, began: float) -> None:
-    """A line that is overwritten on a terminal; elsewhere one in twenty."""
+    """Print a line: on a terminal it replaces the last line; elsewhere every twentieth is printed."""
     left = (time.perf_counter() - began) / done * (total - done)
     line = f"{done} of {total}  {outcome.accuracy:.3f} at {outcome.mean_passes:.1f} passes: {outcome.setting.key}"
     line += f"  {left:.0f} s left"

@@ -1,7 +1,4 @@
-"""`unmask learn`: train an unmasking policy by reinforcement learning.
-
-A training of a policy as it goes, in the terminal.
-"""
+"""`unmask learn`: train an unmasking policy by reinforcement learning, with its progress in the terminal."""
 
 __all__ = ["LearnArguments", "LearnProgress", "run"]
 
@@ -13,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from unmask.cli.options import OutputOptions
+from unmask.cli.common import Meter, OutputOptions, note, print_json, size, table
 from unmask.cli.parse import Flat, Positional, parse, typed_options, typed_positionals
-from unmask.cli.show import Meter, note, print_json, size, table
 from unmask.errors import ConfigError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import read
@@ -35,35 +31,35 @@ _SHORT = {"--device", "--dtype"}
 
 @dataclass(frozen=True, slots=True)
 class LearnArguments:
-    """Train the policy that decides which tokens appear when, on a frozen denoiser and problems with a verifier.
+    """Train an unmasking policy: it chooses the positions that a frozen denoiser fills in each pass.
 
-    Ctrl-C finishes the round, saves, and says how to go on. --device and --dtype are short for --learn.device and
-    --learn.dtype.
+    The reward comes from problems with a verifier. Ctrl-C finishes the round, saves, and prints the command that
+    continues. --device and --dtype are short for --learn.device and --learn.dtype.
     """
 
     recipe: Positional[str] = "automaton_eos"
     """A name that `unmask list policy-recipes` shows, or a .toml file."""
     checkpoint: str = ""
-    """The frozen denoiser, where it is not the recipe's: a checkpoint or run folder, or a bundled name."""
+    """The frozen denoiser; by default that of the recipe. A checkpoint or run folder, or a bundled name."""
     task: str = ""
-    """The problems, where they are not the recipe's: a name, name:key=value, or path.py:Class."""
+    """The problems; by default those of the recipe. A name, name:key=value, or path.py:Class."""
     policy: PolicySettings = field(default_factory=PolicySettings)
-    """The network."""
+    """The policy network."""
     learn: LearnSettings = field(default_factory=LearnSettings)
     """The training."""
     seeds: tuple[int, ...] = ()
-    """Train one policy for each of these seeds, in processes side by side."""
+    """Train one policy for each of these seeds, in parallel processes."""
     separate: bool = False
-    """Train one network for each alpha, which is told no price, instead of one for all."""
+    """Train one network for each alpha, without alpha as an input, instead of one network for all."""
     out: str | None = None
     """Folder of the run; by default the next free runs/learn-NAME-N."""
     resume: str | None = None
-    """Folder of a run to go on with."""
+    """Folder of a run to continue."""
     output: Flat[OutputOptions] = OutputOptions()
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train; 130 where the run was interrupted and saved."""
+    """Words of the command line -> exit code; trains. It is 130 where the run was interrupted and saved."""
     args, asked = _arguments([f"--learn.{word[2:]}" if word.partition("=")[0] in _SHORT else word for word in argv])
     if args.seeds or args.separate:
         return _many(args, asked)
@@ -74,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
     session = open_learning(asked, out=args.out, resume=args.resume)
     first = session.group.first
     if first:
-        note(table(_told(session)))
+        note(table(_rows(session)))
     try:
         with LearnProgress(asked.learn, session.learner.step, visible=first) as progress:
             result, calibration = fit(session.learner, progress)
@@ -84,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
-    """Read the words over the recipe or the recorded run that they name."""
+    """Words of the command line -> arguments, and the run: the recipe or recorded run with the changes of the words."""
     first = parse(LearnArguments, argv, "learn")
     if first.resume is not None:
         for name in typed_options(LearnArguments, argv, "learn") - {"resume", "json", "learn.rounds", "learn.threads"}:
@@ -97,11 +93,12 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
     else:
         base = read(first.recipe)
     args = parse(LearnArguments, argv, "learn", replace(LearnArguments(), policy=base.policy, learn=base.learn))
-    policy = replace(args.policy, priced=True) if args.separate else args.policy  # taken apart later
+    policy = replace(args.policy, priced=True) if args.separate else args.policy  # as `separate_runs` expects
     return args, LearnRun(args.checkpoint or base.checkpoint, args.task or base.task, policy, args.learn)
 
 
-def _told(session: "LearnSession") -> dict[str, str]:
+def _rows(session: "LearnSession") -> dict[str, str]:
+    """Session -> the rows of the table that is printed before the training."""
     run, world = session.run, session.learner.world
     s = run.learn
     return {
@@ -109,14 +106,14 @@ def _told(session: "LearnSession") -> dict[str, str]:
         "task": f"{world.task.name}: {len(world.train):,} problems to train on, {len(world.valid):,} to validate with",
         "policy": f"{sum(p.numel() for p in session.learner.params):,} parameters; {', '.join(run.policy.features)}",
         "training": f"{s.warm} rounds of imitation, {s.rounds} of {s.prompts} problems x {s.group} rollouts",
-        "prices": f"alpha = {', '.join(f'{alpha:g}' for alpha in s.alphas)}, "
+        "costs": f"alpha = {', '.join(f'{alpha:g}' for alpha in s.alphas)}, "
         + ("the whole canvas" if s.block_size is None else f"blocks of {s.block_size}"),
         "folder": str(session.folder),
     }
 
 
 def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRun, as_json: bool) -> int:
-    """Draw the curves and say how it ended."""
+    """Draw the curves and print how the run ended -> exit code."""
     from dataclasses import asdict
 
     from unmask.run.metrics import plot_curves
@@ -159,7 +156,7 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
 
 
 def _many(args: LearnArguments, asked: LearnRun) -> int:
-    """One process of one thread a seed and, with --separate, an alpha; as many at once as there are processors."""
+    """Train a policy for each seed and, with --separate, each alpha, in processes of one thread -> exit code."""
     from unmask.disk.folders import latest
     from unmask.rl.session import learn_side_by_side, separate_runs
     from unmask.train.session import default_folder
@@ -181,31 +178,34 @@ _SMOOTH = 0.9
 
 
 class LearnProgress(Meter, Listener[RoundReport, ValidationResult]):
-    """The listener of a run in the terminal; silent unless `visible`."""
+    """The listener of a run that prints its progress; it prints nothing unless `visible`."""
 
     def __init__(self, settings: LearnSettings, begun: int, *, visible: bool, name: str = "") -> None:
-        """`begun` rounds were done before; one of several runs has a `name`."""
+        """`begun` rounds are done already; a run that is one of several has a `name`."""
         super().__init__("learning", "round", settings.rounds, begun, visible=visible, name=name)
         self._alphas = settings.alphas
         self._mean: RoundReport | None = None
         self._seconds = [0.0, 0.0, 0.0]
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the bar as it stands, and say where time and memory went."""
-        super().__exit__(kind, error, trace)
+        """Stop the bar, and print how time and memory were used."""
+        super().__exit__(error_type, error, trace)
         if self._mean is not None:
             roll, judge, update = self._seconds
             self.line(f"seconds: rollouts {roll:.0f}, verifier {judge:.1f}, updates {update:.0f}")
-            self.line(f"memory: {size(self._mean.tape_bytes)} a round's tape, {size(self._mean.peak_bytes)} at most")
+            self.line(
+                f"memory: {size(self._mean.tape_bytes)} for the passes of a round, "
+                f"{size(self._mean.peak_bytes)} at most"
+            )
 
     def noted(self, sentence: str) -> None:
-        """A sentence."""
+        """Print a sentence."""
         self.line(sentence)
 
     def stepped(self, report: RoundReport) -> None:
-        """Figures are running means."""
+        """Show running means of the round's figures."""
         before = self._mean or report
         mixed = [_SMOOTH * old + (1 - _SMOOTH) * new for old, new in zip(before[1:], report[1:], strict=True)]
         m = self._mean = RoundReport(report.round, *mixed)._replace(peak_bytes=report.peak_bytes)
@@ -218,16 +218,16 @@ class LearnProgress(Meter, Listener[RoundReport, ValidationResult]):
         )
 
     def validated(self, step: int, figure: ValidationResult, best: bool) -> None:
-        """Accuracy and passes at each alpha; and what looks wrong."""
+        """Print accuracy and passes at each alpha; and a warning for a policy that always uses one pass."""
         points = zip(self._alphas, figure.accuracy.tolist(), figure.passes.tolist(), strict=True)
-        told = "  ".join(f"{alpha:g}: {accuracy:.2f}@{passes:.1f}" for alpha, accuracy, passes in points)
-        self.line(f"round {step:,}: reward {figure.value:.4f}{' (best so far)' if best else ''}  {told}")
+        results = "  ".join(f"{alpha:g}: {accuracy:.2f}@{passes:.1f}" for alpha, accuracy, passes in points)
+        self.line(f"round {step:,}: reward {figure.value:.4f}{' (best so far)' if best else ''}  {results}")
         if step and float(figure.passes.max()) < 1.05:
             self.line(_one_pass(float(figure.accuracy.mean())))
 
 
 def _one_pass(accuracy: float) -> str:
-    """What a policy that always reveals everything at once means."""
+    """Mean accuracy of a policy that reveals everything in one pass -> what that result means."""
     if accuracy > 0.9:
         return f"One pass is right {accuracy:.0%} of the time: this denoiser leaves a policy nothing to decide here."
     return "The policy reveals everything in one pass at every alpha: give it a warm start (learn.warm)."

@@ -1,6 +1,6 @@
-"""Texts, traces and the demo's race drawn in a terminal: live, replayed, or in stages.
+"""Texts, traces and the puzzles of the demo drawn in a terminal: live, replayed, or in stages.
 
-A token is shaded by its probability when it was written.
+The colour of a token shows its probability at the time it was written.
 """
 
 __all__ = [
@@ -13,8 +13,8 @@ __all__ = [
     "dial_table",
     "frame",
     "mask_sign",
+    "policy_table",
     "print_stage",
-    "race_table",
     "shade",
 ]
 
@@ -29,7 +29,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from unmask.solve.race import Course, Place, Puzzles, Runner
+from unmask.solve.puzzles import DialPoint, PolicyRun, Puzzles, PuzzleSet
 from unmask.trace.events import Header, position_texts
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ Row = TypeVar("Row", bound="Written")
 PLAIN_MASK = " _"
 """A masked token in plain lines."""
 STAGES = 6
-"""How often a text is printed while it is written where nothing can be drawn live."""
+"""How many times a text is printed while it is written, where it cannot be drawn live."""
 _SHADES = ("#b04a5a", "#b8683a", "#a0852a", "#5f9448", "#2f958c")  # from unsure to sure; legible on black and on white
 _LEAST = math.log(0.005)
 _FRAME = 0.05  # seconds: at most 20 frames a second
@@ -68,20 +68,20 @@ def frame(cells: Sequence[Cell], mask: str, columns: int | None = None, box: tup
 
 
 def shade(log_prob: float) -> str:
-    """Log-probability -> colour, from unsure (probability 0.005 and below) to sure (1), in even steps."""
+    """Log-probability -> colour, in even steps from probability 0.005 and below (unsure) to 1 (sure)."""
     share = 1 - min(max(log_prob / _LEAST, 0.0), 1.0)
     return _SHADES[min(int(share * len(_SHADES)), len(_SHADES) - 1)]
 
 
 def mask_sign(widths: Iterable[int]) -> str:
-    """Lengths of the texts of some tokens -> what is drawn for a masked one: about as wide as their mean, 1 to 5."""
+    """Lengths of the texts of some tokens -> the sign of a masked token, about as wide as their mean, 1 to 5."""
     lengths = list(widths)
     width = min(max(round(sum(lengths) / max(len(lengths), 1)) - 1, 1), 4)
     return (" " if width > 1 else "") + "░" * width
 
 
 def cropped(text: Text, console: Console, focus: str, below: Sequence[Text]) -> RenderableType:
-    """The text above some lines; of its own lines as many as the terminal has, around the first styled `focus`."""
+    """Text and the lines `below` it -> what fits the terminal: the lines around the first one styled `focus`."""
     lines = list(text.wrap(console, console.width))
     height = max(console.height - 1 - len(below), 1)
     if len(lines) > height:
@@ -92,13 +92,13 @@ def cropped(text: Text, console: Console, focus: str, below: Sequence[Text]) -> 
 
 
 def print_stage(console: Console, heading: str, text: Text) -> None:
-    """The text as it stands, as plain lines under a heading in brackets."""
+    """Print the text as plain lines under a heading in brackets."""
     console.print(f"[{heading}]", markup=False, highlight=False)
     console.print(text.plain.strip() + "\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def _ruled(columns: int | None, box: tuple[int, int] | None, position: int) -> str:
-    """What stands before a cell of a grid: spaces, line ends, and the lines between boxes."""
+    """Position in a grid -> the text before its cell: a space, a line end, or the line between two boxes."""
     if columns is None:
         return ""
     row, column = divmod(position, columns)
@@ -118,9 +118,9 @@ class LiveText:
     def __init__(
         self, tokenizer: "Tokenizer", console: Console, *, prompt: Sequence[int], total: int, pause: float = 0.0
     ) -> None:
-        """`prompt` is what stands before the first pass, `total` how many tokens will be written in all.
+        """`prompt` has the tokens before the first pass; `total` is the number of tokens that will be written.
 
-        `pause` seconds are spent after each pass on a terminal, so that the eye can follow.
+        On a terminal there is a pause of `pause` seconds after each pass, so that a person can read along.
         """
         self._tokenizer, self._console, self._total, self._pause = tokenizer, console, total, pause
         self._tokens, self._log_probs = list(prompt), [math.nan] * len(prompt)
@@ -136,22 +136,22 @@ class LiveText:
         )
 
     def __enter__(self) -> Self:
-        """Begin to draw."""
+        """Start the drawing."""
         if self._live is not None:
             self._live.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the text as it stands."""
+        """Stop the drawing; the whole text stays on the screen."""
         if self._live is not None:
             text, status = frame(self.cells(), self._mask), self._status()
             self._live.update(Group(*text.wrap(self._console, self._console.width), status), refresh=True)
             self._live.stop()
 
     def follow(self, stream: "Generator[Snapshot, None, list[Row]]") -> "list[Row]":
-        """Run a stream to its end, showing each snapshot; the finished rows. The text ends where the model ended it."""
+        """Stream -> its finished rows; each snapshot is shown. At the end the text is cut where the model ended it."""
         while True:
             try:
                 self.show(next(stream))
@@ -161,14 +161,14 @@ class LiveText:
                 return rows
 
     def show(self, snapshot: "Snapshot") -> None:
-        """Take in a pass, and draw if it is time."""
+        """Read the snapshot of a pass, and draw it where enough time has passed since the last frame."""
         if 0 not in snapshot.rows:
             return
         line = snapshot.rows.index(0)
         start, length = snapshot.starts[line], snapshot.lengths[line]
         passes = int(snapshot.canvas.passes[line])
         if passes <= self._turn_passes and start == self._turn_start:
-            return  # this row was finished before; others go on
+            return  # this row is finished already; the pass belongs to other rows
         if start != self._turn_start:
             self._passes, self._turn_start, self._turn_passes = self._passes + self._turn_passes, start, 0
         self._turn_passes = passes
@@ -183,7 +183,7 @@ class LiveText:
         self._draw()
 
     def cells(self) -> list[Cell]:
-        """Every position as it is drawn now; what is given and not written is bold."""
+        """Every position as it is drawn now; positions that the model did not write (the prompt) are bold."""
         for token in set(self._tokens) - self._header.pieces.keys() - self._header.raw.keys():
             if (data := self._tokenizer.part(token)) is None:
                 self._header.pieces[token] = self._tokenizer.piece(token)
@@ -198,13 +198,13 @@ class LiveText:
         return cells
 
     def _finish(self, row: "Written") -> None:
-        """Cut the text where the model ended it."""
+        """Cut the text where the model ended it with EOS."""
         if row.stopped:
             del self._tokens[len(row.tokens) :], self._log_probs[len(row.tokens) :]
             self._total = self._filled()
 
     def _draw(self) -> None:
-        """A frame where it is time for one; without a terminal the text as it stands, about six times in all."""
+        """Draw a frame, at most 20 a second; without a terminal print the text, about six times over the whole run."""
         now, filled = time.monotonic(), self._filled()
         if self._live is None:
             share = filled / max(self._total, 1)
@@ -235,16 +235,16 @@ class LiveText:
 
 
 _NEW, _GOOD, _BAD = "black on #5fb8ae", "#2f958c", "white on #b04a5a"
-_RACE_FRAME, _HOLD = 0.06, 0.6  # seconds that a pass, and a finished puzzle, stay on the screen
+_PASS_SECONDS, _DONE_SECONDS = 0.06, 0.6  # how long a pass, and a finished puzzle, stay on the screen
 _NARROWEST, _GAP = 15, 2
 
 
 class Panel:
-    """Draws the race where `console` is a terminal that is wide enough; elsewhere it only counts puzzles."""
+    """Draws the runs of several policies side by side where `console` is a terminal that is wide enough."""
 
-    def __init__(self, course: Course, puzzles: Puzzles, runners: Sequence[Runner], console: Console) -> None:
-        self._course, self._puzzles, self._runners = course, puzzles, runners
-        wide = console.width >= len(runners) * (_NARROWEST + _GAP) - _GAP
+    def __init__(self, puzzle_set: PuzzleSet, puzzles: Puzzles, runs: Sequence[PolicyRun], console: Console) -> None:
+        self._puzzle_set, self._puzzles, self._runs = puzzle_set, puzzles, runs
+        wide = console.width >= len(runs) * (_NARROWEST + _GAP) - _GAP
         live = console.is_terminal and wide
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop") if live else None
 
@@ -254,95 +254,95 @@ class Panel:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
             self._live.stop()
 
     def follow(self, steps: Iterable[tuple[int, bool]]) -> None:
-        """Draw after every pass until the race is over."""
-        for number, whole in steps:
+        """Go through (index of the shown puzzle, finished) of every pass, and draw each where there is a terminal."""
+        for number, finished in steps:
             if self._live is not None:
                 self._live.update(self.picture(number), refresh=True)
-                time.sleep(_HOLD if whole else _RACE_FRAME)
+                time.sleep(_DONE_SECONDS if finished else _PASS_SECONDS)
 
     def picture(self, number: int) -> RenderableType:
-        """All columns as they stand; `number` is the puzzle that is shown."""
+        """Index of the shown puzzle -> the drawing: a column for each policy."""
         problem, count = self._puzzles.problems[number], len(self._puzzles.problems)
-        given = problem.example.template.partition("[")[0]
-        title = Text(f"{self._course.title}: puzzle {number + 1} of {count}", "bold")
-        if len(given) > self._course.columns:  # a program, which the grid below does not show
-            title.append(f"   start {given[0]}, program {given[1:]}", "not bold dim")
+        start = problem.example.template.partition("[")[0]
+        title = Text(f"{self._puzzle_set.title}: puzzle {number + 1} of {count}", "bold")
+        if len(start) > self._puzzle_set.columns:  # a program, which the grid below does not show
+            title.append(f"   start {start[0]}, program {start[1:]}", "not bold dim")
         table = Table.grid(padding=(0, _GAP))
-        for _ in self._runners:
+        for _ in self._runs:
             table.add_column(min_width=_NARROWEST)
-        table.add_row(*(Text(one.label, "bold") for one in self._runners))
-        table.add_row(*(Text(one.options, "dim") for one in self._runners))
-        table.add_row(*(self._cells(one, number) for one in self._runners))
-        table.add_row(*(self._verdict(one, number) for one in self._runners))
-        table.add_row(*(Text() for _ in self._runners))
-        table.add_row(*(_counted(one) for one in self._runners))
-        table.add_row(*(Text(f"{one.mean_passes:.1f} passes" if one.passes else "") for one in self._runners))
+        table.add_row(*(Text(run.label, "bold") for run in self._runs))
+        table.add_row(*(Text(run.options, "dim") for run in self._runs))
+        table.add_row(*(self._cells(run, number) for run in self._runs))
+        table.add_row(*(self._verdict(run, number) for run in self._runs))
+        table.add_row(*(Text() for _ in self._runs))
+        table.add_row(*(_counted(run) for run in self._runs))
+        table.add_row(*(Text(f"{run.mean_passes:.1f} passes" if run.passes else "") for run in self._runs))
         legend = Text("just written", _NEW).append(" ", "default on default").append("right", f"{_GOOD} on default")
         legend.append(" ", "default on default").append("wrong", _BAD)
         return Group(title, Text(), table, Text(), legend)
 
-    def _cells(self, runner: Runner, number: int) -> Text:
-        """The shown puzzle of one policy, as a grid or as lines."""
+    def _cells(self, run: PolicyRun, number: int) -> Text:
+        """The canvas of one policy on the shown puzzle, as a grid or as lines."""
         problem, tokenizer = self._puzzles.problems[number], self._puzzles.model.tokenizer
-        columns, answer = self._course.columns, dict(zip(problem.holes, problem.example.answer, strict=True))
+        columns, answer = self._puzzle_set.columns, dict(zip(problem.holes, problem.example.answer, strict=True))
         grid = len(problem.row) == columns * columns
         text = Text(no_wrap=True)
-        for place, at in enumerate(range(len(problem.row)) if grid else problem.holes):
-            if place and place % columns == 0:
+        for index, at in enumerate(range(len(problem.row)) if grid else problem.holes):
+            if index and index % columns == 0:
                 text.append("\n")
-            elif grid and place:
-                text.append("  " if place % columns == columns // 2 else " ")
-            piece = "·" if runner.tokens[at] == tokenizer.mask_id else tokenizer.piece(runner.tokens[at])
-            text.append(piece, _style(at, piece, runner, answer))
+            elif grid and index:
+                text.append("  " if index % columns == columns // 2 else " ")
+            piece = "·" if run.tokens[at] == tokenizer.mask_id else tokenizer.piece(run.tokens[at])
+            text.append(piece, _style(at, piece, run, answer))
         return text
 
-    def _verdict(self, runner: Runner, number: int) -> Text:
-        """Passes on the shown puzzle, and whether it came out right."""
-        passes = f"pass {runner.spent}"
-        if self._puzzles.model.tokenizer.mask_id in runner.tokens:
+    def _verdict(self, run: PolicyRun, number: int) -> Text:
+        """The passes on the shown puzzle, and whether its answer is right."""
+        passes = f"pass {run.shown_passes}"
+        if self._puzzles.model.tokenizer.mask_id in run.tokens:
             return Text(passes, "dim")
-        right = runner.verdicts[number] == 1
-        return Text(f"pass {runner.spent} ").append("right" if right else "wrong", _GOOD if right else _BAD)
+        right = run.verdicts[number] == 1
+        return Text(f"pass {run.shown_passes} ").append("right" if right else "wrong", _GOOD if right else _BAD)
 
 
-def _style(at: int, piece: str, runner: Runner, answer: dict[int, str]) -> str:
-    """How a position is drawn."""
+def _style(at: int, piece: str, run: PolicyRun, answer: dict[int, str]) -> str:
+    """Position and the text of its token -> the style of its drawing."""
     if at not in answer:
         return "bold"
     if piece == "·":
         return "dim"
     if piece != answer[at]:
         return _BAD
-    return _NEW if at in runner.fresh else _GOOD
+    return _NEW if at in run.fresh else _GOOD
 
 
-def _counted(runner: Runner) -> Text:
+def _counted(run: PolicyRun) -> Text:
     """How many of the finished puzzles are right."""
-    done = len(runner.verdicts)
-    right = sum(score == 1 for score in runner.verdicts.values())
+    done = len(run.verdicts)
+    right = sum(score == 1 for score in run.verdicts.values())
     return Text(f"{right} of {done} right" if done else "", "bold")
 
 
-def race_table(runners: Sequence[Runner]) -> str:
-    """A line a policy."""
+def policy_table(runs: Sequence[PolicyRun]) -> str:
+    """Runs -> a table of accuracy, passes and seconds, a line for each policy."""
     lines = [f"  {'policy':<32}  accuracy  passes  seconds"]
-    for one in runners:
-        name = f"{one.label}, {one.options}"
-        lines.append(f"  {name:<32}  {one.accuracy:8.2f}  {one.mean_passes:6.1f}  {one.seconds:7.1f}")
+    for run in runs:
+        name = f"{run.label}, {run.options}"
+        lines.append(f"  {name:<32}  {run.accuracy:8.2f}  {run.mean_passes:6.1f}  {run.seconds:7.1f}")
     return "\n".join(lines)
 
 
-def dial_table(places: Sequence[Place]) -> str:
-    """A line a place of the dial, with bars: long bars are many right answers, and many passes."""
-    most = max(place.passes for place in places)
+def dial_table(points: Sequence[DialPoint]) -> str:
+    """Points -> a table with a line for each dial value; bars show the accuracy and the number of passes."""
+    most = max(point.passes for point in points)
     lines = [f"  dial  {'accuracy':<27}  passes"]
-    for one in places:
-        right, spent = "━" * round(20 * one.accuracy), "━" * round(20 * one.passes / most)
-        lines.append(f"  {one.dial:4.2f}  {right:<20} {one.accuracy:6.2f}  {spent:<20} {one.passes:6.1f}")
+    for point in points:
+        right, passes = "━" * round(20 * point.accuracy), "━" * round(20 * point.passes / most)
+        lines.append(f"  {point.dial:4.2f}  {right:<20} {point.accuracy:6.2f}  {passes:<20} {point.passes:6.1f}")
     return "\n".join(lines)

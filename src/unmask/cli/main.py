@@ -1,4 +1,4 @@
-"""`unmask VERB ...`: finds the verb and turns what goes wrong into one sentence. Imports nothing heavy."""
+"""`unmask VERB ...`: runs the verb and prints an error as one sentence. Imports no torch."""
 
 __all__ = ["VERBS", "main"]
 
@@ -14,11 +14,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "demo": (
         "demo",
         "[CHECKPOINT]",
-        "see it work: puzzles by every policy side by side, a text, a hole; offline",
+        "a demonstration: puzzles by several policies side by side, a text, a hole; offline",
     ),
     "train": ("train", "[RECIPE] --data.source TEXT", "train a model on a text; a run can be stopped and resumed"),
-    "eval": ("measure:run_eval", "CHECKPOINT", "how well a model knows a text: nats/token, perplexity, bits/byte"),
-    "generate": ("write:run_generate", "[CHECKPOINT] [PROMPT]", "write text, watched live with --watch"),
+    "eval": ("measure:run_eval", "CHECKPOINT", "the bound on -log p of a text: nats/token, perplexity, bits/byte"),
+    "generate": ("write:run_generate", "[CHECKPOINT] [PROMPT]", "write text; --watch shows it while it is written"),
     "fill": ("write:run_fill", "[CHECKPOINT] 'a text with [5] holes'", "fill holes anywhere in a text"),
     "watch": ("watch", "TRACE.jsonl", "play what --trace recorded, in the terminal or as a page (--html)"),
     "frontier": (
@@ -26,30 +26,34 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "CHECKPOINT --task TASK",
         "every policy on a task: accuracy against passes, with a picture",
     ),
-    "learn": ("learn", "[RECIPE]", "train the policy that decides which tokens appear when"),
-    "reproduce": ("reproduce", "[NAME]", "the published questions about learned policies, answered: table and plot"),
+    "learn": ("learn", "[RECIPE]", "train a policy that decides which tokens appear when"),
+    "reproduce": (
+        "reproduce",
+        "[NAME]",
+        "experiments on the published questions about learned policies: table and plot",
+    ),
     "pace": (
         "measure:run_pace",
         "CHECKPOINT",
         "the information curve of a model and the best sizes of reveals for so many passes",
     ),
-    "info": ("about:run_info", "CHECKPOINT", "what a checkpoint is: network, tokenizer, step, bound, files"),
-    "list": ("about:run_list", "[KIND]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
+    "info": ("about:run_info", "CHECKPOINT", "the facts of a checkpoint: network, tokenizer, step, bound, files"),
+    "list": ("about:run_list", "[CATEGORY]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
     "bench": ("bench", "train|decode|ancestral|policy|memory|scaling", "measure speed and memory on this machine"),
 }
-"""Each verb: its module in this folder, with the function where that is not `run`; its arguments; what it does."""
+"""Verb -> its module in this package (with the function where that is not `run`), its arguments, what it does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
+    """Words of the command line -> exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Threads that spin while they wait cost up to 18 times on a machine that others use too, and threads that sleep
-    # at once half of the speed of an idle one: a short spin is near the better of both (docs/log.md). Read by torch.
+    # Threads that spin while they wait make a machine with other work up to 18 times slower; threads that sleep at once
+    # halve the speed on an idle machine. A short spin is near the better of both (docs/log.md). torch reads this.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that lacks a sign shows another one instead of failing
+            stream.reconfigure(errors="replace")  # a terminal without some character shows another instead of failing
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()
@@ -60,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("unmask: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader (head, less) has what it wanted
+    except BrokenPipeError:  # the reader of the pipe (head, less) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def _dispatch(arguments: list[str]) -> int:
-    """The overview, the version, or a verb."""
+    """Words -> exit code: print the overview or the version, or run a verb."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -84,7 +88,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _overview() -> str:
-    """What `unmask --help` prints."""
+    """The text of `unmask --help`."""
     lines = ["usage: unmask VERB [OPTIONS]", "", "Masked diffusion language models: train, measure, sample.", ""]
     for verb, (_, arguments, about) in VERBS.items():
         lines += [f"  unmask {verb} {arguments}", f"      {about}"]

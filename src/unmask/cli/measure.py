@@ -1,4 +1,4 @@
-"""`unmask eval` and `unmask pace`: how well a model knows a text, and the best pace for so many passes."""
+"""`unmask eval` and `unmask pace`: the bound on -log p of a text, and the best pace for a number of passes."""
 
 __all__ = ["EvalArguments", "PaceArguments", "run_eval", "run_pace"]
 
@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from unmask.cli.options import MachineOptions, OutputOptions
+from unmask.cli.common import MachineOptions, OutputOptions, duration, note, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, typed_options
-from unmask.cli.show import duration, note, print_json, table
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
 
@@ -32,21 +31,21 @@ Arguments = TypeVar("Arguments", "EvalArguments", "PaceArguments")
 class EvalArguments:
     """The bound on -log p of a text: nats/token, perplexity, bits/byte.
 
-    By default of the text that was held out when the checkpoint was trained.
+    By default the text is the part that was held out when the checkpoint was trained.
     """
 
     checkpoint: Positional[str]
     """A checkpoint or run folder, or the name of a bundled model."""
     data: DataSettings = field(default_factory=DataSettings)
-    """The text; what is not given is as it was in training."""
+    """The text; options that are left out have their values from training."""
     split: Literal["valid", "train", "all"] = "valid"
     """Which part of the text."""
     draws: int = 4
-    """Random maskings of each sequence."""
+    """Number of random maskings of each sequence."""
     limit: int | None = None
-    """Measure only the first so many sequences of each part."""
+    """Measure only this many sequences of each part, from its start."""
     batch: int = 32
-    """Sequences measured together."""
+    """Sequences in a batch."""
     seed: int = 0
     """Seed of the maskings."""
     machine: Flat[MachineOptions] = MachineOptions()
@@ -55,30 +54,30 @@ class EvalArguments:
 
 @dataclass(frozen=True, slots=True)
 class PaceArguments:
-    """How many tokens to reveal in each of k passes of random order, from what the model knows of a held-out text.
+    """The number of tokens to reveal in each of k passes of random order, from the information curve of a text.
 
-    By default of the text that was held out when the checkpoint was trained. The curve is measured on some sequences,
-    the paces that follow from it on others: predicted and measured bounds stand side by side.
+    By default the text is the part that was held out when the checkpoint was trained. The curve is measured on some
+    sequences and the paces that follow from it on others; predicted and measured bounds are printed side by side.
     """
 
     checkpoint: Positional[str]
     """A checkpoint or run folder, or the name of a bundled model."""
     data: DataSettings = field(default_factory=DataSettings)
-    """The text; what is not given is as it was in training."""
+    """The text; options that are left out have their values from training."""
     steps: tuple[int, ...] = (4, 8, 16, 32, 64)
-    """Numbers of passes to make paces for."""
+    """Numbers of passes; a pace is made for each."""
     prompt: float = 0.0
-    """The share of each sequence, from its start, that is given."""
+    """The share of each sequence, from its start, that is visible."""
     sequences: int = 10
-    """Sequences for the curve, and as many others for the check."""
+    """Number of sequences for the curve, and of those for the check."""
     out: str | None = None
-    """Write curve, table and optimal paces to this file, for --policy random:pace=FILE.json,steps=K."""
+    """Write the curve, the table and the optimal paces to this file, for --policy random:pace=FILE.json,steps=K."""
     plot: str | None = None
     """Draw the curve and the table to this PNG file."""
     batch: int = 16
-    """Sequences measured together."""
+    """Sequences in a batch."""
     seed: int = 0
-    """Seed of the choice of sequences and of the orders."""
+    """Seed of the sequences and of the orders."""
     machine: Flat[MachineOptions] = MachineOptions()
     output: Flat[OutputOptions] = OutputOptions()
 
@@ -87,11 +86,11 @@ class PaceArguments:
 
 
 def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Arguments:
-    """Read the words of a verb over the data settings that its `checkpoint` was trained with; they are its `data`."""
+    """Words of a verb -> its arguments; data options that are left out have their values from the training."""
     first: Any = parse(cls, argv, verb)
-    given = typed_options(cls, argv, verb)
+    typed = typed_options(cls, argv, verb)
     for name in _FIXED:
-        if name in given:
+        if name in typed:
             raise RequestError(
                 f"--{name.replace('_', '-')} does not go with {verb}: the tokenizer is the checkpoint's."
             )
@@ -104,17 +103,17 @@ def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Argu
     settings: dict[str, Any] = (checkpoint.run or {}).get("settings", {})
     if "data" in settings:
         base = from_dict(DataSettings, settings["data"], f"{checkpoint.folder}/run.json")
-    elif "data.source" in given:
+    elif "data.source" in typed:
         base = DataSettings(length=checkpoint.config.get("model", {}).get("max_length", 256))
     else:
         raise RequestError(f"{checkpoint.folder} does not say what it was trained on; give a text with --data.source.")
-    if "data.source" in given and "data.valid" not in given:
+    if "data.source" in typed and "data.valid" not in typed:
         base = replace(base, valid=None)
     return parse(cls, argv, verb, replace(first, data=base))
 
 
-def _opened(arguments: "EvalArguments | PaceArguments") -> "tuple[Model, Corpus]":
-    """The model and its text. Raises RequestError where sequences are longer than the model's window."""
+def _load(arguments: "EvalArguments | PaceArguments") -> "tuple[Model, Corpus]":
+    """Arguments -> the model and the text. Raises RequestError where sequences are longer than the model's window."""
     from unmask.train.problems import corpus_of
 
     model, data = arguments.machine.load(arguments.checkpoint), arguments.data
@@ -139,7 +138,7 @@ def run_eval(argv: Sequence[str]) -> int:
 
     from unmask.objective.bound import Bound
 
-    model, corpus = _opened(arguments)
+    model, corpus = _load(arguments)
     parts = {"valid": [corpus.valid], "train": [corpus.train], "all": [corpus.train, corpus.valid]}[arguments.split]
     count = sum(len(part) if arguments.limit is None else min(len(part), arguments.limit) for part in parts)
     note(f"measuring {count:,} sequences of {arguments.data.source}, {arguments.draws} maskings each.")
@@ -155,27 +154,27 @@ def run_eval(argv: Sequence[str]) -> int:
     return 0
 
 
-def _print_bound(model: "Model", arguments: EvalArguments, found: "Bound", seconds: float) -> None:
-    """The figures, for people or programs."""
+def _print_bound(model: "Model", arguments: EvalArguments, result: "Bound", seconds: float) -> None:
+    """Print the bound as a table or as JSON."""
     if arguments.output.json:
         print_json(
             {
                 "checkpoint": str(model.checkpoint.folder) if model.checkpoint else arguments.checkpoint,
                 "source": arguments.data.source,
                 "split": arguments.split,
-                **asdict(found),
-                "perplexity": found.perplexity,
+                **asdict(result),
+                "perplexity": result.perplexity,
                 "seconds": seconds,
             }
         )
         return
-    error, bits = "" if found.stderr is None else f" ± {found.stderr:.4f}", found.bits_per_byte
+    error, bits = "" if result.stderr is None else f" ± {result.stderr:.4f}", result.bits_per_byte
     rows = {
         "text": f"{arguments.data.source} ({arguments.split})",
-        "bound": f"{found.nats_per_token:.4f}{error} nats/token",
-        "perplexity": f"{found.perplexity:.2f}",
+        "bound": f"{result.nats_per_token:.4f}{error} nats/token",
+        "perplexity": f"{result.perplexity:.2f}",
         "bits/byte": "only on whole parts (no --limit)" if bits is None else f"{bits:.4f}",
-        "measured": f"{found.tokens:,} tokens in {found.sequences:,} sequences, {found.draws} maskings each, "
+        "measured": f"{result.tokens:,} tokens in {result.sequences:,} sequences, {result.draws} maskings each, "
         f"{duration(seconds)}",
     }
     print(table(rows))
@@ -185,7 +184,7 @@ def _print_bound(model: "Model", arguments: EvalArguments, found: "Bound", secon
 
 
 def run_pace(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; prints, writes and draws what paces cost."""
+    """Words of the command line -> exit code; prints, writes and draws the bounds of paces."""
     arguments = _over_training(PaceArguments, argv, "pace")
     _check(arguments)
 
@@ -193,7 +192,7 @@ def run_pace(argv: Sequence[str]) -> int:
     from unmask.eval.pace import compare_rules
     from unmask.noise import generator
 
-    model, corpus = _opened(arguments)
+    model, corpus = _load(arguments)
     fit, check = two_sets(
         corpus.valid,
         arguments.sequences,
@@ -208,7 +207,7 @@ def run_pace(argv: Sequence[str]) -> int:
         raise RequestError(f"steps is {steps[-1]}, but a sequence has {total} tokens to reveal; give at most as many.")
     note(f"the curve of {each} sequences of {arguments.data.source}, {total} tokens each; the check on {each} others.")
     began = time.perf_counter()
-    comparison = compare_rules(model.denoiser, fit, check, steps, generator(arguments.seed, 6), _teller(each))
+    comparison = compare_rules(model.denoiser, fit, check, steps, generator(arguments.seed, 6), _progress(each))
     report = {
         "format": _FORMAT,
         "checkpoint": arguments.checkpoint,
@@ -219,12 +218,12 @@ def run_pace(argv: Sequence[str]) -> int:
         **comparison.facts,
         "seconds": time.perf_counter() - began,
     }
-    _hand_over(arguments, comparison, report)
+    _report(arguments, comparison, report)
     return 0
 
 
 def _check(arguments: PaceArguments) -> None:
-    """RequestError for values that cannot be, before anything is computed."""
+    """Check the values before anything is computed. Raises RequestError for impossible ones."""
     if not arguments.steps or min(arguments.steps) < 1:
         raise RequestError("--steps needs numbers of passes of at least 1, for example --steps 8 16 32.")
     if not 0 <= arguments.prompt < 1:
@@ -240,23 +239,23 @@ def _check(arguments: PaceArguments) -> None:
         check_plot(arguments.plot)
 
 
-def _teller(each: int) -> Callable[[str, int], None]:
-    """Progress as lines on stderr, now and then."""
+def _progress(each: int) -> Callable[[str, int], None]:
+    """Number of sequences -> a callback (what is measured, sequences done) that prints a line every ten seconds."""
     done: dict[str, int] = {}
-    said = time.monotonic()
+    printed = time.monotonic()
 
-    def tell(what: str, sequences: int) -> None:
-        nonlocal said
+    def advance(what: str, sequences: int) -> None:
+        nonlocal printed
         done[what] = done.get(what, 0) + sequences
-        if time.monotonic() - said >= _SECONDS_BETWEEN_LINES or done[what] == each:
-            said = time.monotonic()
+        if time.monotonic() - printed >= _SECONDS_BETWEEN_LINES or done[what] == each:
+            printed = time.monotonic()
             note(f"{what}: {done[what]} of {each} sequences.")
 
-    return tell
+    return advance
 
 
-def _hand_over(arguments: PaceArguments, comparison: "Comparison", report: dict[str, Any]) -> None:
-    """Write what was asked for, then print."""
+def _report(arguments: PaceArguments, comparison: "Comparison", report: dict[str, Any]) -> None:
+    """Write the file and the picture that were asked for, then print the comparison."""
     from unmask.disk.files import atomic_text
     from unmask.eval.report import plot_paces
 

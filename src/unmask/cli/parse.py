@@ -1,4 +1,4 @@
-"""Words of the command line -> a frozen dataclass, or one sentence about what is wrong. tyro prints the help alone."""
+"""Words of the command line -> a frozen dataclass, or one sentence about what is wrong. tyro only prints the help."""
 
 __all__ = ["Flat", "Positional", "option_names", "parse", "typed_options", "typed_positionals"]
 
@@ -17,17 +17,17 @@ _Value = TypeVar("_Value")
 
 _POSITIONAL, _FLAT = "positional", "flat"
 Positional = Annotated[_Value, _POSITIONAL]
-"""Marks a field that is given by its place and not by its name."""
+"""Marks a field whose value is a word without an option name."""
 Flat = Annotated[_Value, _FLAT]
-"""Marks a dataclass whose options are written without the name of the field that holds it: --seed."""
+"""Marks a dataclass field whose options are written without the name of that field: --seed."""
 
 _NUMBER = re.compile(r"-\.?\d.*|-inf")
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", types.NoneType: "None"}
 
 
 class _Field(NamedTuple):
-    name: str  # dotted, with underscores, as it is written
-    path: tuple[str, ...]  # attributes that lead to it
+    name: str  # dotted, with underscores: train.eval_every
+    path: tuple[str, ...]  # the names of the attributes from the root to it
     type: Any  # its annotation, without marks
     positional: bool
     required: bool
@@ -46,10 +46,10 @@ class _Scan(NamedTuple):
 
 
 def parse(cls: type[Arguments], argv: Sequence[str], verb: str, default: Arguments | None = None) -> Arguments:
-    """The words after a verb -> its arguments. `default` gives the values of what is not named.
+    """The words after a verb -> its arguments. Options that are left out have their values from `default`.
 
     Raises ConfigError, in one sentence, for an unknown option, a missing or wrong value, too many or too few words;
-    what the settings themselves refuse passes unchanged. Prints the help and raises SystemExit where it is asked for.
+    errors of the settings classes pass unchanged. Prints the help and raises SystemExit for --help.
     """
     scan = _scan(cls, argv, verb)
     if scan.help:
@@ -59,21 +59,22 @@ def parse(cls: type[Arguments], argv: Sequence[str], verb: str, default: Argumen
 
 
 def option_names(cls: type) -> list[str]:
-    """Every option that a verb has, as it is written: --train.eval-every."""
+    """Arguments class of a verb -> every option, as it is typed: --train.eval-every."""
     return [_written(field.name) for field in _fields(cls) if not field.positional]
 
 
 def typed_options(cls: type, argv: Sequence[str], verb: str) -> set[str]:
-    """The dotted names (with underscores) of the options that were typed. Raises ConfigError as `parse` does."""
+    """Words after a verb -> the dotted names (with underscores) of its options. Raises ConfigError as `parse` does."""
     return {option.field.name for option in _scan(cls, argv, verb).options}
 
 
 def typed_positionals(cls: type, argv: Sequence[str], verb: str) -> list[str]:
-    """The words that belong to no option. Raises ConfigError as `parse` does."""
+    """Words after a verb -> those that belong to no option. Raises ConfigError as `parse` does."""
     return _scan(cls, argv, verb).positionals
 
 
 def _written(name: str) -> str:
+    """Dotted name -> the option as it is typed."""
     return "--" + name.replace("_", "-")
 
 
@@ -82,7 +83,7 @@ def _written(name: str) -> str:
 
 @cache
 def _hints(cls: type) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """The fields of a dataclass -> annotation without marks, and marks."""
+    """Dataclass -> (annotation without marks, marks) of each field."""
     hints = typing.get_type_hints(cls, include_extras=True)
     parts = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
     marked = {name: typing.get_args(hint) for name, hint in parts.items() if typing.get_origin(hint) is Annotated}
@@ -91,7 +92,7 @@ def _hints(cls: type) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 @cache
 def _fields(cls: type, prefix: str = "", path: tuple[str, ...] = ()) -> tuple[_Field, ...]:
-    """The leaves of a tree of dataclasses."""
+    """Nested dataclasses -> their leaf fields."""
     fields: list[_Field] = []
     for field in dataclasses.fields(cls):
         hint, marks = _hints(cls)[field.name]
@@ -109,7 +110,7 @@ def _fields(cls: type, prefix: str = "", path: tuple[str, ...] = ()) -> tuple[_F
 
 
 def _scan(cls: type, argv: Sequence[str], verb: str) -> _Scan:
-    """Sort the words into options with their values, and the rest."""
+    """Words -> the options with their values, and the other words."""
     fields = _fields(cls)
     options: list[_Option] = []
     positionals: list[str] = []
@@ -137,11 +138,12 @@ def _scan(cls: type, argv: Sequence[str], verb: str) -> _Scan:
 
 
 def _is_option(word: str) -> bool:
+    """Whether a word is an option, and not a negative number or a text with spaces."""
     return len(word) > 1 and word[0] == "-" and not _NUMBER.fullmatch(word) and not any(c.isspace() for c in word)
 
 
 def _named(fields: Sequence[_Field], name: str, verb: str) -> tuple[_Field, bool]:
-    """The field of an option as typed, and False for --no-...; ConfigError where there is none."""
+    """Option as typed -> its field, and False for --no-..., else True. Raises ConfigError for an unknown option."""
     by_name = {_written(field.name): field for field in fields if not field.positional}
     off = {re.sub(r"([^.-][^.]*)$", r"no-\1", key): field for key, field in by_name.items() if field.type is bool}
     wanted = name.replace("_", "-")
@@ -160,7 +162,7 @@ def _named(fields: Sequence[_Field], name: str, verb: str) -> tuple[_Field, bool
 
 
 def _values(scan: _Scan) -> dict[tuple[str, ...], Any]:
-    """The value of each option that was typed, by its path. Raises ConfigError for one that cannot be."""
+    """The value of each typed option, by its path. Raises ConfigError for a wrong or missing value."""
     values: dict[tuple[str, ...], Any] = {}
     for field, words, on in scan.options:
         name, count = _written(field.name), _count(field.type)
@@ -168,20 +170,20 @@ def _values(scan: _Scan) -> dict[tuple[str, ...], Any]:
             raise ConfigError(f"{name} is a switch and takes no value; leave '{words[0]}' out.")
         if count is not None and len(words) < count:
             raise ConfigError(f"{name} lacks {'its value' if not words else 'a value'}; give {_possible(field.type)}.")
-        read = [_read(_element(field.type, place), word, field) for place, word in enumerate(words)]
+        read = [_read(_element(field.type, index), word, field) for index, word in enumerate(words)]
         values[field.path] = on if count == 0 else tuple(read) if typing.get_origin(field.type) is tuple else read[0]
     return values
 
 
 def _positional_values(cls: type, scan: _Scan, verb: str) -> dict[tuple[str, ...], Any]:
-    """The words without a name, by path of field. Raises ConfigError for too many, too few or a wrong one."""
-    places = [field for field in _fields(cls) if field.positional]
-    needed = [field for field in places if field.required]
+    """The values of positional fields, by path. Raises ConfigError for too many or too few words, or a wrong one."""
+    positional = [field for field in _fields(cls) if field.positional]
+    needed = [field for field in positional if field.required]
     words = scan.positionals
-    values = {field.path: _read(field.type, word, field) for field, word in zip(places, words, strict=False)}
-    if len(words) > len(places):
+    values = {field.path: _read(field.type, word, field) for field, word in zip(positional, words, strict=False)}
+    if len(words) > len(positional):
         raise ConfigError(
-            f"'{words[len(places)]}' is a word too many for {verb}; "
+            f"'{words[len(positional)]}' is a word too many for {verb}; "
             "put a text of several words between quotation marks."
         )
     if len(words) < len(needed):
@@ -190,7 +192,7 @@ def _positional_values(cls: type, scan: _Scan, verb: str) -> dict[tuple[str, ...
 
 
 def _read(type_: Any, word: str, field: _Field) -> Any:
-    """A word as a value of that type, the first that fits where there are several. Raises ConfigError for none."""
+    """Word -> its value: that of the first member of the type that accepts the word. Raises ConfigError for none."""
     for choice in (types.NoneType, *(choice for choice in _choices(type_) if choice is not types.NoneType)):
         if choice is types.NoneType:
             if word == "None" and types.NoneType in _choices(type_):
@@ -208,27 +210,28 @@ def _read(type_: Any, word: str, field: _Field) -> Any:
 
 
 def _choices(type_: Any) -> list[Any]:
-    """The members of a union; a type alone is its own only member."""
+    """Type -> the members of a union, or the type itself."""
     return list(typing.get_args(type_)) if typing.get_origin(type_) in (types.UnionType, typing.Union) else [type_]
 
 
 def _count(type_: Any) -> int | None:
-    """How many words follow the option; None for as many as there are."""
+    """Type -> the number of words after its option; None for any number."""
     if typing.get_origin(type_) is tuple:
         inner = typing.get_args(type_)
         return None if Ellipsis in inner else len(inner)
     return 0 if type_ is bool else 1
 
 
-def _element(type_: Any, place: int) -> Any:
+def _element(type_: Any, index: int) -> Any:
+    """Type of an option -> the type of its value with this index."""
     if typing.get_origin(type_) is not tuple:
         return type_
     inner = typing.get_args(type_)
-    return inner[0] if Ellipsis in inner else inner[min(place, len(inner) - 1)]
+    return inner[0] if Ellipsis in inner else inner[min(index, len(inner) - 1)]
 
 
 def _possible(type_: Any) -> str:
-    """What could be given, as the end of a sentence."""
+    """Type -> the possible values, as the end of a sentence."""
     if typing.get_origin(type_) is tuple:
         inner = [member for member in typing.get_args(type_) if member is not Ellipsis]
         each = _possible(inner[0])
@@ -245,7 +248,7 @@ def _possible(type_: Any) -> str:
 def _build(
     cls: type[Arguments], default: Arguments | None, values: Mapping[tuple[str, ...], Any], path: tuple[str, ...]
 ) -> Arguments:
-    """A dataclass from the values at and below `path`, over `default` or over its own defaults."""
+    """Values at and below `path` -> the dataclass; other fields have the values of `default`, or their own defaults."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(cast(Any, cls)):
         here = (*path, field.name)
@@ -257,7 +260,7 @@ def _build(
 
 
 def _inner(default: Any, field: "dataclasses.Field[Any]") -> Any:
-    """What a field holds in `default`, or without one by its own default; None where it has none."""
+    """The value of a field in `default`, or else the default of the field; None where it has neither."""
     if default is not None:
         return getattr(default, field.name)
     if field.default_factory is not dataclasses.MISSING:
@@ -269,7 +272,7 @@ def _inner(default: Any, field: "dataclasses.Field[Any]") -> Any:
 
 
 def _print_help(cls: type, verb: str) -> NoReturn:
-    """Print what tyro makes of the dataclass and its docstrings, and raise SystemExit."""
+    """Print the help that tyro makes from the dataclass and its docstrings, and raise SystemExit."""
     import tyro
 
     tyro.cli(_for_tyro(cls), args=["--help"], prog=f"unmask {verb}")
@@ -277,7 +280,7 @@ def _print_help(cls: type, verb: str) -> NoReturn:
 
 
 def _for_tyro(cls: type) -> type:
-    """The same dataclass with tyro's marks in place of ours."""
+    """Dataclass -> the same with the marks of tyro in place of those of this module."""
     import tyro
 
     marks = {_POSITIONAL: tyro.conf.Positional[Any], _FLAT: tyro.conf.OmitArgPrefixes[Any]}

@@ -1,4 +1,4 @@
-"""`unmask reproduce`: the published questions about learned policies, answered on this machine."""
+"""`unmask reproduce`: answer the questions of the paper on learned policies with experiments on this machine."""
 
 __all__ = ["ReproduceArguments", "run"]
 
@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.options import OutputOptions
+from unmask.cli.common import OutputOptions, note, print_json, table
 from unmask.cli.parse import Flat, Positional, parse
-from unmask.cli.show import note, print_json, table
 from unmask.errors import ConfigError
 from unmask.reproduce.plan import Options, Question
 from unmask.reproduce.questions import check, names, plan_of
@@ -21,18 +20,18 @@ class ReproduceArguments(Options):
     """Answer a question of the paper on learned policies: train, measure on fresh problems, and write table and plot.
 
     The folder holds the cells of all questions, each made once, and for each question a folder with report.md,
-    table.csv and frontier.png, written anew after each cell. Say the same again to go on with what was stopped or
-    failed. Null results are printed like the others.
+    table.csv and frontier.png, written again after each cell. Repeat the command to continue after a stop or a
+    failure. Null results are printed like the others.
     """
 
     name: Positional[str] = ""
-    """The question; `--list` shows them, and with a name its cells and how far they are."""
+    """The question; `--list` prints the questions, and with a name its cells and their states."""
     list: bool = False
-    """Show questions, or the cells of one, and do nothing."""
+    """Print the questions, or the cells of the named question, and end."""
     out: str = "runs/reproduce"
     """The folder to write."""
     workers: int | None = None
-    """Processes, of one thread each; by default one a processor."""
+    """Number of processes, each with one thread; by default one for each processor."""
     output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
@@ -42,7 +41,7 @@ class ReproduceArguments(Options):
 
 
 def run(argv: Sequence[str]) -> int:
-    """Do what is not done; 0 where all is that can be, 1 where a cell failed, 130 after an interrupt."""
+    """Words of the command line -> exit code; runs the cells that are missing. 1: a cell failed; 130: interrupted."""
     args = parse(ReproduceArguments, argv, "reproduce")
     if not args.name:
         if not args.list:
@@ -62,21 +61,23 @@ def run(argv: Sequence[str]) -> int:
     note(f"{plan.name}: {plan.about}")
     note(f"{len(plan.cells)} cells, {workers} processes of one thread each, in {folder}")
     results = reproduce(plan, folder, workers=workers, note=note)
-    place = report_folder(plan, folder)
+    reports = report_folder(plan, folder)
     states = {cell.name: results.state(cell) for cell in plan.cells}
     if args.output.json:
-        print_json({"folder": str(place), "cells": states})
+        print_json({"folder": str(reports), "cells": states})
     else:
-        print((place / "report.md").read_text(encoding="utf-8"))
-    note(f"written to {place}: report.md, table.csv" + (", frontier.png" if (place / "frontier.png").exists() else ""))
-    kinds = {record.state for record in results.records.values()}
-    if results.interrupted and kinds & {"stopped", "not run"}:
+        print((reports / "report.md").read_text(encoding="utf-8"))
+    picture = ", frontier.png" if (reports / "frontier.png").exists() else ""
+    note(f"written to {reports}: report.md, table.csv{picture}")
+    ended = {record.state for record in results.records.values()}
+    if results.interrupted and ended & {"stopped", "not run"}:
         note("Stopped; say the same again to go on.")
         return 130
-    return 1 if "failed" in kinds else 0
+    return 1 if "failed" in ended else 0
 
 
 def _list(plan: Question, folder: Path, as_json: bool) -> int:
+    """Print the state of each cell -> exit code 0."""
     from unmask.reproduce.plan import Blocked
     from unmask.reproduce.results import read
 

@@ -1,4 +1,4 @@
-"""`unmask train`: assemble a run, say what it will do, do it, and say what to type next."""
+"""`unmask train`: assemble a run, print what it will do, train, and print the commands that use the result."""
 
 __all__ = ["TrainArguments", "TrainProgress", "run"]
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli.options import OutputOptions
+from unmask.cli.common import Meter, OutputOptions, duration, note, print_json, size, table
 from unmask.cli.parse import Flat, Positional, parse, typed_options
-from unmask.cli.show import Meter, duration, note, print_json, size, table
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
 from unmask.recipes.denoisers import read
@@ -30,8 +29,8 @@ _SHORT = {"--device", "--dtype", "--threads"}
 class TrainArguments:
     """Train a masked diffusion language model on a text.
 
-    Ctrl-C finishes the step, saves, and says how to go on. --device, --dtype and --threads are short for --train.device
-    and so on.
+    Ctrl-C finishes the step, saves, and prints the command that continues. --device, --dtype and --threads are short
+    for --train.device and so on.
     """
 
     recipe: Positional[str] = "text"
@@ -45,16 +44,16 @@ class TrainArguments:
     out: str | None = None
     """Folder of the run; by default the next free runs/NAME-N."""
     resume: str | None = None
-    """Folder of a run to go on with; of its settings only steps, patience and the like may change."""
+    """Folder of a run to continue; of its settings only steps, patience and the like may change."""
     init: str | None = None
-    """Checkpoint to fine-tune: tokenizer and network are its own."""
+    """Checkpoint to fine-tune; the run takes its tokenizer and network."""
     dry: bool = False
-    """Say what would be done, how long it would take and how much memory, and end."""
+    """Print what the run would do, its time and its memory, and end."""
     output: Flat[OutputOptions] = OutputOptions()
 
 
 def run(argv: Sequence[str]) -> int:
-    """Train; 130 where the run was interrupted and saved."""
+    """Words of the command line -> exit code; trains. It is 130 where the run was interrupted and saved."""
     words = [f"--train.{word[2:]}" if word.partition("=")[0] in _SHORT else word for word in argv]
     arguments = _arguments(words)
 
@@ -76,11 +75,11 @@ def run(argv: Sequence[str]) -> int:
         if first and arguments.output.json:
             print_json(rows | asdict(estimate))
         elif first:
-            print(table(_told(rows, estimate, patient=asked.train.patience > 0)))
+            print(table(_rows(rows, estimate, patient=asked.train.patience > 0)))
         session.group.leave()
         return 0
     if first:
-        note(table(_told(rows, None, patient=False)))
+        note(table(_rows(rows, None, patient=False)))
     try:
         with TrainProgress(session, visible=first) as progress:
             result = session.trainer.fit(progress)
@@ -90,7 +89,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _facts(session: "Session") -> dict[str, Any]:
-    """What the run will do, for programs."""
+    """Session -> what the run will do, as plain data."""
     plan, corpus, settings = session.plan, session.corpus, session.run
     from unmask.train.plan import memory_bytes
 
@@ -119,38 +118,38 @@ def _facts(session: "Session") -> dict[str, Any]:
     }
 
 
-def _told(all_: dict[str, Any], estimate: "Estimate | None", *, patient: bool) -> dict[str, str]:
-    """The same for people."""
+def _rows(facts: dict[str, Any], estimate: "Estimate | None", *, patient: bool) -> dict[str, str]:
+    """The facts of a run -> the rows of the table; with an `estimate` they have its time and memory."""
     rows = {
-        "text": f"{all_['source']}: {all_['train_tokens']:,} tokens to train on, {all_['valid_tokens']:,} held out",
-        "tokenizer": f"{all_['tokenizer']}, {all_['vocab_size']:,} ids; rows of {all_['length']} tokens: "
-        f"{all_['train_rows']:,} and {all_['valid_rows']:,}",
-        "network": f"{all_['parameters']:,} parameters: "
-        + ", ".join(form.format(all_[name]) for name, form in _SHAPE.items() if name in all_),
-        "training": f"{all_['steps']:,} steps of {all_['batch']} rows ({all_['epochs']:.1f} epochs), lr {all_['lr']:g}"
-        + (f", from step {all_['step']:,}" if all_["step"] else ""),
-        "machine": f"{all_['device']}, {all_['dtype']}, {all_['threads']} threads"
-        + (f", {all_['processes']} processes" if all_["processes"] > 1 else ""),
-        "memory": f"about {size(all_['memory_bytes'])}",
+        "text": f"{facts['source']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} held out",
+        "tokenizer": f"{facts['tokenizer']}, {facts['vocab_size']:,} ids; rows of {facts['length']} tokens: "
+        f"{facts['train_rows']:,} and {facts['valid_rows']:,}",
+        "network": f"{facts['parameters']:,} parameters: "
+        + ", ".join(form.format(facts[name]) for name, form in _SHAPE.items() if name in facts),
+        "training": f"{facts['steps']:,} steps of {facts['batch']} rows ({facts['epochs']:.1f} epochs), "
+        f"lr {facts['lr']:g}" + (f", from step {facts['step']:,}" if facts["step"] else ""),
+        "machine": f"{facts['device']}, {facts['dtype']}, {facts['threads']} threads"
+        + (f", {facts['processes']} processes" if facts["processes"] > 1 else ""),
+        "memory": f"about {size(facts['memory_bytes'])}",
     }
     if estimate is None:
-        return rows | {"folder": all_["run"]}
+        return rows | {"folder": facts["run"]}
     rows["memory"] += f"; {size(estimate.peak_bytes)} held after some real steps"
     most = " at most, if patience does not end it before" if patient else ""
     rows["time"] = f"{duration(estimate.seconds)}{most} ({estimate.tokens_per_second:,.0f} tokens/s measured)"
     return rows
 
 
-def _first_only(told: Any) -> Any:
-    """`told`, silent in all but the first process of torchrun."""
+def _first_only(listen: Any) -> Any:
+    """The listener in the first process of torchrun; a function that does nothing in the others."""
     import os
 
-    return told if os.environ.get("RANK", "0") == "0" else lambda sentence: None
+    return listen if os.environ.get("RANK", "0") == "0" else lambda sentence: None
 
 
 def _arguments(words: list[str]) -> TrainArguments:
-    """Read the words over the recipe, the recorded run or the checkpoint that they name."""
-    given = typed_options(TrainArguments, words, "train")
+    """Words of the command line -> arguments: the recipe, recorded run or checkpoint with the changes of the words."""
+    typed = typed_options(TrainArguments, words, "train")
     asked = parse(TrainArguments, words, "train")
     if asked.resume is not None:
         if asked.recipe != "text":
@@ -161,14 +160,14 @@ def _arguments(words: list[str]) -> TrainArguments:
     else:
         base = read(asked.recipe)
     if asked.init is not None:
-        base = _fine_tuning(base, asked.init, given)
+        base = _fine_tuning(base, asked.init, typed)
     default = replace(TrainArguments(), data=base.data, model=base.model, train=base.train)
     return parse(TrainArguments, words, "train", default)
 
 
-def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
-    """The recipe with the window of the checkpoint; ConfigError where another tokenizer or network is asked for."""
-    for name in sorted(given):
+def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
+    """Recipe -> the same with the window of the checkpoint. Raises ConfigError for options of tokenizer or network."""
+    for name in sorted(typed):
         if name.startswith("model.") or name in ("data.tokenizer", "data.vocab_size", "data.mask_token"):
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} does not go with --init: network and tokenizer are the checkpoint's.")
@@ -180,7 +179,7 @@ def _fine_tuning(base: TextRun, init: str, given: set[str]) -> TextRun:
 
 
 def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
-    """Draw the curves and say how it ended."""
+    """Draw the curves and print how the run ended -> exit code."""
     from unmask.disk.folders import latest, resolve
     from unmask.run.metrics import plot_curves
 
@@ -216,17 +215,17 @@ def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
     return 0
 
 
-def _bound(found: "Bound") -> str:
-    """A bound with its error and perplexity."""
-    error = "" if found.stderr is None else f" ± {found.stderr:.4f}"
-    return f"{found.nats_per_token:.4f}{error} nats/token, perplexity {found.perplexity:.2f}"
+def _bound(result: "Bound") -> str:
+    """Bound -> text with its error and perplexity."""
+    error = "" if result.stderr is None else f" ± {result.stderr:.4f}"
+    return f"{result.nats_per_token:.4f}{error} nats/token, perplexity {result.perplexity:.2f}"
 
 
 _SMOOTHING = 0.95
 
 
 class TrainProgress(Meter, Listener["StepReport", "Bound"]):
-    """The listener of a training in the terminal; silent unless `visible`."""
+    """The listener of a training that prints its progress; it prints nothing unless `visible`."""
 
     def __init__(self, session: "Session", *, visible: bool) -> None:
         super().__init__("training", "step", session.plan.steps, session.trainer.step, visible=visible)
@@ -235,14 +234,14 @@ class TrainProgress(Meter, Listener["StepReport", "Bound"]):
         self._loss, self._weight = 0.0, 0.0
 
     def stepped(self, report: "StepReport") -> None:
-        """Figures are running means."""
+        """Show running means of the loss."""
         self._loss = _SMOOTHING * self._loss + (1 - _SMOOTHING) * report.loss
         self._weight = _SMOOTHING * self._weight + (1 - _SMOOTHING)
         best = f"bound {self._best:.4f}  " if math.isfinite(self._best) else ""
         self.moved(report.step, f"loss {self._loss / self._weight:.4f}  {best}{report.tokens_per_second:,.0f} tokens/s")
 
     def validated(self, step: int, figure: "Bound", best: bool) -> None:
-        """Say a better bound."""
+        """Print the bound, and whether it is the best so far."""
         if best:
             self._best = figure.nats_per_token
         error = "" if figure.stderr is None else f" ± {figure.stderr:.4f}"

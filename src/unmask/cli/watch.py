@@ -1,4 +1,4 @@
-"""`unmask watch` plays what --trace recorded, and `Tracing` records it. Torch is not imported."""
+"""`unmask watch` plays a trace that --trace recorded; `Tracing` records it. Imports no torch."""
 
 __all__ = ["Player", "Tracing", "WatchArguments", "keys_of", "run"]
 
@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unmask.cli.options import OutputOptions
+from unmask.cli.common import OutputOptions, note, print_json
 from unmask.cli.parse import Flat, Positional, parse
-from unmask.cli.show import note, print_json
 from unmask.disk.files import atomic_text
 from unmask.errors import RequestError
 from unmask.trace.events import CHANGES, Event, Trace, last_events, position_texts, read, replay, to_html, to_jsonl
@@ -43,14 +42,14 @@ _KEYS = {code: key for key, codes in _CODES.items() for code in codes}
 _SIGNS = {"committed": "+", "edited": "~", "rescued": "!", "remasked": "-"}
 _STYLES = {"committed": "", "edited": " underline", "rescued": " italic"}
 _GUIDE = "space play · ← → step · home end · + - speed · q quit   + written  ~ edited  ! rescued  - hidden again"
-_ALTERNATIVES = 5  # of the most probable tokens that a trace tells at each position
-_WHOLE = 8.0  # seconds that a trace takes at first
+_ALTERNATIVES = 5  # how many of the most probable tokens a trace records at each position
+_WHOLE = 8.0  # seconds that playing a whole trace takes at the initial speed
 _SLOWEST, _FASTEST = 0.25, 64.0  # steps a second
 
 
 @dataclass(frozen=True, slots=True)
 class WatchArguments:
-    """Play a trace: space plays and pauses, arrows step, home and end jump, + and - change the speed, q quits."""
+    """Play a trace. Keys: space plays and pauses, arrows step, home and end jump, + and - change the speed, q quits."""
 
     file: Positional[str]
     """The .jsonl file that --trace wrote."""
@@ -62,7 +61,7 @@ class WatchArguments:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Play, print, or write the page."""
+    """Words of the command line -> exit code; plays the trace, prints it, or writes the page."""
     arguments = parse(WatchArguments, argv, "watch")
     if arguments.html is not None and Path(arguments.html).suffix != ".html":
         raise RequestError(f"--html cannot write '{arguments.html}'; give a file that ends in .html.")
@@ -82,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 class Player:
-    """One row of a trace at one of its frames: the canvas at the start, and after each step in which it changed."""
+    """One row of a trace at one of its frames: the initial canvas, or the canvas after a step that changed it."""
 
     def __init__(self, trace: "Trace", row: int = 0) -> None:
         """Raises RequestError for a row that the trace does not have."""
@@ -97,7 +96,7 @@ class Player:
         self._mask = mask_sign(len(piece) for piece in position_texts(trace.header, tokens) if piece)
 
     def press(self, key: str) -> bool:
-        """Do what a key means; False where it means to quit."""
+        """Handle a key -> False for the key that quits, True otherwise."""
         last = len(self.steps) - 1
         if key == "space":
             self.at = 0 if self.at == last and not self.playing else self.at
@@ -110,29 +109,29 @@ class Player:
         return key != "quit"
 
     def tick(self) -> None:
-        """One step on; playing ends at the last."""
+        """Go to the next step; playing ends at the last."""
         self.at = min(self.at + 1, len(self.steps) - 1)
         self.playing = self.playing and self.at < len(self.steps) - 1
 
     @property
     def now(self) -> "list[Event]":
-        """What happened in this step."""
+        """The events of this step."""
         return [event for event in self.events if event.step == self.steps[self.at] and self.at]
 
     @property
     def passes(self) -> int:
-        """Forward passes up to this step; at the last, all of the row."""
+        """Forward passes up to this step; at the last step, all passes of the row."""
         last = max((event.passes for event in self.events if event.step <= self.steps[self.at]), default=0)
         return self._facts.passes if self.at == len(self.steps) - 1 else last
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Positions that are filled now, and all that were to be filled."""
+        """(positions that are filled now, positions to fill in all)."""
         mask, start = self.trace.header.mask_id, self._facts.start
         return start.count(mask) - replay(self.trace, self.row, self.steps[self.at]).count(mask), start.count(mask)
 
     def text(self, *, plain: bool = False) -> "Text":
-        """The canvas: each token shaded by its confidence, what is new in this step reversed, a grid ruled."""
+        """The canvas as styled text: colours show confidence, changes of this step are reversed, a grid has lines."""
         from unmask.cli.live import PLAIN_MASK, Cell, frame
 
         step, header = self.steps[self.at], self.trace.header
@@ -148,7 +147,7 @@ class Player:
         return frame(cells, mask, header.columns, header.box)
 
     def status(self) -> str:
-        """Where we are, in figures."""
+        """The status line: row, step, passes, block, filled tokens, speed."""
         filled, wanted = self.counts
         events, share = self.now, self.at / max(len(self.steps) - 1, 1)
         row = f"row {self.row} of {len(self.trace.header.rows)}, " if len(self.trace.header.rows) > 1 else ""
@@ -159,7 +158,7 @@ class Player:
         return f"{bar} {row}{step}, {self.passes} passes{block}, {filled} of {wanted} tokens  {speed}"
 
     def news(self) -> str:
-        """What happened in this step: sign, token, probability."""
+        """The events of this step as text: sign, token, probability."""
         shown: list[str] = []
         for event in self.now:
             sure = "" if event.confidence is None else f" {event.confidence:.2f}"
@@ -167,7 +166,7 @@ class Player:
         return "  ".join(shown)
 
     def summary(self) -> dict[str, Any]:
-        """For programs: where the trace comes from, what it holds, and the text that this row ends with."""
+        """The facts of the trace and of this row, with its final text, as plain data for JSON."""
         header, facts = self.trace.header, self._facts
         counts = Counter(event.change for event in self.events)
         return {
@@ -187,7 +186,7 @@ class Player:
 
 
 def _style(event: "Event | None", masked: bool) -> str:
-    """How a position is drawn, by its last event; given text is bold."""
+    """Last event of a position -> its style; text that no event wrote (the prompt) is bold."""
     from unmask.cli.live import shade
 
     if event is None:
@@ -198,7 +197,7 @@ def _style(event: "Event | None", masked: bool) -> str:
 
 
 def _show(player: Player, console: "Console") -> None:
-    """Live where a person can press keys, in stages elsewhere."""
+    """Play live where a person can press keys; elsewhere print the text at several steps."""
     from unmask.cli.live import STAGES, print_stage
 
     if console.is_terminal and sys.stdin.isatty() and os.name == "posix":
@@ -212,7 +211,7 @@ def _show(player: Player, console: "Console") -> None:
 
 
 def _play(player: Player, console: "Console") -> None:
-    """Until q; what stands then stays on the screen."""
+    """Play until the key q; the last frame stays on the screen."""
     from rich.live import Live
     from rich.text import Text
 
@@ -232,7 +231,7 @@ def _play(player: Player, console: "Console") -> None:
 
 @contextmanager
 def _keyboard() -> Generator[Callable[[float | None], list[str]]]:
-    """Give a function that waits up to so many seconds (None: for ever) and tells the keys that were pressed."""
+    """Context of a function: seconds to wait (None: no limit) -> names of the keys that were pressed meanwhile."""
     import select
     import termios
     import tty
@@ -252,7 +251,7 @@ def _keyboard() -> Generator[Callable[[float | None], list[str]]]:
 
 
 def keys_of(data: bytes) -> list[str]:
-    """The names of the keys in what a terminal sent; "quit" where it was closed, "other" for the rest."""
+    """Bytes from a terminal -> names of keys: "quit" where the input is closed, "other" for keys without a function."""
     keys, text = list[str](), data.decode("utf-8", "replace")
     while text:
         code = next((code for code in sorted(_KEYS, key=len, reverse=True) if text.startswith(code)), text[0])
@@ -265,42 +264,39 @@ def keys_of(data: bytes) -> list[str]:
 
 
 class Tracing:
-    """Records a stream where a file is named; without one it does nothing."""
+    """Records the decoding of a request, and writes the trace to a file."""
 
-    def __init__(self, path: str | None) -> None:
-        """Raises RequestError for a name of another kind, or a place where no file can be written."""
-        self._path = None if path is None else _checked(path)
+    alternatives = _ALTERNATIVES
+    """How many of the most probable tokens the stream has to report at each position."""
+
+    def __init__(self, path: str) -> None:
+        """Raises RequestError for a file name with another ending, or a folder that cannot be written."""
+        self._path = _checked(path)
         self._model: Model | None = None
         self._recorder: Recorder | None = None
-
-    @property
-    def alternatives(self) -> int:
-        """How many the stream is to tell."""
-        return 0 if self._path is None else _ALTERNATIVES
 
     def record(
         self, model: "Model", stream: "Generator[Snapshot, None, list[Row]]", template: str | None = None
     ) -> "Generator[Snapshot, None, list[Row]]":
-        """The same stream; `template` is what is filled."""
-        if self._path is None:
-            return stream
+        """Stream -> the same stream, which is recorded while it runs; `template` is the text that is filled, if any."""
         self._model, self._recorder = model, model.recorder(template)
         return self._recorder.record(stream)
 
     def save(self, rows: "Sequence[Written]", **facts: Any) -> None:
-        """Write the file; `facts` are those of `Model.trace`."""
-        if self._path is not None and self._model is not None and self._recorder is not None:
+        """Write the file; `facts` are those of `Model.trace`. Call it after the recorded stream has ended."""
+        if self._model is not None and self._recorder is not None:
             _write(self._path, self._model.trace(self._recorder, rows, **facts))
 
 
 def _write(path: Path, trace: Trace) -> None:
-    """The trace as a page where the name ends in .html, as JSON lines elsewhere; and say so."""
+    """Write the trace, as a page where the name ends in .html and as JSON lines elsewhere, and print the path."""
     page = path.suffix == ".html"
     atomic_text(path, to_html(trace) if page else to_jsonl(trace))
     note(f"  {path}: {len(trace.events):,} events; {'open it in a browser' if page else f'unmask watch {path}'}")
 
 
 def _checked(name: str) -> Path:
+    """File name of --trace -> its path. Raises RequestError where no trace can be written there."""
     path = Path(name)
     if path.suffix not in (".jsonl", ".html"):
         raise RequestError(f"--trace cannot write '{name}'; give a name that ends in .jsonl or, for a page, .html.")

@@ -1,4 +1,4 @@
-"""`unmask generate` and `unmask fill`: text after prompts and in holes, or which of some choices belongs in a hole."""
+"""`unmask generate` and `unmask fill`: text after prompts, text in holes, and probabilities of choices in a hole."""
 
 __all__ = ["FillArguments", "GenerateArguments", "run_fill", "run_generate"]
 
@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unmask.cli.options import DecodingOptions, MachineOptions, OutputOptions, RecordingOptions
+from unmask.cli.common import DecodingOptions, MachineOptions, OutputOptions, RecordingOptions, note, print_json
 from unmask.cli.parse import Flat, Positional, parse, typed_positionals
-from unmask.cli.show import note, print_json
 from unmask.errors import RequestError
 
 if TYPE_CHECKING:
     from unmask.api import Model
+    from unmask.cli.watch import Tracing
     from unmask.decode.rows import Snapshot, Written
     from unmask.fill.holes import Fill
 
@@ -25,18 +25,18 @@ Row = TypeVar("Row", bound="Written")
 
 @dataclass(frozen=True, slots=True)
 class GenerateArguments:
-    """Write text: continue a prompt, or begin from nothing."""
+    """Write text: continue a prompt, or start from an empty one."""
 
     checkpoint: Positional[str] = "shakespeare"
     """A checkpoint or run folder, or the name of a bundled model."""
     prompt: Positional[str] = ""
-    """What the text begins with."""
+    """The start of the text."""
     prompts: str | None = None
     """A file with a prompt on each line."""
     length: int = 128
-    """Tokens to write after each prompt; beyond the model's window, in windows that slide."""
+    """Tokens to write after each prompt; a text longer than the model's window is written in sliding windows."""
     count: int = 1
-    """Texts for each prompt."""
+    """Number of texts for each prompt."""
     stride: int | None = None
     """Tokens that each later window adds; by default half a window."""
     decoding: Flat[DecodingOptions] = DecodingOptions()
@@ -50,12 +50,12 @@ class FillArguments:
     r"""Fill the holes of a text, several at once, or compare choices for one.
 
     [5] is a hole of five tokens. [1-8] has 1 to 8, whichever length gives the whole text the best bound. [=old words]
-    writes these words anew in as many tokens, [4=old words] in 4, [1-8=old words] in 1 to 8. [?] is the place of the
+    writes new words there in as many tokens, [4=old words] in 4, [1-8=old words] in 1 to 8. [?] is the hole for the
     --choices. \[ and \] are brackets that are text. Put the space before a word into its brackets: "My[= king] is".
 
-    Shorter texts have the advantage that a likelihood gives them: each token more adds its own nats.
+    A likelihood favours shorter texts, because each additional token adds its own nats.
 
-    With one word alone it is the template, and the bundled model fills it.
+    If only one argument is given, it is the template, and the bundled model fills it.
     """
 
     checkpoint: Positional[str]
@@ -63,15 +63,25 @@ class FillArguments:
     template: Positional[str]
     """The text with holes."""
     choices: tuple[str, ...] = ()
-    """Texts that may stand at [?]: tells how probable each is there, and fills nothing."""
+    """Texts for [?]: prints how probable each is there, and fills nothing."""
     count: int = 1
-    """How many fillings."""
+    """Number of fillings."""
     draws: int = 32
-    """Random maskings that tell the best of several lengths, or orders of a choice's tokens where it has many."""
+    """Random maskings to compare several lengths, or random orders of the tokens of a long choice."""
     decoding: Flat[DecodingOptions] = DecodingOptions()
     recording: Flat[RecordingOptions] = RecordingOptions()
     machine: Flat[MachineOptions] = MachineOptions()
     output: Flat[OutputOptions] = OutputOptions()
+
+
+def _tracing(path: str | None) -> "Tracing | None":
+    """The value of --trace -> what records the stream; None without --trace. cli/watch is imported only with it."""
+    if path is None:
+        return None
+
+    from unmask.cli.watch import Tracing
+
+    return Tracing(path)
 
 
 # ---- generate --------------------------------------------------------------------------------------------------------
@@ -83,24 +93,26 @@ def run_generate(argv: Sequence[str]) -> int:
     prompts = [text for text in _prompts(arguments) for _ in range(arguments.count)]
 
     from unmask.api import unigram_entropy
-    from unmask.cli.watch import Tracing
 
     decoding, watch, as_json = arguments.decoding, arguments.recording.watch, arguments.output.json
-    tracing = Tracing(arguments.recording.trace)
+    tracing = _tracing(arguments.recording.trace)
     model = arguments.machine.load(arguments.checkpoint)
     began = time.perf_counter()
     stream = model.stream(
         prompts,
         length=arguments.length,
         stride=arguments.stride,
-        alternatives=tracing.alternatives,
+        alternatives=0 if tracing is None else tracing.alternatives,
         **decoding.keywords(model),
     )
     on_stdout = sys.stdout.isatty() and not as_json
     prompt = model.tokenizer.encode(prompts[0])
-    rows = _rows(model, tracing.record(model, stream), watch, on_stdout, prompt, arguments.length)
+    if tracing is not None:
+        stream = tracing.record(model, stream)
+    rows = _rows(model, stream, watch, on_stdout, prompt, arguments.length)
     seconds = time.perf_counter() - began
-    tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
+    if tracing is not None:
+        tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
     texts = [model.tokenizer.decode(row.tokens) for row in rows]
     written = [row.tokens[row.prompt :] for row in rows]
     tokens, entropy = sum(map(len, written)), unigram_entropy(written)
@@ -131,7 +143,7 @@ def run_generate(argv: Sequence[str]) -> int:
 
 
 def _prompts(arguments: GenerateArguments) -> list[str]:
-    """The prompts asked for. Raises RequestError for both forms at once, a missing file, or a count below 1."""
+    """Arguments -> the prompts. Raises RequestError for prompt and file at once, a missing file, a count below 1."""
     if arguments.count < 1:
         raise RequestError(f"count is {arguments.count}; give the number of texts for each prompt, at least 1.")
     if arguments.prompts is None:
@@ -150,7 +162,7 @@ def _prompts(arguments: GenerateArguments) -> list[str]:
 
 
 def _print_texts(texts: list[str], *, skip_first: bool) -> None:
-    """The texts on stdout, under headings where there are several."""
+    """Print the texts on stdout, under headings where there are several."""
     for number, text in enumerate(texts, start=1):
         if skip_first and number == 1:
             continue
@@ -167,7 +179,7 @@ def _rows(
     prompt: Sequence[int],
     total: int,
 ) -> "list[Row]":
-    """Run a stream to its end, with `watch` in sight: its rows."""
+    """Stream -> its finished rows; with `watch` the first row is shown while it is written."""
     from unmask.decode.rows import finished
 
     if not watch:
@@ -193,11 +205,8 @@ def run_fill(argv: Sequence[str]) -> int:
     arguments = parse(FillArguments, words, "fill")
     if arguments.choices and arguments.recording.trace:
         raise RequestError("--choices writes nothing that could be recorded; leave --trace out.")
-
-    from unmask.cli.watch import Tracing
-
     decoding, watch, as_json = arguments.decoding, arguments.recording.watch, arguments.output.json
-    tracing = Tracing(arguments.recording.trace)
+    tracing = _tracing(arguments.recording.trace)
     model = arguments.machine.load(arguments.checkpoint)
     began = time.perf_counter()
     if arguments.choices:
@@ -208,12 +217,15 @@ def run_fill(argv: Sequence[str]) -> int:
         template,
         count=arguments.count,
         draws=arguments.draws,
-        alternatives=tracing.alternatives,
+        alternatives=0 if tracing is None else tracing.alternatives,
         **decoding.keywords(model),
     )
     on_stdout = sys.stdout.isatty() and not as_json
-    rows = _rows(model, tracing.record(model, stream, template), watch, on_stdout, (), total)
-    tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
+    if tracing is not None:
+        stream = tracing.record(model, stream, template)
+    rows = _rows(model, stream, watch, on_stdout, (), total)
+    if tracing is not None:
+        tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
     fills = [_described(model, row) for row in rows]
     if as_json:
         seconds = time.perf_counter() - began
@@ -248,7 +260,7 @@ def _compare(model: "Model", arguments: FillArguments, began: float) -> int:
 
 
 def _attempt_table(attempts: list[dict[str, Any]]) -> str:
-    """What each combination of lengths came to, the best first."""
+    """Attempts -> a table with the bound of each combination of lengths, the best first."""
     width = max(6, *(len(_lengths(attempt)) for attempt in attempts))
     lines = [f"  {'tokens':>{width}}  nats of the whole text  behind the best"]
     for n, attempt in enumerate(attempts):
@@ -260,11 +272,12 @@ def _attempt_table(attempts: list[dict[str, Any]]) -> str:
 
 
 def _lengths(attempt: dict[str, Any]) -> str:
+    """The lengths of an attempt as text: 3 + 2."""
     return " + ".join(map(str, attempt["lengths"]))
 
 
 def _described(model: "Model", row: "Fill") -> dict[str, Any]:
-    """A filling for programs; `nats` is minus the sum of the log-probabilities of the tokens when they were written."""
+    """Filling -> plain data for JSON; `nats` is minus the sum of the log-probabilities of the written tokens."""
     return {
         "text": model.tokenizer.decode(row.tokens),
         "holes": [model.tokenizer.decode(hole) for hole in row.holes],

@@ -1,1 +1,1 @@
-"""Files: written atomically, read strictly; checkpoints, and the facts of tensor files."""
+"""Files: atomic writes, strict JSON, checkpoints, and the headers of tensor files."""

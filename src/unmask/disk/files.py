@@ -1,6 +1,14 @@
-"""Atomic writing: a reader sees the old file or folder, or the whole new one, and never a part of it."""
+"""Atomic writes: a reader sees the old file or folder or the complete new one, never a part of it."""
 
-__all__ = ["atomic_bytes", "atomic_folder", "atomic_text", "explained", "reason_of", "remove_folder", "sweep"]
+__all__ = [
+    "atomic_bytes",
+    "atomic_folder",
+    "atomic_text",
+    "explained",
+    "reason_of",
+    "remove_folder",
+    "remove_leftovers",
+]
 
 import ctypes
 import errno
@@ -20,14 +28,14 @@ from unmask.errors import ConfigError, RunError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _WRONG_PATH = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP})
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<kind>tmp|old)")
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<role>tmp|old)")
 
 
 @contextmanager
 def explained(path: Path) -> Generator[None]:
-    """Turn an OSError met while writing `path` into one sentence.
+    """Context that turns an OSError while writing `path` into one sentence.
 
-    A full disk is a RunError, a place where one may not or cannot write a ConfigError; anything else passes.
+    Raises RunError for a full disk or a failing one, ConfigError for a path that cannot be written; other errors pass.
     """
     try:
         yield
@@ -50,17 +58,17 @@ def explained(path: Path) -> Generator[None]:
 
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
-    """Give an empty folder to fill; when the block ends well it becomes `path`, replacing what stood there.
+    """Context of an empty temporary folder, which replaces `path` when the block ends without an error.
 
-    When the block fails, nothing is left behind and an older `path` is untouched.
-    Raises RunError for a full disk and ConfigError for a place that cannot be written.
+    When the block fails, the temporary folder is deleted and an older `path` stays unchanged.
+    Raises RunError for a full disk and ConfigError for a path that cannot be written.
     """
     target = Path(os.path.abspath(path))
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not target.is_dir():
             raise ConfigError(f"{target} is a file, and a folder is to be written there: choose another path.")
-        sweep(target.parent)
+        remove_leftovers(target.parent)
         temporary = _temporary(target, "tmp")
         temporary.mkdir()
         try:
@@ -72,12 +80,12 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
 
 
 def atomic_text(path: str | os.PathLike[str], text: str) -> None:
-    """`atomic_bytes` of a text in UTF-8."""
+    """Write a text file in UTF-8, as `atomic_bytes` does."""
     atomic_bytes(path, text.encode("utf-8"))
 
 
 def atomic_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file, whole or not at all; its folder is made. The errors are those of `atomic_folder`."""
+    """Write a file, complete or not at all; its folder is created. The errors are those of `atomic_folder`."""
     target = Path(os.path.abspath(path))
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,24 +102,24 @@ def atomic_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Delete a folder so that no reader finds it half deleted: it is renamed away first."""
+    """Delete a folder. It is renamed first, so that no reader sees a part of it."""
     with explained(path):
         doomed = _temporary(path, "tmp")
         os.rename(path, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def sweep(parent: Path) -> None:
-    """Delete what dead processes of this machine left half-written in `parent`.
+def remove_leftovers(parent: Path) -> None:
+    """Delete the temporary files and folders in `parent` of processes of this machine that have ended.
 
-    A folder that such a process had moved aside and not replaced is put back.
+    A folder that such a process had renamed to ".old" and not replaced gets its name back.
     """
     for entry in list(parent.iterdir()):
         match = _TEMPORARY.fullmatch(entry.name)
         if match is None or match["host"] != _host() or _alive(int(match["pid"])):
             continue
         with suppress(OSError):
-            if match["kind"] == "old" and not (parent / match["name"]).exists():
+            if match["role"] == "old" and not (parent / match["name"]).exists():
                 os.rename(entry, parent / match["name"])
             elif entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
@@ -119,14 +127,14 @@ def sweep(parent: Path) -> None:
                 entry.unlink()
 
 
-def _temporary(target: Path, kind: str) -> Path:
-    """A hidden sibling of `target` whose name tells who writes it."""
-    return target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.{kind}")
+def _temporary(target: Path, role: str) -> Path:
+    """Path of a hidden file or folder beside `target`; its name holds the host, the process and the role."""
+    return target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.{role}")
 
 
 @cache
 def _host() -> str:
-    """Six hexadecimal digits for this machine: process ids of another one say nothing here."""
+    """Six hexadecimal digits for this machine, because process ids of other machines mean nothing here."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
 
 
@@ -142,12 +150,12 @@ def _alive(pid: int) -> bool:
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:
-    """Put `temporary` in `target`'s place; the old folder, if any, is then deleted."""
+    """Rename `temporary` to `target`; the old folder, if any, is deleted afterwards."""
     if not target.exists():
         os.rename(temporary, target)
         _sync(target.parent)
         return
-    if _exchange(temporary, target):  # the old one now bears the temporary name, which the caller deletes
+    if _exchange(temporary, target):  # the old folder has the temporary name now, and the caller deletes it
         _sync(target.parent)
         return
     aside = _temporary(target, "old")
@@ -162,7 +170,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step (Linux renameat2); False where system or file system cannot."""
+    """Exchange two names in one step (Linux renameat2); False where the system or file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
     if renameat2 is None:
         return False
@@ -171,7 +179,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _sync_tree(folder: Path) -> None:
-    """Flush every file and folder below `folder`, and itself, to the disk."""
+    """Flush a folder and every file and folder below it to the disk."""
     for root, _, files in os.walk(folder, topdown=False):
         for name in files:
             _sync(Path(root) / name)
@@ -179,7 +187,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """fsync one file or folder; systems that cannot open a folder (Windows) skip it."""
+    """Flush a file or folder to the disk; folders are skipped where they cannot be opened (Windows)."""
     if os.name != "posix" and path.is_dir():
         return
     descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
@@ -190,5 +198,5 @@ def _sync(path: Path) -> None:
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says of an error, as a part of a sentence."""
+    """OSError -> the reason that the system gives, as a part of a sentence."""
     return os.strerror(error.errno).lower() if error.errno else str(error)

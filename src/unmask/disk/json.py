@@ -1,4 +1,4 @@
-"""JSON files, read strictly: bounded in size and depth, in UTF-8, without NaN and repeated keys, of a known shape."""
+"""Strict reading of JSON: UTF-8, limited size and depth, no NaN, no repeated keys, and values of a known type."""
 
 __all__ = ["JSON_BYTES", "JSON_DEPTH", "LINES_BYTES", "NotJson", "json_lines", "parse_json", "read_json", "read_text"]
 
@@ -16,16 +16,16 @@ Shape = TypeVar("Shape")
 JSON_BYTES = 64 << 20
 """The largest JSON file that is read, in bytes."""
 LINES_BYTES = 1 << 30
-"""The largest line of a file of JSON lines, and the largest file of them that is held in memory at once, in bytes."""
+"""The largest line in a file of JSON lines, and the largest such file that is read into memory whole, in bytes."""
 JSON_DEPTH = 100
 """The deepest nesting of lists and objects that is read."""
 
 
 class NotJson(ValueError):
-    """Why some text is not the JSON that was asked for.
+    """The reason why a text is not JSON of the expected type.
 
-    `reason` is the predicate of a sentence ("is not JSON"), `detail` what the parser says more, "" where nothing;
-    `cut` whether it is no JSON at all, as a line is that was cut off while it was written.
+    `reason` is the predicate of a sentence ("is not JSON"); `detail` is the message of the parser, or ""; `cut` is true
+    where the text is no JSON at all, such as a line that was cut off while it was written.
     """
 
     def __init__(self, reason: str, detail: str = "", *, cut: bool = False) -> None:
@@ -52,7 +52,7 @@ def read_json(
 
 
 def read_text(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> str:
-    """File -> its text, a byte order mark left out.
+    """File -> its text without a byte order mark.
 
     Raises OSError where it cannot be opened, NotJson where it is larger than `limit` bytes or not UTF-8.
     """
@@ -61,9 +61,9 @@ def read_text(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> str:
 
 
 def parse_json(text: str, shape: type[Shape]) -> Shape:
-    """Text -> its JSON value, of type `shape`: dict[str, Any], or what pydantic checks by the rules of JSON.
+    """Text -> its JSON value, of type `shape`: dict[str, Any], or a type that pydantic checks by the rules of JSON.
 
-    Of dataclasses, fields that are not theirs are left out. Raises NotJson.
+    Fields that a dataclass does not have are ignored. Raises NotJson.
     """
     try:
         value: object = _DECODER.decode(text)
@@ -84,7 +84,7 @@ def parse_json(text: str, shape: type[Shape]) -> Shape:
 
 
 def json_lines(file: IO[bytes], shape: type[Shape]) -> Iterator[tuple[int, Shape | NotJson]]:
-    """Open file of JSON lines -> (number from 1, value or why it is none) of each line that is not blank."""
+    """Open file of JSON lines -> (line number from 1, value or NotJson) of each line that is not blank."""
     number = 0
     while line := file.readline(LINES_BYTES + 1):
         number += 1
@@ -94,11 +94,12 @@ def json_lines(file: IO[bytes], shape: type[Shape]) -> Iterator[tuple[int, Shape
                 yield number, parse_json(text, shape)
         except NotJson as problem:
             yield number, problem
-            if len(line) > LINES_BYTES:  # where the next line begins is not known
+            if len(line) > LINES_BYTES:  # the start of the next line is unknown
                 return
 
 
 def _decoded(content: bytes, limit: int) -> str:
+    """Bytes -> text. Raises NotJson for more than `limit` bytes, and for bytes that are not UTF-8."""
     if len(content) > limit:
         raise NotJson(f"is larger than {limit >> 20} MiB")
     try:
@@ -108,7 +109,7 @@ def _decoded(content: bytes, limit: int) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these keys and values; NotJson where a key comes twice."""
+    """Keys and values -> object. Raises NotJson for a repeated key."""
     value = dict(pairs)
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -117,6 +118,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(name: str) -> NoReturn:
+    """Raise NotJson for NaN or infinity."""
     raise NotJson(f"holds {name}, which is no JSON number")
 
 
@@ -125,7 +127,7 @@ _TOO_DEEP = f"is nested deeper than {JSON_DEPTH} levels"
 
 
 def _check_depth(value: object) -> None:
-    """NotJson for lists and objects deeper than `JSON_DEPTH`; level by level, without recursion."""
+    """Raise NotJson for nesting deeper than `JSON_DEPTH`; without recursion, level by level."""
     level = [value]
     for _ in range(JSON_DEPTH):
         inner = [cast(dict[str, object], item).values() if isinstance(item, dict) else item for item in level]
@@ -136,15 +138,15 @@ def _check_depth(value: object) -> None:
 
 
 def _validated(text: str, value: object, shape: type[Shape]) -> Shape:
-    """What pydantic makes of the text, whose parsed value is `value`; NotJson names the field that it refuses."""
+    """Text and its parsed value -> the value of type `shape`. Raises NotJson, which names the field that is wrong."""
     from pydantic import ValidationError
 
     try:
         return adapter(shape).validate_json(text, strict=True)
     except ValidationError as error:
-        field, given, possible = first_problem(error, value)
+        field, content, possible = first_problem(error, value)
         where = f"in the field '{field}'" if field else "as the whole"
-        reason = f"has {given} {where}, which has to be {possible}" if possible else f"has no field '{field}'"
+        reason = f"has {content} {where}, which has to be {possible}" if possible else f"has no field '{field}'"
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise NotJson(reason, f"{place}: {first['msg']}" if place else first["msg"]) from error
+        location = ".".join(map(str, first["loc"]))
+        raise NotJson(reason, f"{location}: {first['msg']}" if location else first["msg"]) from error

@@ -1,8 +1,8 @@
-"""Writing and weighing inside a text: holes of set and of free length, words written anew, choices compared.
+"""Template -> filled texts: holes of fixed and of free length, words that are replaced, choices that are compared.
 
-Behind Model.fill and Model.score. A free length is found by trying: every combination of lengths is decoded, each from
-the same noise, and the filled text with the least bound on -log p wins, in total nats of the whole text. Shorter texts
-have the advantage that a likelihood gives them: a token more has to be paid for, by what it makes of the others.
+`Model.fill` and `Model.score` use this module. For holes of free length every combination of lengths is decoded, each
+from the same noise; the result is the filled text with the least bound on -log p, in total nats of the whole text. A
+likelihood favours shorter texts, because each additional token adds its own nats.
 """
 
 __all__ = ["COMBINATIONS", "Attempt", "Choice", "Fill", "Filler", "Sketch"]
@@ -27,61 +27,61 @@ from unmask.text.template import Edit, Hole, Part, Slot, parse_template
 from unmask.text.tokenizer import Tokenizer
 
 COMBINATIONS = 64
-"""The most combinations of lengths that are tried for one text."""
-Item = TypeVar("Item")
-_HOLE_KEYS = 2**20  # random numbers of a hole's tokens stand apart from those of the given text
+"""The largest number of combinations of lengths that are tried for a text."""
+Entry = TypeVar("Entry")
+_HOLE_KEYS = 2**20  # offset of the keys of a hole's tokens, so that they differ from those of the text around it
 
 
 class Attempt(NamedTuple):
-    """A combination of lengths that was tried."""
+    """A combination of hole lengths, with the text that was decoded for it and its bound."""
 
     lengths: tuple[int, ...]  # of the holes, in order
     tokens: list[int]  # the filled text
-    holes: list[list[int]]  # what was written, hole by hole
+    holes: list[list[int]]  # the tokens written in each hole
     nats: float  # the bound on -log p of the whole text
     stderr: float  # its standard error, over the draws
-    behind: float  # nats above the winner's
-    behind_stderr: float  # its standard error; smaller, since both met the same draws
+    behind: float  # nats above those of the best attempt
+    behind_stderr: float  # its standard error; smaller than stderr, since both used the same draws
     passes: int
 
 
 @dataclass(slots=True)
 class Fill(Written):
-    """A text with its holes filled; log-probabilities of given tokens are 0."""
+    """A text with its holes filled; tokens of the template have log-probability 0."""
 
     holes: list[list[int]] = field(default_factory=list[list[int]])
-    """The tokens that were written, hole by hole."""
+    """The tokens that were written in each hole."""
     hole_log_probs: list[float] = field(default_factory=list[float])
-    """Their log-probabilities when they were written, one after the other."""
+    """Their log-probabilities when they were written, all holes in one list."""
     attempts: list[Attempt] = field(default_factory=list[Attempt])
-    """What was tried, the best first, which is this text; empty where no length was free."""
+    """All attempts, the best (this text) first; empty where every length is fixed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What may stand at [?], and how probable it is there."""
+    """A choice for [?], and how probable it is there."""
 
     text: str
     probability: float
-    """Among the choices."""
+    """Its share of the probability of all choices."""
     nats: float
     """The bound on -log p of its tokens given the rest of the text."""
     stderr: float
-    """Of `nats`; 0 where all orders of its tokens were counted."""
+    """Standard error of `nats`; 0 where all orders of its tokens were counted."""
     tokens: int
-    """How many tokens it has here, those included that it shares with the text around it."""
+    """Number of its tokens at this place, with those that it shares with the text around it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """A template in tokens."""
+    """A template as token ids and hole lengths."""
 
     parts: list[list[int] | range]
-    """Given tokens, or the lengths that a hole may have."""
+    """Token ids of a text, or the possible lengths of a hole."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, parts: Sequence[Part]) -> "Sketch":
-        """Each text is encoded by itself, so that it stays as it is. Raises RequestError for a [?]."""
+        """Parts of a template -> sketch. Each text is encoded by itself. Raises RequestError for [?]."""
         return cls([_tokens_or_lengths(tokenizer, part) for part in parts])
 
     @property
@@ -90,38 +90,38 @@ class Sketch:
         return [part for part in self.parts if isinstance(part, range)]
 
     def row(self, lengths: Sequence[int], mask_id: int) -> list[int]:
-        """The ids, with holes of these lengths."""
+        """Hole lengths -> the token ids of the row, with MASK in the holes."""
         left = iter(lengths)
-        return [one for part in self.parts for one in ([mask_id] * next(left) if isinstance(part, range) else part)]
+        return [token for part in self.parts for token in ([mask_id] * next(left) if isinstance(part, range) else part)]
 
     def keys(self, lengths: Sequence[int]) -> list[int]:
-        """A name for each token of such a row, by which its random numbers are drawn: see score.whole_nats."""
-        found: list[int] = []
-        given, hole = 0, 0
+        """Hole lengths -> a key for each token of the row, by which it gets random numbers: see score.whole_nats."""
+        keys: list[int] = []
+        index, hole = 0, 0
         for part in self.parts:
             if isinstance(part, range):
-                found += range((hole + 1) * _HOLE_KEYS, (hole + 1) * _HOLE_KEYS + lengths[hole])
+                keys += range((hole + 1) * _HOLE_KEYS, (hole + 1) * _HOLE_KEYS + lengths[hole])
                 hole += 1
             else:
-                found += range(given, given + len(part))
-                given += len(part)
-        return found
+                keys += range(index, index + len(part))
+                index += len(part)
+        return keys
 
-    def written(self, lengths: Sequence[int], row: Sequence[Item]) -> list[list[Item]]:
-        """What stands in the holes of such a row, of anything that has an entry for each token."""
-        found: list[list[Item]] = []
+    def written(self, lengths: Sequence[int], row: Sequence[Entry]) -> list[list[Entry]]:
+        """Hole lengths and a list with an entry for each token of the row -> the entries in each hole."""
+        holes: list[list[Entry]] = []
         at = 0
         for part in self.parts:
-            size = lengths[len(found)] if isinstance(part, range) else len(part)
+            size = lengths[len(holes)] if isinstance(part, range) else len(part)
             if isinstance(part, range):
-                found.append(list(row[at : at + size]))
+                holes.append(list(row[at : at + size]))
             at += size
-        return found
+        return holes
 
 
 @dataclass(frozen=True, slots=True)
 class Filler:
-    """A denoiser, its tokenizer, how long a text it takes, and where it computes."""
+    """A denoiser, its tokenizer, the longest text it takes in tokens, and its device."""
 
     denoiser: Denoiser
     tokenizer: Tokenizer
@@ -129,7 +129,7 @@ class Filler:
     device: torch.device
 
     def sketch(self, template: str) -> Sketch:
-        """A template in tokens. Raises RequestError where it can outgrow the window or has too many lengths to try."""
+        """Template -> sketch. Raises RequestError where it can outgrow the window or has too many lengths to try."""
         sketch = Sketch.of(self.tokenizer, parse_template(template))
         combinations = math.prod(len(lengths) for lengths in sketch.holes)
         if combinations > COMBINATIONS:
@@ -146,17 +146,17 @@ class Filler:
         return sketch
 
     def old(self, template: str) -> dict[int, int]:
-        """By position, the tokens of words that are written anew in as many; none where a length is free."""
+        """Template -> tokens, by position, of words that as many new tokens replace; none where a length is free."""
         parts = parse_template(template)
         sketch = Sketch.of(self.tokenizer, parts)
-        found: dict[int, int] = {}
+        tokens: dict[int, int] = {}
         at = 0
         for part, shown in zip(parts, sketch.parts, strict=True):
             size = shown[0] if isinstance(shown, range) else len(shown)
             words = self.tokenizer.encode(part.words) if isinstance(part, Edit) else []
-            found |= dict(enumerate(words, start=at)) if len(words) == size else {}
+            tokens |= dict(enumerate(words, start=at)) if len(words) == size else {}
             at += size
-        return {} if any(len(lengths) > 1 for lengths in sketch.holes) else found
+        return {} if any(len(lengths) > 1 for lengths in sketch.holes) else tokens
 
     def writable(self, constraint: Constraint | None) -> Constraint:
         """The constraint under which special tokens (MASK, PAD, EOS) and ids without a token are never written."""
@@ -165,10 +165,10 @@ class Filler:
         return Vocabulary(allowed) if constraint is None else Both(Vocabulary(allowed), constraint)
 
     def only(self, characters: str) -> Vocabulary:
-        """The tokens that these characters alone make up. Raises RequestError where there are none."""
+        """Characters -> the constraint to tokens of these alone. Raises RequestError where there are none."""
         vocabulary, wanted = range(self.tokenizer.vocab_size), set(characters)
         special = self.tokenizer.special_ids
-        pieces = ("" if one in special else self.tokenizer.piece(one) for one in vocabulary)
+        pieces = ("" if token in special else self.tokenizer.piece(token) for token in vocabulary)
         allowed = torch.zeros(self.denoiser.vocab_size, dtype=torch.bool)
         allowed[: len(vocabulary)] = torch.tensor([bool(piece) and set(piece) <= wanted for piece in pieces])
         if not bool(allowed.any()):
@@ -185,71 +185,78 @@ class Filler:
         draws: int,
         batch: int,
     ) -> Generator[Snapshot, None, list[Fill]]:
-        """Fill the sketch once a seed, yielding the canvas after each pass; one row a combination of lengths and seed.
+        """Fill the sketch once for each seed; yields the canvas after each pass.
 
-        `options` has an entry a seed. With free lengths `draws` random maskings of each filled text decide which is
-        best.
+        The canvas has a row for each seed and combination of lengths. `options` has an entry a seed. With free lengths
+        `draws` random maskings of each filled text decide which is best.
         """
-        ways = list(product(*sketch.holes))
+        combinations = list(product(*sketch.holes))
+        count = len(combinations)
         filled = yield from decode_rows(
             decoder,
-            [sketch.row(way, self.tokenizer.mask_id) for _ in seeds for way in ways],
-            [derive(seed, 0) for seed in seeds for _ in ways],
+            [sketch.row(lengths, self.tokenizer.mask_id) for _ in seeds for lengths in combinations],
+            [derive(seed, 0) for seed in seeds for _ in combinations],
             pad_id=self.tokenizer.pad_id,
             batch=batch,
             device=self.device,
-            options=options.keep([place for place in range(len(seeds)) for _ in ways]),
+            options=options.keep([sample for sample in range(len(seeds)) for _ in combinations]),
         )
-        found: list[Fill] = []
-        for place, seed in enumerate(seeds):
-            rows = filled[place * len(ways) : (place + 1) * len(ways)]
-            attempts = self._compared(sketch, ways, rows, derive(seed, 1), draws, batch) if len(ways) > 1 else []
-            way = attempts[0].lengths if attempts else ways[0]
-            row = rows[ways.index(way)]
-            holes = sketch.written(way, row.tokens)
+        fills: list[Fill] = []
+        for sample, seed in enumerate(seeds):
+            rows = filled[sample * count : (sample + 1) * count]
+            attempts = self._compared(sketch, combinations, rows, derive(seed, 1), draws, batch) if count > 1 else []
+            lengths = attempts[0].lengths if attempts else combinations[0]
+            row = rows[combinations.index(lengths)]
+            holes = sketch.written(lengths, row.tokens)
             known = [0.0 if math.isnan(p) else p for p in row.log_probs]
-            wanted = [p for hole in sketch.written(way, row.log_probs) for p in hole]
-            found.append(Fill(row.tokens, 0, known, row.passes, False, holes, wanted, attempts))
-        return found
+            wanted = [p for hole in sketch.written(lengths, row.log_probs) for p in hole]
+            fills.append(Fill(row.tokens, 0, known, row.passes, False, holes, wanted, attempts))
+        return fills
 
     def score(self, template: str, choices: Sequence[str], *, orders: int, seed: int, batch: int) -> list[Choice]:
-        """How probable each choice is at the [?] of the template, in the order given: see Model.score."""
+        """Template and choices -> how probable each choice is at [?], in the order of the choices: see Model.score."""
         rows, chosen = self._choice_rows(template, choices)
         tokens, valid = pad_ids(rows, self.tokenizer.pad_id, self.device)
         where = torch.zeros_like(valid)
         for line, span in enumerate(chosen):
             where[line, span] = True
-        found = conditional_nats(
+        bound = conditional_nats(
             self.denoiser, tokens, where, valid=valid, orders=orders, seed=derive(seed, 2), batch=batch
         )
-        share = (-found.nats).softmax(-1).tolist()
-        figures = zip(choices, share, found.nats.tolist(), found.stderr.tolist(), where.sum(-1).tolist(), strict=True)
-        return [Choice(*one) for one in figures]
+        share = (-bound.nats).softmax(-1).tolist()
+        figures = zip(choices, share, bound.nats.tolist(), bound.stderr.tolist(), where.sum(-1).tolist(), strict=True)
+        return [Choice(*row) for row in figures]
 
     def _compared(
-        self, sketch: Sketch, ways: list[tuple[int, ...]], rows: Sequence[Filled], seed: int, draws: int, batch: int
+        self,
+        sketch: Sketch,
+        combinations: list[tuple[int, ...]],
+        rows: Sequence[Filled],
+        seed: int,
+        draws: int,
+        batch: int,
     ) -> list[Attempt]:
-        """The filled rows of one sample with their bounds, the best first; of equals the shorter."""
+        """The filled rows of a sample -> attempts with their bounds, the best first, of equal ones the shorter."""
         tokens, valid = pad_ids([row.tokens for row in rows], self.tokenizer.pad_id, self.device)
-        keys, _ = pad_ids([sketch.keys(way) for way in ways], 0, self.device)
+        keys, _ = pad_ids([sketch.keys(lengths) for lengths in combinations], 0, self.device)
         nats = whole_nats(
             self.denoiser, tokens, keys, valid=valid, draws=draws, seed=seed, batch=batch
-        ).cpu()  # (ways, draws)
+        ).cpu()  # (combinations, draws)
         behind = nats - nats[int(nats.mean(-1).argmin())]
         error = math.sqrt(draws)
         columns = (nats.mean(-1), nats.std(-1) / error, behind.mean(-1), behind.std(-1) / error)
         figures = torch.stack(columns, -1).tolist()
         attempts = [
-            Attempt(way, row.tokens, sketch.written(way, row.tokens), n, e, more, more_e, row.passes)
-            for way, row, (n, e, more, more_e) in zip(ways, rows, figures, strict=True)
+            Attempt(lengths, row.tokens, sketch.written(lengths, row.tokens), n, e, more, more_e, row.passes)
+            for lengths, row, (n, e, more, more_e) in zip(combinations, rows, figures, strict=True)
         ]
-        return sorted(attempts, key=lambda one: (one.nats, sum(one.lengths), one.lengths))
+        return sorted(attempts, key=lambda attempt: (attempt.nats, sum(attempt.lengths), attempt.lengths))
 
     def _choice_rows(self, template: str, choices: Sequence[str]) -> tuple[list[list[int]], list[slice]]:
-        """The text with each choice in its place, and where the choice stands.
+        """Template and choices -> the row of token ids with each choice, and the positions of the choice in it.
 
-        Nothing is written here, so each whole text is encoded as a tokenizer would: a choice may share a token with the
-        text beside it. What all have in common, and the template too, is the rest that the choices are given.
+        Nothing is decoded here, so each whole text is encoded at once, and a choice may share a token with the text
+        beside it. The tokens that all rows and the template have in common are the context of the choices.
         """
         parts = parse_template(template)
         slots = [at for at, part in enumerate(parts) if isinstance(part, Slot)]
@@ -282,7 +289,7 @@ class Filler:
 
 
 def _tokens_or_lengths(tokenizer: Tokenizer, part: Part) -> list[int] | range:
-    """The ids of a text, or the lengths of what takes a hole's place."""
+    """Part of a template -> the token ids of a text, or the possible lengths of a hole."""
     if isinstance(part, str):
         return tokenizer.encode(part)
     if isinstance(part, Slot):
@@ -294,12 +301,12 @@ def _tokens_or_lengths(tokenizer: Tokenizer, part: Part) -> list[int] | range:
 
 
 def _text_at(parts: Sequence[Part], at: int) -> str:
-    """The text that is part `at`; empty where there is none, or no text."""
+    """The part with index `at` if it is a text; empty where it is a hole or does not exist."""
     part = parts[at] if 0 <= at < len(parts) else ""
     return part if isinstance(part, str) else ""
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two rows begin with alike."""
-    pairs = zip(one, other, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Two rows -> the length of their common prefix."""
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

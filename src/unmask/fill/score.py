@@ -1,8 +1,8 @@
-"""How probable a model finds a text or a part of one: bounds on -log p that candidates can be compared by.
+"""Denoiser and rows -> bounds on -log p of a text or of a part of it, by which candidates are compared.
 
-A masked diffusion model gives one probability to each order of revealing, and bounds the text's by their mean
-(MDLM eq. 10 in its any-order form; ARDM, arXiv:2110.02037). Candidates meet the same random numbers, so that the
-differences between them are known better than either bound. All in nats; shapes: B rows, L positions.
+A masked diffusion model gives one probability for each order of revealing; the mean of -log p over orders is a bound
+(MDLM eq. 10 in its any-order form; ARDM, arXiv:2110.02037). All candidates use the same random numbers, so that the
+differences between them have less error than the bounds. Everything is in nats; shapes: B rows, L positions.
 """
 
 __all__ = ["Conditional", "conditional_nats", "whole_nats"]
@@ -24,7 +24,7 @@ _ORDERS, _SUBSETS = 2, 3  # streams of noise
 
 
 class Conditional(NamedTuple):
-    """The bound on -log p(chosen | rest) of some rows."""
+    """The bound on -log p(chosen | rest) of each row, as `conditional_nats` returns it."""
 
     nats: Tensor  # (B,) float64
     stderr: Tensor  # (B,) float64: of the mean over orders that were drawn; 0 where all orders were counted
@@ -42,13 +42,16 @@ def conditional_nats(
     seed: int = 0,
     batch: int = 32,
 ) -> Conditional:
-    """The bound on -log p(chosen | rest): the mean, over orders of revealing, of the sum over chosen i of
-    -log p(x_i | rest and what was revealed before i). With the exact posterior every order gives -log p(chosen | rest).
+    """Rows and chosen positions -> the bound on -log p(chosen | rest) of each row.
+
+    It is the mean, over orders of revealing, of the sum over chosen i of -log p(x_i | rest and the positions revealed
+    before i). With the exact posterior every order gives -log p(chosen | rest).
 
     tokens (B, L) int64; chosen (B, L) bool, at least one a row; valid as in Denoiser.hidden. MASKs in the rest stay
-    hidden: they are summed over, as far as the model does. Of n chosen tokens all n! orders are counted at once, over
-    the 2**n - 1 sets that may still be hidden, if that is no more passes than `orders` drawn orders would take; drawn
-    orders are the same for all rows with as many chosen tokens. `batch` rows go through the network at once.
+    hidden, and the model sums over their values. For n chosen tokens all n! orders are counted, over the
+    2**n - 1 sets that can be hidden, if that needs no more passes than `orders` drawn orders. Drawn orders are the same
+    for all rows with the same number of chosen tokens. `batch` rows go through the network at once.
+    Raises RequestError for fewer than 2 orders.
     """
     if orders < 2:
         raise RequestError(f"orders is {orders}; give at least 2 random orders, whose spread tells the error.")
@@ -58,15 +61,15 @@ def conditional_nats(
     exact: list[bool] = []
     for row, where in zip(tokens, chosen, strict=True):
         line = len(nats)
-        places = where.nonzero().squeeze(-1)
-        n = len(places)
+        positions = where.nonzero().squeeze(-1)
+        n = len(positions)
         exact.append(2**n - 1 <= orders * n)
         sets, weights = _all_sets(n) if exact[-1] else _drawn_sets(n, orders, seed)
         hide = torch.zeros(len(sets), len(row), dtype=torch.bool, device=device)
-        hide[:, places] = sets.to(device)
+        hide[:, positions] = sets.to(device)
         known = None if valid is None else valid[line]
-        found = _hidden_nats(denoiser, row, hide, known, batch)[:, places].cpu()
-        each = (found * weights).view(1 if exact[-1] else orders, -1).sum(-1)
+        hidden_nats = _hidden_nats(denoiser, row, hide, known, batch)[:, positions].cpu()
+        each = (hidden_nats * weights).view(1 if exact[-1] else orders, -1).sum(-1)
         nats.append(each.mean())
         stderr.append(each.new_zeros(()) if exact[-1] else each.std() / math.sqrt(orders))
     return Conditional(torch.stack(nats), torch.stack(stderr), torch.tensor(exact))
@@ -83,15 +86,14 @@ def whole_nats(
     seed: int = 0,
     batch: int = 32,
 ) -> Tensor:
-    """The bound on -log p of each whole row, one estimate a draw: (B, draws) float64, total nats, not nats per token.
+    """Rows -> the bound on -log p of each whole row, an estimate for each draw: (B, draws) float64, total nats.
 
     Each draw hides a uniform subset of l of a row's n valid tokens, with weight n / l (nelbo.hide_by_count), l / n
     spread evenly over the draws. tokens (B, L) int64 without MASK, valid (B, L) bool. keys (B, L) int64, at least 0 and
-    below 2**32, name the tokens: those of equal key are ordered by the same random number in all rows, so that
-    candidates which share most of their text hide the same of it, and the differences between rows, draw by draw, have
-    less spread than the bounds. Errors told from the spread of the draws are on the safe side: even shares only lessen
-    the error of the mean.
-    Raises RequestError for fewer than 2 draws, of which no error could be told.
+    below 2**32: tokens of equal key are ordered by the same random number in all rows, so that candidates which share
+    most of their text hide the same part of it, and the differences between rows, draw by draw, have less spread than
+    the bounds. A standard error from the spread of the draws is an upper estimate, because evenly spread shares reduce
+    the error of the mean. Raises RequestError for fewer than 2 draws, which have no spread.
     """
     if draws < 2:
         raise RequestError(f"draws is {draws}; give at least 2 random maskings, whose spread tells the error.")
@@ -111,16 +113,21 @@ def whole_nats(
 
 
 def _all_sets(n: int) -> tuple[Tensor, Tensor]:
-    """Every non-empty set of n tokens (2**n - 1, n) bool, and the share of the (order, next token) pairs (.., n) at
-    which exactly this set is hidden and this token of it comes next: 1 / (l C(n, l)) for a set of l."""
+    """n -> every non-empty set of n tokens (2**n - 1, n) bool, and the weight of each of its tokens (2**n - 1, n).
+
+    The weight is the share of orders in which exactly this set is hidden and this token is revealed next:
+    1 / (l C(n, l)) for a set of l tokens.
+    """
     sets = torch.cartesian_prod(*[torch.tensor([False, True])] * n).view(-1, n)[1:]
     share = [1 / (size * math.comb(n, size)) for size in sets.sum(-1).tolist()]
     return sets, sets.double() * torch.tensor(share, dtype=torch.float64)[:, None]
 
 
 def _drawn_sets(n: int, orders: int, seed: int) -> tuple[Tensor, Tensor]:
-    """What is hidden at each place of `orders` random orders of n tokens: (orders * n, n) bool, order by order, and the
-    token that comes next (.., n) as a weight of 1."""
+    """n -> the sets hidden at each step of `orders` random orders of n tokens, (orders * n, n) bool, order by order.
+
+    The second tensor has the weights (orders * n, n): 1 for the token that is revealed next, 0 for the others.
+    """
     u = uniform(torch.tensor(seed), torch.arange(orders)[:, None], torch.arange(n)[None], _ORDERS)
     rank = u.argsort(-1).argsort(-1)[:, None]
     turn = torch.arange(n)[None, :, None]
@@ -128,11 +135,12 @@ def _drawn_sets(n: int, orders: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _hidden_nats(denoiser: Denoiser, row: Tensor, hide: Tensor, valid: Tensor | None, batch: int) -> Tensor:
-    """-log p of every hidden token of one row (L,), hidden in N ways (N, L): (N, L) float64, 0 where not hidden."""
+    """Row (L,) and N hidden sets (N, L) -> -log p of every hidden token: (N, L) float64, 0 where not hidden."""
     return torch.cat(list(_parts(denoiser, row, hide, valid, batch)))
 
 
 def _parts(denoiser: Denoiser, row: Tensor, hide: Tensor, valid: Tensor | None, batch: int) -> Iterator[Tensor]:
+    """`_hidden_nats`, `batch` sets at a time."""
     for part in hide.split(batch):
         tokens = row.masked_fill(part, denoiser.mask_id)
         known = None if valid is None or bool(valid.all()) else valid.expand(len(part), -1)
@@ -140,5 +148,5 @@ def _parts(denoiser: Denoiser, row: Tensor, hide: Tensor, valid: Tensor | None, 
         masked = (tokens == denoiser.mask_id) if known is None else (tokens == denoiser.mask_id) & known
         time = masked.sum(-1) / count if denoiser.time_conditioned else None
         hidden = denoiser.hidden(tokens, valid=known, time=time)
-        found = log_likelihoods(denoiser, hidden[part], row.expand(len(part), -1)[part])
-        yield torch.zeros(part.shape, dtype=torch.float64, device=row.device).masked_scatter(part, -found.double())
+        log_probs = log_likelihoods(denoiser, hidden[part], row.expand(len(part), -1)[part])
+        yield torch.zeros(part.shape, dtype=torch.float64, device=row.device).masked_scatter(part, -log_probs.double())

@@ -1,4 +1,4 @@
-"""Problems of a task as token rows, decoded and judged."""
+"""Problems of a task as rows of token ids, decoded, and scored by the verifier of the task."""
 
 __all__ = ["Problem", "fitting", "most_holes", "problems", "scored", "solve"]
 
@@ -18,48 +18,51 @@ from unmask.text.tokenizer import Tokenizer
 
 
 class Problem(NamedTuple):
-    """An example as token ids."""
+    """An example of a task as a row of token ids."""
 
     example: Example
     row: list[int]  # MASK in its holes
-    holes: list[int]  # the positions of these
+    holes: list[int]  # the positions of the MASKs
 
 
 def problems(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Problem]:
-    """Examples as rows. Raises RequestError where a hole has no fixed length."""
+    """Examples -> problems. Raises RequestError for a hole without a fixed length."""
     return [_problem(example, tokenizer) for example in examples]
 
 
 def fitting(
     task: Task, examples: Sequence[Example], tokenizer: Tokenizer, window: int | None, checkpoint: str
 ) -> list[Problem]:
-    """`problems` of a task for a model.
+    """Examples of a task -> problems that fit a model.
 
-    Raises RequestError where there are none, where none is in the model's characters, or one is longer than its window.
+    `window` is the longest row that the model takes (None: any), `checkpoint` its name for error sentences.
+    Raises RequestError where there are no examples, where every problem has characters that the tokenizer lacks, and
+    where a problem is longer than the window.
     """
-    given = problems(examples, tokenizer)
-    if not given:
+    rows = problems(examples, tokenizer)
+    if not rows:
         raise RequestError(f"{task.name} has no problems of the split that was asked for; choose another split.")
-    if all(tokenizer.unknown_id in problem.row for problem in given):
+    if all(tokenizer.unknown_id in problem.row for problem in rows):
         raise RequestError(
             f"The problems of {task.name} are written in characters that {checkpoint} does not know; "
             "name the model that was trained on them."
         )
-    longest = max(len(problem.row) for problem in given)
+    longest = max(len(problem.row) for problem in rows)
     if window is not None and longest > window:
         raise RequestError(
             f"A problem of {task.name} has {longest} tokens, but the window of {checkpoint} is {window}; "
             "choose a task that fits the model."
         )
-    return given
+    return rows
 
 
-def most_holes(given: Sequence[Problem]) -> int:
-    """L: how many positions the longest problem has to fill."""
-    return max(len(problem.holes) for problem in given)
+def most_holes(problems: Sequence[Problem]) -> int:
+    """Problems -> L, the largest number of positions that one of them has to fill."""
+    return max(len(problem.holes) for problem in problems)
 
 
 def _problem(example: Example, tokenizer: Tokenizer) -> Problem:
+    """Example -> its problem. Raises RequestError for a hole without a fixed length."""
     row: list[int] = []
     for part in parse_template(example.template):
         if isinstance(part, str):
@@ -83,7 +86,10 @@ def solve(
     seed: int = 0,
     batch: int = 256,
 ) -> tuple[list[float], list[int]]:
-    """Decode problems on the denoiser's `device` and judge them: a score and a number of passes each."""
+    """Problems -> the score and the number of passes of each, decoded in batches on the `device` of the denoiser.
+
+    The noise of problem i is that of the seed derive(seed, i), so that a problem is decoded alike in any batch.
+    """
     stream = decode_rows(
         decoder,
         [problem.row for problem in problems],
@@ -97,13 +103,13 @@ def solve(
     return scores, [row.passes for row in filled]
 
 
-def scored(task: Task, given: Sequence[Problem], rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[float]:
-    """The scores of rows whose holes were filled: what was written, up to EOS."""
+def scored(task: Task, problems: Sequence[Problem], rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[float]:
+    """Problems and their filled rows -> scores. The verifier gets the text in the holes up to EOS."""
     texts: list[str] = []
-    for problem, tokens in zip(given, rows, strict=True):
+    for problem, tokens in zip(problems, rows, strict=True):
         written = [tokens[at] for at in problem.holes]
         if tokenizer.eos_id in written:
             written = written[: written.index(tokenizer.eos_id)]
         texts.append(tokenizer.decode(written))
-    verdicts = judge_all(task, [(problem.example, text) for problem, text in zip(given, texts, strict=True)])
+    verdicts = judge_all(task, [(problem.example, text) for problem, text in zip(problems, texts, strict=True)])
     return [verdict.score for verdict in verdicts]

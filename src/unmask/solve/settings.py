@@ -1,4 +1,7 @@
-"""Which settings a sweep has: policies by name with their knobs, and block sizes."""
+"""The settings of a sweep: each is a policy with a value of its knob, and a block size.
+
+The knob of a policy is the option that trades accuracy against passes.
+"""
 
 __all__ = ["TOKENS_A_PASS", "Setting", "block_sizes", "every_policy", "settings_of"]
 
@@ -13,22 +16,27 @@ from unmask.policies.learned.policy import Learned
 from unmask.policies.registry import ENTRIES, Context, Entry, make
 
 TOKENS_A_PASS = (1, 2, 3, 4, 6, 8, 12)
+"""Tokens a pass, for knobs that count passes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to decode: a policy by name and a block size (None: the whole canvas)."""
+    """A way to decode: the text of a policy, and a block size (None: the whole canvas)."""
 
     policy: str
     block_size: int | None = None
 
     @property
     def key(self) -> str:
+        """The setting as text; different settings have different keys."""
         return f"{self.policy} @ {self.block_size or 'full'}"
 
 
 def every_policy(temperature: float) -> list[str]:
-    """Every policy that needs no folder; at temperature 0 the best token is the drawn one, so one of two twins."""
+    """Temperature -> the names of all policies that need no folder.
+
+    best-confidence is left out at temperature 0, where the drawn token is the best one and it equals confidence.
+    """
     return [
         name
         for name, entry in ENTRIES.items()
@@ -37,55 +45,56 @@ def every_policy(temperature: float) -> list[str]:
 
 
 def block_sizes(texts: Sequence[str], length: int) -> list[int | None]:
-    """Block sizes from what was typed, `length` the most positions that a problem has to fill.
+    """Texts (full, 8, 1/4) -> block sizes without repetition; `length` is the number of positions of the full canvas.
 
-    Raises RequestError for what is none.
+    Raises RequestError for a text that is no block size.
     """
-    found: list[int | None] = []
+    sizes: list[int | None] = []
     for text in texts:
         head, slash, tail = text.partition("/")
         if text == "full":
-            found.append(None)
+            sizes.append(None)
         elif slash and head == "1" and tail.isdecimal() and int(tail) > 0:
-            found.append(max(1, round(length / int(tail))))
+            sizes.append(max(1, round(length / int(tail))))
         elif not slash and text.isdecimal() and int(text) > 0:
-            found.append(int(text))
+            sizes.append(int(text))
         else:
             raise RequestError(f"'{text}' is no block size; give full, a number such as 8, or a share such as 1/4.")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(sizes))
 
 
 def settings_of(names: Iterable[str], blocks: Sequence[int | None], length: int) -> list[Setting]:
-    """Every knob of the named policies with every block size; `length` is the most positions that a problem has.
+    """Names of policies, perhaps with options -> their settings: every value of the knob with every block size.
 
-    A name whose options say the knob is taken as it stands, and so is one that has none: a learned policy that is not
-    told the price, for example. Raises RequestError for a name that is none.
+    `length` is the largest number of positions that a problem has to fill. A name is one setting (a block size) where
+    its options fix the knob or the policy has no knob, such as a learned policy without the cost of a pass among its
+    inputs. Raises RequestError for an unknown name.
     """
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for name in names:
-        entry, given = ENTRIES.get(name.partition(":")[0]), name.partition(":")[2]
-        swept = entry is not None and " or " not in name and entry.knob is not None and not _said(entry, given)
-        if given or not swept:
+        entry, options = ENTRIES.get(name.partition(":")[0]), name.partition(":")[2]
+        swept = entry is not None and " or " not in name and entry.knob is not None and not _fixes_knob(entry, options)
+        if options or not swept:
             rule = make(name, Context(unigram=lambda: torch.ones(1)))
             swept = swept and not (isinstance(rule, Learned) and not rule.settings.priced)
         for block in blocks:
             texts = _knobs(name, entry, min(block or length, length)) if swept and entry is not None else [name]
             for text in texts:
-                one = Setting(text, None if block is None or block >= length else block)
-                found.setdefault(one.key, one)
-    return list(found.values())
+                setting = Setting(text, None if block is None or block >= length else block)
+                settings.setdefault(setting.key, setting)
+    return list(settings.values())
 
 
-def _said(entry: Entry, given: str) -> bool:
-    """Whether the options say the knob, or what stands for it: passes for a dial, a saved pace for its steps."""
+def _fixes_knob(entry: Entry, options: str) -> bool:
+    """Whether the options fix the knob: by its own name, by passes for a dial, or by a pace file for steps."""
     assert entry.knob is not None
-    options = [option.partition("=") for option in given.split(",")]
-    said = {"steps" if key.strip() == "pace" and value.endswith(".json") else key.strip() for key, _, value in options}
-    return bool(said & {entry.knob.option, "passes" if entry.needs_folder else entry.knob.option})
+    pairs = [option.partition("=") for option in options.split(",")]
+    names = {"steps" if key.strip() == "pace" and value.endswith(".json") else key.strip() for key, _, value in pairs}
+    return bool(names & {entry.knob.option, "passes" if entry.needs_folder else entry.knob.option})
 
 
 def _knobs(name: str, entry: Entry, size: int) -> list[str]:
-    """The texts of a policy's settings in blocks of `size` positions; `name` may have other options."""
+    """Policy -> its text with each value of the knob, for blocks of `size` positions; `name` may have other options."""
     assert entry.knob is not None
     name = f"{name}," if ":" in name else f"{name}:"
     if entry.knob.values:

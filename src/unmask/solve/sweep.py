@@ -1,4 +1,4 @@
-"""Many settings over the same problems, in worker processes, on a record that a stopped sweep goes on from.
+"""A sweep: many settings over the same problems, in worker processes, with a record from which it can be continued.
 
 Problems, seeds and verifier are the same for all settings, so that settings are compared problem by problem.
 """
@@ -35,13 +35,13 @@ from unmask.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a setting achieved, problem by problem, in their order."""
+    """The results of a setting: score and passes of each problem, in the order of the problems."""
 
     setting: Setting
     scores: list[float]
     passes: list[int]
     seconds: float
-    """Of the processor, for all problems together, verifier included."""
+    """Processor seconds for all problems together, with the verifier."""
 
     @property
     def accuracy(self) -> float:
@@ -50,15 +50,12 @@ class Outcome:
 
     @property
     def mean_passes(self) -> float:
-        """Mean number of forward passes a problem."""
+        """Mean number of forward passes of a problem."""
         return sum(self.passes) / len(self.passes)
 
 
-# ---- many of them ----------------------------------------------------------------------------------------------------
-
-
 class Bench(NamedTuple):
-    """What a worker needs, made once in each: see `sweep`."""
+    """What a worker needs to measure settings; each worker makes it once."""
 
     decoder: Callable[[Setting], Decoder]
     task: Task
@@ -68,13 +65,14 @@ class Bench(NamedTuple):
     device: torch.device
 
 
-def _opened(build: Callable[..., Bench], arguments: Mapping[str, Any]) -> Callable[[Setting], Outcome]:
-    """Make the Bench, on one thread; what measures a setting on it."""
+def _measurer(build: Callable[..., Bench], arguments: Mapping[str, Any]) -> Callable[[Setting], Outcome]:
+    """Make the Bench, on one thread -> a function from a setting to its outcome."""
     torch.set_num_threads(1)
     return partial(_measure, build(**arguments))
 
 
 def _measure(bench: Bench, setting: Setting) -> Outcome:
+    """Decode and score all problems with a setting -> its outcome."""
     began = time.process_time()
     decoder = bench.decoder(setting)
     scores, passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, device=bench.device, seed=bench.seed)
@@ -90,41 +88,42 @@ def sweep(
     record: Path | None = None,
     stamp: Callable[[Setting], str] = lambda _: "",
 ) -> Iterator[Outcome]:
-    """The outcome of each setting, as they come; those on `record` (a .jsonl file) first, without doing them again.
+    """Settings -> their outcomes, in the order in which they finish; those in `record` (a .jsonl file) come first.
 
     `build(**arguments)` makes the Bench in each of `workers` processes (it has to be importable, its arguments
-    picklable); with one worker it is made here. The record begins with the arguments, and one of others is refused; an
-    outcome on it whose `stamp` is another than that of its setting now is not used.
+    picklable); with one worker it is made in this process. The record starts with the arguments; a recorded outcome is
+    used only where its `stamp` equals the present stamp of its setting, and computed again elsewhere.
+    Raises ConfigError for a record with other arguments.
     """
     known = _read(record, arguments, {setting.key: stamp(setting) for setting in settings})
     yield from (known[setting.key] for setting in settings if setting.key in known)
     missing = [setting for setting in settings if setting.key not in known]
     if not missing:
         return
-    setup = partial(_opened, build, dict(arguments))
+    setup = partial(_measurer, build, dict(arguments))
     if workers <= 1 or len(missing) == 1:
         before = torch.get_num_threads()
         try:
             measure = setup()
             for setting in missing:
-                yield _noted(measure(setting), record, stamp)
+                yield _append(measure(setting), record, stamp)
         finally:
             torch.set_num_threads(before)
         return
     with Workers[Outcome](min(workers, len(missing)), setup=setup) as pool:
         for answer in pool.answers((setting.key, setting) for setting in missing):
-            yield _noted(answer.result(), record, stamp)
+            yield _append(answer.result(), record, stamp)
 
 
 @dataclass(frozen=True, slots=True)
 class _Recorded(Outcome):
-    """A line of a record: an outcome and what it was computed from."""
+    """A line of a record: an outcome, and the stamp of what it was computed from."""
 
     stamp: str = ""
 
 
 def _read(record: Path | None, arguments: Mapping[str, Any], stamps: Mapping[str, str]) -> dict[str, Outcome]:
-    """The outcomes on a record, made if it is not there. Raises ConfigError for the record of something else."""
+    """Record -> its usable outcomes by key; a missing file is created. Raises ConfigError for other arguments."""
     if record is None:
         return {}
     head = json.dumps(dict(arguments), sort_keys=True)
@@ -138,14 +137,15 @@ def _read(record: Path | None, arguments: Mapping[str, Any], stamps: Mapping[str
         if file.readline(len(head) + 2).rstrip() != head.encode():
             raise ConfigError(f"{record} holds the outcomes of another sweep; choose another folder with --out.")
         for _, line in json_lines(file, _Recorded):
-            if isinstance(line, NotJson):  # cut off in the middle of a line: it is done again
+            if isinstance(line, NotJson):  # the line was cut off; its setting is measured again
                 continue
             if stamps.get(line.setting.key) == line.stamp:
                 outcomes[line.setting.key] = Outcome(line.setting, line.scores, line.passes, line.seconds)
     return outcomes
 
 
-def _noted(outcome: Outcome, record: Path | None, stamp: Callable[[Setting], str]) -> Outcome:
+def _append(outcome: Outcome, record: Path | None, stamp: Callable[[Setting], str]) -> Outcome:
+    """Append an outcome to the record, if there is one -> the same outcome."""
     if record is not None:
         line = json.dumps({**asdict(outcome), "stamp": stamp(outcome.setting)})
         with explained(record), record.open("a", encoding="utf-8") as file:
@@ -154,6 +154,7 @@ def _noted(outcome: Outcome, record: Path | None, stamp: Callable[[Setting], str
 
 
 def _ends_line(path: Path) -> bool:
+    """Whether the last byte of a file is a line end."""
     with path.open("rb") as file:
         file.seek(-1, 2)
         return file.read(1) == b"\n"
@@ -169,33 +170,33 @@ def open_bench(
     device: str = "auto",
     dtype: DtypeName = "float32",
 ) -> Bench:
-    """A saved or bundled model on a device, computing in `dtype`, and `count` problems.
+    """Names of a saved or bundled model and of a task -> the Bench, with `count` problems of a split.
 
-    Raises RequestError where a problem does not fit the model's window.
+    The model computes in `dtype` on `device`. Raises RequestError where a problem does not fit the model's window.
     """
     chosen = make_task(task)
     model = load(checkpoint, device=device, dtype=dtype)
-    given = fitting(chosen, chosen.examples(split, count, seed), model.tokenizer, model.window, checkpoint)
+    problems = fitting(chosen, chosen.examples(split, count, seed), model.tokenizer, model.window, checkpoint)
 
     def decoder(setting: Setting) -> Decoder:
         return model.decoder(setting.policy, temperature=temperature, block_size=setting.block_size)
 
-    return Bench(decoder, chosen, given, model.tokenizer, seed, model.device)
+    return Bench(decoder, chosen, problems, model.tokenizer, seed, model.device)
 
 
 def stamps(checkpoint: str, task: str) -> Callable[[Setting], str]:
-    """What the outcome of a setting depends on beside its name: the task's file, the weights of model and policy."""
+    """A function from a setting to its stamp: a hash of the task's file and of the weights of model and policy."""
     fixed = [fingerprint(make_task(task)), _weights(Path(locate(checkpoint)))]
 
     @cache
     def stamp(policy: str) -> str:
-        told = [*fixed, *(_weights(locate_policy(name)) for name in learned_names(policy))]
-        return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        parts = [*fixed, *(_weights(locate_policy(name)) for name in learned_names(policy))]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
     return lambda setting: stamp(setting.policy)
 
 
 def _weights(folder: Path) -> str:
-    """When the weights in a folder were written, and how large they are; their bytes may be too many to read."""
+    """Folder -> names, sizes and times of its weight files; reading the weights themselves can take too long."""
     files = sorted(folder.rglob("*.safetensors"))
     return " ".join(f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)

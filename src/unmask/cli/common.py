@@ -1,0 +1,216 @@
+"""What several verbs share: groups of options, figures as text or JSON, and the progress of a run. Imports no torch."""
+
+__all__ = [
+    "DecodingOptions",
+    "MachineOptions",
+    "Meter",
+    "OutputOptions",
+    "RecordingOptions",
+    "duration",
+    "note",
+    "print_json",
+    "size",
+    "table",
+]
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from unmask.api import Model
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingOptions:
+    """How masked positions are filled."""
+
+    policy: str = "random"
+    """Which tokens appear when: a name, or name:key=value (`unmask list policies`)."""
+    temperature: float = 1.0
+    """0 takes the most probable token; 1 samples from the model."""
+    top_p: float = 1.0
+    """Sample from the smallest set of tokens that has this share of the probability."""
+    dial: float | None = None
+    """From 0 (accurate) to 1 (one pass), for a learned policy (learned:from=FOLDER); by default 0.25."""
+    passes: float | None = None
+    """Mean number of passes that a learned policy may use: its calibration gives the dial value."""
+    block_size: int | None = None
+    """Fill blocks of so many positions from left to right; by default all at once."""
+    cache: str | None = None
+    """Keep keys and values between passes: prefix, dual (both with blocks) or delayed; an option is written
+    dual:refresh=8. This is faster, and the text is only approximately the same."""
+    guidance: float = 0.0
+    """Scale of classifier-free guidance towards the prompt or the text around the holes; each pass then costs two."""
+    suppress: tuple[str, ...] = ()
+    """Tokens that are never written: texts of one token each, or names of special tokens."""
+    only: str | None = None
+    """Write only tokens that are made of these characters, such as 0123456789."""
+    seed: int = 0
+    """The same seed gives the same text."""
+
+    def keywords(self, model: "Model") -> dict[str, Any]:
+        """Model -> these options as keyword arguments of `Model.stream` and `Model.stream_fill`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "only"}
+        return values | {"constraint": None if self.only is None else model.only(self.only)}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingOptions:
+    """What is shown and recorded while a text is written."""
+
+    watch: bool = False
+    """Show the text while it is written."""
+    trace: str | None = None
+    """Record every change of a position: FILE.jsonl for `unmask watch`, FILE.html for a page that plays it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """The device and the arithmetic of the network."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the network."""
+    threads: int | None = None
+    """Processor threads; by default torch's own choice."""
+
+    def load(self, checkpoint: str) -> "Model":
+        """Checkpoint or run folder, or the name of a bundled model -> the model on this machine."""
+        from unmask.api import load
+
+        return load(checkpoint, device=self.device, dtype=self.dtype, threads=self.threads)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """What is printed."""
+
+    json: bool = False
+    """Print one JSON object on stdout."""
+
+
+# ---- output ----------------------------------------------------------------------------------------------------------
+
+
+def note(sentence: str) -> None:
+    """Print a sentence as one line on stderr."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout; NaN and infinity become null."""
+    print(json.dumps(_finite(value), ensure_ascii=False), flush=True)
+
+
+def table(rows: Mapping[str, str]) -> str:
+    """Values by name -> text with names and values in two columns."""
+    width = max((len(name) for name in rows), default=0)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+
+
+def duration(seconds: float) -> str:
+    """Seconds -> text: 1:02:03 h, 2:03 min, or 2.5 s below a minute."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+
+
+def size(count: float) -> str:
+    """Number of bytes -> text: 12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _finite(value: Any) -> Any:
+    """Value -> the same with None for NaN and infinity, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
+
+
+class Meter:
+    """The progress of a run: a bar on stderr, or a line every ten seconds where stderr is no terminal."""
+
+    def __init__(self, doing: str, unit: str, total: int, begun: int, *, visible: bool, name: str = "") -> None:
+        """A run of `total` steps, of which `begun` are done already; it prints only where `visible`.
+
+        `doing` is the label of the bar, `unit` the word for a step in the lines. A run with a `name` is one of several
+        and prints lines instead of a bar. The bar appears when the `with` block is entered.
+        """
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._name = f"{name}: " if name else ""
+        self._unit, self._total = unit, total
+        self._first: tuple[int, float] | None = None
+        self._console = Console(stderr=True, quiet=not visible)
+        self._printed_at = time.monotonic()
+        self._bar = Bar(
+            TextColumn(doing),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            refresh_per_second=4,
+            speed_estimate_period=120,
+            disable=bool(name) or not (visible and self._console.is_terminal),
+        )
+        self._task = self._bar.add_task("", total=total, completed=begun, figures="")
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the bar; its last state stays on the screen."""
+        self._bar.stop()
+
+    def moved(self, count: int, figures: str) -> None:
+        """Report that `count` steps are done: move the bar, or print a line if ten seconds have passed."""
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=count, figures=figures)
+            return
+        now = time.monotonic()
+        if self._first is None:  # earlier time (a warm start, for example) does not predict the steps to come
+            self._first = (count, now)
+        if now - self._printed_at >= _SECONDS_BETWEEN_LINES or count == self._total:
+            self.line(f"{self._unit} {count:,} of {self._total:,}  {figures}{self._left(count, now)}")
+            self._printed_at = now
+
+    def _left(self, count: int, now: float) -> str:
+        """The estimated time of the remaining steps, as text; empty before two steps are timed."""
+        assert self._first is not None
+        done, since = self._first
+        return f"  {duration((now - since) / (count - done) * (self._total - count))} left" if count > done else ""
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        self._console.print(self._name + text, highlight=False, markup=False, soft_wrap=True)
