@@ -3,7 +3,7 @@
 model.safetensors   the weights
 config.json         format, library versions, and what the caller needs to build the model again
 tokenizer.json      run.json      card.md           where there are any
-state/              what training needs to go on: NAME.safetensors and state.json
+state/              what training needs to continue: NAME.safetensors and state.json
 """
 
 __all__ = [
@@ -35,14 +35,14 @@ from unmask.disk.folders import PICKLE_START, refuse_pickle, resolve
 from unmask.disk.json import NotJson, parse_json, read_json
 from unmask.errors import CheckpointError
 
-if TYPE_CHECKING:  # `unmask info` reads checkpoints without waiting for torch
+if TYPE_CHECKING:  # `unmask info` reads checkpoints without torch
     from collections.abc import Generator, Iterator
 
     import torch
     from torch import Tensor
 
 FORMAT = 1
-"""The format this library writes; it reads this one and older ones."""
+"""The number of the format that this library writes; it reads this format and older ones."""
 
 _LARGEST_HEADER = 100_000_000
 _MODEL, _CONFIG, _RESERVED = "model.safetensors", "config.json", ("format", "versions")
@@ -51,7 +51,7 @@ _AGAIN, _OBJECT = "copy or write the file again", dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
-    """One tensor of a file: its shape, and its format in the words of safetensors ("F32", "BF16")."""
+    """Shape of a stored tensor, and its format as safetensors names it ("F32", "BF16")."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -64,7 +64,7 @@ class TensorFacts:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the file says of itself: its tensors by name, and its text metadata."""
+    """The header of a file: its tensors by name, and its text metadata."""
 
     tensors: dict[str, TensorFacts]
     metadata: dict[str, str]
@@ -72,7 +72,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint folder says, without its weights; `config` is exactly what was given when it was written."""
+    """The contents of a checkpoint folder without its weights; `config` equals the one that was written."""
 
     folder: Path
     format: int
@@ -85,7 +85,7 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        """Number of stored elements; a tensor that has two names counts once."""
+        """Number of stored elements; a tensor with two names counts once."""
         return sum(tensor.count for tensor in self.tensors.values())
 
 
@@ -100,11 +100,11 @@ def write_checkpoint(
     state: Mapping[str, Mapping[str, "Tensor"]] | None = None,
     state_facts: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a checkpoint folder whole or not at all, replacing an older one, and return its path.
+    """Write a checkpoint folder, complete or not at all, in place of an older one -> its path.
 
-    Tensors that share one memory under two names are stored once and are shared again when loaded.
+    A tensor with two names is stored once, and both names share its memory again when it is loaded.
     Raises CheckpointError if `config` has a key "format" or "versions"; RunError for a full disk; ConfigError for
-    a place that cannot be written.
+    a path that cannot be written.
     """
     for key in _RESERVED:
         if key in config:
@@ -127,9 +127,9 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read everything but the weights of a checkpoint or run folder; quick, and without torch.
+    """Checkpoint or run folder -> everything but the weights, without torch.
 
-    Raises CheckpointError, in one sentence, for whatever is not a whole checkpoint of a known format.
+    Raises CheckpointError for a folder that is not a complete checkpoint of a known format.
     """
     folder = resolve(path)
     facts = read_json(folder / _CONFIG, _OBJECT, CheckpointError)
@@ -155,10 +155,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def iterate_tensors(
     path: str | os.PathLike[str], device: str = "cpu", dtype: "torch.dtype | None" = None
 ) -> "Iterator[tuple[str, Tensor]]":
-    """Checkpoint or run folder -> (name, tensor on `device`) of each of its weights, read when it is asked for.
+    """Checkpoint or run folder -> (name, tensor on `device`) of each of its weights, read when the iterator reaches it.
 
-    Floating point tensors are given as `dtype`, by default as stored. A name that shares the memory of another comes
-    directly after it, with the same tensor. No tensor is kept here, so a caller that copies each into its network needs
+    Floating point tensors are converted to `dtype`, by default not. A name that shares the memory of another follows it
+    directly, with the same tensor. No tensor is kept, so a caller that copies each into its network needs
     memory for one copy of the weights and one tensor. Raises CheckpointError as `read_checkpoint` does.
     """
     yield from _iterate(read_checkpoint(path).folder / _MODEL, device, dtype)
@@ -167,16 +167,16 @@ def iterate_tensors(
 def load_tensors(
     path: str | os.PathLike[str], device: str = "cpu", dtype: "torch.dtype | None" = None
 ) -> "dict[str, Tensor]":
-    """All that `iterate_tensors` gives, by name; names stored as shared share memory again."""
+    """Checkpoint or run folder -> all tensors of `iterate_tensors` by name; shared names share memory again."""
     return dict(iterate_tensors(path, device, dtype))
 
 
 def load_state(
     path: str | os.PathLike[str], device: str = "cpu"
 ) -> "tuple[dict[str, dict[str, Tensor]], dict[str, Any]]":
-    """The training state of a checkpoint: its groups of tensors by name, and its facts (state.json).
+    """Checkpoint -> its training state: groups of tensors by name, and facts (state.json).
 
-    Raises CheckpointError where there is no state: such a checkpoint can be used but not trained further.
+    Raises CheckpointError where there is no state; such a checkpoint can be used, but training cannot continue.
     """
     folder = read_checkpoint(path).folder / "state"
     if not (folder / "state.json").is_file():
@@ -189,12 +189,12 @@ def load_state(
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Readable JSON; ValueError for NaN and infinity, which JSON does not have."""
+    """Write indented JSON. Raises ValueError for NaN and infinity, which JSON does not have."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _read_text(path: Path) -> str | None:
-    """A file's text, or None if there is no such file."""
+    """File -> its text; None where it does not exist."""
     if not path.is_file():
         return None
     try:
@@ -206,7 +206,7 @@ def _read_text(path: Path) -> str | None:
 
 
 def _save(path: Path, tensors: "Mapping[str, Tensor]") -> None:
-    """Write tensors as safetensors; a tensor met again under a second name becomes an alias in the metadata."""
+    """Write tensors as safetensors; the second name of a tensor becomes an alias in the metadata."""
     from safetensors.torch import save_file
 
     stored: dict[str, Tensor] = {}
@@ -221,17 +221,17 @@ def _save(path: Path, tensors: "Mapping[str, Tensor]") -> None:
         seen[key] = name
         plain = tensor.detach().cpu().contiguous()
         memory = plain.untyped_storage()
-        if memory.data_ptr() in memories or memory.nbytes() != plain.nbytes:  # views of one memory are stored apart
+        if memory.data_ptr() in memories or memory.nbytes() != plain.nbytes:  # views are stored separately
             plain = plain.clone()
         memories.add(plain.untyped_storage().data_ptr())
         stored[name] = plain
     with _as_os_error():
         save_file(stored, path, metadata={"aliases": json.dumps(aliases)})
-        path.chmod(path.parent.stat().st_mode & 0o666)  # it is for its owner alone otherwise, whatever the umask says
+        path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors ignores the umask
 
 
 def _iterate(path: Path, device: str, dtype: "torch.dtype | None" = None) -> "Iterator[tuple[str, Tensor]]":
-    """The tensors of a safetensors file whose header has been checked; aliases are the same tensor again."""
+    """Safetensors file -> (name, tensor) pairs; an alias comes with the same tensor as its name."""
     from safetensors import SafetensorError, safe_open
 
     names = _names(path)
@@ -248,7 +248,7 @@ def _iterate(path: Path, device: str, dtype: "torch.dtype | None" = None) -> "It
 
 
 def _names(path: Path) -> dict[str, list[str]]:
-    """Each stored tensor of a file and the names it is known by, its own first."""
+    """Safetensors file -> the names of each stored tensor, its stored name first."""
     header = read_header(path)
     names = {name: [name] for name in header.tensors}
     try:
@@ -261,7 +261,7 @@ def _names(path: Path) -> dict[str, list[str]]:
 
 @contextmanager
 def _as_os_error() -> "Generator[None]":
-    """safetensors reports a full disk as an error of its own; give it back as the OSError it was."""
+    """Context that turns a system error that safetensors reports, such as a full disk, into an OSError."""
     from safetensors import SafetensorError
 
     try:
@@ -274,7 +274,7 @@ def _as_os_error() -> "Generator[None]":
 
 
 def read_header(path: Path) -> Header:
-    """File -> its header, checked by the safetensors library; only the header is read, however large the file.
+    """File -> its header, checked by the safetensors library. Only the header is read.
 
     Raises CheckpointError for a pickle, a file that is not safetensors, and one that is shorter or longer than its
     header says.
@@ -292,7 +292,7 @@ def read_header(path: Path) -> Header:
 
 
 def _refuse_foreign(path: Path) -> None:
-    """CheckpointError for a file that does not begin as safetensors does, which says what it is instead."""
+    """Raise CheckpointError, with the type of the file, where its first bytes are not those of a safetensors file."""
     with open(path, "rb") as file:
         start = file.read(16)
     if not start:
@@ -307,7 +307,7 @@ def _refuse_foreign(path: Path) -> None:
 
 
 def _damage(path: Path) -> str:
-    """What is wrong with a file that the safetensors library refused: its length, or else its header."""
+    """File that the safetensors library refused -> what is wrong: its length, or else its header."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")

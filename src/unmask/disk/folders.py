@@ -26,7 +26,7 @@ from unmask.errors import CheckpointError, RequestError, did_you_mean
 
 _MODEL, _CONFIG = "model.safetensors", "config.json"
 _HOLDS = "a checkpoint folder holds model.safetensors and config.json"
-_NAME = re.compile(r"(?P<kind>step|best)-(?P<step>\d{8,})")
+_NAME = re.compile(r"(?P<prefix>step|best)-(?P<step>\d{8,})")
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
 _MODELS = Path(__file__).resolve().parents[1] / "assets" / "models"
@@ -34,7 +34,7 @@ _POLICIES = _MODELS.with_name("policies")
 
 
 def bundled() -> dict[str, Path]:
-    """Name -> folder of the checkpoints inside the library."""
+    """The bundled checkpoints: name -> folder."""
     return _folders(_MODELS)
 
 
@@ -49,7 +49,7 @@ def locate(name_or_path: str) -> str:
 
 
 def bundled_policies() -> dict[str, Path]:
-    """Name -> folder of the policies inside the library."""
+    """The bundled policies: name -> folder."""
     return _folders(_POLICIES)
 
 
@@ -68,21 +68,22 @@ def locate_policy(name_or_path: str) -> Path:
 
 
 def _folders(parent: Path) -> dict[str, Path]:
+    """Folder -> the folders in it, by name."""
     return {entry.name: entry for entry in sorted(parent.iterdir()) if entry.is_dir()} if parent.is_dir() else {}
 
 
 def step_folder(run: Path, step: int) -> Path:
-    """Where a run's checkpoint after `step` steps stands."""
+    """Run folder and step -> the folder of the checkpoint after this step."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 
 def best_folder(run: Path, step: int) -> Path:
-    """Where a run's best checkpoint stands, when it was reached after `step` steps."""
+    """Run folder and step -> the folder of the best checkpoint, if it is that of this step."""
     return run / "checkpoints" / f"best-{step:08d}"
 
 
 def step_of(folder: Path) -> int:
-    """The step in a checkpoint's name (step-00000100 -> 100); CheckpointError for another name."""
+    """Checkpoint folder -> the step in its name (step-00000100 -> 100). Raises CheckpointError for another name."""
     match = _NAME.fullmatch(folder.name)
     if match is None:
         raise CheckpointError(f"{folder} is not one of a run's checkpoints: their names are like step-00000100.")
@@ -90,15 +91,15 @@ def step_of(folder: Path) -> int:
 
 
 def latest(run: str | os.PathLike[str]) -> Path | None:
-    """The newest whole step-* checkpoint of a run folder, from which it can go on; None if there is none."""
-    found = _listed(Path(run) / "checkpoints", "step")
-    return found[-1] if found else None
+    """Run folder -> its newest complete step-* checkpoint, from which it can continue; None without one."""
+    checkpoints = _listed(Path(run) / "checkpoints", "step")
+    return checkpoints[-1] if checkpoints else None
 
 
 def resolve(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint that `path` means: itself, or a run folder's best one, or else its newest whole one.
+    """Checkpoint or run folder -> the checkpoint: the folder itself, or the run's best one, or else its newest one.
 
-    Raises CheckpointError for anything else and says what is missing.
+    Raises CheckpointError for anything else; the sentence names what is missing.
     """
     folder = Path(path)
     if folder.is_file():
@@ -110,10 +111,10 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     if (folder / _CONFIG).is_file() or (folder / _MODEL).is_file():
         return _whole(folder)
     inside = folder if folder.name == "checkpoints" else folder / "checkpoints"
-    for kind in ("best", "step"):
-        found = _listed(inside, kind)
-        if found:
-            return found[-1]
+    for prefix in ("best", "step"):
+        checkpoints = _listed(inside, prefix)
+        if checkpoints:
+            return checkpoints[-1]
     if inside.is_dir():
         raise CheckpointError(f"{folder} is a run folder without a whole checkpoint yet: let the run write one.")
     return _whole(folder)
@@ -126,26 +127,26 @@ def keep_last(run: str | os.PathLike[str], count: int) -> None:
 
 
 def keep_best(run: str | os.PathLike[str]) -> None:
-    """Delete all but the newest best-* checkpoint of a run folder: call it after the new best one is written."""
+    """Delete all but the newest best-* checkpoint of a run folder; call it after the new one is written."""
     for folder in _listed(Path(run) / "checkpoints", "best")[:-1]:
         remove_folder(folder)
 
 
-def _listed(folder: Path, kind: str) -> list[Path]:
-    """The whole checkpoints of one kind, oldest first; temporary folders have other names and do not count."""
+def _listed(folder: Path, prefix: str) -> list[Path]:
+    """Folder -> its complete checkpoints with this prefix, the oldest first; temporary folders have other names."""
     if not folder.is_dir():
         return []
     named = [(match, entry) for entry in folder.iterdir() if (match := _NAME.fullmatch(entry.name)) is not None]
     whole = [
         (int(match["step"]), entry)
         for match, entry in named
-        if match["kind"] == kind and (entry / _MODEL).is_file() and (entry / _CONFIG).is_file()
+        if match["prefix"] == prefix and (entry / _MODEL).is_file() and (entry / _CONFIG).is_file()
     ]
     return [entry for _, entry in sorted(whole)]
 
 
 def _whole(folder: Path) -> Path:
-    """`folder` if its two files are there; CheckpointError that names the missing one otherwise."""
+    """Folder -> the same folder. Raises CheckpointError where the weights or the config are missing."""
     missing = [name for name in (_MODEL, _CONFIG) if not (folder / name).is_file()]
     if not missing:
         return folder
@@ -156,7 +157,7 @@ def _whole(folder: Path) -> Path:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raise CheckpointError: `path` is a pickle, which may run any program when opened."""
+    """Raise CheckpointError for a pickle, which can run any program when it is opened."""
     raise CheckpointError(
         f"{path} is a pickle, which unmask never opens because it can run any program: "
         "save its tensors as model.safetensors with the library that made it."
@@ -164,12 +165,12 @@ def refuse_pickle(path: Path) -> None:
 
 
 def looks_like_pickle(path: Path) -> bool:
-    """Whether a file's name or first bytes are those of a pickle."""
+    """Whether the name or the first bytes of a file are those of a pickle."""
     if path.suffix in _PICKLE_SUFFIXES:
         return True
     if not path.is_file() or os.path.getsize(path) < 4:
         return False
     with open(path, "rb") as file:
         start = file.read(9)
-    # the length of a safetensors header may happen to look like the start of a pickle; its brace does not
+    # the length at the start of a safetensors file can equal the start of a pickle; the brace after it cannot
     return PICKLE_START.match(start) is not None and start[8:] != b"{"
