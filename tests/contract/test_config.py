@@ -1,4 +1,4 @@
-"""Settings survive the way to JSON and back, and whatever they do not have is refused."""
+"""Settings are unchanged after a conversion to JSON and back, and unknown keys are refused."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ class Optimizer:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a recipe might hold."""
+    """Settings as in a recipe."""
 
     name: str
     train: Optimizer = field(default_factory=Optimizer)
@@ -70,7 +70,7 @@ def test_settings_come_back_unchanged(run: Run) -> None:
 
 
 def _tables(plain: Any) -> list[dict[str, Any]]:
-    """Every table in which a key would have to be a setting's name."""
+    """Every table whose keys have to be names of settings."""
     inner = [plain["train"], *plain["many"], *plain["named"].values()]
     return [plain, *inner, *([plain["warm"]] if plain["warm"] else [])]
 
@@ -122,7 +122,7 @@ def test_toml_is_read(tmp_path: Path) -> None:
     assert from_dict(Run, read_toml(path), str(path)).train == Optimizer(1.0, (0.8, 0.9))
 
 
-def test_a_run_record_is_json_and_says_where() -> None:
+def test_a_run_record_is_json() -> None:
     record = json.loads(json.dumps(run_record()))
     assert record.keys() == {"versions", "platform", "processor", "threads", "commit", "time"}
     assert record["threads"] >= 1
@@ -161,17 +161,17 @@ def test_the_commit_is_that_of_the_checkout_itself(tmp_path: Path, monkeypatch, 
         ).stdout.strip()
     )
     monkeypatch.delenv("GIT_DIR")
-    inside = tree / "site-packages"  # installed within somebody else's checkout
+    inside = tree / "site-packages"  # installed in the checkout of another project
     inside.mkdir()
-    assert git("rev-parse", "HEAD", at=inside)  # control: git itself would give the commit of the folder around
+    assert git("rev-parse", "HEAD", at=inside)  # control: git itself gives the commit of the outer folder
     assert config._commit(inside) is None
 
 
 def test_git_is_never_asked_about_the_working_folder(tmp_path: Path, monkeypatch) -> None:
-    asked: list[list[str]] = []
+    commands: list[list[str]] = []
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
-        asked.append(command)
+        commands.append(command)
         raise FileNotFoundError("no git")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -179,5 +179,5 @@ def test_git_is_never_asked_about_the_working_folder(tmp_path: Path, monkeypatch
     (tmp_path / ".git").mkdir()
     config._commit.cache_clear()
     assert run_record()["commit"] is None
-    assert all(command[1:3] == ["-C", str(Path(config.__file__).parents[2])] for command in asked)
+    assert all(command[1:3] == ["-C", str(Path(config.__file__).parents[2])] for command in commands)
     config._commit.cache_clear()

@@ -1,4 +1,4 @@
-"""The README's commands as a person types them: real processes, on a tiny text made here."""
+"""The commands of the README in real processes, on a tiny text made here."""
 
 import json
 import os
@@ -41,19 +41,19 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a text of 40 documents' worth of nonsense."""
-    folder, chance = tmp_path_factory.mktemp("e2e"), random.Random(0)
-    paragraphs = [" ".join(chance.choice(WORDS) for _ in range(40)).capitalize() + "." for _ in range(80)]
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text of 80 paragraphs of random words."""
+    folder, generator = tmp_path_factory.mktemp("e2e"), random.Random(0)
+    paragraphs = [" ".join(generator.choice(WORDS) for _ in range(40)).capitalize() + "." for _ in range(80)]
     (folder / "text.txt").write_text("\n\n".join(paragraphs))
     return folder
 
 
-def start(place: Path, *words: str) -> subprocess.Popen[str]:
-    """`unmask` with these words, in `place`."""
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """Start `unmask` with these words in `folder`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "unmask.cli.main", *words],
-        cwd=place,
+        cwd=folder,
         env=os.environ | {"PYTHONPATH": str(SRC)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -65,7 +65,7 @@ def start(place: Path, *words: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(autouse=True)
 def _leave_nothing_running() -> Generator[None]:
-    """A test that fails half-way takes its processes with it."""
+    """End the processes of a test that fails."""
     yield
     while STARTED:
         process = STARTED.pop()
@@ -73,23 +73,23 @@ def _leave_nothing_running() -> Generator[None]:
         process.communicate()
 
 
-def call(place: Path, *words: str) -> str:
-    """What it prints on stdout; it must end well."""
-    process = start(place, *words)
+def call(folder: Path, *words: str) -> str:
+    """Run `unmask` with these words -> its stdout; the exit code has to be 0."""
+    process = start(folder, *words)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return out
 
 
-def told(place: Path, *words: str) -> dict[str, Any]:
-    """The one JSON object that it prints with --json."""
-    out = call(place, *words, "--json")
+def json_of(folder: Path, *words: str) -> dict[str, Any]:
+    """Run `unmask` with these words and --json -> the JSON object that it prints."""
+    out = call(folder, *words, "--json")
     assert out.count("\n") == 1
     return json.loads(out)
 
 
 def computed() -> float:
-    """Processor seconds of the processes that have ended: unlike the clock, no other program makes them more."""
+    """Processor seconds of the processes that have ended; unlike the clock, they do not depend on other programs."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -103,24 +103,24 @@ def weights(run: Path) -> bytes:
 
 
 def wait_for(condition: Any, seconds: float = 60) -> None:
-    """Until it holds."""
+    """Wait until the condition is true."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.01)
 
 
 def steps_of(run: Path) -> int:
-    """Lines of metrics.jsonl so far."""
+    """The number of lines in metrics.jsonl."""
     path = run / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
 
 
 @pytest.fixture(scope="module")
-def whole(place: Path) -> dict[str, Any]:
-    """A run of 40 steps to its end, and what the command told."""
-    return told(
-        place,
+def whole(folder: Path) -> dict[str, Any]:
+    """The report of a complete run of 40 steps."""
+    return json_of(
+        folder,
         "train",
         *TINY,
         "--train.steps",
@@ -134,37 +134,37 @@ def whole(place: Path) -> dict[str, Any]:
     )
 
 
-def test_help_is_quick_and_names_every_verb(place: Path) -> None:
+def test_help_is_quick_and_names_every_verb(folder: Path) -> None:
     from unmask.cli.main import VERBS
 
     began = computed()
-    out = call(place, "--help")
+    out = call(folder, "--help")
     assert computed() - began < 0.5
     assert all(f"unmask {verb} " in out for verb in VERBS)
 
 
 @pytest.mark.slow
-def test_train_tells_its_end(place: Path, whole: dict[str, Any]) -> None:
+def test_train_reports_its_end(folder: Path, whole: dict[str, Any]) -> None:
     assert (whole["step"], whole["reason"]) == (40, "finished")
     assert 0 < whole["best"]["nats_per_token"] < 7
-    assert (place / whole["curves"]).exists()
-    assert (place / whole["checkpoint"] / "model.safetensors").exists()
+    assert (folder / whole["curves"]).exists()
+    assert (folder / whole["checkpoint"] / "model.safetensors").exists()
 
 
 @pytest.mark.slow
-def test_eval_repeats_and_counts_the_tokens(place: Path, whole: dict[str, Any]) -> None:
-    found = told(place, "eval", "whole", "--draws", "2", "--threads", "1")
-    assert found["tokens"] == whole["best"]["tokens"]
-    assert abs(found["nats_per_token"] - whole["best"]["nats_per_token"]) < 0.3
-    assert found["bits_per_byte"] > 0
-    assert found["draws"] == 2
+def test_eval_repeats_and_counts_the_tokens(folder: Path, whole: dict[str, Any]) -> None:
+    report = json_of(folder, "eval", "whole", "--draws", "2", "--threads", "1")
+    assert report["tokens"] == whole["best"]["tokens"]
+    assert abs(report["nats_per_token"] - whole["best"]["nats_per_token"]) < 0.3
+    assert report["bits_per_byte"] > 0
+    assert report["draws"] == 2
 
 
 @pytest.mark.slow
-def test_eval_of_all_pools_its_parts(place: Path, whole: dict[str, Any]) -> None:
+def test_eval_of_all_pools_its_parts(folder: Path, whole: dict[str, Any]) -> None:
     """Rates and bits are those of all rows together; the control: the mean of the two parts."""
     words = ("eval", "whole", "--draws", "1", "--threads", "1", "--split")
-    train, valid, pooled = (told(place, *words, split) for split in ("train", "valid", "all"))
+    train, valid, pooled = (json_of(folder, *words, split) for split in ("train", "valid", "all"))
     nats, tokens, size = (
         sum(value(part) for part in (train, valid))
         for value in (
@@ -181,19 +181,21 @@ def test_eval_of_all_pools_its_parts(place: Path, whole: dict[str, Any]) -> None
 
 
 @pytest.mark.slow
-def test_generate_beyond_the_window_and_by_seed(place: Path, whole: dict[str, Any]) -> None:
+def test_generate_beyond_the_window_and_by_seed(folder: Path, whole: dict[str, Any]) -> None:
     words = ("generate", "whole", "The king", "--length", "48", "--count", "2", "--threads", "1", "--seed")
-    one, again = told(place, *words, "3"), told(place, *words, "3", "--watch")
-    assert one["texts"] == again["texts"]
-    assert len(set(one["texts"])) == 2  # another row has another seed
-    assert all(text.startswith("The king") for text in one["texts"])
-    assert one["tokens"] == sum(len(row) for row in one["log_probs"])
-    assert one["entropy"] > 0
+    first, second = json_of(folder, *words, "3"), json_of(folder, *words, "3", "--watch")
+    assert first["texts"] == second["texts"]
+    assert len(set(first["texts"])) == 2  # another row has another seed
+    assert all(text.startswith("The king") for text in first["texts"])
+    assert first["tokens"] == sum(len(row) for row in first["log_probs"])
+    assert first["entropy"] > 0
 
 
 @pytest.mark.slow
-def test_fill_keeps_what_was_given(place: Path, whole: dict[str, Any]) -> None:
-    fills = told(place, "fill", "whole", "The king [3] and the queen [2].", "--count", "2", "--threads", "1")["fills"]
+def test_fill_keeps_the_text_around_the_holes(folder: Path, whole: dict[str, Any]) -> None:
+    fills = json_of(folder, "fill", "whole", "The king [3] and the queen [2].", "--count", "2", "--threads", "1")[
+        "fills"
+    ]
     assert len(fills) == 2
     for fill in fills:
         first, second = fill["holes"]
@@ -206,12 +208,12 @@ def test_fill_keeps_what_was_given(place: Path, whole: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_info_needs_no_torch_and_under_a_second(place: Path, whole: dict[str, Any]) -> None:
+def test_info_needs_no_torch_and_under_a_second(folder: Path, whole: dict[str, Any]) -> None:
     script = "import sys; from unmask.cli.main import main; code = main(['info', 'whole', '--json'])"
     script += "; assert 'torch' not in sys.modules; sys.exit(code)"
     began = computed()
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=place, env=os.environ | {"PYTHONPATH": str(SRC)}, capture_output=True
+        [sys.executable, "-c", script], cwd=folder, env=os.environ | {"PYTHONPATH": str(SRC)}, capture_output=True
     )
     assert computed() - began < 1.0
     assert done.returncode == 0, done.stderr
@@ -222,69 +224,69 @@ def test_info_needs_no_torch_and_under_a_second(place: Path, whole: dict[str, An
 
 
 @pytest.mark.slow
-def test_dry_tells_and_writes_nothing(place: Path, whole: dict[str, Any]) -> None:
-    before = set(place.rglob("*"))
-    found = told(place, "train", *TINY, "--dry")
-    assert found["parameters"] == whole["parameters"]
-    assert found["step"] == 0
-    assert found["seconds"] > 0
-    assert found["peak_bytes"] > 10_000_000
-    assert set(place.rglob("*")) == before
+def test_dry_reports_and_writes_nothing(folder: Path, whole: dict[str, Any]) -> None:
+    before = set(folder.rglob("*"))
+    report = json_of(folder, "train", *TINY, "--dry")
+    assert report["parameters"] == whole["parameters"]
+    assert report["step"] == 0
+    assert report["seconds"] > 0
+    assert report["peak_bytes"] > 10_000_000
+    assert set(folder.rglob("*")) == before
 
 
 @pytest.mark.slow
-def test_stopped_by_ctrl_c_or_killed_a_run_goes_on_to_the_same_bits(place: Path) -> None:
+def test_a_run_stopped_by_ctrl_c_or_killed_continues_to_the_same_bits(folder: Path) -> None:
     long = [*TINY, "--train.steps", "240", "--train.eval_every", "80", "--train.eval_draws", "32"]
     long += ["--train.save_every", "20", "--train.patience", "0"]
-    call(place, "train", *long, "--out", "uninterrupted")
+    call(folder, "train", *long, "--out", "uninterrupted")
 
-    process = start(place, "train", *long, "--out", "stopped")
-    wait_for(lambda: steps_of(place / "stopped") > 20)
+    process = start(folder, "train", *long, "--out", "stopped")
+    wait_for(lambda: steps_of(folder / "stopped") > 20)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    newest = latest(place / "stopped")
+    newest = latest(folder / "stopped")
     assert newest is not None
     step = int(newest.name.removeprefix("step-"))
     assert 20 < step < 240
     assert f"Stopped after step {step}; saved. Go on with: unmask train --resume stopped" in err
-    assert weights(place / "stopped") != weights(place / "uninterrupted")
+    assert weights(folder / "stopped") != weights(folder / "uninterrupted")
 
-    process = start(place, "train", "--resume", "stopped")
-    wait_for(lambda: steps_of(place / "stopped") > 130)
+    process = start(folder, "train", "--resume", "stopped")
+    wait_for(lambda: steps_of(folder / "stopped") > 130)
     process.kill()
     process.communicate(timeout=60)
-    killed = latest(place / "stopped")
+    killed = latest(folder / "stopped")
     assert killed is not None
     assert 120 <= int(killed.name.removeprefix("step-")) < 240
 
-    process = start(place, "train", "--resume", "stopped")
+    process = start(folder, "train", "--resume", "stopped")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "bit-equal" not in err
-    assert weights(place / "stopped") == weights(place / "uninterrupted")
+    assert weights(folder / "stopped") == weights(folder / "uninterrupted")
 
 
 @pytest.mark.slow
-def test_more_steps_and_fine_tuning(place: Path, whole: dict[str, Any]) -> None:
+def test_more_steps_and_fine_tuning(folder: Path, whole: dict[str, Any]) -> None:
     pairs = [json.dumps({"prompt": "the king and", "answer": " the queen"}) for _ in range(64)]
-    (place / "pairs.jsonl").write_text("\n".join(pairs))
-    tuned = told(
-        place, "train", "--init", "whole", "--data.source", "pairs.jsonl", "--train.steps", "5", "--threads", "1"
+    (folder / "pairs.jsonl").write_text("\n".join(pairs))
+    tuned = json_of(
+        folder, "train", "--init", "whole", "--data.source", "pairs.jsonl", "--train.steps", "5", "--threads", "1"
     )
     assert tuned["run"] == "runs/pairs-1"
     assert tuned["parameters"] == whole["parameters"]
-    both = [json.loads((place / c / "config.json").read_text()) for c in (tuned["checkpoint"], whole["checkpoint"])]
+    both = [json.loads((folder / c / "config.json").read_text()) for c in (tuned["checkpoint"], whole["checkpoint"])]
     assert both[0]["model"] == both[1]["model"]
-    further = told(place, "train", "--resume", tuned["run"], "--train.steps", "8")
+    further = json_of(folder, "train", "--resume", tuned["run"], "--train.steps", "8")
     assert (further["step"], further["steps"]) == (8, 8)
 
 
 @pytest.mark.slow
-def test_demo_does_its_three_things_on_any_checkpoint(place: Path, whole: dict[str, Any]) -> None:
-    found = told(place, "demo", "whole", "--threads", "1")
-    assert found["bound"]["nats_per_token"] > 0
-    assert [one["passes"] > 0 for one in found["generated"]] == [True, True]
-    assert "puzzles" not in found
-    assert 0 < len(found["filled"]) <= 3
-    assert found["seconds"] < 60
+def test_demo_does_its_three_things_on_any_checkpoint(folder: Path, whole: dict[str, Any]) -> None:
+    report = json_of(folder, "demo", "whole", "--threads", "1")
+    assert report["bound"]["nats_per_token"] > 0
+    assert [text["passes"] > 0 for text in report["generated"]] == [True, True]
+    assert "puzzles" not in report
+    assert 0 < len(report["filled"]) <= 3
+    assert report["seconds"] < 60

@@ -1,4 +1,4 @@
-"""The Python in the README and in docs/ runs as it stands, and prints what the text says."""
+"""The Python examples of the README and of docs/ run unchanged, and print what the text says."""
 
 import re
 from pathlib import Path
@@ -11,14 +11,15 @@ PAGES = ["README.md", "docs/policies.md", "docs/tour.md"]
 
 
 def blocks(page: str) -> list[str]:
+    """Page -> its Python examples."""
     return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_examples_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = blocks(page)
-    assert found, f"{page} has no Python example any more: take it off the list"
-    for code in found:
+    examples = blocks(page)
+    assert examples, f"{page} has no Python example: remove it from PAGES"
+    for code in examples:
         exec(compile(code, page, "exec"), {"__name__": "example"})
     assert capsys.readouterr().out.strip()
 

@@ -1,4 +1,4 @@
-"""`unmask fill` on the bundled model: free lengths, words written anew, choices, digits only."""
+"""`unmask fill` on the bundled model: free lengths, replaced words, choices, digits only."""
 
 import json
 from typing import Any
@@ -11,57 +11,57 @@ from unmask.cli.main import main
 FAST = ("--threads", "1", "--dtype", "float32", "--device", "cpu")
 
 
-def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    """What `unmask fill WORDS --json` prints."""
+def json_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """Words -> the JSON object that `unmask fill WORDS --json` prints."""
     capsys.readouterr()
     assert main(["fill", *words, *FAST, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def test_lengths_are_tried_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_combination_of_lengths_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("My kingdom for a[1-2], my[= fair] lord!", "--draws", "2", "--count", "2", "--block-size", "8")
-    fills = told(capsys, *words)["fills"]
+    fills = json_of(capsys, *words)["fills"]
     assert len(fills) == 2
     for fill in fills:
         first, second = fill["holes"]
         assert fill["text"] == f"My kingdom for a{first}, my{second} lord!"
-        assert sorted(one["lengths"] for one in fill["attempts"]) == [[1, 1], [2, 1]]
+        assert sorted(attempt["lengths"] for attempt in fill["attempts"]) == [[1, 1], [2, 1]]
         assert fill["attempts"][0]["text"] == fill["text"]
-        assert fill["attempts"][0]["nats"] == min(one["nats"] for one in fill["attempts"])
+        assert fill["attempts"][0]["nats"] == min(attempt["nats"] for attempt in fill["attempts"])
         assert len(fill["log_probs"]) == sum(fill["attempts"][0]["lengths"])
     assert main(["fill", *words, *FAST]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [line for fill in fills for line in fill["text"].splitlines()]
     for fill in fills:
-        for one in fill["attempts"]:
-            assert f"{one['nats']:.2f} ± {one['stderr']:.2f}" in err
-            assert f"{one['holes'][0]!r} | {one['holes'][1]!r}" in err
+        for attempt in fill["attempts"]:
+            assert f"{attempt['nats']:.2f} ± {attempt['stderr']:.2f}" in err
+            assert f"{attempt['holes'][0]!r} | {attempt['holes'][1]!r}" in err
 
 
 def test_choices_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
     words = ("O Romeo, Romeo, wherefore art [?] Romeo?", "--choices", "thou", "king of the sea")
-    found = told(capsys, *words)["choices"]
-    assert [one["text"] for one in found] == ["thou", "king of the sea"]
-    assert found[0]["probability"] > 0.95
-    assert sum(one["probability"] for one in found) == pytest.approx(1)
+    choices = json_of(capsys, *words)["choices"]
+    assert [choice["text"] for choice in choices] == ["thou", "king of the sea"]
+    assert choices[0]["probability"] > 0.95
+    assert sum(choice["probability"] for choice in choices) == pytest.approx(1)
     assert main(["fill", *words, *FAST]) == 0
     head, first, second = capsys.readouterr().out.splitlines()
     assert head.split() == ["probability", "nats", "tokens"]
     assert first.startswith("'thou'")
-    assert f"{found[0]['nats']:.2f}" in first
+    assert f"{choices[0]['nats']:.2f}" in first
     assert second.startswith("'king of the sea'")
 
 
 def test_a_choice_is_read_together_with_the_space_before_it() -> None:
     model = unmask.load(device="cpu", dtype="float32", threads=1)
     (apart,), (together,) = (
-        model.score(text, [one]) for text, one in (("art [?] Romeo", "thou"), ("art[?] Romeo", " thou"))
+        model.score(text, [choice]) for text, choice in (("art [?] Romeo", "thou"), ("art[?] Romeo", " thou"))
     )
     assert (apart.nats, apart.tokens) == (together.nats, together.tokens) == (pytest.approx(together.nats), 1)
 
 
 def test_digits_only(capsys: pytest.CaptureFixture[str]) -> None:
-    (fill,) = told(capsys, "shakespeare", "In the year [4] of our lord", "--only", "0123456789")["fills"]
+    (fill,) = json_of(capsys, "shakespeare", "In the year [4] of our lord", "--only", "0123456789")["fills"]
     assert fill["holes"][0].isdigit()
 
 

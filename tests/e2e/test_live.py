@@ -1,4 +1,4 @@
-"""The live canvas: what it shows is the text, tokens out of order included, and nothing that upsets a terminal."""
+"""The live canvas: it shows the text, with tokens in any order, and no control characters."""
 
 import io
 import math
@@ -20,13 +20,13 @@ TOKENIZER = byte_tokenizer()
 
 
 def model() -> Model:
-    """A small network that knows nothing, window 16."""
+    """A small network with random weights, window 16."""
     settings = DiTSettings(TOKENIZER.vocab_size, TOKENIZER.mask_id, max_length=16, width=16, blocks=1, heads=2)
     return Model(build(settings), MaskedDiffusion(TOKENIZER.mask_id), TOKENIZER, None, torch.device("cpu"))
 
 
 def cells_of(tokens: Sequence[int], log_probs: Sequence[float] | None = None) -> list[Cell]:
-    """How a row is drawn live; tokens without a log-probability were given."""
+    """Row -> its cells; tokens without a log-probability are those of the prompt."""
     live = LiveText(TOKENIZER, Console(file=io.StringIO()), prompt=tokens, total=0)
     if log_probs is not None:
         live._log_probs = list(log_probs)
@@ -42,15 +42,15 @@ def test_bytes_of_one_character_are_drawn_as_one_and_control_signs_are_not_sent(
 
 def test_shade_follows_confidence() -> None:
     row = cells_of(TOKENIZER.encode("abc"), [math.nan, math.log(0.001), math.log(0.99)])
-    given, unsure, sure = (str(span.style) for span in frame(row, "░").spans)
-    assert given == "bold"
+    prompt, unsure, sure = (str(span.style) for span in frame(row, "░").spans)
+    assert prompt == "bold"
     assert unsure.startswith("#b0")
     assert sure.startswith("#2f")
 
 
 @pytest.mark.parametrize("focus", [0, 17, 29])
 def test_a_text_higher_than_the_terminal_is_cropped_around_what_is_new(focus: int) -> None:
-    """The control: without anything new the end of the text is shown."""
+    """The control: a text without new cells is shown from its end."""
     console = Console(file=io.StringIO(), width=20, height=11)
 
     def shown(style: str) -> list[str]:
@@ -67,7 +67,7 @@ def test_a_text_higher_than_the_terminal_is_cropped_around_what_is_new(focus: in
 
 
 def drawn(terminal: bool) -> tuple[str, str]:
-    """What appears while 24 tokens are written in sliding windows, and the finished text."""
+    """(the output while 24 tokens are written in sliding windows, the finished text)."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, height=20, color_system=None)
     stream = model().stream("To be", length=24, stop_at_eos=False, seed=3)

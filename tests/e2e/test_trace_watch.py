@@ -1,4 +1,4 @@
-"""--trace and `unmask watch` as a person uses them."""
+"""The option --trace and the command `unmask watch`."""
 
 import json
 import os
@@ -27,51 +27,51 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple[str, str]:
-    """What a command prints."""
+def output(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> tuple[str, str]:
+    """Words -> (stdout, stderr) of the command."""
     capsys.readouterr()
     assert main(list(words)) == code
     out, err = capsys.readouterr()
     return out, err
 
 
-def test_generate_tells_the_same_text_with_and_without_a_trace(
+def test_generate_writes_the_same_text_with_and_without_a_trace(
     trace: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    out, _ = said(capsys, *WORDS, "--policy", "confidence:steps=6", "--count", "2", "--json")
+    out, _ = output(capsys, *WORDS, "--policy", "confidence:steps=6", "--count", "2", "--json")
     result, shown = json.loads(out), read(trace)
     assert [replay(shown, row) for row in (0, 1)] == result["token_ids"]
     assert [row.passes for row in shown.header.rows] == result["passes"] == [6, 6]
     assert all(len(event.alternatives) == 5 for event in shown.events)
     assert (shown.header.policy, shown.header.seed, shown.header.checkpoint) == ("confidence:steps=6", 4, "shakespeare")
     for row, text in enumerate(result["texts"]):
-        summary = json.loads(said(capsys, "watch", str(trace), "--row", str(row), "--json")[0])
+        summary = json.loads(output(capsys, "watch", str(trace), "--row", str(row), "--json")[0])
         assert summary["text"] == text
         assert (summary["passes"], summary["events"]["committed"], summary["complete"]) == (6, 12, True)
 
 
 def test_fill_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "new" / "a.html"
-    _, err = said(capsys, "fill", "To be, or [3] to be", "--trace", str(page), "--threads", "1")
+    _, err = output(capsys, "fill", "To be, or [3] to be", "--trace", str(page), "--threads", "1")
     data = json.loads(page.read_text().split('id="trace">')[1].split("</script>")[0])
     assert len(data["events"]) == 3
     assert f"{page}: 3 events; open it in a browser" in err
 
 
 def test_elsewhere_than_on_a_terminal_it_prints_stages(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, _ = said(capsys, "watch", str(trace))
+    out, _ = output(capsys, "watch", str(trace))
     assert [line for line in out.splitlines() if line.startswith("[") and "passes]" in line] == [
         f"[{2 * n} of 12 tokens, {n} passes]" for n in range(7)
     ]
     assert out.split("[12 of")[0].count(" _") == 12 + 10 + 8 + 6 + 4 + 2
-    assert out.rstrip().endswith(json.loads(said(capsys, "watch", str(trace), "--json")[0])["text"].rstrip()[-8:])
+    assert out.rstrip().endswith(json.loads(output(capsys, "watch", str(trace), "--json")[0])["text"].rstrip()[-8:])
 
 
-def test_a_file_that_was_cut_off_is_played_and_said(
+def test_a_file_that_was_cut_off_is_played_with_a_note(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "cut.jsonl").write_text(trace.read_text()[:-20])
-    out, err = said(capsys, "watch", str(tmp_path / "cut.jsonl"), "--row", "1", "--json")
+    out, err = output(capsys, "watch", str(tmp_path / "cut.jsonl"), "--row", "1", "--json")
     assert "ends in the middle of an event, which is left out." in err
     assert json.loads(out)["complete"] is False
 
@@ -97,7 +97,7 @@ WRONG = [
 def test_wrong_requests_get_a_sentence(
     words: list[str], sentence: str, trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, err = said(capsys, *(word.replace("{trace}", str(trace)) for word in words), code=2)
+    out, err = output(capsys, *(word.replace("{trace}", str(trace)) for word in words), code=2)
     assert out == ""
     assert err.startswith(f"unmask: {sentence.replace('{trace}', str(trace))}")
     assert err.count("\n") == 1
@@ -124,7 +124,7 @@ def test_keys_move_through_the_frames(trace: Path) -> None:
     assert (player.speed, player.playing) == (speed, True)
     player.press("end")
     player.press("space")
-    assert (player.at, player.playing) == (0, True)  # from the end it begins again
+    assert (player.at, player.playing) == (0, True)  # from the end it starts again
     for _ in player.steps:
         player.tick()
     assert (player.at, player.playing) == (6, False)
@@ -156,7 +156,7 @@ def test_on_a_terminal_it_plays_until_q_and_puts_the_terminal_back(trace: Path) 
         env=os.environ | {"PYTHONPATH": str(SRC), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
     )  # fmt: skip
     try:
-        until(leader, r"step 1 of 6.*▶")  # it began to play by itself
+        until(leader, r"step 1 of 6.*▶")  # it plays without a key
         os.write(leader, b"\x1b[F\x1b[D")
         until(leader, r"step 5 of 6.*⏸")
         os.write(leader, b"q")
@@ -170,7 +170,7 @@ def test_on_a_terminal_it_plays_until_q_and_puts_the_terminal_back(trace: Path) 
 
 
 def until(terminal: int, pattern: str) -> None:
-    """Wait until the terminal shows it, on one line."""
+    """Wait until a line on the terminal matches the pattern."""
     shown, end = "", time.monotonic() + 60
     while not re.search(pattern, shown):
         assert time.monotonic() < end, shown

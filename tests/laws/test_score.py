@@ -1,4 +1,4 @@
-"""Bounds that candidates are compared by: exact where the model is, and red where a weight is wrong."""
+"""The bounds by which candidates are compared: exact for an exact model, and different with a wrong weight."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ ROW = [0, 1, 1, 0, 1, 0]
 
 
 class Unsure(TableDenoiser):
-    """A model that contradicts itself: tempered by how many tokens it sees, so that orders disagree."""
+    """An inconsistent model: its temperature depends on the number of visible tokens, so that orders disagree."""
 
     def hidden(self, tokens: Tensor, **options: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         seen = (tokens != self.mask_id).sum(-1)[:, None, None]
@@ -28,8 +28,8 @@ class Unsure(TableDenoiser):
 
 
 @dataclass
-class Told:
-    """Remembers what it was asked."""
+class Recording:
+    """A denoiser that records the tokens and times of its calls."""
 
     table: TableDenoiser
     vocab_size: int = V + 1
@@ -38,7 +38,7 @@ class Told:
     time_conditioned: bool = True
 
     def __post_init__(self) -> None:
-        self.asked: list[tuple[Tensor, Tensor | None]] = []
+        self.calls: list[tuple[Tensor, Tensor | None]] = []
 
     def hidden(
         self,
@@ -49,30 +49,30 @@ class Told:
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> Tensor:
-        self.asked.append((tokens, time))
+        self.calls.append((tokens, time))
         return self.table.hidden(tokens, valid=valid)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return hidden
 
 
-def exact(given: dict[int, int], more: dict[int, int]) -> float:
-    """-log p(more | given), by summing the joint."""
+def exact(context: dict[int, int], more: dict[int, int]) -> float:
+    """-log p(more | context), by summing the joint."""
 
     def mass(known: dict[int, int]) -> float:
-        fits = [all(row[at] == one for at, one in known.items()) for row in TABLE.sequences().tolist()]
+        fits = [all(row[at] == token for at, token in known.items()) for row in TABLE.sequences().tolist()]
         return float(JOINT.flatten()[torch.tensor(fits)].sum())
 
-    return math.log(mass(given)) - math.log(mass(given | more))
+    return math.log(mass(context)) - math.log(mass(context | more))
 
 
-def asked(chosen: list[int], hidden: list[int]) -> tuple[Tensor, Tensor, float]:
-    """ROW with `hidden` left hidden, what is chosen of it, and the truth."""
+def question(chosen: list[int], hidden: list[int]) -> tuple[Tensor, Tensor, float]:
+    """(ROW with MASK at `hidden`, the chosen positions, the exact -log p of the chosen tokens)."""
     tokens = torch.tensor([ROW]).index_fill(1, torch.tensor(hidden, dtype=torch.int64), V)
     where = torch.zeros_like(tokens, dtype=torch.bool)
     where[0, chosen] = True
-    given = {at: ROW[at] for at in range(L) if at not in chosen and at not in hidden}
-    return tokens, where, exact(given, {at: ROW[at] for at in chosen})
+    context = {at: ROW[at] for at in range(L) if at not in chosen and at not in hidden}
+    return tokens, where, exact(context, {at: ROW[at] for at in chosen})
 
 
 QUESTIONS = [([3], []), ([0, 5], [2]), ([1, 2, 4], []), ([0, 1, 2, 3], [5]), (list(range(L)), [])]
@@ -83,27 +83,27 @@ QUESTIONS = [([3], []), ([0, 5], [2]), ([1, 2, 4], []), ([0, 1, 2, 3], [5]), (li
 def test_of_the_exact_posterior_every_order_gives_the_conditional_law(
     chosen: list[int], hidden: list[int], orders: int
 ) -> None:
-    tokens, where, truth = asked(chosen, hidden)
-    found = conditional_nats(TABLE, tokens, where, orders=orders, seed=3, batch=5)
-    assert bool(found.exact) == (2 ** len(chosen) - 1 <= orders * len(chosen))
-    assert float(found.nats) == pytest.approx(truth, abs=1e-5)
-    assert float(found.stderr) < 1e-6
+    tokens, where, truth = question(chosen, hidden)
+    bound = conditional_nats(TABLE, tokens, where, orders=orders, seed=3, batch=5)
+    assert bool(bound.exact) == (2 ** len(chosen) - 1 <= orders * len(chosen))
+    assert float(bound.nats) == pytest.approx(truth, abs=1e-5)
+    assert float(bound.stderr) < 1e-6
 
 
 @pytest.mark.parametrize("orders, name", [(2, "_drawn_sets"), (32, "_all_sets")])
 def test_a_broken_weight_is_seen(monkeypatch: pytest.MonkeyPatch, orders: int, name: str) -> None:
     right = getattr(unmask.fill.score, name)
     monkeypatch.setattr(
-        unmask.fill.score, name, lambda *given: (right(*given)[0], right(*given)[1].clone().fill_(0.25))
+        unmask.fill.score, name, lambda *arguments: (right(*arguments)[0], right(*arguments)[1].clone().fill_(0.25))
     )
-    tokens, where, truth = asked([0, 1, 2, 3], [5])
-    found = conditional_nats(TABLE, tokens, where, orders=orders, seed=3)
-    assert abs(float(found.nats) - truth) > 0.1
+    tokens, where, truth = question([0, 1, 2, 3], [5])
+    bound = conditional_nats(TABLE, tokens, where, orders=orders, seed=3)
+    assert abs(float(bound.nats) - truth) > 0.1
 
 
 def test_the_mean_over_all_orders_is_that_of_the_permutations() -> None:
     model, chosen = Unsure(JOINT), [0, 2, 3, 5]
-    tokens, where, truth = asked(chosen, [])
+    tokens, where, truth = question(chosen, [])
     paths = []
     for order in itertools.permutations(chosen):
         path = 0.0
@@ -112,22 +112,22 @@ def test_the_mean_over_all_orders_is_that_of_the_permutations() -> None:
             path -= float(model.hidden(seen)[0, order[at], ROW[order[at]]])
         paths.append(path)
     mean = sum(paths) / len(paths)
-    assert max(paths) - min(paths) > 0.5  # orders disagree, so one order alone would be seen
+    assert max(paths) - min(paths) > 0.5  # orders disagree, so that a single order would be noticed
     counted = conditional_nats(model, tokens, where, orders=4)
     assert bool(counted.exact)
     assert float(counted.nats) == pytest.approx(mean, abs=1e-5)
     assert abs(mean - truth) > 0.01  # and this model is not exact
     drawn = [conditional_nats(model, tokens, where, orders=3, seed=seed) for seed in range(60)]
     assert not bool(drawn[0].exact)
-    wrong = torch.stack([(one.nats - mean)[0] for one in drawn])
-    error = torch.stack([one.stderr[0] for one in drawn]).square().mean().sqrt()
+    wrong = torch.stack([(bound.nats - mean)[0] for bound in drawn])
+    error = torch.stack([bound.stderr[0] for bound in drawn]).square().mean().sqrt()
     assert abs(float(wrong.mean())) < 4 * float(error) / math.sqrt(60)
     assert 0.6 < float(wrong.std() / error) < 1.6
 
 
-def test_rows_with_as_many_chosen_tokens_meet_the_same_orders() -> None:
+def test_rows_with_the_same_number_of_chosen_tokens_use_the_same_orders() -> None:
     model = Unsure(JOINT)
-    tokens, where, _ = asked([0, 1, 2, 3, 4, 5], [])
+    tokens, where, _ = question([0, 1, 2, 3, 4, 5], [])
     both = conditional_nats(model, tokens.expand(2, -1), where.expand(2, -1), orders=3, seed=1)
     assert bool((both.nats[0] == both.nats[1]) & ~both.exact.any())
     assert float(both.nats[0]) != float(conditional_nats(model, tokens, where, orders=3, seed=2).nats)
@@ -153,7 +153,7 @@ def test_the_bound_of_a_whole_text_is_its_law_and_a_shorter_text_has_the_margina
 def test_a_broken_weight_of_the_whole_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     right = unmask.fill.score.hide_by_count
     monkeypatch.setattr(
-        unmask.fill.score, "hide_by_count", lambda *given: (right(*given)[0], right(*given)[1].clamp(max=2))
+        unmask.fill.score, "hide_by_count", lambda *arguments: (right(*arguments)[0], right(*arguments)[1].clamp(max=2))
     )
     tokens = torch.tensor([ROW])
     nats = whole(tokens, torch.ones_like(tokens, dtype=torch.bool))
@@ -165,12 +165,12 @@ def test_texts_that_share_tokens_hide_the_same_of_them_and_differ_with_less_spre
     tokens = torch.tensor([[0, 1, 1, 0, 1, 0], [0, 1, 1, 0, 1, 1]])
     valid, keys = torch.ones_like(tokens, dtype=torch.bool), torch.arange(L).expand(2, -1)
     joint = torch.ones((), dtype=torch.float64)
-    for share in (0.5, 0.9, 0.99, 0.7, 0.95, 0.6):  # tokens that say nothing of each other, some easy, some hard
+    for share in (0.5, 0.9, 0.99, 0.7, 0.95, 0.6):  # independent tokens, some nearly certain
         joint = joint[..., None] * torch.tensor([share, 1 - share], dtype=torch.float64)
     table = TableDenoiser(joint)
-    model = Told(table)
+    model = Recording(table)
     nats = whole_nats(model, tokens, keys, valid=valid, draws=200, seed=0, batch=400)
-    seen, time = model.asked[0]
+    seen, time = model.calls[0]
     hidden = seen.view(2, 200, L) == V
     assert torch.equal(hidden[0], hidden[1])
     assert time is not None
@@ -179,11 +179,11 @@ def test_texts_that_share_tokens_hide_the_same_of_them_and_differ_with_less_spre
     assert float((nats[0] - nats[1]).std()) < 0.6 * float((apart[0] - apart[1]).std())
 
 
-def test_a_time_conditioned_model_is_told_the_share_that_is_hidden() -> None:
-    model = Told(TABLE)
-    tokens, where, _ = asked([0, 1], [4])
+def test_a_time_conditioned_model_gets_the_hidden_share_as_time() -> None:
+    model = Recording(TABLE)
+    tokens, where, _ = question([0, 1], [4])
     conditional_nats(model, tokens, where)
-    ((seen, time),) = model.asked
+    ((seen, time),) = model.calls
     assert time is not None
     assert torch.allclose(time, (seen == V).float().mean(-1))
     assert sorted((time * L).round().tolist()) == [2, 2, 3]

@@ -1,4 +1,4 @@
-"""What the command line says to a wrong request: one sentence, exit code 2, and nothing half-written."""
+"""Wrong requests on the command line: one sentence, exit code 2, and no partial files."""
 
 import json
 import struct
@@ -30,8 +30,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one sentence on stderr; notes may come before it."""
+def sentence_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Words of a wrong request -> the sentence on stderr; there may be notes before it."""
     capsys.readouterr()
     assert main(list(words)) == 2
     out, err = capsys.readouterr()
@@ -42,7 +42,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return last.removeprefix("unmask: ")
 
 
-KINDS = "models, policies, tasks, recipes, policy-recipes, corpora, estimators, schedules, all"
+CATEGORIES = "models, policies, tasks, recipes, policy-recipes, corpora, estimators, schedules, all"
 ARGUMENTS = [
     ("trian", "there is no verb 'trian'; did you mean 'train'?"),
     ("train --train.eval-evry 4", "train has no option '--train.eval-evry'; did you mean '--train.eval-every'?"),
@@ -78,29 +78,29 @@ ARGUMENTS = [
     ("generate --count 0", "count is 0; give the number of texts for each prompt, at least 1."),
     (
         "list modles",
-        f"KIND cannot be 'modles'; give one of {KINDS}.",
+        f"CATEGORY cannot be 'modles'; give one of {CATEGORIES}.",
     ),
 ]
 
 
 @pytest.mark.parametrize("words, sentence", ARGUMENTS, ids=[words for words, _ in ARGUMENTS])
 def test_arguments(words: str, sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert said(capsys, *words.split()) == sentence
+    assert sentence_of(capsys, *words.split()) == sentence
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_recipe_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text("[train]\nstpes = 4\n")
-    assert said(capsys, "train", "r.toml") == "r.toml: there is no setting 'train.stpes': did you mean 'steps'?"
+    assert sentence_of(capsys, "train", "r.toml") == "r.toml: there is no setting 'train.stpes': did you mean 'steps'?"
     (tmp_path / "r.toml").write_text("[train]\nsteps = 'many'\n")
-    assert said(capsys, "train", "r.toml") == (
+    assert sentence_of(capsys, "train", "r.toml") == (
         "r.toml: the setting 'train.steps' cannot be \"many\": give a whole number."
     )
 
 
 def test_a_text_given_as_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("words")
-    assert said(capsys, "train", "book.txt") == (
+    assert sentence_of(capsys, "train", "book.txt") == (
         "'book.txt' is not a recipe; to train on that text, say: unmask train --data.source book.txt"
     )
 
@@ -108,8 +108,8 @@ def test_a_text_given_as_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_texts_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 9)
-    empty = said(capsys, "train", "--data.source", "empty.txt", *TINY)
-    binary = said(capsys, "train", "--data.source", "binary.txt", *TINY)
+    empty = sentence_of(capsys, "train", "--data.source", "empty.txt", *TINY)
+    binary = sentence_of(capsys, "train", "--data.source", "binary.txt", *TINY)
     assert "empty.txt is empty" in empty
     assert "binary.txt" in binary
     assert sorted(path.name for path in tmp_path.iterdir()) == ["binary.txt", "empty.txt"]
@@ -120,7 +120,7 @@ def test_a_tokenizer_without_mask(capsys: pytest.CaptureFixture[str], tmp_path: 
 
     (tmp_path / "text.txt").write_text("a b a b " * 400)
     Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save("words.json")
-    assert said(capsys, "train", "--data.source", "text.txt", "--data.tokenizer", "words.json", *TINY) == (
+    assert sentence_of(capsys, "train", "--data.source", "text.txt", "--data.tokenizer", "words.json", *TINY) == (
         "words.json has no MASK token under a usual name such as [MASK] or <mask>: name a token with "
         "--data.mask-token (a name that it does not have is added as a new id)."
     )
@@ -129,28 +129,30 @@ def test_a_tokenizer_without_mask(capsys: pytest.CaptureFixture[str], tmp_path: 
 def test_a_place_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be or not to be. " * 400)
     (tmp_path / "file").write_text("in the way")
-    found = said(capsys, "train", "--data.source", "text.txt", "--data.tokenizer", "byte", "--out", "file/run", *TINY)
-    assert found == "file/run cannot be written (not a directory): choose another path."
+    sentence = sentence_of(
+        capsys, "train", "--data.source", "text.txt", "--data.tokenizer", "byte", "--out", "file/run", *TINY
+    )
+    assert sentence == "file/run cannot be written (not a directory): choose another path."
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "text.txt"]
 
 
 def test_a_run_is_not_overwritten_or_changed(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
-    assert said(capsys, "train", "--out", str(checkpoint)) == (
+    assert sentence_of(capsys, "train", "--out", str(checkpoint)) == (
         f"{checkpoint} holds a run already; go on with it by --resume {checkpoint}, or choose another --out."
     )
-    assert said(capsys, "train", "--resume", str(checkpoint), "--train.batch", "4") == (
+    assert sentence_of(capsys, "train", "--resume", str(checkpoint), "--train.batch", "4") == (
         "train.batch was 8 and cannot become 4 when a run goes on; start a new run with --init, or leave it out "
         "(what may change: device, keep, log_every, patience, save_every, steps, threads, track)."
     )
-    assert said(capsys, "train", "shakespeare", "--resume", str(checkpoint)) == (
+    assert sentence_of(capsys, "train", "shakespeare", "--resume", str(checkpoint)) == (
         "--resume takes the recipe from the run; leave 'shakespeare' out."
     )
-    assert said(capsys, "train", "--init", str(checkpoint), "--model.width", "64") == (
+    assert sentence_of(capsys, "train", "--init", str(checkpoint), "--model.width", "64") == (
         "--model.width does not go with --init: network and tokenizer are the checkpoint's."
     )
-    one = checkpoint / "checkpoints" / "step-00000002"
-    assert said(capsys, "train", "--resume", str(one)) == (
-        f"{one} is one checkpoint of a run; say --resume {checkpoint}"
+    step = checkpoint / "checkpoints" / "step-00000002"
+    assert sentence_of(capsys, "train", "--resume", str(step)) == (
+        f"{step} is one checkpoint of a run; say --resume {checkpoint}"
     )
 
 
@@ -159,7 +161,7 @@ def test_a_run_whose_text_has_changed(capsys: pytest.CaptureFixture[str], checkp
     old = text.read_text()
     try:
         text.write_text(old + "more")
-        assert said(capsys, "train", "--resume", str(checkpoint), "--train.steps", "4") == (
+        assert sentence_of(capsys, "train", "--resume", str(checkpoint), "--train.steps", "4") == (
             f"The text of {checkpoint} has changed since the run began; put the old text back, "
             f"or start a new run on the new one with --init {checkpoint}"
         )
@@ -169,73 +171,73 @@ def test_a_run_whose_text_has_changed(capsys: pytest.CaptureFixture[str], checkp
 
 def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
     run = str(checkpoint)
-    assert said(capsys, "eval", run, "--data.length", "64") == (
+    assert sentence_of(capsys, "eval", run, "--data.length", "64") == (
         "data.length is 64, but the model's window is 32 tokens; set --data.length 32 or less."
     )
-    assert said(capsys, "train", "--init", run, "--data.length", "64") == (
+    assert sentence_of(capsys, "train", "--init", run, "--data.length", "64") == (
         "data.length is 64, but the model's window is 32 tokens; set --data.length 32 or less."
     )
-    assert said(capsys, "eval", run, "--data.tokenizer", "byte") == (
+    assert sentence_of(capsys, "eval", run, "--data.tokenizer", "byte") == (
         "--data.tokenizer does not go with eval: the tokenizer is the checkpoint's."
     )
-    assert said(capsys, "generate", run, "--policy", "ancestral:steps=0") == (
+    assert sentence_of(capsys, "generate", run, "--policy", "ancestral:steps=0") == (
         "steps is '0'; give a whole number of at least 1, or inf."
     )
-    assert said(capsys, "generate", run, "--policy", "randon") == (
+    assert sentence_of(capsys, "generate", run, "--policy", "randon") == (
         "There is no policy named 'randon'; did you mean 'random'?"
     )
-    assert said(capsys, "generate", run, "--length", "0") == (
+    assert sentence_of(capsys, "generate", run, "--length", "0") == (
         "length is 0; give the number of tokens to write, at least 1."
     )
-    assert said(capsys, "generate", run, "--prompts", "nowhere.txt") == (
+    assert sentence_of(capsys, "generate", run, "--prompts", "nowhere.txt") == (
         "nowhere.txt cannot be read; give a text file with a prompt on each line."
     )
-    assert said(capsys, "fill", run, "no hole") == (
+    assert sentence_of(capsys, "fill", run, "no hole") == (
         "the text has no hole to fill: write [5] for a hole of 5 tokens, [1-8] for 1 to 8, [=old words] to write words "
         "anew, and \\[ for a bracket that is text."
     )
-    assert said(capsys, "fill", run, "a [?]") == (
+    assert sentence_of(capsys, "fill", run, "a [?]") == (
         "[?] is the place of choices; name them (--choices), or write [5] for a hole of 5 tokens."
     )
-    assert said(capsys, "fill", run, "a [2]", "--choices", "b") == (
+    assert sentence_of(capsys, "fill", run, "a [2]", "--choices", "b") == (
         "The text has 0 places for the choices; write [?] once, where they go."
     )
-    assert said(capsys, "fill", run, "a [2]", "--only", "\N{SNOWMAN}") == (
+    assert sentence_of(capsys, "fill", run, "a [2]", "--only", "\N{SNOWMAN}") == (
         "No token of the model is made of '\N{SNOWMAN}' alone; allow more characters."
     )
-    assert said(capsys, "fill", run, "[40]") == (
+    assert sentence_of(capsys, "fill", run, "[40]") == (
         "The template is 40 tokens long and the model's window is 32; shorten it or its holes."
     )
 
 
 def test_checkpoints_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path) -> None:
     for verb in ("info", "eval", "generate"):
-        assert said(capsys, verb, "nowhere").startswith(
+        assert sentence_of(capsys, verb, "nowhere").startswith(
             "There is no checkpoint at 'nowhere'; give a checkpoint or run folder "
         )
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "config.json").write_text(json.dumps({"model_type": "bert"}))
     (foreign / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
-    assert said(capsys, "info", "foreign") == (
+    assert sentence_of(capsys, "info", "foreign") == (
         "foreign/config.json has no format number, so another library wrote it: bring its model in with "
         "'unmask import'."
     )
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(64))
-    assert "pickle" in said(capsys, "generate", "pickled")
+    assert "pickle" in sentence_of(capsys, "generate", "pickled")
     cut = tmp_path / "cut"
     cut.mkdir()
     best = next((checkpoint / "checkpoints").glob("best-*"))
     for file in best.iterdir():
         whole = file.read_bytes()
         (cut / file.name).write_bytes(whole[: len(whole) // 2] if file.name == "model.safetensors" else whole)
-    assert "cut/model.safetensors is damaged" in said(capsys, "eval", "cut")
+    assert "cut/model.safetensors is damaged" in sentence_of(capsys, "eval", "cut")
 
 
 def test_a_bundled_name_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
     from unmask.disk.folders import bundled
 
-    found = said(capsys, "info", "shakespear")
-    assert ("did you mean 'shakespeare'?" in found) == ("shakespeare" in bundled())
+    sentence = sentence_of(capsys, "info", "shakespear")
+    assert ("did you mean 'shakespeare'?" in sentence) == ("shakespeare" in bundled())

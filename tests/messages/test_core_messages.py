@@ -174,8 +174,8 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
 ]
 
 
-@pytest.mark.parametrize("request_, kind, sentence", CASES, ids=[case[2][:40] for case in CASES])
-def test_sentences(request_: Callable[[], object], kind: type[UnmaskError], sentence: str) -> None:
-    with pytest.raises(kind) as caught:
+@pytest.mark.parametrize("request_, error_type, sentence", CASES, ids=[case[2][:40] for case in CASES])
+def test_sentences(request_: Callable[[], object], error_type: type[UnmaskError], sentence: str) -> None:
+    with pytest.raises(error_type) as caught:
         request_()
     assert str(caught.value) == sentence
