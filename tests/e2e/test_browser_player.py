@@ -140,7 +140,9 @@ def test_hover_and_focus_show_the_alternatives(tmp_path: Path) -> None:
     press("End"); press("ArrowDown"); kept.push(look()); press("ArrowDown"); kept.push(look());
     press("Escape"); kept.push(look());
     """
-    end, start, first, left, focus, below, closed = (look["card"] for look in looks_of(tmp_path, TEXT, drive, "#step=4"))
+    end, start, first, left, focus, below, closed = (
+        look["card"] for look in looks_of(tmp_path, TEXT, drive, "#step=4")
+    )
     for word in ("␣be", "edited", ".900", ".050", "step 1: ␣or written, .300", "step 2: ␣or hidden again, .300"):
         assert word in end
     assert start.startswith("masked")

@@ -76,8 +76,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: i
     first, _ = fit(open_learning(run, out=parts).learner, Quiet(2))
     assert (first.reason, first.step) == ("interrupted", 2)
     assert fit(open_learning(run, resume=parts).learner, Quiet())[0].reason == "finished"
-    for name, one in load_tensors(whole / "checkpoints" / "step-00000004").items():
-        assert torch.equal(one, load_tensors(parts / "checkpoints" / "step-00000004")[name])
+    for name, weight in load_tensors(whole / "checkpoints" / "step-00000004").items():
+        assert torch.equal(weight, load_tensors(parts / "checkpoints" / "step-00000004")[name])
     assert (
         load_state(whole / "checkpoints" / "step-00000004")[1] == load_state(parts / "checkpoints" / "step-00000004")[1]
     )
@@ -93,9 +93,9 @@ def test_a_policy_is_used_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[
     words += "--learn.valid-prompts 8 --learn.calibrated 4 --learn.alphas 0.3 10 --policy.width 16 "
     words += "--learn.threads 1 --json"
     assert main(["learn", "automaton_eos", *words.split(), "--out", str(tmp_path / "run")]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["reason"] == "finished"
-    folder = Path(told["policy"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["reason"] == "finished"
+    folder = Path(report["policy"])
     assert sum(file.stat().st_size for file in folder.iterdir()) < 2e6
     name = f"learned:from={tmp_path / 'run'}"
     model = unmask.load("automaton_eos", dtype="float32", device="cpu", threads=1)
@@ -154,11 +154,11 @@ def test_several_stop_when_they_are_told_to(tmp_path: Path) -> None:
         text=True,
     )
     assert process.stderr is not None
-    said = ""
-    while not ("seed-0: round 0:" in said and "seed-1: round 0:" in said):
+    output = ""
+    while not ("seed-0: round 0:" in output and "seed-1: round 0:" in output):
         line = process.stderr.readline()
-        assert line, said
-        said += line
+        assert line, output
+        output += line
     process.terminate()
     rest = process.communicate(timeout=60)[1]
     assert process.returncode == 130, rest
@@ -182,24 +182,24 @@ def test_a_verifier_that_fails_is_refused(tmp_path: Path, verdict: str, capsys: 
     file.write_text(TASK.format(verdict=verdict), encoding="utf-8")
     words = ["--learn.scored", "4", "--learn.pool", "8", "--learn.valid-prompts", "4", "--learn.threads", "1"]
     assert main(["learn", "--task", f"{file}:Mine", *words, "--out", str(tmp_path / "run")]) != 0
-    said = capsys.readouterr().err
-    assert "ZeroDivisionError" in said or "a score lies between 0 and 1" in said
+    error = capsys.readouterr().err
+    assert "ZeroDivisionError" in error or "a score lies between 0 and 1" in error
 
 
 def test_the_bundled_policy_goes_where_sure_first_rules_fail() -> None:
     """Long traces, whole canvas: the control is the threshold that spends about as many passes."""
     model = unmask.load("automaton_eos", dtype="float32", device="cpu", threads=1)
     task = tasks.make("automaton:traces=long")
-    given = problems(task.examples("test", 64, 11), model.tokenizer)
-    found: list[tuple[float, float]] = []
+    examples = problems(task.examples("test", 64, 11), model.tokenizer)
+    results: list[tuple[float, float]] = []
     for policy in ("learned:from=automaton_eos,dial=0.4", "threshold:threshold=0.997"):
         decoder = model.decoder(policy, temperature=0)
-        scores, passes = solve(decoder, task, given, model.tokenizer, device=model.device)
-        found.append((sum(scores) / 64, sum(passes) / 64))
-    assert found[0][0] > 0.9
-    assert found[0][1] < 11
-    assert found[1][0] < found[0][0] - 0.1
-    assert found[1][1] > found[0][1] - 1
+        scores, passes = solve(decoder, task, examples, model.tokenizer, device=model.device)
+        results.append((sum(scores) / 64, sum(passes) / 64))
+    assert results[0][0] > 0.9
+    assert results[0][1] < 11
+    assert results[1][0] < results[0][0] - 0.1
+    assert results[1][1] > results[0][1] - 1
 
 
 def test_every_recipe_can_be_read() -> None:
@@ -243,9 +243,9 @@ def test_two_processes_share_the_problems_and_have_one_policy(tmp_path: Path) ->
         for rank in range(2)
     ]
     assert [process.wait(timeout=120) for process in crew] == [0, 0]
-    one, two = (torch.load(tmp_path / f"run-{rank}.pt") for rank in range(2))
-    assert torch.equal(one["params"], two["params"])
-    assert one["rewards"] != two["rewards"]
+    first, second = (torch.load(tmp_path / f"run-{rank}.pt") for rank in range(2))
+    assert torch.equal(first["params"], second["params"])
+    assert first["rewards"] != second["rewards"]
     assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
 
 

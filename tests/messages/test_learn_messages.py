@@ -107,9 +107,9 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
 ]
 
 
-@pytest.mark.parametrize("make_it, kind, sentence", CASES)
-def test_sentences(make_it: Callable[[], object], kind: type[UnmaskError], sentence: str) -> None:
-    with pytest.raises(kind) as error:
+@pytest.mark.parametrize("make_it, error_type, sentence", CASES)
+def test_sentences(make_it: Callable[[], object], error_type: type[UnmaskError], sentence: str) -> None:
+    with pytest.raises(error_type) as error:
         make_it()
     assert str(error.value).startswith(sentence)
 

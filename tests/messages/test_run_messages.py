@@ -78,10 +78,10 @@ def test_toml(tmp_path: Path) -> None:
     )
 
 
-def _sentence(kind: type[UnmaskError], act: Any) -> str:
-    with pytest.raises(kind) as error:
+def _sentence(error_type: type[UnmaskError], act: Any) -> str:
+    with pytest.raises(error_type) as error:
         act()
-    assert type(error.value) is kind
+    assert type(error.value) is error_type
     return str(error.value)
 
 
@@ -168,7 +168,7 @@ def test_state_and_reserved_keys(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "sentence"),
+    ("number", "error_type", "sentence"),
     [
         (28, RunError, "p could not be written because the disk is full: free some space and try again."),
         (13, ConfigError, "p cannot be written (permission denied): choose another folder, or change its permissions."),
@@ -180,12 +180,12 @@ def test_state_and_reserved_keys(folder: Path, tmp_path: Path) -> None:
         (20, ConfigError, "p cannot be written (not a directory): choose another path."),
     ],
 )
-def test_writing(number: int, kind: type[UnmaskError], sentence: str) -> None:
+def test_writing(number: int, error_type: type[UnmaskError], sentence: str) -> None:
     def fail() -> None:
         with explained(Path("p")):
             raise OSError(number, "text of the system")
 
-    assert _sentence(kind, fail) == sentence
+    assert _sentence(error_type, fail) == sentence
 
 
 def test_a_folder_in_a_files_place(tmp_path: Path) -> None:
