@@ -41,7 +41,7 @@ docs: $(STAMP) ## Run the examples in the README and docs
 	@$(BIN)/python -m pytest tests/e2e/test_docs.py
 
 golden: $(STAMP) ## Rewrite the golden files from what the code does now (then read the diff)
-	@$(BIN)/python -m pytest --golden tests/golden
+	@$(BIN)/python -m pytest --golden tests/golden tests/laws/test_resume.py -k golden
 
 picture: $(STAMP) ## Draw who imports whom: docs/pictures/imports.png
 	@$(BIN)/python tools/import_picture.py
