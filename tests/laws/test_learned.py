@@ -82,14 +82,14 @@ def rolled(world: World, learner: Learned, count: int = 24, batch: int = 256) ->
 def test_the_recorded_passes_give_the_recorded_likelihood(world: World, head: str, features: tuple[str, ...]) -> None:
     """The controls are another network, and recorded passes without the time."""
     learner = Learned(network(head=head, features=features), sample=True, temperature=1.3)
-    tape = rolled(ragged(world), learner).tape
-    assert tape is not None
-    again, _ = log_prob(learner.network, tape, 1.3)
-    assert float((again - tape.log_prob).abs().max().detach()) < 1e-5 * float(tape.log_prob.abs().max())
-    other, _ = log_prob(network(2, head=head, features=features), tape, 1.3)
-    assert float((other - tape.log_prob).abs().max().detach()) > 0.1
-    timeless = tape._replace(seen=tape.seen._replace(time=torch.zeros_like(tape.seen.time)))
-    assert float((log_prob(learner.network, timeless, 1.3)[0] - tape.log_prob).abs().max().detach()) > 1e-3
+    trajectory = rolled(ragged(world), learner).trajectory
+    assert trajectory is not None
+    again, _ = log_prob(learner.network, trajectory, 1.3)
+    assert float((again - trajectory.log_prob).abs().max().detach()) < 1e-5 * float(trajectory.log_prob.abs().max())
+    other, _ = log_prob(network(2, head=head, features=features), trajectory, 1.3)
+    assert float((other - trajectory.log_prob).abs().max().detach()) > 0.1
+    timeless = trajectory._replace(seen=trajectory.seen._replace(time=torch.zeros_like(trajectory.seen.time)))
+    assert float((log_prob(learner.network, timeless, 1.3)[0] - trajectory.log_prob).abs().max().detach()) > 1e-3
 
 
 def test_likelihoods_sum_to_one() -> None:
@@ -324,13 +324,14 @@ def test_rollouts_do_not_depend_on_the_batch(world: World, few: bool) -> None:
     together, alone = rolled(world, learner), rolled(world, learner, batch=1)
     assert torch.equal(together.passes, alone.passes)
     assert torch.equal(together.scores, alone.scores)
-    assert together.tape is not None
-    assert alone.tape is not None
+    assert together.trajectory is not None
+    assert alone.trajectory is not None
     order = [
-        torch.argsort(tape.row * 100 + (tape.seen.time * 24).round().long()) for tape in (together.tape, alone.tape)
+        torch.argsort(trajectory.row * 100 + (trajectory.seen.time * 24).round().long())
+        for trajectory in (together.trajectory, alone.trajectory)
     ]
-    assert torch.equal(together.tape.action[order[0]], alone.tape.action[order[1]])
-    assert torch.equal(together.tape.log_prob[order[0]], alone.tape.log_prob[order[1]])
+    assert torch.equal(together.trajectory.action[order[0]], alone.trajectory.action[order[1]])
+    assert torch.equal(together.trajectory.log_prob[order[0]], alone.trajectory.log_prob[order[1]])
     other = rolled(world, replace(learner, temperature=3.0))
     assert not torch.equal(other.passes, together.passes)
 

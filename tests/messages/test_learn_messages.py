@@ -46,12 +46,12 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: LearnRun(policy=PolicySettings(priced=False)),
         ConfigError,
-        "A policy that is not told the price has one behaviour, and there are 7 alphas; give one, or policy.priced.",
+        "A policy without policy.priced is trained for one alpha, and there are 7; give one alpha, or policy.priced.",
     ),
     (
         lambda: LearnRun(policy=PolicySettings(head="plackett-luce")),
         ConfigError,
-        "entropy is 0.02, a bonus for coins, and a ranking has none; give learn.entropy 0.",
+        "entropy is 0.02, a bonus for Bernoulli draws, and a ranking has none; give learn.entropy 0.",
     ),
     (
         lambda: PolicySettings(features=("hidden",)),
@@ -114,7 +114,7 @@ def test_sentences(make_it: Callable[[], object], error_type: type[UnmaskError],
     assert str(error.value).startswith(sentence)
 
 
-def test_a_budget_is_met_between_the_places_of_the_dial() -> None:
+def test_a_number_of_passes_is_met_between_the_calibrated_dial_values() -> None:
     assert CALIBRATION.dial_for(20) == 0
     assert CALIBRATION.dial_for(9) == pytest.approx(0.25)
     assert CALIBRATION.dial_for(2) == pytest.approx(1)

@@ -196,13 +196,13 @@ class LearnProgress(Meter, Listener[RoundReport, ValidationResult]):
             roll, judge, update = self._seconds
             self.line(f"seconds: rollouts {roll:.0f}, verifier {judge:.1f}, updates {update:.0f}")
             self.line(
-                f"memory: {size(self._mean.tape_bytes)} for the passes of a round, "
+                f"memory: {size(self._mean.trajectory_bytes)} for the passes of a round, "
                 f"{size(self._mean.peak_bytes)} at most"
             )
 
-    def noted(self, sentence: str) -> None:
+    def message(self, text: str) -> None:
         """Print a sentence."""
-        self.line(sentence)
+        self.line(text)
 
     def stepped(self, report: RoundReport) -> None:
         """Show running means of the round's figures."""

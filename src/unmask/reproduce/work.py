@@ -66,8 +66,8 @@ def perform(cell: Cell, folder: Path) -> dict[str, Any]:
 class _TrainingLog(Listener[Any, "ValidationResult"]):
     """The listener of a training: prints a line for each validation."""
 
-    def noted(self, sentence: str) -> None:
-        print(sentence, flush=True)
+    def message(self, text: str) -> None:
+        print(text, flush=True)
 
     def validated(self, step: int, figure: "ValidationResult", best: bool) -> None:
         print(f"round {step}: reward {figure.value:.4f}{' (best so far)' if best else ''}", flush=True)

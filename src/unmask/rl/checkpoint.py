@@ -1,4 +1,4 @@
-"""A run of `unmask learn` on disk: checkpoints it can go on from, and the policy, a folder of its own."""
+"""A learner -> its checkpoints, from which a run resumes, and the folder of its policy."""
 
 __all__ = ["restore", "save", "write_policy"]
 
@@ -16,7 +16,7 @@ from unmask.run.optim import load_optimizer_tensors, optimizer_tensors
 
 
 def write_policy(learner: Learner, calibration: Calibration | None) -> None:
-    """The policy as it is now, in the folder `policy` of the run."""
+    """Write the policy with the current weights to the folder `policy` of the run."""
     run = learner.run
     facts = {
         "checkpoint": run.checkpoint,
@@ -36,7 +36,7 @@ def write_policy(learner: Learner, calibration: Calibration | None) -> None:
 
 
 def save(learner: Learner) -> None:
-    """All that training needs to go on."""
+    """Write a checkpoint with everything that training needs to resume."""
     standing = learner.standing
     tensors = {name: value.detach().clone() for name, value in learner.network.state_dict().items()}
     write_checkpoint(
@@ -51,14 +51,14 @@ def save(learner: Learner) -> None:
             "best_round": standing.best_step,
             "stale": standing.stale,
             "validated_at": standing.validated_at,
-            "teachers": [repr(one) for one in learner.teachers],
+            "teachers": [repr(teacher) for teacher in learner.teachers],
         },
     )
     keep_last(learner.folder, learner.settings.keep)
 
 
 def restore(learner: Learner) -> bool:
-    """Go back to the newest whole checkpoint of the run folder; whether there was one."""
+    """Load the newest whole checkpoint of the run folder into the learner; False if there is none."""
     folder = latest(learner.folder)
     if folder is None:
         return False
@@ -71,14 +71,14 @@ def restore(learner: Learner) -> bool:
     merit = -math.inf if facts["best"] is None else facts["best"]
     learner.standing = Standing(merit, facts["best_round"], facts["stale"], facts["validated_at"])
     length = learner.world.length
-    by_name = {repr(one): one for one in experts(min(length, learner.settings.block_size or length))}
+    by_name = {repr(expert): expert for expert in experts(min(length, learner.settings.block_size or length))}
     learner.teachers = [by_name[name] for name in facts["teachers"]]
     learner.warmed = True
     return True
 
 
 def _card(learner: Learner, facts: dict[str, Any], calibration: Calibration | None) -> str:
-    """What a person should know of a policy, as Markdown."""
+    """The description of a policy, as Markdown."""
     s, features = learner.settings, learner.run.policy.features
     lines = [
         "# An unmasking policy trained by unmask",
@@ -92,7 +92,7 @@ def _card(learner: Learner, facts: dict[str, Any], calibration: Calibration | No
     ]
     if calibration is not None:
         lines += [
-            f"- dial: a price up to {TRAINED_DIAL}, which is alpha {calibration.last:g}; beyond it the cut falls",
+            f"- dial: a cost of passes up to {TRAINED_DIAL}, alpha {calibration.last:g}; above it the cut falls",
             "",
             f"Dial, on {calibration.problems} validation problems:",
             "",

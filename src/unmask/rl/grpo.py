@@ -1,9 +1,8 @@
-"""What a finished row is worth: right, and soon (arXiv:2512.09106, eq. 3.1).
+"""Rewards of decoded rows, and group-relative policy optimisation (GRPO) over whole decodings.
 
-Group-relative policy optimisation over whole decodings (arXiv:2512.09106, eq. 3.3; GRPO, arXiv:2402.03300).
-
-No critic, no KL, one ratio of likelihoods for each pass (the product over its positions, so the clip is wide), the same
-advantage for all passes of a rollout. Shapes: P problems, G rollouts of each, K alphas, N passes.
+arXiv:2512.09106, eq. 3.1 (reward) and 3.3 (objective); GRPO is from arXiv:2402.03300. There is no critic and no KL
+term. Each pass has one ratio of likelihoods, the product over its positions, so the clip is wide; all passes of a
+rollout have the same advantage. Shapes: R rows, P problems, G rollouts of each, K alphas, N passes.
 """
 
 __all__ = ["Advantages", "Update", "advantages", "objective", "rewards", "steered"]
@@ -17,14 +16,14 @@ from torch import Tensor
 
 
 def rewards(
-    scores: Tensor, passes: Tensor, length: Tensor, alpha: Tensor, kind: Literal["product", "sum"] = "product"
+    scores: Tensor, passes: Tensor, length: Tensor, alpha: Tensor, form: Literal["product", "sum"] = "product"
 ) -> Tensor:
-    """(R,) each: score in [0, 1], passes, positions that were to fill, price of speed.
+    """Scores in [0, 1], passes, lengths L (positions to fill) and alphas, (R,) each -> rewards (R,).
 
-    product: score * ((L - passes + 1) / L) ** alpha, 1 for a right answer in one pass; at alpha 0 the score alone.
-    sum: score - alpha * passes / L, which rewards a fast wrong answer; the paper's ablation.
+    product: score * ((L - passes + 1) / L) ** alpha, which is 1 for a right answer in one pass; at alpha 0 the score.
+    sum: score - alpha * passes / L, the paper's ablation; it also rewards fast wrong answers.
     """
-    if kind == "sum":
+    if form == "sum":
         return scores - alpha * passes / length
     return scores * ((length - passes.clamp(max=length) + 1) / length) ** alpha
 
@@ -34,18 +33,18 @@ _LEAST = 1e-3
 
 
 class Advantages(NamedTuple):
-    """What each rollout is worth beside the others of its problem."""
+    """The advantages of rollouts over the others of their problem."""
 
     values: Tensor  # (P, G)
-    variance: Tensor  # (K,) running variance within groups, nan where none was seen
-    silent: float  # share of groups whose rewards are all alike: they teach nothing
+    variance: Tensor  # (K,) running variance within groups, nan for an alpha that was never drawn
+    silent: float  # share of groups whose rewards are all equal: they have no gradient
 
 
 class Update(NamedTuple):
-    """What an update was like."""
+    """The loss of an update, and the clipped share."""
 
     loss: Tensor
-    clipped: Tensor  # share of passes whose ratio was held back
+    clipped: Tensor  # share of passes whose ratio was clipped
 
 
 def advantages(
@@ -55,10 +54,11 @@ def advantages(
     scale: Literal["alpha", "none", "std"] = "alpha",
     total: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Advantages:
-    """rewards (P, G), which (P,) the alpha of each problem, variance (K,): centred by group, and scaled.
+    """Rewards (P, G) -> advantages: centred by group, and divided by a scale.
 
-    "std", as GRPO divides, makes a group that is right throughout a contest of speed alone, whatever alpha says.
-    `total` adds up over processes, so that all have the same scales.
+    `which` (P,) is the index of each problem's alpha, `variance` (K,) the running variance. With the scale "std", that
+    of GRPO, a group with right answers only is scaled up to a comparison of speed, even at a small alpha. `total` sums
+    a tensor over processes, so that all have the same scales.
     """
     centred = rewards - rewards.mean(-1, keepdim=True)
     within = centred.square().mean(-1)
@@ -66,7 +66,7 @@ def advantages(
     sums = total(
         variance.new_zeros(2, len(variance)).index_add(1, which, torch.stack([within, torch.ones_like(within)]))
     )
-    now = sums[0] / sums[1]  # nan for an alpha that nobody drew
+    now = sums[0] / sums[1]  # nan for an alpha that was not drawn
     mixed = torch.where(variance.isnan(), now, _DECAY * variance + (1 - _DECAY) * now)
     variance = torch.where(now.isnan(), variance, mixed)
     if scale == "none":
@@ -76,19 +76,20 @@ def advantages(
 
 
 def objective(new: Tensor, old: Tensor, advantage: Tensor, weight: Tensor, clip: float) -> Update:
-    """The clipped objective to be minimised: all (N,), `weight` the share of each pass, 1 in all."""
+    """Log-probabilities and advantages (N,) -> the clipped objective to minimise; `weight` (N,) sums to 1."""
     ratio = (new - old).exp()
-    held = ratio.clamp(1 - clip, 1 + clip)
-    gain = torch.minimum(ratio * advantage, held * advantage)
-    stopped = ((ratio * advantage) > (held * advantage)).float().mean()
-    return Update(-(gain * weight).sum(), stopped)
+    bounded = ratio.clamp(1 - clip, 1 + clip)
+    gain = torch.minimum(ratio * advantage, bounded * advantage)
+    clipped = ((ratio * advantage) > (bounded * advantage)).float().mean()
+    return Update(-(gain * weight).sum(), clipped)
 
 
 def steered(log_prob: Tensor, own: int, experts: int) -> Tensor:
-    """The likelihood of an expert's pass in a group with `own` rollouts of the policy: log(own pi + experts) - log all.
+    """Log-probability of an expert's pass under the policy -> under the mixture of the group's rollouts.
 
-    An expert's action has probability 1 under the expert, so that the ratio of two of these lies within
-    (own + experts) / experts, whatever the policy thinks of the action (appendix F).
+    The group has `own` rollouts of the policy and `experts` of the expert: log((own pi + experts) / (own + experts)).
+    An expert's action has probability 1 under the expert, so that the ratio of two of these is at most
+    (own + experts) / experts, whatever the policy's probability of the action (appendix F).
     """
     total = own + experts
     return torch.logaddexp(log_prob + math.log(own / total), torch.full_like(log_prob, math.log(experts / total)))

@@ -1,6 +1,6 @@
-"""What a policy in training is worth on validation problems, and what its dial means. Shapes: K alphas.
+"""A learner -> a trained and calibrated policy: warm start, rounds, validation, calibration of the dial.
 
-The loop that trains a policy: warm start, rounds, validation, calibration; it stops politely and goes on exactly.
+An interrupted training resumes with the same bits. Shapes: K alphas, D dial values.
 """
 
 __all__ = ["ValidationResult", "calibrate", "fit", "validate"]
@@ -32,7 +32,7 @@ _DIALS = (*(round(TRAINED_DIAL * n / 16, 3) for n in range(17)), *_BEYOND)
 
 
 class ValidationResult(NamedTuple):
-    """A validation: (K,) each."""
+    """The figures of a validation, (K,) each: means over the validation problems at each alpha."""
 
     reward: Tensor
     accuracy: Tensor
@@ -45,61 +45,62 @@ class ValidationResult(NamedTuple):
 
 
 def validate(learner: Learner) -> ValidationResult:
-    """The policy, cutting at one half, on the validation problems at every alpha."""
-    given = learner.world.valid[: learner.settings.valid_prompts]
+    """Decode the validation problems at every alpha; positions with a probability above one half are revealed."""
+    problems = learner.world.valid[: learner.settings.valid_prompts]
     count = len(learner.alphas)
-    which = torch.arange(count).repeat_interleave(len(given))
-    found = _cut(learner, learner.policy(), given * count, [learner.dials[k] for k in which.tolist()])
-    worth = learner.worth(found, which)
-    return ValidationResult(*(x.view(count, -1).mean(-1) for x in (worth, found.scores, found.passes)))
+    which = torch.arange(count).repeat_interleave(len(problems))
+    rollout = _roll(learner, learner.policy(), problems * count, [learner.dials[k] for k in which.tolist()])
+    reward = learner.rewards_of(rollout, which)
+    return ValidationResult(*(x.view(count, -1).mean(-1) for x in (reward, rollout.scores, rollout.passes)))
 
 
 def calibrate(learner: Learner) -> Calibration:
-    """What each place of the dial gives on the validation problems."""
-    given = learner.world.valid[: learner.settings.calibrated]
+    """Measure mean passes and accuracy of each dial value on the validation problems."""
+    problems = learner.world.valid[: learner.settings.calibrated]
     last = _last(learner)
     policy = replace(learner.policy(), last=last)
-    passes, accuracy = (x.tolist() for x in _curve(learner, policy, given, _DIALS))
+    passes, accuracy = (x.tolist() for x in _curve(learner, policy, problems, _DIALS))
     name, block = learner.world.task.name, learner.settings.block_size
-    return Calibration(name, block, len(given), last, _DIALS, tuple(passes), tuple(accuracy))
+    return Calibration(name, block, len(problems), last, _DIALS, tuple(passes), tuple(accuracy))
 
 
 def _last(learner: Learner) -> float:
-    """The alpha from which a lower cut gives more than a higher price: the largest area, on validation problems.
+    """The alpha where the dial changes from a higher cost of a pass to a lower cut.
 
-    Some trainings fall to one pass from one alpha to the next; a lower cut before that has what lies between.
+    It is the alpha with the largest hypervolume on validation problems. Some trainings fall to one pass from one alpha
+    to the next; with a lower cut before that alpha the dial has points in between.
     """
-    given = learner.world.valid[: max(1, learner.settings.valid_prompts // 2)]
+    problems = learner.world.valid[: max(1, learner.settings.valid_prompts // 2)]
     ends = sorted({alpha for alpha in learner.settings.alphas if alpha > 0})
     if len(ends) < 2:
         return learner.run.policy.largest
-    prices = [learner.policy().dial_of(alpha) for alpha in (0.0, *ends)]
-    priced = torch.stack(_curve(learner, learner.policy(), given, prices))
+    dials = [learner.policy().dial_of(alpha) for alpha in (0.0, *ends)]
+    trained = torch.stack(_curve(learner, learner.policy(), problems, dials))
     areas: list[float] = []
     for n, end in enumerate(ends):
-        beyond = torch.stack(_curve(learner, replace(learner.policy(), last=end), given, _BEYOND))
-        passes, accuracy = torch.cat([priced[:, : n + 2], beyond], -1).double().cpu().numpy()
+        beyond = torch.stack(_curve(learner, replace(learner.policy(), last=end), problems, _BEYOND))
+        passes, accuracy = torch.cat([trained[:, : n + 2], beyond], -1).double().cpu().numpy()
         areas.append(hypervolume(passes, accuracy, learner.world.length))
     return max(zip(areas, ends, strict=True))[1]
 
 
 def _curve(
-    learner: Learner, policy: Learned, given: Sequence[Problem], dials: Sequence[float]
+    learner: Learner, policy: Learned, problems: Sequence[Problem], dials: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """(D,) the mean passes and the mean score at each of D places of the dial."""
-    found = _cut(learner, policy, list(given) * len(dials), [dial for dial in dials for _ in given])
-    return found.passes.view(len(dials), -1).mean(-1), found.scores.view(len(dials), -1).mean(-1)
+    """Problems and D dial values -> the mean passes and the mean score at each dial value, (D,) both."""
+    rollout = _roll(learner, policy, list(problems) * len(dials), [dial for dial in dials for _ in problems])
+    return rollout.passes.view(len(dials), -1).mean(-1), rollout.scores.view(len(dials), -1).mean(-1)
 
 
-def _cut(learner: Learner, policy: Learned, given: Sequence[Problem], dials: Sequence[float]) -> Rollout:
+def _roll(learner: Learner, policy: Learned, problems: Sequence[Problem], dials: Sequence[float]) -> Rollout:
     w = learner.world
     return roll_out(
         w.denoiser,
         policy,
         w.task,
-        given,
+        problems,
         w.tokenizer,
-        [derive(learner.settings.seed, _VALID, n) for n in range(len(given))],
+        [derive(learner.settings.seed, _VALID, n) for n in range(len(problems))],
         dials,
         learner=policy,
         record=False,
@@ -109,7 +110,7 @@ def _cut(learner: Learner, policy: Learned, given: Sequence[Problem], dials: Seq
 
 
 class _PolicyRun:
-    """A learner as a run that `run.loop.drive` takes the steps of; a step is a round."""
+    """A learner as a `run.loop.LongRun`; a step is a round."""
 
     def __init__(self, learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> None:
         self.learner, self.listener = learner, listener
@@ -124,18 +125,18 @@ class _PolicyRun:
         return self.learner.standing
 
     def begin(self, stopping: Callable[[], bool]) -> bool:
-        """Imitate the best heuristics, unless that was done; False where an interrupt ended it."""
+        """Run the warm start unless it is done; False if an interrupt ended it."""
         learner, s = self.learner, self.learner.settings
         if learner.warmed:
             return True
-        self.listener.noted(f"Best heuristic for each alpha, with its reward: {choose_teachers(learner)}")
+        self.listener.message(f"Best heuristic for each alpha, with its reward: {choose_teachers(learner)}")
         optimizer = adamw(learner.params, s.warm_lr, s.betas, 1e-8, 0.0)
         for index in range(s.warm):
             loss = imitate(learner, index, optimizer)
             if stopping():
                 return False
             if index % 10 == 9 or index == s.warm - 1:
-                self.listener.noted(f"warm start {index + 1} of {s.warm}: {loss:.4f} nats a position")
+                self.listener.message(f"warm start {index + 1} of {s.warm}: {loss:.4f} nats a position")
         learner.warmed = True
         return True
 
@@ -164,10 +165,10 @@ class _PolicyRun:
 
 
 def fit(learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> tuple[RunResult, Calibration | None]:
-    """Warm up and train to the last round, to where validation no longer rises, or to an interrupt; always saved.
+    """Train to the last round, the end of patience or an interrupt -> the result and the calibration.
 
-    An interrupt during the warm start, which takes less than a minute, leaves nothing to go on from. A run that
-    is over has its best policy calibrated, in the first process. A run that patience has ended goes no further.
+    The last round is always saved. An interrupt during the warm start, which takes less than a minute, saves nothing.
+    When the run is over, the first process calibrates the best policy. A run that patience has ended does not continue.
     """
     s, exhausted = learner.settings, "no better policy"
     cadence = Cadence(s.rounds, s.valid_every, s.save_every, s.patience)
@@ -178,14 +179,14 @@ def fit(learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> 
         result = drive(_PolicyRun(learner, listener), listener, cadence, exhausted=exhausted, track=s.track)
     calibration = None
     if result.reason != "interrupted" and learner.run.policy.priced and learner.group.first:
-        listener.noted("Calibrating the dial on validation problems ...")
+        listener.message("Calibrating the dial on validation problems ...")
         calibration = _calibrate_best(learner)
     learner.group.barrier()
     return result, calibration
 
 
 def _calibrate_best(learner: Learner) -> Calibration:
-    """Calibrate the policy of the best validation and write it again; the learner keeps its weights."""
+    """Calibrate the policy of the best validation and write it with its calibration; the learner keeps its weights."""
     kept = {name: value.clone() for name, value in learner.network.state_dict().items()}
     learner.network.load_state_dict(load_tensors(learner.folder / "policy", str(learner.world.device)))
     calibration = calibrate(learner)

@@ -1,18 +1,17 @@
-"""Rollouts: problems decoded by a policy, and a tape of what it saw and did.
+"""Policies and problems -> rollouts: decoded rows with their scores, and the trajectory of all decoding passes.
 
-The tape holds what the network is told and nothing of the denoiser, so that all passes are scored again in one batch.
-Shapes: R rows, N passes of all of them, A positions, as many as the fullest row has to fill.
-
-Heuristics as teachers: they warm a policy up, or join its groups (arXiv:2512.09106, appendix F).
-
-What does not learn: the frozen denoiser, and problems with their verifier.
+A trajectory holds the inputs of the policy network and its actions, and nothing of the denoiser, so that the
+log-probabilities of all passes can be computed again in one batch. The module also has the experts, heuristics that a
+policy imitates in its warm start or that join its groups (arXiv:2512.09106, appendix F), and the world of a training:
+the frozen denoiser and the problems with their verifier. Shapes: R rows, N passes of all rows, A positions, as many as
+the row with the most positions has to fill.
 """
 
 __all__ = [
     "Expert",
     "Leftmost",
     "Rollout",
-    "Tape",
+    "Trajectory",
     "World",
     "experts",
     "joined",
@@ -20,7 +19,7 @@ __all__ = [
     "load_world",
     "log_prob",
     "roll_out",
-    "tape_bytes",
+    "trajectory_bytes",
 ]
 
 import time
@@ -54,25 +53,25 @@ from unmask.tasks.base import Task
 from unmask.text.tokenizer import Tokenizer
 
 
-class Tape(NamedTuple):
-    """N passes, whatever row they belong to."""
+class Trajectory(NamedTuple):
+    """N passes of all rows."""
 
     seen: Observation
     eligible: Tensor  # (N, A) bool
-    action: Tensor  # (N, A) int64: 0 hidden, else revealed; of a ranking 1, 2, ... in order
-    log_prob: Tensor  # (N,) of the action, when it was drawn
-    row: Tensor  # (N,) int64, the row it belongs to
+    action: Tensor  # (N, A) int64: 0 stays masked, else revealed; for a ranking 1, 2, ... in order
+    log_prob: Tensor  # (N,) of the action under the policy that drew it
+    row: Tensor  # (N,) int64, the row of the pass
 
 
-def tape_bytes(tape: Tape) -> int:
-    """What a tape takes in memory."""
-    return sum(part.nbytes for part in (*tape.seen, *tape[1:]))
+def trajectory_bytes(trajectory: Trajectory) -> int:
+    """A trajectory -> its size in memory in bytes."""
+    return sum(part.nbytes for part in (*trajectory.seen, *trajectory[1:]))
 
 
 class Rollout(NamedTuple):
-    """R rows that were decoded and judged."""
+    """R decoded rows with the scores of the verifier."""
 
-    tape: Tape | None
+    trajectory: Trajectory | None
     scores: Tensor  # (R,)
     passes: Tensor  # (R,)
     lengths: Tensor  # (R,) positions that were to fill
@@ -84,7 +83,7 @@ def roll_out(
     denoiser: Denoiser,
     policy: UnmaskingPolicy,
     task: Task,
-    given: Sequence[Problem],
+    problems: Sequence[Problem],
     tokenizer: Tokenizer,
     seeds: Sequence[int],
     dials: Sequence[float],
@@ -95,18 +94,19 @@ def roll_out(
     device: torch.device,
     batch: int = 256,
 ) -> Rollout:
-    """Decode problems greedily with `policy` (the learner itself, or an expert), and tape what `learner` would see.
+    """Decode problems greedily with `policy`, the learner itself or an expert -> scores, passes and the trajectory.
 
-    What is taped to be learned from has dials up to `TRAINED_DIAL`: beyond, likelihoods are not the network's.
+    With `record` the trajectory has the inputs of the network of `learner` in each pass; dials have to be at most
+    `TRAINED_DIAL` then, because above it the log-probability of an action is not that of the network.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     chosen = policy if policy is learner else Expert(policy, learner.needs)
     decoder = Decoder(denoiser, chosen, 0.0, block_size=block_size)
-    rows = [problem.row for problem in given]
+    rows = [problem.row for problem in problems]
     stream = decode_rows(
         decoder, rows, seeds, pad_id=tokenizer.pad_id, batch=batch, device=device, options=RowOptions(dial=dials)
     )
-    parts: list[Tape] = []
+    parts: list[Trajectory] = []
     while True:
         try:
             snapshot = next(stream)
@@ -114,80 +114,82 @@ def roll_out(
             filled = end.value
             break
         if record:
-            places = torch.tensor(snapshot.rows, device=device)
-            parts.append(_taped(snapshot.step, places[snapshot.step.rows], learner))
+            rows_of_batch = torch.tensor(snapshot.rows, device=device)
+            parts.append(_trajectory(snapshot.step, rows_of_batch[snapshot.step.rows], learner))
     middle = time.perf_counter()
-    scores = scored(task, given, [row.tokens for row in filled], tokenizer)
+    scores = scored(task, problems, [row.tokens for row in filled], tokenizer)
     return Rollout(
         joined(parts) if record else None,
         torch.tensor(scores, dtype=torch.float32, device=device),
         torch.tensor([row.passes for row in filled], dtype=torch.float32, device=device),
-        torch.tensor([len(problem.holes) for problem in given], dtype=torch.float32, device=device),
-        middle - began,
+        torch.tensor([len(problem.holes) for problem in problems], dtype=torch.float32, device=device),
+        middle - start,
         time.perf_counter() - middle,
     )
 
 
-def _taped(step: Step, row: Tensor, learner: Learned) -> Tape:
+def _trajectory(step: Step, row: Tensor, learner: Learned) -> Trajectory:
+    """One pass of the decoding loop and the row of each view (N,) -> its trajectory."""
     view, decision = step.view, step.decision
     assert view.dial is not None
     seen = observe(view, learner.settings, learner.cost(view.dial))
     action = decision.reveal.long()
     if learner.settings.head == "plackett-luce":
-        if decision.log_prob is None:  # an expert: by its confidence
+        if decision.log_prob is None:  # an expert's set is ranked by confidence
             action = plackett_luce_rank(view.confidence, decision.reveal, None) * decision.reveal
         else:
             with torch.no_grad():
                 logits = learner.logits(view) / learner.temperature
             action = plackett_luce_rank(logits, view.eligible, view.noise if learner.sample else None)
-    nothing = torch.zeros(len(row), device=row.device)
-    log_prob = nothing if decision.log_prob is None else decision.log_prob
-    return Tape(seen, view.eligible.gather(1, seen.positions), action.gather(1, seen.positions), log_prob, row)
+    log_prob = torch.zeros(len(row), device=row.device) if decision.log_prob is None else decision.log_prob
+    return Trajectory(seen, view.eligible.gather(1, seen.positions), action.gather(1, seen.positions), log_prob, row)
 
 
-def joined(parts: Sequence[Tape]) -> Tape:
-    """Tapes of different widths as one, without the columns in which no row has a position."""
+def joined(parts: Sequence[Trajectory]) -> Trajectory:
+    """Trajectories of different widths -> one trajectory, without the columns in which no row has a position."""
     width = max(int(part.seen.present.sum(-1).max()) for part in parts)
 
-    def wide(x: Tensor) -> Tensor:
+    def padded(x: Tensor) -> Tensor:
         x = x[:, :width]
         return torch.cat([x, x.new_zeros(len(x), width - x.shape[1], *x.shape[2:])], 1)
 
-    def every(name: str) -> Tensor:
-        return torch.cat([wide(getattr(part.seen, name)) for part in parts])
+    def observed(name: str) -> Tensor:
+        return torch.cat([padded(getattr(part.seen, name)) for part in parts])
 
     time, cost = (torch.cat([getattr(part.seen, name) for part in parts]) for name in ("time", "cost"))
-    return Tape(
-        Observation(every("features"), every("state"), every("present"), time, cost, every("positions")),
-        torch.cat([wide(part.eligible) for part in parts]),
-        torch.cat([wide(part.action) for part in parts]),
+    return Trajectory(
+        Observation(observed("features"), observed("state"), observed("present"), time, cost, observed("positions")),
+        torch.cat([padded(part.eligible) for part in parts]),
+        torch.cat([padded(part.action) for part in parts]),
         torch.cat([part.log_prob for part in parts]),
         torch.cat([part.row for part in parts]),
     )
 
 
-def keep_passes(tape: Tape, which: Tensor) -> Tape:
-    """Some of the passes, by a mask or indices."""
-    seen = Observation(*(part[which] for part in tape.seen))
-    return Tape(seen, tape.eligible[which], tape.action[which], tape.log_prob[which], tape.row[which])
+def keep_passes(trajectory: Trajectory, which: Tensor) -> Trajectory:
+    """A trajectory and a mask or indices of passes -> the trajectory of these passes."""
+    seen = Observation(*(part[which] for part in trajectory.seen))
+    return Trajectory(
+        seen, trajectory.eligible[which], trajectory.action[which], trajectory.log_prob[which], trajectory.row[which]
+    )
 
 
-def log_prob(network: PolicyNetwork, tape: Tape, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(N,) log-probabilities of the taped actions under the network as it is now, and the logits (N, A)."""
-    logits = network(tape.seen).float() / temperature
+def log_prob(network: PolicyNetwork, trajectory: Trajectory, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """A trajectory -> log-probabilities (N,) of its actions under the current network, and the logits (N, A)."""
+    logits = network(trajectory.seen).float() / temperature
     if network.settings.head == "plackett-luce":
-        return plackett_luce_log_prob(logits, tape.eligible, tape.action), logits
-    return bernoulli_log_prob(logits, tape.eligible, tape.action > 0), logits
+        return plackett_luce_log_prob(logits, trajectory.eligible, trajectory.action), logits
+    return bernoulli_log_prob(logits, trajectory.eligible, trajectory.action > 0), logits
 
 
-_BARS = (0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.998, 0.9995)
+_THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.998, 0.9995)
 
 
 @dataclass(frozen=True, slots=True)
 class Leftmost:
-    """`inner` within the leftmost unfinished run of `size` positions to fill, while the canvas stays open as a whole.
+    """`inner` within the leftmost unfinished run of `size` positions to fill, on a canvas without blocks.
 
-    What blocks do, seen from a policy that looks at everything: so it can be imitated where there are no blocks.
+    It reveals what `inner` reveals in blocks, so that a policy of the whole canvas can imitate blocks.
     """
 
     inner: UnmaskingPolicy
@@ -198,18 +200,18 @@ class Leftmost:
         return True
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
-        mine = view.masked | view.written
-        block = (mine.long().cumsum(-1) - 1).div(self.size, rounding_mode="floor")
+        fillable = view.masked | view.written
+        block = (fillable.long().cumsum(-1) - 1).div(self.size, rounding_mode="floor")
         first = torch.where(view.eligible, block, block.shape[-1]).amin(-1, keepdim=True)
         return self.inner(replace(view, eligible=view.eligible & (block == first)), state)
 
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """`inner`, with a View that has what a learner wants to see too."""
+    """`inner`, with views that also have what a learner needs."""
 
     inner: UnmaskingPolicy
-    also: Needs
+    learner_needs: Needs
 
     @property
     def looks(self) -> bool:
@@ -217,22 +219,25 @@ class Expert:
 
     @property
     def needs(self) -> Needs:
-        return needs_of(self.inner) | self.also
+        return needs_of(self.inner) | self.learner_needs
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return self.inner(view, state)
 
 
 def experts(length: int) -> list[UnmaskingPolicy]:
-    """Thresholds on confidence over the whole canvas, over its leftmost quarter and eighth, and over a prefix."""
+    """Number of positions to fill -> the experts.
+
+    Thresholds on confidence over the whole canvas, over its leftmost quarter and eighth, and over a prefix.
+    """
     sizes = sorted({max(1, round(length / share)) for share in (4, 8)} - {length}, reverse=True)
-    rules = [Threshold(bar) for bar in _BARS]
+    rules = [Threshold(threshold) for threshold in _THRESHOLDS]
     blocks = [Leftmost(rule, size) for size in sizes for rule in rules]
-    return [*rules, *blocks, *(Prefix(bar) for bar in _BARS)]
+    return [*rules, *blocks, *(Prefix(threshold) for threshold in _THRESHOLDS)]
 
 
 class World(NamedTuple):
-    """A denoiser, problems to train on and others to validate with."""
+    """A frozen denoiser, problems to train on and others to validate with."""
 
     denoiser: Denoiser
     task: Task
@@ -244,7 +249,7 @@ class World(NamedTuple):
 
     @property
     def length(self) -> int:
-        """The most positions that a problem has to fill."""
+        """L, the most positions that a problem has to fill."""
         return most_holes(self.train)
 
 
@@ -258,7 +263,7 @@ def load_world(
     device: str = "auto",
     dtype: DtypeName = "float32",
 ) -> World:
-    """The bundled or saved denoiser and so many problems. Raises RequestError where a problem does not fit it."""
+    """A denoiser and a task by name -> the world. Raises RequestError if a problem does not fit the denoiser."""
     model, chosen = load(checkpoint, device=device, dtype=dtype), make(task)
     sets = [
         fitting(chosen, chosen.examples(split, count, derive(seed, number)), model.tokenizer, model.window, checkpoint)

@@ -1,4 +1,4 @@
-"""A run of `unmask learn` put together: machine, world, policy and learner, fresh or gone on with."""
+"""Settings -> a run of `unmask learn` that is ready to start or to resume, and several runs in parallel processes."""
 
 __all__ = ["LearnSession", "learn_side_by_side", "open_learning", "recorded_learning", "separate_runs"]
 
@@ -41,10 +41,10 @@ class LearnSession:
 
 
 def open_learning(run: LearnRun, *, out: str | Path | None = None, resume: str | Path | None = None) -> LearnSession:
-    """Put a run together; nothing is trained yet.
+    """Settings -> a session with the denoiser, the problems and the learner; nothing is trained yet.
 
-    `out` is the folder to write, by default the next free runs/learn-NAME-N; `resume` the folder to go on in, with the
-    settings of `recorded_learning`. Raises ConfigError, RequestError or CheckpointError for what cannot be.
+    `out` is the folder to write, by default the next free runs/learn-NAME-N. `resume` is the folder of a run to resume;
+    `run` is then the result of `recorded_learning`. Raises ConfigError, RequestError or CheckpointError.
     """
     if out is not None:
         refuse_taken(Path(out))
@@ -72,23 +72,23 @@ def open_learning(run: LearnRun, *, out: str | Path | None = None, resume: str |
             folder.mkdir(parents=True, exist_ok=True)
     learner = Learner(run, world, folder, group)
     if resume is not None and not restore(learner):
-        raise CheckpointError(f"{folder} has no checkpoint to go on from; begin anew with another --out.")
+        raise CheckpointError(f"{folder} has no checkpoint to resume from; start a new run with another --out.")
     return LearnSession(run, learner, folder, group)
 
 
 def recorded_learning(folder: str | Path) -> LearnRun:
     """The settings of a run folder's newest checkpoint. Raises CheckpointError without one."""
-    found = latest(folder)
-    if found is None:
+    checkpoint = latest(folder)
+    if checkpoint is None:
         raise CheckpointError(f"{folder} has no checkpoint of unmask learn; give the folder of a run that was saved.")
-    record = read_checkpoint(found).run
+    record = read_checkpoint(checkpoint).run
     if record is None or "learn" not in record.get("settings", {}):
         raise CheckpointError(f"{folder} is not a run of unmask learn; go on with it by unmask train --resume.")
-    return from_dict(LearnRun, record["settings"], f"{found}/run.json")
+    return from_dict(LearnRun, record["settings"], f"{checkpoint}/run.json")
 
 
 class _Listen(Protocol):
-    """Makes the listener of one of several runs, in its own process: it has to be picklable."""
+    """Settings and the name of a run -> its listener. Called in the process of the run: it must be picklable."""
 
     def __call__(
         self, settings: LearnSettings, *, name: str
@@ -96,7 +96,10 @@ class _Listen(Protocol):
 
 
 def separate_runs(run: LearnRun, seeds: Sequence[int], *, each_alpha: bool) -> dict[str, LearnRun]:
-    """One run of one thread for each seed and, with `each_alpha`, each alpha (no input of its policy then), by name."""
+    """A run and seeds -> by name a run of one thread for each seed and, with `each_alpha`, for each alpha.
+
+    The policy of a single alpha does not have alpha as an input.
+    """
     alphas: Sequence[float | None] = run.learn.alphas if each_alpha else (None,)
     runs: dict[str, LearnRun] = {}
     for alpha, seed in product(alphas, seeds):
@@ -111,10 +114,10 @@ def separate_runs(run: LearnRun, seeds: Sequence[int], *, each_alpha: bool) -> d
 def learn_side_by_side(
     runs: Mapping[str, LearnRun], folder: Path, *, workers: int, listen: _Listen, note: Callable[[str], None]
 ) -> dict[str, int]:
-    """Train each run in a process of its own, in `folder`/NAME -> the exit code of each.
+    """Runs -> the exit code of each, after it was trained in a process of its own in `folder`/NAME.
 
-    After an interrupt those at work save and stop, and no other is begun: their code is 130. `note` gets a sentence
-    for each run that failed.
+    After an interrupt the running ones save and stop and no other starts; their code is 130. `note` gets a sentence for
+    each run that failed.
     """
     codes = dict.fromkeys(runs, 130)
     with Interrupt() as interrupt, Workers[int](workers, interrupt=interrupt) as pool:
@@ -131,7 +134,7 @@ def learn_side_by_side(
 
 
 def _learn_one(name: str, run: LearnRun, folder: Path, listen: _Listen) -> int:
-    """The job of a worker process: 0 where the run is over, 130 where it was interrupted."""
+    """Train one run in a worker process -> its exit code, 0 or, after an interrupt, 130."""
     try:
         session = open_learning(run, out=folder)
         with listen(run.learn, name=name) as listener:
@@ -144,9 +147,9 @@ def _learn_one(name: str, run: LearnRun, folder: Path, listen: _Listen) -> int:
 
 
 def _fitted(run: LearnRun, world: World) -> PolicySettings:
-    """The policy's settings, with what the world decides: lengths, prices, widths.
+    """The settings of the policy with its unit L and the largest alpha, which depend on the problems and the settings.
 
-    Raises ConfigError for features that the denoiser cannot give.
+    Raises ConfigError for features that the denoiser does not have.
     """
     policy = run.policy
     if "top" in policy.features and policy.top > world.denoiser.vocab_size - 1:

@@ -1,4 +1,4 @@
-"""What a training of a policy is made of; no torch here."""
+"""Settings of the training of a policy. Imports no torch."""
 
 __all__ = ["LearnRun", "LearnSettings"]
 
@@ -12,46 +12,46 @@ from unmask.policies.learned.settings import PolicySettings
 
 @dataclass(frozen=True, slots=True)
 class LearnSettings:
-    """GRPO (arXiv:2512.09106, section 3) and what goes before it. Raises ConfigError for what cannot be."""
+    """Settings of GRPO (arXiv:2512.09106, section 3) and its warm start. Raises ConfigError for impossible values."""
 
     rounds: int = 250
-    """Rounds of rollouts, judging and update."""
+    """Rounds of rollouts, verification and update."""
     prompts: int = 16
     """Problems in a round."""
     group: int = 8
     """Rollouts of each problem, whose rewards are compared."""
     alphas: tuple[float, ...] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
-    """Prices of speed, one drawn for each problem: the reward is score * ((L - passes + 1) / L) ** alpha."""
+    """Exponents of speed, one drawn for each problem: the reward is score * ((L - passes + 1) / L) ** alpha."""
     block_size: int | None = None
-    """Fill blocks of so many positions; none for the whole canvas at once."""
+    """Fill blocks of this number of positions; none for the whole canvas at once."""
     reward: Literal["product", "sum"] = "product"
-    """As above, or score - alpha * passes / L (the paper's ablation)."""
+    """The reward of `alphas`, or score - alpha * passes / L (the paper's ablation)."""
     scale: Literal["alpha", "none", "std"] = "alpha"
     """Advantages are divided by a running deviation for each alpha, by nothing (the paper), or by their group's own."""
     weight: Literal["passes", "rollouts"] = "passes"
     """Every pass of a round counts the same, or every rollout does (the paper)."""
     clip: float = 0.5
-    """How far the ratio of likelihoods of a step may go from 1."""
+    """Largest distance from 1 of the ratio of likelihoods of a pass."""
     inner: int = 2
     """Updates on the rollouts of a round."""
     temperature: float = 1.0
     """Divides the logits while rollouts are drawn."""
     entropy: float = 0.02
-    """Bonus for each nat of entropy of a pass's coins: without it they harden before much was tried."""
+    """Bonus for each nat of entropy of the Bernoulli draws of a pass: without it they become certain too early."""
     lr: float = 5e-4
-    """Of AdamW."""
+    """Learning rate of AdamW."""
     warmup: int = 10
-    """Rounds over which the rate rises to that."""
+    """Rounds of linear warm-up of the learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Of AdamW: how long the means of gradients and of their squares remember."""
+    """AdamW's decays of the means of gradients and of their squares."""
     weight_decay: float = 0.01
-    """Of AdamW."""
+    """AdamW's weight decay."""
     max_norm: float = 0.5
-    """Longer gradients are cut to this."""
+    """Largest norm of the gradient."""
     warm: int = 50
-    """Rounds of imitating the best heuristic for each alpha before that; 0 for none."""
+    """Rounds of imitating the best heuristic for each alpha before GRPO; 0 for none."""
     warm_lr: float = 3e-3
-    """The rate while imitating."""
+    """Learning rate while imitating."""
     steering: int = 0
     """Rollouts of the best heuristic that join each group (expert steering, appendix F)."""
     scored: int = 128
@@ -63,23 +63,24 @@ class LearnSettings:
     valid_every: int = 50
     """Rounds between validations; the policy with the best mean reward is kept."""
     calibrated: int = 256
-    """Validation problems on which each place of the dial is measured in the end."""
+    """Validation problems on which each dial value is measured in the end."""
     patience: int = 0
-    """Stop after so many validations without a better one; 0 for never."""
+    """Stop after this number of validations without a better one; 0 for never."""
     save_every: int = 50
     """Rounds between checkpoints."""
     keep: int = 2
-    """Checkpoints that stay on the disk."""
+    """Latest checkpoints to keep."""
     seed: int = 0
-    """Of the problems, the weights and the rollouts."""
+    """Seed of the problems, the weights and the rollouts."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Arithmetic of the denoiser; auto is what is fastest here. Policies are compared, so that the default is the same
     on every machine."""
     threads: int | None = None
-    """Of the processor; by default all."""
+    """Processor threads; by default all."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Also send the metrics there."""
 
     def __post_init__(self) -> None:
         if self.group < 2:
@@ -121,7 +122,7 @@ class LearnSettings:
 
 @dataclass(frozen=True, slots=True)
 class LearnRun:
-    """A denoiser, its problems, a policy, and how it is trained."""
+    """A denoiser, its problems, a policy, and the settings of its training."""
 
     checkpoint: str = "automaton_eos"
     """The denoiser, frozen: a checkpoint or run folder, or the name of a bundled model."""
@@ -133,10 +134,11 @@ class LearnRun:
     def __post_init__(self) -> None:
         if not self.policy.priced and len(self.learn.alphas) != 1:
             raise ConfigError(
-                f"A policy that is not told the price has one behaviour, and there are {len(self.learn.alphas)} "
-                "alphas; give one, or policy.priced."
+                f"A policy without policy.priced is trained for one alpha, and there are {len(self.learn.alphas)}; "
+                "give one alpha, or policy.priced."
             )
         if self.policy.head != "bernoulli" and self.learn.entropy:
             raise ConfigError(
-                f"entropy is {self.learn.entropy:g}, a bonus for coins, and a ranking has none; give learn.entropy 0."
+                f"entropy is {self.learn.entropy:g}, a bonus for Bernoulli draws, and a ranking has none; "
+                "give learn.entropy 0."
             )

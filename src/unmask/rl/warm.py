@@ -1,4 +1,4 @@
-"""Before the rounds: which heuristic is best at each alpha, and imitation of it."""
+"""The warm start of a policy: the best heuristic for each alpha, and its imitation."""
 
 __all__ = ["choose_teachers", "imitate"]
 
@@ -15,47 +15,52 @@ _INNER = 3
 
 
 def choose_teachers(learner: Learner) -> str:
-    """Give the learner the best heuristic for each alpha, and tell which.
+    """Set the learner's teachers, the best heuristic for each alpha -> a text with their names and rewards.
 
-    Raises RunError where the denoiser never gets anything right: there is nothing to learn from then.
+    Raises RunError if no heuristic solves a problem, because then there is nothing to learn from.
     """
     world, settings = learner.world, learner.settings
-    given = world.train[: settings.scored]
-    known = experts(min(world.length, settings.block_size or world.length))
-    worth: list[torch.Tensor] = []
+    problems = world.train[: settings.scored]
+    candidates = experts(min(world.length, settings.block_size or world.length))
+    rewards: list[torch.Tensor] = []
     best = 0.0
-    for teacher in known:
-        found = learner.roll(teacher, given, [0] * len(given), range(len(given)), record=False)
-        kinds = torch.arange(len(learner.alphas))
-        worth.append(torch.stack([learner.worth(found, kind.expand(len(given))).mean() for kind in kinds]))
-        best = max(best, float(found.scores.max()))
+    for teacher in candidates:
+        rollout = learner.roll(teacher, problems, [0] * len(problems), range(len(problems)), record=False)
+        indices = torch.arange(len(learner.alphas))
+        rewards.append(
+            torch.stack([learner.rewards_of(rollout, index.expand(len(problems))).mean() for index in indices])
+        )
+        best = max(best, float(rollout.scores.max()))
     if best == 0:
         raise RunError(
-            f"The denoiser {learner.run.checkpoint} solves none of {len(given)} problems of {world.task.name} with any "
-            "heuristic, so there is nothing to learn from: train it further, or choose an easier task."
+            f"The denoiser {learner.run.checkpoint} solves none of {len(problems)} problems of {world.task.name} with "
+            "any heuristic, so there is nothing to learn from: train it further, or choose an easier task."
         )
-    values = torch.stack(worth)
+    values = torch.stack(rewards)
     chosen = values.argmax(0).tolist()
-    learner.teachers = [known[e] for e in chosen]
-    told = zip(settings.alphas, chosen, strict=True)
-    return "; ".join(f"alpha {alpha:g}: {known[e]!r} {values[e, k]:.3f}" for k, (alpha, e) in enumerate(told))
+    learner.teachers = [candidates[e] for e in chosen]
+    pairs = zip(settings.alphas, chosen, strict=True)
+    return "; ".join(f"alpha {alpha:g}: {candidates[e]!r} {values[e, k]:.3f}" for k, (alpha, e) in enumerate(pairs))
 
 
 def imitate(learner: Learner, round_: int, optimizer: torch.optim.Optimizer) -> float:
-    """A round of the warm start: one alpha, its best heuristic, some steps of likelihood; nats a position."""
+    """Take one round of the warm start -> its last loss in nats a position.
+
+    The heuristic of one random alpha decodes problems, and the network takes steps on the likelihood of its actions.
+    """
     s = learner.settings
-    chance = generator(s.seed, _WARM, round_)
-    k = int(torch.randint(len(learner.alphas), (1,), generator=chance))
+    draw = generator(s.seed, _WARM, round_)
+    k = int(torch.randint(len(learner.alphas), (1,), generator=draw))
     count = s.prompts * s.group
     pool = learner.world.train
-    given = [pool[i] for i in torch.randint(len(pool), (count,), generator=chance).tolist()]
+    problems = [pool[i] for i in torch.randint(len(pool), (count,), generator=draw).tolist()]
     seeds = [derive(s.seed, _WARM, round_, n) for n in range(count)]
-    tape = learner.roll(learner.teachers[k], given, [k] * count, seeds).tape
-    assert tape is not None
+    trajectory = learner.roll(learner.teachers[k], problems, [k] * count, seeds).trajectory
+    assert trajectory is not None
     loss = torch.zeros(())
     for _ in range(_INNER):
-        chosen, _ = log_prob(learner.network, tape)
-        loss = -chosen.sum() / tape.eligible.sum()
+        chosen, _ = log_prob(learner.network, trajectory)
+        loss = -chosen.sum() / trajectory.eligible.sum()
         loss.backward()
         learner.group.mean_gradients(learner.params)
         clip(learner.params, 1.0)

@@ -77,7 +77,7 @@ ReportOut = TypeVar("ReportOut", bound=Report, covariant=True)
 class Listener(Protocol[ReportIn, FigureIn]):
     """Who watches a run: the terminal, a test. Each method does nothing unless a subclass says otherwise."""
 
-    def noted(self, sentence: str) -> None:
+    def message(self, text: str) -> None:
         """A sentence for the person who waits."""
 
     def stepped(self, report: ReportIn) -> None:
