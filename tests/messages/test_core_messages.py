@@ -128,7 +128,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: MODEL.fill("[1-2]", draws=1),
         RequestError,
-        "draws is 1; give at least 2 random maskings, whose spread tells the error.",
+        "draws is 1; give at least 2 random maskings, whose spread gives the error.",
     ),
     (
         lambda: MODEL.fill("[2]", constraint=Vocabulary(torch.arange(TOKENIZER.vocab_size) == TOKENIZER.pad_id)),
@@ -143,7 +143,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: MODEL.score("a [?]", ["b"], orders=1),
         RequestError,
-        "orders is 1; give at least 2 random orders, whose spread tells the error.",
+        "orders is 1; give at least 2 random orders, whose spread gives the error.",
     ),
     (
         lambda: MODEL.score("a [?] [?]", ["b"]),
@@ -163,7 +163,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: MODEL.score("a [?]", ["b", ""]),
         RequestError,
-        "The choice '' has no token; give a text that the tokenizer knows.",
+        "The choice '' has no token; give a text that the tokenizer can encode.",
     ),
     (
         lambda: MODEL.score("a [?]", ["b", "c" * 20]),

@@ -102,7 +102,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: open_bench("automaton", "sudoku", "test", 2, 0, 0.0),
         RequestError,
-        "The problems of sudoku:side=6,clues=0 are written in characters that automaton does not know; name the model ",
+        "The problems of sudoku:side=6,clues=0 have characters for which automaton has no tokens; name the model ",
     ),
 ]
 

@@ -305,7 +305,7 @@ def _measure(model: "Model", console: "Console") -> dict[str, Any] | None:
         note(f"What it was trained on is not here, so nothing is measured: {error}")
         return None
     console.print()
-    console.rule("How well it knows held-out text", align="left", style="dim")
+    console.rule("The bound on held-out text", align="left", style="dim")
     began = time.perf_counter()
     model.bound_packed(corpus.valid, limit=4)  # measures the speed of this machine
     each = (time.perf_counter() - began) / min(4, len(corpus.valid))

@@ -71,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
     note(f"written to {reports}: report.md, table.csv{picture}")
     ended = {record.state for record in results.records.values()}
     if results.interrupted and ended & {"stopped", "not run"}:
-        note("Stopped; say the same again to go on.")
+        note("Stopped; repeat the command to continue.")
         return 130
     return 1 if "failed" in ended else 0
 

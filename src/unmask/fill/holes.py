@@ -277,7 +277,7 @@ class Filler:
         tail = min(_shared(self.tokenizer.encode(after)[::-1], text[::-1]) for text in texts)
         for choice, text in zip(choices, texts, strict=True):
             if len(text) <= head + tail:
-                raise RequestError(f"The choice '{choice}' has no token; give a text that the tokenizer knows.")
+                raise RequestError(f"The choice '{choice}' has no token; give a text that the tokenizer can encode.")
         rows = [[*left, *text, *right] for text in texts]
         longest = max(map(len, rows))
         if longest > self.window:

@@ -54,7 +54,7 @@ def conditional_nats(
     Raises RequestError for fewer than 2 orders.
     """
     if orders < 2:
-        raise RequestError(f"orders is {orders}; give at least 2 random orders, whose spread tells the error.")
+        raise RequestError(f"orders is {orders}; give at least 2 random orders, whose spread gives the error.")
     device = tokens.device
     nats: list[Tensor] = []
     stderr: list[Tensor] = []
@@ -96,7 +96,7 @@ def whole_nats(
     the error of the mean. Raises RequestError for fewer than 2 draws, which have no spread.
     """
     if draws < 2:
-        raise RequestError(f"draws is {draws}; give at least 2 random maskings, whose spread tells the error.")
+        raise RequestError(f"draws is {draws}; give at least 2 random maskings, whose spread gives the error.")
     turns = torch.arange(draws, device=tokens.device)
     start = uniform(torch.tensor(seed), torch.tensor(draws), torch.tensor(-1), _SUBSETS)
     shares = stratified(start.to(tokens.device), draws)

@@ -44,7 +44,7 @@ def fitting(
         raise RequestError(f"{task.name} has no problems of the split that was asked for; choose another split.")
     if all(tokenizer.unknown_id in problem.row for problem in rows):
         raise RequestError(
-            f"The problems of {task.name} are written in characters that {checkpoint} does not know; "
+            f"The problems of {task.name} have characters for which {checkpoint} has no tokens; "
             "name the model that was trained on them."
         )
     longest = max(len(problem.row) for problem in rows)

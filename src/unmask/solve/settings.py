@@ -21,7 +21,7 @@ TOKENS_A_PASS = (1, 2, 3, 4, 6, 8, 12)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A way to decode: the text of a policy, and a block size (None: the whole canvas)."""
+    """A way to decode: the text of a policy, and a block size (None: one block)."""
 
     policy: str
     block_size: int | None = None
