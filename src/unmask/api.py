@@ -16,7 +16,7 @@ from unmask.data.packed import Packed
 from unmask.decode.constraint import Constraint
 from unmask.decode.loop import Decoder
 from unmask.decode.options import Decoding, make_decoder, row_options
-from unmask.decode.rows import Snapshot, Written, finished, slide
+from unmask.decode.rows import Snapshot, Written, run_to_end, slide
 from unmask.denoiser import Denoiser, Trainable, computing_in
 from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import bundled, locate
@@ -126,7 +126,7 @@ class Model:
         """Continue each prompt; the options are those of `stream`. With `trace` the result tells what happened."""
         began = time.perf_counter()
         recorder = self.recorder() if trace else None
-        rows = finished(self.stream(prompts, **options), recorder)
+        rows = run_to_end(self.stream(prompts, **options), recorder)
         found = self._collect(rows, time.perf_counter() - began)
         return found if recorder is None else replace(found, trace=self.trace(recorder, rows, **options))
 
@@ -229,7 +229,7 @@ class Model:
         """Fill the holes of a text such as "To be or [5] to be" (five tokens); options as for `stream_fill`."""
         began = time.perf_counter()
         recorder = self.recorder(template) if trace else None
-        rows = finished(self.stream_fill(template, **options), recorder)
+        rows = run_to_end(self.stream_fill(template, **options), recorder)
         found = self._filling(rows, time.perf_counter() - began)
         return found if recorder is None else replace(found, trace=self.trace(recorder, rows, **options))
 

@@ -176,7 +176,7 @@ def test_finished_rows_leave_and_the_head_runs_at_the_positions_needed() -> None
 class CountsPadding(Decoder):
     """A decoder that tells the share of all positions, padding among them."""
 
-    def _time(self, canvas: Canvas, masked: Tensor, given: Tensor | None) -> Tensor | None:
+    def _time(self, canvas: Canvas, masked: Tensor, decided: Tensor | None) -> Tensor | None:
         return masked.double().mean(-1)
 
 

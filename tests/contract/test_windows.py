@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.decode.loop import Decoder
-from unmask.decode.rows import Snapshot, Written, decode_rows, finished, slide
+from unmask.decode.rows import Snapshot, Written, decode_rows, run_to_end, slide
 from unmask.errors import RequestError
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
@@ -170,7 +170,7 @@ def test_padding_behind_learned_positions(cache: str | None) -> None:
         stream = decode_rows(
             Decoder(denoiser, make("confidence"), block_size=16), rows, [1, 2], pad_id=PAD, batch=2, device=DEVICE
         )
-        return [row.tokens for row in finished(stream)]
+        return [row.tokens for row in run_to_end(stream)]
 
     assert texts(short) == texts(long)
     with pytest.raises(RequestError, match="48 tokens are too many for 36 learned positions"):

@@ -180,10 +180,10 @@ def _rows(
     total: int,
 ) -> "list[Row]":
     """Stream -> its finished rows; with `watch` the first row is shown while it is written."""
-    from unmask.decode.rows import finished
+    from unmask.decode.rows import run_to_end
 
     if not watch:
-        return finished(stream)
+        return run_to_end(stream)
 
     from rich.console import Console
 

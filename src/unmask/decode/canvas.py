@@ -7,6 +7,7 @@ cache remember of each row.
 
 __all__ = ["Canvas", "Running", "join", "leave"]
 
+import math
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -66,8 +67,7 @@ class Canvas:
             torch.zeros_like(tokens, dtype=torch.bool),
             torch.full_like(seed, torch.nan, dtype=torch.double),
         )
-        own = ([] if x is None else x[~x.isnan()].tolist() for x in (temperature, top_p))
-        check_sampling(*own)
+        check_sampling(_numbers(temperature), _numbers(top_p))
         return cls(
             tokens=tokens,
             valid=~nowhere if valid is None else valid,
@@ -98,6 +98,11 @@ class Canvas:
         return Canvas(
             **{f.name: getattr(self, f.name).index_copy(0, rows, getattr(part, f.name)) for f in fields(self)}
         )
+
+
+def _numbers(values: Tensor | None) -> list[float]:
+    """Numbers (B,) as a list, without those that are nan."""
+    return [] if values is None else [value for value in values.tolist() if not math.isnan(value)]
 
 
 class Running(NamedTuple):

@@ -1,14 +1,15 @@
 """The decoding loop. There is one; evaluation, reinforcement learning and the server all drive it.
 
-`step` is one turn: a forward pass of the denoiser over the rows it is given, and what the policy makes of it. A policy
-may reveal nothing: then the loop reveals the surest eligible position, so that decoding always ends. That rescue
-belongs to the environment, not to the policy; a policy that hides tokens again says itself when it is done.
+`step` is one turn of some rows: a forward pass of the denoiser, and a decision of the policy. A policy may reveal
+nothing: then the loop reveals the surest eligible position, so that decoding always ends. That rescue belongs to the
+environment, not to the policy; a policy that hides tokens again says itself when it is done.
 Rows are on their own: noise is a function of (seed, turn, position), states never mix, and a finished row leaves the
 batch. Shapes: B rows, L positions, V vocabulary, N picked positions.
 """
 
 __all__ = ["Decoder", "Step"]
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
@@ -91,7 +92,7 @@ class Decoder:
         """One turn of rows that are all unfinished. `state` is the policy's and, behind it, that of a cache."""
         before, memory = (None, None) if state is None else state
         canvas, masked, eligible, erasable = self._enter(canvas)
-        view = self._blindfold(canvas, masked, eligible, erasable)
+        view = self._view_before(canvas, masked, eligible, erasable)
         if self.policy.looks:
             view, seen, memory = self._look(canvas, view, memory)
             decision, after = self.policy(view, before)
@@ -153,11 +154,11 @@ class Decoder:
         canvas = replace(canvas, origin=origin, block=current, step=step, total=total)
         return canvas, masked, eligible, canvas.written & inside
 
-    def _time(self, canvas: Canvas, masked: Tensor, given: Tensor | None) -> Tensor | None:
-        """The time that a time-conditioned denoiser is told: the policy's, or the share of the row that is masked."""
+    def _time(self, canvas: Canvas, masked: Tensor, decided: Tensor | None) -> Tensor | None:
+        """The time (B,) for a time-conditioned denoiser: what the policy decided, or the share that is masked."""
         if not self.denoiser.time_conditioned:
             return None
-        return masked.sum(-1) / canvas.valid.sum(-1) if given is None else given.float()
+        return masked.sum(-1) / canvas.valid.sum(-1) if decided is None else decided.float()
 
     def _hidden(self, canvas: Canvas, view: View, time: Tensor | None, memory: State) -> tuple[Tensor, State]:
         """(B, L, D), and what a caching denoiser wants back at the next pass."""
@@ -174,8 +175,8 @@ class Decoder:
         positions = torch.arange(canvas.tokens.shape[-1], device=canvas.tokens.device)
         return uniform(canvas.seed[:, None], canvas.turn[:, None], positions[None], stream)
 
-    def _blindfold(self, canvas: Canvas, masked: Tensor, eligible: Tensor, erasable: Tensor) -> View:
-        """The View before the pass: features of what is written already, as they were then."""
+    def _view_before(self, canvas: Canvas, masked: Tensor, eligible: Tensor, erasable: Tensor) -> View:
+        """The View before the pass: the features of written positions, as they were at the pass that wrote them."""
         return View(
             eligible=eligible,
             masked=masked,
@@ -197,45 +198,44 @@ class Decoder:
         """Run the pass; the head, and everything else that is V wide, at eligible positions alone."""
         eligible = view.eligible
         hidden, memory = self._hidden(canvas, view, self._time(canvas, view.masked, None), memory)
-        found = self._propose(canvas, hidden, eligible)
+        proposed = self._propose(canvas, hidden, eligible)
         needs = needs_of(self.policy)
-        best, values = self._best(found, needs.top)
+        best, values = self._best(proposed, needs.top)
         values = values.exp()
-        spread = -found.log_probs.exp().mul_(found.log_probs.clamp(min=-1e4)).sum(-1)
-        log_prob = canvas.log_prob.masked_scatter(eligible, found.log_prob)
+        spread = -proposed.log_probs.exp().mul_(proposed.log_probs.clamp(min=-1e4)).sum(-1)
+        log_prob = canvas.log_prob.masked_scatter(eligible, proposed.log_prob)
         view = replace(
             view,
-            proposal=canvas.tokens.masked_scatter(eligible, found.tokens),
+            proposal=canvas.tokens.masked_scatter(eligible, proposed.tokens),
             confidence=log_prob.exp(),
             margin=canvas.margin.masked_scatter(eligible, values[:, 0] - values[:, 1]),
             entropy=canvas.entropy.masked_scatter(eligible, spread),
             top=_scattered(eligible, values[:, : needs.top]) if needs.top else None,
-            log_probs=_scattered(eligible, found.log_probs) if needs.log_probs else None,
+            log_probs=_scattered(eligible, proposed.log_probs) if needs.log_probs else None,
             hidden=hidden if needs.hidden else None,
         )
         return view, self._seen(log_prob, eligible, best), memory
 
-    def _best(self, found: Proposal, top: int) -> tuple[torch.return_types.topk | None, Tensor]:
+    def _best(self, proposed: Proposal, top: int) -> tuple[torch.return_types.topk | None, Tensor]:
         """The highest log-probabilities, as many as the policy wants, and at least two (N, k); with ids for a trace."""
         if top <= 2 and not self.alternatives:
-            return None, two_best(found.log_probs)[1] if found.best is None else found.best
-        best = found.log_probs.topk(min(max(2, top, self.alternatives), found.log_probs.shape[-1]), -1)
+            return None, two_best(proposed.log_probs)[1] if proposed.best is None else proposed.best
+        best = proposed.log_probs.topk(min(max(2, top, self.alternatives), proposed.log_probs.shape[-1]), -1)
         return best, best.values
 
     def _propose(self, canvas: Canvas, hidden: Tensor, where: Tensor) -> Proposal:
         """Tokens and distributions at the positions `where` (B, L), by each row's temperature, top-p and constraint."""
         picked = hidden[where]
         logits = self.denoiser.logits(pad_rows(picked))[: len(picked)]
-        temperature = canvas.temperature.nan_to_num(self.temperature)
-        top_p = canvas.top_p.nan_to_num(self.top_p)
-        *pairs, rules = torch.stack([temperature, top_p, canvas.constraint.double()]).tolist()
-        noise = self._noise(canvas, TOKENS)[where] if any(pairs[0]) else None
-        which = [int(number) for number in rules]
+        temperature, top_p = _or(canvas.temperature, self.temperature), _or(canvas.top_p, self.top_p)
+        noise = self._noise(canvas, TOKENS)[where] if any(temperature) else None
+        which = canvas.constraint.tolist()
         allowed = allowed_tokens(self.constraints, which, canvas.tokens, where, logits.shape[-1])
-        if len(set(zip(*pairs, strict=True))) == 1:
-            return propose(logits, self.denoiser.mask_id, noise, pairs[0][0], pairs[1][0], allowed)
+        if len(set(zip(temperature, top_p, strict=True))) == 1:
+            return propose(logits, self.denoiser.mask_id, noise, temperature[0], top_p[0], allowed)
         line = where.nonzero()[:, 0]
-        return propose(logits, self.denoiser.mask_id, noise, temperature[line], top_p[line], allowed)
+        pairs = torch.tensor([temperature, top_p], dtype=torch.double, device=line.device)[:, line]
+        return propose(logits, self.denoiser.mask_id, noise, pairs[0], pairs[1], allowed)
 
     def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> "_Seen":
         if not self.alternatives or best is None:
@@ -246,26 +246,28 @@ class Decoder:
     # ---- a policy that decides before the pass --------------------------------------------------------------------
 
     def _write(
-        self, canvas: Canvas, view: View, revealed: Tensor, given: Tensor | None, memory: State
+        self, canvas: Canvas, view: View, revealed: Tensor, decided: Tensor | None, memory: State
     ) -> tuple[Tensor, "_Seen", State]:
         """Positions first, then tokens: run the pass for the rows that reveal something, and the head where they do."""
         busy = revealed.any(-1)
         if not bool(busy.any()):
             return canvas.tokens, _Seen(canvas.log_prob), put_rows(memory, None, busy, canvas.step == 0)
-        time = self._time(canvas, view.masked, given)
+        time = self._time(canvas, view.masked, decided)
         if bool(busy.all()):
             hidden, memory = self._hidden(canvas, view, time, memory)
         else:
-            part, looked, kept = canvas.keep(busy), view.keep(busy), keep_rows(memory, busy)
-            some, after = self._hidden(part, looked, None if time is None else time[busy], kept)
-            hidden = put_rows(None, some, busy, ~busy)
+            part, some, kept = canvas.keep(busy), view.keep(busy), keep_rows(memory, busy)
+            values, after = self._hidden(part, some, None if time is None else time[busy], kept)
+            hidden = put_rows(None, values, busy, ~busy)
             memory = put_rows(memory, after, busy, canvas.step == 0)
-        found = self._propose(canvas, hidden, revealed)
-        log_prob = canvas.log_prob.masked_scatter(revealed, found.log_prob)
+        proposed = self._propose(canvas, hidden, revealed)
+        log_prob = canvas.log_prob.masked_scatter(revealed, proposed.log_prob)
         best = (
-            found.log_probs.topk(min(self.alternatives, found.log_probs.shape[-1]), -1) if self.alternatives else None
+            proposed.log_probs.topk(min(self.alternatives, proposed.log_probs.shape[-1]), -1)
+            if self.alternatives
+            else None
         )
-        return canvas.tokens.masked_scatter(revealed, found.tokens), self._seen(log_prob, revealed, best), memory
+        return canvas.tokens.masked_scatter(revealed, proposed.tokens), self._seen(log_prob, revealed, best), memory
 
     # ---- after the decision ---------------------------------------------------------------------------------------
 
@@ -297,6 +299,11 @@ class _Seen(NamedTuple):
     log_prob: Tensor  # (B, L) of the proposals
     candidates: Tensor | None = None
     candidate_log_probs: Tensor | None = None
+
+
+def _or(values: Tensor, default: float) -> list[float]:
+    """Numbers (B,) with `default` in place of nan."""
+    return [default if math.isnan(value) else value for value in values.tolist()]
 
 
 def _scattered(where: Tensor, rows: Tensor, empty: float = 0) -> Tensor:

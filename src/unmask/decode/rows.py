@@ -5,7 +5,7 @@ else is in the request. A text longer than the model's window is written semi-au
 filled, its last part becomes the prompt of the next.
 """
 
-__all__ = ["NO_OPTIONS", "Filled", "RowOptions", "Snapshot", "Written", "decode_rows", "finished", "slide"]
+__all__ = ["NO_OPTIONS", "Filled", "RowOptions", "Snapshot", "Written", "decode_rows", "run_to_end", "slide"]
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, fields
@@ -50,6 +50,7 @@ class RowOptions:
 
 
 NO_OPTIONS = RowOptions()
+"""Rows that leave everything to the policy and the decoder."""
 
 
 class Snapshot(NamedTuple):
@@ -165,7 +166,7 @@ def slide(
         turn += 1
 
 
-def finished(stream: Generator[Snapshot, None, list[Row]], recorder: Recorder | None = None) -> list[Row]:
+def run_to_end(stream: Generator[Snapshot, None, list[Row]], recorder: Recorder | None = None) -> list[Row]:
     """Run a stream to its end, recorded where there is a recorder: its rows."""
     stream = stream if recorder is None else recorder.record(stream)
     while True:
@@ -186,10 +187,10 @@ def _window_start(text: Written, window: int, stride: int) -> int:
     return 0 if fits else max(0, length - (window - stride))
 
 
-def _take(text: Written, row: Filled, given: int, eos_id: int | None) -> None:
-    """Append what a window wrote, up to EOS."""
+def _take(text: Written, row: Filled, start: int, eos_id: int | None) -> None:
+    """Append what a window wrote from position `start` of it on, up to EOS."""
     text.passes += row.passes
-    for token, log_prob in zip(row.tokens[given:], row.log_probs[given:], strict=True):
+    for token, log_prob in zip(row.tokens[start:], row.log_probs[start:], strict=True):
         if token == eos_id:
             text.stopped = True
             return

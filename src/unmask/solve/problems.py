@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from unmask.decode.loop import Decoder
-from unmask.decode.rows import decode_rows, finished
+from unmask.decode.rows import decode_rows, run_to_end
 from unmask.errors import RequestError
 from unmask.noise import derive
 from unmask.tasks import judge_all
@@ -98,7 +98,7 @@ def solve(
         batch=batch,
         device=device,
     )
-    filled = finished(stream)
+    filled = run_to_end(stream)
     scores = scored(task, problems, [row.tokens for row in filled], tokenizer)
     return scores, [row.passes for row in filled]
 

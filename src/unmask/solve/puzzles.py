@@ -220,12 +220,12 @@ def _stream(
 
 def dial_points(puzzles: Puzzles, policy: str) -> list[DialPoint]:
     """Learned policy -> its accuracy and passes at each of `DIALS`, decoded in one request with a dial value a row."""
-    from unmask.decode.rows import finished
+    from unmask.decode.rows import run_to_end
     from unmask.solve.problems import scored
 
     count = len(puzzles.problems)
     numbers, dials = list(range(count)) * len(DIALS), [dial for dial in DIALS for _ in range(count)]
-    filled = finished(_stream(puzzles, policy, numbers, dials))
+    filled = run_to_end(_stream(puzzles, policy, numbers, dials))
     problems, rows = [puzzles.problems[number] for number in numbers], [row.tokens for row in filled]
     scores = scored(puzzles.task, problems, rows, puzzles.model.tokenizer)
     points: list[DialPoint] = []
