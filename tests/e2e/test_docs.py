@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PAGES = ["README.md", "docs/policies.md", "docs/tour.md"]
+PAGES = ["README.md", "docs/decoding.md", "docs/policies.md", "docs/tour.md"]
 
 
 def blocks(page: str) -> list[str]:
