@@ -1,7 +1,7 @@
-"""What the rest of the library believes about a model: p(x_0 | x_t), in two halves.
+"""The Denoiser protocol: tokens -> p(x_0 | x_t), split into a network and a vocabulary head; protocols and wrappers.
 
-`hidden` runs the network, `logits` the vocabulary head. The split is the library's main speed lever: the head, the
-softmax and everything else that is V wide run only at the positions somebody asks about.
+`hidden` runs the network, `logits` the vocabulary head. With this split the head, the softmax and every other tensor of
+width V are computed only at the positions that need them. Shapes: B batch, L positions, D width, V vocabulary.
 """
 
 __all__ = [
@@ -31,10 +31,10 @@ from unmask.errors import RequestError
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """A bidirectional network that guesses clean tokens from a partly masked sequence.
+    """A bidirectional network that predicts clean tokens from a partly masked sequence.
 
-    `vocab_size` counts every id the head can name, MASK included; `max_length` is the longest sequence it was made
-    for (None: no limit); `time_conditioned` says whether `hidden` wants `time`.
+    `vocab_size` is V, the number of ids of the head, MASK included; `max_length` is the longest sequence that it
+    supports (None: no limit); `time_conditioned` is True if `hidden` needs `time`.
     """
 
     @property
@@ -55,17 +55,17 @@ class Denoiser(Protocol):
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> Tensor:
-        """(B, L) int64 -> (B, L, D).
+        """Tokens (B, L) int64 -> hidden states (B, L, D).
 
-        `valid` (B, L) is False on padding, which is never attended to; where L is more than `max_length`, the rest is
-        padding in every row. `time` (B,) in (0, 1] is the share of tokens expected to be masked, 1 - alpha(t);
-        `positions` (B, L) are the places of the tokens (default 0 .. L-1); `prompt` (B, L) bool is what was given, for
-        wrappers that treat it apart (a network ignores it).
+        `valid` (B, L) is False on padding, which is never attended to; positions from `max_length` on have to be
+        padding in every row. `time` (B,) in (0, 1] is the expected share of masked tokens, 1 - alpha(t). `positions`
+        (B, L) are the positions of the tokens (default 0 .. L-1). `prompt` (B, L) bool marks the tokens of the prompt,
+        for wrappers such as `Guided`; a network ignores it.
         """
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V), at whatever positions were picked."""
+        """Hidden states (..., D) -> logits (..., V), at any selection of positions."""
         ...
 
 
@@ -106,7 +106,7 @@ class Trainable(Denoiser, Protocol):
 
 @runtime_checkable
 class Attending(Denoiser, Protocol):
-    """A denoiser that can run at some positions only, over keys and values kept from earlier passes at the others."""
+    """A denoiser that can run at some positions, with keys and values of earlier passes at the others."""
 
     def hidden_at(
         self,
@@ -117,7 +117,7 @@ class Attending(Denoiser, Protocol):
         valid: Tensor | None = None,
         time: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, A) tokens that stand at `at` (B, A), distinct in a row -> (B, A, D), and `kept` with theirs renewed.
+        """Tokens (B, A) at positions `at` (B, A), distinct in a row -> (B, A, D), and `kept` with new values there.
 
         Without `at` and `kept` it is `hidden` at all A = L positions, equal in every bit. The tensors of `kept` have
         the rows first and then the positions (B, L, ...); none is written to. `valid` is (B, L).
@@ -126,18 +126,20 @@ class Attending(Denoiser, Protocol):
 
 
 class Place(NamedTuple):
-    """Where decoding stands: all that a cache may go by."""
+    """The state of decoding that a cache may use."""
 
-    block: Tensor  # (B, L) bool: what the policy may reveal or hide in this turn
+    block: Tensor  # (B, L) bool: positions that the policy may reveal or hide in this pass
     masked: Tensor  # (B, L) bool: still MASK
-    step: Tensor  # (B,) turns spent in this block; 0 on entering it
+    step: Tensor  # (B,) number of earlier passes in this block; 0 in the first
 
 
 @runtime_checkable
 class Caching(Denoiser, Protocol):
-    """A denoiser that remembers earlier passes. What it remembers is handed in and out, a tensor or a tuple of tensors
-    with the rows first, so that rows may leave, join and resume: the decoding loop carries it beside the policy's
-    state. A row of it is to be forgotten where `place.step == 0`, and a row of zeros remembers nothing."""
+    """A denoiser with a memory of earlier passes, which is an argument and a result: a tensor or a tuple of tensors.
+
+    Rows are the first dimension, so that rows can leave, join and resume; the decoding loop keeps the memory with the
+    state of the policy. A row is ignored where `place.step == 0`; a row of zeros is an empty memory.
+    """
 
     def recall(
         self,
@@ -149,15 +151,17 @@ class Caching(Denoiser, Protocol):
         time: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> tuple[Tensor, Any]:
-        """(B, L, D), exact or nearly so at each MASK of `place.block`, arbitrary elsewhere; and the memory (None at
-        first). The rows that are given all take part in the pass."""
+        """Tokens (B, L) and a memory, None at first -> hidden states (B, L, D) and the new memory.
+
+        The hidden states are exact or approximate at each MASK of `place.block`, and arbitrary elsewhere.
+        """
         ...
 
 
 def clean_log_probs(logits: Tensor, mask_id: int) -> Tensor:
-    """log p(x_0) (..., V) in float32 with MASK at exactly probability zero (SUBS, MDLM 3.2.3).
+    """Logits (..., V) -> log p(x_0) (..., V) in float32, with probability zero for MASK (SUBS, MDLM 3.2.3).
 
-    The other half of SUBS, that visible tokens are copied, needs no arithmetic here: nobody asks the head about them.
+    The other rule of SUBS, that visible tokens are copied, needs no arithmetic: the head does not run at them.
     """
     logits = logits.float().index_fill(-1, torch.tensor(mask_id, device=logits.device), -torch.inf)
     return logits.log_softmax(-1)
@@ -165,9 +169,9 @@ def clean_log_probs(logits: Tensor, mask_id: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Wrapper:
-    """A denoiser around another, as it is but for what a subclass changes.
+    """A denoiser around another; a subclass changes a part of its behaviour.
 
-    Wrappers go around one another as `cache(Suppressed(LowPrecision(network)))`: a cache is the outermost.
+    Wrappers are nested as `cache(Suppressed(LowPrecision(network)))`: a cache is the outermost.
     """
 
     inner: Denoiser
@@ -214,7 +218,7 @@ class Wrapper:
         valid: Tensor | None = None,
         time: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `Attending`, where the inner denoiser can: `attending` tells."""
+        """As `Attending`, if the inner denoiser supports it: see `attending`."""
         return cast(Attending, self.inner).hidden_at(tokens, at, kept, valid=valid, time=time)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -223,7 +227,7 @@ class Wrapper:
 
 @dataclass(frozen=True)
 class LowPrecision(Wrapper):
-    """A denoiser whose `hidden` runs under autocast in `dtype`; the head stays as the denoiser has it."""
+    """A denoiser whose `hidden` runs under autocast in `dtype`; the head is unchanged."""
 
     dtype: torch.dtype
 
@@ -239,27 +243,27 @@ class LowPrecision(Wrapper):
 
 
 def computing_in(network: Trainable, dtype: torch.dtype) -> Denoiser:
-    """A network as a denoiser whose hidden states are computed in `dtype`.
+    """A network -> a denoiser whose hidden states are computed in `dtype`.
 
-    float32 is the network itself; else its weights are lowered, in place, and it is wrapped in `LowPrecision`.
+    With float32 it is the network itself; else its weights are converted in place and `LowPrecision` wraps it.
     """
     return network if dtype == torch.float32 else LowPrecision(network.lowered(dtype), dtype)
 
 
 @dataclass(frozen=True)
 class Suppressed(Wrapper):
-    """A denoiser that never writes the tokens `ids`: their logits are -inf, and the rest is normalised without them.
+    """A denoiser that never writes the tokens `ids`: their logits are -inf.
 
-    Raises RequestError for an id that the denoiser does not have, or where no token would be left.
+    Raises RequestError for an id that the denoiser does not have, or if no token is left.
     """
 
     ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for one in self.ids:
-            if not 0 <= one < self.vocab_size:
-                raise RequestError(f"Token {one} cannot be suppressed; ids run from 0 to {self.vocab_size - 1}.")
+        for token in self.ids:
+            if not 0 <= token < self.vocab_size:
+                raise RequestError(f"Token {token} cannot be suppressed; ids run from 0 to {self.vocab_size - 1}.")
         if len({*self.ids, self.mask_id}) == self.vocab_size:
             raise RequestError("Every token would be suppressed; leave at least one to write.")
 
@@ -274,8 +278,8 @@ class Guided(Wrapper):
 
     logits = unconditional + (scale + 1) * (conditional - unconditional), where the unconditional pass sees MASK in
     place of the prompt. A pass costs two, run as one batch of 2 B rows; `hidden` is (B, L, 2 D), both side by side. A
-    time-conditioned denoiser is told the same time in both. A token that either gives no chance at all keeps the
-    conditional logit. Raises RequestError for a scale below 0.
+    time-conditioned denoiser gets the same time in both. A token with a logit of -inf in either keeps the conditional
+    logit. Raises RequestError for a scale below 0.
     """
 
     scale: float
@@ -294,7 +298,7 @@ class Guided(Wrapper):
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> Tensor:
-        """Raises RequestError where it is not said what the prompt is."""
+        """As `Denoiser.hidden`. Raises RequestError without `prompt`."""
         if prompt is None:
             raise RequestError("Guidance has to know which tokens are the prompt; pass prompt (B, L).")
         both = torch.cat([tokens, tokens.masked_fill(prompt, self.mask_id)])
@@ -302,7 +306,7 @@ class Guided(Wrapper):
         return torch.cat(super().hidden(both, valid=valid, time=time, positions=positions).chunk(2), -1)
 
     def hidden_at(self, tokens: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Raises RequestError: there are two passes to remember."""
+        """Raises RequestError: a cache keeps one pass, and guidance has two."""
         return attending(self).hidden_at(tokens, *rest, **options)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -312,7 +316,7 @@ class Guided(Wrapper):
 
 
 def attending(denoiser: Denoiser) -> Attending:
-    """The denoiser itself, where keys and values can be kept. Raises RequestError where they cannot."""
+    """A denoiser -> the same, typed as `Attending`. Raises RequestError if it cannot keep keys and values."""
     inner = denoiser
     while isinstance(inner, Wrapper):
         if isinstance(inner, Guided):

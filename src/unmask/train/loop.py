@@ -1,7 +1,7 @@
-"""The loop that fits a denoiser.
+"""A run, its plan and a corpus -> a fitted denoiser, with checkpoints.
 
-Everything random in step s is a function of (seed, s): which rows, what is hidden, what is dropped. A run that stopped
-goes on from its last checkpoint as if it had never stopped, bit for bit on the same machine and threads.
+Everything random in step s is a function of (seed, s): which rows, what is hidden, what is dropped. A run that is
+resumed from its last checkpoint takes the steps of an uninterrupted run, bit for bit on the same machine and threads.
 """
 
 __all__ = ["StepReport", "Trainer"]
@@ -42,7 +42,7 @@ from unmask.train.settings import TextRun
 
 
 class StepReport(NamedTuple):
-    """What was measured in a step."""
+    """The measurements of a step."""
 
     step: int
     loss: float  # nats per token, the estimate of this batch
@@ -56,7 +56,7 @@ class StepReport(NamedTuple):
 
 
 class Trainer:
-    """One run: built from its plan, perhaps put back to where it was, then `fit`."""
+    """One training run: built from its plan, optionally restored from a checkpoint, then `fit`."""
 
     def __init__(
         self,
@@ -93,12 +93,12 @@ class Trainer:
 
     def take_step(self) -> tuple[Tensor, Tensor, float]:
         """One optimiser step; returns the loss (nats/token of the global batch), the gradient norm, the rate."""
-        settings, mine = self.settings, self.group.share(self.settings.batch)
+        settings, share = self.settings, self.group.share(self.settings.batch)
         data = self.corpus.train
         batch = data.batch(batch_indices(settings.seed, self.step, settings.batch, len(data)))
         rows = Rows(*map(torch.from_numpy, batch))
         tokens = rows.maskable.sum().clamp(min=1)
-        rows, index = rows.part(mine, torch.device("cpu")), torch.arange(settings.batch)[mine]
+        rows, index = rows.part(share, torch.device("cpu")), torch.arange(settings.batch)[share]
         draw = self.objective.draw(settings.seed, self.step, index, settings.batch, rows.maskable)
         loss = torch.zeros((), device=self.device)
         size = len(index) // settings.accumulate
@@ -146,7 +146,7 @@ class Trainer:
     # ---- disk -----------------------------------------------------------------------------------------------------
 
     def save(self) -> Path:
-        """Write a checkpoint that training can go on from: the averaged weights, and the state beside them."""
+        """Write a checkpoint from which training can resume: the averaged weights and the training state."""
         folder = step_folder(self.folder, self.step)
         if self.group.first:
             raw = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -160,7 +160,7 @@ class Trainer:
         return folder
 
     def save_best(self, figure: Bound | None) -> Path:
-        """Write the averaged weights alone, which had the bound `figure`."""
+        """Write the averaged weights alone; `figure` is their bound."""
         self.best = figure
         folder = best_folder(self.folder, self.step)
         if self.group.first:
@@ -196,7 +196,7 @@ class Trainer:
         )
 
     def restore(self) -> bool:
-        """Go back to the newest whole checkpoint of the run folder; whether there was one."""
+        """Load the newest whole checkpoint of the run folder; False if there is none."""
         folder = latest(self.folder)
         if folder is None:
             return False
@@ -214,9 +214,9 @@ class Trainer:
     # ---- the run --------------------------------------------------------------------------------------------------
 
     def fit(self, listener: Listener[StepReport, Bound]) -> RunResult:
-        """Train to the end of the plan, to where the bound no longer falls, or to an interrupt; always saved.
+        """Train to the end of the plan, the end of patience or an interrupt -> the result; the last step is saved.
 
-        Raises RunError when the loss is no longer a number; the last checkpoint is then the last good one.
+        Raises RunError if the loss is not finite; the last checkpoint is then from before.
         """
         plan, settings = self.plan, self.settings
         cadence = Cadence(plan.steps, plan.eval_every, plan.save_every, settings.patience)
@@ -229,14 +229,14 @@ class Trainer:
         return True
 
     def take(self) -> StepReport | None:
-        """One step; its report where one is due."""
+        """Take one step -> its report, every `log_every` steps."""
         self.loss, norm, rate = self.take_step()
         if self.step % self.settings.log_every:
             return None
         loss = self._finite(self.loss)
-        began, since = self.timed_from
+        start, since = self.timed_from
         tokens = (self.step - since) * self.settings.batch * self.run.data.length
-        speed = tokens / (time.perf_counter() - began)
+        speed = tokens / (time.perf_counter() - start)
         self._restart_clock()
         return StepReport(self.step, loss, rate, norm.item(), speed)
 
@@ -254,7 +254,7 @@ class Trainer:
         self.timed_from = (time.perf_counter(), self.step)
 
     def _finite(self, loss: Tensor) -> float:
-        """The loss as a number; RunError unless it is finite."""
+        """The loss as a number. Raises RunError unless it is finite."""
         value = loss.item()
         if not math.isfinite(value):
             kept = latest(self.folder)
@@ -271,8 +271,8 @@ def _facts(bound: Bound | None) -> dict[str, Any] | None:
 
 
 def _card(record: dict[str, Any], window: int) -> str:
-    """What a person should know of a checkpoint, as Markdown."""
-    settings, plan, found = record["settings"], record["plan"], record["bound"]
+    """The record of a run -> the description of its checkpoint, as Markdown."""
+    settings, plan, bound = record["settings"], record["plan"], record["bound"]
     lines = [
         "# A masked diffusion language model trained by unmask",
         "",
@@ -280,9 +280,9 @@ def _card(record: dict[str, Any], window: int) -> str:
         f"- network: {plan['parameters']:,} parameters, window {window} tokens",
         f"- step {record['step']:,} of {plan['steps']:,}, batch {settings['train']['batch']}, {record['dtype']}",
     ]
-    if found:
+    if bound:
         lines.append(
-            f"- bound on held-out text: {found['nats_per_token']:.4f} ± {found['stderr'] or math.nan:.4f} nats/token "
-            f"({found['sequences']} sequences, {found['draws']} maskings each), at step {record['best_step']:,}"
+            f"- bound on held-out text: {bound['nats_per_token']:.4f} ± {bound['stderr'] or math.nan:.4f} nats/token "
+            f"({bound['sequences']} sequences, {bound['draws']} maskings each), at step {record['best_step']:,}"
         )
     return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""From what was asked to what will be done: each gap in the settings is filled from the data and written down."""
+"""Settings and data -> the plan of a training run, with a value for every setting that was left out."""
 
 __all__ = ["TrainPlan", "flops_per_token", "make_plan", "memory_bytes"]
 
@@ -15,10 +15,10 @@ from unmask.train.settings import ModelChoice, TextRun
 
 @dataclass(frozen=True, slots=True)
 class TrainPlan:
-    """A training run without gaps."""
+    """All numbers of a training run."""
 
     model: Any
-    """Settings of the network, of whatever architecture; read back by `model.load.stored_settings`."""
+    """Settings of the network, of any architecture; `model.load.stored_settings` reads them back."""
     parameters: int
     steps: int
     lr: float
@@ -30,13 +30,13 @@ class TrainPlan:
     train_tokens: int
     valid_tokens: int
     epochs: float
-    """How often each training sequence is seen if the run goes to its end."""
+    """How often each training sequence is seen in the whole run."""
 
 
 def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> TrainPlan:
-    """Fill the gaps of `run` for `corpus`; `start` is the network to fine-tune, of any architecture.
+    """Settings and a corpus -> the plan; `start` is the network to fine-tune, of any architecture.
 
-    Raises ConfigError for shapes that cannot be, or sequences longer than the window of `start`.
+    Raises ConfigError for impossible shapes, or for sequences longer than the window of `start`.
     """
     if start is None:
         settings = _new_model(run.model, corpus)
@@ -93,18 +93,18 @@ def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
 
 
 def _default_size(tokens: int) -> str:
-    """The largest of the laptop sizes that so many tokens do not leave starved."""
+    """Number of training tokens -> the largest size for which they are enough."""
     limits = (("nano", 200_000), ("micro", 1_000_000), ("mini", 20_000_000), ("base", 200_000_000))
     return next((name for name, limit in limits if tokens < limit), "small")
 
 
 def _default_steps(rows: int, batch: int) -> int:
-    """Sixty passes over the text, but at least 600 steps and at most 20 000; patience usually ends it before."""
+    """Sixty passes over the text, but at least 600 and at most 20 000 steps; patience usually ends training earlier."""
     return int(min(20_000, max(600, 60 * rows / batch)))
 
 
 def flops_per_token(model: DiTSettings) -> float:
-    """Multiply-adds times two of a training step (forward and backward), for each position of a sequence.
+    """Settings -> floating-point operations of a training step (forward and backward) for each position.
 
     6 for each weight of the blocks, the attention's two matmuls, and the head at the half of the positions that are
     masked on average.
@@ -115,9 +115,9 @@ def flops_per_token(model: DiTSettings) -> float:
 
 
 def memory_bytes(plan: TrainPlan, batch: int) -> int:
-    """A rough peak of a training step in float32: weights, gradient, two moments and average, and the activations.
+    """A plan -> rough peak memory of a training step in float32, in bytes.
 
-    Of another architecture than DiT the activations are not known and not counted.
+    Counts weights, gradient, two moments, the average, and the activations; the latter only for DiT.
     """
     model = plan.model
     activations = 0

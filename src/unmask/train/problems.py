@@ -1,4 +1,4 @@
-"""Tasks as training data: `task:sudoku:side=6@60000` is a source of 60,000 problems, each a prompt with its answer."""
+"""The name of a task -> a source of training data: `task:sudoku:side=6@60000` is 60,000 prompts with their answers."""
 
 __all__ = ["corpus_of", "task_source"]
 
@@ -19,7 +19,7 @@ from unmask.text.tokenizer import Tokenizer
 
 _FORM = re.compile(r"task:(?P<task>.+?)(?:@(?P<count>0*[1-9][0-9]{0,8}))?", re.DOTALL)
 _COUNT, _VALID = 50_000, 512
-_KEPT = 1_000_000  # problems that stay in memory until the corpus is made; more are made anew for each reading
+_KEPT = 1_000_000  # most problems kept in memory until the corpus is made; more are generated again for each reading
 _FORMAT = 2
 
 
@@ -30,13 +30,13 @@ def _silent(_: str) -> None:
 def corpus_of(
     settings: DataSettings, tokenizer: Tokenizer | None = None, note: Callable[[str], None] = _silent
 ) -> Corpus:
-    """Settings -> what `data.prepare` makes of them, where a source may also be a task.
+    """Settings -> the corpus, as `data.prepare` makes it, where a source may also be a task.
 
     Validation is on problems of the split "valid", unless `settings.valid` names another source.
 
     Raises:
-        DataError: for a source that starts with task: but names none, or has no problems; and as `prepare` does.
-        RequestError, PluginError: for a task that cannot be.
+        DataError: for a source that starts with task: without a task's name, or has no problems; also as `prepare`.
+        RequestError, PluginError: for a task that cannot be made.
     """
     source = valid = None
     if settings.source.startswith("task:"):
@@ -51,9 +51,9 @@ def corpus_of(
 
 
 def task_source(name: str, split: str, count: int) -> Source:
-    """The name of a task -> `count` problems of a split as a source of pairs, made when they are first read.
+    """The name of a task -> `count` problems of a split as a source of pairs, generated when they are first read.
 
-    Raises RequestError or PluginError for a task that cannot be; reading raises DataError for a task without problems.
+    Raises RequestError or PluginError for a task that cannot be made; reading raises DataError if there is no problem.
     """
     task = make(name)
     facts = [_FORMAT, task.name, split, count, fingerprint(task)]
@@ -77,7 +77,7 @@ def task_source(name: str, split: str, count: int) -> Source:
 
 
 def _read(source: str) -> tuple[str, int | None]:
-    """The task's name and the count in task:NAME@COUNT."""
+    """task:NAME@COUNT -> the task's name and the count, None without one."""
     match = _FORM.fullmatch(source)
     if match is None or (match["count"] is None and re.search("@-?[0-9]*$", source)):
         raise DataError(
@@ -88,7 +88,7 @@ def _read(source: str) -> tuple[str, int | None]:
 
 
 def _pairs(task: Task, split: str, count: int) -> Iterator[Pair]:
-    """Prompts with answers. Raises PluginError where somebody else's task fails or gives no pairs of texts."""
+    """A task -> prompts with answers. Raises PluginError if the task fails or gives something else."""
     try:
         for pair in task.pairs(split, count):
             if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):

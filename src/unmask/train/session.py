@@ -1,4 +1,4 @@
-"""A training run put together: machine, data, plan, network and trainer, fresh, fine-tuned or gone on with."""
+"""Settings -> a training run: device, data, plan, network and trainer; new, fine-tuned or resumed."""
 
 __all__ = [
     "Estimate",
@@ -39,7 +39,7 @@ from unmask.train.problems import corpus_of
 from unmask.train.settings import TextRun, TrainSettings
 
 _FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
-"""What may change when a run goes on; none of it changes what a step does, but `steps` bends the learning rate."""
+"""Settings that may change when a run is resumed. Of these only `steps` changes a step: it sets the learning rate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,19 +59,19 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What some real steps have shown."""
+    """Time and memory, from a few real steps."""
 
     seconds_per_step: float
     tokens_per_second: float
     seconds: float
-    """Of the whole run, validations included."""
+    """Estimate for the whole run, validations included."""
     peak_bytes: int
     """Most memory the process (on a GPU: the GPU) has held so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """What a run begins with, beside its settings."""
+    """What a run takes from a checkpoint; None for what it makes itself."""
 
     tokenizer: Tokenizer | None = None
     network: Trainable | None = None
@@ -88,13 +88,13 @@ def open_session(
     note: Callable[[str], None],
     write: bool = True,
 ) -> Session:
-    """Put a run together; nothing is trained yet.
+    """Settings -> a session; nothing is trained yet.
 
-    `out` is the folder to write, by default the next free runs/NAME-N. `resume` is the run folder to go on in: `run` is
-    then what `recorded_run` gives, perhaps with other steps or patience. `init` is a checkpoint to fine-tune: tokenizer
-    and network are its own. `note` gets sentences for the person who waits. With `write` off no folder is made.
+    `out` is the folder to write, by default the next free runs/NAME-N. `resume` is the folder of a run to resume: `run`
+    is then the result of `recorded_run`, perhaps with other steps or patience. `init` is a checkpoint to fine-tune, of
+    which tokenizer and network are used. `note` gets sentences for the terminal. With `write` off no folder is made.
 
-    Raises ConfigError, DataError or CheckpointError for what cannot be.
+    Raises ConfigError, DataError or CheckpointError for impossible requests.
     """
     if resume is not None and (out is not None or init is not None):
         raise ConfigError("--resume goes on in the folder of a run; leave --out and --init away.")
@@ -124,18 +124,18 @@ def open_session(
 
 
 def objective_of(settings: TrainSettings, corpus: Corpus) -> Masked:
-    """The objective that the settings name: the bound of masked diffusion."""
+    """Settings -> the objective: the bound of masked diffusion."""
     return Masked(MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(settings.schedule)), settings.estimator)
 
 
 def recorded_run(resume: str | Path) -> TextRun:
-    """The settings that the newest checkpoint of a run folder was trained with. Raises CheckpointError without one."""
+    """A run folder -> the settings of its newest checkpoint. Raises CheckpointError without one."""
     checkpoint = _newest(Path(resume))
     return from_dict(TextRun, _record(checkpoint)["settings"], f"{checkpoint.folder}/run.json")
 
 
 def default_folder(source: str) -> Path:
-    """runs/NAME-N with the name of the source and the first N from 1 that is free."""
+    """The name of a source -> runs/NAME-N with the first N from 1 that does not exist."""
     stem = source.removeprefix("hf:").rstrip("/").split("/")[-1].split(".")[0]
     name = re.sub(r"[^\w-]+", "-", stem).strip("-") or "text"
     number = 1
@@ -145,14 +145,14 @@ def default_folder(source: str) -> Path:
 
 
 def refuse_taken(out: Path) -> None:
-    """ConfigError where a folder holds a run already."""
+    """Raise ConfigError if a folder holds a run already."""
     kept = out / "checkpoints"
-    if kept.is_dir() and any(not one.name.startswith(".") for one in kept.iterdir()):  # those are half written
+    if kept.is_dir() and any(not entry.name.startswith(".") for entry in kept.iterdir()):  # unfinished
         raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
 
 
 def measure(session: Session, steps: int = 3) -> Estimate:
-    """Take some real steps after one to warm up, and tell what the run would cost; the session is spent by it."""
+    """A session -> time and memory, measured over steps after a warm-up step; it cannot be fitted afterwards."""
     trainer, run = session.trainer, session.run.train
     trainer.model.train()
     seconds: list[float] = []
@@ -161,7 +161,7 @@ def measure(session: Session, steps: int = 3) -> Estimate:
         loss, _, _ = trainer.take_step()
         loss.item()  # waits for a GPU
         seconds.append(time.perf_counter() - began)
-        if seconds[0] > 20:  # one step tells enough then
+        if seconds[0] > 20:  # a single step is enough then
             break
     each = sorted(seconds[1:] or seconds)[len(seconds[1:]) // 2]
     validation = each * min(len(session.corpus.valid), run.eval_draws) * session.plan.draws / run.batch / 3
@@ -171,9 +171,9 @@ def measure(session: Session, steps: int = 3) -> Estimate:
 
 
 def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) -> _Start:
-    """Read the checkpoint that a run goes on from or is fine-tuned from."""
+    """Settings and paths -> the parts of the checkpoint that training starts from."""
     if init is not None:
-        loaded = load_denoiser(locate(str(init)), dtype=torch.float32)  # masters, whatever is stored
+        loaded = load_denoiser(locate(str(init)), dtype=torch.float32)  # training needs float32
         return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser)
     if resume is None:
         return _Start()
@@ -193,19 +193,19 @@ def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) 
 
 
 def _newest(folder: Path) -> Checkpoint:
-    """The newest checkpoint of a run folder that training can go on from."""
+    """A run folder -> its newest checkpoint from which training can resume. Raises CheckpointError without one."""
     if folder.parent.name == "checkpoints" and folder.is_dir():
         raise CheckpointError(f"{folder} is one checkpoint of a run; say --resume {folder.parent.parent}")
     if not folder.is_dir():
         raise CheckpointError(f"{folder} does not exist; give the folder of a run, such as runs/text-1.")
-    found = latest(folder)
-    if found is None:
+    newest = latest(folder)
+    if newest is None:
         raise CheckpointError(f"{folder} holds no checkpoint that training can go on from; start the run again.")
-    return read_checkpoint(found)
+    return read_checkpoint(newest)
 
 
 def _record(checkpoint: Checkpoint) -> dict[str, Any]:
-    """run.json of a checkpoint, complete."""
+    """A checkpoint -> its run.json. Raises CheckpointError if a part is missing."""
     record = checkpoint.run
     if record is None or not {"settings", "plan", "data", "dtype", "record"} <= record.keys():
         raise CheckpointError(
@@ -216,22 +216,22 @@ def _record(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _refuse_changes(before: TextRun, now: TextRun) -> None:
-    """ConfigError where a setting differs that would make it another run."""
-    for room in ("data", "model", "train"):
-        old, new = getattr(before, room), getattr(now, room)
+    """Raise ConfigError for a setting that differs and may not change when a run is resumed."""
+    for section in ("data", "model", "train"):
+        old, new = getattr(before, section), getattr(now, section)
         for field in fields(old):
-            if room == "train" and field.name in _FREE:
+            if section == "train" and field.name in _FREE:
                 continue
             if getattr(old, field.name) != getattr(new, field.name):
                 raise ConfigError(
-                    f"{room}.{field.name} was {getattr(old, field.name)} and cannot become "
+                    f"{section}.{field.name} was {getattr(old, field.name)} and cannot become "
                     f"{getattr(new, field.name)} when a run goes on; start a new run with --init, "
                     f"or leave it out (what may change: {', '.join(sorted(_FREE))})."
                 )
 
 
 def _compare(record: Mapping[str, Any], corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]) -> None:
-    """Refuse another text; say what else differs from where the run began."""
+    """Raise ConfigError if the text has changed; note other differences from the start of the run."""
     if record["data"] != corpus.fingerprint:
         raise ConfigError(
             f"The text of {resume} has changed since the run began; put the old text back, "
@@ -249,7 +249,7 @@ def _compare(record: Mapping[str, Any], corpus: Corpus, resume: str, threads: in
 
 
 def _claim(folder: Path, *, fresh: bool) -> None:
-    """Make the run's folder. Raises ConfigError where that cannot be, RunError for a full disk."""
+    """Make the folder. Raises ConfigError if it cannot be written, RunError if it is taken or the disk is full."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"

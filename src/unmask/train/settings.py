@@ -1,4 +1,4 @@
-"""What a training run is asked to do. Imports nothing heavy, so that `--help` stays quick."""
+"""Settings of a training run on text. Imports no torch, so that `--help` is quick."""
 
 __all__ = ["ModelChoice", "TextRun", "TrainSettings"]
 
@@ -12,7 +12,7 @@ from unmask.model.settings import SIZES
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """Which network to train."""
+    """The network to train."""
 
     size: str = "auto"
     """auto (by the number of training tokens), or nano, micro, mini, base, tiny, small, medium."""
@@ -27,7 +27,7 @@ class ModelChoice:
     absolute: bool = False
     """Learned absolute positions beside the rotary ones: for canvases of a fixed form, such as a grid."""
     time_conditioned: bool = False
-    """Tell the network the time through adaLN, as in MDLM's Table 12; off is simpler and no worse there."""
+    """Give the network the time through adaLN, as in MDLM's Table 12; off is simpler and no worse there."""
 
     def __post_init__(self) -> None:
         if self.size != "auto" and self.size not in SIZES:
@@ -36,10 +36,10 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """How to train it."""
+    """How the network is trained."""
 
     steps: int | None = None
-    """Optimiser steps; by default as many as the text bears (see --dry), ended early by `patience`."""
+    """Optimiser steps; by default by the size of the text (see --dry); `patience` can end training earlier."""
     batch: int = 32
     """Sequences in an optimiser step, over all processes."""
     accumulate: int = 1
@@ -49,7 +49,7 @@ class TrainSettings:
     warmup: int | None = None
     """Steps of linear warm-up; by default a twentieth of the steps, at most 2500."""
     shape: Literal["cosine", "constant"] = "cosine"
-    """What the learning rate does after the warm-up."""
+    """The shape of the learning rate after the warm-up."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay, on matrices only."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -59,9 +59,9 @@ class TrainSettings:
     ema: float = 0.9999
     """Decay of the averaged weights, which are the ones that are evaluated and saved; 0 turns averaging off."""
     estimator: Literal["uniform", "stratified", "count", "bernoulli"] = "count"
-    """How maskings are drawn; the same expectation, the least variance by default (docs/math.md)."""
+    """How maskings are drawn: all have the same expectation, the default has the least variance (docs/math.md)."""
     schedule: Literal["linear", "cosine", "cosine-squared", "geometric", "polynomial"] = "linear"
-    """Masking schedule of the two time-based estimators, and of time itself for a time-conditioned model."""
+    """The schedule alpha(t) of the two time-based estimators, and of the time input of a time-conditioned model."""
     seed: int = 1
     """Seed of weights, order of the data, maskings and dropout."""
     eval_every: int | None = None
