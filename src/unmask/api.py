@@ -1,4 +1,4 @@
-"""What a person imports: a model that generates, fills holes, and says how well it knows a text."""
+"""The public API: a checkpoint -> a model that generates text, fills holes, compares choices and measures bounds."""
 
 __all__ = ["Filling", "Generation", "Model", "bundled", "load", "unigram_entropy"]
 
@@ -36,7 +36,7 @@ from unmask.trace.recorder import Recorder
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """Samples. Lists have one entry a sample; log-probabilities are in nats, of the tokens that were written."""
+    """Samples. Lists have one entry a sample; log-probabilities are of the written tokens, in nats."""
 
     texts: list[str]
     tokens: list[list[int]]
@@ -44,38 +44,38 @@ class Generation:
     passes: list[int]
     seconds: float
     entropy: float
-    """Unigram entropy of the written tokens in nats, over all samples: a low one unmasks repetition."""
+    """Unigram entropy of the written tokens in nats, over all samples; a low value means repetition."""
     trace: Trace | None = field(default=None, kw_only=True)
-    """What happened, where it was asked for."""
+    """The trace of decoding, if it was requested."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filling(Generation):
-    """Texts whose holes were filled; log-probabilities of given tokens are 0."""
+    """Texts whose holes were filled; log-probabilities of the template's tokens are 0."""
 
     holes: list[list[str]]
-    """What was written, hole by hole."""
+    """The written text of each hole."""
     attempts: list[list[Attempt]]
-    """The lengths that were tried, the best first, which is the sample; empty where none was free."""
+    """The decoded combinations of lengths, the best (the sample) first; empty without free lengths."""
 
 
 def load(
     name_or_path: str = "shakespeare", *, device: str = "auto", dtype: DtypeName = "auto", threads: int | None = None
 ) -> "Model":
-    """A model from a checkpoint folder, a run folder, or the name of a bundled checkpoint.
+    """A checkpoint folder, a run folder, or the name of a bundled checkpoint -> a model.
 
-    `dtype` is the format of its matrix products. Weights are held in float32 where that is asked for or the checkpoint
-    has fewer than `unmask.model.load.STORED_FROM` parameters; larger ones stay as they are stored, and where they are
-    stored in less than float32, "auto" computes in that.
-    Raises RequestError or CheckpointError, in one sentence, for what cannot be loaded.
+    `dtype` is the format of matrix products. Weights are held in float32 if `dtype` is float32 or the checkpoint has
+    fewer than `unmask.model.load.STORED_FROM` parameters. Larger checkpoints keep the format that they are stored in,
+    and "auto" then computes in this format. Raises RequestError or CheckpointError if there is no such checkpoint or it
+    cannot be read.
     """
     prepare()
     set_threads(threads)
-    place = choose_device(device)
-    loaded = load_denoiser(locate(name_or_path), str(place), torch.float32 if dtype == "float32" else None)
+    target = choose_device(device)
+    loaded = load_denoiser(locate(name_or_path), str(target), torch.float32 if dtype == "float32" else None)
     held = next(loaded.denoiser.parameters()).dtype
-    chosen = held if dtype == "auto" and held != torch.float32 else choose_dtype(dtype, place)
-    return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, place, chosen)
+    chosen = held if dtype == "auto" and held != torch.float32 else choose_dtype(dtype, target)
+    return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, target, chosen)
 
 
 class Model:
@@ -101,7 +101,7 @@ class Model:
 
     @property
     def window(self) -> int:
-        """Positions the network was made for."""
+        """The number of positions of the network."""
         return self.network.max_length
 
     # ---- writing --------------------------------------------------------------------------------------------------
@@ -114,21 +114,21 @@ class Model:
         top_p: float = 1.0,
         **decoding: Unpack[Decoding],
     ) -> Decoder:
-        """The decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or a policy itself.
+        """A policy -> the decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or an object.
 
-        Temperature and top-p, as in `stream`, hold for rows whose canvas does not say its own. Raises RequestError for
-        what does not go together.
+        Temperature and top-p, as in `stream`, are for rows whose canvas has no values of its own. Raises RequestError
+        for options that cannot be combined.
         """
         decoder = make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, policy, **decoding)
         return replace(decoder, temperature=temperature, top_p=top_p)
 
     def generate(self, prompts: str | Sequence[str] = "", *, trace: bool = False, **options: Any) -> Generation:
-        """Continue each prompt; the options are those of `stream`. With `trace` the result tells what happened."""
-        began = time.perf_counter()
+        """Continue each prompt; the options are those of `stream`. With `trace` the result has a trace."""
+        start = time.perf_counter()
         recorder = self.recorder() if trace else None
         rows = run_to_end(self.stream(prompts, **options), recorder)
-        found = self._collect(rows, time.perf_counter() - began)
-        return found if recorder is None else replace(found, trace=self.trace(recorder, rows, **options))
+        result = self._collect(rows, time.perf_counter() - start)
+        return result if recorder is None else replace(result, trace=self.trace(recorder, rows, **options))
 
     def stream(
         self,
@@ -155,7 +155,7 @@ class Model:
         the smallest set of most probable tokens with this joint probability; `dial`, from 0 (accurate) to 1 (fast), is
         for a policy that has one. A `constraint` says which tokens may be written where; that of `only` leaves EOS out.
         The other options are those of `Decoding`. The generator returns the finished rows.
-        Raises RequestError for what cannot be done.
+        Raises RequestError for impossible requests.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         step = self.window // 2 if stride is None else stride
@@ -183,7 +183,7 @@ class Model:
         )
 
     def recorder(self, template: str | None = None) -> Recorder:
-        """What records a stream of this model, or of `stream_fill` with a template."""
+        """The recorder of a stream of this model, or of `stream_fill` with a template."""
         return Recorder(self.tokenizer.mask_id, None if template is None else self.filler.old(template))
 
     def trace(
@@ -196,7 +196,7 @@ class Model:
         block_size: int | None = None,
         **_: Any,
     ) -> Trace:
-        """What a recorder saw of a stream of this model that ended with `rows`; the rest is as the stream was told."""
+        """A recorder and the rows that a stream returned -> the trace; the options are those of the stream."""
         from unmask.tasks.sudoku import drawn_as  # tasks are needed for traces alone
 
         name = "" if self.checkpoint is None else self.checkpoint.folder.name
@@ -227,11 +227,11 @@ class Model:
 
     def fill(self, template: str, *, trace: bool = False, **options: Any) -> "Filling":
         """Fill the holes of a text such as "To be or [5] to be" (five tokens); options as for `stream_fill`."""
-        began = time.perf_counter()
+        start = time.perf_counter()
         recorder = self.recorder(template) if trace else None
         rows = run_to_end(self.stream_fill(template, **options), recorder)
-        found = self._filling(rows, time.perf_counter() - began)
-        return found if recorder is None else replace(found, trace=self.trace(recorder, rows, **options))
+        result = self._filling(rows, time.perf_counter() - start)
+        return result if recorder is None else replace(result, trace=self.trace(recorder, rows, **options))
 
     def stream_fill(
         self,
@@ -272,7 +272,7 @@ class Model:
         return sketch.row([lengths[0] for lengths in sketch.holes], self.tokenizer.mask_id)
 
     def only(self, characters: str) -> Constraint:
-        """A constraint for `stream` and `fill`: tokens that these characters alone make up, such as "0123456789"."""
+        """Characters such as "0123456789" -> a constraint for `stream` and `fill`: only tokens made of them."""
         return self.filler.only(characters)
 
     def score(
@@ -282,14 +282,14 @@ class Model:
 
         A choice's nats are the bound on -log p of its tokens given the rest of the text, the mean over the orders in
         which they can be revealed: over all of them where the tokens are few, else over `orders` random ones. The
-        probabilities are shares of exp(-nats); choices may have different lengths, and a longer one has more to pay
-        for. Other holes stay hidden. Raises RequestError for what cannot be compared.
+        probabilities are shares of exp(-nats); choices may have different lengths, and a longer one usually
+        has more nats. Other holes stay hidden. Raises RequestError for what cannot be compared.
         """
         return self.filler.score(template, choices, orders=orders, seed=seed, batch=batch)
 
     @property
     def filler(self) -> Filler:
-        """What fills and compares."""
+        """The object that fills holes and compares choices."""
         return Filler(self.denoiser, self.tokenizer, self.window, self.device)
 
     def _filling(self, rows: Sequence[Fill], seconds: float) -> "Filling":
@@ -299,7 +299,7 @@ class Model:
             [row.log_probs for row in rows],
             [row.passes for row in rows],
             seconds,
-            unigram_entropy([one for hole in row.holes for one in hole] for row in rows),
+            unigram_entropy([token for hole in row.holes for token in hole] for row in rows),
             [[self.tokenizer.decode(hole) for hole in row.holes] for row in rows],
             [row.attempts for row in rows],
         )
@@ -307,9 +307,9 @@ class Model:
     # ---- measuring ------------------------------------------------------------------------------------------------
 
     def bound(self, texts: str | Sequence[str], *, draws: int = 16, seed: int = 0, batch: int = 32) -> Bound:
-        """The bound on -log p of some texts, each cut into windows; `draws` random maskings a window.
+        """Texts -> the bound on their -log p; each is cut into windows, with `draws` random maskings a window.
 
-        Raises RequestError where there is no token to measure.
+        Raises RequestError if there is no token.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = self.tokenizer.encode_batch(texts)
@@ -327,13 +327,13 @@ class Model:
     def bound_packed(
         self, packed: Packed, *, limit: int | None = None, draws: int = 1, seed: int = 0, batch: int = 32
     ) -> Bound:
-        """The bound on rows that `data.prepare` has packed, all of them or the first `limit`."""
+        """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`."""
         objective = Masked(self.process)
         return validate(self.denoiser, objective, packed, self.device, limit=limit, draws=draws, batch=batch, seed=seed)
 
 
 def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:
-    """Entropy in nats of the distribution of tokens over all samples together; 0 where there are none."""
+    """Samples -> the entropy in nats of the distribution of their tokens; 0 without tokens."""
     counts = Counter(token for sample in samples for token in sample)
     total = sum(counts.values())
     return -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0

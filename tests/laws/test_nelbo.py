@@ -28,8 +28,8 @@ def pattern_costs(model: TableDenoiser, maskable: Tensor, valid: Tensor | None =
     subsets = subsets[~(subsets & ~maskable).any(-1)]
     costs = []
     for hide in subsets:
-        told = None if valid is None else valid.expand_as(x)
-        log_p = model.hidden(torch.where(hide, model.mask_id, x), valid=told)
+        valid_rows = None if valid is None else valid.expand_as(x)
+        log_p = model.hidden(torch.where(hide, model.mask_id, x), valid=valid_rows)
         costs.append(-(log_p.gather(-1, x[..., None]).squeeze(-1).masked_fill(~hide, 0)).sum(-1))
     return torch.stack(costs, -1), subsets.sum(-1)
 
@@ -48,8 +48,8 @@ def closed_form(costs: Tensor, sizes: Tensor, total: int, hidden: Number, weight
     """The bound of every sequence (N,): over all subsets in closed form, over time by quadrature, in float64."""
     t, step = panels()
     p = hidden(t)[:, None]
-    chance = p**sizes * (1 - p) ** (total - sizes)  # (times, patterns)
-    return costs @ (chance * (weight(t) * step)[:, None]).sum(0)
+    probability = p**sizes * (1 - p) ** (total - sizes)  # (times, patterns)
+    return costs @ (probability * (weight(t) * step)[:, None]).sum(0)
 
 
 def of(process: MaskedDiffusion) -> tuple[Number, Number]:
@@ -59,8 +59,8 @@ def of(process: MaskedDiffusion) -> tuple[Number, Number]:
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_exact_posterior_gives_the_likelihood(name: str) -> None:
     costs, sizes = pattern_costs(MODEL, EVERYTHING)
-    found = closed_form(costs, sizes, L, *of(MaskedDiffusion(V, make_schedule(name))))
-    torch.testing.assert_close(found, TRUTH, rtol=1e-7, atol=0)
+    bound = closed_form(costs, sizes, L, *of(MaskedDiffusion(V, make_schedule(name))))
+    torch.testing.assert_close(bound, TRUTH, rtol=1e-7, atol=0)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -69,16 +69,16 @@ def test_with_a_prompt_it_gives_the_conditional_likelihood(name: str) -> None:
     costs, sizes = pattern_costs(MODEL, maskable)
     x = MODEL.sequences()
     prompt = JOINT.sum((1, 3))[x[:, 0], x[:, 2]]
-    found = closed_form(costs, sizes, 2, *of(MaskedDiffusion(V, make_schedule(name))))
-    torch.testing.assert_close(found, TRUTH + prompt.log(), rtol=1e-7, atol=0)
+    bound = closed_form(costs, sizes, 2, *of(MaskedDiffusion(V, make_schedule(name))))
+    torch.testing.assert_close(bound, TRUTH + prompt.log(), rtol=1e-7, atol=0)
 
 
 def test_with_padding_it_gives_the_marginal_likelihood() -> None:
     valid = torch.tensor([True, True, True, False])
     costs, sizes = pattern_costs(MODEL, valid, valid)
     x = MODEL.sequences()
-    found = closed_form(costs, sizes, 3, *of(MaskedDiffusion(V)))
-    torch.testing.assert_close(found, -JOINT.sum(3)[x[:, 0], x[:, 1], x[:, 2]].log(), rtol=1e-7, atol=0)
+    bound = closed_form(costs, sizes, 3, *of(MaskedDiffusion(V)))
+    torch.testing.assert_close(bound, -JOINT.sum(3)[x[:, 0], x[:, 1], x[:, 2]].log(), rtol=1e-7, atol=0)
 
 
 def test_controls_of_the_likelihood() -> None:
@@ -104,12 +104,12 @@ class Leaky(TableDenoiser):
 
 
 def test_mask_has_probability_zero() -> None:
-    """SUBS: what the head says of MASK is not heard; the control: heard, it would cost 0.105 nats a token."""
+    """SUBS: the logit of MASK is ignored; the control: with it a token costs 0.105 nats more."""
     leaky, x = Leaky(JOINT), MODEL.sequences()
     hide = torch.ones_like(x, dtype=torch.bool)
     weight = torch.ones(len(x))
-    heard = nelbo(leaky, x, hide, weight)
-    torch.testing.assert_close(heard, nelbo(MODEL, x, hide, weight), rtol=1e-6, atol=1e-6)
+    ignored = nelbo(leaky, x, hide, weight)
+    torch.testing.assert_close(ignored, nelbo(MODEL, x, hide, weight), rtol=1e-6, atol=1e-6)
     logits = leaky.logits(leaky.hidden(torch.full((1, L), V)))[0]
     assert torch.isneginf(clean_log_probs(logits, V)[:, V]).all()
     naive = -logits.log_softmax(-1)[:, :V]
@@ -117,13 +117,13 @@ def test_mask_has_probability_zero() -> None:
     assert float((naive[0, 0] - clean[0]).abs()) > 0.1
 
 
-def test_nelbo_asks_about_hidden_positions_alone() -> None:
+def test_nelbo_uses_hidden_positions_alone() -> None:
     x = torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
     hide = torch.tensor([[True, False, False, True], [False] * 4])
-    found = nelbo(MODEL, x, hide, torch.tensor([2.0, 5.0]))
+    bound = nelbo(MODEL, x, hide, torch.tensor([2.0, 5.0]))
     log_p = MODEL.hidden(torch.where(hide, V, x))
-    assert found[0].item() == pytest.approx(-2 * (log_p[0, 0, 0] + log_p[0, 3, 0]).item(), rel=1e-6)
-    assert found[1].item() == 0
+    assert bound[0].item() == pytest.approx(-2 * (log_p[0, 0, 0] + log_p[0, 3, 0]).item(), rel=1e-6)
+    assert bound[1].item() == 0
 
 
 # ---- discrete time -------------------------------------------------------------------------------------------------
@@ -135,17 +135,17 @@ def discrete(process: MaskedDiffusion, costs: Tensor, sizes: Tensor, steps: int)
     nothing = torch.zeros(steps, L, dtype=torch.bool)
     _, weight = hide_by_step(process, r, torch.zeros(steps, L), nothing, steps)
     p = (1 - process.schedule.alpha((r + 0.5 / steps).clamp(max=1)))[:, None]
-    chance = p**sizes * (1 - p) ** (L - sizes)
-    return costs @ (chance * weight[:, None]).mean(0)
+    probability = p**sizes * (1 - p) ** (L - sizes)
+    return costs @ (probability * weight[:, None]).mean(0)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 10, 100])
 def test_discrete_bound_is_finite(name: str, steps: int) -> None:
     costs, sizes = pattern_costs(MODEL, EVERYTHING)
-    found = discrete(MaskedDiffusion(V, make_schedule(name)), costs, sizes, steps)
-    assert found.isfinite().all()
-    assert float(JOINT.flatten() @ found) >= float(JOINT.flatten() @ TRUTH) - 1e-9
+    bound = discrete(MaskedDiffusion(V, make_schedule(name)), costs, sizes, steps)
+    assert bound.isfinite().all()
+    assert float(JOINT.flatten() @ bound) >= float(JOINT.flatten() @ TRUTH) - 1e-9
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -164,10 +164,10 @@ def test_discrete_bound_is_what_its_draws_mean() -> None:
     """By Monte Carlo, hiding included; the control is the bound of another grid."""
     costs, sizes = pattern_costs(MODEL, EVERYTHING)
     process, count = MaskedDiffusion(V), 100_000
-    chance = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(5)
     x = MODEL.sequences()[17].expand(count, L)
-    u = torch.rand(count, L, generator=chance)
-    r = 1 - torch.rand(count, generator=chance, dtype=torch.float64)
+    u = torch.rand(count, L, generator=generator)
+    r = 1 - torch.rand(count, generator=generator, dtype=torch.float64)
     hide, weight = hide_by_step(process, r, u, torch.ones(count, L, dtype=torch.bool), 3)
     nats = nelbo(MODEL, x, hide, weight).double()
     error = float(nats.std()) / math.sqrt(count)

@@ -1,4 +1,4 @@
-"""A run that stopped goes on as if it had never stopped: every loss, every tensor, bit for bit."""
+"""A resumed run equals an uninterrupted one: every loss and every tensor, bit for bit."""
 
 import json
 import os
@@ -41,13 +41,13 @@ LETTERS = "abcdefgh"
 
 def packed(rows: int, seed: int) -> Packed:
     """Rows of a small Markov chain, the last of them padded."""
-    chance = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     ids = np.zeros((rows, LENGTH), np.uint16)
     for row in ids:
-        token = int(chance.integers(8))
+        token = int(generator.integers(8))
         for place in range(LENGTH):
             row[place] = 1 + token
-            token = (token + int(chance.integers(1, 3))) % 8
+            token = (token + int(generator.integers(1, 3))) % 8
     last = np.full(rows, LENGTH, np.int32)
     last[-1] = 9
     return Packed(ids, np.zeros(rows, np.int32), last, int(last.sum()), int(last.sum()))
@@ -76,7 +76,7 @@ def trainer(run: TextRun, folder: Path, objective: Objective | None = None, grou
 
 
 class Watcher(Listener[StepReport, Bound]):
-    """Keeps what it is told, and may do something after a step."""
+    """Keeps the reports, and calls `after` after each step."""
 
     def __init__(self, after: Callable[[int], None] = lambda step: None) -> None:
         self.losses: dict[int, float] = {}
@@ -94,26 +94,26 @@ class Watcher(Listener[StepReport, Bound]):
         assert folder.is_dir()
 
 
-def everything(one: Trainer) -> dict[str, torch.Tensor]:
+def everything(run: Trainer) -> dict[str, torch.Tensor]:
     return {
-        **{f"raw.{name}": value for name, value in one.model.state_dict().items()},
-        **{f"optimizer.{name}": value for name, value in optimizer_tensors(one.optimizer).items()},
-        **{f"ema.{name}": value for name, value in one.ema.state().items()},
+        **{f"raw.{name}": value for name, value in run.model.state_dict().items()},
+        **{f"optimizer.{name}": value for name, value in optimizer_tensors(run.optimizer).items()},
+        **{f"ema.{name}": value for name, value in run.ema.state().items()},
     }
 
 
-def same(one: Trainer, other: Trainer) -> bool:
-    a, b = everything(one), everything(other)
+def same(first: Trainer, second: Trainer) -> bool:
+    a, b = everything(first), everything(second)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trainer, Watcher]:
     """The run that was never interrupted."""
-    one, watcher = trainer(settings(), tmp_path_factory.mktemp("whole") / "run"), Watcher()
-    assert one.fit(watcher).reason == "finished"
+    run, watcher = trainer(settings(), tmp_path_factory.mktemp("whole") / "run"), Watcher()
+    assert run.fit(watcher).reason == "finished"
     assert list(watcher.losses) == list(range(1, STEPS + 1))
-    return one, watcher
+    return run, watcher
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6, 8, 11])
@@ -123,7 +123,7 @@ def test_interrupted_and_resumed_is_uninterrupted(stop: int, whole: tuple[Traine
     before = Watcher(lambda step: signal.raise_signal(signal.SIGINT) if step == stop else None)
     ended = first.fit(before)
     assert (ended.reason, ended.step) == ("interrupted", stop)
-    torch.rand(5)  # somebody else's draws must not matter
+    torch.rand(5)  # draws from the global generator must not matter
     second, after = trainer(settings(), tmp_path / "run"), Watcher()
     assert second.restore()
     assert same(first, second)
@@ -183,10 +183,10 @@ def test_control_forgotten_moments_are_seen(whole: tuple[Trainer, Watcher], tmp_
     assert not same(second, whole[0])
 
 
-def five_steps(one: Trainer) -> dict[str, torch.Tensor]:
+def five_steps(run: Trainer) -> dict[str, torch.Tensor]:
     """Losses and gradient norms of five steps, and AdamW's first moments after them."""
-    steps = [one.take_step() for _ in range(5)]
-    moments = optimizer_tensors(one.optimizer)
+    steps = [run.take_step() for _ in range(5)]
+    moments = optimizer_tensors(run.optimizer)
     return {
         "losses": torch.stack([loss for loss, _, _ in steps]),
         "norms": torch.stack([norm for _, norm, _ in steps]),
@@ -207,7 +207,10 @@ def dropping(p: float, **changes: Any) -> TextRun:
 
 @pytest.mark.parametrize("p", [0.0, 0.2])
 def test_accumulation_changes_nothing(p: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In parts as in one, to 1e-6; the controls: half of the batch, and dropout that counts rows in their part."""
+    """The gradient in parts equals that of the whole batch, to 1e-6.
+
+    The controls: half of the batch, and dropout that counts rows within their part.
+    """
     whole, two, four = (five_steps(trainer(dropping(p, accumulate=n), tmp_path / str(n))) for n in (1, 2, 4))
     assert max(distance(two, whole), distance(four, whole)) < 1e-6
     assert distance(five_steps(trainer(dropping(p, batch=4), tmp_path / "small")), whole) > 1e-3
@@ -292,9 +295,9 @@ class FixedRate:
 
 
 def test_the_trainer_fits_another_objective(whole: tuple[Trainer, Watcher], tmp_path: Path) -> None:
-    """It trains, validates, saves and goes on to the same bits; the control: its losses are not those of the bound."""
-    one, watcher = trainer(settings(), tmp_path / "one", FixedRate()), Watcher()
-    assert one.fit(watcher).reason == "finished"
+    """It trains, validates, saves and resumes with the same bits; the control: its losses differ from the bound."""
+    run, watcher = trainer(settings(), tmp_path / "one", FixedRate()), Watcher()
+    assert run.fit(watcher).reason == "finished"
     assert sum(watcher.losses[step] for step in (10, 11, 12)) < sum(watcher.losses[step] for step in (1, 2, 3))
     assert list(watcher.bounds) == [4, 8, 12]
     first = trainer(settings(), tmp_path / "two", FixedRate())
@@ -303,7 +306,7 @@ def test_the_trainer_fits_another_objective(whole: tuple[Trainer, Watcher], tmp_
     assert second.restore()
     assert second.fit(after).reason == "finished"
     assert after.losses == {step: loss for step, loss in watcher.losses.items() if step > 5}
-    assert same(one, second)
+    assert same(run, second)
     assert watcher.losses != whole[1].losses
     assert watcher.bounds != whole[1].bounds
 

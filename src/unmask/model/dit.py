@@ -1,9 +1,9 @@
-"""MDLM's backbone: a bidirectional transformer with rotary positions that reads tokens, some of them MASK.
+"""MDLM's backbone: partly masked tokens -> logits, by a bidirectional transformer with rotary positions.
 
 Pre-norm blocks of attention and GELU MLP, weight-only LayerNorm, untied embedding and head. With `modulation="time"`
 the branches are shifted, scaled and gated by adaLN-zero from an embedding of sigma(t) (Peebles and Xie,
 arXiv:2212.09748), as published; with "constant" by learned constants (what adaLN comes to when a published model is
-run without time); with "none", our default, the branches stand alone. Shapes: B batch, L positions, D width, H heads,
+run without time); with "none", our default, there is no modulation. Shapes: B batch, L positions, D width, H heads,
 V vocabulary.
 """
 
@@ -49,7 +49,7 @@ class _Norm(nn.Module):
 
 
 def _modulation(settings: DiTSettings, parts: int) -> nn.Linear | nn.Parameter | None:
-    """What turns the time into `parts` vectors of the width: adaLN-zero's linear map, constants, or nothing."""
+    """The source of `parts` vectors of the width: adaLN-zero's linear map of the time, constants, or None."""
     match settings.modulation:
         case "time":
             layer = nn.Linear(settings.cond, parts * settings.width)
@@ -63,7 +63,7 @@ def _modulation(settings: DiTSettings, parts: int) -> nn.Linear | nn.Parameter |
 
 
 def _vectors(source: nn.Linear | nn.Parameter | None, cond: Tensor | None, parts: int) -> tuple[Tensor, ...] | None:
-    """The `parts` vectors, each (B or 1, 1, D); None where there is no modulation."""
+    """A source of modulation -> `parts` vectors, each (B or 1, 1, D); None without modulation."""
     if source is None:
         return None
     flat = source(cond) if isinstance(source, nn.Linear) else source[None]
@@ -76,7 +76,7 @@ def _shifted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Block(nn.Module):
-    """Attention, then MLP, each a branch that joins the residual stream."""
+    """Attention, then MLP; the output of each is added to the residual stream."""
 
     def __init__(self, settings: DiTSettings) -> None:
         super().__init__()
@@ -137,6 +137,7 @@ class DiT(nn.Module):
         self.dropout_keys: Tensor | None = None
         self.embedding = nn.Embedding(settings.vocab_size, settings.width)
         nn.init.normal_(self.embedding.weight)
+        # "places" is the name of learned positions in checkpoints
         self.places = nn.Embedding(settings.max_length, settings.width) if settings.absolute else None
         self.time = _TimeEmbedding(settings.cond) if settings.modulation == "time" else None
         self.blocks = nn.ModuleList(_Block(settings) for _ in range(settings.blocks))
@@ -203,10 +204,10 @@ class DiT(nn.Module):
         return x, tuple(memory.after)
 
     def _seen(self, valid: Tensor | None, at: Tensor | int, tokens: Tensor, length: int | None = None) -> Tensor | None:
-        """Which keys a query sees: (B, L) for all alike, (B or 1, A, L) where attention is block-causal, None for all.
+        """The keys that a query attends to: (B, L) for all queries, (B or 1, A, L) if block-causal, None for all keys.
 
-        `at` are the queries' positions (B, A), or how many there are. The keys stand at 0 .. `length` - 1, or, without
-        it, where the queries do.
+        `at` are the positions of the queries (B, A), or their number. The positions of the keys are 0 .. `length` - 1,
+        or, without `length`, those of the queries.
         """
         if not self.settings.causal_block:
             return valid
@@ -218,7 +219,7 @@ class DiT(nn.Module):
     def _pass(
         self, tokens: Tensor, at: Tensor | int, seen: Tensor | None, time: Tensor | None, kept: Kept | None
     ) -> Tensor:
-        """(B, A) tokens at positions 0 .. `at` - 1, or at `at` (B, A), through all blocks: (B, A, D)."""
+        """Tokens (B, A) at positions 0 .. `at` - 1, or at `at` (B, A) -> the output of all blocks (B, A, D)."""
         x = self.embedding(tokens)
         if self.places is not None:
             x = x + self._learned(self.places, at)
@@ -233,8 +234,8 @@ class DiT(nn.Module):
         for block, keys in zip(self.blocks, self._dropout(tokens.shape[1]), strict=True):
             x = block(x, tables, seen, cond, kept, keys)
         x = self.norm(x)
-        two = _vectors(self.modulation, cond, 2)
-        return x if two is None else _shifted(x, *two)
+        modulation = _vectors(self.modulation, cond, 2)
+        return x if modulation is None else _shifted(x, *modulation)
 
     def _dropout(self, length: int) -> list[tuple[Tensor | None, Tensor | None]]:
         """The keys of each block's two sites of dropout, None where nothing is dropped."""
@@ -245,7 +246,7 @@ class DiT(nn.Module):
         return list(zip(sites[::2], sites[1::2], strict=True))
 
     def _fits(self, tokens: Tensor, valid: Tensor | None) -> None:
-        """Raises RequestError for tokens behind the last learned position."""
+        """Raise RequestError for tokens after the last learned position."""
         last = self.settings.max_length
         if self.places is None or tokens.shape[1] <= last:
             return
@@ -253,12 +254,12 @@ class DiT(nn.Module):
             raise RequestError(f"{tokens.shape[1]} tokens are too many for {last} learned positions; cut the sequence.")
 
     @staticmethod
-    def _learned(places: nn.Embedding, at: Tensor | int) -> Tensor:
-        """The learned positions (A, D) or (B, A, D); padding may stand behind the last of them, where any will do."""
-        last = places.num_embeddings - 1
+    def _learned(embedding: nn.Embedding, at: Tensor | int) -> Tensor:
+        """The learned positions (A, D) or (B, A, D); arbitrary after the last one, where only padding may be."""
+        last = embedding.num_embeddings - 1
         if isinstance(at, int):
-            return places.weight[:at] if at <= last + 1 else F.pad(places.weight, (0, 0, 0, at - last - 1))
-        return places(at.clamp(max=last))
+            return embedding.weight[:at] if at <= last + 1 else F.pad(embedding.weight, (0, 0, 0, at - last - 1))
+        return embedding(at.clamp(max=last))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """In training the head follows autocast; else it runs in float32: bfloat16 logits are off by up to 1/16."""
@@ -268,7 +269,7 @@ class DiT(nn.Module):
             return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
 
     def lowered(self, dtype: torch.dtype) -> Self:
-        """This network with the weights of its blocks' matmuls in `dtype`: autocast then has nothing to convert."""
+        """Convert the matrices of the blocks to `dtype`, in place, so that autocast converts nothing -> this network."""
         for block in self.blocks:
             for module in block.modules():
                 if isinstance(module, nn.Linear):

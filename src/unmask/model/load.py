@@ -1,7 +1,7 @@
-"""Settings in, network out: architectures by name, and checkpoints read back with their tokenizer.
+"""Settings -> a network of a named architecture, and a checkpoint -> its network with its tokenizer.
 
-What training leaves on disk, and how it is read again. The weights of a checkpoint are read tensor by tensor, each onto
-the device and into the number format it is wanted in: memory never holds more than one copy and one stored tensor.
+The weights of a checkpoint are read tensor by tensor, each directly to the device and the number format that are
+requested: memory never holds more than one copy and one stored tensor.
 """
 
 __all__ = [
@@ -35,26 +35,26 @@ from unmask.process import MaskedDiffusion, make_schedule
 from unmask.text.tokenizer import Tokenizer
 
 STORED_FROM = 1_000_000_000
-"""Parameters from which a checkpoint's weights stay in the format they are stored in, where nothing else is asked."""
+"""Number of parameters from which weights stay in the format they are stored in, unless another is requested."""
 
 
 class Architecture(NamedTuple):
-    """A kind of network: the frozen dataclass of its settings, and what builds it from them."""
+    """A class of networks: the frozen dataclass of its settings, and the function from settings to network."""
 
     settings: type[Any]
     build: Callable[[Any], Trainable]
 
 
 ARCHITECTURES: dict[str, Architecture] = {"dit": Architecture(DiTSettings, DiT)}
-"""By the name that config.json has under "architecture"; `register` adds to them."""
+"""Architectures by the name that config.json has under "architecture"; `register` adds to them."""
 
 
 def register(name: str, settings: type[Any], build: Callable[[Any], Trainable]) -> None:
-    """Make an architecture known in this process: from now on it is built, saved, loaded, trained and decoded.
+    """Register an architecture in this process, so that it can be built, saved, loaded, trained and decoded.
 
-    `settings` is a dataclass of plain values that belongs to this architecture alone; `build` turns one into an
-    nn.Module. Registering does not reach other processes: a worker has to call it too. Raises ConfigError for what is
-    no dataclass, or where the name or the dataclass belongs to another architecture.
+    `settings` is a dataclass of plain values that belongs to this architecture alone; `build` turns an instance into an
+    nn.Module. Other processes, such as workers, have to register it too. Raises ConfigError if `settings` is no
+    dataclass, or if the name or the dataclass belongs to another architecture.
     """
     if not is_dataclass(settings):
         raise ConfigError(f"The settings of the architecture '{name}' are {settings!r}; give a frozen dataclass.")
@@ -68,7 +68,7 @@ def register(name: str, settings: type[Any], build: Callable[[Any], Trainable]) 
 
 
 def _named(settings: Any) -> tuple[str, Architecture]:
-    """The architecture that settings belong to. Raises ConfigError where it is not registered."""
+    """Settings -> the name and the architecture they belong to. Raises ConfigError if it is not registered."""
     for name, architecture in ARCHITECTURES.items():
         if architecture.settings is type(settings):
             return name, architecture
@@ -83,9 +83,9 @@ def build(settings: DiTSettings, seed: int = 0) -> DiT: ...
 @overload
 def build(settings: Any, seed: int = 0) -> Trainable: ...
 def build(settings: Any, seed: int = 0) -> Trainable:
-    """A fresh network whose weights depend on the settings and the seed alone, not on torch's global state.
+    """Settings and a seed -> a new network whose weights depend on these alone, not on torch's global state.
 
-    Raises ConfigError for settings of no known architecture.
+    Raises ConfigError for settings of an architecture that is not registered.
     """
     _, architecture = _named(settings)
     with torch.random.fork_rng(devices=[]):
@@ -94,16 +94,16 @@ def build(settings: Any, seed: int = 0) -> Trainable:
 
 
 def parameter_count(settings: Any) -> int:
-    """How many numbers the network of these settings would hold, without allocating them; raises as `build`."""
+    """Settings -> the number of parameters of their network, without allocating them. Raises as `build`."""
     _, architecture = _named(settings)
     with torch.device("meta"):
         return sum(p.numel() for p in architecture.build(settings).parameters())
 
 
 def freeze_time(model: DiT, time: float = 0.0) -> DiT:
-    """The same function as `model` at one fixed time, with adaLN folded into constants (modulation "constant").
+    """A network -> the same function at one fixed time, with adaLN replaced by constants (modulation "constant").
 
-    Published MDLM checkpoints without time conditioning keep adaLN and feed it sigma = 0: so are they run here.
+    Published MDLM checkpoints without time conditioning have adaLN with the input sigma = 0.
     """
     if model.time is None:
         return model
@@ -121,7 +121,7 @@ def freeze_time(model: DiT, time: float = 0.0) -> DiT:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint that has been read: the network in eval mode, its process, and its tokenizer."""
+    """The content of a checkpoint: the network in eval mode, its process, and its tokenizer."""
 
     denoiser: Trainable
     process: MaskedDiffusion
@@ -130,13 +130,13 @@ class Loaded:
 
 
 def model_config(settings: Any, schedule: str) -> dict[str, Any]:
-    """What config.json says of a network, from its settings; raises as `build`."""
+    """Settings and the name of a schedule -> the network's part of config.json. Raises as `build`."""
     process = {"kernel": "absorbing", "schedule": schedule}
     return {"architecture": _named(settings)[0], "model": to_dict(settings), "process": process}
 
 
 def stored_settings(checkpoint: Checkpoint) -> Any:
-    """The settings of a checkpoint's network. Raises CheckpointError where its architecture is not known here."""
+    """A checkpoint -> the settings of its network. Raises CheckpointError if its architecture is not registered."""
     name, config = checkpoint.config.get("architecture"), checkpoint.config
     if name not in ARCHITECTURES or "model" not in config:
         raise CheckpointError(
@@ -149,9 +149,9 @@ def stored_settings(checkpoint: Checkpoint) -> Any:
 def load_denoiser(path: str, device: str = "cpu", dtype: torch.dtype | Literal["stored"] | None = None) -> Loaded:
     """A checkpoint or run folder -> its network on `device`, its process and its tokenizer.
 
-    `dtype` is the format that the weights are held in: "stored" as they are on disk; None is float32 below
-    `STORED_FROM` parameters and as stored from there on.
-    Raises CheckpointError, in one sentence, for what is not a whole checkpoint of a known architecture.
+    `dtype` is the format that the weights are held in: "stored" is that of the file; None is float32 below
+    `STORED_FROM` parameters and that of the file from there on.
+    Raises CheckpointError if it is not a whole checkpoint of a registered architecture.
     """
     checkpoint = read_checkpoint(path)
     folder, settings = checkpoint.folder, stored_settings(checkpoint)
@@ -169,7 +169,7 @@ def load_denoiser(path: str, device: str = "cpu", dtype: torch.dtype | Literal["
 
 
 def _match(network: Trainable, tokenizer: Tokenizer, where: str) -> None:
-    """CheckpointError where a network cannot have been trained with this tokenizer."""
+    """Raise CheckpointError if MASK or the number of ids of a network and a tokenizer do not fit together."""
     if network.mask_id != tokenizer.mask_id:
         raise CheckpointError(
             f"{where} says that MASK is id {network.mask_id}, but its tokenizer.json says {tokenizer.mask_id}; "
@@ -183,14 +183,14 @@ def _match(network: Trainable, tokenizer: Tokenizer, where: str) -> None:
 
 
 def _fill(network: nn.Module, checkpoint: Checkpoint, device: str, dtype: torch.dtype | None) -> None:
-    """Put the stored tensors into a network of the meta device, floating ones in `dtype` (None: as stored).
+    """Replace the parameters of a network on the meta device by the stored ones in `dtype` (None: as stored).
 
-    One Parameter that has several names (tied weights) stays one.
+    A Parameter that has several names (tied weights) stays a single one.
     """
-    places: dict[str, Tensor] = network.state_dict(keep_vars=True)
-    wrong, fresh = set(places), dict[int, Tensor]()
+    parameters: dict[str, Tensor] = network.state_dict(keep_vars=True)
+    wrong, fresh = set(parameters), dict[int, Tensor]()
     for name, value in iterate_tensors(checkpoint.folder, device, dtype):
-        old = places.get(name)
+        old = parameters.get(name)
         if old is None or old.shape != value.shape:
             wrong.add(name)
             continue
