@@ -269,7 +269,7 @@ class DiT(nn.Module):
             return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
 
     def lowered(self, dtype: torch.dtype) -> Self:
-        """Convert the matrices of the blocks to `dtype`, in place, so that autocast converts nothing -> this network."""
+        """Convert the matrices of the blocks to `dtype`, in place, so that autocast has nothing to do -> itself."""
         for block in self.blocks:
             for module in block.modules():
                 if isinstance(module, nn.Linear):

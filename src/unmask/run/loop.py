@@ -1,7 +1,7 @@
-"""The loop of every long run: steps, validations, checkpoints and a polite end.
+"""A `LongRun` -> its result: the loop of steps, validations, checkpoints and interrupts of `train` and `rl`.
 
-`train` and `rl` offer a `LongRun`; `drive` takes its steps until the last one, until validations no longer improve, or
-until an interrupt. Several processes leave the loop at the same step, because each decision is agreed on.
+`drive` takes steps until the last one, until validations no longer improve, or until an interrupt. Several processes
+leave the loop at the same step, because each decision is reduced over all of them.
 """
 
 __all__ = ["Cadence", "Interrupt", "Listener", "LongRun", "Report", "RunResult", "Standing", "Validation", "drive"]
@@ -31,7 +31,7 @@ ReportIn = TypeVar("ReportIn", contravariant=True)
 
 @dataclass(slots=True)
 class Standing:
-    """The best validation so far, and how many followed it; a checkpoint holds it so that a resumed run goes on."""
+    """The best validation so far and the number of later ones; stored in checkpoints, so that a run can resume."""
 
     merit: float = -math.inf
     best_step: int = 0
@@ -43,18 +43,18 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
-    """Step numbers at which something happens."""
+    """When to validate, to save and to end."""
 
     steps: int
     validate_every: int
     """The last step is validated too."""
     save_every: int
     patience: int
-    """The run ends after so many validations without a better one; 0 never ends it."""
+    """The run ends after this number of validations without a better one; 0 never ends it."""
 
 
 class Report(Protocol):
-    """What was measured in a step."""
+    """The measurements of a step."""
 
     def values(self) -> Mapping[str, float]:
         """The numbers for metrics.jsonl."""
@@ -62,11 +62,11 @@ class Report(Protocol):
 
 
 class Validation(NamedTuple, Generic[Figure]):
-    """What a validation measured."""
+    """The result of a validation."""
 
     figure: Figure
     merit: float
-    """The greater, the better."""
+    """The figure as one number; greater is better."""
     values: Mapping[str, float | None]
     """The numbers for metrics.jsonl."""
 
@@ -75,10 +75,10 @@ ReportOut = TypeVar("ReportOut", bound=Report, covariant=True)
 
 
 class Listener(Protocol[ReportIn, FigureIn]):
-    """Who watches a run: the terminal, a test. Each method does nothing unless a subclass says otherwise."""
+    """The listener of a run's events, for the terminal or a test. Methods do nothing unless a subclass defines them."""
 
     def message(self, text: str) -> None:
-        """A sentence for the person who waits."""
+        """A sentence for the terminal."""
 
     def stepped(self, report: ReportIn) -> None:
         """A step was reported."""
@@ -91,11 +91,11 @@ class Listener(Protocol[ReportIn, FigureIn]):
 
 
 class LongRun(Protocol[ReportOut, Figure]):
-    """What `drive` needs of a run. With several processes each method is called in all of them at the same time."""
+    """The protocol of a run for `drive`. With several processes each method is called in all of them together."""
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """Number of finished steps."""
         ...
 
     @property
@@ -108,23 +108,23 @@ class LongRun(Protocol[ReportOut, Figure]):
     def device(self) -> "torch.device": ...
 
     def begin(self, stopping: Callable[[], bool]) -> bool:
-        """What comes before the first step; False where `stopping` ended it, and then nothing is saved."""
+        """Do the work before the first step; False if `stopping` ended it, and then nothing is saved."""
         ...
 
     def take(self) -> ReportOut | None:
-        """One step, which adds 1 to `step`; its report, where one is due."""
+        """Take one step, which adds 1 to `step` -> its report, or None between reports."""
         ...
 
     def evaluate(self) -> Validation[Figure] | None:
-        """Validate; None in other processes than the first."""
+        """Validate -> the result; None in other processes than the first."""
         ...
 
     def save(self) -> Path:
-        """Write the checkpoint of this step, from which a run can go on; its folder."""
+        """Write the checkpoint of this step, from which a run can resume -> its folder."""
         ...
 
     def save_best(self, figure: Figure | None) -> Path:
-        """Write what was best, the `figure` of this step (None in other processes than the first); its folder."""
+        """Write the best result; `figure` is that of this step, None in other processes than the first -> its folder."""
         ...
 
 
@@ -134,7 +134,7 @@ class RunResult:
 
     step: int
     reason: str
-    """"finished", "interrupted", or what `drive` was given for the end of patience."""
+    """"finished", "interrupted", or the reason `exhausted` of `drive`."""
     merit: float
     best_step: int
     folder: Path
@@ -167,7 +167,7 @@ def drive(
 
 
 class _Loop(Generic[ReportOut, Figure]):
-    """The parts of `drive`."""
+    """The state of `drive`."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class _Loop(Generic[ReportOut, Figure]):
         self.changed = self._agreed(target.group.first and not saved)
 
     def run(self) -> tuple[bool, bool]:
-        """Steps and validations; whether patience is over, and whether an interrupt ended them."""
+        """Take steps and validate -> whether patience is over, and whether an interrupt ended the loop."""
         target = self.target
         over = self._due() and self._validate()  # an interrupt came between a step and its validation
         while not over and target.step < self.cadence.steps:
@@ -200,7 +200,7 @@ class _Loop(Generic[ReportOut, Figure]):
         return over, False
 
     def save(self) -> None:
-        """Write the checkpoint of this step, unless the newest one holds all of it."""
+        """Write the checkpoint of this step, unless nothing has changed since the newest one."""
         if self.changed:
             self._saved(self.target.save())
             self.changed = False
@@ -211,18 +211,18 @@ class _Loop(Generic[ReportOut, Figure]):
         return self._agreed(self.interrupt.requested)
 
     def result(self, reason: str) -> RunResult:
-        """The end of the run."""
+        """The result of the run."""
         standing = self.target.standing
         return RunResult(self.target.step, reason, standing.merit, standing.best_step, self.target.folder)
 
     def _due(self) -> bool:
-        """Whether this step is one to validate after, and that has not been done."""
+        """Whether this step has to be validated and has not been yet."""
         step, cadence = self.target.step, self.cadence
-        here = step % cadence.validate_every == 0 or step == cadence.steps
-        return here and step > self.target.standing.validated_at
+        scheduled = step % cadence.validate_every == 0 or step == cadence.steps
+        return scheduled and step > self.target.standing.validated_at
 
     def _validate(self) -> bool:
-        """Validate, keep the best; whether patience is over."""
+        """Validate and keep the best -> whether patience is over."""
         target, standing = self.target, self.target.standing
         validation = target.evaluate()
         better = self._agreed(validation is not None and validation.merit > standing.merit)
@@ -247,8 +247,8 @@ class _Loop(Generic[ReportOut, Figure]):
         if self.target.group.first:
             self.listener.saved(folder)
 
-    def _agreed(self, wish: bool) -> bool:
-        return self.target.group.any(wish, self.target.device)
+    def _agreed(self, value: bool) -> bool:
+        return self.target.group.any(value, self.target.device)
 
 
 class Interrupt:
