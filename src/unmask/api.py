@@ -15,8 +15,7 @@ import torch
 from unmask.data.packed import Packed
 from unmask.decode.constraint import Constraint
 from unmask.decode.loop import Decoder
-from unmask.decode.options import Decoding, make_decoder, row_options
-from unmask.decode.rows import Snapshot, Written, run_to_end, slide
+from unmask.decode.rows import Decoding, Snapshot, Written, make_decoder, row_options, run_to_end, slide
 from unmask.denoiser import Denoiser, Trainable, computing_in
 from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import bundled, locate

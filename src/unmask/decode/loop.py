@@ -1,9 +1,9 @@
-"""The decoding loop. There is one; evaluation, reinforcement learning and the server all drive it.
+"""The decoding loop. There is one: generation, filling, sweeps and reinforcement learning all use it.
 
-`step` is one turn of some rows: a forward pass of the denoiser, and a decision of the policy. A policy may reveal
-nothing: then the loop reveals the surest eligible position, so that decoding always ends. That rescue belongs to the
-environment, not to the policy; a policy that hides tokens again says itself when it is done.
-Rows are on their own: noise is a function of (seed, turn, position), states never mix, and a finished row leaves the
+`step` is one turn of some rows: a forward pass of the denoiser, and a decision of the policy. If a policy reveals
+nothing in a row, the loop reveals one eligible position there (`Step.rescued`), so that decoding always ends; the
+decision that is recorded stays the policy's. A policy that hides tokens again returns `done` itself.
+Rows are independent: noise is a function of (seed, turn, position), states never mix, and a finished row leaves the
 batch. Shapes: B rows, L positions, V vocabulary, N picked positions.
 """
 
@@ -230,7 +230,9 @@ class Decoder:
         temperature, top_p = _or(canvas.temperature, self.temperature), _or(canvas.top_p, self.top_p)
         noise = self._noise(canvas, TOKENS)[where] if any(temperature) else None
         which = canvas.constraint.tolist()
-        allowed = allowed_tokens(self.constraints, which, canvas.tokens, where, logits.shape[-1])
+        allowed = None  # where no row has a constraint
+        if any(which) or self.constraints != (None,):
+            allowed = allowed_tokens(self.constraints, which, canvas.tokens, where, logits.shape[-1])
         if len(set(zip(temperature, top_p, strict=True))) == 1:
             return propose(logits, self.denoiser.mask_id, noise, temperature[0], top_p[0], allowed)
         line = where.nonzero()[:, 0]
