@@ -1,4 +1,4 @@
-"""A checkpoint comes back as it was given, is whole or absent, and nothing that is not one is read."""
+"""A checkpoint is read as it was written, is whole or absent, and other files are refused."""
 
 import errno
 import json

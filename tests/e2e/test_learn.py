@@ -1,4 +1,4 @@
-"""`unmask learn` end to end: it trains, stops, goes on to the same bits, and its policy is used everywhere by name."""
+"""`unmask learn` end to end: training, interruption, a resumed run with the same bits, and the use of a policy by name."""
 
 import json
 import os
@@ -54,7 +54,7 @@ class Mine(Automaton):
 
 
 class Quiet(Listener[RoundReport, ValidationResult]):
-    """A listener that raises what a Ctrl-C raises after so many rounds."""
+    """A listener that sends this process SIGINT, as Ctrl-C does, after a number of rounds."""
 
     def __init__(self, rounds: int = 99) -> None:
         self.rounds, self.reports = rounds, list[RoundReport]()
@@ -118,7 +118,7 @@ def test_a_policy_is_used_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.slow
 def test_several_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One run a seed and alpha, with the recipe that was named, wherever its name stands."""
+    """One run for each seed and alpha, with the recipe by name, wherever the name is on the command line."""
     words = (
         "--seeds 0 --separate --learn.alphas 0.3 3 --learn.rounds=1 --learn.prompts 2 --learn.group 2 --learn.warm 1 "
     )
@@ -135,7 +135,7 @@ def test_several_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.slow
 def test_several_stop_when_they_are_told_to(tmp_path: Path) -> None:
-    """Those at work save, and those that wait for a processor are not begun."""
+    """Running ones save, and waiting ones do not start."""
     words = "--seeds 0 1 2 --learn.rounds 100000 --learn.prompts 2 --learn.group 2 --learn.warm 1 --learn.scored 4 "
     words += "--learn.pool 8 --learn.valid-prompts 2 --learn.valid-every 1000 --policy.width 16"
     process = subprocess.Popen(
@@ -187,7 +187,7 @@ def test_a_verifier_that_fails_is_refused(tmp_path: Path, verdict: str, capsys: 
 
 
 def test_the_bundled_policy_goes_where_sure_first_rules_fail() -> None:
-    """Long traces, whole canvas: the control is the threshold that spends about as many passes."""
+    """Long traces, whole canvas: the control is the threshold that takes about as many passes."""
     model = unmask.load("automaton_eos", dtype="float32", device="cpu", threads=1)
     task = tasks.make("automaton:traces=long")
     examples = problems(task.examples("test", 64, 11), model.tokenizer)

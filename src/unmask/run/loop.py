@@ -124,7 +124,7 @@ class LongRun(Protocol[ReportOut, Figure]):
         ...
 
     def save_best(self, figure: Figure | None) -> Path:
-        """Write the best result; `figure` is that of this step, None in other processes than the first -> its folder."""
+        """Write the best result; `figure` is that of this step, None except in the first process -> its folder."""
         ...
 
 
