@@ -1,4 +1,4 @@
-"""`unmask learn` end to end: training, interruption, a resumed run with the same bits, and the use of a policy by name."""
+"""`unmask learn` end to end: training, interruption, a resumed run with the same bits, use of a policy by name."""
 
 import json
 import os
