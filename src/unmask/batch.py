@@ -30,8 +30,9 @@ def padded_size(count: Count) -> Count:
 
 
 def pad_rows(values: Tensor) -> Tensor:
-    """(N, ...) -> (M, ...) with rows of zeros behind, M the next multiple of `GRAIN`."""
-    return F.pad(values, (*(0, 0) * (values.ndim - 1), 0, -len(values) % GRAIN))
+    """(N, ...) -> (M, ...) with rows of zeros behind, M the next multiple of `GRAIN`; itself where N is one."""
+    missing = -len(values) % GRAIN
+    return F.pad(values, (*(0, 0) * (values.ndim - 1), 0, missing)) if missing else values
 
 
 def pad_ids(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
