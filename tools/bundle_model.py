@@ -15,7 +15,7 @@ from unmask.disk.checkpoint import load_tensors, read_checkpoint, write_checkpoi
 from unmask.run.metrics import read_metrics
 from unmask.solve.problems import problems, solve
 from unmask.tasks import make
-from unmask.train.problems import corpus_of
+from unmask.train.plan import corpus_of
 from unmask.train.settings import TextRun
 
 

@@ -166,7 +166,7 @@ def test_a_grid_has_its_lines_and_given_cells(tmp_path: Path, size: str) -> None
     drive = """
     const boxes = cells.map(cell => cell.cell.getBoundingClientRect());
     kept.push({ ...look(), left: boxes.map(b => Math.round(b.left)), top: boxes.map(b => Math.round(b.top)),
-      weight: cells.map(one => getComputedStyle(cell.ink).fontWeight), right: Math.max(...boxes.map(b => b.right)) });
+      weight: cells.map(cell => getComputedStyle(cell.ink).fontWeight), right: Math.max(...boxes.map(b => b.right)) });
     """
     (look,) = looks_of(tmp_path, GRID, drive, "#step=8", size)
     assert [len(set(look["left"][at::4])) for at in range(4)] == [1] * 4

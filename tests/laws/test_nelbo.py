@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.denoiser import clean_log_probs
-from unmask.objective.cross_entropy import log_likelihoods
+from unmask.objective.base import log_likelihoods
 from unmask.objective.masked import hide_by_step, nelbo, stratified
 from unmask.process import SCHEDULES, Linear, MaskedDiffusion, make_schedule
 from unmask.testing import TableDenoiser, random_language

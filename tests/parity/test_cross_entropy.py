@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from unmask.model.dit import DiT
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
-from unmask.objective.cross_entropy import log_likelihoods
+from unmask.objective.base import log_likelihoods
 from unmask.objective.masked import nelbo
 
 V, D, N = 23, 8, 37

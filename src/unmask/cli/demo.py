@@ -292,7 +292,7 @@ def _measure(model: "Model", console: "Console") -> dict[str, Any] | None:
     """The bound on the first held-out sequences of the training text; None where that text is not known or missing."""
     from unmask.config import from_dict
     from unmask.data.settings import DataSettings
-    from unmask.train.problems import corpus_of
+    from unmask.train.plan import corpus_of
 
     record = (model.checkpoint.run if model.checkpoint else None) or {}
     if "settings" not in record:

@@ -114,7 +114,7 @@ def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Argu
 
 def _load(arguments: "EvalArguments | PaceArguments") -> "tuple[Model, Corpus]":
     """Arguments -> the model and the text. Raises RequestError where sequences are longer than the model's window."""
-    from unmask.train.problems import corpus_of
+    from unmask.train.plan import corpus_of
 
     model, data = arguments.machine.load(arguments.checkpoint), arguments.data
     if data.length > model.window:

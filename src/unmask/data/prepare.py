@@ -22,8 +22,7 @@ from unmask.batch import ceil_div
 from unmask.data.packed import FORMAT, Corpus, Facts, PartFacts, cache_folder, load_corpus, token_type, write_facts
 from unmask.data.settings import DataSettings
 from unmask.data.sources import Source, open_source
-from unmask.data.split import SplitPlan, Unit, plan_split, utf8_size
-from unmask.data.vocabulary import choose_tokenizer
+from unmask.data.split import SplitPlan, Unit, choose_tokenizer, plan_split, utf8_size
 from unmask.disk.files import atomic_folder
 from unmask.errors import ConfigError, DataError, RunError
 from unmask.text.tokenizer import Tokenizer

@@ -22,8 +22,7 @@ from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser, clean_log_probs
 from unmask.errors import DataError
 from unmask.noise import generator
-from unmask.objective.base import Rows
-from unmask.objective.cross_entropy import BUDGET
+from unmask.objective.base import BUDGET, Rows
 from unmask.policies.pace import Sizes
 
 _STREAM = 5  # the stream of random numbers, see unmask.noise

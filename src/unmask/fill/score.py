@@ -17,7 +17,7 @@ from torch import Tensor
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.noise import uniform
-from unmask.objective.cross_entropy import log_likelihoods
+from unmask.objective.base import log_likelihoods
 from unmask.objective.masked import hide_by_count, nelbo, stratified
 
 _ORDERS, _SUBSETS = 2, 3  # streams of noise

@@ -30,8 +30,7 @@ from torch import Tensor
 from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError, did_you_mean
 from unmask.noise import generator
-from unmask.objective.base import Draw, Loss, Rows
-from unmask.objective.cross_entropy import log_likelihoods
+from unmask.objective.base import Draw, Loss, Rows, log_likelihoods
 from unmask.process import MaskedDiffusion
 
 _STREAM = 1  # of the seed: training's maskings

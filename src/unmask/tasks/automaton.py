@@ -11,6 +11,7 @@ __all__ = ["HALT", "Automaton"]
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 from unmask.errors import RequestError, did_you_mean
@@ -93,13 +94,14 @@ def _run(start: str, program: str) -> str:
     """State and operations -> the state after each operation, up to and with the halt."""
     state, trace = start, ""
     for operation in program:
-        state = _TABLE[operation, state]
+        state = _table()[operation, state]
         trace += state
         if state == HALT:
             break
     return trace
 
 
+@cache
 def _table() -> dict[tuple[str, str], str]:
     """(operation, state) -> the next state: drawn once, with 8 of the 72 entries replaced by the halt."""
     generator = Random(_TABLE_SEED)
@@ -107,6 +109,3 @@ def _table() -> dict[tuple[str, str], str]:
     for entry in generator.sample(sorted(table), len(table) // 9):
         table[entry] = HALT
     return table
-
-
-_TABLE = _table()

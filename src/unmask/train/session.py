@@ -34,8 +34,7 @@ from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare,
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.loop import Trainer
-from unmask.train.plan import TrainPlan, make_plan
-from unmask.train.problems import corpus_of
+from unmask.train.plan import TrainPlan, corpus_of, make_plan
 from unmask.train.settings import TextRun, TrainSettings
 
 _FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
