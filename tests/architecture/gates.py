@@ -121,11 +121,11 @@ def function_lengths(sources: Sources) -> dict[str, int]:
 def function_complaints(sources: Sources, longest: int = 80, usual: int = 45, share: float = 0.95) -> list[str]:
     """Functions above `longest` lines; and, if fewer than `share` of all keep to `usual`, those that do not."""
     lengths = function_lengths(sources)
-    found = [f"{name}: {length} lines, at most {longest}" for name, length in lengths.items() if length > longest]
+    complaints = [f"{name}: {length} lines, at most {longest}" for name, length in lengths.items() if length > longest]
     long = [f"{name}: {length} lines" for name, length in lengths.items() if length > usual]
     if len(long) > (1 - share) * len(lengths):
-        found.append(f"{len(long)} of {len(lengths)} functions have more than {usual} lines: {'; '.join(long)}")
-    return found
+        complaints.append(f"{len(long)} of {len(lengths)} functions have more than {usual} lines: {'; '.join(long)}")
+    return complaints
 
 
 def line_limit(path: str) -> int:
@@ -143,28 +143,28 @@ def file_complaints(sources: Sources) -> list[str]:
 
 
 def all_complaints(sources: Sources) -> list[str]:
-    """A module without `__all__`, or one that is unsorted or lacks or invents a public name.
+    """A module without `__all__`, or with an unsorted or incomplete list, or a name that it does not define.
 
     `__init__.py` and `__main__.py` may do without. Public are the functions and classes a module defines without a
     leading underscore; constants may be public too, and are where they are listed.
     """
-    found: list[str] = []
+    complaints: list[str] = []
     for path, source in sources.items():
         tree = ast.parse(source)
         listed = _listed_names(tree)
         if listed is None:
             if not path.endswith(("__init__.py", "__main__.py")):
-                found.append(f"{path}: no __all__")
+                complaints.append(f"{path}: no __all__")
             continue
         defined, public = _defined_names(tree)
         if listed != sorted(listed, key=_order):
-            found.append(f"{path}: __all__ is not sorted")
+            complaints.append(f"{path}: __all__ is not sorted")
         if missing := sorted(public - set(listed)):
-            found.append(f"{path}: __all__ lacks {', '.join(missing)}")
+            complaints.append(f"{path}: __all__ lacks {', '.join(missing)}")
         lazy = "__getattr__" in defined or path.endswith("__init__.py")
         if (invented := sorted(set(listed) - defined)) and not lazy:
-            found.append(f"{path}: __all__ invents {', '.join(invented)}")
-    return found
+            complaints.append(f"{path}: __all__ invents {', '.join(invented)}")
+    return complaints
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -38,6 +38,25 @@ def test_the_library_passes(gate: Gate) -> None:
     assert gate(SOURCES) == []
 
 
+ROOT = SRC.parent
+PYTHON = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for folder in ("src/unmask", "tests", "tools", "examples")
+    for path in ROOT.glob(f"{folder}/**/*.py")
+    if path.parent != HERE  # the list of words is there
+}
+PAGES = {path.name: path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
+del PAGES["log.md"]  # dated entries stay as they were written
+
+
+def test_names_are_textbook_names() -> None:
+    assert gates.identifier_complaints(PYTHON) == []
+
+
+def test_texts_have_no_figures_of_speech() -> None:
+    assert gates.text_complaints(PYTHON | PAGES) == []
+
+
 LONG = "def f():\n" + "    x = 1\n" * 80
 USUAL = "def f():\n" + "    x = 1\n" * 50
 BAD: list[tuple[Gate, dict[str, str]]] = [

@@ -75,9 +75,9 @@ def test_what_is_left_is_renormalised() -> None:
     logits = torch.randn(7, V + 1, generator=torch.Generator().manual_seed(0))
     allowed = torch.tensor([[True, False, True, True, True]])
     u = torch.linspace(0.01, 0.99, 7, dtype=torch.float64)
-    found = propose(logits, V, u, 1.0, 1.0, allowed)
+    proposal = propose(logits, V, u, 1.0, 1.0, allowed)
     weights = logits.exp() * torch.tensor([1, 0, 1, 1, 0])
-    assert torch.allclose(found.log_probs.exp(), weights / weights.sum(-1, keepdim=True), atol=1e-6)
+    assert torch.allclose(proposal.log_probs.exp(), weights / weights.sum(-1, keepdim=True), atol=1e-6)
     free = propose(logits, V, u, 1.0, 1.0)
     assert float(free.log_probs[:, 1].exp().min()) > 0
     assert torch.equal(propose(logits, V, u, 1.0, 1.0, torch.ones(1, V + 1).bool()).tokens, free.tokens)
@@ -113,8 +113,8 @@ def test_special_tokens_are_never_written_into_a_hole(policy: str, temperature: 
     assert TOKENIZER.eos_id is not None
     banned = {*TOKENIZER.special_ids, *range(TOKENIZER.vocab_size, TOKENIZER.vocab_size + 5)}
     model = small(sorted(banned))
-    found = model.fill("a[6]b[1-2]", policy=policy, temperature=temperature, count=3, draws=2)
-    assert not {token for row in found.tokens for token in row} & banned
+    filling = model.fill("a[6]b[1-2]", policy=policy, temperature=temperature, count=3, draws=2)
+    assert not {token for row in filling.tokens for token in row} & banned
     open_ = model.decoder(policy, temperature=temperature)
     row = model.canvas_of("a[6]b[2]")
     done = open_.decode(Canvas.start(torch.tensor([row]), torch.tensor([0])))
@@ -123,12 +123,12 @@ def test_special_tokens_are_never_written_into_a_hole(policy: str, temperature: 
 
 def test_only_some_characters() -> None:
     model = small([])
-    found = model.fill("a[6]b[2]", constraint=model.only("0123456789"), count=5)
-    assert all(hole.isdigit() for holes in found.holes for hole in holes)
-    assert [[len(hole) for hole in holes] for holes in found.holes] == [[6, 2]] * 5
+    filling = model.fill("a[6]b[2]", constraint=model.only("0123456789"), count=5)
+    assert all(hole.isdigit() for holes in filling.holes for hole in holes)
+    assert [[len(hole) for hole in holes] for holes in filling.holes] == [[6, 2]] * 5
     free = model.fill("a[6]b[2]", count=5)
     assert not all(hole.isdigit() for holes in free.holes for hole in holes)
-    chosen = {hole for holes in found.holes for hole in itertools.chain(*holes)}
+    chosen = {hole for holes in filling.holes for hole in itertools.chain(*holes)}
     assert len(chosen) > 5
 
 

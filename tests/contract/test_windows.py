@@ -78,14 +78,14 @@ def count_on(start: int, length: int) -> list[int]:
 
 
 @pytest.mark.parametrize("window, stride", [(16, 8), (16, 1), (16, 15), (10, 3), (24, 12)])
-@pytest.mark.parametrize("given", [1, 5, 9, 16, 40])
+@pytest.mark.parametrize("before", [1, 5, 9, 16, 40])
 @pytest.mark.parametrize("new", [1, 7, 50])
-def test_the_text_goes_on_from_the_prompt(window: int, stride: int, given: int, new: int) -> None:
+def test_the_text_goes_on_from_the_prompt(window: int, stride: int, before: int, new: int) -> None:
     """A counting model sees one token back: any gap, overlap or lost context breaks the sequence."""
-    prompt = count_on(3, given)
+    prompt = count_on(3, before)
     (text,) = run([prompt], [new], window=window, stride=stride)
-    assert text.tokens == count_on(3, given + new)
-    assert (text.prompt, text.passes, len(text.log_probs)) == (given, new, new)
+    assert text.tokens == count_on(3, before + new)
+    assert (text.prompt, text.passes, len(text.log_probs)) == (before, new, new)
     assert max(text.log_probs) <= 0
     assert min(text.log_probs) > -1e-6
 

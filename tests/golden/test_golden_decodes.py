@@ -22,7 +22,7 @@ def by_hand() -> TableDenoiser:
 
 def test_decodes(golden: Callable[..., None]) -> None:
     """Temperature 0: an argmax does not depend on the last bit of a processor's arithmetic."""
-    found: dict[str, list[list[int]]] = {}
+    decodes: dict[str, list[list[int]]] = {}
     context = Context(unigram=lambda: torch.tensor([0.6, 0.3, 0.1, 0.0]))
     for name, entry in ENTRIES.items():
         if entry.needs_folder:
@@ -32,5 +32,5 @@ def test_decodes(golden: Callable[..., None]) -> None:
             tokens = torch.full((5, LENGTH), VOCABULARY)
             tokens[:, 2] = 1
             done = Decoder(by_hand(), make(text, context)).decode(Canvas.start(tokens, torch.arange(5)))
-            found[text] = [[*row, int(p)] for row, p in zip(done.tokens.tolist(), done.passes, strict=True)]
-    golden("decodes", found)
+            decodes[text] = [[*row, int(p)] for row, p in zip(done.tokens.tolist(), done.passes, strict=True)]
+    golden("decodes", decodes)

@@ -116,9 +116,9 @@ def travelled(engine: Engine, canvas: Canvas) -> dict[int, Canvas]:
     return engine.done
 
 
-def differing(decoder: Decoder, canvas: Canvas, found: dict[int, Canvas]) -> list[tuple[int, str]]:
+def differing(decoder: Decoder, canvas: Canvas, results: dict[int, Canvas]) -> list[tuple[int, str]]:
     """Which rows differ from themselves alone, and in what."""
-    pairs = [(int(s), decoder.decode(canvas.keep(canvas.seed == s)), found[int(s)]) for s in canvas.seed]
+    pairs = [(int(s), decoder.decode(canvas.keep(canvas.seed == s)), results[int(s)]) for s in canvas.seed]
     return [
         (seed, name)
         for seed, alone, row in pairs
@@ -149,8 +149,8 @@ def test_a_row_travels_in_a_single_block(policy: str) -> None:
 def test_control_a_row_that_waits_without_its_state_is_another(policy: str, kept: str | None) -> None:
     """Of the policy, or of the cache."""
     decoder, canvas = decoder_of(policy, kept), start()
-    found = travelled(Engine(decoder, keep=lambda state: None), canvas)
-    assert {seed for seed, _ in differing(decoder, canvas, found)} == {102}
+    results = travelled(Engine(decoder, keep=lambda state: None), canvas)
+    assert {seed for seed, _ in differing(decoder, canvas, results)} == {102}
 
 
 def test_control_noise_by_place_in_the_batch_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,9 +215,9 @@ def test_control_each_option_counts(name: str) -> None:
     decoder, canvas = with_options("learned"), start(**OPTIONS)
     rest = start(**{key: value for key, value in OPTIONS.items() if key != name})
     done = decoder.decode(rest)
-    found = differing(decoder, canvas, {100 + row: done.keep(torch.tensor([row])) for row in range(ROWS)})
-    assert found
-    assert 103 not in {seed for seed, _ in found}
+    pairs = differing(decoder, canvas, {100 + row: done.keep(torch.tensor([row])) for row in range(ROWS)})
+    assert pairs
+    assert 103 not in {seed for seed, _ in pairs}
 
 
 def test_control_the_temperature_of_another_row_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,7 +203,7 @@ def _missing(text: Written, new: int) -> int:
 
 
 def _window_start(text: Written, window: int, stride: int) -> int:
-    """Where the next window begins: at 0 while the first has room, else `window - stride` before the end."""
+    """Where the next window begins: at 0 while the first is not full, else `window - stride` before the end."""
     length = len(text.tokens)
     fits = length < window if length == text.prompt else False
     return 0 if fits else max(0, length - (window - stride))

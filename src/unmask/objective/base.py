@@ -111,9 +111,9 @@ def log_likelihoods(denoiser: Denoiser, hidden: Tensor, targets: Tensor, budget:
     """
 
     def at(rows: Tensor, wanted: Tensor) -> Tensor:
-        found = _LogLikelihood.apply(denoiser.logits(rows), wanted, denoiser.mask_id)
-        assert isinstance(found, Tensor)
-        return found
+        values = _LogLikelihood.apply(denoiser.logits(rows), wanted, denoiser.mask_id)
+        assert isinstance(values, Tensor)
+        return values
 
     size = max(1, budget // denoiser.vocab_size)
     if len(targets) <= size:
