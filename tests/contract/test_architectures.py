@@ -136,7 +136,7 @@ def written(folder: Path, dtype: torch.dtype = torch.float32) -> MixerSettings:
 
 
 class Quiet(Listener[Any, Any]):
-    """The listener of a training and of a learning; keeps what it is told."""
+    """The listener of a training and of a learning; keeps what it receives."""
 
     def __init__(self) -> None:
         self.reports = list[Any]()
@@ -187,11 +187,11 @@ def test_it_is_loaded_and_decoded(mixer: None, tmp_path: Path) -> None:
     trained(tmp_path / "run", 4)
     model = unmask.load(str(tmp_path / "run"), device="cpu", dtype="float32")
     assert isinstance(model.network, Mixer)
-    one, two = (model.generate("ab", length=12, policy="confidence:steps=4", seed=seed) for seed in (1, 2))
-    assert model.tokenizer.mask_id not in one.tokens[0]
-    assert one.passes == [4]
-    assert one.tokens != two.tokens  # the control
-    assert model.generate("ab", length=12, policy="confidence:steps=4", seed=1).tokens == one.tokens
+    first, second = (model.generate("ab", length=12, policy="confidence:steps=4", seed=seed) for seed in (1, 2))
+    assert model.tokenizer.mask_id not in first.tokens[0]
+    assert first.passes == [4]
+    assert first.tokens != second.tokens  # the control
+    assert model.generate("ab", length=12, policy="confidence:steps=4", seed=1).tokens == first.tokens
     assert len(model.fill("ab[5]").holes[0][0]) > 0
     assert model.bound(["abab"], draws=4).nats_per_token > 0
 
@@ -364,8 +364,8 @@ def test_the_verbs_that_compare_take_a_device_and_a_dtype(
     words = ["frontier", str(tmp_path / "fresh"), "--task", task, "--policies", "threshold:threshold=0.3", "--count"]
     words += ["2", "--blocks", "full", "--workers", "1", "--device", "cpu", "--out", str(out), "--json"]
     assert main(words) == 0
-    told = json.loads(capsys.readouterr().out)["arguments"]
-    assert (told["device"], told["dtype"]) == ("cpu", "float32")
+    arguments = json.loads(capsys.readouterr().out)["arguments"]
+    assert (arguments["device"], arguments["dtype"]) == ("cpu", "float32")
     assert main([*words, "--device", "nowhere"]) == 2
     assert "device 'nowhere' is unknown" in capsys.readouterr().err
     if bfloat16_works():
