@@ -364,8 +364,8 @@ def test_the_verbs_that_compare_take_a_device_and_a_dtype(
     words = ["frontier", str(tmp_path / "fresh"), "--task", task, "--policies", "threshold:threshold=0.3", "--count"]
     words += ["2", "--blocks", "full", "--workers", "1", "--device", "cpu", "--out", str(out), "--json"]
     assert main(words) == 0
-    arguments = json.loads(capsys.readouterr().out)["arguments"]
-    assert (arguments["device"], arguments["dtype"]) == ("cpu", "float32")
+    facts = json.loads(capsys.readouterr().out)["arguments"]
+    assert (facts["device"], facts["dtype"]) == ("cpu", "float32")
     assert main([*words, "--device", "nowhere"]) == 2
     assert "device 'nowhere' is unknown" in capsys.readouterr().err
     if bfloat16_works():
