@@ -73,6 +73,8 @@ def load(
     target = choose_device(device)
     loaded = load_denoiser(locate(name_or_path), str(target), torch.float32 if dtype == "float32" else None)
     held = next(loaded.denoiser.parameters()).dtype
+    if dtype == "auto" and held == torch.bfloat16:
+        dtype = "bfloat16"  # refused in a sentence where it would kill the process
     chosen = held if dtype == "auto" and held != torch.float32 else choose_dtype(dtype, target)
     return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, target, chosen)
 

@@ -128,17 +128,12 @@ def function_complaints(sources: Sources, longest: int = 80, usual: int = 45, sh
     return complaints
 
 
-def line_limit(path: str) -> int:
-    """The most lines a file may have."""
-    return 350
-
-
-def file_complaints(sources: Sources) -> list[str]:
-    """Files above their limit of lines."""
+def file_complaints(sources: Sources, longest: int = 350) -> list[str]:
+    """Files of more than `longest` lines."""
     return [
-        f"{path}: {count} lines, at most {line_limit(path)}"
+        f"{path}: {count} lines, at most {longest}"
         for path, source in sources.items()
-        if (count := len(source.splitlines())) > line_limit(path)
+        if (count := len(source.splitlines())) > longest
     ]
 
 
@@ -243,8 +238,8 @@ def identifier_complaints(sources: Sources) -> list[str]:
     complaints: list[str] = []
     for path, source in sources.items():
         for node in ast.walk(ast.parse(source)):
-            names = _bound_names(node)
-            complaints += [f"{path}:{getattr(node, 'lineno', 0)}: '{name}'" for name in names if name in IDENTIFIERS]
+            names = [name for name in _bound_names(node) if name.strip("_") in IDENTIFIERS]
+            complaints += [f"{path}:{getattr(node, 'lineno', 0)}: '{name}'" for name in names]
     return complaints
 
 
@@ -254,6 +249,8 @@ def _bound_names(node: ast.AST) -> list[str]:
         return [node.id]
     if isinstance(node, ast.arg):
         return [node.arg]
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):  # inspect.Parameter.kind may be read
         return [node.attr]
     if isinstance(node, ast.ExceptHandler | ast.MatchAs | ast.MatchStar) and node.name:

@@ -91,6 +91,7 @@ BAD: list[tuple[Gate, dict[str, str]]] = [
     (gates.identifier_complaints, {"a.py": "class A:\n    kind: str"}),
     (gates.identifier_complaints, {"a.py": "self.found = 1"}),
     (gates.identifier_complaints, {"a.py": "f(kind=1)"}),
+    (gates.identifier_complaints, {"a.py": "def _said(): ..."}),
     (gates.text_complaints, {"a.py": "x = 1  # the walls of the house"}),
     (gates.text_complaints, {"a.py": 'def f():\n    """As many as the text bears."""'}),
     (gates.text_complaints, {"README.md": "An honest automaton."}),

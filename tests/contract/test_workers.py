@@ -44,6 +44,38 @@ def test_a_warm_process_takes_job_after_job_and_an_error_ends_only_its_job() -> 
     assert len({*processes, os.getpid()}) == 3
 
 
+def test_a_setup_that_fails_is_the_answer_to_every_job() -> None:
+    with Workers[int](1, setup=worker_jobs.impossible) as pool:
+        answers = list(pool.answers([("a", 1), ("b", 2)]))
+    for answer in answers:
+        with pytest.raises(ConfigError, match="no such model"):
+            answer.result()
+    assert len(answers) == 2
+
+
+ABANDONED = """
+import os, worker_jobs
+from unmask.run.workers import Workers
+def numbers():
+    with Workers(2, setup=worker_jobs.counting) as pool:
+        for answer in pool.answers([(str(n), n) for n in range(9)]):
+            yield answer.result()[0]
+if __name__ == "__main__":
+    kept = numbers()
+    print(next(kept), flush=True)
+"""
+
+
+def test_an_abandoned_sweep_leaves_no_process_and_lets_the_program_end(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(ABANDONED)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(SRC), str(HERE)])}
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=120, check=True
+    )
+    assert not alive(int(done.stdout))
+
+
 def test_answers_come_as_jobs_end_and_not_as_they_were_given(tmp_path: Path) -> None:
     jobs = [
         ("first", partial(worker_jobs.quick_or_slow, tmp_path, False)),

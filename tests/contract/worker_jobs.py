@@ -37,6 +37,11 @@ def counting() -> Callable[[int], tuple[int, int, str | None]]:
     return work
 
 
+def impossible() -> Callable[[int], int]:
+    """A setup that is refused."""
+    raise ConfigError("there is no such model; give another.")
+
+
 def quick_or_slow(here: Path, quick: bool) -> str:
     """The slow job ends when the quick one's answer has been seen."""
     if not quick:

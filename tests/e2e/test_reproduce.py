@@ -16,14 +16,14 @@ import pytest
 
 from unmask.eval.frontier import POSITION_FREE
 from unmask.reproduce import work
-from unmask.reproduce.plan import Heuristics, Measured, Options, Training, needs
+from unmask.reproduce.plan import Heuristics, Measured, QuestionOptions, Training, needs
 from unmask.reproduce.questions import names, plan_of
 from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Record, Results, read, write
 
 SRC = Path(__file__).parents[2] / "src"
 QUICK = ("policies-full", "--quick", "--seeds", "0", "--calibrated", "--others", "--workers", "2", "--json")
-OPTIONS = Options(calibrated=(), others=(), seeds=(0,), quick=True)
+OPTIONS = QuestionOptions(calibrated=(), others=(), seeds=(0,), quick=True)
 TRAINING = "full-automaton_eos-seed-0"
 
 
@@ -36,11 +36,11 @@ def test_questions_in_one_folder_share_their_cells(blocks: tuple[str, ...]) -> N
     cells: dict[str, object] = {}
     shared = 0
     for name in names():
-        for cell in plan_of(name, Options(blocks=blocks)).cells:
+        for cell in plan_of(name, QuestionOptions(blocks=blocks)).cells:
             shared += cell.name in cells
             assert cells.setdefault(cell.name, cell) == cell
     assert shared > 20
-    other = plan_of("policies-full", Options(blocks=blocks, count=7)).cells
+    other = plan_of("policies-full", QuestionOptions(blocks=blocks, count=7)).cells
     assert any(cells[cell.name] != cell for cell in other)
 
 
@@ -174,7 +174,7 @@ def test_what_a_model_cannot_do_is_marked_with_the_reason(tmp_path: Path) -> Non
 
 
 def test_a_report_lists_every_cell_in_every_state(tmp_path: Path) -> None:
-    plan = plan_of("policies-seconds", Options())
+    plan = plan_of("policies-seconds", QuestionOptions())
     results = Results(plan)
     first, second, third = [each for each in plan.cells if isinstance(each, Training)][:3]
     results.set(first.name, Record("failed", "a reason"))
@@ -194,7 +194,9 @@ def test_a_report_lists_every_cell_in_every_state(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_medians_over_seeds_and_denoisers_are_those_of_the_rows(tmp_path: Path) -> None:
     """Invented outcomes for two denoisers and three seeds: the pooled row has the median and the minimum of six."""
-    plan = plan_of("policies-full", Options(denoisers=("automaton_eos", "there/eos_2"), calibrated=(), others=()))
+    plan = plan_of(
+        "policies-full", QuestionOptions(denoisers=("automaton_eos", "there/eos_2"), calibrated=(), others=())
+    )
     results, generator = Results(plan), random.Random(0)
 
     def row(policy: str, accuracy: float, passes: int) -> dict[str, Any]:
@@ -227,7 +229,7 @@ def test_medians_over_seeds_and_denoisers_are_those_of_the_rows(tmp_path: Path) 
 
 def test_every_question_has_a_plan_whose_cells_can_be_done_in_order() -> None:
     for name in names():
-        for options in (Options(), OPTIONS, Options(quick=True)):
+        for options in (QuestionOptions(), OPTIONS, QuestionOptions(quick=True)):
             before: set[str] = set()
             for each in plan_of(name, options).cells:
                 assert set(needs(each)) <= before, (name, each.name)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.model.dit import DiT
-from unmask.model.layers import join, site_keys
+from unmask.model.layers import add_branch, site_keys
 from unmask.model.settings import DiTSettings
 from unmask.noise import DROPOUT, row_keys
 
@@ -16,11 +16,11 @@ P, WIDTH = 0.1, 32
 
 
 def kept(rows: Tensor, length: int, *, seed: int = 1, step: int = 0, sites: int = 2, width: int = WIDTH) -> Tensor:
-    """(sites, B, L, width) float64: 1 where a branch of ones is kept, as `join` drops it."""
+    """(sites, B, L, width) float64: 1 where a branch of ones is kept, as `add_branch` drops it."""
     every = site_keys(row_keys(seed, step, rows, DROPOUT), sites, torch.arange(length))
     zero, ones = torch.zeros(2, len(rows), length, width, dtype=torch.float64)
     ones += 1
-    return torch.stack([join(zero, ones, None, P, keys) > 0 for keys in every]).double()
+    return torch.stack([add_branch(zero, ones, None, P, keys) > 0 for keys in every]).double()
 
 
 def score(left: Tensor, right: Tensor) -> float:
@@ -43,7 +43,7 @@ def test_rate_and_scale(p: float) -> None:
     """1 - p of the elements stay, and are scaled so that the mean stays; the control: another rate."""
     (keys,) = site_keys(row_keys(3, 5, torch.arange(50), DROPOUT), 1, torch.arange(100))
     ones = torch.ones(50, 100, 64, dtype=torch.float64)
-    output = join(torch.zeros_like(ones), ones, None, p, keys)
+    output = add_branch(torch.zeros_like(ones), ones, None, p, keys)
     met = round(p * 2**16) / 2**16
     assert output.unique().tolist() == [0, pytest.approx(1 / (1 - met), rel=1e-12)]
     deviation = math.sqrt(p * (1 - p) / ones.numel())

@@ -12,7 +12,7 @@ import torch
 from unmask.config import from_dict, read_toml
 from unmask.disk.checkpoint import load_state, read_checkpoint, write_checkpoint
 from unmask.disk.files import atomic_text, explained
-from unmask.disk.folders import resolve, step_of
+from unmask.disk.folders import resolve
 from unmask.errors import CheckpointError, ConfigError, DataError, RunError, UnmaskError
 from unmask.run import machine
 from unmask.run.machine import choose_device, choose_dtype, set_threads
@@ -111,9 +111,6 @@ def test_what_is_not_a_checkpoint_folder(folder: Path, tmp_path: Path) -> None:
     )
     (folder / "model.bin").unlink()
     assert _refused(folder) == f"{folder} has no model.safetensors: {HOLDS}."
-    with pytest.raises(CheckpointError) as error:
-        step_of(folder)
-    assert str(error.value) == f"{folder} is not one of a run's checkpoints: their names are like step-00000100."
 
 
 def test_formats(folder: Path) -> None:

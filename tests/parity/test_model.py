@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from unmask.model import layers
 from unmask.model.dit import DiT
-from unmask.model.layers import Rotary, attention, join, site_keys
+from unmask.model.layers import Rotary, add_branch, attention, site_keys
 from unmask.model.load import build, freeze_time, parameter_count
 from unmask.model.settings import SIZES, DiTSettings
 from unmask.noise import DROPOUT, row_keys
@@ -102,7 +102,7 @@ def test_join_is_dropout_of_the_gated_branch(gated: str | None) -> None:
     rows = {"one": 1, "each": 4, None: 0}[gated]
     gate = (torch.rand(rows, 1, 32, generator=generator, dtype=torch.float64) + 0.5).requires_grad_() if rows else None
     (keys,) = site_keys(row_keys(5, 0, torch.arange(4), DROPOUT), 1, torch.arange(500))
-    fast = join(residual, branch, gate, p, keys)
+    fast = add_branch(residual, branch, gate, p, keys)
     kept = ((fast - residual).abs() > 1e-12).double()
     met = round(p * 2**16) / 2**16
     slow = residual + (branch if gate is None else gate * branch) * kept / (1 - met)
@@ -123,8 +123,8 @@ def test_join_without_dropout_is_a_sum() -> None:
     residual, branch, gate = torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.randn(1, 1, 4)
     (keys,) = site_keys(row_keys(5, 0, torch.arange(2), DROPOUT), 1, torch.arange(3))
     for none, p in ((None, 0.5), (keys, 0.0)):
-        torch.testing.assert_close(join(residual, branch, gate, p, none), residual + gate * branch)
-        assert torch.equal(join(residual, branch, None, p, none), residual + branch)
+        torch.testing.assert_close(add_branch(residual, branch, gate, p, none), residual + gate * branch)
+        assert torch.equal(add_branch(residual, branch, None, p, none), residual + branch)
 
 
 # ---- the whole -----------------------------------------------------------------------------------------------------

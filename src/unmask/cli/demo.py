@@ -177,7 +177,7 @@ def _write(results: Sequence[_Result], folder: Path, seed: int) -> list[Path]:
     if not can_draw():
         note("No picture is drawn: that needs a package that is missing, pip install 'unmask[plots]'.")
     else:
-        _draw(results, folder / "policies.png", seed)
+        _plot(results, folder / "policies.png", seed)
         paths.append(folder / "policies.png")
     last = results[-1]
     run = last.runs[-1]
@@ -190,7 +190,7 @@ def _write(results: Sequence[_Result], folder: Path, seed: int) -> list[Path]:
     return [*paths, folder / "sudoku.html"]
 
 
-def _draw(results: Sequence[_Result], path: Path, seed: int) -> None:
+def _plot(results: Sequence[_Result], path: Path, seed: int) -> None:
     from unmask.eval.report import Point, plot_points
 
     panels = {

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from unmask.run.loop import RunResult
 
 
-_SHORT = {"--device", "--dtype"}
+_MAY_CHANGE = {"resume", "json", "learn.rounds", "learn.device", "learn.threads"}  # when a run is resumed
+_SHORT = {"--device", "--dtype", "--threads"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
     """Words of the command line -> arguments, and the run: the recipe or recorded run with the changes of the words."""
     first = parse(LearnArguments, argv, "learn")
     if first.resume is not None:
-        for name in typed_options(LearnArguments, argv, "learn") - {"resume", "json", "learn.rounds", "learn.threads"}:
+        for name in typed_options(LearnArguments, argv, "learn") - _MAY_CHANGE:
             raise ConfigError(f"--{name.replace('_', '-')} does not go with --resume, which takes it from the run.")
         if typed_positionals(LearnArguments, argv, "learn"):
             raise ConfigError(f"--resume takes the recipe from the run; leave '{first.recipe}' out.")
@@ -159,12 +160,14 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
     """Train a policy for each seed and, with --separate, each alpha, in processes of one thread -> exit code."""
     from unmask.disk.folders import latest
     from unmask.rl.session import learn_side_by_side, separate_runs
+    from unmask.run.machine import choose_device
     from unmask.train.session import default_folder
 
     folder = Path(args.out or default_folder("learn-many"))
     runs = separate_runs(asked, args.seeds or (asked.learn.seed,), each_alpha=args.separate)
     listen = partial(LearnProgress, begun=0, visible=True)
-    codes = learn_side_by_side(runs, folder, workers=os.cpu_count() or 1, listen=listen, note=note)
+    workers = 1 if choose_device(asked.learn.device).type != "cpu" else os.cpu_count() or 1  # a GPU serves one run
+    codes = learn_side_by_side(runs, folder, workers=workers, listen=listen, note=note)
     if args.output.json:
         print_json({"folder": str(folder), "policies": {name: str(folder / name / "policy") for name in runs}})
     for name, code in codes.items():

@@ -180,7 +180,7 @@ class LiveText:
         self._log_probs[start:] = [
             old[i] if i < known and math.isnan(log_probs[i]) else log_probs[i] for i in range(length)
         ]
-        self._draw()
+        self._render()
 
     def cells(self) -> list[Cell]:
         """Every position as it is drawn now; positions that the model did not write (the prompt) are bold."""
@@ -203,7 +203,7 @@ class LiveText:
             del self._tokens[len(row.tokens) :], self._log_probs[len(row.tokens) :]
             self._total = self._filled()
 
-    def _draw(self) -> None:
+    def _render(self) -> None:
         """Draw a frame, at most 20 a second; without a terminal print the text, about six times over the whole run."""
         now, filled = time.monotonic(), self._filled()
         if self._live is None:

@@ -17,7 +17,7 @@ from unmask.errors import RequestError
 if TYPE_CHECKING:
     from unmask.api import Model
     from unmask.data.packed import Corpus
-    from unmask.eval.pace import Comparison
+    from unmask.eval.pace import PaceComparison
     from unmask.objective.bound import Bound
 
 _FIXED = ("data.tokenizer", "data.vocab_size", "data.mask_token")
@@ -254,7 +254,7 @@ def _progress(each: int) -> Callable[[str, int], None]:
     return advance
 
 
-def _report(arguments: PaceArguments, comparison: "Comparison", report: dict[str, Any]) -> None:
+def _report(arguments: PaceArguments, comparison: "PaceComparison", report: dict[str, Any]) -> None:
     """Write the file and the picture that were asked for, then print the comparison."""
     from unmask.disk.files import atomic_text
     from unmask.eval.report import plot_paces

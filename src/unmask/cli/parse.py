@@ -1,6 +1,6 @@
 """Words of the command line -> a frozen dataclass, or one sentence about what is wrong. tyro only prints the help."""
 
-__all__ = ["Flat", "Positional", "option_names", "parse", "typed_options", "typed_positionals"]
+__all__ = ["Flat", "Positional", "parse", "typed_options", "typed_positionals"]
 
 import dataclasses
 import re
@@ -56,11 +56,6 @@ def parse(cls: type[Arguments], argv: Sequence[str], verb: str, default: Argumen
         _print_help(cls, verb)
     values = _values(scan) | _positional_values(cls, scan, verb)
     return _build(cls, default, values, ())
-
-
-def option_names(cls: type) -> list[str]:
-    """Arguments class of a verb -> every option, as it is typed: --train.eval-every."""
-    return [_written(field.name) for field in _fields(cls) if not field.positional]
 
 
 def typed_options(cls: type, argv: Sequence[str], verb: str) -> set[str]:

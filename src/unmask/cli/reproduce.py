@@ -11,12 +11,12 @@ from typing import Any
 from unmask.cli.common import OutputOptions, note, print_json, table
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.errors import ConfigError
-from unmask.reproduce.plan import Options, Question
+from unmask.reproduce.plan import Question, QuestionOptions
 from unmask.reproduce.questions import check, names, plan_of
 
 
 @dataclass(frozen=True, slots=True)
-class ReproduceArguments(Options):
+class ReproduceArguments(QuestionOptions):
     """Answer a question of the paper on learned policies: train, measure on fresh problems, and write table and plot.
 
     The folder holds the cells of all questions, each made once, and for each question a folder with report.md,
@@ -35,7 +35,7 @@ class ReproduceArguments(Options):
     output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
-        Options.__post_init__(self)
+        QuestionOptions.__post_init__(self)
         if self.workers is not None and self.workers < 1:
             raise ConfigError(f"workers is {self.workers}; give the number of processes, at least 1.")
 

@@ -210,7 +210,7 @@ def run_fill(argv: Sequence[str]) -> int:
     model = arguments.machine.load(arguments.checkpoint)
     began = time.perf_counter()
     if arguments.choices:
-        return _compare(model, arguments, began)
+        return _print_choices(model, arguments, began)
     template = arguments.template
     total = model.canvas_of(template).count(model.tokenizer.mask_id)
     stream = model.stream_fill(
@@ -241,7 +241,7 @@ def run_fill(argv: Sequence[str]) -> int:
     return 0
 
 
-def _compare(model: "Model", arguments: FillArguments, began: float) -> int:
+def _print_choices(model: "Model", arguments: FillArguments, began: float) -> int:
     """Print how probable each choice is, the most probable first."""
     seed = arguments.decoding.seed
     choices = model.score(arguments.template, arguments.choices, orders=arguments.draws, seed=seed)

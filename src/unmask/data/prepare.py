@@ -3,7 +3,7 @@
 The result is kept in the cache and loaded from there by later runs.
 """
 
-__all__ = ["Dropped", "Encoded", "Packer", "encode_units", "prepare"]
+__all__ = ["Dropped", "Encoded", "Packer", "encode_units", "prepare", "silent"]
 
 import functools
 import hashlib
@@ -197,14 +197,14 @@ class _Job:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     """Ignore a note."""
 
 
 def prepare(
     settings: DataSettings,
     tokenizer: Tokenizer | None = None,
-    note: Callable[[str], None] = _silent,
+    note: Callable[[str], None] = silent,
     *,
     source: Source | None = None,
     valid: Source | None = None,

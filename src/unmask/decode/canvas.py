@@ -63,7 +63,7 @@ class Canvas:
         cannot be.
         """
         zero, unknown = torch.zeros_like(seed), torch.full(tokens.shape, torch.nan, device=tokens.device)
-        nowhere, unsaid = (
+        nowhere, unset = (
             torch.zeros_like(tokens, dtype=torch.bool),
             torch.full_like(seed, torch.nan, dtype=torch.double),
         )
@@ -83,9 +83,9 @@ class Canvas:
             step=zero,
             total=zero,
             open=zero.bool(),
-            dial=(unsaid if dial is None else dial).float(),
-            temperature=unsaid if temperature is None else temperature.double(),
-            top_p=unsaid if top_p is None else top_p.double(),
+            dial=(unset if dial is None else dial).float(),
+            temperature=unset if temperature is None else temperature.double(),
+            top_p=unset if top_p is None else top_p.double(),
             constraint=zero if constraint is None else constraint,
         )
 

@@ -57,16 +57,16 @@ class RowOptions:
 
     def keep(self, rows: Sequence[int]) -> "RowOptions":
         """Those of some rows, by index, which may come more than once."""
-        return RowOptions(**{name: [values[row] for row in rows] for name, values in self._said()})
+        return RowOptions(**{name: [values[row] for row in rows] for name, values in self._present()})
 
     def tensors(self, device: torch.device) -> dict[str, Tensor]:
         """By name, for `Canvas.start`: (B,) each, without those that are None."""
         return {
             name: torch.tensor(values, dtype=torch.int64 if name == "constraint" else torch.double, device=device)
-            for name, values in self._said()
+            for name, values in self._present()
         }
 
-    def _said(self) -> list[tuple[str, Sequence[Any]]]:
+    def _present(self) -> list[tuple[str, Sequence[Any]]]:
         pairs = [(f.name, getattr(self, f.name)) for f in fields(self)]
         return [(name, values) for name, values in pairs if values is not None]
 

@@ -9,8 +9,8 @@ state/              what training needs to continue: NAME.safetensors and state.
 __all__ = [
     "FORMAT",
     "Checkpoint",
-    "Header",
     "TensorFacts",
+    "TensorHeader",
     "iterate_tensors",
     "load_state",
     "load_tensors",
@@ -63,7 +63,7 @@ class TensorFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class TensorHeader:
     """The header of a file: its tensors by name, and its text metadata."""
 
     tensors: dict[str, TensorFacts]
@@ -273,7 +273,7 @@ def _as_os_error() -> "Generator[None]":
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> TensorHeader:
     """File -> its header, checked by the safetensors library. Only the header is read.
 
     Raises CheckpointError for a pickle, a file that is not safetensors, and one that is shorter or longer than its
@@ -286,7 +286,7 @@ def read_header(path: Path) -> Header:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
             tensors = {name: TensorFacts(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
-            return Header(tensors, file.metadata() or {})
+            return TensorHeader(tensors, file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {_damage(path)}; copy or write the file again.") from error
 

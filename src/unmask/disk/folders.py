@@ -14,7 +14,6 @@ __all__ = [
     "refuse_pickle",
     "resolve",
     "step_folder",
-    "step_of",
 ]
 
 import os
@@ -80,14 +79,6 @@ def step_folder(run: Path, step: int) -> Path:
 def best_folder(run: Path, step: int) -> Path:
     """Run folder and step -> the folder of the best checkpoint, if it is that of this step."""
     return run / "checkpoints" / f"best-{step:08d}"
-
-
-def step_of(folder: Path) -> int:
-    """Checkpoint folder -> the step in its name (step-00000100 -> 100). Raises CheckpointError for another name."""
-    match = _NAME.fullmatch(folder.name)
-    if match is None:
-        raise CheckpointError(f"{folder} is not one of a run's checkpoints: their names are like step-00000100.")
-    return int(match["step"])
 
 
 def latest(run: str | os.PathLike[str]) -> Path | None:

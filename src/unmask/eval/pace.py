@@ -6,7 +6,7 @@ given the tokens of earlier steps, are added. All paces share the passes with eq
 same order, so that the standard errors of their differences are much smaller than their own.
 """
 
-__all__ = ["Comparison", "Entry", "compare_rules", "measure_costs"]
+__all__ = ["PaceComparison", "PaceEntry", "compare_rules", "measure_costs"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ StageProgress = Callable[[str, int], None]
 """Called with curve or check, and the number of sequences that were measured since the last call."""
 
 
-class Entry(NamedTuple):
+class PaceEntry(NamedTuple):
     """A pace with its predicted and its measured bound; all values in nats per sequence."""
 
     steps: int
@@ -40,11 +40,11 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PaceComparison:
     """A curve, and the paces of every rule for several numbers of passes."""
 
     curve: Curve
-    entries: tuple[Entry, ...]
+    entries: tuple[PaceEntry, ...]
     """Sorted by passes, then in the order of RULES: the optimal pace first."""
 
     @property
@@ -95,7 +95,7 @@ def compare_rules(
     steps: Sequence[int],
     generator: torch.Generator,
     progress: StageProgress = lambda stage, sequences: None,
-) -> Comparison:
+) -> PaceComparison:
     """The curve of the rows `fit` -> the pace of every rule for each of `steps`, and their bounds on the rows `check`.
 
     All rows have the same number n of maskable tokens, and each of `steps` is at most n.
@@ -111,7 +111,7 @@ def compare_rules(
     measured = dict(zip(paces, costs.unbind(-1), strict=True))
     best = {k: measured[sizes] for k, rule, sizes in named if rule == "optimal"}
     entries = [
-        Entry(
+        PaceEntry(
             k,
             rule,
             sizes,
@@ -122,7 +122,7 @@ def compare_rules(
         )
         for k, rule, sizes in named
     ]
-    return Comparison(curve, tuple(entries))
+    return PaceComparison(curve, tuple(entries))
 
 
 def measure_costs(

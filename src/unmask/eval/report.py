@@ -26,7 +26,7 @@ from unmask.config import run_record
 from unmask.disk.files import atomic_text
 from unmask.errors import ConfigError
 from unmask.eval.frontier import POSITIONAL, Frontier, Frontiers, family
-from unmask.eval.pace import Comparison
+from unmask.eval.pace import PaceComparison
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.solve.pareto import envelope_at, pareto
 
@@ -177,7 +177,7 @@ def check_plot(path: str) -> None:
         raise ConfigError(f"--plot is '{path}'; the name of the file has to end in .png.")
 
 
-def plot_paces(comparison: Comparison, path: Path) -> None:
+def plot_paces(comparison: PaceComparison, path: Path) -> None:
     """A comparison of paces -> a picture with two panels.
 
     Left: the information curve with standard errors and fit. Right: the bound of each rule in nats per token against
@@ -193,7 +193,7 @@ def plot_paces(comparison: Comparison, path: Path) -> None:
     save_figure(path, figure)
 
 
-def _draw_curve(axes: Any, comparison: Comparison) -> None:
+def _draw_curve(axes: Any, comparison: PaceComparison) -> None:
     curve = comparison.curve
     revealed = [j + 1 for j in curve.counts]  # + 1 because the axis is logarithmic
     errors = curve.stderr().tolist()
@@ -205,7 +205,7 @@ def _draw_curve(axes: Any, comparison: Comparison) -> None:
     axes.legend()
 
 
-def _draw_costs(axes: Any, comparison: Comparison) -> None:
+def _draw_costs(axes: Any, comparison: PaceComparison) -> None:
     n = comparison.curve.total
     for index, (rule, color) in enumerate(_COLORS.items()):
         entries = [entry for entry in comparison.entries if entry.rule == rule]

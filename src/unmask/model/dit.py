@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.errors import RequestError
-from unmask.model.layers import Kept, Rotary, attention, join, site_keys
+from unmask.model.layers import Kept, Rotary, add_branch, attention, site_keys
 from unmask.model.settings import DiTSettings
 
 
@@ -119,13 +119,13 @@ class _Block(nn.Module):
     ) -> Tensor:
         six = _vectors(self.modulation, cond, 6)
         if six is None:
-            x = join(x, self.attend(self.norm_1(x), tables, valid, kept), None, self.dropout, keys[0])
-            return join(x, self.mlp(self.norm_2(x)), None, self.dropout, keys[1])
+            x = add_branch(x, self.attend(self.norm_1(x), tables, valid, kept), None, self.dropout, keys[0])
+            return add_branch(x, self.mlp(self.norm_2(x)), None, self.dropout, keys[1])
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = six
         branch = self.attend(_shifted(self.norm_1(x), shift_a, scale_a), tables, valid, kept)
-        x = join(x, branch, gate_a, self.dropout, keys[0])
+        x = add_branch(x, branch, gate_a, self.dropout, keys[0])
         branch = self.mlp(_shifted(self.norm_2(x), shift_m, scale_m))
-        return join(x, branch, gate_m, self.dropout, keys[1])
+        return add_branch(x, branch, gate_m, self.dropout, keys[1])
 
 
 class DiT(nn.Module):

@@ -4,7 +4,7 @@ Each is one autograd function whose backward is written out: no slice is padded 
 slow twins are in tests/parity, the measurements in docs/log.md.
 """
 
-__all__ = ["Kept", "Rotary", "attention", "join", "site_keys"]
+__all__ = ["Kept", "Rotary", "add_branch", "attention", "site_keys"]
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -219,7 +219,7 @@ class _Join(torch.autograd.Function):
         return grad, kept.mul_(gate * ctx.scale), to_gate.to(gate.dtype), None, None
 
 
-def join(residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, keys: Tensor | None) -> Tensor:
+def add_branch(residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, keys: Tensor | None) -> Tensor:
     """residual + dropout(gate * branch): (B, L, D) each, `gate` (B or 1, 1, D) or None for 1.
 
     Dropped elements are a function of the site's `keys` (2, B, L), see `site_keys`, and the channel; without keys there

@@ -16,8 +16,8 @@ __all__ = [
     "Cell",
     "Heuristics",
     "Measured",
-    "Options",
     "Question",
+    "QuestionOptions",
     "TaskSetup",
     "Timed",
     "Training",
@@ -44,7 +44,7 @@ from unmask.rl.settings import LearnRun, LearnSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class QuestionOptions:
     """What `unmask reproduce` can be asked for. Raises ConfigError for a value that is not possible."""
 
     denoisers: tuple[str, ...] = ("automaton_eos",)
@@ -179,7 +179,7 @@ class Question:
     name: str
     about: str
     cells: tuple[Cell, ...]
-    options: Options
+    options: QuestionOptions
 
 
 def cell_type(cell: Cell) -> str:
@@ -232,14 +232,14 @@ class TaskSetup:
 AUTOMATON = TaskSetup("automaton:traces=mixed", ("automaton", "automaton:traces=long"), 6)
 
 
-def setups(options: Options) -> list[tuple[str, TaskSetup]]:
+def setups(options: QuestionOptions) -> list[tuple[str, TaskSetup]]:
     """Options -> every denoiser that they name, with its task."""
     automata = [(checkpoint, AUTOMATON) for checkpoint in (*options.denoisers, *options.calibrated)]
     pairs = (text.rpartition("=") for text in options.others)
     return [*automata, *((checkpoint, TaskSetup(task, (task,), 6)) for task, _, checkpoint in pairs)]
 
 
-def missing_tasks(options: Options) -> list[Cell]:
+def missing_tasks(options: QuestionOptions) -> list[Cell]:
     """Options -> a `Blocked` cell for each task of the questions without a denoiser."""
     present = {text.partition("=")[0].partition(":")[0] for text in options.others}
     return [
@@ -250,7 +250,7 @@ def missing_tasks(options: Options) -> list[Cell]:
 
 
 def trained(
-    options: Options,
+    options: QuestionOptions,
     label: str,
     checkpoint: str,
     task: str,
@@ -271,7 +271,7 @@ def trained(
     return Training(name, LearnRun(checkpoint, task, policy or PolicySettings(), learn))
 
 
-def heuristics(options: Options, checkpoint: str, task: str, block: int | None = None) -> Heuristics:
+def heuristics(options: QuestionOptions, checkpoint: str, task: str, block: int | None = None) -> Heuristics:
     """A denoiser and a task -> the cell that measures all heuristics there, also in blocks of `block` positions."""
     count = min(options.count, _QUICK_COUNT) if options.quick else options.count
     arena = Arena(checkpoint, task, count, options.test_seed)
@@ -283,7 +283,7 @@ def heuristics(options: Options, checkpoint: str, task: str, block: int | None =
 
 
 def measured(
-    options: Options,
+    options: QuestionOptions,
     label: str,
     trainings: Sequence[Training],
     against: Heuristics,
@@ -299,7 +299,7 @@ def measured(
     return Measured(name, against.arena, label, seed, names, alphas, block_size, against.name)
 
 
-def cells_of_setups(options: Options, *, in_blocks: bool) -> list[Cell]:
+def cells_of_setups(options: QuestionOptions, *, in_blocks: bool) -> list[Cell]:
     """Options -> for every denoiser the policy of each seed and the heuristics, in blocks or on the whole canvas."""
     trainings: list[Cell] = []
     rules: list[Cell] = []

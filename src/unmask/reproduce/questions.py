@@ -20,8 +20,8 @@ from unmask.reproduce.plan import (
     Blocked,
     Cell,
     Heuristics,
-    Options,
     Question,
+    QuestionOptions,
     TaskSetup,
     Timed,
     Training,
@@ -59,7 +59,7 @@ _TWICE = "automaton:length=48,traces=mixed"
 _FULL, _INSIDE = "full canvas", f"blocks of {AUTOMATON.block}"  # labels of `full` and `blocks`, to share their cells
 
 
-def ablations(options: Options) -> list[Cell]:
+def ablations(options: QuestionOptions) -> list[Cell]:
     """Ablations: how much does each part of the network and of its training contribute?
 
     arXiv:2512.09106, section 5.5 and appendices E and F. Each variant differs from the recipe in what its name says;
@@ -81,7 +81,7 @@ def ablations(options: Options) -> list[Cell]:
     return cells
 
 
-def alpha(options: Options) -> list[Cell]:
+def alpha(options: QuestionOptions) -> list[Cell]:
     """Control of speed: a network for each alpha against one conditioned on alpha, and how much seeds differ.
 
     arXiv:2512.09106, sections 3.3 and 6, where each alpha has its own network and the passes vary between seeds. Four
@@ -109,7 +109,7 @@ def alpha(options: Options) -> list[Cell]:
     return cells
 
 
-def blocks(options: Options) -> list[Cell]:
+def blocks(options: QuestionOptions) -> list[Cell]:
     """In blocks: does a learned policy match tuned heuristics?
 
     arXiv:2512.09106, section 5.1. Policies are trained and measured in blocks: a quarter of the automaton's positions,
@@ -118,7 +118,7 @@ def blocks(options: Options) -> list[Cell]:
     return cells_of_setups(options, in_blocks=True)
 
 
-def full(options: Options) -> list[Cell]:
+def full(options: QuestionOptions) -> list[Cell]:
     """Over the whole canvas: does a learned policy beat tuned heuristics?
 
     arXiv:2512.09106, section 5.2. One network conditioned on alpha for each denoiser and seed, measured in distribution
@@ -127,7 +127,7 @@ def full(options: Options) -> list[Cell]:
     return cells_of_setups(options, in_blocks=False)
 
 
-def seconds(options: Options) -> list[Cell]:
+def seconds(options: QuestionOptions) -> list[Cell]:
     """Seconds, not only passes: is a policy still faster at equal accuracy, with the time of its network included?
 
     Batches of 1, 32 and 128. Each of these cells runs alone, in one thread, after all other cells; the first seed only.
@@ -148,7 +148,7 @@ def seconds(options: Options) -> list[Cell]:
     return [*before, *timed, *missing_tasks(options)]
 
 
-def transfer(options: Options) -> list[Cell]:
+def transfer(options: QuestionOptions) -> list[Cell]:
     """Transfer: policies with a denoiser, a length, a task or blocks that they were not trained on.
 
     arXiv:2512.09106, section 5.4. Measured on the hardest test of each task; transfers are measured at every other
@@ -190,7 +190,7 @@ def _transfers(pairs: list[tuple[str, TaskSetup]], first: str) -> list[tuple[str
     return list(dict.fromkeys([*((c, c) for c in names), *((first, c) for c in names), *((c, first) for c in names)]))
 
 
-QUESTIONS: dict[str, Callable[[Options], list[Cell]]] = {
+QUESTIONS: dict[str, Callable[[QuestionOptions], list[Cell]]] = {
     f"policies-{question.__name__}": question for question in (ablations, alpha, blocks, full, seconds, transfer)
 }
 """Each question by the name that `unmask reproduce` takes."""
@@ -201,7 +201,7 @@ def names() -> dict[str, str]:
     return {name: _about(name) for name in QUESTIONS}
 
 
-def plan_of(name: str, options: Options) -> Question:
+def plan_of(name: str, options: QuestionOptions) -> Question:
     """The name of a question and options -> its plan. Raises ConfigError for an unknown name."""
     if name not in QUESTIONS:
         raise ConfigError(f"There is no question named '{name}'; {did_you_mean(name, QUESTIONS)}")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unmask.config import to_dict
 from unmask.disk.checkpoint import load_tensors
 from unmask.disk.folders import step_folder
 from unmask.noise import derive
@@ -176,7 +177,8 @@ def fit(learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> 
         standing = learner.standing
         result = RunResult(learner.step, exhausted, standing.merit, standing.best_step, learner.folder)
     else:
-        result = drive(_PolicyRun(learner, listener), listener, cadence, exhausted=exhausted, track=s.track)
+        target, facts = _PolicyRun(learner, listener), to_dict(learner.run)
+        result = drive(target, listener, cadence, exhausted=exhausted, track=s.track, settings=facts)
     calibration = None
     if result.reason != "interrupted" and learner.run.policy.priced and learner.group.first:
         listener.message("Calibrating the dial on validation problems ...")

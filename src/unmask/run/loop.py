@@ -147,16 +147,19 @@ def drive(
     *,
     exhausted: str,
     track: tuple[str, ...] = (),
+    settings: Mapping[str, object] | None = None,
 ) -> RunResult:
     """Steps to the last one, to the end of patience (reason `exhausted`) or to an interrupt -> how the run ended.
 
     The checkpoint of the last step is always written. A step whose validation an interrupt prevented is validated
-    first. `track` names trackers, see `Metrics`.
+    first. `track` names trackers, which show `settings`; see `Metrics`.
     """
     from unmask.run.metrics import Metrics  # with torch, which those that only name these types do without
 
     resumed = target.step or None
-    opened = Metrics(target.folder, resumed_at=resumed, track=track) if target.group.first else nullcontext()
+    opened = nullcontext()
+    if target.group.first:
+        opened = Metrics(target.folder, resumed_at=resumed, track=track, settings=settings)
     with opened as metrics, Interrupt() as interrupt:
         loop = _Loop(target, listener, cadence, metrics, interrupt)
         if not target.begin(loop.stopping):

@@ -139,7 +139,7 @@ class Workers(Generic[Result]):
     def _begin(self, log: Path | None) -> _Worker:
         here, there = Pipe()
         arguments = (there, self._setup, None if log is None else str(log))
-        process = get_context("spawn").Process(target=_serve, args=arguments)
+        process = get_context("spawn").Process(target=_serve, args=arguments, daemon=True)  # it never outlives us
         with _inherited():
             process.start()
         there.close()
@@ -152,8 +152,7 @@ class Workers(Generic[Result]):
         name, worker.name = worker.name, None
         assert name is not None
         try:
-            value, error = worker.connection.recv()
-            ended = self._setup is None
+            value, error, ended = worker.connection.recv()
             answer = Answer[Result](name, value, error, None)
         except (EOFError, OSError):
             ended, answer = True, None
@@ -189,13 +188,13 @@ def _serve(connection: Connection, setup: Callable[[], Callable[[Any], Any]] | N
     try:
         _settle(log)
         work, error = _attempt(setup or (lambda: _call))
-        if work is None:
-            connection.send((None, error))
-            return
         while (job := _received(connection)) is not None:
-            answer = _attempt(work, job[0])
+            answer = (None, error) if work is None else _attempt(work, job[0])
+            last = work is None or setup is None  # no further job comes here
             sys.stdout.flush()
-            connection.send(answer)
+            connection.send((*answer, last))
+            if last:
+                return
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

@@ -18,7 +18,7 @@ import torch
 
 from unmask.api import load
 from unmask.decode.loop import Decoder
-from unmask.disk.files import explained
+from unmask.disk.files import atomic_text, explained
 from unmask.disk.folders import locate, locate_policy
 from unmask.disk.json import NotJson, json_lines
 from unmask.errors import ConfigError
@@ -128,9 +128,7 @@ def _read(record: Path | None, arguments: Mapping[str, Any], stamps: Mapping[str
         return {}
     head = json.dumps(dict(arguments), sort_keys=True)
     if not record.exists():
-        with explained(record):
-            record.parent.mkdir(parents=True, exist_ok=True)
-            record.write_text(head + "\n", encoding="utf-8")
+        atomic_text(record, head + "\n")
         return {}
     outcomes: dict[str, Outcome] = {}
     with record.open("rb") as file:

@@ -220,7 +220,8 @@ class Trainer:
         """
         plan, settings = self.plan, self.settings
         cadence = Cadence(plan.steps, plan.eval_every, plan.save_every, settings.patience)
-        return drive(self, listener, cadence, exhausted="no better bound", track=settings.track)
+        facts = to_dict(self.run)
+        return drive(self, listener, cadence, exhausted="no better bound", track=settings.track, settings=facts)
 
     def begin(self, stopping: Callable[[], bool]) -> bool:
         """Put the network in training mode; always True."""

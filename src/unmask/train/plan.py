@@ -15,7 +15,7 @@ from typing import Any
 
 from unmask.data.documents import Pair, row_pair
 from unmask.data.packed import Corpus
-from unmask.data.prepare import prepare
+from unmask.data.prepare import prepare, silent
 from unmask.data.settings import DataSettings
 from unmask.data.sources import Source
 from unmask.denoiser import Trainable
@@ -148,12 +148,8 @@ _KEPT = 1_000_000  # most problems kept in memory until the corpus is made; more
 _FORMAT = 2
 
 
-def _silent(_: str) -> None:
-    """The default for `note`."""
-
-
 def corpus_of(
-    settings: DataSettings, tokenizer: Tokenizer | None = None, note: Callable[[str], None] = _silent
+    settings: DataSettings, tokenizer: Tokenizer | None = None, note: Callable[[str], None] = silent
 ) -> Corpus:
     """Settings -> the corpus, as `data.prepare` makes it, where a source may also be a task.
 

@@ -110,7 +110,7 @@ def open_session(
     group.share(run.train.batch)
     corpus = corpus_of(run.data, start.tokenizer, note)
     if start.record is not None:
-        _compare(start.record, corpus, str(resume), threads, note)
+        _check_same(start.record, corpus, str(resume), threads, note)
     plan = start.plan or make_plan(run, corpus, start.network)
     network = start.network or build(plan.model, run.train.seed)
     folder = Path(resume or out or default_folder(run.data.source))
@@ -229,7 +229,9 @@ def _refuse_changes(before: TextRun, now: TextRun) -> None:
                 )
 
 
-def _compare(record: Mapping[str, Any], corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]) -> None:
+def _check_same(
+    record: Mapping[str, Any], corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]
+) -> None:
     """Raise ConfigError if the text has changed; note other differences from the start of the run."""
     if record["data"] != corpus.fingerprint:
         raise ConfigError(
