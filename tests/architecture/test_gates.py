@@ -1,5 +1,6 @@
 """The rules of docs/architecture.md hold in src/unmask; and each gate turns red on a small bad source."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,3 +157,18 @@ def test_importing_the_package_and_reading_a_checkpoint_do_not_import_torch() ->
     code = "import sys, unmask, unmask.disk.checkpoint; sys.exit('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": str(SRC)}, check=False)
     assert result.returncode == 0
+
+
+def test_a_reader_of_generate_and_train_opens_few_files() -> None:
+    """The limits stand in tools/count_files.py; the control is the count itself, which is not zero."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "count_files.py")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SRC)},
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    counts = [int(line.split(": ")[1].split()[0]) for line in result.stdout.splitlines()]
+    assert len(counts) == 2
+    assert min(counts) > 15
