@@ -28,6 +28,7 @@ from unmask.disk.files import explained
 from unmask.disk.folders import latest, locate
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.load import build, load_denoiser, stored_settings
+from unmask.objective.base import Objective
 from unmask.objective.masked import Masked
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare, set_threads
@@ -122,7 +123,7 @@ def open_session(
     return Session(run, plan, corpus, trainer, folder, group, device, dtype, threads)
 
 
-def objective_of(settings: TrainSettings, corpus: Corpus) -> Masked:
+def objective_of(settings: TrainSettings, corpus: Corpus) -> Objective:
     """Settings -> the objective: the bound of masked diffusion."""
     return Masked(MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(settings.schedule)), settings.estimator)
 
