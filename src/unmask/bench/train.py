@@ -45,8 +45,7 @@ from unmask.denoiser import Denoiser
 from unmask.errors import RunError
 from unmask.model.load import build, parameter_count
 from unmask.model.settings import DiTSettings
-from unmask.objective.base import Draw, Loss, Rows
-from unmask.objective.masked import Masked
+from unmask.objective.base import Draw, Loss, Objective, Rows
 from unmask.run.machine import bfloat16_works, peak_bytes
 from unmask.run.parallel import Group
 from unmask.text.build import byte_tokenizer
@@ -184,7 +183,7 @@ def cell(shape_json: str, logits: str, threads: str) -> None:
     empty = peak_bytes(cpu)
 
     if logits == "full":  # the published form: every position's logits, in float32, at once
-        trainer.objective = _FullLogits(objective_of(trainer.settings, trainer.corpus))
+        trainer.objective = _FullLogits(trainer.objective)
     trainer.take_step()
     began, spent = time.perf_counter(), time.process_time()
     trainer.take_step()
@@ -196,7 +195,7 @@ def cell(shape_json: str, logits: str, threads: str) -> None:
 class _FullLogits:
     """The masked objective with the logits of all positions in memory."""
 
-    masked: Masked
+    masked: Objective
 
     def draw(self, seed: int, step: int, rows: Tensor, total: int, maskable: Tensor) -> Draw:
         return self.masked.draw(seed, step, rows, total, maskable)
