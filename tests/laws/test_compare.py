@@ -70,6 +70,7 @@ def test_the_point_of_one_pass_is_in_both_sets() -> None:
     assert (both.points, both.above, both.beyond) == (1, 0, 0)
 
 
+@pytest.mark.slow
 def test_intervals_clear_zero_where_something_differs_and_cover_it_where_nothing_does() -> None:
     clear = {0.0: 0, 0.25: 0}
     for seed in range(40):

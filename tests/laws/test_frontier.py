@@ -57,6 +57,7 @@ def test_the_envelope_is_the_best_mixture_of_two() -> None:
         assert mixture_hypervolume(passes, accuracy, 24) >= hypervolume(passes, accuracy, 24) - 1e-3
 
 
+@pytest.mark.slow
 def test_intervals_cover_and_shrink() -> None:
     """About 95 % of 200 intervals contain the true accuracy .3; four times as many problems halve their width."""
     generator = np.random.default_rng(2)

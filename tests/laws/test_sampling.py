@@ -124,6 +124,7 @@ def test_in_the_limit_the_joint_is_sampled(strict: str, loose: str) -> None:
     assert surprise(sample(make(loose)).tokens, JOINT) > 4
 
 
+@pytest.mark.slow
 def test_remdm_comes_near_the_joint_as_steps_grow() -> None:
     """Its error falls with the number of steps; without hiding it is ancestral sampling."""
     far, near = (distance(sample(make(f"remdm:steps={steps},eta=0.05")).tokens) for steps in (3, 40))
