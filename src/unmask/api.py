@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from unmask.data.packed import Packed
-from unmask.decode.constraint import Constraint
+from unmask.decode.constraint import Constraint, Constraints, constraints_of
 from unmask.decode.loop import Decoder
 from unmask.decode.rows import Decoding, Snapshot, Written, make_decoder, row_options, run_to_end, slide
 from unmask.denoiser import Denoiser, Trainable, computing_in
@@ -143,30 +143,33 @@ class Model:
         stride: int | None = None,
         seed: int | Sequence[int] = 0,
         stop_at_eos: bool = True,
-        constraint: Constraint | None = None,
+        constraint: Constraints = None,
         batch: int = 32,
         **decoding: Unpack[Decoding],
     ) -> Generator[Snapshot, None, list[Written]]:
         """Continue each prompt by `length` tokens, yielding the canvas after each pass.
 
         Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
-        `seed` is one number, from which each row gets its own by its place, or one number a row. A row's text depends
-        on its seed, prompt and options, not on the rows beside it. `temperature`, `top_p` and `dial` are one number or
-        one a row: temperature 0 takes the most probable token, 1 samples from the model; `top_p` below 1 samples from
-        the smallest set of most probable tokens with this joint probability; `dial`, from 0 (accurate) to 1 (fast), is
-        for a policy that has one. A `constraint` says which tokens may be written where; that of `only` leaves EOS out.
-        The other options are those of `Decoding`. The generator returns the finished rows.
+        `seed` is one number, from which each row gets its own by its place, or one a row. `temperature` (0 takes the
+        most probable token, 1 samples from the model), `top_p` (below 1: sample from the smallest set of most probable
+        tokens with this joint probability), `dial` (0 accurate, 1 fast; for a policy that has one) and `constraint`
+        (which tokens may be written where; that of `only` leaves EOS out) are one, or one a row. A row's text depends
+        on its seed, prompt and options alone. Other options: `Decoding`. The generator returns the finished rows.
         Raises RequestError for impossible requests.
         """
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         step = self.window // 2 if stride is None else stride
-        decoder = replace(self.decoder(policy, **decoding), constraints=(constraint,))
+        rules, numbers = constraints_of(constraint, len(texts))
+        decoder = replace(self.decoder(policy, **decoding), constraints=rules)
         if not texts:
             raise RequestError("There is no prompt; give at least one, which may be empty.")
         if length < 1:
             raise RequestError(f"length is {length}; give the number of tokens to write, at least 1.")
         if not 0 < step <= self.window:
             raise RequestError(f"stride is {step}; give 1 to {self.window} tokens, the model's window.")
+        options = row_options(
+            decoder, len(texts), dial=dial, temperature=temperature, top_p=top_p, passes=decoding.get("passes")
+        )
         return slide(
             decoder,
             self.tokenizer.encode_batch(texts),
@@ -178,9 +181,7 @@ class Model:
             eos_id=self.tokenizer.eos_id if stop_at_eos else None,
             batch=batch,
             device=self.device,
-            options=row_options(
-                decoder, len(texts), dial=dial, temperature=temperature, top_p=top_p, passes=decoding.get("passes")
-            ),
+            options=replace(options, constraint=numbers),
         )
 
     def recorder(self, template: str | None = None) -> Recorder:
@@ -245,26 +246,27 @@ class Model:
         count: int = 1,
         seed: int | Sequence[int] = 0,
         draws: int = 32,
-        constraint: Constraint | None = None,
+        constraint: Constraints = None,
         batch: int = 32,
         **decoding: Unpack[Decoding],
     ) -> Generator[Snapshot, None, list[Fill]]:
         """Fill the holes of `template` (see text.template) `count` times, yielding the canvas after each pass.
 
         Where a length is free every combination of lengths is decoded, and the one whose whole text has the least bound
-        on -log p, measured by `draws` random maskings, is returned; Fill.attempts has them all. A `constraint` says
-        which tokens may be written where; special tokens, EOS among them, never are. The other options are as in
-        `stream`, and one a row is one for each of the `count` texts.
+        on -log p, measured by `draws` random maskings, is returned; Fill.attempts has them all. Special tokens, EOS
+        among them, are never written. The other options are as in `stream`, one a row for each of `count` texts.
         Raises RequestError for a template without holes, one longer than the model's window, or one with too many
         combinations of lengths.
         """
         if count < 1:
             raise RequestError(f"count is {count}; give at least 1.")
         sketch = self.filler.sketch(template)
-        decoder = replace(self.decoder(policy, **decoding), constraints=(self.filler.writable(constraint),))
+        rules, numbers = constraints_of(constraint, count)
+        decoder = replace(self.decoder(policy, **decoding), constraints=tuple(map(self.filler.writable, rules)))
         options = row_options(
             decoder, count, dial=dial, temperature=temperature, top_p=top_p, passes=decoding.get("passes")
         )
+        options = replace(options, constraint=numbers)
         return self.filler.stream(sketch, decoder, _row_seeds(seed, count), options, draws=draws, batch=batch)
 
     def canvas_of(self, template: str) -> list[int]:

@@ -285,9 +285,27 @@ def test_fill_takes_one_number_a_text() -> None:
     assert other.tokens[0] != whole.tokens[1]
 
 
+def test_each_text_has_its_own_constraint() -> None:
+    """In one request, a text gets what it gets alone; the control is the request with one constraint for all."""
+    model = bytes_model()
+    letters, digits = model.only("abcdefgh"), model.only("0123456789")
+    rules = [letters, None, digits, letters]
+    rest: dict[str, Any] = {"policy": "random:steps=2", "seed": [1, 2, 3, 4]}
+    whole = model.fill("ab[4]c", count=4, constraint=rules, **rest)
+    written = model.generate(["ab"] * 4, length=6, constraint=rules, **rest)
+    for row, rule in enumerate(rules):
+        alone: dict[str, Any] = {"policy": "random:steps=2", "seed": [row + 1], "constraint": rule}
+        assert model.fill("ab[4]c", **alone).tokens[0] == whole.tokens[row]
+        assert model.generate("ab", length=6, **alone).tokens[0] == written.tokens[row]
+    assert whole.holes[2][0].isdigit()
+    assert set(whole.holes[0][0]) <= set("abcdefgh")
+    assert model.fill("ab[4]c", count=4, constraint=letters, **rest).tokens[2] != whole.tokens[2]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        ({"constraint": [None]}, "1 constraints were given for 2 rows; give one, or one a row."),
         ({"temperature": [1.0]}, "1 temperatures were given for 2 rows; give one number, or one a row."),
         ({"top_p": [1.0] * 3}, "3 values of top_p were given for 2 rows; give one number, or one a row."),
         ({"temperature": [1.0, -1.0]}, "temperature is -1.0; give 0 (always the most probable token) or more."),

@@ -5,11 +5,11 @@ confidence, margin and entropy are those of the constrained distribution too. Sh
 N positions asked about.
 """
 
-__all__ = ["Both", "Constraint", "Vocabulary", "allowed_tokens"]
+__all__ = ["Both", "Constraint", "Constraints", "Vocabulary", "allowed_tokens", "constraints_of"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -48,6 +48,24 @@ class Both:
 
     def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
         return self.first(tokens, where) & self.second(tokens, where)
+
+
+Constraints: TypeAlias = Constraint | Sequence[Constraint | None] | None
+"""A constraint for all rows, or one a row; None is no constraint."""
+
+
+def constraints_of(constraint: Constraints, count: int) -> tuple[tuple[Constraint | None, ...], list[int]]:
+    """One constraint, or one a row -> the different ones, for a `Decoder`, and the number of each of `count` rows.
+
+    Raises RequestError where there are not as many as rows.
+    """
+    if constraint is None or callable(constraint):
+        return (constraint,), [0] * count
+    if len(constraint) != count:
+        raise RequestError(f"{len(constraint)} constraints were given for {count} rows; give one, or one a row.")
+    different = {id(rule): rule for rule in constraint}
+    numbers = {key: number for number, key in enumerate(different)}
+    return tuple(different.values()), [numbers[id(rule)] for rule in constraint]
 
 
 def allowed_tokens(
