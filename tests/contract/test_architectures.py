@@ -49,10 +49,10 @@ class Mine(Automaton):
 
 @dataclass(frozen=True, slots=True)
 class MixerSettings:
-    """Not one name in common with the DiT's beyond what any denoiser has."""
+    """Not one name in common with the DiT's settings."""
 
-    vocab_size: int
-    mask_id: int
+    ids: int
+    hidden_id: int
     window: int
     channels: int = CHANNELS
 
@@ -64,18 +64,18 @@ class Mixer(nn.Module):
         super().__init__()
         self.dropout_keys: Tensor | None = None  # it has no dropout
         self.settings = settings
-        self.embedding = nn.Embedding(settings.vocab_size, settings.channels)
+        self.embedding = nn.Embedding(settings.ids, settings.channels)
         self.mixing = nn.Parameter(torch.randn(settings.window, settings.window) / settings.window)
-        self.head = nn.Linear(settings.channels, settings.vocab_size, bias=False)
+        self.head = nn.Linear(settings.channels, settings.ids, bias=False)
         self.head.weight = self.embedding.weight
 
     @property
     def vocab_size(self) -> int:
-        return self.settings.vocab_size
+        return self.settings.ids
 
     @property
     def mask_id(self) -> int:
-        return self.settings.mask_id
+        return self.settings.hidden_id
 
     @property
     def max_length(self) -> int:
@@ -192,8 +192,30 @@ def test_it_is_loaded_and_decoded(mixer: None, tmp_path: Path) -> None:
     assert first.passes == [4]
     assert first.tokens != second.tokens  # the control
     assert model.generate("ab", length=12, policy="confidence:steps=4", seed=1).tokens == first.tokens
-    assert len(model.fill("ab[5]").holes[0][0]) > 0
-    assert model.bound(["abab"], draws=4).nats_per_token > 0
+    fillings = [model.fill("ab[5]", seed=seed).tokens for seed in (3, 3, 4)]
+    assert fillings[0] == fillings[1] != fillings[2]
+    bounds = [model.bound(["abab" * 4], draws=4).nats_per_token]
+    for state in (load_tensors(tmp_path / "run"), {}):  # the stored weights; the control, none of them
+        network = build(model.network.settings, seed=9)
+        network.load_state_dict(network.state_dict() | state)
+        again = unmask.Model(network, model.process, model.tokenizer, None, torch.device("cpu"))
+        bounds.append(again.bound(["abab" * 4], draws=4).nats_per_token)
+    assert bounds[0] == bounds[1] != bounds[2]
+
+
+def test_commands_read_it_without_the_names_of_a_dit(
+    mixer: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "fresh")
+    assert main(["info", str(tmp_path / "fresh")]) == 0
+    lines = capsys.readouterr().out
+    assert f"{WINDOW} tokens" in lines
+    assert f"{read_checkpoint(tmp_path / 'fresh').network_fact('vocab_size')} ids" in lines
+    config = json.loads((tmp_path / "fresh" / "config.json").read_text())
+    del config["network"]  # the control: without these facts it is not known
+    (tmp_path / "fresh" / "config.json").write_text(json.dumps(config))
+    assert main(["info", str(tmp_path / "fresh")]) == 0
+    assert f"{WINDOW} tokens" not in capsys.readouterr().out
 
 
 def arguments(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -251,7 +273,9 @@ def test_a_policy_is_learned_on_it(mixer: None, tmp_path: Path) -> None:
     after = read_policy(tmp_path / "policy" / "policy").network.state_dict()
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
     model = unmask.load(str(tmp_path / "fresh"), device="cpu", dtype="float32")
-    assert model.generate("ab", length=8, policy=f"learned:from={tmp_path / 'policy'}").passes[0] >= 1
+    name = f"learned:from={tmp_path / 'policy'}"
+    passes = [model.generate("ab", length=8, policy=name, dial=dial).passes[0] for dial in (1.0, 0.0)]
+    assert passes[0] == 1 < passes[1]  # the dial of its policy goes to one pass
     wrong = replace(run, policy=replace(policy, hidden=CHANNELS + 1))
     with pytest.raises(ConfigError, match=f"have {CHANNELS}; give --policy.hidden {CHANNELS}"):
         open_learning(wrong, out=tmp_path / "wrong")
@@ -259,7 +283,7 @@ def test_a_policy_is_learned_on_it(mixer: None, tmp_path: Path) -> None:
 
 def test_an_architecture_that_nobody_registered_is_refused(mixer: None, tmp_path: Path) -> None:
     settings = written(tmp_path / "fresh")
-    assert parameter_count(settings) == settings.vocab_size * CHANNELS + WINDOW**2  # the control; tied weights once
+    assert parameter_count(settings) == settings.ids * CHANNELS + WINDOW**2  # the control; tied weights once
     del ARCHITECTURES["mixer"]
     for call, sentence in (
         (lambda: load_denoiser(str(tmp_path / "fresh")), "holds the architecture 'mixer', which is not known here"),

@@ -201,8 +201,9 @@ class _FullLogits:
         return self.masked.draw(seed, step, rows, total, maskable)
 
     def loss(self, model: Denoiser, rows: Rows, draw: Draw) -> Loss:
-        hide, weight, _ = draw
-        logits = model.logits(model.hidden(rows.ids.masked_fill(hide, model.mask_id), valid=rows.valid))
+        hide, weight, time = draw
+        time = time if model.time_conditioned else None
+        logits = model.logits(model.hidden(rows.ids.masked_fill(hide, model.mask_id), valid=rows.valid, time=time))
         nll = F.cross_entropy(logits.float().flatten(0, 1), rows.ids.flatten(), reduction="none").view(hide.shape)
         return Loss((nll * hide).sum(-1) * weight, rows.maskable.sum(-1))
 
@@ -238,9 +239,7 @@ def bench_scaling(threads: int) -> dict[str, list[dict[str, Any]]]:
 
 def plot_scaling(cells_by_axis: dict[str, list[dict[str, Any]]], path: Path) -> None:
     """The cells of `bench_scaling` -> a picture of seconds and peak memory; dashed: the growth of the arithmetic."""
-    from unmask.model.settings import DiTSettings
     from unmask.plots import new_figure, save_figure
-    from unmask.train.plan import flops_per_token
 
     keys = {"L": "length", "B": "batch", "V": "vocab", "width": "width"}
     figure = new_figure(3.2 * len(cells_by_axis), 5.6)

@@ -59,6 +59,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "architecture": config.get("architecture"),
         "parameters": checkpoint.parameters,
         "model": _part(config, "model"),
+        "window": checkpoint.network_fact("max_length"),
         "policy": _part(config, "policy") or None,
         "trained_on": _part(config, "trained_on") or None,
         "calibrated": bool(_part(config, "calibration")),
@@ -94,7 +95,7 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
         record = {}
     return {
         "kind": name or str(_part(record, "model").get("type", "unknown")).lower(),
-        "vocab_size": _part(checkpoint.config, "model").get("vocab_size"),
+        "vocab_size": checkpoint.network_fact("vocab_size"),
     }
 
 
@@ -107,8 +108,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
     rows = {
         "checkpoint": facts["checkpoint"],
         "network": f"{facts['architecture']}, {facts['parameters']:,} parameters: {shape}",
-        "window": f"{model.get('max_length', '?')} tokens",
-        "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size']:,} ids",
+        "window": f"{facts['window']} tokens" if facts["window"] else "unknown",
+        "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size'] or 0:,} ids",
     }
     if facts["step"] is not None:
         rows["step"] = f"{facts['step']:,} of {facts['steps']:,}" if facts["steps"] else f"{facts['step']:,}"
@@ -223,6 +224,6 @@ def _models() -> dict[str, str]:
     lines: dict[str, str] = {}
     for name, folder in bundled().items():
         checkpoint = read_checkpoint(folder)
-        window = checkpoint.config.get("model", {}).get("max_length", "?")
+        window = checkpoint.network_fact("max_length")
         lines[name] = f"{checkpoint.parameters:,} parameters, window {window} tokens"
     return lines

@@ -104,7 +104,7 @@ def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Argu
     if "data" in settings:
         base = from_dict(DataSettings, settings["data"], f"{checkpoint.folder}/run.json")
     elif "data.source" in typed:
-        base = DataSettings(length=checkpoint.config.get("model", {}).get("max_length", 256))
+        base = DataSettings(length=checkpoint.network_fact("max_length") or 256)
     else:
         raise RequestError(f"{checkpoint.folder} does not say what it was trained on; give a text with --data.source.")
     if "data.source" in typed and "data.valid" not in typed:

@@ -174,7 +174,7 @@ def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
     from unmask.disk.checkpoint import read_checkpoint
     from unmask.disk.folders import locate
 
-    window = read_checkpoint(locate(init)).config.get("model", {}).get("max_length", base.data.length)
+    window = read_checkpoint(locate(init)).network_fact("max_length") or base.data.length
     return replace(base, data=replace(base.data, length=min(window, base.data.length)))
 
 

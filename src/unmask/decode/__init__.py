@@ -1,1 +1,1 @@
-"""Decoding: the loop, the rows it writes, how tokens are drawn, and the options a person gives."""
+"""Decoding: the loop, the rows it writes, how tokens are drawn, and the options of a request."""

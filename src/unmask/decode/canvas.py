@@ -1,8 +1,7 @@
 """Rows being written, and how they join others and leave them. Shapes: B rows, L positions.
 
-Rows are on their own: a row may join others, leave them, wait and go on among others at any pass, and gets the same
-tokens, log-probabilities and passes as alone. `Running` is all that this takes: the canvas, and what the policy and a
-cache remember of each row.
+Rows are independent: a row may join or leave a batch before any pass, and gets the tokens, log-probabilities and passes
+that it gets alone. `Running` has all that this needs: the canvas, and the state of the policy and of a cache.
 """
 
 __all__ = ["Canvas", "Running", "join", "leave"]
@@ -27,7 +26,7 @@ class Canvas:
     tokens: Tensor  # (B, L) int64, MASK where nothing is written yet
     valid: Tensor  # (B, L) bool, False on padding
     seed: Tensor  # (B,) int64: all randomness of the row
-    written: Tensor  # (B, L) bool, by us, not by the prompt
+    written: Tensor  # (B, L) bool, True where decoding wrote the token
     log_prob: Tensor  # (B, L) float32, clean log-probability of a written token at the pass that wrote it, else nan
     margin: Tensor  # (B, L) likewise, nan where the policy did not look
     entropy: Tensor  # (B, L) likewise

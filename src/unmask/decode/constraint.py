@@ -24,7 +24,7 @@ class Constraint(Protocol):
         """tokens (B, L) int64 with MASK where nothing is written yet, where (B, L) bool with N places asked about, row
         by row -> (N, V) bool, or (1, V) where all places are alike: True where the token may be written.
 
-        It goes by each row alone, and keeps a token for every place it is asked about.
+        The result for a row depends on that row only, and allows at least one token at each position of `where`.
         """
         ...
 
@@ -71,7 +71,7 @@ def constraints_of(constraint: Constraints, count: int) -> tuple[tuple[Constrain
 def allowed_tokens(
     constraints: Sequence[Constraint | None], which: Sequence[int], tokens: Tensor, where: Tensor, vocab_size: int
 ) -> Tensor | None:
-    """The constraint of each row -> (N, V) or (1, V) bool as a `Constraint` answers; None where all rows are free.
+    """The constraint of each row -> (N, V) or (1, V) bool as a `Constraint` answers; None if no row has one.
 
     Row i keeps to `constraints[which[i]]`, where None stands for no constraint. Raises RequestError for a number that
     has no entry.

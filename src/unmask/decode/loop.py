@@ -36,7 +36,7 @@ class Step(NamedTuple):
     decision: Decision
     revealed: Tensor  # (b, L) bool: what was written, a rescue included
     remasked: Tensor  # (b, L) bool: what was hidden again
-    rescued: Tensor  # (b,) bool: the policy revealed nothing and the loop helped
+    rescued: Tensor  # (b,) bool: the policy revealed nothing, so the loop revealed one position
     candidates: Tensor | None = None  # (b, L, k) token ids, the most probable first, where `alternatives` is k
     candidate_log_probs: Tensor | None = None  # (b, L, k) nan where the pass did not ask the head
 
@@ -46,7 +46,7 @@ class Decoder:
     """A denoiser, a policy, and how tokens are drawn. `block_size` positions are filled before the next begin; the
     first block begins at the first position to fill.
 
-    `temperature` and `top_p` hold for rows that do not say their own; each row names one of the `constraints`, by
+    `temperature` and `top_p` hold for rows without values of their own; each row names one of the `constraints`, by
     default the first, which says which tokens may be written where (None: all). With `alternatives` = k each Step has
     the k most probable tokens of what was looked at, for traces. Raises RequestError for a number that cannot be.
     """
@@ -66,7 +66,7 @@ class Decoder:
 
     def decode(self, canvas: Canvas) -> Canvas:
         """Fill the canvas: every valid MASK becomes a token."""
-        for canvas, _ in self.steps(canvas):  # noqa: B007  (the last one is what we want)
+        for canvas, _ in self.steps(canvas):  # noqa: B007  (only the last canvas is returned)
             pass
         return canvas
 
@@ -296,7 +296,7 @@ class Decoder:
 
 
 class _Seen(NamedTuple):
-    """What the pass said of the positions it was asked about."""
+    """Log-probabilities of the proposals, and for traces the most probable tokens."""
 
     log_prob: Tensor  # (B, L) of the proposals
     candidates: Tensor | None = None

@@ -90,7 +90,7 @@ def _choose(clean: Tensor, u: Tensor | None, temperature: float, top_p: float) -
 
 
 def two_best(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the highest of each row stands, ties going left, and the two highest: (N, V) -> (N,) and (N, 2)."""
+    """Values (N, V) -> the index of the maximum (N,), the left of equal values, and the two highest values (N, 2)."""
     rows, size = values.shape
     if size < 16 * _CHUNK:
         return values.argmax(-1), values.topk(min(2, size), -1).values

@@ -47,7 +47,7 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class RowOptions:
-    """What rows may each have their own of, one entry a row; None leaves it to the policy or the decoder."""
+    """Options that may differ between rows, one entry a row; None leaves it to the policy or the decoder."""
 
     dial: Sequence[float] | None = None
     temperature: Sequence[float] | None = None

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unmask.config import library_versions
 from unmask.disk.files import atomic_folder, reason_of
@@ -87,6 +87,16 @@ class Checkpoint:
     def parameters(self) -> int:
         """Number of stored elements; a tensor with two names counts once."""
         return sum(tensor.count for tensor in self.tensors.values())
+
+    def network_fact(self, name: str) -> int | None:
+        """The name "max_length", "vocab_size" or "width" -> that number of the network; None if config.json lacks it.
+
+        Bundled checkpoints have it among the settings of their network.
+        """
+        for part in (self.config.get("network"), self.config.get("model")):
+            if isinstance(part, dict) and isinstance(value := cast(dict[str, Any], part).get(name), int):
+                return value
+        return None
 
 
 def write_checkpoint(

@@ -38,13 +38,14 @@ def read_json(
     shape: type[Shape],
     error: type[UnmaskError],
     advice: str = "copy or write the file again",
+    limit: int = JSON_BYTES,
 ) -> Shape:
     """File -> its JSON value, of type `shape` (see `parse_json`).
 
     Raises `error` in one sentence that names the file, what is wrong (with the field), and `advice`.
     """
     try:
-        return parse_json(read_text(path), shape)
+        return parse_json(read_text(path, limit), shape)
     except OSError as problem:
         raise error(f"{os.fspath(path)} cannot be read ({reason_of(problem)}): {advice}.") from problem
     except NotJson as problem:

@@ -160,7 +160,7 @@ def reveal(denoiser: Denoiser, rows: Rows, order: Tensor, counts: Sequence[int])
         size = max(1, BUDGET // denoiser.vocab_size)
         parts = zip(picked.split(size), targets.split(size), strict=True)
         values = torch.cat([_entropies(denoiser, part, target) for part, target in parts], -1)
-        cross, entropy = values.cpu().view(2, *hidden.shape)
+        cross, entropy = values.view(2, *hidden.shape)
         yield Revealed(count, cross, entropy)
 
 
@@ -199,7 +199,7 @@ def _paired(values: Sequence[Tensor]) -> Tensor:
 
 
 def _entropies(denoiser: Denoiser, states: Tensor, targets: Tensor) -> Tensor:
-    """(N, D), (N,) -> (2, N) float64: cross-entropy of the target, and entropy of the prediction."""
+    """(N, D), (N,) -> (2, N) float64 on the CPU: cross-entropy of the target, and entropy of the prediction."""
     log_probs = clean_log_probs(denoiser.logits(states), denoiser.mask_id)
     cross = -log_probs.gather(-1, targets[:, None]).squeeze(-1)
-    return torch.stack([cross, torch.special.entr(log_probs.exp()).sum(-1)]).double()
+    return torch.stack([cross, torch.special.entr(log_probs.exp()).sum(-1)]).cpu().double()

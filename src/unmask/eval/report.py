@@ -30,9 +30,10 @@ from unmask.eval.pace import PaceComparison
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.solve.pareto import envelope_at, pareto
 
+_AREA = "hypervolume: area under the best accuracy at no more than a number of passes, over log2 passes from 1 to L"
 _AGAINST = (
     "learned minus each group, the setting of one pass in both if it was measured: "
-    "hypervolumes, those of the mixtures, and points above its mixture"
+    "difference of hypervolumes, of the areas under the mixture envelopes, and settings above the group's envelope"
 )
 
 
@@ -78,7 +79,7 @@ def frontier_facts(result: Frontiers) -> dict[str, Any]:
 
 def frontier_lines(result: Frontiers) -> list[str]:
     """Frontiers -> lines of text: areas, the comparisons of learned policies, and all undominated settings."""
-    lines = ["hypervolume: area under the best accuracy at so many passes, over log2 passes from 1 to the canvas", ""]
+    lines = [_AREA, ""]
     for name, group in result.groups.items():
         low, high = group.hypervolume_interval
         lines.append(f"  {group.hypervolume:.3f} [{low:.3f}, {high:.3f}]  mixture {group.mixture:.3f}  {name}")
@@ -91,7 +92,7 @@ def frontier_lines(result: Frontiers) -> list[str]:
             f"{compared.mixture:+.3f} [{mixed_low:+.3f}, {mixed_high:+.3f}]  "
             f"{compared.above} of {compared.points} points above, {compared.beyond} beyond 2 s.e.  {name}"
         )
-    lines += ["", "accuracy [95 %]         passes  what none beats"]
+    lines += ["", "accuracy [95 %]         passes  undominated settings"]
     for n in result.whole.best:
         low, high = result.whole.interval[n]
         key = result.whole.outcomes[n].setting.key

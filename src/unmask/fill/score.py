@@ -88,7 +88,7 @@ def whole_nats(
 ) -> Tensor:
     """Rows -> the bound on -log p of each whole row, an estimate for each draw: (B, draws) float64, total nats.
 
-    Each draw hides a uniform subset of l of a row's n valid tokens, with weight n / l (nelbo.hide_by_count), l / n
+    Each draw hides a uniform subset of l of a row's n valid tokens, with weight n / l (`hide_by_count`), l / n
     spread evenly over the draws. tokens (B, L) int64 without MASK, valid (B, L) bool. keys (B, L) int64, at least 0 and
     below 2**32: tokens of equal key are ordered by the same random number in all rows, so that candidates which share
     most of their text hide the same part of it, and the differences between rows, draw by draw, have less spread than

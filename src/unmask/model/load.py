@@ -130,14 +130,26 @@ class Loaded:
 
 
 def model_config(settings: Any, schedule: str) -> dict[str, Any]:
-    """Settings and the name of a schedule -> the network's part of config.json. Raises as `build`."""
+    """Settings and the name of a schedule -> the network's part of config.json. Raises as `build`.
+
+    "network" has what is read without torch, whatever the settings of the architecture call it.
+    """
+    name, architecture = _named(settings)
+    with torch.device("meta"):
+        network = architecture.build(settings)
+    facts = {"max_length": network.max_length, "vocab_size": network.vocab_size, "width": network.width}
     process = {"kernel": "absorbing", "schedule": schedule}
-    return {"architecture": _named(settings)[0], "model": to_dict(settings), "process": process}
+    return {"architecture": name, "model": to_dict(settings), "network": facts, "process": process}
 
 
 def stored_settings(checkpoint: Checkpoint) -> Any:
     """A checkpoint -> the settings of its network. Raises CheckpointError if its architecture is not registered."""
     name, config = checkpoint.config.get("architecture"), checkpoint.config
+    if "policy" in config:
+        raise CheckpointError(
+            f"{checkpoint.folder} holds an unmasking policy, not a model; use it with a model as "
+            f"--policy learned:from={checkpoint.folder}"
+        )
     if name not in ARCHITECTURES or "model" not in config:
         raise CheckpointError(
             f"{checkpoint.folder} holds the architecture '{name}', which is not known here; known are "

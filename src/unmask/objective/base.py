@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """Of each row: nats (B,), differentiable in training, and how many tokens they are about (B,)."""
+    """Of each row: nats (B,), differentiable in training, and the number of tokens that they cover (B,)."""
 
     nats: Tensor
     tokens: Tensor

@@ -168,7 +168,6 @@ CELLS: dict[str, type[Cell]] = {
     "heuristics": Heuristics,
     "measured": Measured,
     "timed": Timed,
-    "blocked": Blocked,
 }
 
 

@@ -68,7 +68,7 @@ def ablations(options: QuestionOptions) -> list[Cell]:
     checkpoint = options.denoisers[0]
     against = heuristics(options, checkpoint, AUTOMATON.tests[-1])
     variants, cells = dict(_PUBLISHED), list[Cell]([against])
-    width = read_checkpoint(locate(checkpoint)).config.get("model", {}).get("width")
+    width = read_checkpoint(locate(checkpoint)).network_fact("width")
     if width is None:
         cells.append(Blocked("hidden-state", f"the configuration of {checkpoint} has no width"))
     else:
@@ -215,7 +215,7 @@ def plan_of(name: str, options: QuestionOptions) -> Question:
 
 
 def check(plan: Question, folder: Path) -> None:
-    """Raise the error of a denoiser or task that does not exist, or of a folder whose name no policy's name can hold.
+    """Raise the error of a missing denoiser or task, or of a folder whose name has a separator of policy names.
 
     Raises ConfigError for the folder or a block size, RequestError or PluginError for a denoiser or task.
     """

@@ -30,7 +30,7 @@ import numpy as np
 from unmask.batch import ceil_div
 from unmask.config import from_dict, to_dict
 from unmask.disk.files import atomic_text
-from unmask.disk.json import read_json
+from unmask.disk.json import LINES_BYTES, read_json
 from unmask.errors import ConfigError, DataError
 from unmask.eval.frontier import (
     POSITION_FREE,
@@ -97,7 +97,7 @@ def read_cell(folder: Path, name: str) -> Cell:
     path = _path(folder, name)
     if not path.is_file():
         raise DataError(f"{folder} has no cell {name}.")
-    facts = read_json(path, dict[str, Any], DataError, _ADVICE)
+    facts = read_json(path, dict[str, Any], DataError, _ADVICE, LINES_BYTES)
     if facts.get("kind") not in CELLS or not isinstance(facts.get("cell"), dict):
         raise DataError(f"{path} has no known cell; {_ADVICE}.")
     return from_dict(CELLS[facts["kind"]], facts["cell"], str(path))
@@ -121,7 +121,7 @@ def _facts(folder: Path, name: str) -> _Facts | None:
     path = _path(folder, name)
     if not path.is_file():
         return None
-    return read_json(path, _Facts, DataError, _ADVICE)
+    return read_json(path, _Facts, DataError, _ADVICE, LINES_BYTES)  # a cell has the scores of every problem
 
 
 SAME = "position-free, same blocks"

@@ -137,8 +137,11 @@ def _learn_one(name: str, run: LearnRun, folder: Path, listen: _Listen) -> int:
     """Train one run in a worker process -> its exit code, 0 or, after an interrupt, 130."""
     try:
         session = open_learning(run, out=folder)
-        with listen(run.learn, name=name) as listener:
-            result, _ = fit(session.learner, listener)
+        try:
+            with listen(run.learn, name=name) as listener:
+                result, _ = fit(session.learner, listener)
+        finally:
+            session.group.leave()
     except UnmaskError as error:
         raise type(error)(f"{name}: {error}") from error
     except KeyboardInterrupt:

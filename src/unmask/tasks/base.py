@@ -94,7 +94,7 @@ def check_split(split: str) -> int:
 
 
 def escaped(text: str) -> str:
-    """A text -> the template that means it: a backslash is put before each bracket and backslash."""
+    """A text -> the template of exactly this text: a backslash is put before each bracket and backslash."""
     return re.sub(r"([\[\]\\])", r"\\\1", text)
 
 

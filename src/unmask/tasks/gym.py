@@ -4,7 +4,7 @@ The options are those of the data set: `gym:dataset=countdown,min_numbers=3,max_
 answers (boxnet, graph_color, propositional_logic, rubiks_cube, rush_hour) can be evaluated and used as a reward, but
 give no pairs to train on. Scorers and generators are not changed; some scorers give a partial score for an answer of
 the right form. Of the 105 data sets of version 0.1.25 two break the contract of a task: game_of_life_halting accepts
-any text as a no, and list_functions does not make the same problems twice.
+any text as the answer No, and list_functions does not make the same problems twice.
 """
 
 __all__ = ["Gym"]
