@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from unmask.data.packed import Packed
-from unmask.decode.constraint import Constraint, Constraints, constraints_of
+from unmask.decode.canvas import constraints_of
+from unmask.decode.constraint import Constraint, Constraints
 from unmask.decode.loop import Decoder
 from unmask.decode.rows import Decoding, Snapshot, Written, make_decoder, row_options, run_to_end, slide
 from unmask.denoiser import Denoiser, Trainable, computing_in
@@ -65,8 +66,7 @@ def load(
 
     `dtype` is the format of matrix products. Weights are held in float32 if `dtype` is float32 or the checkpoint has
     fewer than `unmask.model.load.STORED_FROM` parameters. Larger checkpoints keep the format that they are stored in,
-    and "auto" then computes in this format. Raises RequestError or CheckpointError if there is no such checkpoint or it
-    cannot be read.
+    and "auto" then computes in it. Raises RequestError or CheckpointError if it is missing or cannot be read.
     """
     prepare()
     set_threads(threads)

@@ -4,7 +4,7 @@ Rows are independent: a row may join or leave a batch before any pass, and gets 
 that it gets alone. `Running` has all that this needs: the canvas, and the state of the policy and of a cache.
 """
 
-__all__ = ["Canvas", "Running", "join", "leave"]
+__all__ = ["Canvas", "Running", "constraints_of", "join", "leave"]
 
 import math
 from dataclasses import dataclass, fields
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import join_rows, keep_rows
+from unmask.decode.constraint import Constraint, Constraints
 from unmask.decode.propose import check_sampling
 from unmask.errors import RequestError
 from unmask.policies.base import State
@@ -136,3 +137,17 @@ def leave(running: Running, rows: Tensor) -> tuple[Running, Running]:
     canvas, state = running
     stay, gone = (Running(canvas.keep(part), keep_rows(state, part)) for part in (~rows, rows))
     return stay, gone
+
+
+def constraints_of(constraint: Constraints, count: int) -> tuple[tuple[Constraint | None, ...], list[int]]:
+    """One constraint, or one a row -> the different ones, for a `Decoder`, and the number of each of `count` rows.
+
+    Raises RequestError where there are not as many as rows.
+    """
+    if constraint is None or callable(constraint):
+        return (constraint,), [0] * count
+    if len(constraint) != count:
+        raise RequestError(f"{len(constraint)} constraints were given for {count} rows; give one, or one a row.")
+    different = {id(rule): rule for rule in constraint}
+    numbers = {key: number for number, key in enumerate(different)}
+    return tuple(different.values()), [numbers[id(rule)] for rule in constraint]

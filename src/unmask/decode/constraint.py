@@ -5,7 +5,7 @@ confidence, margin and entropy are those of the constrained distribution too. Sh
 N positions asked about.
 """
 
-__all__ = ["Both", "Constraint", "Constraints", "Vocabulary", "allowed_tokens", "constraints_of"]
+__all__ = ["Both", "Constraint", "Constraints", "Vocabulary", "allowed_tokens"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,20 +52,6 @@ class Both:
 
 Constraints: TypeAlias = Constraint | Sequence[Constraint | None] | None
 """A constraint for all rows, or one a row; None is no constraint."""
-
-
-def constraints_of(constraint: Constraints, count: int) -> tuple[tuple[Constraint | None, ...], list[int]]:
-    """One constraint, or one a row -> the different ones, for a `Decoder`, and the number of each of `count` rows.
-
-    Raises RequestError where there are not as many as rows.
-    """
-    if constraint is None or callable(constraint):
-        return (constraint,), [0] * count
-    if len(constraint) != count:
-        raise RequestError(f"{len(constraint)} constraints were given for {count} rows; give one, or one a row.")
-    different = {id(rule): rule for rule in constraint}
-    numbers = {key: number for number, key in enumerate(different)}
-    return tuple(different.values()), [numbers[id(rule)] for rule in constraint]
 
 
 def allowed_tokens(
