@@ -15,10 +15,22 @@ APART = (("policies", "model"), ("model", "policies"))
 """Pairs (package, package it may never import)."""
 DOORS = {"matplotlib": "plots", "transformers": "hf", "fastapi": "serve", "ray": "rl", "datasets": "data"}
 """Third-party library: the only package that may import it."""
-CORE = ("batch", "noise", "errors", "config", "process", "denoiser", "policies", "objective", "decode", "model")
+CORE = (
+    "batch",
+    "noise",
+    "errors",
+    "limits",
+    "config",
+    "process",
+    "denoiser",
+    "policies",
+    "objective",
+    "decode",
+    "model",
+)
 CORE_LIBRARIES = {"torch", "pydantic", "pydantic_core", "safetensors", "unmask"}
 """What the packages in CORE may import beside the standard library."""
-WITHOUT_TORCH = ("config.py", "errors.py", "__init__.py", "cli/__init__.py", "cli/main.py")
+WITHOUT_TORCH = ("config.py", "errors.py", "limits.py", "__init__.py", "cli/__init__.py", "cli/main.py")
 
 
 def package_of(path: str) -> str:

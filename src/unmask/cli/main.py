@@ -67,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the pipe (head, less) has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        from unmask.limits import failure_of
+
+        failure = failure_of(error)  # the machine failed: no memory, no file; all else is a fault of the program
+        if failure is None:
+            raise
+        print(f"unmask: {failure}", file=sys.stderr)
+        return failure.exit_code
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -32,6 +32,7 @@ from unmask.decode.loop import Decoder, Step
 from unmask.decode.propose import check_sampling
 from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
 from unmask.errors import RequestError
+from unmask.limits import sentences
 from unmask.model.cache import cached
 from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
@@ -188,6 +189,7 @@ def slide(
         turn += 1
 
 
+@sentences()
 def run_to_end(stream: Generator[Snapshot, None, list[Row]], recorder: Recorder | None = None) -> list[Row]:
     """Run a stream to its end, recorded where there is a recorder: its rows."""
     stream = stream if recorder is None else recorder.record(stream)

@@ -22,6 +22,7 @@ from unmask.decode.rows import Filled, RowOptions, Snapshot, Written, decode_row
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.fill.score import conditional_nats, whole_nats
+from unmask.limits import sentences
 from unmask.noise import derive
 from unmask.text.template import Edit, Hole, Part, Slot, parse_template
 from unmask.text.tokenizer import Tokenizer
@@ -213,6 +214,7 @@ class Filler:
             fills.append(Fill(row.tokens, 0, known, row.passes, False, holes, wanted, attempts))
         return fills
 
+    @sentences()
     def score(self, template: str, choices: Sequence[str], *, orders: int, seed: int, batch: int) -> list[Choice]:
         """Template and choices -> how probable each choice is at [?], in the order of the choices: see Model.score."""
         rows, chosen = self._choice_rows(template, choices)

@@ -29,6 +29,7 @@ from unmask.config import from_dict, to_dict
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, iterate_tensors, read_checkpoint
 from unmask.errors import CheckpointError, ConfigError
+from unmask.limits import sentences
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion, make_schedule
@@ -158,6 +159,7 @@ def stored_settings(checkpoint: Checkpoint) -> Any:
     return from_dict(ARCHITECTURES[name].settings, config["model"], f"{checkpoint.folder}/config.json")
 
 
+@sentences()
 def load_denoiser(path: str, device: str = "cpu", dtype: torch.dtype | Literal["stored"] | None = None) -> Loaded:
     """A checkpoint or run folder -> its network on `device`, its process and its tokenizer.
 

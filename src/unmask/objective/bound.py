@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser
+from unmask.limits import sentences
 from unmask.noise import generator
 from unmask.objective.base import Objective, Rows
 
@@ -93,6 +94,7 @@ def bound(
 _STREAM = 3  # of the seed: validation maskings never meet those of training
 
 
+@sentences()
 def validate(
     denoiser: Denoiser,
     objective: Objective,
