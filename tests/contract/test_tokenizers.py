@@ -105,6 +105,18 @@ def test_dna_folds_case_and_drops_headers_and_white_space() -> None:
     assert DNA.vocab_size == 8
 
 
+FASTA = [">chr1 ACGT", "ACGTACGT", "acgtnnRY", "; ACGT, a comment", "AC GT 10 AC-GT*", ">chr2", ";x", "TTTT"]
+BASES = "ACGTACGTACGTNNNNACGTACGTTTTT"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\n\n", "\r\r\n"])
+def test_dna_takes_the_letters_of_sequence_lines_whatever_ends_a_line(end: str) -> None:
+    assert DNA.decode(DNA.encode(end.join([*FASTA, ""]))) == BASES
+    assert DNA.decode(DNA.encode(end.join(FASTA))) == BASES
+    assert DNA.decode(DNA.encode(" ".join(FASTA))) == ""  # the control: without line ends all of it is a header
+    assert DNA.decode(DNA.encode("A>C;G")) == "ACG"  # neither sign starts its line
+
+
 def test_bpe_has_the_size_asked_for_and_is_the_same_each_time() -> None:
     text = [f"{number} bottles of beer on the table, {number * 7919} more\n" for number in range(2000)]
     tokenizer, again = bpe_tokenizer(text, 400), bpe_tokenizer(iter(text), 400)

@@ -147,6 +147,45 @@ def test_the_cache_is_used_and_a_broken_one_is_made_again(many: Path, cache: Pat
     assert [path.name for path in (cache / "data").iterdir()] == [first.fingerprint]
 
 
+def flipped(content: bytes) -> bytes:
+    """The same number of bytes, of which one in the middle differs."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize("name", ["train.ids", "valid.ids", "train.first", "valid.last", "corpus.json", "control"])
+def test_prepared_data_of_the_right_size_with_other_content_are_made_again(many: Path, cache: Path, name: str) -> None:
+    data = DataSettings(source=str(many), tokenizer="byte")
+    first = prepare(data)
+    folder = cache / "data" / first.fingerprint
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    if name != "control":
+        content = (
+            before[name].replace(b'"tokens": 1', b'"tokens": 2') if name == "corpus.json" else flipped(before[name])
+        )
+        assert content != before[name]
+        (folder / name).unlink()  # `first` still maps the old file
+        (folder / name).write_bytes(content)
+    notes: list[str] = []
+    prepare(data, note=notes.append)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    damaged = [f"the prepared data in {folder} are damaged ({name} has changed), so they are made again."]
+    assert [sentence for sentence in notes if "damaged" in sentence] == (damaged if name != "control" else [])
+
+
+def test_a_tokenizer_in_the_cache_with_other_content_is_made_again(many: Path, cache: Path) -> None:
+    data = DataSettings(source=str(many), tokenizer="char")
+    first = prepare(data).tokenizer.to_json()
+    (path,) = (cache / "tokenizers").glob("*/tokenizer.json")
+    notes: list[str] = []
+    assert prepare(data, note=notes.append).tokenizer.to_json() == first
+    assert not any("damaged" in sentence for sentence in notes)  # the control
+    path.write_text(path.read_text(encoding="utf-8").replace('"D"', '"\\u00c4"'), encoding="utf-8")
+    assert prepare(data, note=notes.append).tokenizer.to_json() == first
+    assert any("damaged" in sentence for sentence in notes)
+    assert path.read_text(encoding="utf-8") == first
+
+
 def test_an_interrupt_leaves_no_files(many: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

@@ -11,14 +11,17 @@ __all__ = [
     "PartFacts",
     "batch_indices",
     "cache_folder",
+    "file_sha256",
     "load_corpus",
     "token_type",
     "write_facts",
 ]
 
 import dataclasses
+import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -120,7 +123,8 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return order
 
 
-FORMAT = 1
+FORMAT = 2
+"""The number of the layout of the files in the cache; files with another one are made again."""
 FACTS_FILE = "corpus.json"
 
 
@@ -162,6 +166,8 @@ class _Record:
     format: int
     facts: Facts
     notes: tuple[str, ...]
+    sha256: dict[str, str]
+    """Name of a file -> the sha256 of its content, in hexadecimal; that of FACTS_FILE is of format, facts and notes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,29 +195,57 @@ def token_type(vocab_size: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
-def load_corpus(folder: Path, fingerprint: str, tokenizer: Tokenizer, source: str) -> Corpus | None:
-    """A cache folder -> its corpus; None if there is none, or its files are incomplete."""
+def file_sha256(path: Path) -> str:
+    """A file -> the sha256 of its content, in hexadecimal; a gigabyte takes about a second. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_corpus(
+    folder: Path, fingerprint: str, tokenizer: Tokenizer, source: str, note: Callable[[str], None]
+) -> Corpus | None:
+    """A cache folder -> its corpus; None if there is none, it has another format, or a file has changed.
+
+    The sizes and checksums of all files are compared with those that were recorded when they were written. `note`
+    receives a sentence about a file that has changed.
+    """
+    if not (folder / FACTS_FILE).is_file():
+        return None
     try:
         record = read_json(folder / FACTS_FILE, _Record, DataError)
         if record.format != FORMAT:
             return None
+        if record.sha256.get(FACTS_FILE) != _facts_sha256(record.facts, record.notes):
+            raise ValueError(f"{FACTS_FILE} has changed")
         facts = dataclasses.replace(record.facts, source=source)  # the same content may have another name now
         dtype = token_type(facts.vocab_size)
-        train = _load_part(folder, "train", facts.train, facts.length, dtype)
-        valid = _load_part(folder, "valid", facts.valid, facts.length, dtype)
-    except (DataError, OSError, ValueError):
+        train = _load_part(folder, "train", facts.train, facts.length, dtype, record.sha256)
+        valid = _load_part(folder, "valid", facts.valid, facts.length, dtype, record.sha256)
+    except (DataError, OSError, ValueError) as error:
+        note(f"the prepared data in {folder} are damaged ({error}), so they are made again.")
         return None
     return Corpus(tokenizer, train, valid, fingerprint, record.notes, facts)
 
 
 def write_facts(folder: Path, facts: Facts, notes: tuple[str, ...]) -> None:
-    """Write the facts and notes of a corpus into its folder, which is temporary: the write need not be atomic."""
-    record = dataclasses.asdict(_Record(FORMAT, facts, notes))
+    """Write facts, notes and checksums of a corpus into its folder, which is temporary: the write need not be atomic.
+
+    All other files of the corpus are there already.
+    """
+    sums = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
+    record = dataclasses.asdict(_Record(FORMAT, facts, notes, sums | {FACTS_FILE: _facts_sha256(facts, notes)}))
     (folder / FACTS_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _load_part(folder: Path, name: str, facts: PartFacts, length: int, dtype: np.dtype[Any]) -> Packed:
-    """The rows of the part `name` as memory maps. Raises ValueError if the size of a file contradicts the facts."""
+def _facts_sha256(facts: Facts, notes: tuple[str, ...]) -> str:
+    """The checksum of what FACTS_FILE says."""
+    return hashlib.sha256(json.dumps([FORMAT, dataclasses.asdict(facts), notes]).encode()).hexdigest()
+
+
+def _load_part(
+    folder: Path, name: str, facts: PartFacts, length: int, dtype: np.dtype[Any], sums: dict[str, str]
+) -> Packed:
+    """The rows of the part `name` as memory maps. Raises ValueError if a file contradicts the facts or its checksum."""
     expected = {
         "ids": (dtype, (facts.rows, length)),
         "first": (np.int32, (facts.rows,)),
@@ -221,6 +255,8 @@ def _load_part(folder: Path, name: str, facts: PartFacts, length: int, dtype: np
     for suffix, (item_type, shape) in expected.items():
         path = folder / f"{name}.{suffix}"
         if path.stat().st_size != int(np.prod(shape)) * np.dtype(item_type).itemsize:
-            raise ValueError(f"{path} is incomplete")
+            raise ValueError(f"{path.name} is incomplete")
+        if file_sha256(path) != sums.get(path.name):
+            raise ValueError(f"{path.name} has changed")
         arrays[suffix] = np.memmap(path, dtype=item_type, mode="r", shape=shape)
     return Packed(arrays["ids"], arrays["first"], arrays["last"], facts.bytes, facts.tokens)

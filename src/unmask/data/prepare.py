@@ -233,10 +233,10 @@ def prepare(
     job = _Job(settings, source, valid, tokenizer, name)
     key = job.key()
     folder = cache_folder() / "data" / key
-    corpus = load_corpus(folder, key, tokenizer, settings.source)
+    corpus = load_corpus(folder, key, tokenizer, settings.source, note)
     if corpus is None:
         _build(job, plan(), folder, note)
-        corpus = load_corpus(folder, key, tokenizer, settings.source)
+        corpus = load_corpus(folder, key, tokenizer, settings.source, note)
     if corpus is None:
         raise RunError(f"the prepared data in {folder} cannot be read back: delete that folder and run again.")
     for sentence in corpus.notes:

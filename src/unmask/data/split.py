@@ -23,9 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from unmask.data.documents import Pair, Piece
-from unmask.data.packed import cache_folder
+from unmask.data.packed import cache_folder, file_sha256
 from unmask.data.settings import BUILT_IN_TOKENIZERS, DataSettings
 from unmask.data.sources import Source
+from unmask.disk.files import atomic_text
 from unmask.errors import DataError
 from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
 from unmask.text.tokenizer import Tokenizer
@@ -249,13 +250,16 @@ def choose_tokenizer(
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / "tokenizers" / key
-    if (folder / "tokenizer.json").is_file():
+    if (folder / "sha256").is_file():  # it is written last
         try:
-            return Tokenizer.load(folder), name
-        except DataError:
-            note(f"the tokenizer in {folder} cannot be read, so it is made again.")
+            if (folder / "sha256").read_text() == file_sha256(folder / "tokenizer.json"):
+                return Tokenizer.load(folder), name
+        except (DataError, OSError, ValueError):
+            pass
+        note(f"the tokenizer in {folder} is damaged, so it is made again.")
     tokenizer = _make(name, settings.vocab_size, plan(), note)
     tokenizer.save(folder)
+    atomic_text(folder / "sha256", file_sha256(folder / "tokenizer.json"))
     return tokenizer, name
 
 

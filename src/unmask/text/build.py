@@ -39,11 +39,14 @@ def char_tokenizer(texts: Iterable[str]) -> Tokenizer:
 def dna_tokenizer() -> Tokenizer:
     """A tokenizer of DNA letters: A C G T N have the ids 0 to 4.
 
-    Lower case is encoded as upper case, white space and FASTA header lines are dropped, other letters become N.
+    FASTA is understood: header lines (>) and comment lines (;) are dropped, whether lines end with LF, CR LF or CR. Of
+    the other lines the letters count: a c g t are encoded as upper case, other letters become N; white space, digits,
+    - and * are dropped.
     """
     backend = _alphabet(["A", "C", "G", "T", "N"], "N")
     fold = [normalizers.Replace(letter, letter.upper()) for letter in "acgt"]
-    drop = [normalizers.Replace(Regex(r"^>[^\n]*"), ""), normalizers.Replace(Regex(r"\s+"), "")]
+    lines = Regex(r"(?<![^\r\n])[>;][^\r\n]*")  # a line starts where no character but CR or LF comes before
+    drop = [normalizers.Replace(lines, ""), normalizers.Replace(Regex(r"[^\p{L}]+"), "")]
     backend.normalizer = normalizers.Sequence([*drop, *fold])
     return _finished(backend)
 
