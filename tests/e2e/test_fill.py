@@ -29,7 +29,7 @@ def test_every_combination_of_lengths_is_reported(capsys: pytest.CaptureFixture[
         assert fill["attempts"][0]["text"] == fill["text"]
         assert fill["attempts"][0]["nats"] == min(attempt["nats"] for attempt in fill["attempts"])
         assert len(fill["log_probs"]) == sum(fill["attempts"][0]["lengths"])
-    assert main(["fill", *words, *FAST]) == 0
+    assert main(["fill", *words, *FAST, "-v"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == [line for fill in fills for line in fill["text"].splitlines()]
     for fill in fills:

@@ -84,7 +84,7 @@ def test_the_page_is_the_same_from_both_commands(trace: Path, tmp_path: Path) ->
 
 
 WRONG = [
-    (["fill", "a [?]", "--choices", "b", "--trace", "a.html"], "--choices writes nothing that could be recorded; "),
+    (["fill", "a [?]", "--choices", "b", "--trace", "a.html"], "--trace does not go with --choices, which writes"),
     (["watch", "none.jsonl"], "none.jsonl cannot be read (no such file or directory); give a file that --trace wrote."),
     (["watch", "{trace}", "--row", "2"], "There is no row 2 in this trace; give 0 to 1."),
     (["watch", "{trace}", "--html", "a.txt"], "--html cannot write 'a.txt'; give a file that ends in .html."),

@@ -1,8 +1,10 @@
 """Wrong requests on the command line: one sentence, exit code 2, and no partial files."""
 
 import json
+import shlex
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,7 @@ def sentence_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 CATEGORIES = "models, policies, tasks, recipes, policy-recipes, corpora, estimators, schedules, all"
+CHOICES = "--{} does not go with --choices, which writes nothing: it computes the probability of each choice."
 ARGUMENTS = [
     ("trian", "there is no verb 'trian'; did you mean 'train'?"),
     ("train --train.eval-evry 4", "train has no option '--train.eval-evry'; did you mean '--train.eval-every'?"),
@@ -57,14 +60,25 @@ ARGUMENTS = [
     ("train --train.lr 3", "train.lr is 3.0; it must lie between 0 and 1, for example 1e-3."),
     ("train tetx", "There is no recipe named 'tetx'; did you mean 'text'?"),
     ("train text more", "'more' is a word too many for train; put a text of several words between quotation marks."),
+    ("bench decode --threads 2", "--threads does not go with bench decode, which uses --rounds alone."),
+    ("bench policy --device cuda", "--device does not go with bench policy, which uses --rounds alone."),
+    ("bench memory --device cpu", "--device does not go with bench memory, which uses --threads alone."),
+    ("bench scaling --device cpu", "--device does not go with bench scaling, which uses --plot and --threads alone."),
+    ("bench decode --compile", "--compile does not go with bench decode, which uses --rounds alone."),
+    ("bench memory --rounds 9", "--rounds does not go with bench memory, which uses --threads alone."),
+    ("watch trace.jsonl --html page.html --row 1", "--row does not go with --html: the page has every row."),
+    ("reproduce --list --workers 2", "--workers does not go with --list, which runs nothing."),
     (
-        "bench decode --threads 2",
-        "bench decode measures one thread of the processor; leave --threads and --device out.",
+        "reproduce --list --seeds 3",
+        "--seeds does not go with --list without the name of a question, which prints the questions.",
     ),
-    (
-        "bench policy --device cuda",
-        "bench policy measures one thread of the processor; leave --threads and --device out.",
-    ),
+    ("learn --seeds 1 2 --learn.seed 3", "--learn.seed does not go with --seeds, which gives a seed to each policy."),
+    ("fill a[?] --choices b c --temperature 0", CHOICES.format("temperature")),
+    ("fill a[?] --choices b c --policy random", CHOICES.format("policy")),
+    ("fill a[?] --choices b c --trace a.html", CHOICES.format("trace")),
+    ("fill a[?] --choices b c --watch", CHOICES.format("watch")),
+    ("fill a[?] --choices b c --count 2", CHOICES.format("count")),
+    ("--version --jsn", "--version goes with --json alone; leave '--jsn' out."),
     ("train --resume here", "here does not exist; give the folder of a run, such as runs/text-1."),
     ("train --resume . --out there", ". holds no checkpoint that training can go on from; start the run again."),
     (
@@ -211,7 +225,7 @@ def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str],
 
 
 def test_checkpoints_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path) -> None:
-    for verb in ("info", "eval", "generate"):
+    for verb in ("info", "eval", "pace"):
         assert sentence_of(capsys, verb, "nowhere").startswith(
             "There is no checkpoint at 'nowhere'; give a checkpoint or run folder "
         )
@@ -220,8 +234,11 @@ def test_checkpoints_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path:
     (foreign / "config.json").write_text(json.dumps({"model_type": "bert"}))
     (foreign / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     assert sentence_of(capsys, "info", "foreign") == (
-        "foreign/config.json has no format number, so another library wrote it: bring its model in with "
-        "'unmask import'."
+        f"foreign holds a model of the transformers library, bert (config.json). {NOT_YET}"
+    )
+    (foreign / "config.json").write_text("{}")
+    assert sentence_of(capsys, "info", "foreign") == (
+        f"foreign/config.json has no format number, so unmask did not write it: give {LOADABLE}."
     )
     pickled = tmp_path / "pickled"
     pickled.mkdir()
@@ -234,6 +251,119 @@ def test_checkpoints_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path:
         whole = file.read_bytes()
         (cut / file.name).write_bytes(whole[: len(whole) // 2] if file.name == "model.safetensors" else whole)
     assert "cut/model.safetensors is damaged" in sentence_of(capsys, "eval", "cut")
+
+
+LOADABLE = "a checkpoint or run folder that unmask wrote, or a bundled model (unmask list models)"
+NOT_YET = f"unmask cannot load such models yet; give {LOADABLE}."
+FOREIGN = [
+    (
+        ("config.json", {"model_type": "llada", "architectures": ["LLaDAModelLM"]}),
+        "a model of the transformers library, llada, LLaDAModelLM (config.json)",
+    ),
+    (
+        ("adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "org/name"}),
+        "an adapter of the peft library, LORA, org/name (adapter_config.json)",
+    ),
+    (("model_index.json", {"_class_name": "Pipe"}), "a pipeline of the diffusers library, Pipe (model_index.json)"),
+    (("weights.gguf", {}), "a GGUF file"),
+]
+
+
+@pytest.mark.parametrize("file, what", FOREIGN, ids=[what for _, what in FOREIGN])
+def test_a_folder_of_another_library(
+    file: tuple[str, dict[str, Any]], what: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Weights in shards or pickles do not change the sentence."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / file[0]).write_text(json.dumps(file[1]))
+    (tmp_path / "theirs" / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(64))
+    assert sentence_of(capsys, "info", "theirs") == f"theirs holds {what}. {NOT_YET}"
+    assert sentence_of(capsys, "train", "--init", "theirs").startswith(f"theirs holds {what}. ")
+
+
+@pytest.mark.parametrize("name", ["GSAI-ML/LLaDA-8B-Instruct", "kuleshov-group/mdlm-owt", "https://huggingface.co/a/b"])
+@pytest.mark.parametrize("verb", ["info", "eval", "generate", "frontier --task sudoku"])
+def test_a_name_of_the_hub(verb: str, name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert sentence_of(capsys, *verb.split(), name).startswith(
+        f"There is no folder '{name}'. If it is a model on the Hugging Face hub: unmask cannot load models of other "
+        f"libraries yet; give {LOADABLE}."
+    )
+    folder, _, _ = name.partition("/")
+    (tmp_path / folder).mkdir()  # the control: with a folder of that name it is a path
+    assert "Hugging Face" not in sentence_of(capsys, *verb.split(), name)
+
+
+def test_a_lone_argument_is_a_checkpoint_or_a_text(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, checkpoint: Path
+) -> None:
+    def generated(*words: str) -> str:
+        capsys.readouterr()
+        assert main(["generate", *words, "--length", "4", "--threads", "1"]) == 0
+        return capsys.readouterr().out
+
+    for text in ("ROMEO.", "", "Once upon/", "no such word", "[5]/[3]"):
+        if text == "Once upon/":
+            (tmp_path / "Once").mkdir()
+        assert generated(text) == generated("shakespeare", text) != generated("shakespeare", "x")
+    assert generated(str(checkpoint)) == generated(str(checkpoint), "")
+    assert generated("shakespeare") == generated("shakespeare", "")
+    with pytest.raises(AssertionError):
+        generated("shakespeare", "a", "b")
+
+
+def test_a_text_to_fill_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs: list[str] = []
+    for words in (["To be or [5]"], ["shakespeare", "To be or [5]"]):
+        assert main(["fill", *words, "--threads", "1"]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert outputs[0].startswith("To be or ")
+    assert sentence_of(capsys, "fill", "shakespeare") == "fill needs a TEMPLATE; see unmask fill --help."
+
+
+@pytest.mark.parametrize("verb", ["generate", "fill"])
+@pytest.mark.parametrize("word", ["runs/x", "./x", "~/x", "../up", "org/name"])
+def test_a_word_that_looks_like_a_path_is_no_text(verb: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = sentence_of(capsys, verb, word)
+    assert sentence.startswith("There is no ")
+    assert f"'{word}'" in sentence
+    assert sentence.endswith(f"If it is a text, write: unmask {verb} shakespeare {shlex.quote(word)}")
+
+
+@pytest.mark.parametrize("verb", ["generate", "fill"])
+@pytest.mark.parametrize("word", ["shakespear", "Shakespeare", "sudoko"])
+def test_a_word_that_is_nearly_a_name_is_asked_about(verb: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sentence_of(capsys, verb, word).startswith(f"There is no bundled model '{word}'; did you mean '")
+
+
+def test_statistics_are_printed_with_v(capsys: pytest.CaptureFixture[str]) -> None:
+    """The result is the same text on stdout; without -v nothing is on stderr."""
+    for verb, text, statistics in (
+        ("generate", "ROMEO.", "tokens in "),
+        ("fill", "To [2]", "nats in all"),
+        ("fill --choices be go", "To [?]", "random orders"),
+    ):
+        outputs: list[str] = []
+        for flag in ([], ["-v"], ["--verbose"]):
+            first, *rest = verb.split()
+            length = ["--length", "4"] if first == "generate" else []
+            assert main([first, "shakespeare", text, *rest, *length, *flag, "--threads", "1"]) == 0
+            out, err = capsys.readouterr()
+            outputs.append(out)
+            assert (statistics in err) == bool(flag)
+            assert err == "" or flag
+        assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_the_version_and_those_of_the_libraries(capsys: pytest.CaptureFixture[str]) -> None:
+    from unmask import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"unmask {__version__}\n"
+    assert main(["--version", "--json"]) == 0
+    versions = json.loads(capsys.readouterr().out)
+    assert versions["unmask"] == __version__
+    assert {"python", "torch", "numpy", "safetensors", "tokenizers"} < versions.keys()
 
 
 def test_a_bundled_name_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:

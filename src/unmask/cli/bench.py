@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unmask.cli.common import OutputOptions, print_json
-from unmask.cli.parse import Flat, Positional, parse
+from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.errors import ConfigError
+
+_USED = {
+    "train": {"rounds", "compile", "device", "threads"},
+    "decode": {"rounds"},
+    "ancestral": {"rounds", "device", "threads"},
+    "policy": {"rounds"},
+    "memory": {"threads"},
+    "scaling": {"threads", "plot"},
+}
+"""Benchmark -> the options that change it; the others are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,31 +31,28 @@ class BenchArguments:
     1000 steps; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
     vocabulary; scaling: time and memory along length, batch, vocabulary and width."""
     rounds: int = 5
-    """Measurements of each cell."""
+    """Measurements of each cell (train, decode, ancestral, policy)."""
     compile: bool = False
-    """Compile the network with torch.compile (train only)."""
+    """Compile the network with torch.compile (train)."""
     plot: str | None = None
-    """Write the plot of `scaling` to this PNG file."""
+    """Write the plot to this PNG file (scaling)."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """auto, cpu, cuda, cuda:N or mps (train, ancestral)."""
     threads: int | None = None
-    """Processor threads; by default torch's own choice."""
+    """Processor threads; by default torch's own choice (train, ancestral, memory, scaling)."""
     output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ConfigError(f"rounds is {self.rounds}; it must be at least 1.")
-        if self.what in ("decode", "policy") and (self.threads is not None or self.device != "auto"):
-            raise ConfigError(
-                f"bench {self.what} measures one thread of the processor; leave --threads and --device out."
-            )
-        if self.plot is not None and self.what != "scaling":
-            raise ConfigError(f"--plot draws the cells of 'bench scaling', not of 'bench {self.what}'; leave it out.")
 
 
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints the measurements as lines or JSON."""
     args = parse(BenchArguments, argv, "bench")
+    used = _USED[args.what]
+    refused = typed_options(BenchArguments, argv, "bench") - used - {"json"}
+    refuse(refused, f"bench {args.what}, which uses {' and '.join(f'--{name}' for name in sorted(used))} alone.")
 
     from unmask.config import run_record
     from unmask.run.machine import choose_device, matmul_rates, prepare, set_threads

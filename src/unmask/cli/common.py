@@ -6,6 +6,7 @@ __all__ = [
     "Meter",
     "OutputOptions",
     "RecordingOptions",
+    "StatisticsOptions",
     "duration",
     "note",
     "print_json",
@@ -99,6 +100,14 @@ class OutputOptions:
 
     json: bool = False
     """Print one JSON object on stdout."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsOptions(OutputOptions):
+    """What is printed."""
+
+    verbose: bool = False
+    """Print statistics on stderr too; -v is short for it."""
 
 
 # ---- output ----------------------------------------------------------------------------------------------------------

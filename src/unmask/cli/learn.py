@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from unmask.cli.common import Meter, OutputOptions, note, print_json, size, table
-from unmask.cli.parse import Flat, Positional, parse, typed_options, typed_positionals
+from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.errors import ConfigError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import read
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 
 _MAY_CHANGE = {"resume", "json", "learn.rounds", "learn.device", "learn.threads"}  # when a run is resumed
-_SHORT = {"--device", "--dtype", "--threads"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class LearnArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; trains. It is 130 where the run was interrupted and saved."""
-    args, asked = _arguments([f"--learn.{word[2:]}" if word.partition("=")[0] in _SHORT else word for word in argv])
+    args, asked = _arguments(argv)
     if args.seeds or args.separate:
         return _many(args, asked)
 
@@ -83,9 +82,13 @@ def run(argv: Sequence[str]) -> int:
 def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
     """Words of the command line -> arguments, and the run: the recipe or recorded run with the changes of the words."""
     first = parse(LearnArguments, argv, "learn")
+    typed = typed_options(LearnArguments, argv, "learn")
+    if first.seeds:
+        refuse(typed & {"learn.seed"}, "--seeds, which gives a seed to each policy.")
+    if first.separate:
+        refuse(typed & {"policy.priced"}, "--separate, which trains networks without the cost as an input.")
     if first.resume is not None:
-        for name in typed_options(LearnArguments, argv, "learn") - _MAY_CHANGE:
-            raise ConfigError(f"--{name.replace('_', '-')} does not go with --resume, which takes it from the run.")
+        refuse(typed - _MAY_CHANGE, "--resume, which takes it from the run.")
         if typed_positionals(LearnArguments, argv, "learn"):
             raise ConfigError(f"--resume takes the recipe from the run; leave '{first.recipe}' out.")
         from unmask.rl.session import recorded_learning

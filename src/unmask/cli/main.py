@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from unmask.errors import UnmaskError, did_you_mean
+from unmask.errors import ConfigError, UnmaskError, did_you_mean
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "demo": (
@@ -84,15 +84,24 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb == "--version":
-        from unmask import __version__
-
-        print(f"unmask {__version__}")
-        return 0
+        return _version(rest)
     if verb not in VERBS:
         print(f"unmask: there is no verb '{verb}'; {did_you_mean(verb, VERBS)}", file=sys.stderr)
         return 2
     module, _, function = VERBS[verb][0].partition(":")
     return getattr(import_module(f"unmask.cli.{module}"), function or "run")(rest)
+
+
+def _version(rest: Sequence[str]) -> int:
+    """The words after --version -> exit code: print the version, or with --json those of the libraries too."""
+    from unmask.cli.common import print_json
+    from unmask.config import library_versions
+
+    versions = library_versions()
+    if any(word != "--json" for word in rest):
+        raise ConfigError(f"--version goes with --json alone; leave '{rest[0]}' out.")
+    print_json(versions) if rest else print(f"unmask {versions['unmask']}")
+    return 0
 
 
 def _overview() -> str:

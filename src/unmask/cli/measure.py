@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from unmask.cli.common import MachineOptions, OutputOptions, duration, note, print_json, table
-from unmask.cli.parse import Flat, Positional, parse, typed_options
+from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unmask.eval.pace import PaceComparison
     from unmask.objective.bound import Bound
 
-_FIXED = ("data.tokenizer", "data.vocab_size", "data.mask_token")
+_FIXED = {"data.tokenizer", "data.vocab_size", "data.mask_token"}
 _SECONDS_BETWEEN_LINES = 10.0
 _FORMAT = 1  # of the file that `unmask pace --out` writes
 
@@ -89,11 +89,7 @@ def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Argu
     """Words of a verb -> its arguments; data options that are left out have their values from the training."""
     first: Any = parse(cls, argv, verb)
     typed = typed_options(cls, argv, verb)
-    for name in _FIXED:
-        if name in typed:
-            raise RequestError(
-                f"--{name.replace('_', '-')} does not go with {verb}: the tokenizer is the checkpoint's."
-            )
+    refuse(typed & _FIXED, f"{verb}: the tokenizer is the checkpoint's.")
 
     from unmask.config import from_dict
     from unmask.disk.checkpoint import read_checkpoint

@@ -1,12 +1,12 @@
 """Words of the command line -> a frozen dataclass, or one sentence about what is wrong. tyro only prints the help."""
 
-__all__ = ["Flat", "Positional", "parse", "typed_options", "typed_positionals"]
+__all__ = ["Flat", "Positional", "parse", "refuse", "typed_options", "typed_positionals"]
 
 import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, cast
 
@@ -21,6 +21,10 @@ Positional = Annotated[_Value, _POSITIONAL]
 Flat = Annotated[_Value, _FLAT]
 """Marks a dataclass field whose options are written without the name of that field: --seed."""
 
+_SHORT = {"-v": "--verbose"}
+_LAST_PARTS = ("--device", "--dtype", "--threads")
+"""Options that may be typed without the name of their group where only one group has them: --threads for
+--train.threads."""
 _NUMBER = re.compile(r"-\.?\d.*|-inf")
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", types.NoneType: "None"}
 
@@ -66,6 +70,12 @@ def typed_options(cls: type, argv: Sequence[str], verb: str) -> set[str]:
 def typed_positionals(cls: type, argv: Sequence[str], verb: str) -> list[str]:
     """Words after a verb -> those that belong to no option. Raises ConfigError as `parse` does."""
     return _scan(cls, argv, verb).positionals
+
+
+def refuse(names: Iterable[str], reason: str) -> None:
+    """Raise ConfigError for the first of these dotted names, as typed: "--NAME does not go with REASON"."""
+    for name in sorted(names):
+        raise ConfigError(f"{_written(name)} does not go with {reason}")
 
 
 def _written(name: str) -> str:
@@ -141,12 +151,14 @@ def _named(fields: Sequence[_Field], name: str, verb: str) -> tuple[_Field, bool
     """Option as typed -> its field, and False for --no-..., else True. Raises ConfigError for an unknown option."""
     by_name = {_written(field.name): field for field in fields if not field.positional}
     off = {re.sub(r"([^.-][^.]*)$", r"no-\1", key): field for key, field in by_name.items() if field.type is bool}
-    wanted = name.replace("_", "-")
+    wanted = _SHORT.get(name, name.replace("_", "-"))
     if wanted in by_name:
         return by_name[wanted], True
     if wanted in off:
         return off[wanted], False
     last = [key for key in by_name if key.endswith(f".{wanted.lstrip('-')}")]
+    if len(last) == 1 and wanted in _LAST_PARTS:
+        return by_name[last[0]], True
     hint = f"did you mean '{last[0]}'?" if len(last) == 1 else did_you_mean(wanted, by_name)
     if not hint.startswith("did"):
         hint = f"see unmask {verb} --help."

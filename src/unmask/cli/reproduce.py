@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.cli.common import OutputOptions, note, print_json, table
-from unmask.cli.parse import Flat, Positional, parse
+from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.errors import ConfigError
 from unmask.reproduce.plan import Question, QuestionOptions
 from unmask.reproduce.questions import check, names, plan_of
@@ -43,7 +43,12 @@ class ReproduceArguments(QuestionOptions):
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; runs the cells that are missing. 1: a cell failed; 130: interrupted."""
     args = parse(ReproduceArguments, argv, "reproduce")
+    typed = typed_options(ReproduceArguments, argv, "reproduce")
+    if args.list:
+        refuse(typed & {"workers"}, "--list, which runs nothing.")
     if not args.name:
+        if args.list:
+            refuse(typed - {"list", "json"}, "--list without the name of a question, which prints the questions.")
         if not args.list:
             raise ConfigError(f"reproduce lacks the name of a question; give one of {', '.join(names())}.")
         print_json({"questions": names()}) if args.output.json else print(table(names()))

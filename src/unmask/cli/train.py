@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli.common import Meter, OutputOptions, duration, note, print_json, size, table
-from unmask.cli.parse import Flat, Positional, parse, typed_options
+from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
 from unmask.recipes.denoisers import read
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from unmask.train.session import Estimate, Session
 
 _SHAPE = {"width": "width {}", "blocks": "{} blocks", "heads": "{} heads"}  # where an architecture has them
-_SHORT = {"--device", "--dtype", "--threads"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,7 @@ class TrainArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; trains. It is 130 where the run was interrupted and saved."""
-    words = [f"--train.{word[2:]}" if word.partition("=")[0] in _SHORT else word for word in argv]
-    arguments = _arguments(words)
+    arguments = _arguments(list(argv))
 
     from unmask.train.session import measure, open_session
 
@@ -152,7 +150,7 @@ def _arguments(words: list[str]) -> TrainArguments:
     typed = typed_options(TrainArguments, words, "train")
     asked = parse(TrainArguments, words, "train")
     if asked.resume is not None:
-        if asked.recipe != "text":
+        if typed_positionals(TrainArguments, words, "train"):
             raise ConfigError(f"--resume takes the recipe from the run; leave '{asked.recipe}' out.")
         from unmask.train.session import recorded_run
 
@@ -167,10 +165,8 @@ def _arguments(words: list[str]) -> TrainArguments:
 
 def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
     """Recipe -> the same with the window of the checkpoint. Raises ConfigError for options of tokenizer or network."""
-    for name in sorted(typed):
-        if name.startswith("model.") or name in ("data.tokenizer", "data.vocab_size", "data.mask_token"):
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{option} does not go with --init: network and tokenizer are the checkpoint's.")
+    fixed = ("model.", "data.tokenizer", "data.vocab_size", "data.mask_token")
+    refuse([name for name in typed if name.startswith(fixed)], "--init: network and tokenizer are the checkpoint's.")
     from unmask.disk.checkpoint import read_checkpoint
     from unmask.disk.folders import locate
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmask.cli.common import OutputOptions, note, print_json
-from unmask.cli.parse import Flat, Positional, parse
+from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.disk.files import atomic_text
 from unmask.errors import RequestError
 from unmask.trace.events import CHANGES, Event, Trace, last_events, position_texts, read, replay, to_html, to_jsonl
@@ -63,6 +63,8 @@ class WatchArguments:
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; plays the trace, prints it, or writes the page."""
     arguments = parse(WatchArguments, argv, "watch")
+    if arguments.html is not None and not arguments.output.json:
+        refuse(typed_options(WatchArguments, argv, "watch") & {"row"}, "--html: the page has every row.")
     if arguments.html is not None and Path(arguments.html).suffix != ".html":
         raise RequestError(f"--html cannot write '{arguments.html}'; give a file that ends in .html.")
     trace = read(arguments.file)

@@ -3,15 +3,19 @@
 __all__ = ["FillArguments", "GenerateArguments", "run_fill", "run_generate"]
 
 import math
+import os
+import shlex
 import sys
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unmask.cli.common import DecodingOptions, MachineOptions, OutputOptions, RecordingOptions, note, print_json
-from unmask.cli.parse import Flat, Positional, parse, typed_positionals
+from unmask.cli.common import DecodingOptions, MachineOptions, RecordingOptions, StatisticsOptions, note, print_json
+from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
+from unmask.disk.folders import bundled, locate
 from unmask.errors import RequestError
 
 if TYPE_CHECKING:
@@ -22,12 +26,19 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row", bound="Written")
 
+_BUNDLED = "shakespeare"
+_WITH_CHOICES = {"choices", "draws", "seed", "device", "dtype", "threads", "json", "verbose"}
+
 
 @dataclass(frozen=True, slots=True)
 class GenerateArguments:
-    """Write text: continue a prompt, or start from an empty one."""
+    """Write text: continue a prompt, or start from an empty one.
 
-    checkpoint: Positional[str] = "shakespeare"
+    A lone argument is the CHECKPOINT if it is the name of a bundled model or a path that exists; else it is the PROMPT,
+    and the bundled model continues it.
+    """
+
+    checkpoint: Positional[str] = _BUNDLED
     """A checkpoint or run folder, or the name of a bundled model."""
     prompt: Positional[str] = ""
     """The start of the text."""
@@ -42,7 +53,7 @@ class GenerateArguments:
     decoding: Flat[DecodingOptions] = DecodingOptions()
     recording: Flat[RecordingOptions] = RecordingOptions()
     machine: Flat[MachineOptions] = MachineOptions()
-    output: Flat[OutputOptions] = OutputOptions()
+    output: Flat[StatisticsOptions] = StatisticsOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +66,8 @@ class FillArguments:
 
     A likelihood favours shorter texts, because each additional token adds its own nats.
 
-    If only one argument is given, it is the template, and the bundled model fills it.
+    A lone argument is the TEMPLATE unless it is the name of a bundled model or a path that exists; the bundled model
+    fills it.
     """
 
     checkpoint: Positional[str]
@@ -71,7 +83,7 @@ class FillArguments:
     decoding: Flat[DecodingOptions] = DecodingOptions()
     recording: Flat[RecordingOptions] = RecordingOptions()
     machine: Flat[MachineOptions] = MachineOptions()
-    output: Flat[OutputOptions] = OutputOptions()
+    output: Flat[StatisticsOptions] = StatisticsOptions()
 
 
 def _tracing(path: str | None) -> "Tracing | None":
@@ -84,12 +96,35 @@ def _tracing(path: str | None) -> "Tracing | None":
     return Tracing(path)
 
 
+def _with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
+    """Words -> the same; before a lone argument that is a text they have the bundled model as CHECKPOINT.
+
+    A lone argument is a checkpoint if it is the name of a bundled model or a path that exists. Raises RequestError for
+    a word that looks like a path (it has a / or begins with . or ~), and for one that is nearly the name of a model.
+    """
+    alone = typed_positionals(cls, argv, verb)
+    if len(alone) != 1 or alone[0] in bundled() or os.path.exists(os.path.expanduser(alone[0])):
+        return list(argv)
+    word = alone[0]
+    if word and "[" not in word and not any(sign.isspace() for sign in word):
+        as_text = f"If it is a text, write: unmask {verb} {_BUNDLED} {shlex.quote(word)}"
+        if "/" in word or word[0] in ".~":
+            try:
+                locate(word)
+            except RequestError as error:
+                raise RequestError(f"{error} {as_text}") from None
+        near = get_close_matches(word.lower(), bundled(), n=1, cutoff=0.8)
+        if near:
+            raise RequestError(f"There is no bundled model '{word}'; did you mean '{near[0]}'? {as_text}")
+    return [_BUNDLED, *argv]
+
+
 # ---- generate --------------------------------------------------------------------------------------------------------
 
 
 def run_generate(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints texts after prompts."""
-    arguments = parse(GenerateArguments, argv, "generate")
+    arguments = parse(GenerateArguments, _with_checkpoint(GenerateArguments, argv, "generate"), "generate")
     prompts = [text for text in _prompts(arguments) for _ in range(arguments.count)]
 
     from unmask.api import unigram_entropy
@@ -134,11 +169,12 @@ def run_generate(argv: Sequence[str]) -> int:
         )
     else:
         _print_texts(texts, skip_first=watch and on_stdout)
-    note(
-        f"\n{tokens:,} tokens in {sum(row.passes for row in rows):,} passes of a row, {seconds:.1f} s "
-        f"({tokens / seconds:,.0f} tokens/s); unigram entropy {entropy:.2f} of at most "
-        f"{math.log(max(tokens, 1)):.2f} nats"
-    )
+    if arguments.output.verbose:
+        note(
+            f"\n{tokens:,} tokens in {sum(row.passes for row in rows):,} passes of a row, {seconds:.1f} s "
+            f"({tokens / seconds:,.0f} tokens/s); unigram entropy {entropy:.2f} of at most "
+            f"{math.log(max(tokens, 1)):.2f} nats"
+        )
     return 0
 
 
@@ -199,12 +235,13 @@ def _rows(
 
 def run_fill(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints fillings, or how probable each choice is."""
-    words = list(argv)
-    if len(typed_positionals(FillArguments, words, "fill")) == 1:
-        words = ["shakespeare", *words]
+    words = _with_checkpoint(FillArguments, argv, "fill")
     arguments = parse(FillArguments, words, "fill")
-    if arguments.choices and arguments.recording.trace:
-        raise RequestError("--choices writes nothing that could be recorded; leave --trace out.")
+    if arguments.choices:
+        refuse(
+            typed_options(FillArguments, words, "fill") - _WITH_CHOICES,
+            "--choices, which writes nothing: it computes the probability of each choice.",
+        )
     decoding, watch, as_json = arguments.decoding, arguments.recording.watch, arguments.output.json
     tracing = _tracing(arguments.recording.trace)
     model = arguments.machine.load(arguments.checkpoint)
@@ -234,10 +271,11 @@ def run_fill(argv: Sequence[str]) -> int:
     for number, fill in enumerate(fills, start=1):
         if not (watch and on_stdout and number == 1) or fill["attempts"]:
             print(fill["text"])
-        holes = " | ".join(f"{text!r}" for text in fill["holes"])
-        note(f"  filled {holes}: {fill['nats']:.2f} nats in all, {fill['passes']} passes")
-        if fill["attempts"]:
-            note(_attempt_table(fill["attempts"]))
+        if arguments.output.verbose:
+            holes = " | ".join(f"{text!r}" for text in fill["holes"])
+            note(f"  filled {holes}: {fill['nats']:.2f} nats in all, {fill['passes']} passes")
+            if fill["attempts"]:
+                note(_attempt_table(fill["attempts"]))
     return 0
 
 
@@ -256,6 +294,8 @@ def _print_choices(model: "Model", arguments: FillArguments, began: float) -> in
             f"{choice.text!r:{width}}  {choice.probability:11.4f}  {choice.nats:6.2f} ± {choice.stderr:<5.2f}  "
             f"{choice.tokens:>6}"
         )
+    if arguments.output.verbose:
+        note(f"  {arguments.draws} random orders of each choice, {time.perf_counter() - began:.1f} s")
     return 0
 
 

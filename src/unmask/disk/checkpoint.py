@@ -146,8 +146,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     number = facts.pop("format", None)
     if type(number) is not int:
         raise CheckpointError(
-            f"{folder / _CONFIG} has no format number, so another library wrote it: "
-            "bring its model in with 'unmask import'."
+            f"{folder / _CONFIG} has no format number, so unmask did not write it: give a checkpoint or run folder "
+            "that unmask wrote, or a bundled model (unmask list models)."
         )
     if number > FORMAT:
         raise CheckpointError(

@@ -19,12 +19,21 @@ __all__ = [
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from unmask.disk.files import remove_folder
+from unmask.disk.json import read_json
 from unmask.errors import CheckpointError, RequestError, did_you_mean
 
 _MODEL, _CONFIG = "model.safetensors", "config.json"
 _HOLDS = "a checkpoint folder holds model.safetensors and config.json"
+_LOADABLE = "a checkpoint or run folder that unmask wrote, or a bundled model (unmask list models)"
+_HUB = re.compile(r"(https?://huggingface\.co/|hf:/*)?(?!runs/)\w[\w.-]*/\w[\w.-]*/?")
+_FOREIGN = {
+    "config.json": (("model_type", "architectures"), "a model of the transformers library"),
+    "adapter_config.json": (("peft_type", "base_model_name_or_path"), "an adapter of the peft library"),
+    "model_index.json": (("_class_name",), "a pipeline of the diffusers library"),
+}
 _NAME = re.compile(r"(?P<prefix>step|best)-(?P<step>\d{8,})")
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
@@ -42,6 +51,11 @@ def locate(name_or_path: str) -> str:
     known = bundled()
     path = known.get(name_or_path, Path(name_or_path))
     if not path.exists():
+        if _HUB.fullmatch(name_or_path) and not Path(name_or_path.partition("/")[0]).is_dir():
+            raise RequestError(
+                f"There is no folder '{name_or_path}'. If it is a model on the Hugging Face hub: unmask cannot load "
+                f"models of other libraries yet; give {_LOADABLE}."
+            )
         hint = f"or one of the bundled models; {did_you_mean(name_or_path, known)}" if known else "that exists."
         raise RequestError(f"There is no checkpoint at '{name_or_path}'; give a checkpoint or run folder {hint}")
     return str(known.get(name_or_path, name_or_path))
@@ -99,6 +113,8 @@ def resolve(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{folder} is a file: give the folder it is in; {_HOLDS}.")
     if not folder.is_dir():
         raise CheckpointError(f"{folder} does not exist: give a checkpoint or run folder; {_HOLDS}.")
+    if foreign := _foreign(folder):
+        raise CheckpointError(f"{folder} holds {foreign}. unmask cannot load such models yet; give {_LOADABLE}.")
     if (folder / _CONFIG).is_file() or (folder / _MODEL).is_file():
         return _whole(folder)
     inside = folder if folder.name == "checkpoints" else folder / "checkpoints"
@@ -109,6 +125,19 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     if inside.is_dir():
         raise CheckpointError(f"{folder} is a run folder without a whole checkpoint yet: let the run write one.")
     return _whole(folder)
+
+
+def _foreign(folder: Path) -> str:
+    """Folder -> what another library stored there, as its configuration says: the object of a sentence; or ""."""
+    for name, (keys, what) in _FOREIGN.items():
+        try:
+            facts = read_json(folder / name, dict[str, Any], CheckpointError) if (folder / name).is_file() else {}
+        except CheckpointError:
+            continue
+        values = [str(value[0] if isinstance(value, list) else value) for key in keys if (value := facts.get(key))]
+        if values and "format" not in facts:
+            return f"{what}, {', '.join(values)} ({name})"
+    return "a GGUF file" if any(folder.glob("*.gguf")) else ""
 
 
 def keep_last(run: str | os.PathLike[str], count: int) -> None:
