@@ -5,7 +5,18 @@ modulo 16 (measured on the CPU). So what depends on the rows beside, or on how m
 multiple of `GRAIN`. "Nested" means here: a tensor with the rows first, a tuple of nested ones, or None.
 """
 
-__all__ = ["GRAIN", "ceil_div", "join_rows", "keep_rows", "pad_ids", "pad_rows", "padded_size", "put_rows"]
+__all__ = [
+    "GRAIN",
+    "ceil_div",
+    "join_rows",
+    "keep_rows",
+    "pad_ids",
+    "pad_rows",
+    "padded_size",
+    "parts_by_length",
+    "put_rows",
+    "used_length",
+]
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -41,6 +52,32 @@ def pad_ids(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) ->
     tokens = torch.tensor([[*row, *[pad_id] * (size - len(row))] for row in rows], device=device)
     lengths = torch.tensor([len(row) for row in rows], device=device)
     return tokens, torch.arange(size, device=device) < lengths[:, None]
+
+
+def used_length(valid: Tensor) -> int:
+    """(B, L) bool -> the number of positions up to the last one that is not padding in every row, padded, at most L."""
+    used = valid.any(0).nonzero()
+    return min(padded_size(int(used[-1]) + 1), valid.shape[1]) if len(used) else min(GRAIN, valid.shape[1])
+
+
+def parts_by_length(lengths: Tensor, most: int, least: int) -> list[Tensor]:
+    """Lengths of rows (N,) -> indices of rows of similar length, in parts of at most `most` rows, the longest first.
+
+    Each part is to be padded to its longest row. A new part begins where that saves a quarter of a row or more and both
+    sides have at least `least` positions, since small matrix products are slow. The rows of all parts together are the
+    N rows, each in one part: sums over them do not depend on the parts.
+    """
+    sizes = padded_size(lengths)
+    order = sizes.argsort(descending=True, stable=True)
+    sizes = sizes[order].tolist()
+    cuts = [0]
+    for row in range(1, len(sizes)):
+        longest, rows = sizes[cuts[-1]], row - cuts[-1]
+        shorter = 4 * sizes[row] <= 3 * longest
+        enough = min(rows * longest, (len(sizes) - row) * sizes[row]) >= least
+        if rows == most or (shorter and enough):
+            cuts.append(row)
+    return [order[a:b] for a, b in zip(cuts, [*cuts[1:], len(sizes)], strict=True)]
 
 
 def keep_rows(values: Any, rows: Tensor) -> Any:

@@ -67,7 +67,7 @@ def run(argv: Sequence[str]) -> int:
         write=not arguments.dry,
     )
     first = session.group.first
-    rows = _facts(session)
+    rows = _facts(session, arguments.init)
     if arguments.dry:
         estimate = measure(session)
         if first and arguments.output.json:
@@ -86,8 +86,8 @@ def run(argv: Sequence[str]) -> int:
     return _finish(session, result, arguments.output.json) if first else 0
 
 
-def _facts(session: "Session") -> dict[str, Any]:
-    """Session -> what the run will do, as plain data."""
+def _facts(session: "Session", init: str | None) -> dict[str, Any]:
+    """Session, and the checkpoint that is fine-tuned -> what the run will do, as plain data."""
     plan, corpus, settings = session.plan, session.corpus, session.run
     from unmask.train.plan import memory_bytes
 
@@ -108,6 +108,8 @@ def _facts(session: "Session") -> dict[str, Any]:
         "step": session.trainer.step,
         "batch": settings.train.batch,
         "lr": plan.lr,
+        "init": init,
+        "lr_is_default": settings.train.lr is None,
         "dtype": str(session.dtype).removeprefix("torch."),
         "device": str(session.device),
         "threads": session.threads,
@@ -125,7 +127,9 @@ def _rows(facts: dict[str, Any], estimate: "Estimate | None", *, patient: bool) 
         "network": f"{facts['parameters']:,} parameters: "
         + ", ".join(form.format(facts[name]) for name, form in _SHAPE.items() if name in facts),
         "training": f"{facts['steps']:,} steps of {facts['batch']} rows ({facts['epochs']:.1f} epochs), "
-        f"lr {facts['lr']:g}" + (f", from step {facts['step']:,}" if facts["step"] else ""),
+        f"peak rate {facts['lr']:g}"
+        + (", a tenth because --init" if facts["init"] and facts["lr_is_default"] else "")
+        + (f", from step {facts['step']:,}" if facts["step"] else ""),
         "machine": f"{facts['device']}, {facts['dtype']}, {facts['threads']} threads"
         + (f", {facts['processes']} processes" if facts["processes"] > 1 else ""),
         "memory": f"about {size(facts['memory_bytes'])}",

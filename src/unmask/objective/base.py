@@ -33,8 +33,11 @@ class Rows(NamedTuple):
     maskable: Tensor
     valid: Tensor | None
 
-    def part(self, rows: slice, device: torch.device) -> "Rows":
-        """Some of the rows, on a device. Rows on the CPU are looked at there, so that no GPU is waited for."""
+    def part(self, rows: slice | Tensor, device: torch.device) -> "Rows":
+        """Some of the rows, a slice or indices, on a device.
+
+        Rows on the CPU are looked at there, so that no GPU is waited for.
+        """
         valid = None if self.valid is None or bool(self.valid[rows].all()) else self.valid[rows]
         ids, maskable = (x[rows].to(device, non_blocking=True) for x in (self.ids, self.maskable))
         return Rows(ids, maskable, None if valid is None else valid.to(device, non_blocking=True))

@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from unmask.batch import used_length
 from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError, did_you_mean
 from unmask.noise import generator
@@ -80,7 +81,14 @@ def nelbo(
     valid: Tensor | None = None,
     time: Tensor | None = None,
 ) -> Tensor:
-    """One draw of the bound (B,): x_0 (B, L) int64, hide (B, L) bool, weight (B,); the rest as in Denoiser.hidden."""
+    """One draw of the bound (B,): x_0 (B, L) int64, hide (B, L) bool, weight (B,); the rest as in Denoiser.hidden.
+
+    Positions that are padding in every row are left out of the computation, in multiples of `GRAIN`: they are not
+    attended to and not predicted, so that the value is the same to rounding.
+    """
+    if valid is not None:
+        length = used_length(valid)
+        x_0, hide, valid = x_0[:, :length], hide[:, :length], valid[:, :length]
     hidden = denoiser.hidden(torch.where(hide, denoiser.mask_id, x_0), valid=valid, time=time)
     log_p = log_likelihoods(denoiser, hidden[hide], x_0[hide])
     nats = torch.zeros_like(x_0, dtype=log_p.dtype).masked_scatter(hide, -log_p).sum(-1)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unmask.batch import parts_by_length
 from unmask.config import run_record, to_dict
 from unmask.data.packed import Corpus, batch_indices
 from unmask.denoiser import Trainable
@@ -55,6 +56,10 @@ class StepReport(NamedTuple):
         return {name: value for name, value in self._asdict().items() if name != "step"}
 
 
+_LEAST_ON_CPU, _LEAST_ELSEWHERE = 1024, 16384
+"""Positions of a micro-batch below which matrix products are slow; see `parts_by_length`."""
+
+
 class Trainer:
     """One training run: built from its plan, optionally restored from a checkpoint, then `fit`."""
 
@@ -81,7 +86,8 @@ class Trainer:
         self.standing = Standing()
         self.best: Bound | None = None
         self.loss: Tensor | None = None  # of the last step
-        self.timed_from = (time.perf_counter(), 0)  # when the speed was last reported, and the step
+        self.read = 0  # tokens of the batches so far, without padding
+        self.timed_from = (time.perf_counter(), 0)  # when the speed was last reported, and `read` then
         group.copy_first(self.params)
         if run.train.compile:
             model.hidden = torch.compile(model.hidden)
@@ -98,12 +104,11 @@ class Trainer:
         batch = data.batch(batch_indices(settings.seed, self.step, settings.batch, len(data)))
         rows = Rows(*map(torch.from_numpy, batch))
         tokens = rows.maskable.sum().clamp(min=1)
+        self.read += settings.batch * data.length if rows.valid is None else int(rows.valid.sum())
         rows, index = rows.part(share, torch.device("cpu")), torch.arange(settings.batch)[share]
         draw = self.objective.draw(settings.seed, self.step, index, settings.batch, rows.maskable)
         loss = torch.zeros((), device=self.device)
-        size = len(index) // settings.accumulate
-        for at in range(0, len(index), size):
-            part = slice(at, at + size)
+        for part in self._parts(rows):
             self.model.dropout_keys = row_keys(settings.seed, self.step, index[part], DROPOUT).to(self.device)
             with self.autocast():
                 drawn = tuple(x[part].to(self.device, non_blocking=True) for x in draw)
@@ -122,6 +127,17 @@ class Trainer:
         self.ema.update()
         self.step += 1
         return self.group.sum(loss), norm, rate
+
+    def _parts(self, rows: Rows) -> list[Tensor]:
+        """The rows of a step -> indices of the micro-batches, in each of which rows have similar lengths.
+
+        Each micro-batch is padded to its longest row only (`nelbo`). The rows of the step and its denominator do not
+        depend on the micro-batches, so that the loss and the gradient are those of rows padded to the window.
+        """
+        count, length = rows.ids.shape
+        lengths = torch.full((count,), length) if rows.valid is None else rows.valid.sum(-1)
+        least = _LEAST_ON_CPU if self.device.type == "cpu" else _LEAST_ELSEWHERE
+        return parts_by_length(lengths, count // self.settings.accumulate, least)
 
     # ---- validation -----------------------------------------------------------------------------------------------
 
@@ -170,6 +186,8 @@ class Trainer:
         return folder
 
     def _write(self, folder: Path, state: dict[str, dict[str, Tensor]] | None, facts: dict[str, Any] | None) -> None:
+        if not all(bool(param.isfinite().all()) for param in self.params):
+            raise self._broken("The weights are not finite")
         names = list(self.model.state_dict())
         with self.ema.swap():
             averaged = {name: self.model.state_dict()[name].detach().clone() for name in names}
@@ -236,8 +254,7 @@ class Trainer:
             return None
         loss = self._finite(self.loss)
         start, since = self.timed_from
-        tokens = (self.step - since) * self.settings.batch * self.run.data.length
-        speed = tokens / (time.perf_counter() - start)
+        speed = (self.read - since) / (time.perf_counter() - start)
         self._restart_clock()
         return StepReport(self.step, loss, rate, norm.item(), speed)
 
@@ -246,25 +263,31 @@ class Trainer:
         if self.loss is not None:
             self._finite(self.loss)
         bound = self.validate() if self.group.first else None
+        if bound is not None and not math.isfinite(bound.nats_per_token):
+            raise self._broken(f"The bound on held-out text is {bound.nats_per_token}")
         self._restart_clock()
         if bound is None:
             return None
         return Validation(bound, -bound.nats_per_token, {"valid": bound.nats_per_token, "valid_stderr": bound.stderr})
 
     def _restart_clock(self) -> None:
-        self.timed_from = (time.perf_counter(), self.step)
+        self.timed_from = (time.perf_counter(), self.read)
 
     def _finite(self, loss: Tensor) -> float:
         """The loss as a number. Raises RunError unless it is finite."""
         value = loss.item()
         if not math.isfinite(value):
-            kept = latest(self.folder)
-            raise RunError(
-                f"The loss is {value} at step {self.step}, so the run was stopped; "
-                f"the last good checkpoint is {kept if kept else 'not written yet'}: "
-                f"go on with a smaller --train.lr (it was {self.plan.lr:g}) or --train.dtype float32."
-            )
+            raise self._broken(f"The loss is {value}")
         return value
+
+    def _broken(self, reason: str) -> RunError:
+        """The error of a run whose numbers are not finite; nothing is written after it."""
+        kept = latest(self.folder)
+        return RunError(
+            f"{reason} at step {self.step}, so the run was stopped; "
+            f"the last good checkpoint is {kept if kept else 'not written yet'}: "
+            f"go on with a smaller --train.lr (it was {self.plan.lr:g}) or --train.dtype float32."
+        )
 
 
 def _facts(bound: Bound | None) -> dict[str, Any] | None:

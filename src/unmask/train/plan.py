@@ -69,7 +69,7 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
         model=settings,
         parameters=parameters,
         steps=steps,
-        lr=run.train.lr or (1e-3 if width <= 384 else 3e-4),
+        lr=_default_rate(width, start is not None) if run.train.lr is None else run.train.lr,
         warmup=warmup,
         eval_every=every,
         save_every=run.train.save_every or every,
@@ -116,6 +116,14 @@ def _default_size(tokens: int) -> str:
 def _default_steps(rows: int, batch: int) -> int:
     """Sixty passes over the text, but at least 600 and at most 20 000 steps; patience usually ends training earlier."""
     return int(min(20_000, max(600, 60 * rows / batch)))
+
+
+def _default_rate(width: int, tuned: bool) -> float:
+    """Width -> the peak learning rate: 1e-3 up to 384 and 3e-4 above; a tenth where a trained network is fine-tuned.
+
+    At the rate of a new run the first hundred steps would undo much of what the network has learned.
+    """
+    return (1e-3 if width <= 384 else 3e-4) / (10 if tuned else 1)
 
 
 def flops_per_token(model: DiTSettings) -> float:

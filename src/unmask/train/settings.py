@@ -45,7 +45,7 @@ class TrainSettings:
     accumulate: int = 1
     """Parts in which a process runs its share of the batch, one after the other, to save memory."""
     lr: float | None = None
-    """Peak learning rate; by default 1e-3 up to a width of 384 and 3e-4 above."""
+    """Peak learning rate; by default 1e-3 up to a width of 384 and 3e-4 above, and a tenth of that with --init."""
     warmup: int | None = None
     """Steps of linear warm-up; by default a twentieth of the steps, at most 2500."""
     shape: Literal["cosine", "constant"] = "cosine"
