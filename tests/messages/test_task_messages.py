@@ -111,7 +111,11 @@ ROWS = [
     ('{"question": "q", "answer": 42}', "set/test.jsonl, line 2 is no problem; write rows"),
     (
         '{"question": "q", "answer": "many"}',
-        "set/test.jsonl, line 2 has an answer without a number; end it with a line such as #### 42.",
+        "set/test.jsonl, line 2 has an answer whose final number cannot be read whole ('many'); end it with a line",
+    ),
+    (
+        '{"question": "q", "answer": "so 18\\n#### 18k"}',
+        "set/test.jsonl, line 2 has an answer whose final number cannot be read whole ('#### 18k'); end it with a line",
     ),
 ]
 

@@ -18,7 +18,7 @@ from unmask.disk.json import NotJson, json_lines
 from unmask.errors import DataError, RequestError
 from unmask.noise import derive
 from unmask.tasks.base import SPLITS, Example, Verdict, check_split, escaped
-from unmask.tasks.numbers import final_number
+from unmask.tasks.numbers import final_number, reference_number
 
 _STREAM = 0x65A8
 
@@ -113,6 +113,12 @@ def _tenth(question: str) -> int:
     return int(hashlib.sha256(question.strip().encode("utf-8", "replace")).hexdigest(), 16) % 10
 
 
+def _end(answer: str, most: int = 60) -> str:
+    """The last line of an answer, at most `most` characters of it."""
+    line = (answer.strip().splitlines() or [""])[-1]
+    return line if len(line) <= most else f"...{line[-most:]}"
+
+
 def _bytes(file: Path) -> bytes:
     try:
         return file.read_bytes()
@@ -133,7 +139,10 @@ def _read(file: Path) -> Iterator[tuple[str, str, Fraction]]:
             raise DataError(
                 f'{where} is no problem; write rows such as {{"question": "...", "answer": "... #### 42"}}.'
             )
-        value = final_number(answer)
+        value = reference_number(answer)
         if value is None:
-            raise DataError(f"{where} has an answer without a number; end it with a line such as #### 42.")
+            raise DataError(
+                f"{where} has an answer whose final number cannot be read whole ({_end(answer)!r}); end it with a line "
+                "such as #### 42."
+            )
         yield question, answer.strip(), value
