@@ -23,11 +23,17 @@ __all__ = [
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from unmask.output import visible
+
 
 class UnmaskError(Exception):
     """Base class of the errors of this library. `exit_code` is the exit code of the command line."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        """The sentence, on one line: control characters of names and foreign messages in it are escaped."""
+        return visible(super().__str__())
 
 
 class ConfigError(UnmaskError, ValueError):

@@ -289,3 +289,21 @@ def _prose(path: str, text: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in (tokenize.COMMENT, tokenize.STRING):
             yield from enumerate(token.string.splitlines(), start=token.start[0])
+
+
+PRINTER = "output.py"
+"""The only module that may print."""
+
+
+def print_complaints(sources: Sources) -> list[str]:
+    """Calls of print, writes to sys.stdout or sys.stderr, and consoles of rich, outside of the one printer."""
+    return [
+        f"{path}:{node.lineno}: '{name}' prints past {PRINTER}"
+        for path, source in sources.items()
+        if path != PRINTER
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        for name in [ast.unparse(node.func)]
+        if re.fullmatch(r"print|pprint|(\w+\.)*(Console|print_exception)|sys\.__?std(out|err)__.*", name)
+        or re.fullmatch(r"sys\.std(out|err)\.(?!flush|isatty|fileno).*", name)
+    ]

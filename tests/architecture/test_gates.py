@@ -30,6 +30,7 @@ ALL_GATES: list[Gate] = [
     gates.file_complaints,
     gates.all_complaints,
     gates.docstring_complaints,
+    gates.print_complaints,
 ]
 
 
@@ -87,6 +88,11 @@ BAD: list[tuple[Gate, dict[str, str]]] = [
     (gates.all_complaints, {"a.py": "__all__ = ['g']"}),
     (gates.docstring_complaints, {"a.py": '"""Text."""\ndef f(): ...'}),
     (gates.docstring_complaints, {"a.py": "x = 1"}),
+    (gates.print_complaints, {"cli/a.py": "print('text')"}),
+    (gates.print_complaints, {"run/a.py": "def f():\n    sys.stderr.write('text')"}),
+    (gates.print_complaints, {"run/a.py": "sys.__stdout__.flush()"}),
+    (gates.print_complaints, {"cli/a.py": "Console(stderr=True)"}),
+    (gates.print_complaints, {"cli/a.py": "rich.console.Console()"}),
     (gates.identifier_complaints, {"a.py": "for one in rows: pass"}),
     (gates.identifier_complaints, {"a.py": "def f(given): ..."}),
     (gates.identifier_complaints, {"a.py": "class A:\n    kind: str"}),
@@ -113,6 +119,7 @@ GOOD: list[tuple[Gate, dict[str, str]]] = [
     (gates.file_complaints, {"policies/top_k.py": "x = 1\n" * 350}),
     (gates.all_complaints, {"a.py": "__all__ = ['A', 'f']\nA = 1\ndef f(): ...\ndef _g(): ..."}),
     (gates.docstring_complaints, {"a/__init__.py": ""}),
+    (gates.print_complaints, {"output.py": "print('text')", "cli/a.py": "show('text')\nsys.stdout.isatty()"}),
     (gates.identifier_complaints, {"a.py": "for row in rows: kinds = f(row)"}),
     (gates.identifier_complaints, {"a.py": "keyword = parameter.kind"}),
     (gates.text_complaints, {"a.py": "coin = 'A text.'  # there is no room for more"}),

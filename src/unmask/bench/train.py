@@ -46,6 +46,7 @@ from unmask.errors import RunError
 from unmask.model.load import build, parameter_count
 from unmask.model.settings import DiTSettings
 from unmask.objective.base import Draw, Loss, Objective, Rows
+from unmask.output import show
 from unmask.run.machine import bfloat16_works, peak_bytes
 from unmask.run.parallel import Group
 from unmask.text.build import byte_tokenizer
@@ -188,7 +189,7 @@ def cell(shape_json: str, logits: str, threads: str) -> None:
     began, spent = time.perf_counter(), time.process_time()
     trainer.take_step()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - spent
-    print(json.dumps({"peak": peak_bytes(cpu), "before": empty, "seconds": seconds, "cpu_seconds": cpu_seconds}))
+    show(json.dumps({"peak": peak_bytes(cpu), "before": empty, "seconds": seconds, "cpu_seconds": cpu_seconds}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from unmask.cli.parse import Flat, Positional, parse
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint
 from unmask.disk.folders import locate, locate_policy
 from unmask.disk.json import NotJson, parse_json
+from unmask.output import show, show_text
 
 _LEARNED = "learned:from="
 _CATEGORIES = ("models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules")
@@ -36,9 +37,9 @@ def run_info(argv: Sequence[str]) -> int:
     if arguments.output.json:
         print_json(facts)
         return 0
-    print(table(_lines(facts)))
+    show(*table(_lines(facts)))
     if checkpoint.card is not None:
-        print("\n" + checkpoint.card.strip())
+        show_text("\n" + checkpoint.card.strip())
     return 0
 
 
@@ -165,8 +166,8 @@ def run_list(argv: Sequence[str]) -> int:
         return 0
     for number, (category, names) in enumerate(tables.items()):
         if len(tables) > 1:
-            print(f"{chr(10) if number else ''}{category}")
-        print(table(names) if names else "  none yet")
+            show(*([""] if number else []), category)
+        show(*(table(names) if names else ["  none yet"]))
     return 0
 
 

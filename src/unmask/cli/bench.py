@@ -10,6 +10,7 @@ from typing import Any, Literal
 from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.errors import ConfigError
+from unmask.output import show
 
 _USED = {
     "train": {"rounds", "compile", "device", "threads"},
@@ -64,7 +65,7 @@ def run(argv: Sequence[str]) -> int:
     for cell in _cells(args, device, threads):
         cells.append(cell)
         if not args.output.json:
-            print(_line(cell), flush=True)
+            show(_line(cell))
     if args.output.json:
         rates = asdict(matmul_rates(threads))
         print_json({"bench": args.what, "machine": run_record(), "threads": threads, "rates": rates, "cells": cells})

@@ -8,7 +8,6 @@ __all__ = [
     "RecordingOptions",
     "StatisticsOptions",
     "duration",
-    "note",
     "print_json",
     "size",
     "table",
@@ -22,6 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
+
+from unmask.output import HIDDEN, console, show_text, visible
 
 if TYPE_CHECKING:
     from unmask.api import Model
@@ -113,20 +114,17 @@ class StatisticsOptions(OutputOptions):
 # ---- output ----------------------------------------------------------------------------------------------------------
 
 
-def note(sentence: str) -> None:
-    """Print a sentence as one line on stderr."""
-    print(sentence, file=sys.stderr, flush=True)
-
-
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on stdout; NaN and infinity become null."""
-    print(json.dumps(_finite(value), ensure_ascii=False), flush=True)
+    utf8 = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    text = json.dumps(_finite(value), ensure_ascii=not utf8)
+    show_text(HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text))  # JSON itself escapes only C0
 
 
-def table(rows: Mapping[str, str]) -> str:
-    """Values by name -> text with names and values in two columns."""
+def table(rows: Mapping[str, str]) -> list[str]:
+    """Values by name -> lines with names and values in two columns."""
     width = max((len(name) for name in rows), default=0)
-    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items())
+    return [f"  {name:<{width}}  {value}" for name, value in rows.items()]
 
 
 def duration(seconds: float) -> str:
@@ -167,14 +165,13 @@ class Meter:
         `doing` is the label of the bar, `unit` the word for a step in the lines. A run with a `name` is one of several
         and prints lines instead of a bar. The bar appears when the `with` block is entered.
         """
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
         self._name = f"{name}: " if name else ""
         self._unit, self._total = unit, total
         self._first: tuple[int, float] | None = None
-        self._console = Console(stderr=True, quiet=not visible)
+        self._console = console(stderr=True, quiet=not visible)
         self._printed_at = time.monotonic()
         self._bar = Bar(
             TextColumn(doing),
@@ -222,4 +219,4 @@ class Meter:
 
     def line(self, text: str) -> None:
         """Print one line."""
-        self._console.print(self._name + text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(visible(self._name + text), soft_wrap=True)

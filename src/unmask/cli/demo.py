@@ -9,9 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli.common import MachineOptions, OutputOptions, note, print_json
+from unmask.cli.common import MachineOptions, OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.errors import ConfigError, DataError, PluginError, RequestError
+from unmask.output import console as screen
+from unmask.output import note
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,11 +88,9 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(DemoArguments, argv, "demo")
     began = time.perf_counter()
 
-    from rich.console import Console
-
     from unmask.disk.files import explained
 
-    console = Console(stderr=arguments.output.json, highlight=False)
+    console = screen(stderr=arguments.output.json)
     report: dict[str, Any] = {}
     if arguments.checkpoint is None:
         folder = Path(arguments.out or _OUT)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.cli.common import OutputOptions, note, print_json
+from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.errors import ConfigError
+from unmask.output import note, note_over, show
 
 if TYPE_CHECKING:
     from unmask.solve.sweep import Outcome
@@ -95,9 +96,9 @@ def run(argv: Sequence[str]) -> int:
     if args.output.json:
         print_json(facts)
         return 0
-    print("\n".join(frontier_lines(result)))
+    show(*frontier_lines(result))
     picture = ", frontier.png" if (folder / "frontier.png").exists() else ""
-    print(f"\nwritten to {folder}: frontier.csv, frontier.json{picture}")
+    show("", f"written to {folder}: frontier.csv, frontier.json{picture}")
     return 0
 
 
@@ -123,6 +124,6 @@ def _progress(outcome: "Outcome", done: int, total: int, began: float) -> None:
     line = f"{done} of {total}  {outcome.accuracy:.3f} at {outcome.mean_passes:.1f} passes: {outcome.setting.key}"
     line += f"  {left:.0f} s left"
     if sys.stderr.isatty():
-        print(f"\r\033[K{line[:110]}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        note_over(line[:110], last=done == total)
     elif done % 20 == 0 or done == total:
         note(line)

@@ -10,9 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from unmask.cli.common import Meter, OutputOptions, note, print_json, size, table
+from unmask.cli.common import Meter, OutputOptions, print_json, size, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.errors import ConfigError
+from unmask.output import note
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import read
 from unmask.rl.learner import RoundReport
@@ -70,7 +71,7 @@ def run(argv: Sequence[str]) -> int:
     session = open_learning(asked, out=args.out, resume=args.resume)
     first = session.group.first
     if first:
-        note(table(_rows(session)))
+        note(*table(_rows(session)))
     try:
         with LearnProgress(asked.learn, session.learner.step, visible=first) as progress:
             result, calibration = fit(session.learner, progress)
@@ -150,9 +151,9 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
         note("dial      " + "  ".join(f"{calibration.dial[n]:7.2f}" for n in shown))
         note("passes    " + "  ".join(f"{calibration.passes[n]:7.2f}" for n in shown))
         note("accuracy  " + "  ".join(f"{calibration.accuracy[n]:7.3f}" for n in shown))
-    note(table({"policy": str(folder / "policy"), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
+    note(*table({"policy": str(folder / "policy"), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
     compared = f"learned:from={folder} prefix threshold"
-    note(f"\nNext:\n  unmask frontier {run.checkpoint} --task {run.task} --policies {compared}")
+    note("", "Next:", f"  unmask frontier {run.checkpoint} --task {run.task} --policies {compared}")
     return 0
 
 

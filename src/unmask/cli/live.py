@@ -29,6 +29,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from unmask.output import visible
 from unmask.solve.puzzles import DialPoint, PolicyRun, Puzzles, PuzzleSet
 from unmask.trace.events import Header, position_texts
 
@@ -63,7 +64,7 @@ def frame(cells: Sequence[Cell], mask: str, columns: int | None = None, box: tup
     text = Text(overflow="fold")
     for position, cell in enumerate(cells):
         text.append(_ruled(columns, box, position))
-        text.append(mask if cell.masked else cell.text, cell.style)
+        text.append(mask if cell.masked else visible(cell.text, "\n\t"), cell.style)
     return text
 
 
@@ -298,7 +299,7 @@ class Panel:
                 text.append("\n")
             elif grid and index:
                 text.append("  " if index % columns == columns // 2 else " ")
-            piece = "·" if run.tokens[at] == tokenizer.mask_id else tokenizer.piece(run.tokens[at])
+            piece = "·" if run.tokens[at] == tokenizer.mask_id else visible(tokenizer.piece(run.tokens[at]))
             text.append(piece, _style(at, piece, run, answer))
         return text
 

@@ -2,13 +2,14 @@
 
 __all__ = ["VERBS", "main"]
 
-import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 from unmask.errors import ConfigError, UnmaskError, did_you_mean
+from unmask.output import OutputLost, note, show_text, standard_streams
 
 VERBS: dict[str, tuple[str, str, str]] = {
     "demo": (
@@ -42,51 +43,65 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "bench": ("bench", "train|decode|ancestral|policy|memory|scaling", "measure speed and memory on this machine"),
 }
 """Verb -> its module in this package (with the function where that is not `run`), its arguments, what it does."""
+_LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "bench"}
+_FILES = {"--trace", "--html"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Words of the command line -> exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted."""
+    """Words of the command line -> exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
+
+    It is 141 where the reader of the output ended first; work that writes files is done all the same.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Threads that spin while they wait make a machine with other work up to 18 times slower; threads that sleep at once
     # halve the speed on an idle machine. A short spin is near the better of both (docs/log.md). torch reads this.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "100000")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without some character shows another instead of failing
+    with standard_streams(ends=_ends_without_output(arguments)) as streams:
+        return streams.exit_code(_guarded(arguments))
+
+
+def _ends_without_output(arguments: Sequence[str]) -> bool:
+    """Whether a command has nothing to do once nobody reads its results; the others go on and write their files."""
+    words = {word.partition("=")[0] for word in arguments}
+    return not _LONG & set(arguments[:1]) and not _FILES & words
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Words -> exit code; an error is printed, as one sentence where it is the library's own."""
     try:
-        code = _dispatch(arguments)
-        sys.stdout.flush()
-        return code
+        return _dispatch(arguments)
     except UnmaskError as error:
-        print(f"unmask: {error}", file=sys.stderr)
+        note(f"unmask: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("unmask: interrupted.", file=sys.stderr)
+        note("unmask: interrupted.")
         return 130
-    except BrokenPipeError:  # the reader of the pipe (head, less) has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except SystemExit as ended:  # of the help
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except OutputLost:
+        return 0  # the exit code tells that the output was lost
     except Exception as error:
         from unmask.limits import failure_of
 
         failure = failure_of(error)  # the machine failed: no memory, no file; all else is a fault of the program
         if failure is None:
-            raise
-        print(f"unmask: {failure}", file=sys.stderr)
+            traceback.print_exc()  # here, so that it passes the streams that escape control characters
+            return 1
+        note(f"unmask: {failure}")
         return failure.exit_code
 
 
 def _dispatch(arguments: list[str]) -> int:
     """Words -> exit code: print the overview or the version, or run a verb."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
+        show_text(_overview())
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb == "--version":
         return _version(rest)
     if verb not in VERBS:
-        print(f"unmask: there is no verb '{verb}'; {did_you_mean(verb, VERBS)}", file=sys.stderr)
+        note(f"unmask: there is no verb '{verb}'; {did_you_mean(verb, VERBS)}")
         return 2
     module, _, function = VERBS[verb][0].partition(":")
     return getattr(import_module(f"unmask.cli.{module}"), function or "run")(rest)
@@ -100,7 +115,7 @@ def _version(rest: Sequence[str]) -> int:
     versions = library_versions()
     if any(word != "--json" for word in rest):
         raise ConfigError(f"--version goes with --json alone; leave '{rest[0]}' out.")
-    print_json(versions) if rest else print(f"unmask {versions['unmask']}")
+    print_json(versions) if rest else show_text(f"unmask {versions['unmask']}")
     return 0
 
 
@@ -112,7 +127,8 @@ def _overview() -> str:
     lines += [
         "",
         "unmask VERB --help lists a verb's options. Every verb takes --json and then prints one JSON object on stdout;",
-        "progress goes to stderr. Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.",
+        "progress goes to stderr. Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted,",
+        "141 the reader of the output ended first (as in `unmask generate | head`).",
     ]
     return "\n".join(lines)
 

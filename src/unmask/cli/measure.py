@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from unmask.cli.common import MachineOptions, OutputOptions, duration, note, print_json, table
+from unmask.cli.common import MachineOptions, OutputOptions, duration, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
+from unmask.output import note, show
 
 if TYPE_CHECKING:
     from unmask.api import Model
@@ -173,7 +174,7 @@ def _print_bound(model: "Model", arguments: EvalArguments, result: "Bound", seco
         "measured": f"{result.tokens:,} tokens in {result.sequences:,} sequences, {result.draws} maskings each, "
         f"{duration(seconds)}",
     }
-    print(table(rows))
+    show(*table(rows))
 
 
 # ---- pace ------------------------------------------------------------------------------------------------------------
@@ -262,7 +263,8 @@ def _report(arguments: PaceArguments, comparison: "PaceComparison", report: dict
     if arguments.output.json:
         print_json(report)
         return
-    print("\n".join(comparison.lines()), f"Measured in {duration(report['seconds'])}.")
+    *lines, last = comparison.lines()
+    show(*lines, f"{last} Measured in {duration(report['seconds'])}.")
     if arguments.out is not None:
         steps = f",steps={comparison.entries[-1].steps}" if len(report["paces"]) > 1 else ""
         note(f"written to {arguments.out}: use it with --policy random:pace={arguments.out}{steps}")

@@ -4,13 +4,16 @@ __all__ = ["Flat", "Positional", "parse", "refuse", "typed_options", "typed_posi
 
 import dataclasses
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, cast
 
 from unmask.errors import ConfigError, did_you_mean
+from unmask.output import with_codes
 
 Arguments = TypeVar("Arguments")
 _Value = TypeVar("_Value")
@@ -282,7 +285,8 @@ def _print_help(cls: type, verb: str) -> NoReturn:
     """Print the help that tyro makes from the dataclass and its docstrings, and raise SystemExit."""
     import tyro
 
-    tyro.cli(_for_tyro(cls), args=["--help"], prog=f"unmask {verb}")
+    with redirect_stdout(with_codes(sys.stdout)):
+        tyro.cli(_for_tyro(cls), args=["--help"], prog=f"unmask {verb}")
     raise SystemExit(0)
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.common import OutputOptions, note, print_json, table
+from unmask.cli.common import OutputOptions, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.errors import ConfigError
+from unmask.output import note, show, show_text
 from unmask.reproduce.plan import Question, QuestionOptions
 from unmask.reproduce.questions import check, names, plan_of
 
@@ -51,7 +52,7 @@ def run(argv: Sequence[str]) -> int:
             refuse(typed - {"list", "json"}, "--list without the name of a question, which prints the questions.")
         if not args.list:
             raise ConfigError(f"reproduce lacks the name of a question; give one of {', '.join(names())}.")
-        print_json({"questions": names()}) if args.output.json else print(table(names()))
+        print_json({"questions": names()}) if args.output.json else show(*table(names()))
         return 0
     plan = plan_of(args.name, args)
     folder = Path(args.out)
@@ -71,7 +72,7 @@ def run(argv: Sequence[str]) -> int:
     if args.output.json:
         print_json({"folder": str(reports), "cells": states})
     else:
-        print((reports / "report.md").read_text(encoding="utf-8"))
+        show_text((reports / "report.md").read_text(encoding="utf-8"))
     picture = ", frontier.png" if (reports / "frontier.png").exists() else ""
     note(f"written to {reports}: report.md, table.csv{picture}")
     ended = {record.state for record in results.records.values()}
@@ -90,5 +91,5 @@ def _list(plan: Question, folder: Path, as_json: bool) -> int:
     for cell in plan.cells:
         state = f"not run: {cell.reason}" if isinstance(cell, Blocked) else read(folder, cell).state
         states[cell.name] = state
-    print_json({"question": plan.name, "cells": states}) if as_json else print(table(states))
+    print_json({"question": plan.name, "cells": states}) if as_json else show(*table(states))
     return 0

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli.common import Meter, OutputOptions, duration, note, print_json, size, table
+from unmask.cli.common import Meter, OutputOptions, duration, print_json, size, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
+from unmask.output import note, show
 from unmask.recipes.denoisers import read
 from unmask.run.loop import Listener
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
@@ -73,11 +74,11 @@ def run(argv: Sequence[str]) -> int:
         if first and arguments.output.json:
             print_json(rows | asdict(estimate))
         elif first:
-            print(table(_rows(rows, estimate, patient=asked.train.patience > 0)))
+            show(*table(_rows(rows, estimate, patient=asked.train.patience > 0)))
         session.group.leave()
         return 0
     if first:
-        note(table(_rows(rows, None, patient=False)))
+        note(*table(_rows(rows, None, patient=False)))
     try:
         with TrainProgress(session, visible=first) as progress:
             result = session.trainer.fit(progress)
@@ -209,9 +210,9 @@ def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
     note(f"Done after step {result.step:,} of {session.plan.steps:,} ({result.reason}).")
     if best is not None:
         note(f"Best bound on held-out text: {_bound(best)} (step {result.best_step:,})")
-    note(table({"model": str(resolve(folder)), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
-    note(f"\nNext:\n  unmask generate {folder} --watch")
-    note(f"  unmask eval {folder}\n  unmask fill {folder} 'A text with [5] holes'")
+    note(*table({"model": str(resolve(folder)), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
+    note("", "Next:", f"  unmask generate {folder} --watch")
+    note(f"  unmask eval {folder}", f"  unmask fill {folder} 'A text with [5] holes'")
     return 0
 
 

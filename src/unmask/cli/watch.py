@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unmask.cli.common import OutputOptions, note, print_json
+from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.disk.files import atomic_text
 from unmask.errors import RequestError
+from unmask.output import console, note
 from unmask.trace.events import CHANGES, Event, Trace, last_events, position_texts, read, replay, to_html, to_jsonl
 
 if TYPE_CHECKING:
@@ -76,9 +77,7 @@ def run(argv: Sequence[str]) -> int:
     if arguments.output.json:
         print_json({"trace": arguments.file} | player.summary())
     elif arguments.html is None:
-        from rich.console import Console
-
-        _show(player, Console(highlight=False))
+        _show(player, console())
     return 0
 
 
@@ -198,32 +197,32 @@ def _style(event: "Event | None", masked: bool) -> str:
     return shade(math.log(max(event.confidence or 0.0, 1e-9))) + _STYLES[event.change]
 
 
-def _show(player: Player, console: "Console") -> None:
+def _show(player: Player, screen: "Console") -> None:
     """Play live where a person can press keys; elsewhere print the text at several steps."""
     from unmask.cli.live import STAGES, print_stage
 
-    if console.is_terminal and sys.stdin.isatty() and os.name == "posix":
-        _play(player, console)
+    if screen.is_terminal and sys.stdin.isatty() and os.name == "posix":
+        _play(player, screen)
         return
     last = len(player.steps) - 1
     for stage in sorted({round(last * part / STAGES) for part in range(STAGES + 1)}):
         player.at, player.playing = stage, False
         filled, wanted = player.counts
-        print_stage(console, f"{filled} of {wanted} tokens, {player.passes} passes", player.text(plain=True))
+        print_stage(screen, f"{filled} of {wanted} tokens, {player.passes} passes", player.text(plain=True))
 
 
-def _play(player: Player, console: "Console") -> None:
+def _play(player: Player, screen: "Console") -> None:
     """Play until the key q; the last frame stays on the screen."""
     from rich.live import Live
     from rich.text import Text
 
     from unmask.cli.live import cropped
 
-    with _keyboard() as wait, Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    with _keyboard() as wait, Live(console=screen, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             lines = ("", player.status(), player.news() or " ", _GUIDE)
             below = [Text(line, "dim", no_wrap=True, overflow="ellipsis") for line in lines]
-            live.update(cropped(player.text(), console, "reverse", below), refresh=True)
+            live.update(cropped(player.text(), screen, "reverse", below), refresh=True)
             keys = wait(1 / player.speed if player.playing else None)
             if not keys:
                 player.tick()

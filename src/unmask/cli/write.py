@@ -13,10 +13,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unmask.cli.common import DecodingOptions, MachineOptions, RecordingOptions, StatisticsOptions, note, print_json
+from unmask.cli.common import DecodingOptions, MachineOptions, RecordingOptions, StatisticsOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.disk.folders import bundled, locate
 from unmask.errors import RequestError
+from unmask.output import console, note, show, show_text
 
 if TYPE_CHECKING:
     from unmask.api import Model
@@ -171,9 +172,10 @@ def run_generate(argv: Sequence[str]) -> int:
         _print_texts(texts, skip_first=watch and on_stdout)
     if arguments.output.verbose:
         note(
-            f"\n{tokens:,} tokens in {sum(row.passes for row in rows):,} passes of a row, {seconds:.1f} s "
+            "",
+            f"{tokens:,} tokens in {sum(row.passes for row in rows):,} passes of a row, {seconds:.1f} s "
             f"({tokens / seconds:,.0f} tokens/s); unigram entropy {entropy:.2f} of at most "
-            f"{math.log(max(tokens, 1)):.2f} nats"
+            f"{math.log(max(tokens, 1)):.2f} nats",
         )
     return 0
 
@@ -203,8 +205,8 @@ def _print_texts(texts: list[str], *, skip_first: bool) -> None:
         if skip_first and number == 1:
             continue
         if len(texts) > 1:
-            print(f"{'' if number == 1 else chr(10)}=== {number} of {len(texts)} ===")
-        print(text)
+            show(*([] if number == 1 else [""]), f"=== {number} of {len(texts)} ===")
+        show_text(text)
 
 
 def _rows(
@@ -221,12 +223,10 @@ def _rows(
     if not watch:
         return run_to_end(stream)
 
-    from rich.console import Console
-
     from unmask.cli.live import LiveText
 
-    console = Console(stderr=not on_stdout, soft_wrap=not sys.stderr.isatty() and not on_stdout)
-    with LiveText(model.tokenizer, console, prompt=prompt, total=total) as live:
+    screen = console(stderr=not on_stdout, soft_wrap=not sys.stderr.isatty() and not on_stdout)
+    with LiveText(model.tokenizer, screen, prompt=prompt, total=total) as live:
         return live.follow(stream)
 
 
@@ -270,12 +270,12 @@ def run_fill(argv: Sequence[str]) -> int:
         return 0
     for number, fill in enumerate(fills, start=1):
         if not (watch and on_stdout and number == 1) or fill["attempts"]:
-            print(fill["text"])
+            show_text(fill["text"])
         if arguments.output.verbose:
             holes = " | ".join(f"{text!r}" for text in fill["holes"])
             note(f"  filled {holes}: {fill['nats']:.2f} nats in all, {fill['passes']} passes")
             if fill["attempts"]:
-                note(_attempt_table(fill["attempts"]))
+                note(*_attempt_table(fill["attempts"]))
     return 0
 
 
@@ -288,9 +288,9 @@ def _print_choices(model: "Model", arguments: FillArguments, began: float) -> in
         print_json({"choices": [asdict(choice) for choice in choices], "seed": seed, "seconds": seconds})
         return 0
     width = max(len(repr(choice.text)) for choice in choices)
-    print(f"{'':{width}}  probability    nats          tokens")
+    show(f"{'':{width}}  probability    nats          tokens")
     for choice in sorted(choices, key=lambda choice: -choice.probability):
-        print(
+        show(
             f"{choice.text!r:{width}}  {choice.probability:11.4f}  {choice.nats:6.2f} ± {choice.stderr:<5.2f}  "
             f"{choice.tokens:>6}"
         )
@@ -299,8 +299,8 @@ def _print_choices(model: "Model", arguments: FillArguments, began: float) -> in
     return 0
 
 
-def _attempt_table(attempts: list[dict[str, Any]]) -> str:
-    """Attempts -> a table with the bound of each combination of lengths, the best first."""
+def _attempt_table(attempts: list[dict[str, Any]]) -> list[str]:
+    """Attempts -> the lines of a table with the bound of each combination of lengths, the best first."""
     width = max(6, *(len(_lengths(attempt)) for attempt in attempts))
     lines = [f"  {'tokens':>{width}}  nats of the whole text  behind the best"]
     for n, attempt in enumerate(attempts):
@@ -308,7 +308,7 @@ def _attempt_table(attempts: list[dict[str, Any]]) -> str:
         holes = " | ".join(f"{text!r}" for text in attempt["holes"])
         nats = f"{attempt['nats']:12.2f} ± {attempt['stderr']:<7.2f}"
         lines.append(f"  {_lengths(attempt):>{width}}  {nats}  {behind:<15}  {holes}")
-    return "\n".join(lines)
+    return lines
 
 
 def _lengths(attempt: dict[str, Any]) -> str:

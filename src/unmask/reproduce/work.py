@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError, RequestError, UnmaskError
+from unmask.output import show
 from unmask.reproduce.plan import DEVICE, DTYPE, Arena, Cell, Heuristics, Measured, Timed, Training
 from unmask.reproduce.results import Record, read, read_cell, run_folder, write
 from unmask.rl.settings import LearnRun
@@ -67,10 +68,10 @@ class _TrainingLog(Listener[Any, "ValidationResult"]):
     """The listener of a training: prints a line for each validation."""
 
     def message(self, text: str) -> None:
-        print(text, flush=True)
+        show(text)
 
     def validated(self, step: int, figure: "ValidationResult", best: bool) -> None:
-        print(f"round {step}: reward {figure.value:.4f}{' (best so far)' if best else ''}", flush=True)
+        show(f"round {step}: reward {figure.value:.4f}{' (best so far)' if best else ''}")
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -148,7 +149,7 @@ def _outcomes(bench: "Bench", arena: Arena, settings: "list[Setting]", record: P
     stamp = stamps(arena.checkpoint, arena.task)
     for outcome in sweep(lambda **_: bench, _arguments(arena), settings, workers=1, record=record, stamp=stamp):
         by_key[outcome.setting.key] = outcome
-        print(f"{len(by_key)} of {len(settings)}: {outcome.setting.key}", flush=True)
+        show(f"{len(by_key)} of {len(settings)}: {outcome.setting.key}")
     return {"length": most_holes(bench.problems), "outcomes": [asdict(by_key[setting.key]) for setting in settings]}
 
 
@@ -231,7 +232,7 @@ def _time_settings(cell: Timed, folder: Path) -> dict[str, Any]:
             start = time.perf_counter()
             solve(decoder, *arguments, device=device, seed=bench.seed, batch=cell.batch)
             seconds[key].append((time.perf_counter() - start) / len(problems))
-        print(f"round {round_ + 1} of {cell.rounds}", flush=True)
+        show(f"round {round_ + 1} of {cell.rounds}")
     share = (time.process_time() - busy) / (time.perf_counter() - wall)
     medians = {key: statistics.median(values) for key, values in seconds.items()}
     return {"length": length, "problems": len(problems), "share": share, "seconds": medians}

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from unmask.errors import RunError, UnmaskError
+from unmask.output import standard_streams
 from unmask.run.loop import Interrupt
 
 Result = TypeVar("Result")
@@ -187,18 +188,27 @@ def _serve(connection: Connection, setup: Callable[[], Callable[[Any], Any]] | N
     """The worker process: answer jobs until the connection is closed. Exit code 130 after an interrupt."""
     try:
         _settle(log)
-        work, error = _attempt(setup or (lambda: _call))
-        while (job := _received(connection)) is not None:
-            answer = (None, error) if work is None else _attempt(work, job[0])
-            last = work is None or setup is None  # no further job comes here
-            sys.stdout.flush()
-            connection.send((*answer, last))
-            if last:
-                return
+        with standard_streams():
+            _answer_jobs(connection, setup)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is on its way out
+
+
+def _answer_jobs(connection: Connection, setup: Callable[[], Callable[[Any], Any]] | None) -> None:
+    """Answer jobs until the connection is closed, or until the only job is done.
+
+    What a job prints may be lost, with the reader of the output, but never the job.
+    """
+    work, error = _attempt(setup or (lambda: _call))
+    while (job := _received(connection)) is not None:
+        answer = (None, error) if work is None else _attempt(work, job[0])
+        last = work is None or setup is None  # no further job comes here
+        sys.stdout.flush()
+        connection.send((*answer, last))
+        if last:
+            return
 
 
 def _settle(log: str | None) -> None:
