@@ -2,9 +2,13 @@
 
 import errno
 import os
+import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +16,18 @@ import torch
 
 from unmask import limits
 from unmask.cli import main as cli
-from unmask.errors import ConfigError, RequestError, RunError
+from unmask.config import to_dict
+from unmask.data.packed import Corpus, Packed
+from unmask.disk.checkpoint import write_checkpoint
+from unmask.errors import CheckpointError, ConfigError, RequestError, RunError
 from unmask.limits import available_bytes, bytes_text, failure_of, require_memory, sentences
+from unmask.model.dit import DiT
+from unmask.model.load import build, load_denoiser, model_config
+from unmask.model.settings import DiTSettings
+from unmask.text.build import byte_tokenizer
+from unmask.train import plan as plans
+from unmask.train.plan import TrainPlan, require_step
+from unmask.train.settings import TextRun, TrainSettings
 
 GB = 10**9
 
@@ -159,3 +173,98 @@ def test_the_command_line_prints_one_sentence(
     monkeypatch.setattr(cli, "_dispatch", lambda _: 1 // 0)  # pyright: ignore[reportUnknownLambdaType]
     assert cli.main(["generate"]) == 1
     assert "Traceback" in capsys.readouterr().err, "a fault of the program is not explained away"
+
+
+# ---- networks and steps ----------------------------------------------------------------------------------------------
+
+SMALL = DiTSettings(11, 0, 6, 8, 3, 2, cond=5)
+
+
+@pytest.mark.parametrize("modulation", ["none", "constant", "time"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_parameters_are_counted_without_building(modulation: Any, absolute: bool) -> None:
+    settings = replace(SMALL, modulation=modulation, absolute=absolute)
+    assert settings.parameters == sum(p.numel() for p in DiT(settings).parameters())
+
+
+@pytest.mark.parametrize("changes", [{"blocks": 10**8}, {"width": 2 * 10**6}, {"vocab_size": 10**12}])
+def test_a_network_that_cannot_fit(changes: dict[str, int]) -> None:
+    """Also where it is not the weights, but the objects of the blocks that need the memory."""
+    with pytest.raises(RequestError, match=r"A network of [\d,]+ parameters .* needs at least"):
+        build(replace(SMALL, **changes))
+    build(SMALL)
+
+
+def test_a_checkpoint_that_says_it_is_huge(tmp_path: Path) -> None:
+    """Before anything of that size is made."""
+    tokenizer = byte_tokenizer()
+    settings = DiTSettings(tokenizer.vocab_size, tokenizer.mask_id, 6, 8, 1, 2)
+    tensors = build(settings).state_dict()
+    config = model_config(settings, "linear")
+    for name, changes in (("blocks", {"blocks": 10**9}), ("width", {"width": 2 * 10**7})):
+        config = config | {"model": to_dict(replace(settings, **changes))}
+        folder = write_checkpoint(tmp_path / name, tensors, config, tokenizer_json=tokenizer.to_json())
+        with pytest.raises(CheckpointError, match=r"does not fit its own config\.json"):
+            load_denoiser(str(folder))
+
+
+def test_loading_is_refused_where_the_weights_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_tokenizer()
+    settings = DiTSettings(tokenizer.vocab_size, tokenizer.mask_id, 6, 8, 1, 2)
+    tensors = {name: value.bfloat16() for name, value in build(settings).state_dict().items()}
+    config = model_config(settings, "linear")
+    folder = write_checkpoint(tmp_path / "x", tensors, config, tokenizer_json=tokenizer.to_json())
+    monkeypatch.setattr(limits, "_SMALL", 0)
+    monkeypatch.setattr(limits, "available_bytes", lambda _: 1000)
+    with pytest.raises(RequestError, match="parameters needs at least"):
+        load_denoiser(str(folder), dtype=torch.float32)
+    load_denoiser(str(folder), dtype="stored")  # stays in its file: nothing is allocated
+
+
+def _plan_of(batch: int, accumulate: int = 1) -> tuple[TextRun, TrainPlan, Corpus]:
+    rows = 64
+    packed = Packed(np.zeros((rows, 32), np.uint16), np.zeros(rows), np.full(rows, 32), 0, rows * 32)
+    settings = DiTSettings(300, 0, 32, 32, 2, 2)
+    run = TextRun(train=TrainSettings(batch=batch, accumulate=accumulate))
+    plan = TrainPlan(settings, settings.parameters, 1, 1e-3, 1, 1, 1, 1, 1, 1, 1.0)
+    return run, plan, SimpleNamespace(train=packed)  # pyright: ignore[reportReturnType]
+
+
+def test_a_step_that_cannot_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names what would fit, and that then does."""
+    monkeypatch.setattr(limits, "_SMALL", 0)
+    for module in (limits, plans):
+        monkeypatch.setattr(module, "available_bytes", lambda *_: 5_000_000)
+    with pytest.raises(RequestError) as error:
+        require_step(*_plan_of(64), tuned=False, processes=1, device="cpu")
+    assert "A step with 64 rows at once" in str(error.value)
+    parts = int(str(error.value).split("--train.accumulate ")[1].split(",")[0])
+    require_step(*_plan_of(64, parts), tuned=False, processes=1, device="cpu")
+    with pytest.raises(RequestError):
+        require_step(*_plan_of(64, parts // 2), tuned=False, processes=1, device="cpu")
+    with pytest.raises(RequestError, match=r"A batch of [\d,]+ rows needs"):
+        require_step(*_plan_of(10**9), tuned=False, processes=1, device="cpu")
+
+
+@pytest.mark.slow
+def test_the_estimate_of_a_step_is_below_what_it_needs(tmp_path: Path) -> None:
+    """No run is refused that works: the peak of a real step is above the estimate, and not far above it."""
+    code = """
+import torch, sys
+from unmask.bench.train import make_trainer
+from unmask.bench.timing import Shape
+from unmask.run.machine import peak_bytes
+from unmask.train import plan as plans
+from unmask.limits import available_bytes
+cpu, dtype = torch.device("cpu"), getattr(torch, sys.argv[1])
+trainer = make_trainer(Shape("x", 192, 4, 4, 512, 256, 24), dtype=dtype)
+before = peak_bytes(cpu)
+trainer.take_step()
+needs = []
+plans.require_memory = lambda needed, *_: needs.append(needed)
+plans.require_step(trainer.run, trainer.plan, trainer.corpus, tuned=True, processes=1, device="cpu")
+print((peak_bytes(cpu) - before) / max(needs))
+"""
+    for dtype in ("float32", "bfloat16"):
+        done = subprocess.run([sys.executable, "-c", code, dtype], capture_output=True, text=True, check=True)
+        assert 1 < float(done.stdout) < 6, dtype

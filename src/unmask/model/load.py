@@ -15,6 +15,7 @@ __all__ = [
     "model_config",
     "parameter_count",
     "register",
+    "require_network",
     "stored_settings",
 ]
 
@@ -29,7 +30,7 @@ from unmask.config import from_dict, to_dict
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, iterate_tensors, read_checkpoint
 from unmask.errors import CheckpointError, ConfigError
-from unmask.limits import sentences
+from unmask.limits import require_memory, sentences
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion, make_schedule
@@ -37,6 +38,8 @@ from unmask.text.tokenizer import Tokenizer
 
 STORED_FROM = 1_000_000_000
 """Number of parameters from which weights stay in the format they are stored in, unless another is requested."""
+_BLOCK_OBJECTS = 32 << 10  # bytes of the Python objects of a block; 46 kB were measured
+_STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of an element, by safetensors' names
 
 
 class Architecture(NamedTuple):
@@ -89,6 +92,7 @@ def build(settings: Any, seed: int = 0) -> Trainable:
     Raises ConfigError for settings of an architecture that is not registered.
     """
     _, architecture = _named(settings)
+    require_network(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return architecture.build(settings)
@@ -97,8 +101,26 @@ def build(settings: Any, seed: int = 0) -> Trainable:
 def parameter_count(settings: Any) -> int:
     """Settings -> the number of parameters of their network, without allocating them. Raises as `build`."""
     _, architecture = _named(settings)
+    if isinstance(settings, DiTSettings):
+        return settings.parameters
     with torch.device("meta"):
         return sum(p.numel() for p in architecture.build(settings).parameters())
+
+
+def require_network(settings: Any, copies: int = 1, more: int = 0, device: object = "cpu") -> None:
+    """Settings -> nothing, if there is memory for `copies` of the weights in float32 and `more` bytes.
+
+    Raises RequestError otherwise, before anything is built. Of networks of other architectures nothing is known before.
+    """
+    if isinstance(settings, DiTSettings):
+        objects = settings.blocks * _BLOCK_OBJECTS
+        require_memory(
+            4 * copies * settings.parameters + objects + more,
+            f"A network of {settings.parameters:,} parameters (width {settings.width:,}, {settings.blocks:,} blocks, "
+            f"{settings.vocab_size:,} token ids)",
+            "choose a smaller width, fewer blocks or a smaller vocabulary",
+            device,
+        )
 
 
 def freeze_time(model: DiT, time: float = 0.0) -> DiT:
@@ -171,15 +193,36 @@ def load_denoiser(path: str, device: str = "cpu", dtype: torch.dtype | Literal["
     folder, settings = checkpoint.folder, stored_settings(checkpoint)
     if checkpoint.tokenizer_json is None:
         raise CheckpointError(f"{folder} has no tokenizer.json; copy it from where the checkpoint came from.")
+    if isinstance(settings, DiTSettings) and settings.blocks > len(checkpoint.tensors):
+        raise CheckpointError(
+            f"{folder} does not fit its own config.json, which says {settings.blocks:,} blocks, and there are "
+            f"{len(checkpoint.tensors):,} tensors; the two files come from different models."
+        )
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
     with torch.device("meta"):
         network = _named(settings)[1].build(settings)
     _match(network, tokenizer, str(folder))
     if dtype is None:
         dtype = torch.float32 if checkpoint.parameters < STORED_FROM else "stored"
-    _fill(cast(nn.Module, network), checkpoint, device, None if dtype == "stored" else dtype)
+    kept_as = None if dtype == "stored" else dtype
+    require_memory(
+        _fresh_bytes(checkpoint, device, kept_as),
+        f"{folder} with {checkpoint.parameters:,} parameters",
+        "use a machine or device with more memory, or a smaller model",
+        device,
+    )
+    _fill(cast(nn.Module, network), checkpoint, device, kept_as)
     schedule = make_schedule(checkpoint.config.get("process", {}).get("schedule", "linear"))
     return Loaded(network.eval(), MaskedDiffusion(network.mask_id, schedule), tokenizer, checkpoint)
+
+
+def _fresh_bytes(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None) -> int:
+    """The bytes that loading certainly allocates: on the processor a tensor may stay in its file as it is stored."""
+    size = None if dtype is None else dtype.itemsize
+    stored = [(facts.count, _STORED_BYTES.get(facts.dtype, 4)) for facts in checkpoint.tensors.values()]
+    return sum(
+        count * (size or own) for count, own in stored if not device.startswith("cpu") or size not in (None, own)
+    )
 
 
 def _match(network: Trainable, tokenizer: Tokenizer, where: str) -> None:

@@ -58,6 +58,18 @@ class DiTSettings:
         if not 0 <= self.mask_id < self.vocab_size:
             raise ConfigError(f"model.mask_id is {self.mask_id}, outside the vocabulary of {self.vocab_size} ids.")
 
+    @property
+    def parameters(self) -> int:
+        """The number of parameters of the network, without building it: D = width, V = vocab_size, C = cond.
+
+        Each block has 12 D^2 + 7 D, its modulation 6 D more, or 6 D (C + 1) where it is computed from the time.
+        """
+        width = self.width
+        vector = {"none": 0, "constant": 1, "time": self.cond + 1}[self.modulation] * width
+        time = self.cond * (256 + 1) + self.cond * (self.cond + 1) if self.modulation == "time" else 0
+        ends = 2 * self.vocab_size * width + self.vocab_size + self.max_length * width * self.absolute
+        return self.blocks * (12 * width**2 + 7 * width + 6 * vector) + ends + time + width + 2 * vector
+
 
 # (width, blocks, heads). tiny, small and medium are MDLM's; the others are ours, for a laptop.
 SIZES: dict[str, tuple[int, int, int]] = {

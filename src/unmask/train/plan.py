@@ -4,7 +4,7 @@ A source may be a task: `task:sudoku:side=6@60000` is 60,000 prompts with their 
 knows both tasks and data.
 """
 
-__all__ = ["TrainPlan", "corpus_of", "flops_per_token", "make_plan", "memory_bytes", "task_source"]
+__all__ = ["TrainPlan", "corpus_of", "flops_per_token", "make_plan", "memory_bytes", "require_step", "task_source"]
 
 import hashlib
 import json
@@ -20,7 +20,8 @@ from unmask.data.settings import DataSettings
 from unmask.data.sources import Source
 from unmask.denoiser import Trainable
 from unmask.errors import ConfigError, DataError, PluginError, UnmaskError, did_you_mean
-from unmask.model.load import parameter_count
+from unmask.limits import available_bytes, bytes_text, require_memory
+from unmask.model.load import parameter_count, require_network
 from unmask.model.settings import SIZES, DiTSettings
 from unmask.tasks.base import Task
 from unmask.tasks.registry import fingerprint, make
@@ -148,6 +149,32 @@ def memory_bytes(plan: TrainPlan, batch: int) -> int:
         per_block = batch * model.max_length * model.width * 20 + 2 * batch * model.heads * model.max_length**2
         activations = model.blocks * per_block
     return 4 * (5 * plan.parameters + activations) + 3 * 4 * 2**24
+
+
+def require_step(run: TextRun, plan: TrainPlan, corpus: Corpus, *, tuned: bool, processes: int, device: object) -> None:
+    """A run and its plan -> nothing, if there is memory for a step in each of `processes` processes.
+
+    Counts less than `memory_bytes`: weights (which a network that is `tuned` has already), gradient, two moments,
+    average, the rows of a batch, and of the activations half of what a step in float32 holds (bfloat16, no dropout).
+    Raises RequestError, which names a micro-batch that fits, or says that the network itself is too large.
+    """
+    settings, copies = plan.model, 4 if tuned else 5
+    batch = run.train.batch * corpus.train.length * 10
+    require_network(settings, copies, device=device)
+    require_memory(batch, f"A batch of {run.train.batch:,} rows", "set a smaller --train.batch")
+    if not isinstance(settings, DiTSettings):
+        return
+    positions = min(corpus.train.length, corpus.train.tokens / len(corpus.train))
+    row = 4 * settings.blocks * positions * settings.width * 10
+    rows = run.train.batch // run.train.accumulate // processes
+    weights = 4 * copies * plan.parameters
+    most = int((available_bytes(device) - weights) // row)
+    fits = next((n for n in range(min(most, rows), 0, -1) if run.train.batch // processes % n == 0), None)
+    remedy = "set a smaller --data.length, or a smaller network"
+    if fits is not None:
+        remedy = f"set --train.accumulate {run.train.batch // processes // fits}, or --train.batch {fits * processes}"
+    what = f"A step with {rows:,} rows at once (its network {bytes_text(weights)})"
+    require_memory(weights + rows * row, what, remedy, device)
 
 
 _FORM = re.compile(r"task:(?P<task>.+?)(?:@(?P<count>0*[1-9][0-9]{0,8}))?", re.DOTALL)

@@ -35,7 +35,7 @@ from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare,
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.loop import Trainer
-from unmask.train.plan import TrainPlan, corpus_of, make_plan
+from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
 from unmask.train.settings import TextRun, TrainSettings
 
 _FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
@@ -113,6 +113,7 @@ def open_session(
     if start.record is not None:
         _check_same(start.record, corpus, str(resume), threads, note)
     plan = start.plan or make_plan(run, corpus, start.network)
+    require_step(run, plan, corpus, tuned=start.network is not None, processes=group.size, device=device)
     network = start.network or build(plan.model, run.train.seed)
     folder = Path(resume or out or default_folder(run.data.source))
     if write and group.first:
