@@ -260,7 +260,7 @@ class Model:
         """
         if count < 1:
             raise RequestError(f"count is {count}; give at least 1.")
-        sketch = self.filler.sketch(template)
+        sketch = self.filler.sketch(template, count)
         rules, numbers = constraints_of(constraint, count)
         decoder = replace(self.decoder(policy, **decoding), constraints=tuple(map(self.filler.writable, rules)))
         options = row_options(

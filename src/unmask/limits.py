@@ -3,7 +3,7 @@
 An estimate counts only what is certainly needed, so that no work is refused that would run. Imports no torch.
 """
 
-__all__ = ["available_bytes", "bytes_text", "failure_of", "require_memory", "sentences"]
+__all__ = ["available_bytes", "bytes_text", "failure_of", "require_memory", "require_rows", "sentences"]
 
 import errno
 import os
@@ -36,6 +36,18 @@ def require_memory(needed: float, what: str, remedy: str, device: object = "cpu"
             f"{what} needs at least {bytes_text(needed)} of memory, and {bytes_text(available)} are available: "
             f"{remedy}."
         )
+
+
+_ROW_BYTES, _TOKEN_BYTES = 500, 40  # of a finished row and of each of its tokens, as Python objects
+
+
+def require_rows(rows: int, tokens: int) -> None:
+    """Numbers of rows and of tokens in each -> nothing, if there is memory for them. Raises RequestError otherwise."""
+    require_memory(
+        rows * (_ROW_BYTES + tokens * _TOKEN_BYTES),
+        f"A request of {rows:,} texts of {tokens:,} tokens",
+        "ask for fewer texts, or for shorter ones",
+    )
 
 
 def bytes_text(count: float) -> str:

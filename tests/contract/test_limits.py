@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 
 from unmask import limits
 from unmask.cli import main as cli
+from unmask.cli import write
 from unmask.config import to_dict
 from unmask.data.packed import Corpus, Packed
 from unmask.disk.checkpoint import write_checkpoint
@@ -201,7 +203,7 @@ def test_a_checkpoint_that_says_it_is_huge(tmp_path: Path) -> None:
     settings = DiTSettings(tokenizer.vocab_size, tokenizer.mask_id, 6, 8, 1, 2)
     tensors = build(settings).state_dict()
     config = model_config(settings, "linear")
-    for name, changes in (("blocks", {"blocks": 10**9}), ("width", {"width": 2 * 10**7})):
+    for name, changes in (("blocks", {"blocks": 10**9}), ("width", {"width": 10**5 * 2})):
         config = config | {"model": to_dict(replace(settings, **changes))}
         folder = write_checkpoint(tmp_path / name, tensors, config, tokenizer_json=tokenizer.to_json())
         with pytest.raises(CheckpointError, match=r"does not fit its own config\.json"):
@@ -241,9 +243,50 @@ def test_a_step_that_cannot_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = int(str(error.value).split("--train.accumulate ")[1].split(",")[0])
     require_step(*_plan_of(64, parts), tuned=False, processes=1, device="cpu")
     with pytest.raises(RequestError):
-        require_step(*_plan_of(64, parts // 2), tuned=False, processes=1, device="cpu")
+        require_step(*_plan_of(64, 1), tuned=False, processes=1, device="cpu")
     with pytest.raises(RequestError, match=r"A batch of [\d,]+ rows needs"):
         require_step(*_plan_of(10**9), tuned=False, processes=1, device="cpu")
+
+
+# ---- texts -----------------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    ("fill automaton 'a [999999999]'", " tokens long and the model's window is"),
+    ("fill automaton 'a [999999999=b]'", " tokens long and the model's window is"),
+    ("fill automaton '[1-999999999]'", "999999999 combinations of lengths and at most"),
+    ("fill automaton '[999999998-999999999]'", "up to 999999999 tokens long"),
+    ("fill automaton '[999999999][?]' --choices a b", "999999999 tokens long"),
+    (
+        "fill automaton 'a[3]' --count 1000000000",
+        "A request of 1,000,000,000 texts of 4 tokens needs at least 660.0 GB",
+    ),
+    ("fill automaton 'a[3]' --trace x.jsonl --count 1000000000000", "A request of 1,000,000,000,000 texts"),
+    ("generate automaton a --count 1000000000", "A request of 1,000,000,000 texts of 128 tokens needs at least 5.6 TB"),
+    ("generate automaton a --length 100000000000", "A request of 1 texts of 100,000,000,000 tokens needs"),
+]
+
+
+@pytest.mark.parametrize("words, sentence", TEXTS)
+def test_texts_that_cannot_fit(words: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(shlex.split(words)) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_same_texts_of_a_usual_size(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("fill automaton 'a[3]' --count 2", "generate automaton a --count 2 --length 4"):
+        assert cli.main(shlex.split(words)) == 0
+    capsys.readouterr()
+
+
+def test_prompts_without_an_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(write, "LINES_BYTES", 1 << 20)
+    assert cli.main(["generate", "--prompts", "/dev/zero"]) == 2
+    assert "/dev/zero is larger than 1 MiB; give a text file" in capsys.readouterr().err
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    assert cli.main(["generate", "automaton", "--prompts", str(tmp_path / "two.txt"), "--length", "2"]) == 0
+    capsys.readouterr()
 
 
 @pytest.mark.slow

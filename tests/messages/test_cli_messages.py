@@ -204,7 +204,7 @@ def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str],
         "length is 0; give the number of tokens to write, at least 1."
     )
     assert sentence_of(capsys, "generate", run, "--prompts", "nowhere.txt") == (
-        "nowhere.txt cannot be read; give a text file with a prompt on each line."
+        "nowhere.txt cannot be read (no such file or directory); give a text file with a prompt on each line."
     )
     assert sentence_of(capsys, "fill", run, "no hole") == (
         "the text has no hole to fill: write [5] for a hole of 5 tokens, [1-8] for 1 to 8, [=old words] to write words "

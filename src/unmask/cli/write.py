@@ -10,13 +10,15 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmask.cli.common import DecodingOptions, MachineOptions, RecordingOptions, StatisticsOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
+from unmask.disk.files import reason_of
 from unmask.disk.folders import bundled, locate
+from unmask.disk.json import LINES_BYTES, NotJson, read_text
 from unmask.errors import RequestError
+from unmask.limits import require_rows
 from unmask.output import console, note, show, show_text
 
 if TYPE_CHECKING:
@@ -126,7 +128,9 @@ def _with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
 def run_generate(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints texts after prompts."""
     arguments = parse(GenerateArguments, _with_checkpoint(GenerateArguments, argv, "generate"), "generate")
-    prompts = [text for text in _prompts(arguments) for _ in range(arguments.count)]
+    starts = _prompts(arguments)
+    require_rows(len(starts) * arguments.count, arguments.length)
+    prompts = [text for text in starts for _ in range(arguments.count)]
 
     from unmask.api import unigram_entropy
 
@@ -189,11 +193,10 @@ def _prompts(arguments: GenerateArguments) -> list[str]:
     if arguments.prompt:
         raise RequestError("A prompt and a file of prompts were both given; give one of them.")
     try:
-        lines = Path(arguments.prompts).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        raise RequestError(
-            f"{arguments.prompts} cannot be read; give a text file with a prompt on each line."
-        ) from None
+        lines = read_text(arguments.prompts, LINES_BYTES).splitlines()
+    except (OSError, NotJson) as error:
+        reason = error.reason if isinstance(error, NotJson) else f"cannot be read ({reason_of(error)})"
+        raise RequestError(f"{arguments.prompts} {reason}; give a text file with a prompt on each line.") from None
     if not lines:
         raise RequestError(f"{arguments.prompts} is empty; give a text file with a prompt on each line.")
     return lines

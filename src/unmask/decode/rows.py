@@ -32,7 +32,7 @@ from unmask.decode.loop import Decoder, Step
 from unmask.decode.propose import check_sampling
 from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
 from unmask.errors import RequestError
-from unmask.limits import sentences
+from unmask.limits import require_rows, sentences
 from unmask.model.cache import cached
 from unmask.noise import derive
 from unmask.policies.base import UnmaskingPolicy
@@ -160,6 +160,7 @@ def slide(
     A window holds at most `window` tokens. The first is filled to its end; each later one keeps the last
     `window - stride` tokens as its prompt and writes up to `stride`.
     """
+    require_rows(len(new), sum(new) // max(len(new), 1))
     texts = [Written(list(prompt), len(prompt)) for prompt in prompts]
     turn = 0
     while True:

@@ -22,7 +22,7 @@ from unmask.decode.rows import Filled, RowOptions, Snapshot, Written, decode_row
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.fill.score import conditional_nats, whole_nats
-from unmask.limits import sentences
+from unmask.limits import require_rows, sentences
 from unmask.noise import derive
 from unmask.text.template import Edit, Hole, Part, Slot, parse_template
 from unmask.text.tokenizer import Tokenizer
@@ -90,6 +90,11 @@ class Sketch:
         """The possible lengths of each hole."""
         return [part for part in self.parts if isinstance(part, range)]
 
+    @property
+    def longest(self) -> int:
+        """The number of tokens of the longest row, which need not fit into memory."""
+        return sum(part[-1] if isinstance(part, range) else len(part) for part in self.parts)
+
     def row(self, lengths: Sequence[int], mask_id: int) -> list[int]:
         """Hole lengths -> the token ids of the row, with MASK in the holes."""
         left = iter(lengths)
@@ -129,8 +134,11 @@ class Filler:
     window: int
     device: torch.device
 
-    def sketch(self, template: str) -> Sketch:
-        """Template -> sketch. Raises RequestError where it can outgrow the window or has too many lengths to try."""
+    def sketch(self, template: str, count: int = 1) -> Sketch:
+        """Template, to be filled `count` times -> sketch.
+
+        Raises RequestError where it can outgrow the window, has too many lengths to try, or needs too much memory.
+        """
         sketch = Sketch.of(self.tokenizer, parse_template(template))
         combinations = math.prod(len(lengths) for lengths in sketch.holes)
         if combinations > COMBINATIONS:
@@ -138,12 +146,13 @@ class Filler:
                 f"The holes have {combinations} combinations of lengths and at most {COMBINATIONS} are tried; "
                 "narrow the lengths, or set some of them."
             )
-        size = len(sketch.row([lengths[-1] for lengths in sketch.holes], self.tokenizer.mask_id))
+        size = sketch.longest
         if size > self.window:
             raise RequestError(
                 f"The template is {'up to ' if combinations > 1 else ''}{size} tokens long and the model's window is "
                 f"{self.window}; shorten it or its holes."
             )
+        require_rows(count * combinations, size)
         return sketch
 
     def old(self, template: str) -> dict[int, int]:
@@ -273,6 +282,11 @@ class Filler:
         ]
         if any(len(lengths) > 1 for side in sides for lengths in side.holes):
             raise RequestError("A hole beside [?] has a free length; set it, such as [5], to compare choices.")
+        if sum(side.longest for side in sides) > self.window:
+            raise RequestError(
+                f"The text beside [?] is {sum(side.longest for side in sides)} tokens long and the model's window is "
+                f"{self.window}; shorten it."
+            )
         left, right = (side.row([lengths[0] for lengths in side.holes], self.tokenizer.mask_id) for side in sides)
         texts = [self.tokenizer.encode(before + choice + after) for choice in choices]
         head = min(_shared(self.tokenizer.encode(before), text) for text in texts)

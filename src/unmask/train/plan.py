@@ -168,7 +168,7 @@ def require_step(run: TextRun, plan: TrainPlan, corpus: Corpus, *, tuned: bool, 
     row = 4 * settings.blocks * positions * settings.width * 10
     rows = run.train.batch // run.train.accumulate // processes
     weights = 4 * copies * plan.parameters
-    most = int((available_bytes(device) - weights) // row)
+    most = int((available_bytes(device) - weights) // (3 * row))  # what is advised fits with dropout and float32 too
     fits = next((n for n in range(min(most, rows), 0, -1) if run.train.batch // processes % n == 0), None)
     remedy = "set a smaller --data.length, or a smaller network"
     if fits is not None:
