@@ -177,7 +177,7 @@ class _WithCodes:
 
 
 def with_codes(stream: TextIO) -> TextIO:
-    """A standard stream -> a file for a library that colours its output by itself (rich, tyro)."""
+    """A standard stream -> a file for a library that colours its output by itself (rich)."""
     return cast(TextIO, _WithCodes(stream)) if isinstance(stream, Stream) else stream
 
 

@@ -16,13 +16,13 @@ from unmask.errors import ConfigError
 from unmask.output import note
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import read
-from unmask.rl.learner import RoundReport
-from unmask.rl.loop import ValidationResult
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
 
 if TYPE_CHECKING:
     from unmask.policies.learned.policy import Calibration
+    from unmask.rl.learner import RoundReport
+    from unmask.rl.loop import ValidationResult
     from unmask.rl.session import LearnSession
     from unmask.run.loop import RunResult
 
@@ -184,7 +184,7 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
 _SMOOTH = 0.9
 
 
-class LearnProgress(Meter, Listener[RoundReport, ValidationResult]):
+class LearnProgress(Meter, Listener["RoundReport", "ValidationResult"]):
     """The listener of a run that prints its progress; it prints nothing unless `visible`."""
 
     def __init__(self, settings: LearnSettings, begun: int, *, visible: bool, name: str = "") -> None:
@@ -211,11 +211,11 @@ class LearnProgress(Meter, Listener[RoundReport, ValidationResult]):
         """Print a sentence."""
         self.line(text)
 
-    def stepped(self, report: RoundReport) -> None:
+    def stepped(self, report: "RoundReport") -> None:
         """Show running means of the round's figures."""
         before = self._mean or report
         mixed = [_SMOOTH * old + (1 - _SMOOTH) * new for old, new in zip(before[1:], report[1:], strict=True)]
-        m = self._mean = RoundReport(report.round, *mixed)._replace(peak_bytes=report.peak_bytes)
+        m = self._mean = type(report)(report.round, *mixed)._replace(peak_bytes=report.peak_bytes)
         for n, spent in enumerate((report.roll_seconds, report.judge_seconds, report.update_seconds)):
             self._seconds[n] += spent
         self.moved(
@@ -224,7 +224,7 @@ class LearnProgress(Meter, Listener[RoundReport, ValidationResult]):
             f"entropy {m.entropy:.3f}  without signal {m.silent:.0%}",
         )
 
-    def validated(self, step: int, figure: ValidationResult, best: bool) -> None:
+    def validated(self, step: int, figure: "ValidationResult", best: bool) -> None:
         """Print accuracy and passes at each alpha; and a warning for a policy that always uses one pass."""
         points = zip(self._alphas, figure.accuracy.tolist(), figure.passes.tolist(), strict=True)
         results = "  ".join(f"{alpha:g}: {accuracy:.2f}@{passes:.1f}" for alpha, accuracy, passes in points)

@@ -1,6 +1,6 @@
 """`unmask VERB ...`: runs the verb and prints an error as one sentence. Imports no torch."""
 
-__all__ = ["VERBS", "main"]
+__all__ = ["EXIT_CODES", "VERBS", "main"]
 
 import os
 import sys
@@ -20,8 +20,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "train": ("train", "[RECIPE] --data.source TEXT", "train a model on a text; a run can be stopped and resumed"),
     "eval": ("measure:run_eval", "CHECKPOINT", "the bound on -log p of a text: nats/token, perplexity, bits/byte"),
     "generate": ("write:run_generate", "[CHECKPOINT] [PROMPT]", "write text; --watch shows it while it is written"),
-    "fill": ("write:run_fill", "[CHECKPOINT] 'a text with [5] holes'", "fill holes anywhere in a text"),
-    "watch": ("watch", "TRACE.jsonl", "play what --trace recorded, in the terminal or as a page (--html)"),
+    "fill": ("write:run_fill", "[CHECKPOINT] TEMPLATE", "fill the holes of a text, such as 'To be or [5]'"),
+    "watch": ("watch", "FILE", "play what --trace recorded, in the terminal or as a page (--html)"),
     "frontier": (
         "frontier",
         "CHECKPOINT --task TASK",
@@ -41,17 +41,24 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "info": ("about:run_info", "CHECKPOINT", "the facts of a checkpoint: network, tokenizer, step, bound, files"),
     "list": ("about:run_list", "[CATEGORY]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
     "bench": ("bench", "train|decode|ancestral|policy|memory|scaling", "measure speed and memory on this machine"),
+    "completion": ("help:run_completion", "bash|zsh|fish", "print a script that completes unmask's words in a shell"),
 }
 """Verb -> its module in this package (with the function where that is not `run`), its arguments, what it does."""
 _LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "bench"}
 _FILES = {"--trace", "--html"}
 
+EXIT_CODES = {
+    0: "done",
+    1: "the run failed",
+    2: "the request was wrong",
+    130: "interrupted",
+    141: "the reader of the output ended first, as in unmask generate | head",
+}
+"""Exit code -> its meaning; an error carries its code (`errors.UnmaskError.exit_code`)."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Words of the command line -> exit code: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted.
-
-    It is 141 where the reader of the output ended first; work that writes files is done all the same.
-    """
+    """Words of the command line -> exit code, one of EXIT_CODES; 141 comes once work that writes files is done."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Threads that spin while they wait make a machine with other work up to 18 times slower; threads that sleep at once
     # halve the speed on an idle machine. A short spin is near the better of both (docs/log.md). torch reads this.
@@ -94,6 +101,8 @@ def _guarded(arguments: list[str]) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     """Words -> exit code: print the overview or the version, or run a verb."""
+    if arguments[:1] == ["help"] and len(arguments) == 2:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         show_text(_overview())
         return 0
@@ -126,9 +135,11 @@ def _overview() -> str:
         lines += [f"  unmask {verb} {arguments}", f"      {about}"]
     lines += [
         "",
-        "unmask VERB --help lists a verb's options. Every verb takes --json and then prints one JSON object on stdout;",
-        "progress goes to stderr. Exit codes: 0 done, 1 the run failed, 2 the request was wrong, 130 interrupted,",
-        "141 the reader of the output ended first (as in `unmask generate | head`).",
+        "unmask VERB --help lists a verb's options. Every verb but completion takes --json and then prints one JSON",
+        "object on stdout; progress goes to stderr. unmask --version --json prints versions.",
+        "",
+        "Exit codes:",
+        *(f"  {code:<4} {meaning}" for code, meaning in EXIT_CODES.items()),
     ]
     return "\n".join(lines)
 

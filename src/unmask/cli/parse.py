@@ -1,19 +1,28 @@
-"""Words of the command line -> a frozen dataclass, or one sentence about what is wrong. tyro only prints the help."""
+"""Words of the command line -> a frozen dataclass, or one sentence about what is wrong."""
 
-__all__ = ["Flat", "Positional", "parse", "refuse", "typed_options", "typed_positionals"]
+__all__ = [
+    "Field",
+    "Flat",
+    "Positional",
+    "choices_of",
+    "fields_of",
+    "parse",
+    "refuse",
+    "typed_options",
+    "typed_positionals",
+    "written",
+]
 
 import dataclasses
 import re
-import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 from unmask.errors import ConfigError, did_you_mean
-from unmask.output import with_codes
+from unmask.output import show_text
 
 Arguments = TypeVar("Arguments")
 _Value = TypeVar("_Value")
@@ -32,16 +41,29 @@ _NUMBER = re.compile(r"-\.?\d.*|-inf")
 _NAMES: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", types.NoneType: "None"}
 
 
-class _Field(NamedTuple):
+class Field(NamedTuple):
+    """A leaf of the arguments of a verb: an option or a positional word."""
+
     name: str  # dotted, with underscores: train.eval_every
     path: tuple[str, ...]  # the names of the attributes from the root to it
     type: Any  # its annotation, without marks
-    positional: bool
-    required: bool
+    marks: tuple[Any, ...]  # those of its annotation
+    owner: Any  # the dataclass whose field it is
+    default: Any  # dataclasses.MISSING where a value has to be typed
+
+    @property
+    def positional(self) -> bool:
+        """Whether it is a word without an option name."""
+        return _POSITIONAL in self.marks
+
+    @property
+    def required(self) -> bool:
+        """Whether a value has to be typed."""
+        return self.default is dataclasses.MISSING
 
 
 class _Option(NamedTuple):
-    field: _Field
+    field: Field
     words: list[str]  # its values as typed
     on: bool = True  # False for the --no-... of a switch
 
@@ -60,7 +82,10 @@ def parse(cls: type[Arguments], argv: Sequence[str], verb: str, default: Argumen
     """
     scan = _scan(cls, argv, verb)
     if scan.help:
-        _print_help(cls, verb)
+        from unmask.cli.help import help_page
+
+        show_text(help_page(cls, verb))
+        raise SystemExit(0)
     values = _values(scan) | _positional_values(cls, scan, verb)
     return _build(cls, default, values, ())
 
@@ -78,10 +103,10 @@ def typed_positionals(cls: type, argv: Sequence[str], verb: str) -> list[str]:
 def refuse(names: Iterable[str], reason: str) -> None:
     """Raise ConfigError for the first of these dotted names, as typed: "--NAME does not go with REASON"."""
     for name in sorted(names):
-        raise ConfigError(f"{_written(name)} does not go with {reason}")
+        raise ConfigError(f"{written(name)} does not go with {reason}")
 
 
-def _written(name: str) -> str:
+def written(name: str) -> str:
     """Dotted name -> the option as it is typed."""
     return "--" + name.replace("_", "-")
 
@@ -99,18 +124,18 @@ def _hints(cls: type) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 
 @cache
-def _fields(cls: type, prefix: str = "", path: tuple[str, ...] = ()) -> tuple[_Field, ...]:
-    """Nested dataclasses -> their leaf fields."""
-    fields: list[_Field] = []
+def fields_of(cls: type, prefix: str = "", path: tuple[str, ...] = ()) -> tuple[Field, ...]:
+    """Nested dataclasses -> their leaf fields, in order; `prefix` and `path` lead from the root to `cls`."""
+    fields: list[Field] = []
     for field in dataclasses.fields(cls):
         hint, marks = _hints(cls)[field.name]
         here = (*path, field.name)
         if dataclasses.is_dataclass(hint):
             inner = prefix if _FLAT in marks else f"{prefix}{field.name}."
-            fields += _fields(cast(type, hint), inner, here)
+            fields += fields_of(cast(type, hint), inner, here)
             continue
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        fields.append(_Field(prefix + field.name, here, hint, _POSITIONAL in marks, required))
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        fields.append(Field(prefix + field.name, here, hint, marks, cls, default))
     return tuple(fields)
 
 
@@ -119,7 +144,7 @@ def _fields(cls: type, prefix: str = "", path: tuple[str, ...] = ()) -> tuple[_F
 
 def _scan(cls: type, argv: Sequence[str], verb: str) -> _Scan:
     """Words -> the options with their values, and the other words."""
-    fields = _fields(cls)
+    fields = fields_of(cls)
     options: list[_Option] = []
     positionals: list[str] = []
     words, at = list(argv), 0
@@ -150,9 +175,9 @@ def _is_option(word: str) -> bool:
     return len(word) > 1 and word[0] == "-" and not _NUMBER.fullmatch(word) and not any(c.isspace() for c in word)
 
 
-def _named(fields: Sequence[_Field], name: str, verb: str) -> tuple[_Field, bool]:
+def _named(fields: Sequence[Field], name: str, verb: str) -> tuple[Field, bool]:
     """Option as typed -> its field, and False for --no-..., else True. Raises ConfigError for an unknown option."""
-    by_name = {_written(field.name): field for field in fields if not field.positional}
+    by_name = {written(field.name): field for field in fields if not field.positional}
     off = {re.sub(r"([^.-][^.]*)$", r"no-\1", key): field for key, field in by_name.items() if field.type is bool}
     wanted = _SHORT.get(name, name.replace("_", "-"))
     if wanted in by_name:
@@ -175,7 +200,7 @@ def _values(scan: _Scan) -> dict[tuple[str, ...], Any]:
     """The value of each typed option, by its path. Raises ConfigError for a wrong or missing value."""
     values: dict[tuple[str, ...], Any] = {}
     for field, words, on in scan.options:
-        name, count = _written(field.name), _count(field.type)
+        name, count = written(field.name), _count(field.type)
         if count == 0 and words:
             raise ConfigError(f"{name} is a switch and takes no value; leave '{words[0]}' out.")
         if count is not None and len(words) < count:
@@ -187,7 +212,7 @@ def _values(scan: _Scan) -> dict[tuple[str, ...], Any]:
 
 def _positional_values(cls: type, scan: _Scan, verb: str) -> dict[tuple[str, ...], Any]:
     """The values of positional fields, by path. Raises ConfigError for too many or too few words, or a wrong one."""
-    positional = [field for field in _fields(cls) if field.positional]
+    positional = [field for field in fields_of(cls) if field.positional]
     needed = [field for field in positional if field.required]
     words = scan.positionals
     values = {field.path: _read(field.type, word, field) for field, word in zip(positional, words, strict=False)}
@@ -201,11 +226,11 @@ def _positional_values(cls: type, scan: _Scan, verb: str) -> dict[tuple[str, ...
     return values
 
 
-def _read(type_: Any, word: str, field: _Field) -> Any:
+def _read(type_: Any, word: str, field: Field) -> Any:
     """Word -> its value: that of the first member of the type that accepts the word. Raises ConfigError for none."""
-    for choice in (types.NoneType, *(choice for choice in _choices(type_) if choice is not types.NoneType)):
+    for choice in (types.NoneType, *(choice for choice in choices_of(type_) if choice is not types.NoneType)):
         if choice is types.NoneType:
-            if word == "None" and types.NoneType in _choices(type_):
+            if word == "None" and types.NoneType in choices_of(type_):
                 return None
         elif typing.get_origin(choice) is Literal:
             if word in (by_text := {str(value): value for value in typing.get_args(choice)}):
@@ -215,13 +240,14 @@ def _read(type_: Any, word: str, field: _Field) -> Any:
                 return choice(word)
             except ValueError:
                 continue
-    name = field.name.upper() if field.positional else _written(field.name)
+    name = field.name.upper() if field.positional else written(field.name)
     raise ConfigError(f"{name} cannot be '{word}'; give {_possible(field.type)}.")
 
 
-def _choices(type_: Any) -> list[Any]:
+def choices_of(type_: Any) -> list[Any]:
     """Type -> the members of a union, or the type itself."""
-    return list(typing.get_args(type_)) if typing.get_origin(type_) in (types.UnionType, typing.Union) else [type_]
+    members = typing.get_args(type_) if typing.get_origin(type_) in (types.UnionType, typing.Union) else (type_,)
+    return [typing.get_args(member)[0] if typing.get_origin(member) is Annotated else member for member in members]
 
 
 def _count(type_: Any) -> int | None:
@@ -247,7 +273,7 @@ def _possible(type_: Any) -> str:
         each = _possible(inner[0])
         return each if len(inner) == 1 else f"{len(inner)} values, each {each}"
     parts: list[str] = []
-    for choice in _choices(type_):
+    for choice in choices_of(type_):
         if typing.get_origin(choice) is Literal:
             parts.append(f"one of {', '.join(map(str, typing.get_args(choice)))}")
         elif choice is not types.NoneType:
@@ -276,27 +302,3 @@ def _inner(default: Any, field: "dataclasses.Field[Any]") -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return None if field.default is dataclasses.MISSING else field.default
-
-
-# ---- help ------------------------------------------------------------------------------------------------------------
-
-
-def _print_help(cls: type, verb: str) -> NoReturn:
-    """Print the help that tyro makes from the dataclass and its docstrings, and raise SystemExit."""
-    import tyro
-
-    with redirect_stdout(with_codes(sys.stdout)):
-        tyro.cli(_for_tyro(cls), args=["--help"], prog=f"unmask {verb}")
-    raise SystemExit(0)
-
-
-def _for_tyro(cls: type) -> type:
-    """Dataclass -> the same with the marks of tyro in place of those of this module."""
-    import tyro
-
-    marks = {_POSITIONAL: tyro.conf.Positional[Any], _FLAT: tyro.conf.OmitArgPrefixes[Any]}
-    hints = {
-        name: Annotated[hint, *(typing.get_args(marks[mark])[1] for mark in own)] if own else hint
-        for name, (hint, own) in _hints(cls).items()
-    }
-    return type(cls.__name__, (cls,), {"__annotations__": hints, "__doc__": cls.__doc__, "__module__": cls.__module__})

@@ -24,7 +24,9 @@ class PolicySettings:
     """
 
     width: int = 32
+    """Size of the residual stream."""
     heads: int = 2
+    """Number of attention heads."""
     features: tuple[Feature, ...] = ("confidence", "top", "entropy", "margin")
     """Of each position: confidence (of the proposal), top (the `top` highest probabilities), entropy, margin, hidden
     (the denoiser's hidden state)."""

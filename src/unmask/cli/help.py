@@ -1,0 +1,307 @@
+"""The options of the verbs -> help pages, and completion scripts for bash, zsh and fish. Imports no torch."""
+
+__all__ = [
+    "FIRST",
+    "POLICIES",
+    "TASKS",
+    "CompletionArguments",
+    "arguments_of",
+    "help_page",
+    "run_completion",
+    "texts_of",
+]
+
+import ast
+import dataclasses
+import inspect
+import shutil
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from itertools import pairwise
+from typing import Any, Literal
+
+from unmask.cli.main import VERBS
+from unmask.cli.parse import Field, Positional, choices_of, fields_of, parse, written
+from unmask.output import show_text
+
+FIRST = {
+    "demo": ("puzzles", "prompt", "out", "seed", "json"),
+    "train": ("data.source", "train.steps", "out", "resume", "dry"),
+    "eval": ("data.source", "split", "draws", "limit", "json"),
+    "generate": ("length", "policy", "temperature", "seed", "watch"),
+    "fill": ("choices", "policy", "temperature", "seed", "count"),
+    "watch": ("row", "html", "json"),
+    "frontier": ("task", "policies", "blocks", "count", "out"),
+    "learn": ("checkpoint", "task", "learn.rounds", "out", "resume"),
+    "reproduce": ("list", "seeds", "out", "workers", "json"),
+    "pace": ("data.source", "steps", "out", "plot", "json"),
+    "info": ("json",),
+    "list": ("json",),
+    "bench": ("rounds", "device", "threads", "plot", "json"),
+    "completion": (),
+}
+"""Verb -> the options that people use most; its help page begins with them."""
+
+POLICIES = (
+    *("ancestral", "best-confidence", "confidence", "early-stop", "entropy", "entropy-bound", "entropy-threshold"),
+    *("factor", "klass", "learned", "left-to-right", "margin", "margin-threshold", "or", "pc", "prefix", "random"),
+    *("remdm", "threshold"),
+)
+TASKS = ("arithmetic", "automaton", "countdown", "gsm8k", "gym", "sudoku")
+"""The names in the registries of policies and tasks, which cannot be imported without torch; a test compares them."""
+
+_NARROWEST, _WIDEST, _COLUMN = 40, 100, 28
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionArguments:
+    """Print a script that completes the words of unmask in a shell.
+
+    bash: source <(unmask completion bash), in ~/.bashrc. zsh: source <(unmask completion zsh), in ~/.zshrc, after
+    compinit. fish: unmask completion fish > ~/.config/fish/completions/unmask.fish
+    """
+
+    shell: Positional[Literal["bash", "zsh", "fish"]]
+    """The shell."""
+
+
+def arguments_of(verb: str) -> type:
+    """Verb -> the dataclass of its arguments; its module is imported."""
+    module = VERBS[verb][0].partition(":")[0]
+    return getattr(import_module(f"unmask.cli.{module}"), f"{verb.capitalize()}Arguments")
+
+
+# ---- help pages ------------------------------------------------------------------------------------------------------
+
+
+def help_page(cls: type, verb: str) -> str:
+    """The arguments of a verb -> its help, as wide as the terminal but between 40 and 100 characters."""
+    width = min(max(shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
+    fields = fields_of(cls)
+    first = [field for name in FIRST.get(verb, ()) for field in fields if field.name == name]
+    usage = VERBS[verb][1] if verb in VERBS else ""
+    lines = [f"usage: unmask {verb} {usage} [OPTIONS]", "", *_paragraphs(cls.__doc__ or "", width)]
+    lines += _section("arguments", [field for field in fields if field.positional], width)
+    lines += _section("options that are used most", first, width)
+    rest = [field for field in fields if not field.positional and field not in first]
+    for owner in sorted(dict.fromkeys(field.owner for field in rest), key=lambda owner: owner is not cls):
+        title = "more options" if owner is cls else _sentence(owner.__doc__ or owner.__name__)
+        lines += _section(title[:1].lower() + title[1:], [field for field in rest if field.owner is owner], width)
+    return "\n".join(lines).rstrip()
+
+
+def _paragraphs(text: str, width: int) -> Iterator[str]:
+    """Docstring -> its paragraphs as lines of at most `width` characters, each followed by an empty line."""
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        yield from textwrap.wrap(paragraph, width, break_long_words=False, break_on_hyphens=False)
+        yield ""
+
+
+def _section(title: str, fields: Sequence[Field], width: int) -> Iterator[str]:
+    """Title and fields -> a title line, an entry a field, an empty line; nothing where there are no fields."""
+    if fields:
+        yield from (f"{title}:", *(line for field in fields for line in _entry(field, width)), "")
+
+
+def _entry(field: Field, width: int) -> list[str]:
+    """Field -> the lines of its entry: how it is written, what it means, its default."""
+    left = f"  {field.name.upper()}" if field.positional else f"  {_switch(field)} {_metavar(field.type)}".rstrip()
+    column = _COLUMN if width >= 2 * _COLUMN else 6
+    body = textwrap.wrap(
+        f"{texts_of(field.owner).get(field.path[-1], '')}{_default(field)}",
+        width - column,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    if body and len(left) < column - 1:
+        return [f"{left:<{column}}{body[0]}", *(" " * column + line for line in body[1:])]
+    return [left, *(" " * column + line for line in body)]
+
+
+def _switch(field: Field) -> str:
+    """Field -> its option: --train.compile; with its short form; a switch that is on is written --no-NAME."""
+    if field.type is bool and field.default is True:
+        head, _, last = field.name.rpartition(".")
+        return written(f"{head}.no-{last}" if head else f"no-{last}")
+    return "-v, --verbose" if field.name == "verbose" else written(field.name)
+
+
+def _metavar(type_: Any) -> str:
+    """Type -> what follows the option: N, X, TEXT, the possible words, or nothing for a switch."""
+    if type_ is bool:
+        return ""
+    if typing.get_origin(type_) is tuple:
+        inner = typing.get_args(type_)
+        return f"{_metavar(inner[0])} ..." if Ellipsis in inner else " ".join(map(_metavar, inner))
+    return "|".join(
+        "|".join(map(str, typing.get_args(choice)))
+        if typing.get_origin(choice) is Literal
+        else _METAVARS.get(choice, "VALUE")
+        for choice in choices_of(type_)
+        if choice is not types.NoneType
+    )
+
+
+def _default(field: Field) -> str:
+    """Field -> the end of its entry: its default, or that it is required; empty where the text says it."""
+    if field.required:
+        return "" if field.positional else " (required)"
+    if field.default is True:
+        return " (default: on; this turns it off)"
+    if field.default is None or field.default in ("", ()) or field.type is bool:
+        return ""
+    shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+    return f" (default: {shown})"
+
+
+@cache
+def texts_of(cls: type) -> dict[str, str]:
+    """Dataclass -> the docstring below each of its fields, those of its base classes included, as one line."""
+    docs = {
+        name: text
+        for base in reversed(cls.__bases__)
+        if dataclasses.is_dataclass(base)
+        for name, text in texts_of(base).items()
+    }
+    body = typing.cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
+    for node, after in pairwise(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
+            docs[node.target.id] = " ".join(str(ast.literal_eval(after.value)).split())
+    return docs
+
+
+def _sentence(text: str) -> str:
+    """Docstring -> its first sentence, without the stop, as one line."""
+    return " ".join(text.split("\n\n")[0].split()).split(". ")[0].removesuffix(".")
+
+
+# ---- completion ------------------------------------------------------------------------------------------------------
+
+
+def run_completion(argv: Sequence[str]) -> int:
+    """Words of the command line -> exit code; prints the completion script of a shell."""
+    shell = parse(CompletionArguments, argv, "completion").shell
+    show_text({"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]())
+    return 0
+
+
+def _values(verb: str, field: Field) -> list[str]:
+    """Field -> the words that can be its value: of its type, or names by the name of the field; empty for any text."""
+    from unmask.data.sources import CORPORA
+    from unmask.disk.folders import bundled, bundled_policies
+    from unmask.recipes import denoisers, policies
+    from unmask.reproduce.questions import names
+
+    inner = typing.get_args(field.type)[0] if typing.get_origin(field.type) is tuple else field.type
+    literals = [typing.get_args(choice) for choice in choices_of(inner) if typing.get_origin(choice) is Literal]
+    rules = [*POLICIES, *(f"learned:from={name}" for name in bundled_policies())]
+    named: dict[str, Iterable[str]] = {
+        "checkpoint": bundled(),
+        "init": bundled(),
+        "policy": rules,
+        "policies": rules,
+        "task": TASKS,
+        "data.source": CORPORA,
+        "recipe": policies.names() if verb == "learn" else denoisers.names(),
+        "name": names() if verb == "reproduce" else (),
+    }
+    return [str(value) for values in literals for value in values] or list(named.get(field.name, ()))
+
+
+def _options(verb: str) -> list[str]:
+    """Verb -> its options as they are typed."""
+    return [
+        "--help",
+        *(_switch(field).split(", ")[-1] for field in fields_of(arguments_of(verb)) if not field.positional),
+    ]
+
+
+def _arms() -> Iterator[tuple[str, list[str]]]:
+    """(pattern of "VERB WORD-BEFORE", or of "VERB: WORD", and the words that are possible there), in order."""
+    for verb in VERBS:
+        fields = fields_of(arguments_of(verb))
+        for field in fields:
+            values = _values(verb, field)
+            if values and not field.positional:
+                yield f'"{verb} {written(field.name)}"', values
+    for verb in VERBS:
+        yield f'"{verb}: "-*', _options(verb)
+        fields = fields_of(arguments_of(verb))
+        yield f'"{verb}: "*', [word for field in fields if field.positional for word in _values(verb, field)]
+
+
+def _cases() -> str:
+    """The lines of a `case` of bash or zsh that set `offered` from verb, previous and current."""
+    arms = [f"            {pattern}) offered='{' '.join(words)}' ;;" for pattern, words in _arms()]
+    before = [arm for arm in arms if ': "' not in arm.split(")")[0]]
+    inside = [arm for arm in arms if ': "' in arm.split(")")[0]]
+    from unmask.disk.folders import bundled_policies
+
+    return "\n".join(
+        [
+            f"    if [ \"$at\" -eq 1 ]; then offered='{' '.join([*VERBS, '--help', '--version'])}'",
+            '    else case "$verb $previous" in',
+            *before,
+            f"            *=) offered='{' '.join(bundled_policies())}' ;;",
+            '            *) case "$verb: $current" in',
+            *inside,
+            "            esac ;;",
+            "        esac",
+            "    fi",
+        ]
+    )
+
+
+def _bash() -> str:
+    """The script for bash. Where no word fits it completes file names."""
+    return f"""# bash completion of unmask: source <(unmask completion bash)
+_unmask() {{
+    local at=$COMP_CWORD verb=${{COMP_WORDS[1]}} current=${{COMP_WORDS[COMP_CWORD]}} offered=
+    local previous=${{COMP_WORDS[COMP_CWORD-1]}}
+    if [ "$current" = "=" ]; then previous="=" current=; fi
+{_cases()}
+    COMPREPLY=($(compgen -W "$offered" -- "$current"))
+}}
+complete -o default -F _unmask unmask"""
+
+
+def _zsh() -> str:
+    """The script for zsh; it completes file names too, but for options."""
+    return f"""#compdef unmask
+# zsh completion of unmask: source <(unmask completion zsh), after compinit
+_unmask() {{
+    local at=$((CURRENT - 1)) verb=$words[2] current=$words[CURRENT] previous=$words[CURRENT-1] offered=
+{_cases()}
+    compadd -- ${{=offered}}
+    [[ $current == -* || $at -eq 1 ]] || _files
+}}
+if [ "$funcstack[1]" = "_unmask" ]; then _unmask "$@"; else compdef _unmask unmask; fi"""
+
+
+def _fish() -> str:
+    """The script for fish."""
+    lines = ["# fish completion of unmask: unmask completion fish > ~/.config/fish/completions/unmask.fish"]
+    for verb, (_, _, about) in VERBS.items():
+        lines.append(f"complete -c unmask -f -n __fish_use_subcommand -a {verb} -d {_quoted(about)}")
+        seen = f"complete -c unmask -n '__fish_seen_subcommand_from {verb}'"
+        for field in fields_of(arguments_of(verb)):
+            values = " ".join(_values(verb, field))
+            if field.positional:
+                lines += [f"{seen} -a '{values}'"] if values else []
+                continue
+            given_values = "" if field.type is bool else f" -r -a '{values}'" if values else " -r"
+            name = _switch(field).split("--")[-1]
+            about_it = _sentence(texts_of(field.owner).get(field.path[-1], ""))
+            lines.append(f"{seen} -l {name}{given_values} -d {_quoted(about_it)}")
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """Text -> a text of fish in single quotes."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
