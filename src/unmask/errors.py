@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "Interrupted",
     "PluginError",
     "RequestError",
     "RunError",
@@ -58,6 +59,20 @@ class PluginError(UnmaskError, TypeError):
 
 class RunError(UnmaskError, RuntimeError):
     exit_code = 1
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the command. The message says what was kept; no handler of ordinary errors catches it."""
+
+    def __init__(self, message: str = "", number: int = 2) -> None:
+        """`number` is that of the signal; 2 is SIGINT."""
+        super().__init__(message)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the number of the signal, as shells report it: 130 for Ctrl-C."""
+        return 128 + self.number
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

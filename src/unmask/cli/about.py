@@ -5,12 +5,13 @@ __all__ = ["InfoArguments", "ListArguments", "describe", "run_info", "run_list"]
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from unmask.cli.common import OutputOptions, print_json, size, table
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint
-from unmask.disk.folders import locate, locate_policy
+from unmask.disk.folders import locate, locate_policy, reading
 from unmask.disk.json import NotJson, parse_json
 from unmask.output import show, show_text
 
@@ -32,8 +33,7 @@ def run_info(argv: Sequence[str]) -> int:
     arguments = parse(InfoArguments, argv, "info")
     name = arguments.checkpoint
     folder = locate_policy(name.removeprefix(_LEARNED)) if name.startswith(_LEARNED) else locate(name)
-    checkpoint = read_checkpoint(folder)
-    facts = describe(checkpoint)
+    checkpoint, facts = reading(folder, _described)
     if arguments.output.json:
         print_json(facts)
         return 0
@@ -41,6 +41,12 @@ def run_info(argv: Sequence[str]) -> int:
     if checkpoint.card is not None:
         show_text("\n" + checkpoint.card.strip())
     return 0
+
+
+def _described(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """A checkpoint folder -> the checkpoint and everything known about it."""
+    checkpoint = read_checkpoint(folder)
+    return checkpoint, describe(checkpoint)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:

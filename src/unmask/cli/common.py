@@ -8,20 +8,27 @@ __all__ = [
     "RecordingOptions",
     "StatisticsOptions",
     "duration",
+    "keeping",
     "print_json",
+    "resume_command",
     "size",
     "table",
 ]
 
 import json
 import math
+import shlex
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from unmask.errors import Interrupted
 from unmask.output import HIDDEN, console, show_text, visible
 
 if TYPE_CHECKING:
@@ -109,6 +116,24 @@ class StatisticsOptions(OutputOptions):
 
     verbose: bool = False
     """Print statistics on stderr too; -v is short for it."""
+
+
+# ---- interrupts ------------------------------------------------------------------------------------------------------
+
+
+def resume_command(verb: str, folder: Path) -> str:
+    """`train` or `learn` and a run folder -> the command that goes on with the run."""
+    return shlex.join(["unmask", verb, "--resume", str(folder)])
+
+
+@contextmanager
+def keeping(what: Callable[[], str]) -> Generator[None]:
+    """Context in which an interrupt is raised again with the sentence `what()`: what is kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else int(signal.SIGINT)
+        raise Interrupted(what(), number) from None
 
 
 # ---- output ----------------------------------------------------------------------------------------------------------

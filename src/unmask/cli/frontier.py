@@ -3,6 +3,7 @@
 __all__ = ["FrontierArguments", "run"]
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.cli.common import OutputOptions, print_json
+from unmask.cli.common import OutputOptions, keeping, print_json
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.errors import ConfigError
 from unmask.output import note, note_over, show
@@ -68,6 +69,7 @@ def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; measures every setting, writes and prints the results."""
     args = parse(FrontierArguments, argv, "frontier")
 
+    from unmask.disk.files import run_lock
     from unmask.eval.frontier import frontiers
     from unmask.eval.report import frontier_lines, write_frontiers
     from unmask.solve.problems import most_holes
@@ -87,12 +89,14 @@ def run(argv: Sequence[str]) -> int:
     began = time.perf_counter()
     by_key: dict[str, Outcome] = {}
     stamp, record = stamps(args.checkpoint, args.task), folder / "outcomes.jsonl"
-    for outcome in sweep(build, arguments, settings, workers=workers, record=record, stamp=stamp):
-        by_key[outcome.setting.key] = outcome
-        _progress(outcome, len(by_key), len(settings), began)
-    result = frontiers([by_key[setting.key] for setting in settings], length, seed=args.seed)
-    title = f"{Path(args.checkpoint).name} on {bench.task.name}: {count} problems, seed {args.seed}"
-    facts = write_frontiers(result, folder, title, arguments)
+    again = shlex.join(["unmask", "frontier", *argv])
+    with run_lock(folder, note), keeping(lambda: _kept(len(by_key), len(settings), folder, again)):
+        for outcome in sweep(build, arguments, settings, workers=workers, record=record, stamp=stamp):
+            by_key[outcome.setting.key] = outcome
+            _progress(outcome, len(by_key), len(settings), began)
+        result = frontiers([by_key[setting.key] for setting in settings], length, seed=args.seed)
+        title = f"{Path(args.checkpoint).name} on {bench.task.name}: {count} problems, seed {args.seed}"
+        facts = write_frontiers(result, folder, title, arguments)
     if args.output.json:
         print_json(facts)
         return 0
@@ -116,6 +120,11 @@ def _arguments(args: FrontierArguments) -> dict[str, Any]:
 def _plain(text: str) -> str:
     """Text -> the same with "-" for every character that is no letter or digit, for a file name."""
     return "".join(sign if sign.isalnum() else "-" for sign in text).strip("-")
+
+
+def _kept(done: int, total: int, folder: Path, again: str) -> str:
+    """Numbers of settings -> what of the sweep is on disk, and the command that goes on from there."""
+    return f"{done} of {total} settings are measured and kept in {folder}; go on with: {again}"
 
 
 def _progress(outcome: "Outcome", done: int, total: int, began: float) -> None:

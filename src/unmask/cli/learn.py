@@ -4,13 +4,14 @@ __all__ = ["LearnArguments", "LearnProgress", "run"]
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from unmask.cli.common import Meter, OutputOptions, print_json, size, table
+from unmask.cli.common import Meter, OutputOptions, keeping, print_json, resume_command, size, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.errors import ConfigError
 from unmask.output import note
@@ -60,7 +61,7 @@ class LearnArguments:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; trains. It is 130 where the run was interrupted and saved."""
+    """Words of the command line -> exit code; trains. It is 128 + signal where the run was interrupted and saved."""
     args, asked = _arguments(argv)
     if args.seeds or args.separate:
         return _many(args, asked)
@@ -68,16 +69,26 @@ def run(argv: Sequence[str]) -> int:
     from unmask.rl.loop import fit
     from unmask.rl.session import open_learning
 
-    session = open_learning(asked, out=args.out, resume=args.resume)
+    session = open_learning(asked, out=args.out, resume=args.resume, note=note)
     first = session.group.first
-    if first:
-        note(*table(_rows(session)))
-    try:
+    with closing(session), keeping(lambda: _kept(session.folder)):
+        if first:
+            note(*table(_rows(session)))
         with LearnProgress(asked.learn, session.learner.step, visible=first) as progress:
             result, calibration = fit(session.learner, progress)
-    finally:
-        session.group.leave()
-    return _finish(result, calibration, asked, args.output.json) if first else 0
+        return _finish(result, calibration, asked, args.output.json) if first else result.exit_code
+
+
+def _kept(folder: Path) -> str:
+    """Run folder -> what of the run is on disk, and the command that goes on from there."""
+    from unmask.disk.folders import latest
+
+    point = latest(folder)
+    if point is None:
+        return "no round was saved"
+    round_ = int(point.name.removeprefix("step-"))
+    kept = f"round {round_:,} is kept" if round_ else "a part of the warm start is kept"
+    return f"{kept}; go on with: {resume_command('learn', folder)}"
 
 
 def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
@@ -139,11 +150,9 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
             }
         )
     if result.reason == "interrupted":
-        if result.step == 0:
-            note("Stopped during the warm start; there is nothing to go on from.")
-        else:
-            note(f"Stopped after round {result.step}; saved. Go on with: unmask learn --resume {folder}")
-        return 130
+        where = f"after round {result.step}" if result.step else "in the warm start"
+        note(f"Stopped {where}; saved. Go on with: {resume_command('learn', folder)}")
+        return result.exit_code
     best = f"best mean reward {result.merit:.4f}, round {result.best_step}"
     note(f"Done after round {result.step:,} ({result.reason}); {best}.")
     if calibration is not None:
@@ -176,7 +185,7 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
         print_json({"folder": str(folder), "policies": {name: str(folder / name / "policy") for name in runs}})
     for name, code in codes.items():
         saved = (folder / name).is_dir() and latest(folder / name) is not None
-        more = f"go on with: unmask learn --resume {folder / name}" if saved else "nothing was saved"
+        more = f"go on with: {resume_command('learn', folder / name)}" if saved else "nothing was saved"
         note(f"{name}: {folder / name / 'policy' if code == 0 else more}")
     return max(codes.values())
 
@@ -210,6 +219,12 @@ class LearnProgress(Meter, Listener["RoundReport", "ValidationResult"]):
     def message(self, text: str) -> None:
         """Print a sentence."""
         self.line(text)
+
+    def stopping(self, folder: Path) -> None:
+        """Print that the run saves, and the command that goes on with it; of several runs the parent prints it."""
+        if not self._name:
+            self.line("Saving after this round; Ctrl-C again ends at once, without saving.")
+            self.line(f"Go on with: {resume_command('learn', folder)}")
 
     def stepped(self, report: "RoundReport") -> None:
         """Show running means of the round's figures."""

@@ -3,12 +3,15 @@
 __all__ = ["EXIT_CODES", "VERBS", "main"]
 
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
-from unmask.errors import ConfigError, UnmaskError, did_you_mean
+from unmask.errors import ConfigError, Interrupted, UnmaskError, did_you_mean
 from unmask.output import OutputLost, note, show_text, standard_streams
 
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -51,8 +54,10 @@ EXIT_CODES = {
     0: "done",
     1: "the run failed",
     2: "the request was wrong",
-    130: "interrupted",
+    129: "interrupted by SIGHUP, as when the terminal closes; ignored under nohup",
+    130: "interrupted by Ctrl-C (SIGINT)",
     141: "the reader of the output ended first, as in unmask generate | head",
+    143: "interrupted by SIGTERM, as kill sends it",
 }
 """Exit code -> its meaning; an error carries its code (`errors.UnmaskError.exit_code`)."""
 
@@ -77,13 +82,15 @@ def _ends_without_output(arguments: Sequence[str]) -> bool:
 def _guarded(arguments: list[str]) -> int:
     """Words -> exit code; an error is printed, as one sentence where it is the library's own."""
     try:
-        return _dispatch(arguments)
+        with _ended_by_signals():
+            return _dispatch(arguments)
     except UnmaskError as error:
         note(f"unmask: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
-        note("unmask: interrupted.")
-        return 130
+    except KeyboardInterrupt as error:
+        ended = error if isinstance(error, Interrupted) else Interrupted()
+        note(f"unmask: interrupted: {str(ended) or 'nothing was saved'}.")
+        return ended.exit_code
     except SystemExit as ended:  # of the help
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except OutputLost:
@@ -97,6 +104,28 @@ def _guarded(arguments: list[str]) -> int:
             return 1
         note(f"unmask: {failure}")
         return failure.exit_code
+
+
+@contextmanager
+def _ended_by_signals() -> Generator[None]:
+    """Context in which SIGTERM and SIGHUP raise Interrupted, as Ctrl-C does: temporary files and workers are removed.
+
+    A signal that is ignored (as SIGHUP under nohup) stays ignored. Outside of the main thread nothing changes.
+    """
+
+    def end(number: int, frame: object) -> None:
+        raise Interrupted(number=number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    former = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    for number in former:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _dispatch(arguments: list[str]) -> int:

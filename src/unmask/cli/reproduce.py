@@ -3,12 +3,13 @@
 __all__ = ["ReproduceArguments", "run"]
 
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unmask.cli.common import OutputOptions, print_json, table
+from unmask.cli.common import OutputOptions, keeping, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.errors import ConfigError
 from unmask.output import note, show, show_text
@@ -42,7 +43,7 @@ class ReproduceArguments(QuestionOptions):
 
 
 def run(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; runs the cells that are missing. 1: a cell failed; 130: interrupted."""
+    """Words of the command line -> exit code; runs the cells that are missing. 1: a cell failed; 128 + a signal."""
     args = parse(ReproduceArguments, argv, "reproduce")
     typed = typed_options(ReproduceArguments, argv, "reproduce")
     if args.list:
@@ -66,7 +67,9 @@ def run(argv: Sequence[str]) -> int:
     workers = args.workers or os.cpu_count() or 1
     note(f"{plan.name}: {plan.about}")
     note(f"{len(plan.cells)} cells, {workers} processes of one thread each, in {folder}")
-    results = reproduce(plan, folder, workers=workers, note=note)
+    again = shlex.join(["unmask", "reproduce", *argv])
+    with keeping(lambda: f"the cells that are done are kept in {folder}; go on with: {again}"):
+        results = reproduce(plan, folder, workers=workers, note=note, again=again)
     reports = report_folder(plan, folder)
     states = {cell.name: results.state(cell) for cell in plan.cells}
     if args.output.json:
@@ -76,9 +79,9 @@ def run(argv: Sequence[str]) -> int:
     picture = ", frontier.png" if (reports / "frontier.png").exists() else ""
     note(f"written to {reports}: report.md, table.csv{picture}")
     ended = {record.state for record in results.records.values()}
-    if results.interrupted and ended & {"stopped", "not run"}:
-        note("Stopped; repeat the command to continue.")
-        return 130
+    if results.exit_code and ended & {"stopped", "not run"}:
+        note(f"Stopped. Go on with: {again}")
+        return results.exit_code
     return 1 if "failed" in ended else 0
 
 

@@ -4,10 +4,21 @@ __all__ = ["TrainArguments", "TrainProgress", "run"]
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli.common import Meter, OutputOptions, duration, print_json, size, table
+from unmask.cli.common import (
+    Meter,
+    OutputOptions,
+    duration,
+    keeping,
+    print_json,
+    resume_command,
+    size,
+    table,
+)
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
@@ -53,7 +64,7 @@ class TrainArguments:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; trains. It is 130 where the run was interrupted and saved."""
+    """Words of the command line -> exit code; trains. It is 128 + signal where the run was interrupted and saved."""
     arguments = _arguments(list(argv))
 
     from unmask.train.session import measure, open_session
@@ -69,22 +80,31 @@ def run(argv: Sequence[str]) -> int:
     )
     first = session.group.first
     rows = _facts(session, arguments.init)
-    if arguments.dry:
-        estimate = measure(session)
-        if first and arguments.output.json:
-            print_json(rows | asdict(estimate))
-        elif first:
-            show(*table(_rows(rows, estimate, patient=asked.train.patience > 0)))
-        session.group.leave()
-        return 0
-    if first:
-        note(*table(_rows(rows, None, patient=False)))
-    try:
-        with TrainProgress(session, visible=first) as progress:
-            result = session.trainer.fit(progress)
-    finally:
-        session.group.leave()
-    return _finish(session, result, arguments.output.json) if first else 0
+    with closing(session):
+        if arguments.dry:
+            estimate = measure(session)
+            if first and arguments.output.json:
+                print_json(rows | asdict(estimate))
+            elif first:
+                show(*table(_rows(rows, estimate, patient=asked.train.patience > 0)))
+            return 0
+        if first:
+            note(*table(_rows(rows, None, patient=False)))
+        with keeping(lambda: _kept(session)):
+            with TrainProgress(session, visible=first) as progress:
+                result = session.trainer.fit(progress)
+            return _finish(session, result, arguments.output.json) if first else result.exit_code
+
+
+def _kept(session: "Session") -> str:
+    """Session -> what of the run is on disk, and the command that goes on from there."""
+    from unmask.disk.folders import latest
+
+    point = latest(session.folder)
+    if point is None:
+        return "no step was saved"
+    step = int(point.name.removeprefix("step-"))
+    return f"step {step:,} is kept; go on with: {resume_command('train', session.folder)}"
 
 
 def _facts(session: "Session", init: str | None) -> dict[str, Any]:
@@ -205,8 +225,8 @@ def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
             }
         )
     if interrupted:
-        note(f"Stopped after step {result.step}; saved. Go on with: unmask train --resume {folder}")
-        return 130
+        note(f"Stopped after step {result.step}; saved. Go on with: {resume_command('train', folder)}")
+        return result.exit_code
     note(f"Done after step {result.step:,} of {session.plan.steps:,} ({result.reason}).")
     if best is not None:
         note(f"Best bound on held-out text: {_bound(best)} (step {result.best_step:,})")
@@ -240,6 +260,11 @@ class TrainProgress(Meter, Listener["StepReport", "Bound"]):
         self._weight = _SMOOTHING * self._weight + (1 - _SMOOTHING)
         best = f"bound {self._best:.4f}  " if math.isfinite(self._best) else ""
         self.moved(report.step, f"loss {self._loss / self._weight:.4f}  {best}{report.tokens_per_second:,.0f} tokens/s")
+
+    def stopping(self, folder: Path) -> None:
+        """Print that the run saves, and the command that goes on with it."""
+        self.line("Saving after this step; Ctrl-C again ends at once, without saving.")
+        self.line(f"Go on with: {resume_command('train', folder)}")
 
     def validated(self, step: int, figure: "Bound", best: bool) -> None:
         """Print the bound, and whether it is the best so far."""

@@ -16,24 +16,25 @@ __all__ = [
     "load_tensors",
     "read_checkpoint",
     "read_header",
+    "resuming",
     "write_checkpoint",
 ]
 
 import json
 import math
 import os
-import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unmask.config import library_versions
-from unmask.disk.files import atomic_folder, reason_of
-from unmask.disk.folders import PICKLE_START, refuse_pickle, resolve
+from unmask.disk.files import as_os_error, atomic_folder, reason_of
+from unmask.disk.folders import earlier, reading, refuse_foreign
 from unmask.disk.json import NotJson, parse_json, read_json
-from unmask.errors import CheckpointError
+from unmask.errors import CheckpointError, UnmaskError
 
 if TYPE_CHECKING:  # `unmask info` reads checkpoints without torch
     from collections.abc import Generator, Iterator
@@ -41,10 +42,11 @@ if TYPE_CHECKING:  # `unmask info` reads checkpoints without torch
     import torch
     from torch import Tensor
 
+State = TypeVar("State")
+
 FORMAT = 1
 """The number of the format that this library writes; it reads this format and older ones."""
 
-_LARGEST_HEADER = 100_000_000
 _MODEL, _CONFIG, _RESERVED = "model.safetensors", "config.json", ("format", "versions")
 _AGAIN, _OBJECT = "copy or write the file again", dict[str, Any]
 
@@ -141,7 +143,11 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises CheckpointError for a folder that is not a complete checkpoint of a known format.
     """
-    folder = resolve(path)
+    return reading(path, _read)
+
+
+def _read(folder: Path) -> Checkpoint:
+    """Checkpoint folder -> everything but the weights."""
     facts = read_json(folder / _CONFIG, _OBJECT, CheckpointError)
     number = facts.pop("format", None)
     if type(number) is not int:
@@ -178,15 +184,16 @@ def load_tensors(
     path: str | os.PathLike[str], device: str = "cpu", dtype: "torch.dtype | None" = None
 ) -> "dict[str, Tensor]":
     """Checkpoint or run folder -> all tensors of `iterate_tensors` by name; shared names share memory again."""
-    return dict(iterate_tensors(path, device, dtype))
+    return reading(path, lambda folder: dict(iterate_tensors(folder, device, dtype)))
 
 
 def load_state(
-    path: str | os.PathLike[str], device: str = "cpu"
-) -> "tuple[dict[str, dict[str, Tensor]], dict[str, Any]]":
-    """Checkpoint -> its training state: groups of tensors by name, and facts (state.json).
+    path: str | os.PathLike[str], device: str = "cpu", facts: type[State] = dict[str, Any], parts: Sequence[str] = ()
+) -> "tuple[dict[str, dict[str, Tensor]], State]":
+    """Checkpoint -> its training state: groups of tensors by name, and facts (state.json) of the type `facts`.
 
-    Raises CheckpointError where there is no state; such a checkpoint can be used, but training cannot continue.
+    Raises CheckpointError where there is no state, or none of the named `parts`; such a checkpoint can be used, but
+    training cannot continue.
     """
     folder = read_checkpoint(path).folder / "state"
     if not (folder / "state.json").is_file():
@@ -194,8 +201,42 @@ def load_state(
             f"{folder.parent} has no training state, so a run cannot go on from it: give a run folder, "
             "or start a new run from its weights."
         )
-    parts = {file.stem: dict(_iterate(file, device)) for file in sorted(folder.glob("*.safetensors"))}
-    return parts, read_json(folder / "state.json", _OBJECT, CheckpointError)
+    for name in parts:
+        if not (folder / f"{name}.safetensors").is_file():
+            raise CheckpointError(
+                f"{folder} has no {name}.safetensors: copy it back, or go on from another checkpoint."
+            )
+    stored = {file.stem: dict(_iterate(file, device)) for file in sorted(folder.glob("*.safetensors"))}
+    return stored, read_json(folder / "state.json", facts, CheckpointError)
+
+
+@contextmanager
+def resuming(checkpoint: Path, verb: str) -> "Generator[None]":
+    """Context that reads the checkpoint that a run is to go on from.
+
+    A CheckpointError in it also names the newest earlier checkpoint that is whole, with the command `unmask VERB` that
+    goes on from there.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        for folder in earlier(checkpoint):
+            try:
+                _check_whole(folder)
+            except (UnmaskError, OSError):
+                continue
+            command = shlex.join(["unmask", verb, "--resume", str(folder)])
+            raise CheckpointError(f"{error} The checkpoint before it is whole; go on from there: {command}") from error
+        raise
+
+
+def _check_whole(folder: Path) -> None:
+    """Read everything in a checkpoint but the contents of tensors. Raises CheckpointError for what is damaged."""
+    state = folder / "state"
+    _read(folder)
+    read_json(state / "state.json", _OBJECT, CheckpointError)
+    for file in state.glob("*.safetensors"):
+        read_header(file)
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -235,7 +276,7 @@ def _save(path: Path, tensors: "Mapping[str, Tensor]") -> None:
             plain = plain.clone()
         memories.add(plain.untyped_storage().data_ptr())
         stored[name] = plain
-    with _as_os_error():
+    with as_os_error():
         save_file(stored, path, metadata={"aliases": json.dumps(aliases)})
         path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors ignores the umask
 
@@ -269,20 +310,6 @@ def _names(path: Path) -> dict[str, list[str]]:
     return names
 
 
-@contextmanager
-def _as_os_error() -> "Generator[None]":
-    """Context that turns a system error that safetensors reports, such as a full disk, into an OSError."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
-
-
 def read_header(path: Path) -> TensorHeader:
     """File -> its header, checked by the safetensors library. Only the header is read.
 
@@ -291,7 +318,7 @@ def read_header(path: Path) -> TensorHeader:
     """
     from safetensors import SafetensorError, safe_open
 
-    _refuse_foreign(path)
+    refuse_foreign(path)
     try:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
@@ -299,21 +326,6 @@ def read_header(path: Path) -> TensorHeader:
             return TensorHeader(tensors, file.metadata() or {})
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {_damage(path)}; copy or write the file again.") from error
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Raise CheckpointError, with the type of the file, where its first bytes are not those of a safetensors file."""
-    with open(path, "rb") as file:
-        start = file.read(16)
-    if not start:
-        raise CheckpointError(f"{path} is empty: copy or write the file again.")
-    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= _LARGEST_HEADER:
-        return
-    if PICKLE_START.match(start):
-        refuse_pickle(path)
-    if start.startswith(b"version https:/"):
-        raise CheckpointError(f"{path} is a Git LFS pointer and not the file itself: fetch it with 'git lfs pull'.")
-    raise CheckpointError(f"{path} is not a safetensors file: give a checkpoint that unmask wrote.")
 
 
 def _damage(path: Path) -> str:

@@ -1,6 +1,11 @@
-"""Atomic writes: a reader sees the old file or folder or the complete new one, never a part of it."""
+"""Atomic writes: a reader sees the old file or folder or the complete new one, never a part of it. One writer a folder.
+
+`run_lock` keeps a second command out of the folder that a command writes. Commands that only read take no lock.
+"""
 
 __all__ = [
+    "LOCK_FILE",
+    "as_os_error",
     "atomic_bytes",
     "atomic_folder",
     "atomic_text",
@@ -8,6 +13,7 @@ __all__ = [
     "reason_of",
     "remove_folder",
     "remove_leftovers",
+    "run_lock",
 ]
 
 import ctypes
@@ -16,9 +22,12 @@ import hashlib
 import os
 import re
 import secrets
+import shlex
 import shutil
 import socket
-from collections.abc import Generator
+import sys
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -28,6 +37,12 @@ from unmask.errors import ConfigError, RunError
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _WRONG_PATH = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP})
+LOCK_FILE = ".unmask-lock"
+"""Name of the file in a run folder that `run_lock` locks; it stays there, and is free when no process holds it."""
+
+_HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})  # what a lock that another process has answers
+_UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})  # some network file systems
+_LOCK_TEXT = 400  # bytes of the text in a lock file that are shown
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<role>tmp|old)")
 
 
@@ -54,6 +69,20 @@ def explained(path: Path) -> Generator[None]:
         if error.errno == errno.EIO:
             raise RunError(f"{path} could not be written ({reason}): check the disk.") from error
         raise
+
+
+@contextmanager
+def as_os_error() -> Generator[None]:
+    """Context that turns a system error that safetensors reports, such as a full disk, into an OSError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 @contextmanager
@@ -89,6 +118,7 @@ def atomic_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     target = Path(os.path.abspath(path))
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_once(target.parent)
         temporary = _temporary(target, "tmp")
         try:
             with open(temporary, "xb") as file:
@@ -109,12 +139,22 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
+@cache
+def _sweep_once(parent: Path) -> None:
+    """`remove_leftovers` of a folder before the first file that this process writes there."""
+    remove_leftovers(parent)
+
+
 def remove_leftovers(parent: Path) -> None:
     """Delete the temporary files and folders in `parent` of processes of this machine that have ended.
 
     A folder that such a process had renamed to ".old" and not replaced gets its name back.
     """
-    for entry in list(parent.iterdir()):
+    try:
+        entries = list(parent.iterdir())
+    except OSError:  # a folder that may be written and not listed
+        return
+    for entry in entries:
         match = _TEMPORARY.fullmatch(entry.name)
         if match is None or match["host"] != _host() or _alive(int(match["pid"])):
             continue
@@ -125,6 +165,87 @@ def remove_leftovers(parent: Path) -> None:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
+
+
+@contextmanager
+def run_lock(folder: Path, note: Callable[[str], None] = lambda sentence: None) -> Generator[None]:
+    """Context in which this process is the only writer of `folder`, which is created.
+
+    The kernel frees the lock when the process ends, however it ends; a forked process does not keep it. At the start
+    the temporary files are deleted that ended processes left in the folder and in the folders directly below it.
+    Where the file system has no locks, `note` gets a sentence and the block runs without one.
+    Raises ConfigError where another process holds the lock, and as `explained` does.
+    """
+    path, owner = folder / LOCK_FILE, os.getpid()
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        _lock(descriptor, folder, note)
+        _LOCKS.add(descriptor)
+        for parent in (folder, *(entry for entry in folder.iterdir() if entry.is_dir() and not entry.is_symlink())):
+            remove_leftovers(parent)
+        yield
+    finally:
+        if os.getpid() == owner:  # in a forked process `_forget_locks` has closed it
+            _LOCKS.discard(descriptor)
+            os.close(descriptor)
+
+
+_LOCKS: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _forget_locks() -> None:
+    """In a forked process: close the copies of its parent's locks, which would hold them after the parent's death."""
+    while _LOCKS:
+        os.close(_LOCKS.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+def _lock(descriptor: int, folder: Path, note: Callable[[str], None]) -> None:
+    """Lock an open file and write who holds it. Raises ConfigError where another process holds it."""
+    try:
+        _try_lock(descriptor)
+    except OSError as error:
+        if error.errno in _HELD:
+            raise ConfigError(
+                f"{folder} is being written by {_holder(descriptor)}: wait until that ends, end it there, or choose "
+                "another folder."
+            ) from None
+        if error.errno not in _UNSUPPORTED:
+            raise
+        note(f"{folder} is on a file system without locks ({reason_of(error)}): let no other command write there.")
+        return
+    command = shlex.join(["unmask", *sys.argv[1:]])
+    text = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')} ({command}"
+    with suppress(OSError):  # the text is for the message alone: a full disk does not matter
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, text.encode("utf-8", "replace")[: _LOCK_TEXT - 1] + b")")
+
+
+def _try_lock(descriptor: int) -> None:
+    """Lock an open file, or raise OSError at once where another process has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # nobody can read the bytes that are locked: not those of the text
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _holder(descriptor: int) -> str:
+    """An open lock file -> its text, which says which process holds it."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    text = os.read(descriptor, _LOCK_TEXT).decode("utf-8", "replace")
+    return "".join(sign if sign.isprintable() else " " for sign in text).strip() or "another process"
 
 
 def _temporary(target: Path, role: str) -> Path:

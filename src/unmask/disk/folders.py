@@ -5,25 +5,34 @@ __all__ = [
     "best_folder",
     "bundled",
     "bundled_policies",
+    "earlier",
     "keep_best",
     "keep_last",
     "latest",
     "locate",
     "locate_policy",
     "looks_like_pickle",
+    "reading",
+    "refuse_foreign",
     "refuse_pickle",
     "resolve",
+    "resume_point",
+    "set_aside",
     "step_folder",
 ]
 
 import os
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from unmask.disk.files import remove_folder
 from unmask.disk.json import read_json
 from unmask.errors import CheckpointError, RequestError, did_you_mean
+
+Value = TypeVar("Value")
 
 _MODEL, _CONFIG = "model.safetensors", "config.json"
 _HOLDS = "a checkpoint folder holds model.safetensors and config.json"
@@ -37,6 +46,8 @@ _FOREIGN = {
 _NAME = re.compile(r"(?P<prefix>step|best)-(?P<step>\d{8,})")
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
+_LARGEST_HEADER = 100_000_000
+_TRIES, _PAUSE = 20, 0.05  # how often a checkpoint that is replaced is read again; seconds between
 _MODELS = Path(__file__).resolve().parents[1] / "assets" / "models"
 _POLICIES = _MODELS.with_name("policies")
 
@@ -101,6 +112,35 @@ def latest(run: str | os.PathLike[str]) -> Path | None:
     return checkpoints[-1] if checkpoints else None
 
 
+def resume_point(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
+    """Run folder, or one of its step-* checkpoints -> the run folder, and the checkpoint to go on from.
+
+    Of a run folder that is the newest one; None without one.
+    """
+    folder = Path(path)
+    match = _NAME.fullmatch(folder.name)
+    if match is not None and match["prefix"] == "step" and folder.absolute().parent.name == "checkpoints":
+        folder = folder if len(folder.parts) > 2 else folder.absolute()
+        return folder.parents[1], folder
+    return folder, latest(folder)
+
+
+def set_aside(checkpoint: Path) -> list[Path]:
+    """Rename the step-* checkpoints of a run that are newer than this one, whole or not -> their new paths."""
+    moved: list[Path] = []
+    step = _NAME.fullmatch(checkpoint.name)
+    for entry in sorted(checkpoint.parent.iterdir()):
+        match = _NAME.fullmatch(entry.name)
+        if step is None or match is None or match["prefix"] != "step" or int(match["step"]) <= int(step["step"]):
+            continue
+        number, target = 1, entry.with_name(f"aside-{entry.name}")
+        while target.exists():
+            number, target = number + 1, entry.with_name(f"aside-{entry.name}-{number + 1}")
+        os.rename(entry, target)
+        moved.append(target)
+    return moved
+
+
 def resolve(path: str | os.PathLike[str]) -> Path:
     """Checkpoint or run folder -> the checkpoint: the folder itself, or the run's best one, or else its newest one.
 
@@ -138,6 +178,44 @@ def _foreign(folder: Path) -> str:
         if values and "format" not in facts:
             return f"{what}, {', '.join(values)} ({name})"
     return "a GGUF file" if any(folder.glob("*.gguf")) else ""
+
+
+def reading(path: str | os.PathLike[str], read: Callable[[Path], Value]) -> Value:
+    """Checkpoint or run folder, and a function that reads a checkpoint folder -> the value of the function.
+
+    A training deletes and replaces checkpoints at any time. Where the folder is another one after the read than before,
+    its files may be of two checkpoints: the path is resolved and read again, up to 20 times.
+    Raises what `resolve` raises, and what `read` raises for a folder that stays in its place.
+    """
+    for attempt in range(_TRIES):
+        folder = resolve(path)
+        before = _identity(folder)
+        try:
+            value = read(folder)
+        except (OSError, CheckpointError):
+            if before is not None and _identity(folder) == before:
+                raise
+            if attempt == _TRIES - 1:
+                raise
+        else:
+            if before is not None and _identity(folder) == before:
+                return value
+        time.sleep(_PAUSE)
+    raise CheckpointError(f"{os.fspath(path)} is replaced again and again while it is read: try again later.")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Folder -> numbers that no other folder has at the same time; None where it does not exist."""
+    try:
+        facts = folder.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
+
+
+def earlier(checkpoint: Path) -> list[Path]:
+    """A step-* checkpoint of a run -> the earlier ones, the newest first."""
+    return [folder for folder in reversed(_listed(checkpoint.parent, "step")) if folder.name < checkpoint.name]
 
 
 def keep_last(run: str | os.PathLike[str], count: int) -> None:
@@ -194,3 +272,18 @@ def looks_like_pickle(path: Path) -> bool:
         start = file.read(9)
     # the length at the start of a safetensors file can equal the start of a pickle; the brace after it cannot
     return PICKLE_START.match(start) is not None and start[8:] != b"{"
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise CheckpointError, with the type of the file, where its first bytes are not those of a safetensors file."""
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if not start:
+        raise CheckpointError(f"{path} is empty: copy or write the file again.")
+    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= _LARGEST_HEADER:
+        return
+    if PICKLE_START.match(start):
+        refuse_pickle(path)
+    if start.startswith(b"version https:/"):
+        raise CheckpointError(f"{path} is a Git LFS pointer and not the file itself: fetch it with 'git lfs pull'.")
+    raise CheckpointError(f"{path} is not a safetensors file: give a checkpoint that unmask wrote.")

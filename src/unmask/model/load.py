@@ -21,6 +21,7 @@ __all__ = [
 
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from unmask.config import from_dict, to_dict
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, iterate_tensors, read_checkpoint
+from unmask.disk.folders import reading
 from unmask.errors import CheckpointError, ConfigError
 from unmask.limits import require_memory, sentences
 from unmask.model.dit import DiT
@@ -189,6 +191,11 @@ def load_denoiser(path: str, device: str = "cpu", dtype: torch.dtype | Literal["
     `STORED_FROM` parameters and that of the file from there on.
     Raises CheckpointError if it is not a whole checkpoint of a registered architecture.
     """
+    return reading(path, lambda folder: _load(folder, device, dtype))
+
+
+def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None) -> Loaded:
+    """A checkpoint folder -> what `load_denoiser` returns."""
     checkpoint = read_checkpoint(path)
     folder, settings = checkpoint.folder, stored_settings(checkpoint)
     if checkpoint.tokenizer_json is None:

@@ -163,7 +163,7 @@ class Results:
         self.plan = plan
         self.records: dict[str, Record] = {cell.name: Record() for cell in plan.cells}
         self.drawn = 0  # number of measurements in the picture
-        self.interrupted = False
+        self.exit_code = 0  # 128 plus the number of the signal that interrupted the cells
         self._comparisons: dict[str, Comparison] = {}
         self._rules: dict[str, dict[str, Frontier]] = {}
 

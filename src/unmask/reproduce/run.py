@@ -7,8 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from unmask.disk.files import explained
-from unmask.errors import ConfigError
+from unmask.disk.files import explained, run_lock
 from unmask.reproduce.plan import Blocked, Cell, Question, Timed, needs
 from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Record, Results, log_path, read, write
@@ -19,16 +18,22 @@ from unmask.run.workers import Answer, Workers
 _OPEN = ("not run", "running", "stopped", "failed", "impossible")
 
 
-def reproduce(plan: Question, folder: Path, *, workers: int, note: Callable[[str], None]) -> Results:
+def reproduce(
+    plan: Question, folder: Path, *, workers: int, note: Callable[[str], None], again: str = "repeat the command"
+) -> Results:
     """A plan -> its results, after every cell that is not done was run, in `workers` processes.
 
     Cells that failed before are run again. After an interrupt the running cells save and stop, and the report is
-    complete. `note` gets sentences for the terminal. Raises ConfigError if the folder has cells of these names that
-    were made with other settings.
+    complete. `note` gets sentences for the terminal, `again` is how to go on.
+    Raises ConfigError if the folder has cells of these names that were made with other settings.
     """
     with explained(folder):
         (folder / "cells").mkdir(parents=True, exist_ok=True)
-    with _Lock(folder), Interrupt() as interrupt:
+
+    def announce() -> None:
+        note(f"Stopping: the cells at work save what they have. Ctrl-C again ends them at once. Go on with: {again}")
+
+    with run_lock(folder, note), Interrupt(announce) as interrupt:
         results = Results(plan)
         for cell in plan.cells:
             record = Record("blocked", cell.reason) if isinstance(cell, Blocked) else read(folder, cell)
@@ -36,7 +41,7 @@ def reproduce(plan: Question, folder: Path, *, workers: int, note: Callable[[str
         write_report(results, folder)
         with Workers[int](workers, interrupt=interrupt) as pool:
             _Queue(results, folder, note, pool).run(interrupt)
-        results.interrupted = interrupt.requested
+        results.exit_code = interrupt.exit_code if interrupt.requested else 0
         return results
 
 
@@ -49,14 +54,10 @@ class _Queue:
 
     def run(self, interrupt: Interrupt) -> None:
         """Start cells until none is ready any more, or until an interrupt."""
-        announced = False
         try:
             while True:
                 while not interrupt.requested and (cell := self._next()) is not None:
                     self._start(cell)
-                if interrupt.requested and not announced:
-                    announced = True
-                    self.note(f"Stopping: {len(self.workers.at_work)} cells save what they have.")
                 if not self.workers.at_work:
                     break
                 for answer in self.workers.collect():
@@ -105,28 +106,3 @@ class _Queue:
         why = f": {record.reason}" if record.reason else ""
         spent = f" in {record.seconds:.0f} s" if record.state == "done" else ""
         self.note(f"[{ended} of {len(self.cells)}] {name}: {record.state}{spent}{why}")
-
-
-class _Lock:
-    """A lock of the folder against a second command; without effect on Windows."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "cells" / ".lock"
-
-    def __enter__(self) -> None:
-        self.file = self.path.open("w")
-        try:
-            import fcntl
-
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            return
-        except OSError:
-            self.file.close()
-            raise ConfigError(
-                f"Another unmask reproduce runs in {self.path.parent.parent}; wait for it, or choose another "
-                "folder with --out."
-            ) from None
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()

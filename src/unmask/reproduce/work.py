@@ -5,6 +5,7 @@ __all__ = ["main", "perform"]
 import statistics
 import time
 import traceback
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,11 +87,9 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
     resumed = latest(folder) is not None
     if resumed and _requested(recorded_learning(folder), cell.run) != cell.run:
         raise ConfigError(f"{folder} was trained with other settings; choose another folder with --out.")
-    session = open_learning(cell.run, resume=folder) if resumed else open_learning(cell.run, out=folder)
-    try:
+    out, resume = (None, folder) if resumed else (folder, None)
+    with closing(open_learning(cell.run, out=out, resume=resume)) as session:
         result, _ = fit(session.learner, _TrainingLog())
-    finally:
-        session.group.leave()
     if result.reason == "interrupted":
         raise KeyboardInterrupt
     return {

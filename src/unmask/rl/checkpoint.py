@@ -3,11 +3,14 @@
 __all__ = ["restore", "save", "write_policy"]
 
 import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unmask.config import run_record, to_dict
 from unmask.disk.checkpoint import load_state, load_tensors, write_checkpoint
-from unmask.disk.folders import keep_last, latest, step_folder
+from unmask.disk.folders import keep_last, step_folder
+from unmask.errors import CheckpointError
 from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, policy_config
 from unmask.rl.learner import Learner
 from unmask.rl.rollout import experts
@@ -44,9 +47,14 @@ def save(learner: Learner) -> None:
         tensors,
         {"policy": to_dict(learner.run.policy)},
         run={"settings": to_dict(learner.run), "record": run_record()},
-        state={"optimizer": optimizer_tensors(learner.optimizer), "scales": {"variance": learner.variance}},
+        state={
+            "optimizer": optimizer_tensors(learner.optimizer),
+            "scales": {"variance": learner.variance},
+            **({} if learner.step else {"warm": optimizer_tensors(learner.warm_optimizer)}),
+        },
         state_facts={
             "round": learner.step,
+            "warmed": learner.warmed,
             "best": standing.merit if math.isfinite(standing.merit) else None,
             "best_round": standing.best_step,
             "stale": standing.stale,
@@ -57,24 +65,38 @@ def save(learner: Learner) -> None:
     keep_last(learner.folder, learner.settings.keep)
 
 
-def restore(learner: Learner) -> bool:
-    """Load the newest whole checkpoint of the run folder into the learner; False if there is none."""
-    folder = latest(learner.folder)
-    if folder is None:
-        return False
-    learner.network.load_state_dict(load_tensors(folder, str(learner.world.device)))
-    parts, facts = load_state(folder, str(learner.world.device))
-    if parts["optimizer"]:
-        load_optimizer_tensors(learner.optimizer, parts["optimizer"])
-    learner.variance = parts["scales"]["variance"].to(learner.world.device)
-    learner.step = facts["round"]
-    merit = -math.inf if facts["best"] is None else facts["best"]
-    learner.standing = Standing(merit, facts["best_round"], facts["stale"], facts["validated_at"])
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The content of a checkpoint's state.json."""
+
+    round: int
+    best: float | None
+    best_round: int
+    stale: int
+    validated_at: int
+    teachers: list[str]
+    warmed: int | None = None
+    """Rounds of the warm start; None in checkpoints of older versions, which were written after it."""
+
+
+def restore(learner: Learner, folder: Path) -> None:
+    """Load a checkpoint into the learner. Raises CheckpointError where it is damaged or belongs to another network."""
+    parts, facts = load_state(folder, str(learner.world.device), _State, ("optimizer", "scales"))
     length = learner.world.length
     by_name = {repr(expert): expert for expert in experts(min(length, learner.settings.block_size or length))}
-    learner.teachers = [by_name[name] for name in facts["teachers"]]
-    learner.warmed = True
-    return True
+    try:
+        learner.network.load_state_dict(load_tensors(folder, str(learner.world.device)))
+        learner.variance = parts["scales"]["variance"].to(learner.world.device)
+        learner.teachers = [by_name[name] for name in facts.teachers]
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{folder} does not hold the policy and the heuristics of this run.") from error
+    for optimizer, name in ((learner.optimizer, "optimizer"), (learner.warm_optimizer, "warm")):
+        if parts.get(name):
+            load_optimizer_tensors(optimizer, parts[name])
+    learner.step = facts.round
+    learner.warmed = learner.settings.warm if facts.warmed is None else facts.warmed
+    merit = -math.inf if facts.best is None else facts.best
+    learner.standing = Standing(merit, facts.best_round, facts.stale, facts.validated_at)
 
 
 def _card(learner: Learner, facts: dict[str, Any], calibration: Calibration | None) -> str:

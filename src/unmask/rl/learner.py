@@ -70,7 +70,8 @@ class Learner:
         self.teachers: list[UnmaskingPolicy] = []  # the best heuristic for each alpha
         self.step = 0  # number of finished rounds
         self.standing = Standing(validated_at=-1)  # -1: validated before the first round too
-        self.warmed = False
+        self.warmed = 0  # number of finished rounds of the warm start
+        self.warm_optimizer = adamw(self.params, s.warm_lr, s.betas, 1e-8, 0.0)
         group.copy_first(self.params)
 
     # ---- decoding -------------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from unmask.rl.learner import Learner, RoundReport
 from unmask.rl.rollout import Rollout, roll_out
 from unmask.rl.warm import choose_teachers, imitate
 from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
-from unmask.run.optim import adamw
 from unmask.solve.pareto import hypervolume
 from unmask.solve.problems import Problem
 
@@ -126,19 +125,24 @@ class _PolicyRun:
         return self.learner.standing
 
     def begin(self, stopping: Callable[[], bool]) -> bool:
-        """Run the warm start unless it is done; False if an interrupt ended it."""
+        """Run the rest of the warm start, with checkpoints; False if an interrupt ended it."""
         learner, s = self.learner, self.learner.settings
-        if learner.warmed:
+        if learner.step or learner.warmed >= s.warm > 0:
             return True
-        self.listener.message(f"Best heuristic for each alpha, with its reward: {choose_teachers(learner)}")
-        optimizer = adamw(learner.params, s.warm_lr, s.betas, 1e-8, 0.0)
-        for index in range(s.warm):
-            loss = imitate(learner, index, optimizer)
+        if not learner.teachers:
+            chosen = choose_teachers(learner, stopping)
+            if chosen is None:
+                return False
+            self.listener.message(f"Best heuristic for each alpha, with its reward: {chosen}")
+        while learner.warmed < s.warm:
+            loss = imitate(learner)
             if stopping():
                 return False
-            if index % 10 == 9 or index == s.warm - 1:
-                self.listener.message(f"warm start {index + 1} of {s.warm}: {loss:.4f} nats a position")
-        learner.warmed = True
+            last = learner.warmed == s.warm
+            if learner.warmed % 10 == 0 or last:
+                self.listener.message(f"warm start {learner.warmed} of {s.warm}: {loss:.4f} nats a position")
+            if learner.warmed % s.save_every == 0 or last:
+                self.save()
         return True
 
     def take(self) -> RoundReport:
@@ -168,7 +172,7 @@ class _PolicyRun:
 def fit(learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> tuple[RunResult, Calibration | None]:
     """Train to the last round, the end of patience or an interrupt -> the result and the calibration.
 
-    The last round is always saved. An interrupt during the warm start, which takes less than a minute, saves nothing.
+    The last round is always saved, and so is an interrupted warm start, which has the checkpoints of round 0.
     When the run is over, the first process calibrates the best policy. A run that patience has ended does not continue.
     """
     s, exhausted = learner.settings, "no better policy"

@@ -3,7 +3,7 @@
 __all__ = ["LearnSession", "learn_side_by_side", "open_learning", "recorded_learning", "separate_runs"]
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 
 from unmask.config import from_dict
-from unmask.disk.checkpoint import read_checkpoint
-from unmask.disk.files import explained
-from unmask.disk.folders import latest
+from unmask.disk.checkpoint import read_checkpoint, resuming
+from unmask.disk.files import run_lock
+from unmask.disk.folders import resume_point
 from unmask.errors import CheckpointError, ConfigError, UnmaskError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore
@@ -27,7 +27,7 @@ from unmask.run.loop import Interrupt, Listener
 from unmask.run.machine import choose_device, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.run.workers import Workers
-from unmask.train.session import default_folder, refuse_taken
+from unmask.train.session import claim, default_folder, refuse_taken, set_newer_aside
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,53 +38,78 @@ class LearnSession:
     learner: Learner
     folder: Path
     group: Group
+    held: ExitStack
+
+    def close(self) -> None:
+        """Free the run folder for other commands and leave the group of processes."""
+        self.held.close()
 
 
-def open_learning(run: LearnRun, *, out: str | Path | None = None, resume: str | Path | None = None) -> LearnSession:
+def open_learning(
+    run: LearnRun,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    note: Callable[[str], None] = lambda sentence: None,
+) -> LearnSession:
     """Settings -> a session with the denoiser, the problems and the learner; nothing is trained yet.
 
-    `out` is the folder to write, by default the next free runs/learn-NAME-N. `resume` is the folder of a run to resume;
-    `run` is then the result of `recorded_learning`. Raises ConfigError, RequestError or CheckpointError.
+    `out` is the folder to write, by default the next free runs/learn-NAME-N. `resume` is the folder of a run to resume,
+    or one of its checkpoints: `run` is then the result of `recorded_learning`. `note` gets sentences for the terminal.
+    The session holds the folder until it is closed. Raises ConfigError, RequestError or CheckpointError.
     """
     if out is not None:
         refuse_taken(Path(out))
     prepare()
     set_threads(run.learn.threads)
     device = choose_device(run.learn.device)
-    group = join_group(device)
-    if device.type == "cuda" and group.size > 1:
-        device = torch.device("cuda", group.local_rank)
-    group.share(run.learn.prompts)
+    with ExitStack() as held:
+        group = join_group(device)
+        held.callback(group.leave)
+        if device.type == "cuda" and group.size > 1:
+            device = torch.device("cuda", group.local_rank)
+        group.share(run.learn.prompts)
+        point = None if resume is None else _resume_point(Path(resume))
+        folder = None if point is None else claim(point.parents[1], held, group, note)
+        world = _world(run, str(device))
+        run = replace(run, policy=_fitted(run, world))
+        if folder is None:
+            folder = claim(Path(out or default_folder(f"learn-{Path(run.checkpoint).name}")), held, group, note)
+        learner = Learner(run, world, folder, group)
+        if point is not None:
+            with resuming(point, "learn"):
+                restore(learner, point)
+            if group.first:
+                set_newer_aside(point, note)
+        return LearnSession(run, learner, folder, group, held.pop_all())
+
+
+def _world(run: LearnRun, device: str) -> World:
+    """Settings -> the denoiser and the problems."""
     s = run.learn
-    world = load_world(
-        run.checkpoint,
-        run.task,
-        train=s.pool,
-        valid=max(s.calibrated, s.valid_prompts),
-        seed=s.seed,
-        device=str(device),
-        dtype=s.dtype,
-    )
-    run = replace(run, policy=_fitted(run, world))
-    folder = Path(resume or out or default_folder(f"learn-{Path(run.checkpoint).name}"))
-    if group.first:
-        with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    learner = Learner(run, world, folder, group)
-    if resume is not None and not restore(learner):
-        raise CheckpointError(f"{folder} has no checkpoint to resume from; start a new run with another --out.")
-    return LearnSession(run, learner, folder, group)
+    valid = max(s.calibrated, s.valid_prompts)
+    return load_world(run.checkpoint, run.task, train=s.pool, valid=valid, seed=s.seed, device=device, dtype=s.dtype)
 
 
 def recorded_learning(folder: str | Path) -> LearnRun:
-    """The settings of a run folder's newest checkpoint. Raises CheckpointError without one."""
-    checkpoint = latest(folder)
-    if checkpoint is None:
-        raise CheckpointError(f"{folder} has no checkpoint of unmask learn; give the folder of a run that was saved.")
-    record = read_checkpoint(checkpoint).run
-    if record is None or "learn" not in record.get("settings", {}):
-        raise CheckpointError(f"{folder} is not a run of unmask learn; go on with it by unmask train --resume.")
-    return from_dict(LearnRun, record["settings"], f"{checkpoint}/run.json")
+    """A run folder, or one of its checkpoints -> the settings of the newest one, or of this one.
+
+    Raises CheckpointError without one, and for a damaged one; the sentence then names the one before.
+    """
+    point = _resume_point(Path(folder))
+    with resuming(point, "learn"):
+        record = read_checkpoint(point).run
+        if record is None or "learn" not in record.get("settings", {}):
+            raise CheckpointError(f"{folder} is not a run of unmask learn; go on with it by unmask train --resume.")
+        return from_dict(LearnRun, record["settings"], f"{point}/run.json")
+
+
+def _resume_point(path: Path) -> Path:
+    """A run folder, or one of its checkpoints -> the checkpoint to go on from. Raises CheckpointError without one."""
+    point = resume_point(path)[1]
+    if point is None:
+        raise CheckpointError(f"{path} has no checkpoint of unmask learn; give the folder of a run that was saved.")
+    return point
 
 
 class _Listen(Protocol):
@@ -116,37 +141,43 @@ def learn_side_by_side(
 ) -> dict[str, int]:
     """Runs -> the exit code of each, after it was trained in a process of its own in `folder`/NAME.
 
-    After an interrupt the running ones save and stop and no other starts; their code is 130. `note` gets a sentence for
-    each run that failed.
+    After an interrupt the running ones save and stop and no other starts; their code is 128 plus the number of the
+    signal. `note` gets a sentence for each run that failed, and one when the runs are to stop.
     """
-    codes = dict.fromkeys(runs, 130)
-    with Interrupt() as interrupt, Workers[int](workers, interrupt=interrupt) as pool:
+    codes = dict.fromkeys(runs, _STOPPED)
+
+    def announce() -> None:
+        note("Stopping: the trainings at work save after their round. Ctrl-C again ends them at once.")
+
+    with ExitStack() as held:
+        held.enter_context(run_lock(folder, note))
+        interrupt = held.enter_context(Interrupt(announce))
+        pool = held.enter_context(Workers[int](workers, interrupt=interrupt))
         jobs = ((name, partial(_learn_one, name, run, folder / name, listen)) for name, run in runs.items())
         for answer in pool.answers(jobs):
             try:
                 codes[answer.name] = answer.result()
             except UnmaskError as error:
                 stopped = answer.code is not None and interrupt.requested
-                codes[answer.name] = 130 if stopped else error.exit_code
+                codes[answer.name] = _STOPPED if stopped else error.exit_code
                 if not stopped:
                     note(f"unmask: {error}")
-    return codes
+    return {name: interrupt.exit_code if code == _STOPPED else code for name, code in codes.items()}
+
+
+_STOPPED = 130
 
 
 def _learn_one(name: str, run: LearnRun, folder: Path, listen: _Listen) -> int:
     """Train one run in a worker process -> its exit code, 0 or, after an interrupt, 130."""
     try:
-        session = open_learning(run, out=folder)
-        try:
-            with listen(run.learn, name=name) as listener:
-                result, _ = fit(session.learner, listener)
-        finally:
-            session.group.leave()
+        with closing(open_learning(run, out=folder)) as session, listen(run.learn, name=name) as listener:
+            result, _ = fit(session.learner, listener)
     except UnmaskError as error:
         raise type(error)(f"{name}: {error}") from error
     except KeyboardInterrupt:
-        return 130
-    return 130 if result.reason == "interrupted" else 0
+        return _STOPPED
+    return _STOPPED if result.reason == "interrupted" else 0
 
 
 def _fitted(run: LearnRun, world: World) -> PolicySettings:

@@ -2,6 +2,8 @@
 
 __all__ = ["choose_teachers", "imitate"]
 
+from collections.abc import Callable
+
 import torch
 
 from unmask.errors import RunError
@@ -14,9 +16,10 @@ _WARM = 2
 _INNER = 3
 
 
-def choose_teachers(learner: Learner) -> str:
+def choose_teachers(learner: Learner, stopping: Callable[[], bool]) -> str | None:
     """Set the learner's teachers, the best heuristic for each alpha -> a text with their names and rewards.
 
+    None, with no teachers set, where `stopping` became true between two heuristics.
     Raises RunError if no heuristic solves a problem, because then there is nothing to learn from.
     """
     world, settings = learner.world, learner.settings
@@ -31,6 +34,8 @@ def choose_teachers(learner: Learner) -> str:
             torch.stack([learner.rewards_of(rollout, index.expand(len(problems))).mean() for index in indices])
         )
         best = max(best, float(rollout.scores.max()))
+        if stopping():
+            return None
     if best == 0:
         raise RunError(
             f"The denoiser {learner.run.checkpoint} solves none of {len(problems)} problems of {world.task.name} with "
@@ -43,12 +48,12 @@ def choose_teachers(learner: Learner) -> str:
     return "; ".join(f"alpha {alpha:g}: {candidates[e]!r} {values[e, k]:.3f}" for k, (alpha, e) in enumerate(pairs))
 
 
-def imitate(learner: Learner, round_: int, optimizer: torch.optim.Optimizer) -> float:
-    """Take one round of the warm start -> its last loss in nats a position.
+def imitate(learner: Learner) -> float:
+    """Take the next round of the warm start -> its last loss in nats a position.
 
     The heuristic of one random alpha decodes problems, and the network takes steps on the likelihood of its actions.
     """
-    s = learner.settings
+    s, round_, optimizer = learner.settings, learner.warmed, learner.warm_optimizer
     draw = generator(s.seed, _WARM, round_)
     k = int(torch.randint(len(learner.alphas), (1,), generator=draw))
     count = s.prompts * s.group
@@ -66,4 +71,5 @@ def imitate(learner: Learner, round_: int, optimizer: torch.optim.Optimizer) -> 
         clip(learner.params, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+    learner.warmed += 1
     return float(loss.detach())

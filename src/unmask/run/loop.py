@@ -10,13 +10,15 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from multiprocessing import parent_process
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from unmask.disk.folders import latest, step_folder
+from unmask.errors import Interrupted
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +91,9 @@ class Listener(Protocol[ReportIn, FigureIn]):
     def saved(self, folder: Path) -> None:
         """A checkpoint was written, in the first process."""
 
+    def stopping(self, folder: Path) -> None:
+        """A signal asked the run in `folder` to stop: it saves after the step. Called at once, in another thread."""
+
 
 class LongRun(Protocol[ReportOut, Figure]):
     """The protocol of a run for `drive`. With several processes each method is called in all of them together."""
@@ -108,7 +113,7 @@ class LongRun(Protocol[ReportOut, Figure]):
     def device(self) -> "torch.device": ...
 
     def begin(self, stopping: Callable[[], bool]) -> bool:
-        """Do the work before the first step; False if `stopping` ended it, and then nothing is saved."""
+        """Do the work before the first step; False if `stopping` ended it: what is done of it is then saved."""
         ...
 
     def take(self) -> ReportOut | None:
@@ -138,6 +143,8 @@ class RunResult:
     merit: float
     best_step: int
     folder: Path
+    exit_code: int = 0
+    """128 plus the number of the signal that interrupted the run."""
 
 
 def drive(
@@ -160,11 +167,12 @@ def drive(
     opened = nullcontext()
     if target.group.first:
         opened = Metrics(target.folder, resumed_at=resumed, track=track, settings=settings)
-    with opened as metrics, Interrupt() as interrupt:
+    with opened as metrics, Interrupt(lambda: listener.stopping(target.folder)) as interrupt:
         loop = _Loop(target, listener, cadence, metrics, interrupt)
-        if not target.begin(loop.stopping):
-            return loop.result("interrupted")
-        over, stopped = loop.run()
+        if target.begin(loop.stopping):
+            over, stopped = loop.run()
+        else:
+            loop.changed, over, stopped = True, False, True
         loop.save()
     return loop.result("interrupted" if stopped else exhausted if over else "finished")
 
@@ -215,8 +223,8 @@ class _Loop(Generic[ReportOut, Figure]):
 
     def result(self, reason: str) -> RunResult:
         """The result of the run."""
-        standing = self.target.standing
-        return RunResult(self.target.step, reason, standing.merit, standing.best_step, self.target.folder)
+        standing, code = self.target.standing, self.interrupt.exit_code if reason == "interrupted" else 0
+        return RunResult(self.target.step, reason, standing.merit, standing.best_step, self.target.folder, code)
 
     def _due(self) -> bool:
         """Whether this step has to be validated and has not been yet."""
@@ -255,21 +263,33 @@ class _Loop(Generic[ReportOut, Figure]):
 
 
 class Interrupt:
-    """Inside the `with` block SIGINT and SIGTERM only set `requested`; a second SIGINT raises KeyboardInterrupt.
+    """Inside the `with` block SIGINT, SIGTERM and SIGHUP only set `requested`; a second SIGINT raises Interrupted.
 
-    The former handlers are put back at the end. Outside of the main thread, where Python allows no handlers, it
-    does nothing and `requested` stays False.
+    At the first signal `announce` is called, in another thread, while the step goes on. SIGHUP stays ignored where it
+    was (nohup), and so does SIGINT in a worker process. The former handlers are put back at the end. Outside of the
+    main thread, where Python allows no handlers, it does nothing and `requested` stays False.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[], None] | None = None) -> None:
         """Nothing is installed before the block is entered."""
         self.requested = False
+        self.number = int(signal.SIGINT)
+        self._announce, self._signalled = announce, threading.Event()
+        self._thread: threading.Thread | None = None
         self._former: dict[int, object] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """128 plus the number of the first signal; that of SIGINT where another process was signalled."""
+        return 128 + self.number
 
     def __enter__(self) -> Self:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            if self._announce is not None:  # begun now: a signal handler may not start threads
+                self._thread = threading.Thread(target=self._speak, daemon=True)
+                self._thread.start()
+            self._former = {number: signal.signal(number, self._note) for number in _handled()}
         return self
 
     def __exit__(
@@ -279,9 +299,31 @@ class Interrupt:
         for number, former in self._former.items():
             signal.signal(number, signal.SIG_DFL if former is None else former)  # pyright: ignore[reportArgumentType]
         self._former = {}
+        self._signalled.set()
+        if self._thread is not None:
+            self._thread.join(1.0)  # so that what follows is printed after the announcement
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        """The handler of both signals."""
+        """The handler of the signals."""
         if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.requested = True
+            raise Interrupted(number=number)
+        if not self.requested:
+            self.requested, self.number = True, number
+            self._signalled.set()
+
+    def _speak(self) -> None:
+        """Wait for the first signal, or the end of the block, then announce the signal."""
+        self._signalled.wait()
+        if self.requested and self._announce is not None:
+            with suppress(OSError):  # the terminal has gone
+                self._announce()
+
+
+def _handled() -> list[int]:
+    """The signals that ask for an end."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if parent_process() is not None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        numbers.remove(signal.SIGINT)  # its parent passes an interrupt on as SIGTERM
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return [int(number) for number in numbers]

@@ -19,7 +19,7 @@ import torch
 from unmask.api import load
 from unmask.decode.loop import Decoder
 from unmask.disk.files import atomic_text, explained
-from unmask.disk.folders import locate, locate_policy
+from unmask.disk.folders import locate, locate_policy, reading
 from unmask.disk.json import NotJson, json_lines
 from unmask.errors import ConfigError
 from unmask.policies.registry import learned_names
@@ -195,6 +195,6 @@ def stamps(checkpoint: str, task: str) -> Callable[[Setting], str]:
 
 
 def _weights(folder: Path) -> str:
-    """Folder -> names, sizes and times of its weight files; reading the weights themselves can take too long."""
-    files = sorted(folder.rglob("*.safetensors"))
-    return " ".join(f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
+    """Folder -> name, size and time of its weight file; reading the weights themselves can take too long."""
+    facts = reading(folder, lambda checkpoint: (checkpoint / "model.safetensors").stat())
+    return f"model.safetensors {facts.st_size} {facts.st_mtime_ns}"

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from unmask.data.packed import Corpus, batch_indices
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import load_state, write_checkpoint
 from unmask.disk.folders import best_folder, keep_best, keep_last, latest, step_folder
-from unmask.errors import RunError
+from unmask.errors import CheckpointError, RunError
 from unmask.model.load import model_config
 from unmask.noise import DROPOUT, row_keys
 from unmask.objective.base import Objective, Rows
@@ -58,6 +59,17 @@ class StepReport(NamedTuple):
 
 _LEAST_ON_CPU, _LEAST_ELSEWHERE = 1024, 16384
 """Positions of a micro-batch below which matrix products are slow; see `parts_by_length`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The content of a checkpoint's state.json."""
+
+    step: int
+    best_step: int
+    stale: int
+    bound: Bound | None
+    validated_at: int | None = None
 
 
 class Trainer:
@@ -213,20 +225,25 @@ class Trainer:
             state_facts=facts,
         )
 
-    def restore(self) -> bool:
-        """Load the newest whole checkpoint of the run folder; False if there is none."""
-        folder = latest(self.folder)
+    def restore(self, folder: Path | None = None) -> bool:
+        """Load a checkpoint, by default the newest whole one of the run folder; False if there is none.
+
+        Raises CheckpointError where it is damaged or belongs to another network.
+        """
+        folder = folder or latest(self.folder)
         if folder is None:
             return False
-        parts, facts = load_state(folder, str(self.device))
-        self.model.load_state_dict(parts["raw"])
+        parts, facts = load_state(folder, str(self.device), _State, ("raw", "optimizer", "ema"))
+        try:
+            self.model.load_state_dict(parts["raw"])
+        except RuntimeError as error:
+            raise CheckpointError(f"The weights in {folder}/state are not those of this run's network.") from error
         load_optimizer_tensors(self.optimizer, parts["optimizer"])
         self.ema.load(parts["ema"])
-        self.step = facts["step"]
-        self.best = None if facts["bound"] is None else Bound(**facts["bound"])
+        self.step, self.best = facts.step, facts.bound
         merit = -math.inf if self.best is None else -self.best.nats_per_token
-        validated_at = facts.get("validated_at", self.step)
-        self.standing = Standing(merit, facts["best_step"], facts["stale"], validated_at)
+        validated_at = facts.step if facts.validated_at is None else facts.validated_at
+        self.standing = Standing(merit, facts.best_step, facts.stale, validated_at)
         return True
 
     # ---- the run --------------------------------------------------------------------------------------------------

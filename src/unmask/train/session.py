@@ -3,17 +3,20 @@
 __all__ = [
     "Estimate",
     "Session",
+    "claim",
     "default_folder",
     "measure",
     "objective_of",
     "open_session",
     "recorded_run",
     "refuse_taken",
+    "set_newer_aside",
 ]
 
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,9 @@ import torch
 from unmask.config import from_dict, run_record
 from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
-from unmask.disk.checkpoint import Checkpoint, read_checkpoint
-from unmask.disk.files import explained
-from unmask.disk.folders import latest, locate
+from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
+from unmask.disk.files import run_lock
+from unmask.disk.folders import latest, locate, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
@@ -55,6 +58,11 @@ class Session:
     device: torch.device
     dtype: torch.dtype
     threads: int
+    held: ExitStack
+
+    def close(self) -> None:
+        """Free the run folder for other commands and leave the group of processes."""
+        self.held.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +98,10 @@ def open_session(
 ) -> Session:
     """Settings -> a session; nothing is trained yet.
 
-    `out` is the folder to write, by default the next free runs/NAME-N. `resume` is the folder of a run to resume: `run`
-    is then the result of `recorded_run`, perhaps with other steps or patience. `init` is a checkpoint to fine-tune, of
-    which tokenizer and network are used. `note` gets sentences for the terminal. With `write` off no folder is made.
+    `out` is the folder to write, by default the next free runs/NAME-N. `resume` is the folder of a run to resume, or
+    one of its checkpoints: `run` is then the result of `recorded_run`, perhaps with other steps or patience. `init` is
+    a checkpoint to fine-tune, of which tokenizer and network are used. `note` gets sentences for the terminal. With
+    `write` off no folder is made. The session holds the folder until it is closed.
 
     Raises ConfigError, DataError or CheckpointError for impossible requests.
     """
@@ -103,25 +112,49 @@ def open_session(
     prepare()
     threads = set_threads(run.train.threads)
     device = choose_device(run.train.device)
-    start = _start_of(run, resume, init)
-    dtype = choose_dtype(run.train.dtype if start.record is None else start.record["dtype"], device)
-    group = join_group(device)
-    if device.type == "cuda" and group.size > 1:
-        device = torch.device("cuda", group.local_rank)
-    group.share(run.train.batch)
-    corpus = corpus_of(run.data, start.tokenizer, note)
-    if start.record is not None:
-        _check_same(start.record, corpus, str(resume), threads, note)
-    plan = start.plan or make_plan(run, corpus, start.network)
-    require_step(run, plan, corpus, tuned=start.network is not None, processes=group.size, device=device)
-    network = start.network or build(plan.model, run.train.seed)
-    folder = Path(resume or out or default_folder(run.data.source))
-    if write and group.first:
-        _claim(folder, fresh=resume is None)
-    trainer = Trainer(run, plan, corpus, network.to(device), objective_of(run.train, corpus), folder, group, dtype)
-    if resume is not None:
-        trainer.restore()
-    return Session(run, plan, corpus, trainer, folder, group, device, dtype, threads)
+    with ExitStack() as held:
+        group = join_group(device)
+        held.callback(group.leave)
+        if device.type == "cuda" and group.size > 1:
+            device = torch.device("cuda", group.local_rank)
+        group.share(run.train.batch)
+        point = None if resume is None else _resume_point(Path(resume))
+        folder = None if point is None else claim(point.parents[1], held, group, note if write else None)
+        start = _start_of(run, point, init)
+        dtype = choose_dtype(run.train.dtype if start.record is None else start.record["dtype"], device)
+        corpus = corpus_of(run.data, start.tokenizer, note)
+        if start.record is not None:
+            _check_same(start.record, corpus, str(folder), threads, note)
+        plan = start.plan or make_plan(run, corpus, start.network)
+        require_step(run, plan, corpus, tuned=start.network is not None, processes=group.size, device=device)
+        network = start.network or build(plan.model, run.train.seed)
+        if folder is None:
+            folder = claim(Path(out or default_folder(run.data.source)), held, group, note if write else None)
+            if write and group.first and latest(folder) is not None:
+                raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")
+        trainer = Trainer(run, plan, corpus, network.to(device), objective_of(run.train, corpus), folder, group, dtype)
+        if point is not None:
+            with resuming(point, "train"):
+                trainer.restore(point)
+            if write and group.first:
+                set_newer_aside(point, note)
+        return Session(run, plan, corpus, trainer, folder, group, device, dtype, threads, held.pop_all())
+
+
+def claim(folder: Path, held: ExitStack, group: Group, note: Callable[[str], None] | None) -> Path:
+    """A run folder -> the same; the first process is its only writer until `held` is closed. Nothing without `note`.
+
+    Raises ConfigError where another process writes there, or the folder cannot be written; RunError for a full disk.
+    """
+    if group.first and note is not None:
+        held.enter_context(run_lock(folder, note))
+    return folder
+
+
+def set_newer_aside(point: Path, note: Callable[[str], None]) -> None:
+    """The checkpoint that a run goes on from -> newer ones are renamed, so that they are not taken for its own."""
+    for folder in set_aside(point):
+        note(f"The run goes on from {point.name}; a newer checkpoint was renamed to {folder}.")
 
 
 def objective_of(settings: TrainSettings, corpus: Corpus) -> Objective:
@@ -130,9 +163,14 @@ def objective_of(settings: TrainSettings, corpus: Corpus) -> Objective:
 
 
 def recorded_run(resume: str | Path) -> TextRun:
-    """A run folder -> the settings of its newest checkpoint. Raises CheckpointError without one."""
-    checkpoint = _newest(Path(resume))
-    return from_dict(TextRun, _record(checkpoint)["settings"], f"{checkpoint.folder}/run.json")
+    """A run folder, or one of its checkpoints -> the settings of the newest one, or of this one.
+
+    Raises CheckpointError without one, and for a damaged one; the sentence then names the one before.
+    """
+    point = _resume_point(Path(resume))
+    with resuming(point, "train"):
+        checkpoint = read_checkpoint(point)
+        return from_dict(TextRun, _record(checkpoint)["settings"], f"{checkpoint.folder}/run.json")
 
 
 def default_folder(source: str) -> Path:
@@ -171,14 +209,19 @@ def measure(session: Session, steps: int = 3) -> Estimate:
     return Estimate(each, run.batch * session.run.data.length / each, whole, peak_bytes(session.device))
 
 
-def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) -> _Start:
-    """Settings and paths -> the parts of the checkpoint that training starts from."""
+def _start_of(run: TextRun, point: Path | None, init: str | Path | None) -> _Start:
+    """Settings and checkpoints -> the parts of the checkpoint that training starts from."""
     if init is not None:
         loaded = load_denoiser(locate(str(init)), dtype=torch.float32)  # training needs float32
         return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser)
-    if resume is None:
+    if point is None:
         return _Start()
-    checkpoint = _newest(Path(resume))
+    with resuming(point, "train"):
+        return _recorded_start(run, read_checkpoint(point))
+
+
+def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
+    """Settings and the checkpoint that a run goes on from -> its tokenizer, plan and record."""
     record = _record(checkpoint)
     where = f"{checkpoint.folder}/run.json"
     before = from_dict(TextRun, record["settings"], where)
@@ -193,16 +236,17 @@ def _start_of(run: TextRun, resume: str | Path | None, init: str | Path | None) 
     return _Start(tokenizer=Tokenizer.from_json(checkpoint.tokenizer_json), plan=plan, record=record)
 
 
-def _newest(folder: Path) -> Checkpoint:
-    """A run folder -> its newest checkpoint from which training can resume. Raises CheckpointError without one."""
-    if folder.parent.name == "checkpoints" and folder.is_dir():
-        raise CheckpointError(f"{folder} is one checkpoint of a run; say --resume {folder.parent.parent}")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist; give the folder of a run, such as runs/text-1.")
-    newest = latest(folder)
-    if newest is None:
+def _resume_point(path: Path) -> Path:
+    """A run folder, or one of its checkpoints -> the checkpoint to go on from. Raises CheckpointError without one."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path} does not exist; give the folder of a run, such as runs/text-1.")
+    folder, point = resume_point(path)
+    if point is None and folder.absolute().parent.name == "checkpoints":
+        run = folder.parent.parent
+        raise CheckpointError(f"{folder} is no checkpoint that training can go on from; say --resume {run}")
+    if point is None:
         raise CheckpointError(f"{folder} holds no checkpoint that training can go on from; start the run again.")
-    return read_checkpoint(newest)
+    return point
 
 
 def _record(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -249,14 +293,3 @@ def _check_same(
     for name, (old, new) in pairs.items():
         if old != new:
             note(f"{name} was {old} and is now {new}: the continuation will not be bit-equal.")
-
-
-def _claim(folder: Path, *, fresh: bool) -> None:
-    """Make the folder. Raises ConfigError if it cannot be written, RunError if it is taken or the disk is full."""
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    if fresh and latest(folder) is not None:
-        raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")

@@ -22,6 +22,7 @@ __all__ = [
 import math
 import os
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from torch import Tensor
 from unmask.batch import padded_size
 from unmask.config import from_dict, to_dict
 from unmask.disk.checkpoint import load_tensors, read_checkpoint
+from unmask.disk.folders import reading
 from unmask.errors import CheckpointError, ConfigError, RequestError
 from unmask.policies.base import Decision, Needs, State, View
 from unmask.policies.learned.network import (
@@ -260,7 +262,12 @@ def read_policy(path: str | os.PathLike[str]) -> Learned:
 
     Raises CheckpointError for a folder without a policy, a newer format, or settings and weights that do not agree.
     """
-    checkpoint = read_checkpoint(path)
+    return replace(reading(path, _read), name=f"learned:from={path}")
+
+
+def _read(folder: Path) -> Learned:
+    """A checkpoint folder -> the policy in it."""
+    checkpoint = read_checkpoint(folder)
     where = f"{checkpoint.folder}/config.json"
     config, form = checkpoint.config, checkpoint.config.get("policy_format", 0)
     if "policy" not in config:
@@ -286,4 +293,4 @@ def read_policy(path: str | os.PathLike[str]) -> Learned:
             "copy the folder again, or train the policy anew."
         ) from error
     last = None if calibration is None else calibration.last
-    return replace(Learned(network.eval()), last=last, calibration=calibration, name=f"learned:from={path}")
+    return replace(Learned(network.eval()), last=last, calibration=calibration)
