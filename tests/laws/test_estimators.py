@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import get_args
 
@@ -13,9 +14,9 @@ from unmask.errors import ConfigError
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
-from unmask.objective.base import Rows
+from unmask.objective.base import Loss, Rows, Turn
 from unmask.objective.bound import Bound, bound
-from unmask.objective.masked import ESTIMATORS, Estimator, Masked, masking, nelbo
+from unmask.objective.masked import ESTIMATORS, Estimator, Masked, masking, nelbo, spread, stratified
 from unmask.process import SCHEDULES, MaskedDiffusion, make_schedule
 from unmask.testing import TableDenoiser, random_language
 
@@ -147,7 +148,7 @@ def test_the_time_does_not_count_padding(name: Estimator) -> None:
     error = 4 * float(gap.std()) / math.sqrt(ROWS) + 1e-7
     assert abs(float(gap.mean())) < error
     assert abs(float((draw[0].double().mean(-1) - model.times[-1]).mean())) > error
-    objective.bound(model, rows, generator(1))
+    objective.bound(model, rows, Turn(1, torch.arange(ROWS), ROWS))
     assert sorted(set(model.times[-1].tolist())) == [0.5, 1.0]  # one or both of two tokens, not of four
 
 
@@ -192,12 +193,93 @@ def test_bound_of_the_exact_model_is_the_entropy_of_its_language() -> None:
         ids = MODEL.sequences()[index]
         on = torch.ones_like(ids, dtype=torch.bool)
         rows = [Rows(ids[:120], on[:120], on[:120]), Rows(ids[120:], on[120:], on[120:])]
-        result = bound(TIMED if seed % 2 else MODEL, Masked(process), rows, random, draws=2)
+        result = bound(TIMED if seed % 2 else MODEL, Masked(process), rows, 200, seed, draws=2)
         assert result.stderr is not None
         scores.append((result.nats_per_token - entropy) / result.stderr)
     z = torch.tensor(scores)
     assert abs(float(z.mean())) < 4 / math.sqrt(60)
     assert 0.6 < float(z.std()) < 1.4
+
+
+# ---- the same maskings whatever the batch is -----------------------------------------------------------------------
+
+
+def in_batches(rows: Rows, size: int) -> list[Rows]:
+    return [Rows(*parts) for parts in zip(*(part.split(size) for part in rows), strict=True)]  # pyright: ignore
+
+
+def measured_rows(count: int) -> Rows:
+    index = torch.multinomial(JOINT.flatten(), count, replacement=True, generator=generator(4))
+    ids = MODEL.sequences()[index]
+    valid = torch.arange(L) < 2 + torch.arange(count)[:, None] % 3  # of 2 to 4 tokens
+    return Rows(ids, valid, valid)
+
+
+@dataclass(frozen=True)
+class _ByBatch:
+    """The control: the numbers of a generator, stratified over the rows of a batch."""
+
+    masked: Masked
+    random: torch.Generator
+
+    def bound(self, model: TableDenoiser, rows: Rows, turn: Turn) -> Loss:
+        return self.masked.loss(model, rows, tuple(masking("count", self.masked.process, rows.maskable, self.random)))
+
+
+def test_a_bound_is_the_same_for_every_size_of_batch() -> None:
+    rows, objective = measured_rows(29), Masked(MaskedDiffusion(V))
+    for model in (MODEL, TIMED):
+        results = [bound(model, objective, in_batches(rows, size), 29, 5, draws=3) for size in (1, 3, 8, 29)]
+        for result in results[1:]:
+            assert result.nats_per_token == pytest.approx(results[0].nats_per_token, rel=1e-6)
+            assert result.stderr == pytest.approx(results[0].stderr, rel=1e-5)
+    other = bound(MODEL, objective, [rows], 29, 6, draws=3)
+    assert other.nats_per_token != pytest.approx(results[0].nats_per_token, rel=1e-4)
+    old = [
+        bound(MODEL, _ByBatch(objective, generator(5)), in_batches(rows, size), 29, 5, draws=3)  # pyright: ignore
+        for size in (1, 3, 8)
+    ]
+    assert max(r.nats_per_token for r in old) - min(r.nats_per_token for r in old) > 0.01
+
+
+@pytest.mark.parametrize("total, draws", [(1, 4), (2, 1), (7, 3), (64, 2), (100, 1)])
+def test_strata_span_all_rows_and_draws(total: int, draws: int) -> None:
+    rows = torch.arange(total)
+    shares = torch.stack([spread(Turn(3, rows, total, draw, draws)) for draw in range(draws)], -1)
+    assert sorted(((shares.flatten() - shares.min()) * total * draws).round().int().tolist()) == list(
+        range(total * draws)
+    )
+    assert 0 < float(shares.min()) < float(shares.max()) <= 1 or shares.numel() < 2
+    own = (shares.sort(-1).values.diff(dim=-1) * draws - 1).abs()  # the draws of a row are evenly spread, too
+    assert own.numel() == 0 or float(own.max()) < 1e-9
+    assert torch.equal(spread(Turn(3, rows[5:], total, 0, draws)), shares[5:, 0])
+    independent = torch.rand(total * draws, generator=generator(1)).sort().values * total * draws
+    assert total * draws < 3 or independent.int().unique().numel() < total * draws  # the control
+
+
+def test_the_variance_is_not_above_that_of_strata_in_a_batch() -> None:
+    """A text that becomes harder, whose nats rise with the share that is hidden; the control: strata in its order."""
+    total, draws, batch = 320, 2, 32
+    rows = torch.arange(total)
+    hardness, seeds = 1 + 2 * rows / total, range(200)
+
+    def deviation(shares: list[Tensor]) -> float:
+        return float(torch.stack([(hardness * (s + s**3 * (1 + (rows % 7) / 7))).mean() for s in shares]).std())
+
+    def mean(parts: list[Tensor]) -> Tensor:
+        return torch.stack(parts).mean(0)
+
+    def by_batch(seed: int) -> Tensor:
+        u = torch.rand(total // batch, generator=generator(seed), dtype=torch.float64)
+        return torch.cat([stratified(start, batch) for start in u])
+
+    lattice = deviation([spread(Turn(seed, rows, total, 0, 1)) for seed in seeds])
+    old = deviation([by_batch(seed) for seed in seeds])
+    ordered = deviation([stratified(torch.rand((), generator=generator(seed)), total) for seed in seeds])
+    assert lattice < old < ordered / 3
+    # with two draws, the two estimates of a row balance each other
+    pairs = [[spread(Turn(seed, rows, total, draw, draws)) for draw in range(draws)] for seed in seeds]
+    assert deviation([mean(pair) for pair in pairs]) < old / math.sqrt(2)
 
 
 def test_unknown_estimator_is_refused() -> None:

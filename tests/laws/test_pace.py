@@ -367,7 +367,7 @@ def texts(joint: Tensor, count: int, seed: int) -> list[Rows]:
 
 def test_the_measured_curve_is_the_exact_one() -> None:
     joint = LANGUAGES[0]
-    curve = measure_curve(TableDenoiser(joint), texts(joint, 6000, 1), generator(2))
+    curve = measure_curve(TableDenoiser(joint), texts(joint, 6000, 1), 2)
     exact = exact_curve(joint)
     assert curve.counts == (0, 1, 2, 3, 4)
     for values in (curve.cross_entropy, curve.entropy):  # the exact posterior is calibrated
@@ -375,9 +375,7 @@ def test_the_measured_curve_is_the_exact_one() -> None:
         assert bool(((values.mean(0) - exact).abs() < 4 * error + 1e-6).all())
     assert float((curve.fitted() - exact).abs().max()) < 0.05
 
-    other = measure_curve(
-        TableDenoiser(LANGUAGES[1]), texts(joint, 6000, 1), generator(2)
-    )  # the control: a wrong model
+    other = measure_curve(TableDenoiser(LANGUAGES[1]), texts(joint, 6000, 1), 2)  # the control: a wrong model
     assert bool(((other.cross_entropy.mean(0) - exact).abs() > 4 * other.stderr()).any())
     assert float((other.cross_entropy.mean(0) - other.entropy.mean(0)).abs().max()) > 0.05
 
@@ -386,7 +384,7 @@ def test_the_measured_curve_is_the_exact_one() -> None:
 def test_the_measured_costs_are_the_exact_ones(joint: Tensor) -> None:
     n, exact = joint.ndim, exact_curve(joint)
     paces = [sizes for parts in range(1, n + 1) for sizes in compositions(n, parts)]
-    costs = measure_costs(TableDenoiser(joint), texts(joint, 6000, 3), paces, generator(4))
+    costs = measure_costs(TableDenoiser(joint), texts(joint, 6000, 3), paces, 4)
     error = costs.std(0) / math.sqrt(len(costs))
     expected = torch.tensor([cost(exact, sizes) for sizes in paces])
     assert bool(((costs.mean(0) - expected).abs() < 4 * error).all())
@@ -396,7 +394,7 @@ def test_the_measured_costs_are_the_exact_ones(joint: Tensor) -> None:
 def test_predicted_and_measured_agree_on_other_sequences() -> None:
     joint = LANGUAGES[0]
     steps = [1, 2, 3, 5]
-    result = compare_rules(TableDenoiser(joint), texts(joint, 2000, 5), texts(joint, 2000, 6), steps, generator(7))
+    result = compare_rules(TableDenoiser(joint), texts(joint, 2000, 5), texts(joint, 2000, 6), steps, 7)
     assert [(entry.steps, entry.rule) for entry in result.entries] == [(k, rule) for k in steps for rule in RULES]
     for entry in result.entries:
         error = math.hypot(entry.predicted_stderr, entry.measured_stderr)
@@ -408,12 +406,24 @@ def test_predicted_and_measured_agree_on_other_sequences() -> None:
     assert abs(coarse.predicted - fine.measured) > 4 * error  # the control: these are not the same pace
 
 
+def test_a_curve_and_its_costs_are_the_same_for_every_size_of_batch() -> None:
+    joint = LANGUAGES[0]
+    rows = texts(joint, 1000, 5)[0]
+    batches = [[rows], [Rows(*parts) for parts in zip(*(part.split(96) for part in rows), strict=True)]]  # pyright: ignore
+    model = TableDenoiser(joint)
+    curves = [measure_curve(model, batch, 2).cross_entropy for batch in batches]
+    costs = [measure_costs(model, batch, [(1, 1, 3), (5,)], 2) for batch in batches]
+    for whole, parts in (curves, costs):
+        assert torch.allclose(whole, parts, atol=1e-9)
+    assert not torch.allclose(curves[0], measure_curve(model, batches[0], 3).cross_entropy, atol=1e-3)  # the control
+
+
 def test_prompts_and_padding_are_never_masked() -> None:
     """Rows with a prompt and padding: the order has the maskable positions only, each equally often first."""
     ids = torch.arange(8).expand(4000, 8) % 2
     position = torch.arange(8).expand(4000, 8)
     maskable, valid = (position >= 2) & (position < 6), position < 7
-    order = orders(maskable, generator(8))
+    order = orders(maskable, 8)
     assert order.sort(-1).values.unique(dim=0).tolist() == [[2, 3, 4, 5]]
     firsts = order[:, 0].bincount(minlength=6)[2:]
     assert float(((firsts - 1000.0) ** 2 / 1000).sum()) < 20
@@ -441,4 +451,4 @@ class Recording(TableDenoiser):
 def test_uneven_rows_are_refused() -> None:
     maskable = torch.tensor([[True, True, False], [True, True, True]])
     with pytest.raises(DataError, match="the same number of maskable tokens"):
-        orders(maskable, generator(0))
+        orders(maskable, 0)

@@ -22,7 +22,7 @@ from unmask.disk.checkpoint import load_state
 from unmask.disk.folders import latest
 from unmask.model.load import build
 from unmask.noise import generator, row_keys
-from unmask.objective.base import Draw, Loss, Objective, Rows
+from unmask.objective.base import Draw, Loss, Objective, Rows, Turn
 from unmask.objective.bound import Bound
 from unmask.objective.masked import nelbo
 from unmask.run.loop import Listener
@@ -289,8 +289,9 @@ class FixedRate:
         return Loss(nelbo(model, rows.ids, hide, weight, valid=rows.valid), rows.maskable.sum(-1))
 
     @torch.no_grad()
-    def bound(self, model: Denoiser, rows: Rows, generator: torch.Generator) -> Loss:
-        hide = rows.maskable & (torch.rand(rows.ids.shape, generator=generator) < self.rate)
+    def bound(self, model: Denoiser, rows: Rows, turn: Turn) -> Loss:
+        random = generator(turn.seed, int(turn.rows[0]), turn.draw)
+        hide = rows.maskable & (torch.rand(rows.ids.shape, generator=random) < self.rate)
         return self.loss(model, rows, (hide,))
 
 

@@ -45,7 +45,7 @@ from unmask.denoiser import Denoiser
 from unmask.errors import RunError
 from unmask.model.load import build, parameter_count
 from unmask.model.settings import DiTSettings
-from unmask.objective.base import Draw, Loss, Objective, Rows
+from unmask.objective.base import Draw, Loss, Objective, Rows, Turn
 from unmask.output import show
 from unmask.run.machine import bfloat16_works, peak_bytes
 from unmask.run.parallel import Group
@@ -208,8 +208,8 @@ class _FullLogits:
         nll = F.cross_entropy(logits.float().flatten(0, 1), rows.ids.flatten(), reduction="none").view(hide.shape)
         return Loss((nll * hide).sum(-1) * weight, rows.maskable.sum(-1))
 
-    def bound(self, model: Denoiser, rows: Rows, generator: torch.Generator) -> Loss:
-        return self.masked.bound(model, rows, generator)
+    def bound(self, model: Denoiser, rows: Rows, turn: Turn) -> Loss:
+        return self.masked.bound(model, rows, turn)
 
 
 def _run(shape: Shape, logits: str, threads: int) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def run_pace(argv: Sequence[str]) -> int:
 
     from unmask.eval.curve import two_sets
     from unmask.eval.pace import compare_rules
-    from unmask.noise import generator
+    from unmask.noise import derive
 
     model, corpus = _load(arguments)
     fit, check = two_sets(
@@ -204,7 +204,7 @@ def run_pace(argv: Sequence[str]) -> int:
         raise RequestError(f"steps is {steps[-1]}, but a sequence has {total} tokens to reveal; give at most as many.")
     note(f"the curve of {each} sequences of {arguments.data.source}, {total} tokens each; the check on {each} others.")
     began = time.perf_counter()
-    comparison = compare_rules(model.denoiser, fit, check, steps, generator(arguments.seed, 6), _progress(each))
+    comparison = compare_rules(model.denoiser, fit, check, steps, derive(arguments.seed, 6), _progress(each))
     report = {
         "format": _FORMAT,
         "checkpoint": arguments.checkpoint,

@@ -21,7 +21,7 @@ from torch import Tensor
 from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser, clean_log_probs
 from unmask.errors import DataError
-from unmask.noise import generator
+from unmask.noise import generator, uniform
 from unmask.objective.base import BUDGET, Rows
 from unmask.policies.pace import Sizes
 
@@ -131,8 +131,11 @@ def isotonic(values: Tensor, weights: Tensor) -> Tensor:
     return torch.tensor([mean for mean, _, count in pools for _ in range(count)], dtype=torch.float64)
 
 
-def orders(maskable: Tensor, generator: torch.Generator) -> Tensor:
+def orders(maskable: Tensor, seed: int, first: int = 0) -> Tensor:
     """(B, L) bool -> (B, n): a uniformly random order of the n maskable positions of each row.
+
+    The order of a row depends on the seed and on its index in the measurement, `first` for the first row, and so not
+    on the size of a batch.
 
     Raises:
         DataError: if the rows differ in the number of maskable positions.
@@ -140,7 +143,8 @@ def orders(maskable: Tensor, generator: torch.Generator) -> Tensor:
     total = maskable.sum(-1)
     if len(total) == 0 or bool((total != total[0]).any()) or int(total[0]) == 0:
         raise DataError("The curve needs rows with the same number of maskable tokens, at least one each.")
-    u = torch.rand(maskable.shape, generator=generator, dtype=torch.float64)
+    rows, positions = torch.arange(first, first + len(maskable))[:, None], torch.arange(maskable.shape[1])
+    u = uniform(torch.tensor(seed), rows, positions, _STREAM)
     return torch.where(maskable.cpu(), u, 2.0).argsort(-1)[:, : int(total[0])].to(maskable.device)
 
 
@@ -167,7 +171,7 @@ def reveal(denoiser: Denoiser, rows: Rows, order: Tensor, counts: Sequence[int])
 def measure_curve(
     denoiser: Denoiser,
     batches: Sequence[Rows],
-    generator: torch.Generator,
+    seed: int,
     progress: Progress = lambda sequences: None,
 ) -> Curve:
     """Rows with n maskable tokens each -> the curve over all rows, each revealed in one random order.
@@ -176,8 +180,10 @@ def measure_curve(
         DataError: if the rows differ in the number of maskable tokens.
     """
     cross, entropy, counts, total = list[Tensor](), list[Tensor](), (0,), 1
+    first = 0
     for rows in batches:
-        order = orders(rows.maskable, generator)
+        order = orders(rows.maskable, seed, first)
+        first += len(order)
         total = order.shape[1]
         counts = grid(total)
         results = list(reveal(denoiser, rows, order, counts))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unmask.denoiser import Denoiser
 from unmask.eval.curve import Curve, Progress, measure_curve, orders, reveal
+from unmask.noise import derive
 from unmask.objective.base import Rows
 from unmask.policies.pace import RULES, Sizes, cost
 
@@ -93,7 +94,7 @@ def compare_rules(
     fit: Sequence[Rows],
     check: Sequence[Rows],
     steps: Sequence[int],
-    generator: torch.Generator,
+    seed: int,
     progress: StageProgress = lambda stage, sequences: None,
 ) -> PaceComparison:
     """The curve of the rows `fit` -> the pace of every rule for each of `steps`, and their bounds on the rows `check`.
@@ -103,11 +104,11 @@ def compare_rules(
     Raises:
         DataError: if the rows differ in n.
     """
-    curve = measure_curve(denoiser, fit, generator, lambda sequences: progress("curve", sequences))
+    curve = measure_curve(denoiser, fit, derive(seed, 0), lambda sequences: progress("curve", sequences))
     fitted = curve.fitted()
     named = [(k, rule, make(fitted, k)) for k in steps for rule, make in RULES.items()]
     paces = list(dict.fromkeys(sizes for _, _, sizes in named))
-    costs = measure_costs(denoiser, check, paces, generator, lambda sequences: progress("check", sequences))
+    costs = measure_costs(denoiser, check, paces, derive(seed, 1), lambda sequences: progress("check", sequences))
     measured = dict(zip(paces, costs.unbind(-1), strict=True))
     best = {k: measured[sizes] for k, rule, sizes in named if rule == "optimal"}
     entries = [
@@ -129,7 +130,7 @@ def measure_costs(
     denoiser: Denoiser,
     batches: Sequence[Rows],
     paces: Sequence[Sizes],
-    generator: torch.Generator,
+    seed: int,
     progress: Progress = lambda sequences: None,
 ) -> Tensor:
     """Rows and paces -> (S, number of paces) float64: an unbiased estimate of each bound for each sequence, in nats.
@@ -141,8 +142,10 @@ def measure_costs(
         for start, end in pairwise([0, *torch.tensor(sizes).cumsum(0).tolist()]):
             steps.setdefault(start, []).append((index, end))
     batch_costs: list[Tensor] = []
+    first = 0
     for rows in batches:
-        order = orders(rows.maskable, generator)
+        order = orders(rows.maskable, seed, first)
+        first += len(order)
         costs = torch.zeros(len(order), len(paces), dtype=torch.float64)
         for result in reveal(denoiser, rows, order, sorted(steps)):
             for index, end in steps[result.start]:

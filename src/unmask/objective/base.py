@@ -9,7 +9,7 @@ the length of the batch. A slice keeps one buffer of the size of its logits, the
 written over it.
 """
 
-__all__ = ["BUDGET", "Draw", "Loss", "Objective", "Rows", "log_likelihoods"]
+__all__ = ["BUDGET", "Draw", "Loss", "Objective", "Rows", "Turn", "log_likelihoods"]
 
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -50,6 +50,19 @@ class Loss(NamedTuple):
     tokens: Tensor
 
 
+class Turn(NamedTuple):
+    """Which estimate of a measurement is taken: number `draw` of `draws`, of these rows of `total`.
+
+    All that is random in the estimate is a function of this, so that the size of a batch changes no figure.
+    """
+
+    seed: int
+    rows: Tensor  # (B,) int64: their indices in the measurement, on the CPU
+    total: int
+    draw: int = 0
+    draws: int = 1
+
+
 class Objective(Protocol):
     """What a model is fitted to and judged by.
 
@@ -69,11 +82,11 @@ class Objective(Protocol):
         """The loss of some rows, with `draw` on their device; draws nothing."""
         ...
 
-    def bound(self, model: Any, rows: Rows, generator: torch.Generator) -> Loss:
+    def bound(self, model: Any, rows: Rows, turn: Turn) -> Loss:
         """An upper bound on -log p of some rows, or an unbiased estimate of one, without gradients.
 
-        All that is random comes from `generator`, on the CPU: it stands where the rows before have left it, so that
-        the same rows in the same order get the same numbers. An exact bound leaves it alone.
+        A row's estimate depends on the row and on `turn` alone, not on the rows beside it. An exact bound ignores
+        `turn`.
         """
         ...
 

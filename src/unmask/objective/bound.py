@@ -12,8 +12,8 @@ from torch import Tensor
 from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser
 from unmask.limits import sentences
-from unmask.noise import generator
-from unmask.objective.base import Objective, Rows
+from unmask.noise import derive
+from unmask.objective.base import Objective, Rows, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +67,27 @@ class Bound:
 def bound(
     denoiser: Denoiser,
     objective: Objective,
-    rows: Iterable[Rows],
-    generator: torch.Generator,
+    batches: Iterable[Rows],
+    total: int,
+    seed: int,
     *,
     draws: int = 1,
     text_bytes: int | None = None,
 ) -> Bound:
-    """The bound on `rows`, each sequence's estimated `draws` times; `text_bytes` (of all rows) adds bits per byte.
+    """The bound on `total` rows, each estimated `draws` times; `text_bytes`, of all of them, adds bits per byte.
 
-    The caller owns the state of the denoiser (eval mode, autocast).
+    The maskings of a row depend on the seed, on its index, and on the numbers of rows and draws: how the rows are cut
+    into batches changes nothing. The caller owns the state of the denoiser (eval mode, autocast).
     """
     nats: list[Tensor] = []
     tokens: list[Tensor] = []
-    for part in rows:
-        total = torch.zeros(len(part.ids), dtype=torch.float64)
-        counts = torch.zeros(len(part.ids), dtype=torch.float64)
-        for _ in range(draws):
-            result = objective.bound(denoiser, part, generator)
-            total += result.nats.double().cpu()
-            counts += result.tokens.cpu()
-        nats.append(total / draws)
-        tokens.append(counts / draws)
+    first = 0
+    for part in batches:
+        rows = torch.arange(first, first + len(part.ids))
+        first += len(part.ids)
+        results = [objective.bound(denoiser, part, Turn(seed, rows, total, draw, draws)) for draw in range(draws)]
+        nats.append(torch.stack([result.nats.double().cpu() for result in results]).mean(0))
+        tokens.append(torch.stack([result.tokens.double().cpu() for result in results]).mean(0))
     return Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes)
 
 
@@ -106,14 +106,15 @@ def validate(
     batch: int = 32,
     seed: int = 0,
 ) -> Bound:
-    """The bound on the rows of `data`, all or the first `limit`, each drawn `draws` times; the same for the same seed.
+    """The bound on the rows of `data`, all or the first `limit`, each drawn `draws` times; the same for the same seed,
+    whatever `batch` is.
 
     Bits per byte are given where all rows are measured. The caller has put the denoiser in eval mode.
     """
     count = len(data) if limit is None else min(limit, len(data))
     size = data.bytes if count == len(data) else None
     rows = _batches(data, count, batch, device)
-    return bound(denoiser, objective, rows, generator(seed, _STREAM), draws=draws, text_bytes=size)
+    return bound(denoiser, objective, rows, count, derive(seed, _STREAM), draws=draws, text_bytes=size)
 
 
 def _batches(data: Packed, count: int, size: int, device: torch.device) -> Iterator[Rows]:

@@ -18,9 +18,11 @@ __all__ = [
     "hide_by_time",
     "masking",
     "nelbo",
+    "spread",
     "stratified",
 ]
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -30,17 +32,34 @@ from torch import Tensor
 from unmask.batch import used_length
 from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError, did_you_mean
-from unmask.noise import generator
-from unmask.objective.base import Draw, Loss, Rows, log_likelihoods
+from unmask.noise import generator, uniform
+from unmask.objective.base import Draw, Loss, Rows, Turn, log_likelihoods
 from unmask.process import MaskedDiffusion
 
 _STREAM = 1  # of the seed: training's maskings
+_BOUND = 3  # those of a bound
 
 
 def stratified(u: Tensor, batch: int, first: int = 0, count: int | None = None) -> Tensor:
     """Low-discrepancy numbers in (0, 1]: a draw `u` in [0, 1) spread over a `batch`; rows first .. first+count."""
     rows = torch.arange(first, first + (batch if count is None else count), dtype=torch.float64, device=u.device)
     return 1 - (u.double() + rows / batch) % 1
+
+
+def spread(turn: Turn) -> Tensor:
+    """Low-discrepancy numbers (B,) in (0, 1] for an estimate of a measurement.
+
+    Over all rows and draws there is one number in each of `total * draws` equal strata. The draws of a row are 1/draws
+    apart. Rows that follow each other get strata far apart (a lattice whose step is near the golden ratio), because
+    neighbours in a text are alike: with strata in the order of the rows, the share that is hidden would rise with
+    whatever else rises along the text.
+    """
+    step = round(turn.total * (math.sqrt(5) - 1) / 2)
+    while math.gcd(step, turn.total) != 1:
+        step += 1
+    stratum = (turn.rows * step % turn.total).double()
+    start = uniform(torch.tensor(turn.seed), torch.tensor(turn.draws), torch.tensor(turn.total), _BOUND)
+    return 1 - (start + stratum / (turn.total * turn.draws) + turn.draw / turn.draws) % 1
 
 
 def hide_by_time(process: MaskedDiffusion, t: Tensor, u: Tensor, maskable: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,11 +148,15 @@ def masking(name: str, process: MaskedDiffusion, maskable: Tensor, generator: to
     if name in ("uniform", "stratified"):
         return Masking(*hide_by_time(process, r, u, maskable), 1 - process.schedule.alpha(r))
     if name == "count":
-        hide, weight = hide_by_count(r, u, maskable)
-        return Masking(hide, weight, (1 / weight.double()).clamp(max=1))  # l/n; 1 where there was nothing to hide
+        return _by_count(r, u, maskable)
     if name == "bernoulli":
         return Masking(*hide_bernoulli(r, u, maskable), r)
     raise ConfigError(f"There is no estimator named '{name}'; {did_you_mean(name, ESTIMATORS)}")
+
+
+def _by_count(r: Tensor, u: Tensor, maskable: Tensor) -> Masking:
+    hide, weight = hide_by_count(r, u, maskable)
+    return Masking(hide, weight, (1 / weight.double()).clamp(max=1))  # l/n; 1 where there was nothing to hide
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +182,10 @@ class Masked:
         return Loss(nelbo(model, rows.ids, hide, weight, valid=rows.valid, time=time), rows.maskable.sum(-1))
 
     @torch.no_grad()
-    def bound(self, model: Denoiser, rows: Rows, generator: torch.Generator) -> Loss:
-        """One draw of the bound by "count", stratified over `rows`."""
-        drawn = masking("count", self.process, rows.maskable.cpu(), generator)
+    def bound(self, model: Denoiser, rows: Rows, turn: Turn) -> Loss:
+        """One draw of the bound by "count", stratified over all rows and draws of the measurement."""
+        positions = torch.arange(rows.ids.shape[1])
+        seed = torch.tensor(turn.seed)
+        u = uniform(seed, turn.rows[:, None] * turn.draws + turn.draw, positions, _BOUND + 1)
+        drawn = _by_count(spread(turn), u, rows.maskable.cpu())
         return self.loss(model, rows, tuple(x.to(rows.ids.device) for x in drawn))
