@@ -7,22 +7,29 @@ __all__ = [
     "adapter",
     "first_problem",
     "from_dict",
+    "is_typed",
     "library_versions",
     "merge",
     "processor_facts",
     "read_toml",
     "run_record",
     "to_dict",
+    "trust_recorded",
+    "typed",
+    "typed_files",
 ]
 
 import dataclasses
 import json
 import os
 import platform
+import re
 import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -254,3 +261,46 @@ def _commit(source: Path) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
+
+
+# ---- files of code ---------------------------------------------------------------------------------------------------
+
+_TYPED: ContextVar[frozenset[str] | None] = ContextVar("typed", default=frozenset())
+_PYTHON = re.compile(r"(?:--[^=]+=)?(?:task:)?(?P<path>.+?\.py)(?:[:@].*)?", re.DOTALL)
+
+
+@contextmanager
+def typed(texts: Iterable[str], files: frozenset[str] | None = frozenset()) -> Generator[None]:
+    """Context in which the Python files that these texts name, and `files`, may be run (see `typed_files`).
+
+    A text is a word of a command or the name of a task: mine.py:Mine, task:mine.py:Mine@400, --task=mine.py:Mine.
+    A setting that is read from a file is data: it can only name a file of code that a person typed in this command.
+    """
+    before = _TYPED.get()
+    paths = [match["path"] for text in texts if (match := _PYTHON.fullmatch(text))]
+    new = frozenset(_real(path) for path in paths)
+    token = _TYPED.set(None if before is None or files is None else before | files | new)
+    try:
+        yield
+    finally:
+        _TYPED.reset(token)
+
+
+def trust_recorded() -> None:
+    """Let every Python file be run until the end of the present `typed` context."""
+    _TYPED.set(None)
+
+
+def typed_files() -> frozenset[str] | None:
+    """The Python files that may be run, as absolute paths; None for all. Worker processes take them over."""
+    return _TYPED.get()
+
+
+def is_typed(path: str | os.PathLike[str]) -> bool:
+    """Whether a Python file may be run."""
+    files = _TYPED.get()
+    return files is None or _real(path) in files
+
+
+def _real(path: str | os.PathLike[str]) -> str:
+    return os.path.realpath(os.path.expanduser(path))

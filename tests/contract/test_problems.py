@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from unmask.config import typed
 from unmask.data.packed import Corpus
 from unmask.data.settings import DataSettings
 from unmask.errors import DataError, PluginError, RequestError
@@ -31,7 +32,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def corpus(source: str, length: int = 64, valid: str | None = None) -> Corpus:
-    return corpus_of(DataSettings(source, tokenizer="char", length=length, eos="none", valid=valid))
+    with typed([source]):
+        return corpus_of(DataSettings(source, tokenizer="char", length=length, eos="none", valid=valid))
 
 
 def texts(made: Corpus, part: str = "train") -> list[str]:

@@ -7,6 +7,7 @@ __all__ = [
     "OutputOptions",
     "RecordingOptions",
     "StatisticsOptions",
+    "TrustOptions",
     "duration",
     "keeping",
     "print_json",
@@ -100,6 +101,21 @@ class MachineOptions:
         from unmask.api import load
 
         return load(checkpoint, device=self.device, dtype=self.dtype, threads=self.threads)
+
+
+@dataclass(frozen=True, slots=True)
+class TrustOptions:
+    """What a checkpoint, a run or a recipe may do."""
+
+    trust_recorded_tasks: bool = False
+    """Run the Python files of tasks that are recorded there; without it, only files that are typed in the command."""
+
+    def apply(self) -> None:
+        """Let recorded tasks run their files until the end of the command, where that was asked for."""
+        if self.trust_recorded_tasks:
+            from unmask.config import trust_recorded
+
+            trust_recorded()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.cli.common import MachineOptions, OutputOptions, print_json
+from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.errors import ConfigError, DataError, PluginError, RequestError
 from unmask.output import console as screen
@@ -51,6 +51,7 @@ class DemoArguments:
     out: str | None = None
     """Folder of the picture and the page; by default runs/demo."""
     machine: Flat[MachineOptions] = MachineOptions()
+    trust: Flat[TrustOptions] = TrustOptions()
     output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
@@ -86,6 +87,7 @@ class _Result:
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; shows puzzles, a text, a filled hole and a bound."""
     arguments = parse(DemoArguments, argv, "demo")
+    arguments.trust.apply()
     began = time.perf_counter()
 
     from unmask.disk.files import explained

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from unmask.cli.common import Meter, OutputOptions, keeping, print_json, resume_command, size, table
+from unmask.cli.common import Meter, OutputOptions, TrustOptions, keeping, print_json, resume_command, size, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.errors import ConfigError
 from unmask.output import note
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from unmask.run.loop import RunResult
 
 
-_MAY_CHANGE = {"resume", "json", "learn.rounds", "learn.device", "learn.threads"}  # when a run is resumed
+_MAY_CHANGE = {
+    "resume",
+    "task",
+    "trust_recorded_tasks",
+    "json",
+    "learn.rounds",
+    "learn.device",
+    "learn.threads",
+}  # when a run is resumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +65,14 @@ class LearnArguments:
     """Folder of the run; by default the next free runs/learn-NAME-N."""
     resume: str | None = None
     """Folder of a run to continue."""
+    trust: Flat[TrustOptions] = TrustOptions()
     output: Flat[OutputOptions] = OutputOptions()
 
 
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; trains. It is 128 + signal where the run was interrupted and saved."""
     args, asked = _arguments(argv)
+    args.trust.apply()
     if args.seeds or args.separate:
         return _many(args, asked)
 
@@ -100,12 +110,16 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
     if first.separate:
         refuse(typed & {"policy.priced"}, "--separate, which trains networks without the cost as an input.")
     if first.resume is not None:
-        refuse(typed - _MAY_CHANGE, "--resume, which takes it from the run.")
+        refuse(typed - _MAY_CHANGE, "--resume, which takes it from the run.")  # a task may be typed once more
         if typed_positionals(LearnArguments, argv, "learn"):
             raise ConfigError(f"--resume takes the recipe from the run; leave '{first.recipe}' out.")
         from unmask.rl.session import recorded_learning
 
         base = recorded_learning(first.resume)
+        if first.task not in ("", base.task):
+            raise ConfigError(
+                f"The task of {first.resume} is {base.task}; --task can only repeat it when a run goes on."
+            )
     else:
         base = read(first.recipe)
     args = parse(LearnArguments, argv, "learn", replace(LearnArguments(), policy=base.policy, learn=base.learn))

@@ -142,7 +142,10 @@ def _dispatch(arguments: list[str]) -> int:
         note(f"unmask: there is no verb '{verb}'; {did_you_mean(verb, VERBS)}")
         return 2
     module, _, function = VERBS[verb][0].partition(":")
-    return getattr(import_module(f"unmask.cli.{module}"), function or "run")(rest)
+    from unmask.config import typed
+
+    with typed(rest):
+        return getattr(import_module(f"unmask.cli.{module}"), function or "run")(rest)
 
 
 def _version(rest: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from unmask.cli.common import MachineOptions, OutputOptions, duration, print_json, table
+from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, duration, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
@@ -50,6 +50,7 @@ class EvalArguments:
     seed: int = 0
     """Seed of the maskings."""
     machine: Flat[MachineOptions] = MachineOptions()
+    trust: Flat[TrustOptions] = TrustOptions()
     output: Flat[OutputOptions] = OutputOptions()
 
 
@@ -80,6 +81,7 @@ class PaceArguments:
     seed: int = 0
     """Seed of the sequences and of the orders."""
     machine: Flat[MachineOptions] = MachineOptions()
+    trust: Flat[TrustOptions] = TrustOptions()
     output: Flat[OutputOptions] = OutputOptions()
 
 
@@ -89,6 +91,7 @@ class PaceArguments:
 def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Arguments:
     """Words of a verb -> its arguments; data options that are left out have their values from the training."""
     first: Any = parse(cls, argv, verb)
+    first.trust.apply()
     typed = typed_options(cls, argv, verb)
     refuse(typed & _FIXED, f"{verb}: the tokenizer is the checkpoint's.")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.cli.common import (
     Meter,
     OutputOptions,
+    TrustOptions,
     duration,
     keeping,
     print_json,
@@ -60,12 +61,14 @@ class TrainArguments:
     """Checkpoint to fine-tune; the run takes its tokenizer and network."""
     dry: bool = False
     """Print what the run would do, its time and its memory, and end."""
+    trust: Flat[TrustOptions] = TrustOptions()
     output: Flat[OutputOptions] = OutputOptions()
 
 
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; trains. It is 128 + signal where the run was interrupted and saved."""
     arguments = _arguments(list(argv))
+    arguments.trust.apply()
 
     from unmask.train.session import measure, open_session
 

@@ -220,7 +220,7 @@ def check(plan: Question, folder: Path) -> None:
     Raises ConfigError for the folder or a block size, RequestError or PluginError for a denoiser or task.
     """
     from unmask.solve.settings import block_sizes
-    from unmask.tasks import make
+    from unmask.tasks.registry import make
 
     if text := next((text for text in (",", " or ", " over ") if text in str(folder)), None):
         raise ConfigError(

@@ -48,8 +48,8 @@ from unmask.policies.prefix import Prefix
 from unmask.policies.threshold import Threshold
 from unmask.run.machine import DtypeName
 from unmask.solve.problems import Problem, fitting, most_holes, scored
-from unmask.tasks import make
 from unmask.tasks.base import Task
+from unmask.tasks.registry import make
 from unmask.text.tokenizer import Tokenizer
 
 

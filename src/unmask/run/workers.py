@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+from unmask.config import typed, typed_files
 from unmask.errors import RunError, UnmaskError
 from unmask.output import standard_streams
 from unmask.run.loop import Interrupt
@@ -139,7 +140,7 @@ class Workers(Generic[Result]):
 
     def _begin(self, log: Path | None) -> _Worker:
         here, there = Pipe()
-        arguments = (there, self._setup, None if log is None else str(log))
+        arguments = (there, self._setup, None if log is None else str(log), typed_files())
         process = get_context("spawn").Process(target=_serve, args=arguments, daemon=True)  # it never outlives us
         with _inherited():
             process.start()
@@ -184,11 +185,19 @@ def _inherited() -> Generator[None]:
                 os.environ[name] = value
 
 
-def _serve(connection: Connection, setup: Callable[[], Callable[[Any], Any]] | None, log: str | None) -> None:
-    """The worker process: answer jobs until the connection is closed. Exit code 130 after an interrupt."""
+def _serve(
+    connection: Connection,
+    setup: Callable[[], Callable[[Any], Any]] | None,
+    log: str | None,
+    files: frozenset[str] | None,
+) -> None:
+    """The worker process: answer jobs until the connection is closed. Exit code 130 after an interrupt.
+
+    `files` are the Python files that the parent may run.
+    """
     try:
         _settle(log)
-        with standard_streams():
+        with standard_streams(), typed((), files):
             _answer_jobs(connection, setup)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -136,7 +136,7 @@ def open_puzzles(
     from unmask.api import load
     from unmask.noise import derive
     from unmask.solve.problems import problems
-    from unmask.tasks import make
+    from unmask.tasks.registry import make
 
     model = load(puzzle_set.checkpoint, device=device, dtype=dtype, threads=threads)
     task = make(puzzle_set.task)

@@ -27,9 +27,9 @@ from unmask.run.machine import DtypeName
 from unmask.run.workers import Workers
 from unmask.solve.problems import Problem, fitting, solve
 from unmask.solve.settings import Setting
-from unmask.tasks import make as make_task
 from unmask.tasks.base import Task
 from unmask.tasks.registry import fingerprint
+from unmask.tasks.registry import make as make_task
 from unmask.text.tokenizer import Tokenizer
 
 

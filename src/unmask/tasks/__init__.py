@@ -3,4 +3,5 @@
 __all__ = ["Example", "Task", "Verdict", "judge", "judge_all", "make", "names"]
 
 from unmask.tasks.base import Example, Task, Verdict, judge, judge_all
-from unmask.tasks.registry import make, names
+from unmask.tasks.registry import make_typed as make
+from unmask.tasks.registry import names

@@ -8,7 +8,16 @@ the parameters of the class, each read as the type of its default. `tasks.base.T
     my-task = "my_package.tasks:MyTask"
 """
 
-__all__ = ["class_from_file", "entry_points", "fingerprint", "make", "names", "options", "source_fingerprint"]
+__all__ = [
+    "class_from_file",
+    "entry_points",
+    "fingerprint",
+    "make",
+    "make_typed",
+    "names",
+    "options",
+    "source_fingerprint",
+]
 
 import hashlib
 import importlib.metadata
@@ -21,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from unmask.config import is_typed, typed
 from unmask.errors import PluginError, RequestError, UnmaskError, did_you_mean
 from unmask.tasks.arithmetic import Arithmetic
 from unmask.tasks.automaton import Automaton
@@ -41,13 +51,22 @@ def entry_points() -> dict[str, Callable[[], type[Any]]]:
 def class_from_file(path: str, name: str) -> type[Any]:
     """The path of a Python file and the name of a class -> the class; the file is run.
 
+    This is the one place that runs a Python file. It has to be one that was typed (see `config.typed`), because a
+    text that is read from a checkpoint, a recipe or another file must not run a program.
+
     Raises:
-        RequestError: if there is no such file, or no such class in it.
+        RequestError: if there is no such file, if it was not typed, or if there is no such class in it.
         PluginError: if the file cannot be run.
     """
     file = Path(path).expanduser()
     if not file.is_file():
         raise RequestError(f"There is no file '{path}'; give the path of a Python file, as in tasks/mine.py:MyTask.")
+    if not is_typed(file):
+        raise RequestError(
+            f"The task '{path}:{name}' is recorded in a file and would run the program {path}, which was not typed in "
+            f"this command: read that program, then type its name too (--task {path}:{name}, or --data.source "
+            f"task:{path}:{name}), or add --trust-recorded-tasks."
+        )
     module_name = f"unmask_task_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(module_name, file)
     if spec is None or spec.loader is None:
@@ -147,10 +166,11 @@ def options(name: str) -> dict[str, str]:
 
 
 def make(text: str) -> Task:
-    """A text such as "sudoku:side=4" or "mine.py:MyTask:level=3" -> the task.
+    """A text such as "sudoku:side=4" or "mine.py:MyTask:level=3" -> the task; a file has to be a typed one.
 
     Raises:
-        RequestError: for a name, file, class or option that does not exist, or a value that is not possible.
+        RequestError: for a name, file, class or option that does not exist, or a value that is not possible; for a
+            file that was not typed.
         PluginError: if a plug-in cannot be loaded or made, or is not a task.
     """
     in_file = _IN_FILE.fullmatch(text)
@@ -172,6 +192,12 @@ def make(text: str) -> Task:
     if missing := [attribute for attribute in _REQUIRED if not hasattr(task, attribute)]:
         raise PluginError(f"'{name}' is no task: it has no {' and no '.join(missing)}; see unmask.tasks.base.Task.")
     return task
+
+
+def make_typed(text: str) -> Task:
+    """A text that the caller wrote -> the task, as `make` makes it; a Python file that it names is run."""
+    with typed([text]):
+        return make(text)
 
 
 def fingerprint(task: Task) -> str:
