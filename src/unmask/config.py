@@ -265,21 +265,20 @@ def _commit(source: Path) -> str | None:
 
 # ---- files of code ---------------------------------------------------------------------------------------------------
 
-_TYPED: ContextVar[frozenset[str] | None] = ContextVar("typed", default=frozenset())
-_PYTHON = re.compile(r"(?:--[^=]+=)?(?:task:)?(?P<path>.+?\.py)(?:[:@].*)?", re.DOTALL)
+_TYPED: ContextVar[Mapping[str, str] | None] = ContextVar("typed", default=types.MappingProxyType({}))
+_PYTHON = re.compile(r"(?:--[^=]+=)?(?P<text>(?:task:)?(?P<path>.+?\.py)(?:[:@].*)?)", re.DOTALL)
 
 
 @contextmanager
-def typed(texts: Iterable[str], files: frozenset[str] | None = frozenset()) -> Generator[None]:
+def typed(texts: Iterable[str], files: Mapping[str, str] | None = types.MappingProxyType({})) -> Generator[None]:
     """Context in which the Python files that these texts name, and `files`, may be run (see `typed_files`).
 
     A text is a word of a command or the name of a task: mine.py:Mine, task:mine.py:Mine@400, --task=mine.py:Mine.
     A setting that is read from a file is data: it can only name a file of code that a person typed in this command.
     """
     before = _TYPED.get()
-    paths = [match["path"] for text in texts if (match := _PYTHON.fullmatch(text))]
-    new = frozenset(_real(path) for path in paths)
-    token = _TYPED.set(None if before is None or files is None else before | files | new)
+    new = {_real(match["path"]): match["text"] for text in texts if (match := _PYTHON.fullmatch(text))}
+    token = _TYPED.set(None if before is None or files is None else {**before, **files, **new})
     try:
         yield
     finally:
@@ -291,8 +290,11 @@ def trust_recorded() -> None:
     _TYPED.set(None)
 
 
-def typed_files() -> frozenset[str] | None:
-    """The Python files that may be run, as absolute paths; None for all. Worker processes take them over."""
+def typed_files() -> Mapping[str, str] | None:
+    """The Python files that may be run: absolute path -> the text that named it; None for all.
+
+    Worker processes take them over.
+    """
     return _TYPED.get()
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from unmask.cli.common import resume_command
 from unmask.cli.main import main
-from unmask.config import is_typed, typed
+from unmask.config import is_typed, trust_recorded, typed
 from unmask.errors import RequestError, UnmaskError
 from unmask.run.workers import Workers
 from unmask.tasks import make
@@ -134,6 +135,17 @@ def test_it_runs_where_it_is_typed_or_trusted(words: list[str], how: str) -> Non
     recipes()
     assert main([*words, *(AGAIN[words[0]] if how == "typed" else ["--trust-recorded-tasks"])]) == 0
     assert ran()
+
+
+def test_a_command_to_go_on_with_names_the_program_again() -> None:
+    folder = Path("runs/a b")
+    assert resume_command("train", folder) == "unmask train --resume 'runs/a b'"
+    with typed([f"--data.source={SOURCE}"]):
+        assert resume_command("train", folder) == f"unmask train --resume 'runs/a b' --data.source {SOURCE}"
+    with typed(["--task", "model/evil.py:T"]):
+        assert resume_command("learn", folder) == "unmask learn --resume 'runs/a b' --task model/evil.py:T"
+        trust_recorded()
+        assert resume_command("learn", folder) == "unmask learn --resume 'runs/a b' --trust-recorded-tasks"
 
 
 def test_another_file_of_that_name_is_not_typed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "resume_command",
     "size",
     "table",
+    "typed_again",
 ]
 
 import json
@@ -139,7 +140,18 @@ class StatisticsOptions(OutputOptions):
 
 def resume_command(verb: str, folder: Path) -> str:
     """`train` or `learn` and a run folder -> the command that goes on with the run."""
-    return shlex.join(["unmask", verb, "--resume", str(folder)])
+    words = typed_again("--data.source" if verb == "train" else "--task")
+    return shlex.join(["unmask", verb, "--resume", str(folder), *words])
+
+
+def typed_again(option: str) -> list[str]:
+    """The option of a task -> the words that a later command needs because this one typed a Python file, if any."""
+    from unmask.config import typed_files
+
+    files = typed_files()
+    if files is None or len(files) > 1:
+        return ["--trust-recorded-tasks"]
+    return [word for text in files.values() for word in (option, text)]
 
 
 @contextmanager

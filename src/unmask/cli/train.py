@@ -3,6 +3,7 @@
 __all__ = ["TrainArguments", "TrainProgress", "run"]
 
 import math
+import shlex
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -19,6 +20,7 @@ from unmask.cli.common import (
     resume_command,
     size,
     table,
+    typed_again,
 )
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.data.settings import DataSettings
@@ -235,7 +237,10 @@ def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
         note(f"Best bound on held-out text: {_bound(best)} (step {result.best_step:,})")
     note(*table({"model": str(resolve(folder)), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
     note("", "Next:", f"  unmask generate {folder} --watch")
-    note(f"  unmask eval {folder}", f"  unmask fill {folder} 'A text with [5] holes'")
+    note(
+        f"  {shlex.join(['unmask', 'eval', str(folder), *typed_again('--data.source')])}",
+        f"  unmask fill {folder} 'A text with [5] holes'",
+    )
     return 0
 
 

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
@@ -140,7 +140,12 @@ class Workers(Generic[Result]):
 
     def _begin(self, log: Path | None) -> _Worker:
         here, there = Pipe()
-        arguments = (there, self._setup, None if log is None else str(log), typed_files())
+        arguments = (
+            there,
+            self._setup,
+            None if log is None else str(log),
+            None if (files := typed_files()) is None else dict(files),
+        )
         process = get_context("spawn").Process(target=_serve, args=arguments, daemon=True)  # it never outlives us
         with _inherited():
             process.start()
@@ -189,7 +194,7 @@ def _serve(
     connection: Connection,
     setup: Callable[[], Callable[[Any], Any]] | None,
     log: str | None,
-    files: frozenset[str] | None,
+    files: Mapping[str, str] | None,
 ) -> None:
     """The worker process: answer jobs until the connection is closed. Exit code 130 after an interrupt.
 
