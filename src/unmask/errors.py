@@ -19,9 +19,12 @@ __all__ = [
     "RunError",
     "UnmaskError",
     "did_you_mean",
+    "plugin_failure",
+    "reason_in_words",
 ]
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 from unmask.output import visible
@@ -80,3 +83,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}."
+
+
+def reason_in_words(error: BaseException) -> str:
+    """An error -> its type and its message on one line, without a full stop."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
+
+
+@contextmanager
+def plugin_failure(what: str, fails: str = "failed") -> Generator[None]:
+    """Context in which code that is not ours runs: its name, subject of a sentence, and the predicate if it fails.
+
+    Whatever it raises, SystemExit too, becomes a PluginError that names it with its own type and message; errors of
+    this library, KeyboardInterrupt and GeneratorExit pass.
+    """
+    try:
+        yield
+    except (UnmaskError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise PluginError(f"{what} {fails}: {reason_in_words(error)}.") from error

@@ -41,7 +41,7 @@ REQUESTS = [
     ("sudoku:side=4,side=6", "side is given twice in the task 'sudoku:side=4,side=6'; give it once."),
     ("sudoku:side=5", "side is 5; a Sudoku here has side 4, 6, 9."),
     ("sudoku:side=4,clues=16", "clues is 16; give how many more than needed, from 0 to 15."),
-    ("automaton:length=3", "length is 3; an automaton's trace has at least 4 places."),
+    ("automaton:length=3", "length is 3; an automaton's trace has from 4 to 100,000 places."),
     ("automaton:traces=lang", "traces is 'lang'; did you mean 'long'?"),
     (
         "automaton:length=11,traces=mixed",

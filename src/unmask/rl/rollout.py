@@ -48,7 +48,7 @@ from unmask.policies.prefix import Prefix
 from unmask.policies.threshold import Threshold
 from unmask.run.machine import DtypeName
 from unmask.solve.problems import Problem, fitting, most_holes, scored
-from unmask.tasks.base import Task
+from unmask.tasks.base import Task, examples_of
 from unmask.tasks.registry import make
 from unmask.text.tokenizer import Tokenizer
 
@@ -266,7 +266,9 @@ def load_world(
     """A denoiser and a task by name -> the world. Raises RequestError if a problem does not fit the denoiser."""
     model, chosen = load(checkpoint, device=device, dtype=dtype), make(task)
     sets = [
-        fitting(chosen, chosen.examples(split, count, derive(seed, number)), model.tokenizer, model.window, checkpoint)
+        fitting(
+            chosen, examples_of(chosen, split, count, derive(seed, number)), model.tokenizer, model.window, checkpoint
+        )
         for number, (split, count) in enumerate((("train", train), ("valid", valid)))
     ]
     return World(model.denoiser, chosen, model.tokenizer, sets[0], sets[1], model.device, model.network.width)

@@ -39,6 +39,7 @@ def fitting(
     Raises RequestError where there are no examples, where every problem has characters that the tokenizer lacks, and
     where a problem is longer than the window.
     """
+    _check_longest(max(map(_hole_tokens, examples), default=0), window, task, checkpoint)
     rows = problems(examples, tokenizer)
     if not rows:
         raise RequestError(f"{task.name} has no problems of the split that was asked for; choose another split.")
@@ -47,13 +48,22 @@ def fitting(
             f"The problems of {task.name} have characters for which {checkpoint} has no tokens; "
             "name the model that was trained on them."
         )
-    longest = max(len(problem.row) for problem in rows)
+    _check_longest(max(len(problem.row) for problem in rows), window, task, checkpoint)
+    return rows
+
+
+def _check_longest(longest: int, window: int | None, task: Task, checkpoint: str) -> None:
+    """Raise RequestError if a problem of `longest` tokens does not fit the window of a model."""
     if window is not None and longest > window:
         raise RequestError(
             f"A problem of {task.name} has {longest} tokens, but the window of {checkpoint} is {window}; "
             "choose a task that fits the model."
         )
-    return rows
+
+
+def _hole_tokens(example: Example) -> int:
+    """Example -> the number of tokens in its holes, before any row of that length is made."""
+    return sum(part.length for part in parse_template(example.template) if isinstance(part, Hole))
 
 
 def most_holes(problems: Sequence[Problem]) -> int:

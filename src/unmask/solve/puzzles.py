@@ -136,11 +136,12 @@ def open_puzzles(
     from unmask.api import load
     from unmask.noise import derive
     from unmask.solve.problems import problems
+    from unmask.tasks.base import examples_of
     from unmask.tasks.registry import make
 
     model = load(puzzle_set.checkpoint, device=device, dtype=dtype, threads=threads)
     task = make(puzzle_set.task)
-    rows = problems(task.examples("test", max(1, round(puzzle_set.share * count)), seed), model.tokenizer)
+    rows = problems(examples_of(task, "test", max(1, round(puzzle_set.share * count)), seed), model.tokenizer)
     return Puzzles(model, task, rows, [derive(seed, number) for number in range(len(rows))])
 
 

@@ -27,7 +27,7 @@ from unmask.run.machine import DtypeName
 from unmask.run.workers import Workers
 from unmask.solve.problems import Problem, fitting, solve
 from unmask.solve.settings import Setting
-from unmask.tasks.base import Task
+from unmask.tasks.base import Task, examples_of
 from unmask.tasks.registry import fingerprint
 from unmask.tasks.registry import make as make_task
 from unmask.text.tokenizer import Tokenizer
@@ -174,7 +174,7 @@ def open_bench(
     """
     chosen = make_task(task)
     model = load(checkpoint, device=device, dtype=dtype)
-    problems = fitting(chosen, chosen.examples(split, count, seed), model.tokenizer, model.window, checkpoint)
+    problems = fitting(chosen, examples_of(chosen, split, count, seed), model.tokenizer, model.window, checkpoint)
 
     def decoder(setting: Setting) -> Decoder:
         return model.decoder(setting.policy, temperature=temperature, block_size=setting.block_size)

@@ -50,8 +50,7 @@ class Arithmetic:
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
         """Problems; `facts` holds the number of "steps"."""
-        generator = Random(derive(seed, _STREAM, check_split(split), self.modulus, self.length, self.shortest))
-        return [self._draw(generator) for _ in range(count)]
+        return list(self._drawn(split, count, seed))
 
     def verify(self, example: Example, completion: str) -> Verdict:
         """Right if every value and the underscores after them are right."""
@@ -64,7 +63,12 @@ class Arithmetic:
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
         """The chain and its values."""
-        return ((example.template.split("[")[0], example.answer) for example in self.examples(split, count, seed))
+        return ((example.template.split("[")[0], example.answer) for example in self._drawn(split, count, seed))
+
+    def _drawn(self, split: str, count: int, seed: int) -> Iterator[Example]:
+        """The problems of `examples`, one after the other."""
+        generator = Random(derive(seed, _STREAM, check_split(split), self.modulus, self.length, self.shortest))
+        return (self._draw(generator) for _ in range(count))
 
     @property
     def _digits(self) -> int:

@@ -23,6 +23,7 @@ OPERATIONS = "ABCDEF"
 HALT = "."
 TRACES = ("natural", "long", "mixed", "short")
 _SHORT, _LONG = 10, 12  # a short trace has at most 10 letters, a long trace at least 12, the halt included
+_LONGEST = 100_000
 _TABLE_SEED = 2512_09106
 
 
@@ -38,8 +39,8 @@ class Automaton:
     traces: str = "natural"
 
     def __post_init__(self) -> None:
-        if self.length < 4:
-            raise RequestError(f"length is {self.length}; an automaton's trace has at least 4 places.")
+        if not 4 <= self.length <= _LONGEST:
+            raise RequestError(f"length is {self.length}; an automaton's trace has from 4 to {_LONGEST:,} places.")
         if self.traces not in TRACES:
             raise RequestError(f"traces is '{self.traces}'; {did_you_mean(self.traces, TRACES)}")
         if self.traces != "natural" and self.length < _LONG:
@@ -54,8 +55,7 @@ class Automaton:
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
         """Problems; `facts` holds the number of letters up to and with the halt under "trace"."""
-        generator = Random(derive(seed, 0xA0, check_split(split), self.length, TRACES.index(self.traces)))
-        return [self._draw(generator) for _ in range(count)]
+        return list(self._drawn(split, count, seed))
 
     def verify(self, example: Example, completion: str) -> Verdict:
         """Right if every letter is right."""
@@ -68,7 +68,12 @@ class Automaton:
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
         """State and operations, and the trace."""
-        return ((example.template.split("[")[0], example.answer) for example in self.examples(split, count, seed))
+        return ((example.template.split("[")[0], example.answer) for example in self._drawn(split, count, seed))
+
+    def _drawn(self, split: str, count: int, seed: int) -> Iterator[Example]:
+        """The problems of `examples`, one after the other."""
+        generator = Random(derive(seed, 0xA0, check_split(split), self.length, TRACES.index(self.traces)))
+        return (self._draw(generator) for _ in range(count))
 
     def _draw(self, generator: Random) -> Example:
         wanted = self.traces

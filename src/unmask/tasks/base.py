@@ -11,9 +11,11 @@ __all__ = [
     "Verdict",
     "check_split",
     "escaped",
+    "examples_of",
     "joined_holes",
     "judge",
     "judge_all",
+    "pairs_of",
 ]
 
 import math
@@ -22,9 +24,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
-from unmask.errors import PluginError, RequestError, UnmaskError, did_you_mean
+from unmask.errors import PluginError, RequestError, UnmaskError, did_you_mean, plugin_failure, reason_in_words
+from unmask.limits import require_memory
 
 SPLITS = ("train", "valid", "test")
 """The splits of every task; each draws its problems from its own random numbers, see `noise.derive`."""
@@ -115,6 +119,44 @@ def joined_holes(row: str, blank: str) -> str:
     return "".join(parts)
 
 
+_END = object()
+_EXAMPLE_BYTES, _PAIR_BYTES = 500, 44  # of a problem in memory, and of what is kept of a pair while a source is split
+
+
+def examples_of(task: Task, split: str, count: int, seed: int = 0) -> list[Example]:
+    """`task.examples`, checked: at most `count` problems of a split.
+
+    Raises PluginError, with the name of the task, if it fails or gives anything else or more; RequestError where so
+    many problems cannot fit into memory.
+    """
+    require_memory(count * _EXAMPLE_BYTES, f"{count:,} problems", "ask for fewer problems")
+    with plugin_failure(f"The task '{task.name}'", "failed while it made problems"):
+        examples = list(islice(task.examples(split, count, seed), count + 1))
+    if len(examples) > count:
+        raise PluginError(f"The task '{task.name}' gave more problems than the {count:,} that were asked for.")
+    for example in examples:
+        if not isinstance(example, Example) or not isinstance(example.template, str):
+            raise PluginError(f"The task '{task.name}' gave {_short(example)} as a problem; give an Example.")
+    return examples
+
+
+def pairs_of(task: Task, split: str, count: int) -> Iterator[tuple[str, str]]:
+    """`task.pairs`, checked as `examples_of` checks problems, one after the other."""
+    require_memory(count * _PAIR_BYTES, f"{count:,} problems", "ask for fewer problems")
+    with plugin_failure(f"The task '{task.name}'", "failed while it made problems"):
+        pairs = iter(task.pairs(split, count))
+    for number in range(count + 1):
+        with plugin_failure(f"The task '{task.name}'", "failed while it made problems"):
+            pair: Any = next(pairs, _END)
+        if pair is _END:
+            return
+        if number == count:
+            raise PluginError(f"The task '{task.name}' gave more pairs than the {count:,} that were asked for.")
+        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise PluginError(f"The task '{task.name}' gave {_short(pair)} as a pair; give a prompt and an answer.")
+        yield pair
+
+
 _SECONDS = 10.0
 
 
@@ -154,7 +196,7 @@ def judge_all(task: Task, pairs: Sequence[tuple[Example, str]], seconds: float =
         raise error[0]
     verifier, done = f"The verifier of '{task.name}'", len(verdicts)
     if error:
-        reason = f"{type(error[0]).__name__}: {' '.join(str(error[0]).split())}".rstrip(": .")
+        reason = reason_in_words(error[0])
         raise PluginError(
             f"{verifier} failed on {_quoted(pairs[done][1])}: {reason}; give what it cannot read a score of 0."
         ) from error[0]

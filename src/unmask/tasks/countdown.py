@@ -55,9 +55,7 @@ class Countdown:
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
         """Problems; `facts` holds the "numbers" and the "target"."""
-        options = (self.numbers, self.largest, self.low, self.high)
-        generator = Random(derive(seed, _STREAM, check_split(split), *options))
-        return [self._draw(generator) for _ in range(count)]
+        return list(self._drawn(split, count, seed))
 
     def verify(self, example: Example, completion: str) -> Verdict:
         """Right if it is an expression of the problem's numbers, each used once, with the target as its exact value.
@@ -76,7 +74,13 @@ class Countdown:
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
         """Numbers and target, and the expression from which the problem was made."""
-        return ((example.template.split("[")[0], example.answer) for example in self.examples(split, count, seed))
+        return ((example.template.split("[")[0], example.answer) for example in self._drawn(split, count, seed))
+
+    def _drawn(self, split: str, count: int, seed: int) -> Iterator[Example]:
+        """The problems of `examples`, one after the other."""
+        options = (self.numbers, self.largest, self.low, self.high)
+        generator = Random(derive(seed, _STREAM, check_split(split), *options))
+        return (self._draw(generator) for _ in range(count))
 
     def _draw(self, generator: Random) -> Example:
         for _ in range(_TRIES):

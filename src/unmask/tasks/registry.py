@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config import is_typed, typed
-from unmask.errors import PluginError, RequestError, UnmaskError, did_you_mean
+from unmask.errors import PluginError, RequestError, did_you_mean, plugin_failure, reason_in_words
 from unmask.tasks.arithmetic import Arithmetic
 from unmask.tasks.automaton import Automaton
 from unmask.tasks.base import Task
@@ -75,9 +75,11 @@ def class_from_file(path: str, name: str) -> type[Any]:
     sys.modules[module_name] = module  # dataclasses look up their own module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except BaseException as error:
         del sys.modules[module_name]
-        raise PluginError(f"{path} cannot be run: {_reason(error)}.") from error
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise PluginError(f"{path} cannot be run: {reason_in_words(error)}.") from error
     value = getattr(module, name, None)
     if not isinstance(value, type):
         classes = [
@@ -105,22 +107,13 @@ def source_fingerprint(task_class: type[Any]) -> str:
 
 def _loader(point: importlib.metadata.EntryPoint) -> Callable[[], type[Any]]:
     def load() -> type[Any]:
-        try:
+        with plugin_failure(f"The task '{point.name}' of {point.value}", "cannot be loaded"):
             value: Any = point.load()
-        except Exception as error:
-            raise PluginError(
-                f"The task '{point.name}' of {point.value} cannot be loaded: {_reason(error)}."
-            ) from error
         if not isinstance(value, type):
             raise PluginError(f"The task '{point.name}' of {point.value} is not a class; point to the class itself.")
         return value
 
     return load
-
-
-def _reason(error: Exception) -> str:
-    """An error -> its type and message on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
 
 
 _BUILT_IN: dict[str, type[Any]] = {
@@ -183,13 +176,10 @@ def make(text: str) -> Task:
         name, _, rest = text.partition(":")
         task_class = _task_class(name)
     arguments = _read(task_class, name, rest, text)
-    try:
+    with plugin_failure(f"The task '{text}'", "cannot be made"):
         task = task_class(**arguments)
-    except UnmaskError:
-        raise
-    except Exception as error:
-        raise PluginError(f"The task '{text}' cannot be made: {type(error).__name__}: {error}.") from error
-    if missing := [attribute for attribute in _REQUIRED if not hasattr(task, attribute)]:
+        missing = [attribute for attribute in _REQUIRED if not hasattr(task, attribute)]
+    if missing:
         raise PluginError(f"'{name}' is no task: it has no {' and no '.join(missing)}; see unmask.tasks.base.Task.")
     return task
 

@@ -19,11 +19,11 @@ from unmask.data.prepare import prepare, silent
 from unmask.data.settings import DataSettings
 from unmask.data.sources import Source
 from unmask.denoiser import Trainable
-from unmask.errors import ConfigError, DataError, PluginError, UnmaskError, did_you_mean
+from unmask.errors import ConfigError, DataError, did_you_mean
 from unmask.limits import available_bytes, bytes_text, require_memory
 from unmask.model.load import parameter_count, require_network
 from unmask.model.settings import SIZES, DiTSettings
-from unmask.tasks.base import Task
+from unmask.tasks.base import pairs_of
 from unmask.tasks.registry import fingerprint, make
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.settings import ModelChoice, TextRun
@@ -221,7 +221,8 @@ def task_source(name: str, split: str, count: int) -> Source:
             yield from kept
             return
         made, pair = list[Pair](), None
-        for pair in _pairs(task, split, count):
+        for prompt, answer in pairs_of(task, split, count):
+            pair = row_pair({"prompt": prompt, "answer": answer}, task.name)
             if count <= _KEPT:
                 made.append(pair)
             yield pair
@@ -241,18 +242,3 @@ def _read(source: str) -> tuple[str, int | None]:
             "write task:NAME@COUNT, for example task:sudoku:side=4@20000, with a count of at least 1."
         )
     return match["task"], None if match["count"] is None else int(match["count"])
-
-
-def _pairs(task: Task, split: str, count: int) -> Iterator[Pair]:
-    """A task -> prompts with answers. Raises PluginError if the task fails or gives something else."""
-    try:
-        for pair in task.pairs(split, count):
-            if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-                raise PluginError(f"The task '{task.name}' gave {pair!r:.60} as a pair; give a prompt and an answer.")
-            yield row_pair({"prompt": pair[0], "answer": pair[1]}, task.name)
-    except UnmaskError:
-        raise
-    except Exception as error:
-        raise PluginError(
-            f"The task '{task.name}' failed while it made problems: {type(error).__name__}: {error}."
-        ) from error
