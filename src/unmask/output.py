@@ -12,7 +12,6 @@ __all__ = [
     "Streams",
     "console",
     "note",
-    "note_over",
     "show",
     "show_text",
     "standard_streams",
@@ -63,12 +62,6 @@ def note(*lines: str) -> None:
     """Print sentences on stderr, each as one line."""
     if sys.stderr is not None:  # print would write to stdout
         print("\n".join(visible(line, "\t") for line in lines), file=sys.stderr, flush=True)
-
-
-def note_over(line: str, *, last: bool) -> None:
-    """Print a line on a terminal at stderr that replaces the one before it, and is kept where it is the `last`."""
-    with_codes(sys.stderr).write(f"\r\033[K{visible(line)}" + ("\n" if last else ""))
-    sys.stderr.flush()
 
 
 def console(*, stderr: bool = False, quiet: bool = False, soft_wrap: bool = False) -> "Console":

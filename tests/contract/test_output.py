@@ -194,3 +194,19 @@ def test_in_a_shell(line: str, code: int, says: str) -> None:
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+def test_the_estimate_of_resumed_work_counts_only_what_was_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """90 of 100 settings were measured before; then a setting takes 20 s, so that 8 settings take 160 s."""
+    from unmask.cli import common
+
+    now = 1000.0
+    monkeypatch.setattr(common.time, "monotonic", lambda: now)
+    with common.Meter("measuring", "setting", 100, 90, visible=True) as meter:
+        for count in (91, 92):
+            now += 20.0
+            meter.moved(count, "")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("setting 92 ")]
+    assert lines == ["setting 92 of 100    2:40 min left"]

@@ -1,13 +1,17 @@
 """The areas of a frontier against shapes of known area and against slow twins; the coverage of its intervals."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from unmask.eval.frontier import frontier
+from unmask.eval import report
+from unmask.eval.frontier import Frontiers, frontier, frontiers
+from unmask.plots import distinct_colors
 from unmask.solve.pareto import envelope_at, hypervolume, mixture_hypervolume, pareto
-from unmask.solve.settings import Setting
+from unmask.solve.settings import Setting, settings_of
 from unmask.solve.sweep import Outcome
 
 
@@ -83,3 +87,74 @@ def test_resamples_are_paired() -> None:
     control = frontier([outcome([4] * 64, scores[::-1])], 16, seed=5)
     assert (first.resampled == equal.resampled).all()
     assert (first.resampled != control.resampled).any()
+
+
+# ---- what is shown of it ---------------------------------------------------------------------------------------------
+
+
+def measured(policies: list[str], blocks: list[int | None]) -> Frontiers:
+    """Policies and block sizes -> their frontiers, from made-up outcomes on five problems of 24 positions."""
+    generator = np.random.default_rng(0)
+    settings = {name: settings_of([name], blocks, 24) for name in policies}
+    outcomes = [
+        Outcome(setting, generator.integers(0, 2, 5).tolist(), generator.integers(1, 24, 5).tolist(), 1.0)
+        for rows in settings.values()
+        for setting in rows
+    ]
+    keys = {name: [setting.key for setting in rows] for name, rows in settings.items()}
+    return frontiers(outcomes, 24, policies=keys)
+
+
+POLICIES = ["threshold", "klass or confidence:steps=4", "left-to-right:steps=8", "prefix"]
+
+
+def test_each_policy_that_was_asked_for_has_a_row() -> None:
+    rows = report.policy_lines(measured(POLICIES, [None, 6]))
+    assert all(sum(row.startswith(f"  {name} ") for row in rows) == 1 for name in POLICIES)
+    assert len(rows) == 1 + len(POLICIES)
+
+
+def test_no_group_is_shown_twice() -> None:
+    """With one block size two groups have the same settings; with two they differ (the control)."""
+    cases: list[tuple[list[int | None], int]] = [([None], 1), ([None, 6], 2)]
+    for blocks, count in cases:
+        result = measured(["threshold", "factor"], blocks)
+        shown = [frozenset(o.setting.key for o in group.outcomes) for group in result.groups.values()]
+        assert len(shown) == len(set(shown)) == count, blocks
+
+
+def drawn(result: Frontiers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """Frontiers -> the panels of their picture."""
+    figures: list[Any] = []
+    monkeypatch.setattr(report, "save_figure", lambda _, figure: figures.append(figure))
+    report.plot_frontier(result, "title", tmp_path / "frontier.png")
+    return figures[0].axes
+
+
+def test_a_picture_has_a_panel_for_different_sets_of_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cases: list[tuple[list[int | None], list[str]]] = [
+        ([None], ["the whole canvas"]),
+        ([6], ["blocks of 6"]),
+        ([None, 6], ["the whole canvas", "any block size"]),
+    ]
+    for blocks, titles in cases:
+        panels = drawn(measured(["threshold", "prefix"], blocks), monkeypatch, tmp_path)
+        assert [panel.get_title() for panel in panels] == titles
+
+
+def test_lines_are_steps_and_have_their_own_colours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A slanted line would suggest settings between two points; the mixture envelope is reached, and is the control."""
+    (panel,) = drawn(measured(POLICIES, [None]), monkeypatch, tmp_path)
+    lines = {line.get_label(): line for line in panel.lines}
+    steps = {label for label, line in lines.items() if line.get_drawstyle() == "steps-post"}
+    assert steps == {*POLICIES, "frontier"}
+    assert set(lines) - steps == {"mixture envelope"}
+    assert len({lines[name].get_color() for name in POLICIES}) == len(POLICIES)
+    assert len(panel.collections) == len(POLICIES)  # the intervals
+
+
+@pytest.mark.parametrize("count", [1, 2, 11, 20, 40])
+def test_colours_differ(count: int) -> None:
+    colors = distinct_colors(count)
+    assert len(colors) == count
+    assert all(math.dist(a, b) > 0.04 for n, a in enumerate(colors) for b in colors[:n])

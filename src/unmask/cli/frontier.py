@@ -4,17 +4,15 @@ __all__ = ["FrontierArguments", "run"]
 
 import os
 import shlex
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unmask.cli.common import OutputOptions, keeping, print_json
+from unmask.cli.common import Meter, OutputOptions, keeping, print_json
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.errors import ConfigError
-from unmask.output import note, note_over, show
+from unmask.output import note, show
 
 if TYPE_CHECKING:
     from unmask.solve.sweep import Outcome
@@ -72,35 +70,48 @@ def run(argv: Sequence[str]) -> int:
     from unmask.disk.files import run_lock
     from unmask.eval.frontier import frontiers
     from unmask.eval.report import frontier_lines, write_frontiers
+    from unmask.policies.registry import names as policy_names
     from unmask.solve.problems import most_holes
     from unmask.solve.settings import block_sizes, every_policy, settings_of
-    from unmask.solve.sweep import open_bench, stamps, sweep
+    from unmask.solve.sweep import open_bench, recorded, stamps, sweep
 
     arguments = _arguments(args)
     bench = open_bench(**arguments)
     length = most_holes(bench.problems)
-    settings = settings_of(args.policies or every_policy(args.temperature), block_sizes(args.blocks, length), length)
+    names, sizes = args.policies or every_policy(args.temperature), block_sizes(args.blocks, length)
+    settings = settings_of(names, sizes, length)
     folder = Path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
     processors = os.cpu_count() if bench.device.type == "cpu" else 1
     workers = min(args.workers or processors or 1, len(settings))
     build = open_bench if workers > 1 else lambda **_: bench  # one process: the model is loaded once
     count = len(bench.problems)
-    note(f"{len(settings)} settings on {count} problems of {bench.task.name}, {workers} processes, in {folder}")
-    began = time.perf_counter()
-    by_key: dict[str, Outcome] = {}
     stamp, record = stamps(args.checkpoint, args.task), folder / "outcomes.jsonl"
+    processes = "1 process" if workers == 1 else f"{workers} processes"
     again = shlex.join(["unmask", "frontier", *argv])
+    keys = {name: [setting.key for setting in settings_of([name], sizes, length)] for name in names}
+    by_key: dict[str, Outcome] = {}
     with run_lock(folder, note), keeping(lambda: _kept(len(by_key), len(settings), folder, again)):
-        for outcome in sweep(build, arguments, settings, workers=workers, record=record, stamp=stamp):
-            by_key[outcome.setting.key] = outcome
-            _progress(outcome, len(by_key), len(settings), began)
-        result = frontiers([by_key[setting.key] for setting in settings], length, seed=args.seed)
+        known = recorded(record, arguments, settings, stamp)
+        note(f"{len(settings)} settings on {count} problems of {bench.task.name}, {processes}, in {folder}")
+        if known:  # a stopped sweep that goes on
+            note(f"{len(known)} of them were measured before")
+        with Meter("measuring", "setting", len(settings), len(known), visible=True) as meter:
+            for outcome in sweep(build, arguments, settings, workers=workers, record=record, stamp=stamp):
+                by_key[outcome.setting.key] = outcome
+                if outcome.setting.key not in known:
+                    meter.moved(len(by_key), _figures(outcome))
+        result = frontiers([by_key[setting.key] for setting in settings], length, policies=keys, seed=args.seed)
         title = f"{Path(args.checkpoint).name} on {bench.task.name}: {count} problems, seed {args.seed}"
         facts = write_frontiers(result, folder, title, arguments)
     if args.output.json:
         print_json(facts)
         return 0
     show(*frontier_lines(result))
+    lines = policy_names()
+    about = {name: line for name in args.policies if (line := lines.get(name.partition(":")[0]))}
+    if about:
+        width = max(map(len, about))
+        show("", *(f"  {name:<{width}}  {line}" for name, line in about.items()))
     picture = ", frontier.png" if (folder / "frontier.png").exists() else ""
     show("", f"written to {folder}: frontier.csv, frontier.json{picture}")
     return 0
@@ -127,12 +138,6 @@ def _kept(done: int, total: int, folder: Path, again: str) -> str:
     return f"{done} of {total} settings are measured and kept in {folder}; go on with: {again}"
 
 
-def _progress(outcome: "Outcome", done: int, total: int, began: float) -> None:
-    """Print a line: on a terminal it replaces the last line; elsewhere every twentieth is printed."""
-    left = (time.perf_counter() - began) / done * (total - done)
-    line = f"{done} of {total}  {outcome.accuracy:.3f} at {outcome.mean_passes:.1f} passes: {outcome.setting.key}"
-    line += f"  {left:.0f} s left"
-    if sys.stderr.isatty():
-        note_over(line[:110], last=done == total)
-    elif done % 20 == 0 or done == total:
-        note(line)
+def _figures(outcome: "Outcome") -> str:
+    """Outcome -> its figures in a line of progress."""
+    return f"{outcome.accuracy:.3f} at {outcome.mean_passes:.1f} passes: {outcome.setting.key}"

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -86,7 +87,8 @@ def run(argv: Sequence[str]) -> int:
             note(*table(_rows(session)))
         with LearnProgress(asked.learn, session.learner.step, visible=first) as progress:
             result, calibration = fit(session.learner, progress)
-        return _finish(result, calibration, asked, args.output.json) if first else result.exit_code
+        template = session.learner.world.valid[0].example.template
+        return _finish(result, calibration, asked, template, args.output.json) if first else result.exit_code
 
 
 def _kept(folder: Path) -> str:
@@ -142,8 +144,8 @@ def _rows(session: "LearnSession") -> dict[str, str]:
     }
 
 
-def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRun, as_json: bool) -> int:
-    """Draw the curves and print how the run ended -> exit code."""
+def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRun, template: str, as_json: bool) -> int:
+    """Draw the curves and print how the run ended -> exit code; `template` is a problem for the example to type."""
     from dataclasses import asdict
 
     from unmask.run.metrics import plot_curves
@@ -175,8 +177,13 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
         note("passes    " + "  ".join(f"{calibration.passes[n]:7.2f}" for n in shown))
         note("accuracy  " + "  ".join(f"{calibration.accuracy[n]:7.3f}" for n in shown))
     note(*table({"policy": str(folder / "policy"), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
-    compared = f"learned:from={folder} prefix threshold"
-    note("", "Next:", f"  unmask frontier {run.checkpoint} --task {run.task} --policies {compared}")
+    policy = quote(f"learned:from={folder}")
+    note(
+        "",
+        "Next:",
+        f"  unmask frontier {quote(run.checkpoint)} --task {quote(run.task)} --policies {policy} prefix threshold",
+        f"  unmask fill {quote(run.checkpoint)} {quote(template)} --temperature 0 --policy {policy} --dial 0.4",
+    )
     return 0
 
 

@@ -26,7 +26,7 @@ __all__ = [
     "reversals",
 ]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -211,23 +211,29 @@ class Frontiers:
 
     length: int
     """L, the number of passes at the end of the axis."""
+    whole: Frontier
+    """The frontier of all settings."""
+    policies: dict[str, Frontier]
+    """By the policies that were asked for, such as "threshold" or "learned:from=automaton"."""
     groups: dict[str, Frontier]
-    """By the names of `grouped`, and "all"."""
+    """By the names of `grouped`, and "all"; of groups with the same settings only the first."""
     against: dict[str, Compared]
     """The learned policies compared with each group of heuristics; empty without learned policies."""
 
-    @property
-    def whole(self) -> Frontier:
-        """The frontier of all settings."""
-        return self.groups["all"]
 
+def frontiers(
+    outcomes: Sequence[Outcome], length: int, *, policies: Mapping[str, Sequence[str]] | None = None, seed: int = 0
+) -> Frontiers:
+    """Outcomes -> the frontier of each policy and group, and the learned policies compared with each other group.
 
-def frontiers(outcomes: Sequence[Outcome], length: int, *, seed: int = 0) -> Frontiers:
-    """Outcomes -> the frontier of each group, and the learned policies compared with each other group.
-
+    `policies` has the keys of the settings of each policy; by default the policies are the names without options.
     The setting of one pass is added to both sets of a comparison.
     """
-    groups = {**grouped(outcomes), "all": list(outcomes)}
+    by_key = {outcome.setting.key: outcome for outcome in outcomes}
+    if policies is None:
+        names = sorted({family(outcome.setting.policy) for outcome in outcomes})
+        policies = {name: [k for k, o in by_key.items() if family(o.setting.policy) == name] for name in names}
+    groups = _distinct({**grouped(outcomes), "all": list(outcomes)})
     against: dict[str, Compared] = {}
     if LEARNED in groups:
         point = one_pass(outcomes)
@@ -236,4 +242,18 @@ def frontiers(outcomes: Sequence[Outcome], length: int, *, seed: int = 0) -> Fro
             name: compare(groups[LEARNED], members, length, point=point, seed=seed)
             for name, members in heuristics.items()
         }
-    return Frontiers(length, {name: frontier(members, length, seed=seed) for name, members in groups.items()}, against)
+    return Frontiers(
+        length,
+        frontier(outcomes, length, seed=seed),
+        {name: frontier([by_key[key] for key in keys], length, seed=seed) for name, keys in policies.items()},
+        {name: frontier(members, length, seed=seed) for name, members in groups.items()},
+        against,
+    )
+
+
+def _distinct(groups: Mapping[str, list[Outcome]]) -> dict[str, list[Outcome]]:
+    """Groups -> those whose settings are not the settings of an earlier group."""
+    first: dict[frozenset[str], str] = {}
+    for name, members in groups.items():
+        first.setdefault(frozenset(outcome.setting.key for outcome in members), name)
+    return {name: groups[name] for name in first.values()}

@@ -9,6 +9,7 @@ __all__ = [
     "plot_frontier",
     "plot_paces",
     "plot_points",
+    "policy_lines",
     "write_frontiers",
 ]
 
@@ -27,7 +28,7 @@ from unmask.disk.files import atomic_text
 from unmask.errors import ConfigError
 from unmask.eval.frontier import POSITIONAL, Frontier, Frontiers, family
 from unmask.eval.pace import PaceComparison
-from unmask.plots import can_draw, new_figure, save_figure
+from unmask.plots import can_draw, distinct_colors, new_figure, save_figure
 from unmask.solve.pareto import envelope_at, pareto
 
 _AREA = "hypervolume: area under the best accuracy at no more than a number of passes, over log2 passes from 1 to L"
@@ -52,34 +53,58 @@ def frontier_csv(result: Frontier) -> str:
 
 def frontier_facts(result: Frontiers) -> dict[str, Any]:
     """Frontiers -> plain data: areas, undominated settings of each group, and the comparisons of learned policies."""
-    groups = {
-        name: {
-            "settings": len(group.outcomes),
-            "hypervolume": group.hypervolume,
-            "hypervolume_95": list(group.hypervolume_interval),
-            "mixture": group.mixture,
-            "best": [
-                {
-                    "policy": group.outcomes[n].setting.policy,
-                    "block_size": group.outcomes[n].setting.block_size,
-                    "accuracy": float(group.accuracy[n]),
-                    "accuracy_95": [float(x) for x in group.interval[n]],
-                    "passes": float(group.passes[n]),
-                }
-                for n in group.best
-            ],
-        }
-        for name, group in result.groups.items()
+    facts: dict[str, Any] = {
+        "length": result.length,
+        "record": run_record(),
+        "policies": {name: _group_facts(policy) for name, policy in result.policies.items()},
+        "groups": {name: _group_facts(group) for name, group in result.groups.items()},
     }
-    facts: dict[str, Any] = {"length": result.length, "record": run_record(), "groups": groups}
     if result.against:
         facts["learned against"] = {name: asdict(compared) for name, compared in result.against.items()}
     return facts
 
 
+def _group_facts(group: Frontier) -> dict[str, Any]:
+    """The frontier of a group -> its areas and undominated settings as plain data."""
+    return {
+        "settings": len(group.outcomes),
+        "hypervolume": group.hypervolume,
+        "hypervolume_95": list(group.hypervolume_interval),
+        "mixture": group.mixture,
+        "best": [
+            {
+                "policy": group.outcomes[n].setting.policy,
+                "block_size": group.outcomes[n].setting.block_size,
+                "accuracy": float(group.accuracy[n]),
+                "accuracy_95": [float(x) for x in group.interval[n]],
+                "passes": float(group.passes[n]),
+            }
+            for n in group.best
+        ],
+    }
+
+
+def policy_lines(result: Frontiers) -> list[str]:
+    """Frontiers -> a table with a row for each policy that was asked for, the one with the largest area first.
+
+    A row has the hypervolume, the number of settings, and the most accurate setting at its fewest passes.
+    """
+    width = max(len(name) for name in result.policies)
+    lines = [f"  {'policy':<{width}}  hypervolume  settings  best accuracy [95 %]  passes  at"]
+    for name, policy in sorted(result.policies.items(), key=lambda item: -item[1].hypervolume):
+        n = policy.best[-1]
+        low, high = policy.interval[n]
+        accuracy = f"{policy.accuracy[n]:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(
+            f"  {name:<{width}}  {policy.hypervolume:11.3f}  {len(policy.outcomes):8}  {accuracy:<20}  "
+            f"{policy.passes[n]:6.1f}  {policy.outcomes[n].setting.key}"
+        )
+    return lines
+
+
 def frontier_lines(result: Frontiers) -> list[str]:
-    """Frontiers -> lines of text: areas, the comparisons of learned policies, and all undominated settings."""
-    lines = [_AREA, ""]
+    """Frontiers -> lines of text: policies, groups, comparisons of learned policies, all undominated settings."""
+    lines = [*policy_lines(result), "", _AREA, ""]
     for name, group in result.groups.items():
         low, high = group.hypervolume_interval
         lines.append(f"  {group.hypervolume:.3f} [{low:.3f}, {high:.3f}]  mixture {group.mixture:.3f}  {name}")
@@ -112,59 +137,67 @@ def write_frontiers(result: Frontiers, folder: Path, title: str, arguments: Mapp
     atomic_text(folder / "frontier.csv", frontier_csv(result.whole))
     atomic_text(folder / "frontier.json", json.dumps(facts, indent=1) + "\n")
     if can_draw():
-        plot_frontier(result.whole, result.length, title, folder / "frontier.png")
+        plot_frontier(result, title, folder / "frontier.png")
     return facts
 
 
-def plot_frontier(result: Frontier, length: int, title: str, path: Path) -> None:
-    """A frontier -> a picture with two panels of accuracy against passes: the whole canvas, and any block size.
+def plot_frontier(result: Frontiers, title: str, path: Path) -> None:
+    """Frontiers -> a picture of accuracy against passes: the whole canvas and, if it differs, any block size.
 
-    A coloured line joins the undominated settings of one policy. The black line is the frontier of all settings, the
-    band its 95 % intervals, the dotted line the mixture envelope.
+    A coloured step line joins the undominated settings of a policy, with 95 % intervals: between two settings the
+    slower one is not reached, so the accuracy stays that of the faster one. The black line is the frontier of all
+    settings, the dotted line the mixture envelope, which random choices between two settings reach.
 
     Raises:
         ConfigError, RunError: if the file cannot be written.
     """
-    figure = new_figure(12.5, 5.4)
-    panels = figure.subplots(1, 2, sharey=True)
-    full = [n for n, outcome in enumerate(result.outcomes) if outcome.setting.block_size is None]
-    names = sorted({family(outcome.setting.policy) for outcome in result.outcomes})
-    for panel, rows, label in zip(
-        panels, (full, list(range(len(result.outcomes)))), ("the whole canvas", "any block size"), strict=True
-    ):
-        _panel(panel, result, rows, names)
+    everything = result.whole.outcomes
+    full = [outcome for outcome in everything if outcome.setting.block_size is None]
+    panels = {"the whole canvas": full, "any block size": everything}
+    if not full or len(full) == len(everything):
+        sizes = {outcome.setting.block_size for outcome in everything}
+        label = "the whole canvas" if full else f"blocks of {sizes.pop()}" if len(sizes) == 1 else "blocks"
+        panels = {label: everything}
+    figure = new_figure(4.5 + 4 * len(panels), 5.4)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for panel, (label, members) in zip(axes, panels.items(), strict=True):
+        _panel(panel, result, {outcome.setting.key for outcome in members})
         panel.set_xscale("log", base=2)
-        panel.set_xlim(0.95, length * 1.05)
+        panel.set_xlim(0.95, result.length * 1.05)
         panel.set_ylim(-0.02, 1.02)
         panel.xaxis.set_major_formatter("{x:g}")
         panel.set_xlabel("forward passes per problem")
         panel.set_title(label)
         panel.grid(alpha=0.25)
-    panels[0].set_ylabel("accuracy")
+    axes[0].set_ylabel("accuracy")
     figure.suptitle(title)
-    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right center", frameon=False)
     save_figure(path, figure)
 
 
-def _panel(panel: Any, result: Frontier, rows: list[int], names: list[str]) -> None:
-    if not rows:
-        return
-    passes, accuracy, interval = result.passes[rows], result.accuracy[rows], result.interval[rows]
+def _panel(panel: Any, result: Frontiers, keys: set[str]) -> None:
+    """Draw the settings with these keys: the frontier, the mixture envelope, and a line for each policy."""
+    passes, accuracy, _ = _points(result.whole, keys)
     best = pareto(passes, accuracy)
-    panel.step(passes[best], accuracy[best], where="post", color="black", lw=1.4, label="frontier")
-    panel.fill_between(passes[best], interval[best, 0], interval[best, 1], step="post", color="black", alpha=0.12, lw=0)
+    panel.step(passes[best], accuracy[best], where="post", color="black", alpha=0.3, lw=4, label="frontier")
     grid = 2.0 ** np.linspace(0, np.log2(passes.max()), 200)
     envelope = envelope_at(passes, accuracy, grid)
     panel.plot(grid, np.where(envelope > 0, envelope, np.nan), ":", color="black", lw=1, label="mixture envelope")
-    for number, name in enumerate(names):
-        members = np.array([n for n, row in enumerate(rows) if family(result.outcomes[row].setting.policy) == name])
-        if not len(members):
+    colors = distinct_colors(len(result.policies))
+    for (name, policy), color in zip(sorted(result.policies.items()), colors, strict=True):
+        passes, accuracy, interval = _points(policy, keys)
+        if not len(passes):
             continue
-        kept = members[pareto(passes[members], accuracy[members])]
-        style = "--" if name in POSITIONAL else "-"
-        panel.plot(passes[kept], accuracy[kept], style, marker="o", ms=3, lw=1.2, color=f"C{number % 10}", label=name)
-        if number >= 10:
-            panel.lines[-1].set_marker("s")
+        kept = pareto(passes, accuracy)
+        style = "--" if family(name) in POSITIONAL else "-"
+        panel.step(passes[kept], accuracy[kept], style, where="post", marker="o", ms=3, lw=1.1, color=color, label=name)
+        panel.vlines(passes[kept], interval[kept, 0], interval[kept, 1], color=color, lw=0.7, alpha=0.6)
+
+
+def _points(group: Frontier, keys: set[str]) -> tuple[Any, Any, Any]:
+    """A frontier -> passes (K,), accuracy (K,) and its interval (K, 2) of the settings with these keys."""
+    rows = [n for n, outcome in enumerate(group.outcomes) if outcome.setting.key in keys]
+    return group.passes[rows], group.accuracy[rows], group.interval[rows]
 
 
 _COLORS = {"optimal": "C3", "sqrt": "C1", "cosine": "C2", "uniform": "C0", "tc": "C4", "dtc": "C5"}

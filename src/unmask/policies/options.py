@@ -1,6 +1,6 @@
 """Texts of a policy's options -> numbers, words, schedules and frequencies, with defaults from the model."""
 
-__all__ = ["Context", "Options"]
+__all__ = ["Context", "Options", "plugin_line"]
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +21,16 @@ class Context:
 
     schedule: Schedule | None = None
     unigram: Callable[[], Tensor] | None = None
+
+
+def plugin_line(point: Any) -> str:
+    """Entry point -> the first line of its docstring and its package, or the reason why it cannot be loaded."""
+    source = f"(from the package {point.dist.name})" if point.dist else "(of another package)"
+    try:
+        lines = (point.load().__doc__ or "").strip().splitlines()
+    except Exception as error:
+        return f"Cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())} {source}"
+    return f"{lines[0]} {source}" if lines else source
 
 
 class Options:

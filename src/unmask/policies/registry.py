@@ -21,7 +21,7 @@ from unmask.policies.early_stop import EarlyStop
 from unmask.policies.entropy_bound import EntropyBound
 from unmask.policies.factor import Factor
 from unmask.policies.klass import Klass
-from unmask.policies.options import Context, Options
+from unmask.policies.options import Context, Options, plugin_line
 from unmask.policies.or_else import OrElse
 from unmask.policies.pace import read_pace
 from unmask.policies.pc import PositionCalibrated
@@ -260,8 +260,7 @@ def _plugins() -> dict[str, Any]:
 def names() -> dict[str, str]:
     """Name of every policy -> one line: what it does, and its paper or package."""
     own = {name: entry.line for name, entry in ENTRIES.items()} | _WRAPPERS
-    plugins = {name: f"from the package {point.dist.name}." for name, point in _plugins().items() if point.dist}
-    return dict(sorted((own | plugins).items()))
+    return dict(sorted((own | {name: plugin_line(point) for name, point in _plugins().items()}).items()))
 
 
 def make(text: str, context: Context = _NO_MODEL) -> UnmaskingPolicy:

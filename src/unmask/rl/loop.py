@@ -133,7 +133,8 @@ class _PolicyRun:
             chosen = choose_teachers(learner, stopping)
             if chosen is None:
                 return False
-            self.listener.message(f"Best heuristic for each alpha, with its reward: {chosen}")
+            for line in ("  alpha  reward   the best rule without training", *chosen):
+                self.listener.message(line)
         while learner.warmed < s.warm:
             loss = imitate(learner)
             if stopping():

@@ -20,6 +20,7 @@ __all__ = [
     "log_prob",
     "roll_out",
     "trajectory_bytes",
+    "typed_form",
 ]
 
 import time
@@ -223,6 +224,16 @@ class Expert:
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return self.inner(view, state)
+
+
+def typed_form(expert: UnmaskingPolicy) -> str:
+    """One of `experts` -> the option values that give the same policy on the command line.
+
+    Leftmost blocks of a whole canvas are the blocks of --block-size.
+    """
+    inner, blocks = (expert.inner, f" --block-size {expert.size}") if isinstance(expert, Leftmost) else (expert, "")
+    assert isinstance(inner, Threshold | Prefix)
+    return f"{type(inner).__name__.lower()}:threshold={inner.threshold:g}{blocks}"
 
 
 def experts(length: int) -> list[UnmaskingPolicy]:

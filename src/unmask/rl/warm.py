@@ -9,15 +9,15 @@ import torch
 from unmask.errors import RunError
 from unmask.noise import derive, generator
 from unmask.rl.learner import Learner
-from unmask.rl.rollout import experts, log_prob
+from unmask.rl.rollout import experts, log_prob, typed_form
 from unmask.run.optim import clip
 
 _WARM = 2
 _INNER = 3
 
 
-def choose_teachers(learner: Learner, stopping: Callable[[], bool]) -> str | None:
-    """Set the learner's teachers, the best heuristic for each alpha -> a text with their names and rewards.
+def choose_teachers(learner: Learner, stopping: Callable[[], bool]) -> list[str] | None:
+    """Set the learner's teachers, the best heuristic for each alpha -> a line about each: policy and mean reward.
 
     None, with no teachers set, where `stopping` became true between two heuristics.
     Raises RunError if no heuristic solves a problem, because then there is nothing to learn from.
@@ -45,7 +45,7 @@ def choose_teachers(learner: Learner, stopping: Callable[[], bool]) -> str | Non
     chosen = values.argmax(0).tolist()
     learner.teachers = [candidates[e] for e in chosen]
     pairs = zip(settings.alphas, chosen, strict=True)
-    return "; ".join(f"alpha {alpha:g}: {candidates[e]!r} {values[e, k]:.3f}" for k, (alpha, e) in enumerate(pairs))
+    return [f"{alpha:7g}   {values[e, k]:.3f}   {typed_form(candidates[e])}" for k, (alpha, e) in enumerate(pairs)]
 
 
 def imitate(learner: Learner) -> float:

@@ -3,7 +3,7 @@
 Problems, seeds and verifier are the same for all settings, so that settings are compared problem by problem.
 """
 
-__all__ = ["Bench", "Outcome", "open_bench", "stamps", "sweep"]
+__all__ = ["Bench", "Outcome", "open_bench", "recorded", "stamps", "sweep"]
 
 import hashlib
 import json
@@ -95,7 +95,7 @@ def sweep(
     used only where its `stamp` equals the present stamp of its setting, and computed again elsewhere.
     Raises ConfigError for a record with other arguments.
     """
-    known = _read(record, arguments, {setting.key: stamp(setting) for setting in settings})
+    known = recorded(record, arguments, settings, stamp)
     yield from (known[setting.key] for setting in settings if setting.key in known)
     missing = [setting for setting in settings if setting.key not in known]
     if not missing:
@@ -122,10 +122,13 @@ class _Recorded(Outcome):
     stamp: str = ""
 
 
-def _read(record: Path | None, arguments: Mapping[str, Any], stamps: Mapping[str, str]) -> dict[str, Outcome]:
+def recorded(
+    record: Path | None, arguments: Mapping[str, Any], settings: Sequence[Setting], stamp: Callable[[Setting], str]
+) -> dict[str, Outcome]:
     """Record -> its usable outcomes by key; a missing file is created. Raises ConfigError for other arguments."""
     if record is None:
         return {}
+    stamps = {setting.key: stamp(setting) for setting in settings}
     head = json.dumps(dict(arguments), sort_keys=True)
     if not record.exists():
         atomic_text(record, head + "\n")
