@@ -3,17 +3,30 @@
 An estimate counts only what is certainly needed, so that no work is refused that would run. Imports no torch.
 """
 
-__all__ = ["available_bytes", "bytes_text", "failure_of", "require_memory", "require_rows", "sentences"]
+__all__ = [
+    "available_bytes",
+    "bytes_text",
+    "failure_of",
+    "require_finite",
+    "require_memory",
+    "require_rows",
+    "sentences",
+]
 
 import errno
+import math
 import os
 import re
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from unmask.errors import ConfigError, RequestError, RunError, UnmaskError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SMALL = 64 << 20  # bytes that are not worth a look at the machine
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -124,6 +137,21 @@ def _file_bytes(group: Path) -> int:
     facts = {row[0]: int(row[1]) for row in rows}
     prefix = "total_" if "total_inactive_file" in facts else ""  # v1: with the groups below it
     return sum(facts.get(f"{prefix}{name}", 0) for name in ("inactive_file", "active_file"))
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def require_finite(value: "Tensor", name: str, folder: str) -> None:
+    """A stored tensor of weights, its name and its folder -> nothing. Raises RunError for NaN or infinity in it.
+
+    The sum is not finite then; it costs one reading (0.1 s for 100 million), the test of each element twenty.
+    """
+    if value.is_floating_point() and not math.isfinite(value.sum().item()) and not bool(value.isfinite().all()):
+        raise RunError(
+            f"{folder} holds weights that are NaN or infinite (the first in '{name}'), so nothing can be computed "
+            "with it: its training diverged; use an earlier checkpoint, or train again with a smaller rate."
+        )
 
 
 # ---- failures of the machine -----------------------------------------------------------------------------------------

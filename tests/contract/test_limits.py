@@ -1,32 +1,47 @@
 """What is asked is bounded: memory is estimated before work starts, and an error of the machine is one sentence."""
 
 import errno
+import gzip
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from unmask import limits
+from unmask.api import load
 from unmask.cli import main as cli
 from unmask.cli import write
 from unmask.config import to_dict
+from unmask.data import documents
+from unmask.data.documents import json_rows
 from unmask.data.packed import Corpus, Packed
-from unmask.disk.checkpoint import write_checkpoint
-from unmask.errors import CheckpointError, ConfigError, RequestError, RunError
-from unmask.limits import available_bytes, bytes_text, failure_of, require_memory, sentences
+from unmask.data.settings import DataSettings
+from unmask.data.sources import open_source
+from unmask.data.split import choose_tokenizer, plan_split
+from unmask.disk import checkpoint as checkpoints
+from unmask.disk.checkpoint import read_checkpoint, write_checkpoint
+from unmask.disk.folders import bundled, bundled_policies
+from unmask.errors import CheckpointError, ConfigError, DataError, RequestError, RunError
+from unmask.limits import available_bytes, bytes_text, failure_of, require_finite, require_memory, sentences
 from unmask.model.dit import DiT
 from unmask.model.load import build, load_denoiser, model_config
 from unmask.model.settings import DiTSettings
-from unmask.text.build import byte_tokenizer
+from unmask.policies.learned.network import PolicyNetwork
+from unmask.policies.learned.policy import read_policy
+from unmask.policies.learned.settings import PolicySettings
+from unmask.text.build import bpe_tokenizer, byte_tokenizer
 from unmask.train import plan as plans
 from unmask.train.plan import TrainPlan, require_step
 from unmask.train.settings import TextRun, TrainSettings
@@ -311,3 +326,98 @@ print((peak_bytes(cpu) - before) / max(needs))
     for dtype in ("float32", "bfloat16"):
         done = subprocess.run([sys.executable, "-c", code, dtype], capture_output=True, text=True, check=True)
         assert 1 < float(done.stdout) < 6, dtype
+
+
+# ---- sources and files -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def test_a_source_that_is_no_file(fifo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("/dev/zero", "/dev/null", str(fifo)):
+        assert cli.main(["train", "--data.source", name]) == 2
+        assert f"{name} is a pipe, a device or a socket" in capsys.readouterr().err
+
+
+def test_a_long_line_in_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of a gzip file may have 64 times the size of the file, but 64 MiB always (here: a hundredth of a MiB)."""
+    monkeypatch.setattr(documents, "JSON_BYTES", 10_000)
+    path = tmp_path / "x.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "' + b"a" * 300_000 + b'"}\n'))
+    with pytest.raises(DataError, match="line 1 is larger than"):
+        list(json_rows(path))
+    path.write_bytes(gzip.compress(b'{"text": "' + b"a" * 9_000 + b'"}\n'))
+    assert len(list(json_rows(path))) == 1
+    letters = "".join(Random(0).choices("abcdefgh ", k=300_000)).encode()
+    path.write_bytes(gzip.compress(b'{"text": "' + letters + b'"}\n'))
+    assert len(list(json_rows(path))) == 1
+
+
+def test_a_tokenizer_file_without_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_checkpoint(tmp_path / "x", {"a": torch.ones(2)}, {}, tokenizer_json="{}" + " " * 5000)
+    read_checkpoint(folder)
+    monkeypatch.setattr(checkpoints, "JSON_BYTES", 1000)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is damaged: it is larger than"):
+        read_checkpoint(folder)
+
+
+def test_tokenizers_of_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A vocabulary is never larger than the bytes of its text allow; the trainer would reserve memory for it."""
+    (tmp_path / "a.txt").write_text("to be or not to be " * 100)
+    source = open_source(str(tmp_path / "a.txt"))
+    settings = DataSettings(str(tmp_path / "a.txt"), tokenizer="bpe", vocab_size=10**12)
+    tokenizer, _ = choose_tokenizer(settings, source, None, lambda: plan_split(source, None, 0.05), lambda _: None)
+    assert tokenizer.vocab_size < 400
+    with pytest.raises(RequestError, match=r"A tokenizer of 1,000,000,000,000 ids needs"):
+        bpe_tokenizer(["a"], 10**12)
+
+
+def test_rows_of_any_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_text("to be or not to be " * 100)
+    words = ["train", "--data.source", str(tmp_path / "a.txt"), "--data.tokenizer", "byte"]
+        "train",
+        "--data.source",
+        str(tmp_path / "a.txt"),
+        "--data.tokenizer",
+        "byte",
+        "--data.length",
+        str(10**12),
+    ]
+    assert cli.main(words) == 2
+    assert "A row of 1,000,000,000,000 tokens needs at least 8.0 TB" in capsys.readouterr().err
+
+
+# ---- weights that are not finite -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(number: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command that loads a model says so, and ends with 1; the Python API raises."""
+    folder = shutil.copytree(bundled()["automaton"], tmp_path / "broken")
+    tensors = load_file(folder / "model.safetensors")
+    next(iter(tensors.values())).flatten()[3] = number
+    save_file(tensors, folder / "model.safetensors")
+    commands = ("eval X", "generate X a", "fill X a[3]", "fill X 'a[?]' --choices a b", "pace X", "demo X")
+    for words in (*commands, "frontier X --task automaton --count 1 --out y"):
+        assert cli.main([str(folder) if word == "X" else word for word in shlex.split(words)]) == 1, words
+        assert "holds weights that are NaN or infinite" in capsys.readouterr().err
+    with pytest.raises(RunError, match="NaN or infinite"):
+        load(str(folder))
+    with pytest.raises(RunError, match="NaN or infinite"):
+        require_finite(torch.tensor([1.0, number]), "x", "y")
+    require_finite(torch.full((3,), 6e4, dtype=torch.float16), "x", "y")  # their sum is infinite, they are not
+
+
+def test_a_policy_that_is_not_finite(tmp_path: Path) -> None:
+    folder = shutil.copytree(bundled_policies()["automaton"], tmp_path / "broken")
+    tensors = load_file(folder / "model.safetensors")
+    next(iter(tensors.values())).flatten()[0] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(RunError, match="NaN or infinite"):
+        read_policy(folder)
+    with pytest.raises(RequestError, match="A policy of"):
+        PolicyNetwork(PolicySettings(width=10**6))

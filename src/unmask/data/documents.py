@@ -24,8 +24,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from unmask.disk.json import NotJson, json_lines
+from unmask.disk.json import JSON_BYTES, LINES_BYTES, NotJson, json_lines
 from unmask.errors import DataError
+from unmask.limits import available_bytes
 
 _ADVICE = {
     "is not UTF-8 text": "convert the file to UTF-8",
@@ -48,7 +49,7 @@ def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """
     try:
         with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            for number, row in json_lines(cast(IO[bytes], file), dict[str, Any]):
+            for number, row in json_lines(cast(IO[bytes], file), dict[str, Any], _longest_line(path)):
                 if isinstance(row, NotJson):
                     advice = _ADVICE.get(row.reason, "write one object on each line")
                     raise DataError(f"{path}, line {number} {row}: {advice}.")
@@ -57,6 +58,19 @@ def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise DataError(f"{path} is not a whole gzip file ({error}): make or fetch it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def _longest_line(path: Path) -> int:
+    """A .jsonl or .jsonl.gz file -> the bytes of the longest line that is read from it.
+
+    A line is held several times while it is parsed: it may have an eighth of the available memory. Text is compressed
+    to a fifth, rarely to less; a compressed file may have a line of 64 times its size, so that a small file cannot
+    become a line of gigabytes. 64 MiB are always read.
+    """
+    most = min(LINES_BYTES, available_bytes() // 8)
+    if path.name.lower().endswith(".gz"):
+        most = min(most, 64 * path.stat().st_size)
+    return max(JSON_BYTES, most)
 
 
 def is_pair(row: Mapping[str, Any], text_key: str) -> bool:

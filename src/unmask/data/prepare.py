@@ -25,6 +25,7 @@ from unmask.data.sources import Source, open_source
 from unmask.data.split import SplitPlan, Unit, choose_tokenizer, plan_split, utf8_size
 from unmask.disk.files import atomic_folder
 from unmask.errors import ConfigError, DataError, RunError
+from unmask.limits import require_memory
 from unmask.text.tokenizer import Tokenizer
 
 _BATCH_CHARACTERS = 1 << 17
@@ -262,6 +263,8 @@ def _build(job: _Job, plan: SplitPlan, folder: Path, note: Callable[[str], None]
 def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
     """Write all files of the corpus into `folder`."""
     dtype = token_type(job.tokenizer.vocab_size)
+    length = job.settings.length
+    require_memory(8 * length, f"A row of {length:,} tokens", "set a smaller --data.length")
     make = functools.partial(
         Packer, folder, tokenizer=job.tokenizer, length=job.settings.length, dtype=dtype, eos=job.appends_eos
     )

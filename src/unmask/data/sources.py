@@ -128,6 +128,11 @@ def open_source(source: str, text_key: str = "text") -> Source:
     if path.is_dir():
         return _file_source(source, _files_of_folder(path), text_key)
     if path.exists():
+        if not path.is_file():
+            raise DataError(
+                f"{source} is a pipe, a device or a socket, and a source is read more than once: write its text to a "
+                "file first."
+            )
         return _file_source(source, [path], text_key)
     if glob.has_magic(source):
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())

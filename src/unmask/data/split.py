@@ -24,7 +24,7 @@ import numpy as np
 
 from unmask.data.documents import Pair, Piece
 from unmask.data.packed import cache_folder, file_sha256
-from unmask.data.settings import BUILT_IN_TOKENIZERS, DataSettings
+from unmask.data.settings import BUILT_IN_TOKENIZERS, SMALLEST_BPE, DataSettings
 from unmask.data.sources import Source
 from unmask.disk.files import atomic_text
 from unmask.errors import DataError
@@ -268,6 +268,7 @@ def _make(name: str, vocab_size: int | None, plan: SplitPlan, note: Callable[[st
     if name == "char":
         return char_tokenizer(plan.training_texts())
     size = vocab_size or automatic_vocab_size(plan.bytes)
+    size = min(size, SMALLEST_BPE + plan.bytes)  # a merge needs two bytes, and the trainer reserves memory for each id
     note(f"training a bpe tokenizer of {size} ids on {min(plan.bytes, SAMPLE_BYTES) / 1e6:.1f} MB of text.")
     return bpe_tokenizer(_sample(plan.training_texts(), plan.bytes), size)
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from unmask.config import library_versions
 from unmask.disk.files import as_os_error, atomic_folder, reason_of
 from unmask.disk.folders import earlier, reading, refuse_foreign
-from unmask.disk.json import NotJson, parse_json, read_json
+from unmask.disk.json import JSON_BYTES, NotJson, parse_json, read_json, read_text
 from unmask.errors import CheckpointError, UnmaskError
 
 if TYPE_CHECKING:  # `unmask info` reads checkpoints without torch
@@ -249,11 +249,11 @@ def _read_text(path: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_text(path, 4 * JSON_BYTES)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({reason_of(error)}): {_AGAIN}.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: it is not UTF-8; {_AGAIN}.") from error
+    except NotJson as error:
+        raise CheckpointError(f"{path} is damaged: it {error.reason}; {_AGAIN}.") from error
 
 
 def _save(path: Path, tensors: "Mapping[str, Tensor]") -> None:

@@ -84,18 +84,21 @@ def parse_json(text: str, shape: type[Shape]) -> Shape:
     return _validated(text, value, shape)
 
 
-def json_lines(file: IO[bytes], shape: type[Shape]) -> Iterator[tuple[int, Shape | NotJson]]:
-    """Open file of JSON lines -> (line number from 1, value or NotJson) of each line that is not blank."""
+def json_lines(file: IO[bytes], shape: type[Shape], limit: int = LINES_BYTES) -> Iterator[tuple[int, Shape | NotJson]]:
+    """Open file of JSON lines -> (line number from 1, value or NotJson) of each line that is not blank.
+
+    It ends after a line of more than `limit` bytes.
+    """
     number = 0
-    while line := file.readline(LINES_BYTES + 1):
+    while line := file.readline(limit + 1):
         number += 1
         try:
-            text = _decoded(line, LINES_BYTES).strip()
+            text = _decoded(line, limit).strip()
             if text:
                 yield number, parse_json(text, shape)
         except NotJson as problem:
             yield number, problem
-            if len(line) > LINES_BYTES:  # the start of the next line is unknown
+            if len(line) > limit:  # the start of the next line is unknown
                 return
 
 

@@ -32,7 +32,7 @@ from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, iterate_tensors, read_checkpoint
 from unmask.disk.folders import reading
 from unmask.errors import CheckpointError, ConfigError
-from unmask.limits import require_memory, sentences
+from unmask.limits import require_finite, require_memory, sentences
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion, make_schedule
@@ -259,6 +259,7 @@ def _fill(network: nn.Module, checkpoint: Checkpoint, device: str, dtype: torch.
             wrong.add(name)
             continue
         wrong.discard(name)
+        require_finite(value, name, str(checkpoint.folder))
         new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
         owner, _, leaf = name.rpartition(".")
         setattr(network.get_submodule(owner), leaf, fresh.setdefault(id(old), new))

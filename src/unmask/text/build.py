@@ -8,6 +8,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from unmask.errors import DataError
+from unmask.limits import require_memory
 from unmask.text.tokenizer import BYTE_CHARACTERS, Tokenizer
 
 UNKNOWN = "<unk>"
@@ -63,6 +64,7 @@ def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     smallest = len(BYTE_CHARACTERS) + len(_SPECIAL)
     if vocab_size < smallest:
         raise DataError(f"a bpe tokenizer of {vocab_size} ids was asked for: it has at least {smallest}.")
+    require_memory(vocab_size * 16, f"A tokenizer of {vocab_size:,} ids", "ask for fewer ids")
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

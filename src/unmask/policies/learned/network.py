@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.batch import pad_rows
+from unmask.limits import require_memory
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
 
@@ -113,6 +114,8 @@ class PolicyNetwork(nn.Module):
         super().__init__()
         self.settings = settings
         d = settings.width
+        weights = d * (18 * d + settings.inputs)
+        require_memory(4 * weights, f"A policy of {weights:,} parameters", "set a smaller --policy.width")
         self.inputs = nn.Linear(settings.inputs, d)
         self.state = nn.Embedding(STATES, d) if settings.mask else None
         self.time = _vector(1 + 2 * _WAVES, d) if settings.time else None

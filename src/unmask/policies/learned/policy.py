@@ -33,6 +33,7 @@ from unmask.config import from_dict, to_dict
 from unmask.disk.checkpoint import load_tensors, read_checkpoint
 from unmask.disk.folders import reading
 from unmask.errors import CheckpointError, ConfigError, RequestError
+from unmask.limits import require_finite
 from unmask.policies.base import Decision, Needs, State, View
 from unmask.policies.learned.network import (
     Observation,
@@ -284,9 +285,12 @@ def _read(folder: Path) -> Learned:
         calibration = None if stored is None else from_dict(Calibration, stored, where)
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
+    stored_tensors = load_tensors(checkpoint.folder)
+    for name, value in stored_tensors.items():
+        require_finite(value, name, str(checkpoint.folder))
     network = PolicyNetwork(settings)
     try:
-        network.load_state_dict(load_tensors(checkpoint.folder))
+        network.load_state_dict(stored_tensors)
     except RuntimeError as error:
         raise CheckpointError(
             f"{checkpoint.folder} holds weights that are not those that its config.json describes; "
