@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Show the main job on the bundled model, offline
 	@$(BIN)/unmask demo
 
-test: $(STAMP) ## Run all tests
-	@$(BIN)/python -m pytest
+test: $(STAMP) ## Run all tests but the commands of the docs
+	@$(BIN)/python -m pytest -m "not fences"
 
 fast: $(STAMP) ## Run the tests without the slow ones
 	@$(BIN)/python -m pytest -m "not slow"
@@ -37,8 +37,8 @@ bench: $(STAMP) ## Measure training and decoding on this machine (JSON)
 	@$(BIN)/unmask bench decode --json
 	@$(BIN)/unmask bench ancestral --json
 
-docs: $(STAMP) ## Run the examples in the README and docs
-	@$(BIN)/python -m pytest tests/e2e/test_docs.py
+docs: $(STAMP) ## Run the commands and examples of README and docs (SHARD=1/3: a third of the pages)
+	@$(BIN)/python -m pytest -m fences --durations=0 tests/e2e/test_docs.py
 
 golden: $(STAMP) ## Rewrite the golden files from what the code does now (then read the diff)
 	@$(BIN)/python -m pytest --golden tests/golden tests/laws/test_resume.py -k golden

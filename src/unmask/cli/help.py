@@ -125,7 +125,7 @@ def _entry(field: Field, width: int) -> list[str]:
 
 
 def _switch(field: Field) -> str:
-    """Field -> its option: --train.compile; with its short form; a switch that is on is written --no-NAME."""
+    """Field -> its option, such as --train.compile, with its short form; for a switch that is on, what turns it off."""
     if field.type is bool and field.default is True:
         head, _, last = field.name.rpartition(".")
         return written(f"{head}.no-{last}" if head else f"no-{last}")

@@ -1,6 +1,6 @@
 """`unmask generate` and `unmask fill`: text after prompts, text in holes, and probabilities of choices in a hole."""
 
-__all__ = ["FillArguments", "GenerateArguments", "run_fill", "run_generate"]
+__all__ = ["FillArguments", "GenerateArguments", "run_fill", "run_generate", "with_checkpoint"]
 
 import math
 import os
@@ -99,7 +99,7 @@ def _tracing(path: str | None) -> "Tracing | None":
     return Tracing(path)
 
 
-def _with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
+def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
     """Words -> the same; before a lone argument that is a text they have the bundled model as CHECKPOINT.
 
     A lone argument is a checkpoint if it is the name of a bundled model or a path that exists. Raises RequestError for
@@ -127,7 +127,7 @@ def _with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
 
 def run_generate(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints texts after prompts."""
-    arguments = parse(GenerateArguments, _with_checkpoint(GenerateArguments, argv, "generate"), "generate")
+    arguments = parse(GenerateArguments, with_checkpoint(GenerateArguments, argv, "generate"), "generate")
     starts = _prompts(arguments)
     require_rows(len(starts) * arguments.count, arguments.length)
     prompts = [text for text in starts for _ in range(arguments.count)]
@@ -238,7 +238,7 @@ def _rows(
 
 def run_fill(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints fillings, or how probable each choice is."""
-    words = _with_checkpoint(FillArguments, argv, "fill")
+    words = with_checkpoint(FillArguments, argv, "fill")
     arguments = parse(FillArguments, words, "fill")
     if arguments.choices:
         refuse(
