@@ -379,15 +379,7 @@ def test_tokenizers_of_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_rows_of_any_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_text("to be or not to be " * 100)
     words = ["train", "--data.source", str(tmp_path / "a.txt"), "--data.tokenizer", "byte"]
-        "train",
-        "--data.source",
-        str(tmp_path / "a.txt"),
-        "--data.tokenizer",
-        "byte",
-        "--data.length",
-        str(10**12),
-    ]
-    assert cli.main(words) == 2
+    assert cli.main([*words, "--data.length", str(10**12)]) == 2
     assert "A row of 1,000,000,000,000 tokens needs at least 8.0 TB" in capsys.readouterr().err
 
 
