@@ -1,6 +1,8 @@
 """The sentences of settings, checkpoints and runs, word for word."""
 
 import json
+import re
+import socket
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ from unmask.disk.checkpoint import load_state, read_checkpoint, write_checkpoint
 from unmask.disk.files import atomic_text, explained
 from unmask.disk.folders import resolve
 from unmask.errors import CheckpointError, ConfigError, DataError, RunError, UnmaskError
-from unmask.run import machine
+from unmask.run import machine, parallel
 from unmask.run.machine import choose_device, choose_dtype, set_threads
 from unmask.run.metrics import Metrics, read_metrics
 from unmask.run.optim import Ema, learning_rate
@@ -232,12 +234,58 @@ def test_training_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert _sentence(ConfigError, lambda: Group(0, 2).share(3)) == (
         "a batch of 3 rows cannot be shared by 2 processes: give a multiple."
     )
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert _sentence(ConfigError, lambda: join_group(torch.device("cpu"))) == (
-        "WORLD_SIZE is set and LOCAL_RANK is not: start the run with torchrun."
-    )
+
+
+PROCESSES = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+TORCHRUN = "start the run with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK."
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"MASTER_ADDR": None}, f"RANK is set and MASTER_ADDR is not: {TORCHRUN}"),
+        ({"MASTER_PORT": ""}, f"RANK is set and MASTER_PORT is not: {TORCHRUN}"),
+        ({"WORLD_SIZE": None}, f"RANK is set and WORLD_SIZE is not: {TORCHRUN}"),
+        ({"RANK": None, "MASTER_ADDR": None}, f"WORLD_SIZE is set and RANK, MASTER_ADDR are not: {TORCHRUN}"),
+        ({"WORLD_SIZE": "1", "RANK": None, "LOCAL_RANK": "1"}, None),
+        ({"RANK": "a"}, f"RANK is 'a', which is no whole number: {TORCHRUN}"),
+        ({"RANK": "-1"}, f"RANK is '-1', which is no whole number: {TORCHRUN}"),
+        ({"WORLD_SIZE": "²"}, f"WORLD_SIZE is '²', which is no whole number: {TORCHRUN}"),
+        ({"RANK": "2"}, f"RANK is 2, but there are 2 processes (WORLD_SIZE): {TORCHRUN}"),
+        ({"LOCAL_RANK": "7"}, f"LOCAL_RANK is 7, but there are 2 processes (WORLD_SIZE): {TORCHRUN}"),
+        ({"WORLD_SIZE": "0"}, f"RANK is 1, but there are 0 processes (WORLD_SIZE): {TORCHRUN}"),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT is 70000, which is no port: give a number from 1 to 65535."),
+        (dict.fromkeys(PROCESSES), None),
+    ],
+)
+def test_processes(changes: dict[str, str | None], sentence: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is refused before a connection is tried; the controls, without a sentence, are groups of one process."""
+    for name, value in (PROCESSES | changes).items():
+        monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)
+    if sentence is None:
+        assert join_group(torch.device("cpu")).size == 1
+    else:
+        assert _sentence(ConfigError, lambda: join_group(torch.device("cpu"))) == sentence
+
+
+def test_processes_that_do_not_reach_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "_PATIENCE", 0.3)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        for name, value in (PROCESSES | {"MASTER_PORT": str(port)}).items():
+            monkeypatch.setenv(name, value)
+        assert _sentence(RunError, lambda: join_group(torch.device("cpu"))) == (
+            f"Process 1 of 2 cannot reach the first one at 127.0.0.1:{port} (connection refused): check MASTER_ADDR, "
+            "MASTER_PORT and that the first process runs."
+        )
+        taken.listen()
+        monkeypatch.setenv("RANK", "0")
+        assert re.fullmatch(
+            rf"The 2 processes of the run could not connect at 127.0.0.1:{port} \(.*address already in use\): start "
+            r"the run again with torchrun, with another port where this one is taken \(--master-port\)\.",
+            _sentence(RunError, lambda: join_group(torch.device("cpu"))),
+        )
 
 
 def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def _guarded(arguments: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt as error:
         ended = error if isinstance(error, Interrupted) else Interrupted()
-        note(f"unmask: interrupted: {str(ended) or 'nothing was saved'}.")
+        note(f"unmask: interrupted: {str(ended) or 'nothing was saved.'}")
         return ended.exit_code
     except SystemExit as ended:  # of the help
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)

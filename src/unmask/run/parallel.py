@@ -3,14 +3,16 @@
 __all__ = ["Group", "join_group"]
 
 import os
-from collections.abc import Iterable
+import socket
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, RunError
 
 _BUCKET = 32 * 1024 * 1024  # elements in one all-reduce: large enough to be fast, small beside a model
 
@@ -88,21 +90,76 @@ def join_group(device: torch.device) -> Group:
     """Environment of torchrun (RANK, WORLD_SIZE, LOCAL_RANK) -> the group of this process; without it, a group of one.
 
     Connects through NCCL for CUDA and Gloo otherwise; with CUDA each process takes the GPU of its local rank.
-    Raises ConfigError if only some of the three variables are set.
+    Raises ConfigError for variables that are missing or wrong, RunError where the processes do not reach each other.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    missing = [name for name in names if name not in os.environ]
-    if "WORLD_SIZE" in missing or os.environ["WORLD_SIZE"] == "1":
+    place = _place(os.environ)
+    if place is None:
         return Group()
-    if missing:
-        raise ConfigError(f"WORLD_SIZE is set and {' and '.join(missing)} is not: start the run with torchrun.")
-    rank, size, local_rank = (int(os.environ[name]) for name in names)
-    if device.type == "cuda":
-        torch.cuda.set_device(local_rank)
-        dist.init_process_group("nccl", device_id=torch.device("cuda", local_rank))
-    else:
-        dist.init_process_group("gloo")
-    return Group(rank, size, local_rank)
+    group, address = place
+    _reach(group, *address)
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(group.local_rank)
+            dist.init_process_group("nccl", device_id=torch.device("cuda", group.local_rank))
+        else:
+            dist.init_process_group("gloo")
+    except (RuntimeError, ValueError) as error:  # the errors of torch.distributed are RuntimeErrors
+        reason = str(error).partition("\n")[0].partition(" Exception raised from")[0].strip().rstrip(".")
+        raise RunError(
+            f"The {group.size} processes of the run could not connect at {address[0]}:{address[1]} ({reason}): "
+            "start the run again with torchrun, with another port where this one is taken (--master-port)."
+        ) from error
+    return group
+
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_ADVICE = "start the run with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK"
+_PATIENCE = 60.0  # seconds that the first process may take to open its port
+
+
+def _place(environment: Mapping[str, str]) -> tuple[Group, tuple[str, int]] | None:
+    """Environment -> the group, and host and port of its first process; None outside of a group of several processes.
+
+    Raises ConfigError for variables that are missing, no number, or out of range.
+    """
+    if not any(name in environment for name in _VARIABLES[:3]):
+        return None
+    if environment.get("WORLD_SIZE") == "1" and environment.get("RANK", "0") == "0":
+        return None
+    if missing := [name for name in _VARIABLES if not environment.get(name)]:
+        present = next(name for name in _VARIABLES if environment.get(name) or name == "LOCAL_RANK")
+        verb = "is" if len(missing) == 1 else "are"
+        raise ConfigError(f"{present} is set and {', '.join(missing)} {verb} not: {_ADVICE}.")
+    numbers: dict[str, int] = {}
+    for name in _VARIABLES:
+        text = environment[name]
+        if name != "MASTER_ADDR" and not (text.isascii() and text.isdigit() and len(text) < 10):
+            raise ConfigError(f"{name} is '{text}', which is no whole number: {_ADVICE}.")
+        numbers[name] = int(text) if name != "MASTER_ADDR" else 0
+    size, port = numbers["WORLD_SIZE"], numbers["MASTER_PORT"]
+    for name in ("RANK", "LOCAL_RANK"):
+        if numbers[name] >= size:
+            raise ConfigError(f"{name} is {numbers[name]}, but there are {size} processes (WORLD_SIZE): {_ADVICE}.")
+    if not 0 < port < 65536:
+        raise ConfigError(f"MASTER_PORT is {port}, which is no port: give a number from 1 to 65535.")
+    return Group(numbers["RANK"], size, numbers["LOCAL_RANK"]), (environment["MASTER_ADDR"], port)
+
+
+def _reach(group: Group, host: str, port: int) -> None:
+    """Wait until the port of the first process is open. Raises RunError after a minute, or at once for no such host."""
+    end = time.monotonic() + _PATIENCE
+    while not group.first:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+            return
+        except OSError as error:
+            if isinstance(error, socket.gaierror) or time.monotonic() > end:
+                reason = (error.strerror or str(error)).lower()
+                raise RunError(
+                    f"Process {group.rank} of {group.size} cannot reach the first one at {host}:{port} ({reason}): "
+                    "check MASTER_ADDR, MASTER_PORT and that the first process runs."
+                ) from error
+        time.sleep(0.2)
 
 
 def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
