@@ -23,11 +23,12 @@ from unmask.disk.folders import bundled, locate
 from unmask.errors import RequestError
 from unmask.fill.holes import Attempt, Choice, Fill, Filler
 from unmask.model.load import load_denoiser
-from unmask.noise import derive
+from unmask.noise import row_seeds
 from unmask.objective.bound import Bound, validate
 from unmask.objective.masked import Masked
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
+from unmask.ranges import Count, Dial, Draws, Seed, Temperature, Threads, TopP, checked
 from unmask.run.machine import DtypeName, choose_device, choose_dtype, prepare, set_threads
 from unmask.text.tokenizer import Tokenizer
 from unmask.trace.events import Trace
@@ -59,8 +60,13 @@ class Filling(Generation):
     """The decoded combinations of lengths, the best (the sample) first; empty without free lengths."""
 
 
+@checked
 def load(
-    name_or_path: str = "shakespeare", *, device: str = "auto", dtype: DtypeName = "auto", threads: int | None = None
+    name_or_path: str = "shakespeare",
+    *,
+    device: str = "auto",
+    dtype: DtypeName = "auto",
+    threads: Threads | None = None,
 ) -> "Model":
     """A checkpoint folder, a run folder, or the name of a bundled checkpoint -> a model.
 
@@ -107,12 +113,13 @@ class Model:
 
     # ---- writing --------------------------------------------------------------------------------------------------
 
+    @checked
     def decoder(
         self,
         policy: str | UnmaskingPolicy = "random",
         *,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        temperature: Temperature = 1.0,
+        top_p: TopP = 1.0,
         **decoding: Unpack[Decoding],
     ) -> Decoder:
         """A policy -> the decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or an object.
@@ -131,20 +138,21 @@ class Model:
         result = self._collect(rows, time.perf_counter() - start)
         return result if recorder is None else replace(result, trace=self.trace(recorder, rows, **options))
 
+    @checked
     def stream(
         self,
         prompts: str | Sequence[str] = "",
         *,
-        length: int = 128,
+        length: Count = 128,
         policy: str | UnmaskingPolicy = "random",
-        temperature: float | Sequence[float] = 1.0,
-        top_p: float | Sequence[float] = 1.0,
-        dial: float | Sequence[float] | None = None,
-        stride: int | None = None,
-        seed: int | Sequence[int] = 0,
+        temperature: Temperature | Sequence[Temperature] = 1.0,
+        top_p: TopP | Sequence[TopP] = 1.0,
+        dial: Dial | Sequence[Dial] | None = None,
+        stride: Count | None = None,
+        seed: Seed | Sequence[Seed] = 0,
         stop_at_eos: bool = True,
         constraint: Constraints = None,
-        batch: int = 32,
+        batch: Count = 32,
         **decoding: Unpack[Decoding],
     ) -> Generator[Snapshot, None, list[Written]]:
         """Continue each prompt by `length` tokens, yielding the canvas after each pass.
@@ -163,8 +171,6 @@ class Model:
         decoder = replace(self.decoder(policy, **decoding), constraints=rules)
         if not texts:
             raise RequestError("There is no prompt; give at least one, which may be empty.")
-        if length < 1:
-            raise RequestError(f"length is {length}; give the number of tokens to write, at least 1.")
         if not 0 < step <= self.window:
             raise RequestError(f"stride is {step}; give 1 to {self.window} tokens, the model's window.")
         options = row_options(
@@ -174,7 +180,7 @@ class Model:
             decoder,
             self.tokenizer.encode_batch(texts),
             [length] * len(texts),
-            _row_seeds(seed, len(texts)),
+            row_seeds(seed, len(texts)),
             window=self.window,
             stride=step,
             pad_id=self.tokenizer.pad_id,
@@ -235,19 +241,20 @@ class Model:
         result = self._filling(rows, time.perf_counter() - start)
         return result if recorder is None else replace(result, trace=self.trace(recorder, rows, **options))
 
+    @checked
     def stream_fill(
         self,
         template: str,
         *,
         policy: str | UnmaskingPolicy = "random",
-        temperature: float | Sequence[float] = 1.0,
-        top_p: float | Sequence[float] = 1.0,
-        dial: float | Sequence[float] | None = None,
-        count: int = 1,
-        seed: int | Sequence[int] = 0,
-        draws: int = 32,
+        temperature: Temperature | Sequence[Temperature] = 1.0,
+        top_p: TopP | Sequence[TopP] = 1.0,
+        dial: Dial | Sequence[Dial] | None = None,
+        count: Count = 1,
+        seed: Seed | Sequence[Seed] = 0,
+        draws: Draws = 32,
         constraint: Constraints = None,
-        batch: int = 32,
+        batch: Count = 32,
         **decoding: Unpack[Decoding],
     ) -> Generator[Snapshot, None, list[Fill]]:
         """Fill the holes of `template` (see text.template) `count` times, yielding the canvas after each pass.
@@ -258,8 +265,6 @@ class Model:
         Raises RequestError for a template without holes, one longer than the model's window, or one with too many
         combinations of lengths.
         """
-        if count < 1:
-            raise RequestError(f"count is {count}; give at least 1.")
         sketch = self.filler.sketch(template, count)
         rules, numbers = constraints_of(constraint, count)
         decoder = replace(self.decoder(policy, **decoding), constraints=tuple(map(self.filler.writable, rules)))
@@ -267,7 +272,7 @@ class Model:
             decoder, count, dial=dial, temperature=temperature, top_p=top_p, passes=decoding.get("passes")
         )
         options = replace(options, constraint=numbers)
-        return self.filler.stream(sketch, decoder, _row_seeds(seed, count), options, draws=draws, batch=batch)
+        return self.filler.stream(sketch, decoder, row_seeds(seed, count), options, draws=draws, batch=batch)
 
     def canvas_of(self, template: str) -> list[int]:
         """The token ids of a template, MASK in its holes; a hole of free length has its least."""
@@ -278,8 +283,9 @@ class Model:
         """Characters such as "0123456789" -> a constraint for `stream` and `fill`: only tokens made of them."""
         return self.filler.only(characters)
 
+    @checked
     def score(
-        self, template: str, choices: Sequence[str], *, orders: int = 32, seed: int = 0, batch: int = 32
+        self, template: str, choices: Sequence[str], *, orders: Draws = 32, seed: Seed = 0, batch: Count = 32
     ) -> list[Choice]:
         """How probable each choice is where the template has a [?]: score("The king is [?]", ["dead", "here"]).
 
@@ -309,7 +315,8 @@ class Model:
 
     # ---- measuring ------------------------------------------------------------------------------------------------
 
-    def bound(self, texts: str | Sequence[str], *, draws: int = 16, seed: int = 0, batch: int = 32) -> Bound:
+    @checked
+    def bound(self, texts: str | Sequence[str], *, draws: Count = 16, seed: Seed = 0, batch: Count = 32) -> Bound:
         """Texts -> the bound on their -log p; each is cut into windows, with `draws` random maskings a window.
 
         Raises RequestError if there is no token.
@@ -327,8 +334,9 @@ class Model:
         packed = Packed(table, np.zeros(len(rows), np.int32), last, size, int(last.sum()))
         return self.bound_packed(packed, draws=draws, seed=seed, batch=batch)
 
+    @checked
     def bound_packed(
-        self, packed: Packed, *, limit: int | None = None, draws: int = 1, seed: int = 0, batch: int = 32
+        self, packed: Packed, *, limit: Count | None = None, draws: Count = 1, seed: Seed = 0, batch: Count = 32
     ) -> Bound:
         """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`."""
         objective = Masked(self.process)
@@ -340,11 +348,3 @@ def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:
     counts = Counter(token for sample in samples for token in sample)
     total = sum(counts.values())
     return -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0
-
-
-def _row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    if isinstance(seed, int):
-        return [derive(seed, row) for row in range(count)]
-    if len(seed) != count:
-        raise RequestError(f"{len(seed)} seeds were given for {count} rows; give one seed, or one a row.")
-    return [int(s) for s in seed]

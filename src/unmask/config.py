@@ -1,4 +1,4 @@
-"""Settings as plain data: frozen dataclasses to and from JSON, TOML files, and the record of a run's environment.
+"""Settings as plain data: frozen dataclasses to and from JSON, and the record of a run's environment.
 
 This module does not import torch, and imports pydantic only when settings are checked.
 """
@@ -11,7 +11,6 @@ __all__ = [
     "library_versions",
     "merge",
     "processor_facts",
-    "read_toml",
     "run_record",
     "to_dict",
     "trust_recorded",
@@ -72,21 +71,23 @@ def to_dict(settings: object) -> dict[str, Any]:
     return adapter(type(settings)).dump_python(settings, mode="json")
 
 
-def from_dict(cls: type[Settings], data: Mapping[str, Any], where: str) -> Settings:
+def from_dict(
+    cls: type[Settings], data: Mapping[str, Any], where: str, error: type[UnmaskError] = ConfigError
+) -> Settings:
     """Plain data -> the frozen dataclass `cls`; `where` names the source of the data in errors.
 
-    Raises ConfigError for a key that `cls` does not have, at any depth, for a missing key, and for a value of the
-    wrong type; an error that `cls` itself raises passes unchanged.
+    Raises `error` for a key that `cls` does not have, at any depth, for a missing key, for a value of the wrong type or
+    out of its range, and for what `cls` itself refuses.
     """
     from pydantic import ValidationError
 
     for key, name, known in _unknown_keys(cls, data, ""):
-        raise ConfigError(f"{where}: there is no setting '{key}': {did_you_mean(name, known)}")
+        raise error(f"{where}: there is no setting '{key}': {did_you_mean(name, known)}")
     text = json.dumps(data, default=str)  # the rules of JSON: lists for tuples, and a text is no number
     try:
         return adapter(cls).validate_json(text, strict=True)
-    except ValidationError as error:
-        raise _as_config_error(error, data, where) from error
+    except ValidationError as problem:
+        raise error(f"{where}: {_sentence(problem, data)}") from problem
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,26 +98,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(cast(Mapping[str, Any], old), cast(Mapping[str, Any], value)) if both else value
     return merged
-
-
-def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """TOML file -> its tables. Raises ConfigError where it is missing, unreadable, or not TOML (with the line)."""
-    import tomllib
-
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-        return tomllib.loads(text)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist: give the path of a TOML file.") from error
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(f"{path} cannot be read ({reason}): give the path of a TOML file.") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a text file: give the path of a TOML file.") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is nested too deep: give tables within tables a few levels deep.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {_lower_first(str(error))}.") from error
 
 
 def library_versions() -> dict[str, str]:
@@ -183,16 +164,16 @@ def _hints(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
 
 
-def _as_config_error(error: "ValidationError", data: Mapping[str, Any], where: str) -> UnmaskError:
-    """Pydantic error -> its first problem as one sentence: the key, the value, what is possible."""
+def _sentence(error: "ValidationError", data: object) -> str:
+    """Pydantic error -> its first problem as a sentence: the key, the value, what is possible."""
     own = error.errors()[0].get("ctx", {}).get("error")
     if isinstance(own, UnmaskError):
-        return own
+        return str(own)
     key, value, possible = first_problem(error, data)
     if not possible:
-        return ConfigError(f"{where}: the setting '{key}' is missing: give it a value.")
+        return f"the setting '{key}' is missing: give it a value."
     name = f"the setting '{key}'" if key else "the whole"
-    return ConfigError(f"{where}: {name} cannot be {value}: give {possible}.")
+    return f"{name} cannot be {value}: give {possible}."
 
 
 def first_problem(error: "ValidationError", data: object) -> tuple[str, str, str]:
@@ -201,6 +182,7 @@ def first_problem(error: "ValidationError", data: object) -> tuple[str, str, str
     first = details[0]
     key, value = _locate(first["loc"], data)
     text = json.dumps(value, default=str, ensure_ascii=False)
+    text = text if len(text) <= 60 else f"{text[:57]}..."
     if first["type"] == "missing":
         return key, text, "a longer list" if isinstance(first["loc"][-1], int) else ""
     same = [detail for detail in details if _locate(detail["loc"], data)[0] == key]

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.errors import RequestError
+from unmask.ranges import Guidance, check_value
 
 
 @runtime_checkable
@@ -286,8 +287,7 @@ class Guided(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.scale < float("inf"):
-            raise RequestError(f"guidance is {self.scale}; give 0 (none) or more.")
+        check_value("guidance", self.scale, Guidance, RequestError)
 
     def hidden(
         self,

@@ -5,12 +5,15 @@ request. The idea is that of `jax.random.fold_in`. The hash state is two 32-bit 
 whose multipliers are below 2**31, so that no product with a 32-bit word exceeds int64.
 """
 
-__all__ = ["DROPOUT", "POLICY", "TOKENS", "derive", "fold", "generator", "row_keys", "uniform"]
+__all__ = ["DROPOUT", "POLICY", "TOKENS", "derive", "fold", "generator", "row_keys", "row_seeds", "uniform"]
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from unmask.errors import RequestError
 
 # Streams: numbers for different purposes are independent.
 TOKENS, POLICY, DROPOUT = 0, 1, 2
@@ -81,6 +84,18 @@ def derive(seed: int, *path: int) -> int:
         state = (state ^ (state >> 27)) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
     return state >> 1
+
+
+def row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    """A seed, from which each row gets its own by its place, or one a row -> the seeds of `count` rows.
+
+    Raises RequestError where there are not as many as rows.
+    """
+    if isinstance(seed, int):
+        return [derive(seed, row) for row in range(count)]
+    if len(seed) != count:
+        raise RequestError(f"{len(seed)} seeds were given for {count} rows; give one seed, or one a row.")
+    return [int(row_seed) for row_seed in seed]
 
 
 def generator(seed: int, *path: int) -> torch.Generator:

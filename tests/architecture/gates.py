@@ -20,6 +20,7 @@ CORE = (
     "noise",
     "errors",
     "limits",
+    "ranges",
     "config",
     "process",
     "denoiser",
@@ -30,7 +31,7 @@ CORE = (
 )
 CORE_LIBRARIES = {"torch", "pydantic", "pydantic_core", "safetensors", "unmask"}
 """What the packages in CORE may import beside the standard library."""
-WITHOUT_TORCH = ("config.py", "errors.py", "limits.py", "__init__.py", "cli/__init__.py", "cli/main.py")
+WITHOUT_TORCH = ("config.py", "errors.py", "limits.py", "ranges.py", "__init__.py", "cli/__init__.py", "cli/main.py")
 
 
 def package_of(path: str) -> str:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask import __version__, config
-from unmask.config import from_dict, merge, read_toml, run_record, to_dict
+from unmask.config import from_dict, merge, run_record, to_dict
+from unmask.disk.json import read_toml
 from unmask.errors import ConfigError
 
 

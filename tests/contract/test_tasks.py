@@ -429,7 +429,10 @@ def test_the_adapter_passes_settings_and_returns_scores(gym: None) -> None:
         ("gym:dataset=sum", "reasoning-gym has no data set 'sum'; did you mean 'sums'?"),
         ("gym:dataset=sums,largst=1", "The data set 'sums' has no option 'largst'; did you mean 'largest'?"),
         ("gym:dataset=sums,seed=1", "The data set 'sums' has no option 'seed'; known: largest, negative, scale."),
-        ("gym:dataset=sums,size=0", "size is 0 and length is 64; give at least 1 for each."),
+        (
+            "gym:dataset=sums,size=0",
+            "size in the task 'gym:dataset=sums,size=0' is 0; give a whole number of at least 1.",
+        ),
         (
             "gym:dataset=sums,largest=-1",
             "The data set 'sums' refuses {'largest': -1}: largest must be positive.",

@@ -51,13 +51,13 @@ ARGUMENTS = [
     ("train --train.eval-evry 4", "train has no option '--train.eval-evry'; did you mean '--train.eval-every'?"),
     ("train --lr 1", "train has no option '--lr'; did you mean '--train.lr'?"),
     ("train --zzzzzz 1", "train has no option '--zzzzzz'; see unmask train --help."),
-    ("train --train.lr fast", "--train.lr cannot be 'fast'; give a number."),
-    ("train --train.lr", "--train.lr lacks its value; give a number."),
-    ("train --train.steps 1.5", "--train.steps cannot be '1.5'; give a whole number."),
+    ("train --train.lr fast", "--train.lr cannot be 'fast'; give a number between 0 and 1 (for example 1e-3)."),
+    ("train --train.lr", "--train.lr lacks its value; give a number between 0 and 1 (for example 1e-3)."),
+    ("train --train.steps 1.5", "--train.steps cannot be '1.5'; give a whole number of at least 1."),
     ("train --train.shape bent", "--train.shape cannot be 'bent'; give one of cosine, constant."),
-    ("train --train.betas 0.9", "--train.betas lacks a value; give 2 values, each a number."),
+    ("train --train.betas 0.9", "--train.betas lacks a value; give 2 values, each a number of at least 0 and below 1."),
     ("train --train.compile=yes", "--train.compile is a switch and takes no value; leave 'yes' out."),
-    ("train --train.lr 3", "train.lr is 3.0; it must lie between 0 and 1, for example 1e-3."),
+    ("train --train.lr 3", "--train.lr cannot be '3'; give a number between 0 and 1 (for example 1e-3)."),
     ("train tetx", "There is no recipe named 'tetx'; did you mean 'text'?"),
     ("train text more", "'more' is a word too many for train; put a text of several words between quotation marks."),
     ("bench decode --threads 2", "--threads does not go with bench decode, which uses --rounds alone."),
@@ -89,7 +89,7 @@ ARGUMENTS = [
         ),
     ),
     ("eval", "eval needs a CHECKPOINT; see unmask eval --help."),
-    ("generate --count 0", "count is 0; give the number of texts for each prompt, at least 1."),
+    ("generate --count 0", "--count cannot be '0'; give a whole number of at least 1."),
     (
         "list modles",
         f"CATEGORY cannot be 'modles'; give one of {CATEGORIES}.",
@@ -195,13 +195,14 @@ def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str],
         "--data.tokenizer does not go with eval: the tokenizer is the checkpoint's."
     )
     assert sentence_of(capsys, "generate", run, "--policy", "ancestral:steps=0") == (
-        "steps is '0'; give a whole number of at least 1, or inf."
+        "steps is 0; give a whole number of at least 1 (or inf)."
     )
     assert sentence_of(capsys, "generate", run, "--policy", "randon") == (
         "There is no policy named 'randon'; did you mean 'random'?"
     )
-    assert sentence_of(capsys, "generate", run, "--length", "0") == (
-        "length is 0; give the number of tokens to write, at least 1."
+    assert (
+        sentence_of(capsys, "generate", run, "--length", "0")
+        == "--length cannot be '0'; give a whole number of at least 1."
     )
     assert sentence_of(capsys, "generate", run, "--prompts", "nowhere.txt") == (
         "nowhere.txt cannot be read (no such file or directory); give a text file with a prompt on each line."

@@ -60,44 +60,44 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: make("random:steps=many"),
         RequestError,
-        "steps is 'many'; give a whole number of at least 1, or inf.",
+        "steps is 'many'; give a whole number of at least 1 (or inf).",
     ),
-    (lambda: make("ancestral:steps=0"), RequestError, "steps is '0'; give a whole number of at least 1, or inf."),
+    (lambda: make("ancestral:steps=0"), RequestError, "steps is 0; give a whole number of at least 1 (or inf)."),
     (
         lambda: make("ancestral:schedule=cosin"),
         RequestError,
         "There is no schedule named 'cosin'; did you mean 'cosine'?",
     ),
-    (lambda: Ancestral(0), ConfigError, "steps is 0; a sampler needs at least 1, or none for infinitely many."),
-    (lambda: TopK(steps=0), ConfigError, "steps is 0; a policy needs at least 1."),
+    (lambda: Ancestral(0), ConfigError, "steps is 0; give a whole number of at least 1."),
+    (lambda: TopK(steps=0), ConfigError, "steps is 0; give a whole number of at least 1."),
     (
         lambda: Decoder(TABLE, POLICY, -0.5),
         RequestError,
-        "temperature is -0.5; give 0 (always the most probable token) or more.",
+        "temperature is -0.5; give 0 or a number from 0.0001 to 10000.",
     ),
     (
         lambda: Decoder(TABLE, POLICY, top_p=0.0),
         RequestError,
-        "top_p is 0.0; give a share above 0 and up to 1 (1 keeps every token).",
+        "top_p is 0.0; give a number above 0 and of at most 1 (1 keeps every token).",
     ),
     (
         lambda: Decoder(TABLE, POLICY, block_size=0),
         RequestError,
-        "block_size is 0; give at least 1, or none for a single block.",
+        "block_size is 0; give a whole number of at least 1 (None is a single block).",
     ),
-    (shape(width=0), ConfigError, "model.width is 0; it must be at least 1."),
+    (shape(width=0), ConfigError, "model.width is 0; give a whole number of at least 1."),
     (
         shape(width=30, heads=4),
         ConfigError,
         "model.width 30 does not divide into 4 heads of an even size; choose a width that is a multiple of 8.",
     ),
-    (shape(dropout=1.0), ConfigError, "model.dropout is 1.0; it must be at least 0 and below 1."),
+    (shape(dropout=1.0), ConfigError, "model.dropout is 1.0; give a number of at least 0 and below 1."),
     (shape(mask_id=10), ConfigError, "model.mask_id is 10, outside the vocabulary of 10 ids."),
     (lambda: MODEL.generate([]), RequestError, "There is no prompt; give at least one, which may be empty."),
     (
         lambda: MODEL.generate("a", length=0),
         RequestError,
-        "length is 0; give the number of tokens to write, at least 1.",
+        "length is 0; give a whole number of at least 1.",
     ),
     (
         lambda: MODEL.generate("a", stride=17),
@@ -114,7 +114,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
         RequestError,
         "The template is 44 tokens long and the model's window is 16; shorten it or its holes.",
     ),
-    (lambda: MODEL.fill("a [4] b", count=0), RequestError, "count is 0; give at least 1."),
+    (lambda: MODEL.fill("a [4] b", count=0), RequestError, "count is 0; give a whole number of at least 1."),
     (
         lambda: MODEL.fill("a [1-40] b"),
         RequestError,
@@ -128,7 +128,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: MODEL.fill("[1-2]", draws=1),
         RequestError,
-        "draws is 1; give at least 2 random maskings, whose spread gives the error.",
+        "draws is 1; give a whole number of at least 2 (their spread gives the error).",
     ),
     (
         lambda: MODEL.fill("[2]", constraint=Vocabulary(torch.arange(TOKENIZER.vocab_size) == TOKENIZER.pad_id)),
@@ -143,7 +143,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: MODEL.score("a [?]", ["b"], orders=1),
         RequestError,
-        "orders is 1; give at least 2 random orders, whose spread gives the error.",
+        "orders is 1; give a whole number of at least 2 (their spread gives the error).",
     ),
     (
         lambda: MODEL.score("a [?] [?]", ["b"]),

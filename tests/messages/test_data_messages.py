@@ -52,9 +52,9 @@ def read(source: str, text_key: str = "text") -> list[object]:
             "data.source is empty: give a file, a folder, a corpus name such as shakespeare, or hf:NAME.",
         ),
         ({"valid": ""}, "data.valid is empty: give a source like data.source, or leave it out."),
-        ({"length": 1}, "data.length is 1: a row has at least 2 positions."),
-        ({"valid_share": 1.0}, "data.valid_share is 1.0: give a share between 0 and 1, such as 0.05."),
-        ({"workers": 0}, "data.workers is 0: give 1 or more threads."),
+        ({"length": 1}, "data.length is 1; give a whole number of at least 2."),
+        ({"valid_share": 1.0}, "data.valid_share is 1.0; give a number between 0 and 1 (such as 0.05)."),
+        ({"workers": 0}, "data.workers is 0; give a whole number from 1 to 1024."),
         ({"eos": "both"}, "data.eos is 'both': it is append or none."),
         ({"text_key": ""}, "data.text_key is empty: give the name of the key that holds the text, such as text."),
         ({"tokenizer": ""}, "data.tokenizer is empty: give one of auto, byte, char, dna, bpe, or a path."),
@@ -64,7 +64,7 @@ def read(source: str, text_key: str = "text") -> list[object]:
         ),
         (
             {"vocab_size": 258},
-            "data.vocab_size is 258: a bpe tokenizer has at least 259 ids (256 bytes and 3 special tokens).",
+            "data.vocab_size is 258; give a whole number from 259 to 16777216 (256 bytes and 3 special tokens).",
         ),
         (
             {"mask_token": "<m>"},

@@ -24,24 +24,24 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: LearnSettings(group=1),
         ConfigError,
-        "group is 1; a rollout is compared with others of its problem: give at least 2.",
+        "group is 1; give a whole number of at least 2 (a rollout is compared with others of its problem).",
     ),
     (
         lambda: LearnSettings(alphas=(1.0, -1.0)),
         ConfigError,
-        "alphas are [1.0, -1.0]; give at least one, each 0 (accuracy alone) or more.",
+        "a value of alphas is -1.0; give a number from 0 to 1000000 (0 is accuracy alone).",
     ),
     (
         lambda: LearnSettings(alphas=(1.0, math.inf)),
         ConfigError,
-        "alphas are [1.0, inf]; give at least one, each 0 (accuracy alone) or more.",
+        "a value of alphas is inf; give a number from 0 to 1000000 (0 is accuracy alone).",
     ),
-    (lambda: LearnSettings(entropy=-1), ConfigError, "entropy is -1; it must be 0 or more."),
-    (lambda: LearnSettings(lr=math.nan), ConfigError, "lr is nan; it must be above 0."),
+    (lambda: LearnSettings(entropy=-1), ConfigError, "entropy is -1; give a number of at least 0."),
+    (lambda: LearnSettings(lr=math.nan), ConfigError, "lr is nan; give a number above 0."),
     (
         lambda: LearnSettings(betas=(1.0, 1.0)),
         ConfigError,
-        "betas are [1.0, 1.0]; give two numbers from 0 to below 1, usually 0.9 0.99.",
+        "a value of betas is 1.0; give a number of at least 0 and below 1 (usually 0.9 0.99).",
     ),
     (
         lambda: LearnRun(policy=PolicySettings(priced=False)),
@@ -61,7 +61,7 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
     (
         lambda: Learned(PolicyNetwork(PLAIN), dial=1.5),
         ConfigError,
-        "dial is 1.5; give a number from 0 (accurate) to 1 (fast).",
+        "dial is 1.5; give a number from 0 to 1 (0 is accurate, 1 is fast).",
     ),
     (
         lambda: make("learned"),
@@ -98,7 +98,11 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
         RequestError,
         "unigram is 'nowhere.json'; give a JSON file with a list of one number a token id, none below 0.",
     ),
-    (lambda: make("threshold:threshold=nan"), RequestError, "threshold is 'nan'; give a number, for example 0.9."),
+    (
+        lambda: make("threshold:threshold=nan"),
+        RequestError,
+        "threshold is nan; give a finite number (for example 0.9).",
+    ),
     (
         lambda: open_bench("automaton", "sudoku", "test", 2, 0, 0.0),
         RequestError,

@@ -27,9 +27,9 @@ NAMES = [
         "random:steps=4,power=2",
         "The option power goes with pace=power only; add that, or leave power out.",
     ),
-    ("random:steps=4,pace=power,power=big", "power is 'big'; give a number, for example 2."),
-    ("random:steps=4,pace=power,power=-1", "power is -1.0; give a number above 0, for example 2."),
-    ("random:steps=4,pace=power,power=nan", "power is 'nan'; give a number, for example 2."),
+    ("random:steps=4,pace=power,power=big", "power is 'big'; give a finite number (for example 2)."),
+    ("random:steps=4,pace=power,power=-1", "power is -1.0; give a number above 0."),
+    ("random:steps=4,pace=power,power=nan", "power is nan; give a finite number (for example 2)."),
     ("random:pace=none.json", f"The pace none.json cannot be read; {WROTE}"),
     (
         "random:steps=inf,pace=none.json",
@@ -89,7 +89,7 @@ def test_files_of_several_schedules(tmp_path: Path) -> None:
 def test_objects() -> None:
     with pytest.raises(ConfigError) as error:
         Power(0.0)
-    assert str(error.value) == "power is 0.0; give a number above 0, for example 2."
+    assert str(error.value) == "power is 0.0; give a number above 0."
     with pytest.raises(ConfigError) as error:
         SavedPace((1, 0))
     assert str(error.value) == "The sizes of a pace are [1, 0]; give at least one, each 1 or more."
@@ -97,11 +97,11 @@ def test_objects() -> None:
 
 ARGUMENTS = [
     ("pace", "pace needs a CHECKPOINT; see unmask pace --help."),
-    ("pace shakespeare --steps 4 0", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
-    ("pace shakespeare --steps", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
-    ("pace shakespeare --prompt 1", "prompt is 1.0; give a share of at least 0 and below 1."),
-    ("pace shakespeare --sequences 1", "sequences is 1; give at least 2."),
-    ("pace shakespeare --batch 0", "batch is 0; give at least 1."),
+    ("pace shakespeare --steps 4 0", "--steps cannot be '0'; give a whole number of at least 1."),
+    ("pace shakespeare --steps", "--steps cannot be '0'; give a whole number of at least 1."),
+    ("pace shakespeare --prompt 1", "--prompt cannot be '1'; give a number of at least 0 and below 1."),
+    ("pace shakespeare --sequences 1", "--sequences cannot be '1'; give a whole number of at least 2."),
+    ("pace shakespeare --batch 0", "--batch cannot be '0'; give a whole number of at least 1."),
     ("pace shakespeare --out pace.txt", "--out is 'pace.txt'; the name of the file has to end in .json."),
     ("pace shakespeare --plot plot.pdf", "--plot is 'plot.pdf'; the name of the file has to end in .png."),
     (

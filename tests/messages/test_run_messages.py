@@ -11,10 +11,11 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from unmask.config import from_dict, read_toml
+from unmask.config import from_dict
 from unmask.disk.checkpoint import load_state, read_checkpoint, write_checkpoint
 from unmask.disk.files import atomic_text, explained
 from unmask.disk.folders import resolve
+from unmask.disk.json import read_toml
 from unmask.errors import CheckpointError, ConfigError, DataError, RunError, UnmaskError
 from unmask.run import machine, parallel
 from unmask.run.machine import choose_device, choose_dtype, set_threads
@@ -69,15 +70,16 @@ def test_settings(data: dict[str, Any], sentence: str) -> None:
 
 def test_toml(tmp_path: Path) -> None:
     path = tmp_path / "r.toml"
-    assert _sentence(ConfigError, lambda: read_toml(path)) == f"{path} does not exist: give the path of a TOML file."
+    assert (
+        _sentence(ConfigError, lambda: read_toml(path))
+        == f"{path} cannot be read (no such file or directory): give the path of a TOML file."
+    )
     path.write_text("a = 1\nb = \n")
     assert _sentence(ConfigError, lambda: read_toml(path)) == (
         f"{path} is not valid TOML: invalid value (at line 2, column 5)."
     )
     path.write_bytes(b"\xff\xfe")
-    assert (
-        _sentence(ConfigError, lambda: read_toml(path)) == f"{path} is not a text file: give the path of a TOML file."
-    )
+    assert _sentence(ConfigError, lambda: read_toml(path)) == f"{path} is not UTF-8 text: give the path of a TOML file."
 
 
 def _sentence(error_type: type[UnmaskError], act: Any) -> str:
@@ -218,9 +220,7 @@ def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         "before unmask could switch them off; use float32, or set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 before Python "
         "starts."
     )
-    assert _sentence(ConfigError, lambda: set_threads(0)) == (
-        "threads = 0 is not possible: give a whole number of at least 1, or leave it out."
-    )
+    assert _sentence(ConfigError, lambda: set_threads(0)) == ("threads is 0; give a whole number from 1 to 1024.")
 
 
 def test_training_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,24 +37,24 @@ REQUESTS = [
     ("sudokus", "There is no task named 'sudokus'; did you mean 'sudoku'?"),
     ("sudoku:sides=4", "The task 'sudoku' has no option 'sides'; did you mean 'side'?"),
     ("sudoku:4", "'4' in the task 'sudoku:4' is not key=value; write for example sudoku:key=value."),
-    ("sudoku:side=four", "side is 'four' in the task 'sudoku:side=four'; give a whole number."),
+    ("sudoku:side=four", "side in the task 'sudoku:side=four' is 'four'; give a whole number of at least 1."),
     ("sudoku:side=4,side=6", "side is given twice in the task 'sudoku:side=4,side=6'; give it once."),
     ("sudoku:side=5", "side is 5; a Sudoku here has side 4, 6, 9."),
     ("sudoku:side=4,clues=16", "clues is 16; give how many more than needed, from 0 to 15."),
-    ("automaton:length=3", "length is 3; an automaton's trace has from 4 to 100,000 places."),
+    ("automaton:length=3", "length in the task 'automaton:length=3' is 3; give a whole number from 4 to 100000."),
     ("automaton:traces=lang", "traces is 'lang'; did you mean 'long'?"),
     (
         "automaton:length=11,traces=mixed",
         "length is 11, but 'mixed' traces may have 12 places or more; give a length of at least 12, or traces=natural.",
     ),
-    ("arithmetic:modulus=1", "modulus is 1; give a whole number from 2 to 1000."),
-    ("arithmetic:length=0", "length is 0; a chain here has from 1 to 256 steps."),
+    ("arithmetic:modulus=1", "modulus in the task 'arithmetic:modulus=1' is 1; give a whole number from 2 to 1000."),
+    ("arithmetic:length=0", "length in the task 'arithmetic:length=0' is 0; give a whole number from 1 to 256."),
     ("arithmetic:length=3,shortest=4", "shortest is 4; give from 1 to the length, 3."),
-    ("countdown:numbers=1", "numbers is 1; give from 2 to 8."),
-    ("countdown:largest=1", "largest is 1; give from 2 to 9999."),
+    ("countdown:numbers=1", "numbers in the task 'countdown:numbers=1' is 1; give a whole number from 2 to 8."),
+    ("countdown:largest=1", "largest in the task 'countdown:largest=1' is 1; give a whole number from 2 to 9999."),
     (
         "countdown:low=9,high=8",
-        "low is 9 and high is 8; give targets from 1 to 99999, low not above high.",
+        "low is 9 and high is 8; give a low that is not above high.",
     ),
     ("gsm8k", "The task 'gsm8k' needs the option 'path'; write gsm8k:path=..."),
     (
@@ -64,7 +64,10 @@ REQUESTS = [
             "each row, or a folder that holds train.jsonl or test.jsonl."
         ),
     ),
-    ("gsm8k:path=set,length=0", "length is 0; the hole for an answer has at least 1 token."),
+    (
+        "gsm8k:path=set,length=0",
+        "length in the task 'gsm8k:path=set,length=0' is 0; give a whole number of at least 1.",
+    ),
     ("no/such.py:Mine", "There is no file 'no/such.py'; give the path of a Python file, as in tasks/mine.py:MyTask."),
     ("mine.py", "'mine.py' names no class; write mine.py:MyTask, with the class in that file."),
     ("mine.py:", "'mine.py:' names no class; write mine.py:MyTask, with the class in that file."),
@@ -74,7 +77,7 @@ REQUESTS = [
     ("mine.py:Mine", "The task 'mine.py:Mine' needs the option 'word'; write mine.py:Mine:word=..."),
     (
         "mine.py:Mine:word=a,loud=perhaps",
-        "loud is 'perhaps' in the task 'mine.py:Mine:word=a,loud=perhaps'; give true or false.",
+        "loud in the task 'mine.py:Mine:word=a,loud=perhaps' is 'perhaps'; give true or false.",
     ),
     ("mine.py:Half:word=a", "The task 'mine.py:Half' has no option 'word'; it has none."),
 ]

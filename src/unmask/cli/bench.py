@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
-from unmask.errors import ConfigError
 from unmask.output import show
+from unmask.ranges import Count, Threads
 
 _USED = {
     "train": {"rounds", "compile", "device", "threads"},
@@ -31,7 +31,7 @@ class BenchArguments:
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
     1000 steps; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
     vocabulary; scaling: time and memory along length, batch, vocabulary and width."""
-    rounds: int = 5
+    rounds: Count = 5
     """Measurements of each cell (train, decode, ancestral, policy)."""
     compile: bool = False
     """Compile the network with torch.compile (train)."""
@@ -39,13 +39,9 @@ class BenchArguments:
     """Write the plot to this PNG file (scaling)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (train, ancestral)."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Processor threads; by default torch's own choice (train, ancestral, memory, scaling)."""
     output: Flat[OutputOptions] = OutputOptions()
-
-    def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ConfigError(f"rounds is {self.rounds}; it must be at least 1.")
 
 
 def run(argv: Sequence[str]) -> int:

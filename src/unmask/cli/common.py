@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from unmask.errors import Interrupted
 from unmask.output import HIDDEN, console, show_text, visible
+from unmask.ranges import BlockSize, Dial, Guidance, Passes, Seed, Temperature, Threads, TopP
 
 if TYPE_CHECKING:
     from unmask.api import Model
@@ -48,26 +49,26 @@ class DecodingOptions:
 
     policy: str = "random"
     """Which tokens appear when: a name, or name:key=value (`unmask list policies`)."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """0 takes the most probable token; 1 samples from the model."""
-    top_p: float = 1.0
+    top_p: TopP = 1.0
     """Sample from the smallest set of tokens that has this share of the probability."""
-    dial: float | None = None
+    dial: Dial | None = None
     """From 0 (accurate) to 1 (one pass), for a learned policy (learned:from=FOLDER); by default 0.25."""
-    passes: float | None = None
+    passes: Passes | None = None
     """Mean number of passes that a learned policy may use: its calibration gives the dial value."""
-    block_size: int | None = None
+    block_size: BlockSize | None = None
     """Fill blocks of so many positions from left to right; by default all at once."""
     cache: str | None = None
     """Keep keys and values between passes: prefix, dual (both with blocks) or delayed; an option is written
     dual:refresh=8. This is faster, and the text is only approximately the same."""
-    guidance: float = 0.0
+    guidance: Guidance = 0.0
     """Scale of classifier-free guidance towards the prompt or the text around the holes; each pass then costs two."""
     suppress: tuple[str, ...] = ()
     """Tokens that are never written: texts of one token each, or names of special tokens."""
     only: str | None = None
     """Write only tokens that are made of these characters, such as 0123456789."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed gives the same text."""
 
     def keywords(self, model: "Model") -> dict[str, Any]:
@@ -94,7 +95,7 @@ class MachineOptions:
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Processor threads; by default torch's own choice."""
 
     def load(self, checkpoint: str) -> "Model":

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse
-from unmask.errors import ConfigError, DataError, PluginError, RequestError
+from unmask.errors import DataError, PluginError, RequestError
 from unmask.output import console as screen
 from unmask.output import note
+from unmask.ranges import Count, Seed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,13 +41,13 @@ class DemoArguments:
 
     checkpoint: Positional[str | None] = None
     """Show this model, a checkpoint or run folder or a bundled name, and no puzzles."""
-    puzzles: int | None = None
+    puzzles: Count | None = None
     """Number of automaton traces; there are half as many Sudokus. By default 24."""
     prompt: str = ""
     """The start of the generated text."""
     template: str | None = None
     """The text with holes to fill; by default a line of Romeo, or a shorter text for a model with a short window."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed gives the same puzzles and texts."""
     out: str | None = None
     """Folder of the picture and the page; by default runs/demo."""
@@ -55,8 +56,6 @@ class DemoArguments:
     output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
-        if self.puzzles is not None and self.puzzles < 1:
-            raise ConfigError(f"puzzles is {self.puzzles}; give how many to solve, at least 1.")
         if self.checkpoint is not None and (self.puzzles is not None or self.out is not None):
             raise RequestError(
                 f"--puzzles and --out go with the bundled puzzles, which are not shown with '{self.checkpoint}'; "

@@ -13,6 +13,7 @@ from unmask.cli.common import Meter, OutputOptions, keeping, print_json
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.errors import ConfigError
 from unmask.output import note, show
+from unmask.ranges import Count, Seed, Temperature, Threads
 
 if TYPE_CHECKING:
     from unmask.solve.sweep import Outcome
@@ -33,15 +34,15 @@ class FrontierArguments:
     """Policies: a name is measured with every value of its knob, a name with options as written; by default all."""
     blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
     """Block sizes: full, a number of positions, or a share of the positions to fill."""
-    count: int = 256
+    count: Count = 256
     """Number of problems."""
     split: str = "test"
     """Split of the problems: train, valid or test."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the problems and of decoding."""
-    temperature: float = 0.0
+    temperature: Temperature = 0.0
     """0 takes the most probable token; 1 samples from the model."""
-    workers: int | None = None
+    workers: Threads | None = None
     """Number of processes, each with one thread; by default one for each processor, and a single process on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
@@ -53,10 +54,6 @@ class FrontierArguments:
     output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise ConfigError(f"count is {self.count}; give the number of problems, at least 1.")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"workers is {self.workers}; give the number of processes, at least 1.")
         if not self.blocks:
             raise ConfigError(
                 "blocks is empty; give at least one of full, a number such as 8, and a share such as 1/4."

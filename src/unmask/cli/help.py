@@ -149,15 +149,16 @@ def _metavar(type_: Any) -> str:
 
 
 def _default(field: Field) -> str:
-    """Field -> the end of its entry: its default, or that it is required; empty where the text says it."""
+    """Field -> the end of its entry: its default, and the possible numbers; or that it is required."""
     if field.required:
         return "" if field.positional else " (required)"
+    possible = "" if field.limits is None else dataclasses.replace(field.limits, hint="").possible()
     if field.default is True:
         return " (default: on; this turns it off)"
     if field.default is None or field.default in ("", ()) or field.type is bool:
-        return ""
+        return f" ({possible})" if possible else ""
     shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
-    return f" (default: {shown})"
+    return f" (default: {'; '.join(filter(None, [shown, possible]))})"
 
 
 @cache

@@ -17,6 +17,7 @@ from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typ
 from unmask.errors import ConfigError
 from unmask.output import note
 from unmask.policies.learned.settings import PolicySettings
+from unmask.ranges import Seed
 from unmask.recipes.policies import read
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
@@ -58,7 +59,7 @@ class LearnArguments:
     """The policy network."""
     learn: LearnSettings = field(default_factory=LearnSettings)
     """The training."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
     """Train one policy for each of these seeds, in parallel processes."""
     separate: bool = False
     """Train one network for each alpha, without alpha as an input, instead of one network for all."""

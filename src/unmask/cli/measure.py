@@ -7,13 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, duration, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
 from unmask.output import note, show
+from unmask.ranges import Count, Seed, real, whole
 
 if TYPE_CHECKING:
     from unmask.api import Model
@@ -41,13 +42,13 @@ class EvalArguments:
     """The text; options that are left out have their values from training."""
     split: Literal["valid", "train", "all"] = "valid"
     """Which part of the text."""
-    draws: int = 4
+    draws: Count = 4
     """Number of random maskings of each sequence."""
-    limit: int | None = None
+    limit: Count | None = None
     """Measure only this many sequences of each part, from its start."""
-    batch: int = 32
+    batch: Count = 32
     """Sequences in a batch."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the maskings."""
     machine: Flat[MachineOptions] = MachineOptions()
     trust: Flat[TrustOptions] = TrustOptions()
@@ -66,19 +67,19 @@ class PaceArguments:
     """A checkpoint or run folder, or the name of a bundled model."""
     data: DataSettings = field(default_factory=DataSettings)
     """The text; options that are left out have their values from training."""
-    steps: tuple[int, ...] = (4, 8, 16, 32, 64)
+    steps: tuple[Count, ...] = (4, 8, 16, 32, 64)
     """Numbers of passes; a pace is made for each."""
-    prompt: float = 0.0
+    prompt: Annotated[float, real(0, 1, below=True)] = 0.0
     """The share of each sequence, from its start, that is visible."""
-    sequences: int = 10
+    sequences: Annotated[int, whole(2)] = 10
     """Number of sequences for the curve, and of those for the check."""
     out: str | None = None
     """Write the curve, the table and the optimal paces to this file, for --policy random:pace=FILE.json,steps=K."""
     plot: str | None = None
     """Draw the curve and the table to this PNG file."""
-    batch: int = 16
+    batch: Count = 16
     """Sequences in a batch."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sequences and of the orders."""
     machine: Flat[MachineOptions] = MachineOptions()
     trust: Flat[TrustOptions] = TrustOptions()
@@ -131,10 +132,6 @@ def _load(arguments: "EvalArguments | PaceArguments") -> "tuple[Model, Corpus]":
 def run_eval(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints the bound on a text."""
     arguments = _over_training(EvalArguments, argv, "eval")
-    for name in ("draws", "limit", "batch"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise RequestError(f"{name} is {value}; give at least 1.")
 
     from unmask.objective.bound import Bound
 
@@ -224,13 +221,8 @@ def run_pace(argv: Sequence[str]) -> int:
 
 def _check(arguments: PaceArguments) -> None:
     """Check the values before anything is computed. Raises RequestError for impossible ones."""
-    if not arguments.steps or min(arguments.steps) < 1:
+    if not arguments.steps:
         raise RequestError("--steps needs numbers of passes of at least 1, for example --steps 8 16 32.")
-    if not 0 <= arguments.prompt < 1:
-        raise RequestError(f"prompt is {arguments.prompt}; give a share of at least 0 and below 1.")
-    for name, least in (("sequences", 2), ("batch", 1)):
-        if getattr(arguments, name) < least:
-            raise RequestError(f"{name} is {getattr(arguments, name)}; give at least {least}.")
     if arguments.out is not None and not arguments.out.endswith(".json"):
         raise RequestError(f"--out is '{arguments.out}'; the name of the file has to end in .json.")
     if arguments.plot is not None:

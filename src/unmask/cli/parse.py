@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 from unmask.errors import ConfigError, did_you_mean
 from unmask.output import show_text
+from unmask.ranges import Range, range_of, shown
 
 Arguments = TypeVar("Arguments")
 _Value = TypeVar("_Value")
@@ -60,6 +61,11 @@ class Field(NamedTuple):
     def required(self) -> bool:
         """Whether a value has to be typed."""
         return self.default is dataclasses.MISSING
+
+    @property
+    def limits(self) -> Range | None:
+        """The range of its numbers."""
+        return next((mark for mark in self.marks if isinstance(mark, Range)), None)
 
 
 class _Option(NamedTuple):
@@ -116,11 +122,15 @@ def written(name: str) -> str:
 
 @cache
 def _hints(cls: type) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """Dataclass -> (annotation without marks, marks) of each field."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    parts = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-    marked = {name: typing.get_args(hint) for name, hint in parts.items() if typing.get_origin(hint) is Annotated}
-    return {name: (marked[name][0], marked[name][1:]) if name in marked else (hint, ()) for name, hint in parts.items()}
+    """Dataclass -> (annotation without marks, marks, the range of its numbers among them) of each field."""
+    marked, plain = typing.get_type_hints(cls, include_extras=True), typing.get_type_hints(cls)
+    hints: dict[str, tuple[Any, tuple[Any, ...]]] = {}
+    for name in (field.name for field in dataclasses.fields(cls)):
+        hint, limits = marked[name], range_of(marked[name])
+        marks = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
+        marks = tuple(mark for mark in marks if not isinstance(mark, Range))
+        hints[name] = plain[name], marks if limits is None else (*marks, limits)
+    return hints
 
 
 @cache
@@ -204,7 +214,7 @@ def _values(scan: _Scan) -> dict[tuple[str, ...], Any]:
         if count == 0 and words:
             raise ConfigError(f"{name} is a switch and takes no value; leave '{words[0]}' out.")
         if count is not None and len(words) < count:
-            raise ConfigError(f"{name} lacks {'its value' if not words else 'a value'}; give {_possible(field.type)}.")
+            raise ConfigError(f"{name} lacks {'its value' if not words else 'a value'}; give {_possible(field)}.")
         read = [_read(_element(field.type, index), word, field) for index, word in enumerate(words)]
         values[field.path] = on if count == 0 else tuple(read) if typing.get_origin(field.type) is tuple else read[0]
     return values
@@ -237,11 +247,13 @@ def _read(type_: Any, word: str, field: Field) -> Any:
                 return by_text[word]
         else:
             try:
-                return choice(word)
+                value = choice(word)
             except ValueError:
                 continue
+            if field.limits is None or choice is str or field.limits.holds(value):
+                return value
     name = field.name.upper() if field.positional else written(field.name)
-    raise ConfigError(f"{name} cannot be '{word}'; give {_possible(field.type)}.")
+    raise ConfigError(f"{name} cannot be {shown(word)}; give {_possible(field, word)}.")
 
 
 def choices_of(type_: Any) -> list[Any]:
@@ -266,19 +278,30 @@ def _element(type_: Any, index: int) -> Any:
     return inner[0] if Ellipsis in inner else inner[min(index, len(inner) - 1)]
 
 
-def _possible(type_: Any) -> str:
-    """Type -> the possible values, as the end of a sentence."""
+def _possible(field: Field, word: str = "") -> str:
+    """Field -> the possible values, as the end of a sentence about `word`."""
+    type_, count = field.type, 1
     if typing.get_origin(type_) is tuple:
         inner = [member for member in typing.get_args(type_) if member is not Ellipsis]
-        each = _possible(inner[0])
-        return each if len(inner) == 1 else f"{len(inner)} values, each {each}"
+        type_, count = inner[0], len(inner)
     parts: list[str] = []
     for choice in choices_of(type_):
         if typing.get_origin(choice) is Literal:
             parts.append(f"one of {', '.join(map(str, typing.get_args(choice)))}")
+        elif field.limits is not None and choice in (int, float):
+            parts.append(field.limits.possible(_number(word)))
         elif choice is not types.NoneType:
             parts.append(_NAMES.get(choice, str(choice)))
-    return " or ".join(parts)
+    each = " or ".join(parts)
+    return each if count == 1 else f"{count} values, each {each}"
+
+
+def _number(word: str) -> float | None:
+    """Word -> its number; None where it is none."""
+    try:
+        return float(word)
+    except ValueError:
+        return None
 
 
 def _build(

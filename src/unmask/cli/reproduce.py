@@ -13,6 +13,7 @@ from unmask.cli.common import OutputOptions, keeping, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.errors import ConfigError
 from unmask.output import note, show, show_text
+from unmask.ranges import Threads
 from unmask.reproduce.plan import Question, QuestionOptions
 from unmask.reproduce.questions import check, names, plan_of
 
@@ -32,14 +33,9 @@ class ReproduceArguments(QuestionOptions):
     """Print the questions, or the cells of the named question, and end."""
     out: str = "runs/reproduce"
     """The folder to write."""
-    workers: int | None = None
+    workers: Threads | None = None
     """Number of processes, each with one thread; by default one for each processor."""
     output: Flat[OutputOptions] = OutputOptions()
-
-    def __post_init__(self) -> None:
-        QuestionOptions.__post_init__(self)
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"workers is {self.workers}; give the number of processes, at least 1.")
 
 
 def run(argv: Sequence[str]) -> int:

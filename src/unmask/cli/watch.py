@@ -17,6 +17,7 @@ from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.disk.files import atomic_text
 from unmask.errors import RequestError
 from unmask.output import console, note
+from unmask.ranges import Natural
 from unmask.trace.events import CHANGES, Event, Trace, last_events, position_texts, read, replay, to_html, to_jsonl
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class WatchArguments:
 
     file: Positional[str]
     """The .jsonl file that --trace wrote."""
-    row: int = 0
+    row: Natural = 0
     """Which row of the request, from 0."""
     html: str | None = None
     """Write a page that plays the trace, with all its rows, to this file instead."""

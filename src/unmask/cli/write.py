@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmask.cli.common import DecodingOptions, MachineOptions, RecordingOptions, StatisticsOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
-from unmask.disk.files import reason_of
 from unmask.disk.folders import bundled, locate
-from unmask.disk.json import LINES_BYTES, NotJson, read_text
+from unmask.disk.json import read_lines
 from unmask.errors import RequestError
 from unmask.limits import require_rows
 from unmask.output import console, note, show, show_text
+from unmask.ranges import Count, Draws
 
 if TYPE_CHECKING:
     from unmask.api import Model
@@ -47,11 +47,11 @@ class GenerateArguments:
     """The start of the text."""
     prompts: str | None = None
     """A file with a prompt on each line."""
-    length: int = 128
+    length: Count = 128
     """Tokens to write after each prompt; a text longer than the model's window is written in sliding windows."""
-    count: int = 1
+    count: Count = 1
     """Number of texts for each prompt."""
-    stride: int | None = None
+    stride: Count | None = None
     """Tokens that each later window adds; by default half a window."""
     decoding: Flat[DecodingOptions] = DecodingOptions()
     recording: Flat[RecordingOptions] = RecordingOptions()
@@ -79,9 +79,9 @@ class FillArguments:
     """The text with holes."""
     choices: tuple[str, ...] = ()
     """Texts for [?]: prints how probable each is there, and fills nothing."""
-    count: int = 1
+    count: Count = 1
     """Number of fillings."""
-    draws: int = 32
+    draws: Draws = 32
     """Random maskings to compare several lengths, or random orders of the tokens of a long choice."""
     decoding: Flat[DecodingOptions] = DecodingOptions()
     recording: Flat[RecordingOptions] = RecordingOptions()
@@ -185,21 +185,12 @@ def run_generate(argv: Sequence[str]) -> int:
 
 
 def _prompts(arguments: GenerateArguments) -> list[str]:
-    """Arguments -> the prompts. Raises RequestError for prompt and file at once, a missing file, a count below 1."""
-    if arguments.count < 1:
-        raise RequestError(f"count is {arguments.count}; give the number of texts for each prompt, at least 1.")
+    """Arguments -> the prompts. Raises RequestError for prompt and file at once, or a missing file."""
     if arguments.prompts is None:
         return [arguments.prompt]
     if arguments.prompt:
         raise RequestError("A prompt and a file of prompts were both given; give one of them.")
-    try:
-        lines = read_text(arguments.prompts, LINES_BYTES).splitlines()
-    except (OSError, NotJson) as error:
-        reason = error.reason if isinstance(error, NotJson) else f"cannot be read ({reason_of(error)})"
-        raise RequestError(f"{arguments.prompts} {reason}; give a text file with a prompt on each line.") from None
-    if not lines:
-        raise RequestError(f"{arguments.prompts} is empty; give a text file with a prompt on each line.")
-    return lines
+    return read_lines(arguments.prompts, RequestError, "a text file with a prompt on each line")
 
 
 def _print_texts(texts: list[str], *, skip_first: bool) -> None:

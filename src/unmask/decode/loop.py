@@ -20,12 +20,13 @@ from torch import Tensor
 from unmask.batch import keep_rows, pad_rows, put_rows
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens
-from unmask.decode.propose import Proposal, check_sampling, propose, two_best
+from unmask.decode.propose import Proposal, propose, two_best
 from unmask.denoiser import Caching, Denoiser, Place
 from unmask.errors import PluginError, RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of
 from unmask.policies.top_k import take_best
+from unmask.ranges import BlockSize, Natural, Temperature, TopP, check_numbers
 
 
 class Step(NamedTuple):
@@ -53,16 +54,14 @@ class Decoder:
 
     denoiser: Denoiser
     policy: UnmaskingPolicy
-    temperature: float = 0.0
-    top_p: float = 1.0
-    block_size: int | None = None
-    alternatives: int = 0
+    temperature: Temperature = 0.0
+    top_p: TopP = 1.0
+    block_size: BlockSize | None = None
+    alternatives: Natural = 0
     constraints: tuple[Constraint | None, ...] = (None,)
 
     def __post_init__(self) -> None:
-        check_sampling([self.temperature], [self.top_p])
-        if self.block_size is not None and self.block_size < 1:
-            raise RequestError(f"block_size is {self.block_size}; give at least 1, or none for a single block.")
+        check_numbers(self, error=RequestError)
 
     def decode(self, canvas: Canvas) -> Canvas:
         """Fill the canvas: every valid MASK becomes a token."""

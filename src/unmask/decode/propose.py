@@ -7,7 +7,6 @@ do, loses the rare tokens: arXiv:2409.02908.) Shapes: N positions, V vocabulary.
 
 __all__ = ["Proposal", "check_sampling", "propose", "two_best"]
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from unmask.denoiser import clean_log_probs
 from unmask.errors import RequestError
+from unmask.ranges import Temperature, TopP, check_value
 
 _CHUNK = 64  # a maximum is a fast reduction, its place a slow one: so look for the place in one chunk only
 
@@ -36,11 +36,9 @@ class Proposal(NamedTuple):
 def check_sampling(temperatures: Iterable[float], top_ps: Iterable[float]) -> None:
     """Raises RequestError for the first temperature or top-p that cannot be."""
     for value in temperatures:
-        if not 0 <= value < math.inf:
-            raise RequestError(f"temperature is {value}; give 0 (always the most probable token) or more.")
+        check_value("temperature", value, Temperature, RequestError)
     for value in top_ps:
-        if not 0 < value <= 1:
-            raise RequestError(f"top_p is {value}; give a share above 0 and up to 1 (1 keeps every token).")
+        check_value("top_p", value, TopP, RequestError)
 
 
 def propose(

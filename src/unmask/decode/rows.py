@@ -40,6 +40,7 @@ from unmask.policies.learned.policy import Learned
 from unmask.policies.options import Context
 from unmask.policies.registry import make
 from unmask.process import Schedule
+from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, check_value, checked
 from unmask.text.tokenizer import Tokenizer
 from unmask.trace.recorder import Recorder
 
@@ -240,6 +241,7 @@ class Decoding(TypedDict, total=False):
     """So many of the most probable tokens of each position that was looked at are in the steps; 0 by default."""
 
 
+@checked
 def make_decoder(
     denoiser: Denoiser,
     tokenizer: Tokenizer,
@@ -247,12 +249,12 @@ def make_decoder(
     device: torch.device,
     policy: str | UnmaskingPolicy,
     *,
-    block_size: int | None = None,
+    block_size: BlockSize | None = None,
     cache: str | None = None,
-    guidance: float = 0.0,
+    guidance: Guidance = 0.0,
     suppress: Sequence[int | str] = (),
-    passes: float | None = None,
-    alternatives: int = 0,
+    passes: Passes | None = None,
+    alternatives: Natural = 0,
 ) -> Decoder:
     """The loop over a denoiser with a policy, by name or itself; options as in `Decoding`.
 
@@ -305,8 +307,7 @@ def row_options(
             "'learned:from=automaton,dial=0.4 or confidence:steps=12'."
         )
     for value in rows.dial:
-        if not 0 <= value <= 1:
-            raise RequestError(f"dial is {value:g}; give a number from 0 (accurate) to 1 (fast).")
+        check_value("dial", value, Dial, RequestError)
     return rows
 
 

@@ -1,15 +1,30 @@
-"""Strict reading of JSON: UTF-8, limited size and depth, no NaN, no repeated keys, and values of a known type."""
+"""Strict reading of text, JSON and TOML: UTF-8, limited size and depth, finite numbers, values of a known type.
 
-__all__ = ["JSON_BYTES", "JSON_DEPTH", "LINES_BYTES", "NotJson", "json_lines", "parse_json", "read_json", "read_text"]
+A byte order mark is no part of a text, and lines end by LF, CRLF or CR. JSON has no NaN and no repeated keys.
+"""
+
+__all__ = [
+    "JSON_BYTES",
+    "JSON_DEPTH",
+    "LINES_BYTES",
+    "NotJson",
+    "json_lines",
+    "parse_json",
+    "read_json",
+    "read_lines",
+    "read_text",
+    "read_toml",
+]
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from typing import IO, Any, NoReturn, TypeVar, cast, get_args, get_origin
 
 from unmask.config import adapter, first_problem
 from unmask.disk.files import reason_of
-from unmask.errors import UnmaskError
+from unmask.errors import ConfigError, UnmaskError
 
 Shape = TypeVar("Shape")
 
@@ -53,12 +68,50 @@ def read_json(
 
 
 def read_text(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> str:
-    """File -> its text without a byte order mark.
+    """File -> its text without a byte order mark, every line ended by LF.
 
     Raises OSError where it cannot be opened, NotJson where it is larger than `limit` bytes or not UTF-8.
     """
     with open(path, "rb") as file:
         return _decoded(file.read(limit + 1), limit)
+
+
+def read_lines(path: str | os.PathLike[str], error: type[UnmaskError], content: str) -> list[str]:
+    """Text file -> its lines, without the empty one after the last line end; `content` says what it should hold.
+
+    Raises `error` where it cannot be read, is too large or not UTF-8, or is empty.
+    """
+    try:
+        lines = read_text(path, LINES_BYTES).split("\n")
+    except OSError as problem:
+        raise error(f"{os.fspath(path)} cannot be read ({reason_of(problem)}); give {content}.") from problem
+    except NotJson as problem:
+        raise error(f"{os.fspath(path)} {problem}; give {content}.") from problem
+    lines = lines if lines[-1] else lines[:-1]
+    if not lines:
+        raise error(f"{os.fspath(path)} is empty; give {content}.")
+    return lines
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """TOML file -> its tables. Raises ConfigError where it cannot be read, or is not TOML (with the line)."""
+    import tomllib
+
+    advice = "give the path of a TOML file"
+    try:
+        value = tomllib.loads(read_text(path))
+        _check_depth(value)
+        return value
+    except OSError as error:
+        raise ConfigError(f"{os.fspath(path)} cannot be read ({reason_of(error)}): {advice}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{os.fspath(path)} {_TOO_DEEP}: give tables within tables a few levels deep.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{os.fspath(path)} is not valid TOML: {str(error)[:1].lower()}{str(error)[1:]}.") from error
+    except NotJson as error:
+        raise ConfigError(f"{os.fspath(path)} {error}: {advice}.") from error
+    except ValueError as error:
+        raise ConfigError(f"{os.fspath(path)} {_TOO_LONG}: {advice}.") from error
 
 
 def parse_json(text: str, shape: type[Shape]) -> Shape:
@@ -72,9 +125,10 @@ def parse_json(text: str, shape: type[Shape]) -> Shape:
         raise NotJson(_TOO_DEEP) from error
     except NotJson:
         raise
+    except json.JSONDecodeError as error:
+        raise NotJson("is not JSON", error.msg, cut=True) from error
     except ValueError as error:
-        detail = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise NotJson("is not JSON", detail, cut=True) from error
+        raise NotJson(_TOO_LONG) from error
     if text.count("[") + text.count("{") > JSON_DEPTH:
         _check_depth(value)
     if get_origin(shape) is dict and get_args(shape) == (str, Any):
@@ -90,16 +144,18 @@ def json_lines(file: IO[bytes], shape: type[Shape], limit: int = LINES_BYTES) ->
     It ends after a line of more than `limit` bytes.
     """
     number = 0
-    while line := file.readline(limit + 1):
-        number += 1
-        try:
-            text = _decoded(line, limit).strip()
-            if text:
-                yield number, parse_json(text, shape)
-        except NotJson as problem:
-            yield number, problem
-            if len(line) > limit:  # the start of the next line is unknown
-                return
+    while block := file.readline(limit + 1):
+        lines = [block] if len(block) > limit else block.removesuffix(b"
+").removesuffix(b"").split(b"")
+        for number, line in enumerate(lines, start=number + 1):
+            try:
+                text = _decoded(line, limit).strip()
+                if text:
+                    yield number, parse_json(text, shape)
+            except NotJson as problem:
+                yield number, problem
+        if len(block) > limit:  # the start of the next line is unknown
+            return
 
 
 def _decoded(content: bytes, limit: int) -> str:
@@ -107,9 +163,10 @@ def _decoded(content: bytes, limit: int) -> str:
     if len(content) > limit:
         raise NotJson(f"is larger than {limit >> 20} MiB")
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise NotJson("is not UTF-8 text", cut=True) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -126,7 +183,16 @@ def _constant(name: str) -> NoReturn:
     raise NotJson(f"holds {name}, which is no JSON number")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+def _finite(text: str) -> float:
+    """Text of a number -> the number. Raises NotJson where it is too large for a float."""
+    value = float(text)
+    if math.isinf(value):
+        raise NotJson(f"holds {text[:40]}, which is too large for a number")
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite)
+_TOO_LONG = "holds a number of thousands of digits"
 _TOO_DEEP = f"is nested deeper than {JSON_DEPTH} levels"
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from unmask.batch import GRAIN, join_rows, keep_rows, padded_size
 from unmask.denoiser import Attending, Denoiser, Place, Wrapper, attending
 from unmask.errors import RequestError, did_you_mean
+from unmask.ranges import Count, check_value, number_of
 
 
 class _Memory(NamedTuple):
@@ -44,10 +45,8 @@ class Cache(Wrapper, ABC):
     def __post_init__(self) -> None:
         super().__post_init__()
         attending(self.inner)
-        if self.refresh is not None and self.refresh < 1:
-            raise RequestError(
-                f"refresh is {self.refresh}; give the passes from one full pass to the next, at least 1."
-            )
+        if self.refresh is not None:
+            check_value("refresh", self.refresh, Count, RequestError)
 
     @abstractmethod
     def stale(self, tokens: Tensor, place: Place, before: Tensor) -> Tensor:
@@ -152,8 +151,8 @@ def cached(denoiser: Denoiser, text: str) -> Cache:
     if not rest:
         return CACHES[name](denoiser)
     key, _, value = rest.partition("=")
-    if key != "refresh" or not (value == "none" or value.isdecimal()):
+    if key != "refresh":
         raise RequestError(
             f"The cache '{text}' cannot be read; its one option is refresh, a whole number or none: {name}:refresh=8."
         )
-    return CACHES[name](denoiser, None if value == "none" else int(value))
+    return CACHES[name](denoiser, None if value == "none" else int(number_of("refresh", value, Count)))

@@ -3,28 +3,29 @@
 __all__ = ["SIZES", "DiTSettings"]
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from unmask.errors import ConfigError
+from unmask.ranges import Count, Natural, check_numbers, real
 
 
 @dataclass(frozen=True, slots=True)
 class DiTSettings:
     """MDLM's diffusion transformer (arXiv:2406.07524 D.4; Peebles and Xie, arXiv:2212.09748)."""
 
-    vocab_size: int
+    vocab_size: Count
     """Number of token ids of the embedding and the head, MASK and PAD included."""
-    mask_id: int
+    mask_id: Natural
     """The id of MASK."""
-    max_length: int = 256
+    max_length: Count = 256
     """Longest sequence in tokens."""
-    width: int = 256
+    width: Count = 256
     """Size of the residual stream."""
-    blocks: int = 6
+    blocks: Count = 6
     """Number of transformer blocks."""
-    heads: int = 4
+    heads: Count = 4
     """Attention heads; a divisor of the width."""
-    dropout: float = 0.1
+    dropout: Annotated[float, real(0, 1, below=True)] = 0.1
     """Probability that an element of a branch is dropped before it is added to the residual stream."""
     gelu: Literal["exact", "tanh"] = "exact"
     """Exact GELU, or its tanh approximation as in MDLM's code. They differ by less than 5e-4, and the exact one was
@@ -34,28 +35,20 @@ class DiTSettings:
     from the time by adaLN (a time-conditioned model)."""
     absolute: bool = False
     """Learned absolute positions besides the rotary ones, for canvases of a fixed form such as a grid."""
-    causal_block: int = 0
+    causal_block: Natural = 0
     """Block-causal attention (BD3-LM, arXiv:2503.09573): a position attends to its own block of so many positions and
     to earlier blocks, so that keys and values of finished blocks stay exact. 0: attention to all positions."""
-    cond: int = 128
+    cond: Count = 128
     """Width of the time embedding, for modulation by time."""
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "max_length", "width", "blocks", "heads", "cond"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.causal_block < 0:
-            raise ConfigError(
-                f"model.causal_block is {self.causal_block}; give the positions of a block, or 0 for attention to all."
-            )
+        check_numbers(self, "model.")
         if self.width % self.heads or self.width // self.heads % 2:
             raise ConfigError(
                 f"model.width {self.width} does not divide into {self.heads} heads of an even size; "
                 f"choose a width that is a multiple of {2 * self.heads}."
             )
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.dropout is {self.dropout}; it must be at least 0 and below 1.")
-        if not 0 <= self.mask_id < self.vocab_size:
+        if self.mask_id >= self.vocab_size:
             raise ConfigError(f"model.mask_id is {self.mask_id}, outside the vocabulary of {self.vocab_size} ids.")
 
     @property

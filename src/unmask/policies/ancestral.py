@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from unmask.errors import ConfigError
 from unmask.policies.base import Decision, State, View
 from unmask.process import Linear, Schedule
+from unmask.ranges import Count, check_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,11 @@ class Ancestral:
     `schedule` is the model's alpha(t).
     """
 
-    steps: int | None = None
+    steps: Count | None = None
     schedule: Schedule = Linear()
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"steps is {self.steps}; a sampler needs at least 1, or none for infinitely many.")
+        check_numbers(self)
 
     @property
     def looks(self) -> bool:

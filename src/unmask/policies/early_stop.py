@@ -3,11 +3,12 @@
 __all__ = ["EarlyStop"]
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 
-from unmask.errors import ConfigError
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
+from unmask.ranges import check_numbers, real
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +21,12 @@ class EarlyStop:
     """
 
     inner: UnmaskingPolicy
-    early: float = 7.5
-    middle: float = 5.0
-    late: float = 2.5
+    early: Annotated[float, real(0)] = 7.5
+    middle: Annotated[float, real(0)] = 5.0
+    late: Annotated[float, real(0)] = 2.5
 
     def __post_init__(self) -> None:
-        if min(self.early, self.middle, self.late) < 0:
-            raise ConfigError(
-                f"early-stop has the bars {self.early}, {self.middle} and {self.late}; give logit gaps of at least 0."
-            )
+        check_numbers(self)
 
     @property
     def looks(self) -> bool:

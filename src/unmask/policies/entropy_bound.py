@@ -3,12 +3,12 @@
 __all__ = ["EntropyBound"]
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
-from unmask.errors import ConfigError
 from unmask.policies.base import Decision, State, View, take_prefix
+from unmask.ranges import check_numbers, real
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,11 @@ class EntropyBound:
     the sample).
     """
 
-    gamma: float = 0.1
+    gamma: Annotated[float, real(0)] = 0.1
     order: Literal["entropy", "confidence", "margin"] = "entropy"
 
     def __post_init__(self) -> None:
-        if self.gamma < 0:
-            raise ConfigError(f"gamma is {self.gamma}; give a number of nats of at least 0, for example 0.1.")
+        check_numbers(self)
 
     @property
     def looks(self) -> bool:

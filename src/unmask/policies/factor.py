@@ -3,12 +3,13 @@
 __all__ = ["Factor"]
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from unmask.errors import ConfigError
 from unmask.policies.base import Decision, State, View, take_prefix
+from unmask.ranges import check_numbers, real
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,10 @@ class Factor:
     marginals are exact (Theorem 1). A smaller factor is stricter. Does not sample the joint law.
     """
 
-    factor: float = 1.0
+    factor: Annotated[float, real(0, above=True)] = 1.0
 
     def __post_init__(self) -> None:
-        if self.factor <= 0:
-            raise ConfigError(f"factor is {self.factor}; give a number above 0, for example 1.")
+        check_numbers(self)
 
     @property
     def looks(self) -> bool:

@@ -3,12 +3,13 @@
 __all__ = ["Klass"]
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from unmask.errors import ConfigError
 from unmask.policies.base import Decision, Needs, State, View
+from unmask.ranges import Count, check_numbers, real
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +22,12 @@ class Klass:
     Does not sample the joint law.
     """
 
-    kl: float = 0.01
-    threshold: float = 0.9
-    history: int = 2
+    kl: Annotated[float, real(0, above=True)] = 0.01
+    threshold: Annotated[float, real(0, 1)] = 0.9
+    history: Count = 2
 
     def __post_init__(self) -> None:
-        if self.kl <= 0 or self.history < 1 or not 0 <= self.threshold <= 1:
-            raise ConfigError(
-                f"klass has kl {self.kl}, history {self.history} and threshold {self.threshold}; "
-                "give a kl above 0, a history of at least 1 and a threshold from 0 to 1."
-            )
+        check_numbers(self)
 
     @property
     def looks(self) -> bool:

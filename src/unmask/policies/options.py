@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask.disk.json import NotJson, parse_json, read_text
 from unmask.errors import RequestError, did_you_mean
 from unmask.process import Linear, Schedule, make_schedule
+from unmask.ranges import Count, number_of, real, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +41,17 @@ class Options:
         self.values, self.context = values, context
 
     def number(self, name: str, default: float) -> float:
-        """The option `name` as a number. Raises RequestError for another text."""
-        text = self.values.get(name, str(default))
-        with suppress(ValueError):
-            if abs(float(text)) < float("inf"):
-                return float(text)
-        raise RequestError(f"{name} is '{text}'; give a number, for example {default:g}.")
+        """The option `name` as a number, finite; the policy checks its range. Raises RequestError for another text."""
+        return number_of(name, self.values.get(name, str(default)), real(hint=f"for example {default:g}"))
 
     def count(self, name: str, default: int) -> int:
         """The option `name` as a whole number of at least 1. Raises RequestError for another text."""
-        text = self.values.get(name, str(default))
-        if not text.isdecimal() or int(text) < 1:
-            raise RequestError(f"{name} is '{text}'; give a whole number of at least 1.")
-        return int(text)
+        return int(number_of(name, self.values.get(name, str(default)), Count))
 
     def steps(self) -> int | None:
         """The option `steps`: a whole number; None for inf, the default: one pass for every position."""
         text = self.values.get("steps", "inf")
-        if text in ("inf", "none"):
-            return None
-        if not text.isdecimal() or int(text) < 1:
-            raise RequestError(f"steps is '{text}'; give a whole number of at least 1, or inf.")
-        return int(text)
+        return None if text in ("inf", "none") else int(number_of("steps", text, whole(1, hint="or inf")))
 
     def choice(self, name: str, default: str, known: tuple[str, ...]) -> Any:
         """The option `name`, one of the words `known`. Raises RequestError for another."""

@@ -3,12 +3,13 @@
 __all__ = ["PositionCalibrated"]
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from unmask.errors import ConfigError
 from unmask.policies.base import View
+from unmask.ranges import check_numbers, real
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,12 +22,11 @@ class PositionCalibrated:
     """
 
     unigram: Tensor
-    decay: float = 0.25
-    cap: float = 10.0
+    decay: Annotated[float, real(0)] = 0.25
+    cap: Annotated[float, real(0, above=True)] = 10.0
 
     def __post_init__(self) -> None:
-        if self.decay < 0 or self.cap <= 0:
-            raise ConfigError(f"decay is {self.decay} and cap {self.cap}; give a decay from 0 and a cap above 0.")
+        check_numbers(self)
 
     def __call__(self, view: View) -> Tensor:
         positions = torch.arange(view.eligible.shape[-1], device=view.eligible.device)

@@ -3,12 +3,13 @@
 __all__ = ["Prefix"]
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
-from unmask.errors import ConfigError
 from unmask.policies.base import Decision, State, View, take_prefix
 from unmask.policies.top_k import left_to_right
+from unmask.ranges import check_numbers, real
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +20,10 @@ class Prefix:
     threshold reveals a subset. Samples the joint law at threshold 1: one position a pass, from left to right.
     """
 
-    threshold: float = 0.9
+    threshold: Annotated[float, real(0, 1)] = 0.9
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ConfigError(f"threshold is {self.threshold}; give a probability from 0 to 1.")
+        check_numbers(self)
 
     @property
     def looks(self) -> bool:

@@ -3,14 +3,14 @@
 __all__ = ["ReMDM"]
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from unmask.errors import ConfigError
 from unmask.policies.base import Decision, State, View
 from unmask.process import Linear, Schedule
+from unmask.ranges import Count, check_numbers, real
 
 _ON, _OFF, _LEVEL = 0.55, 0.05, 0.9  # loop: its first and last time, and alpha in between
 
@@ -27,14 +27,13 @@ class ReMDM:
     law, at finite T.
     """
 
-    steps: int = 128
+    steps: Count = 128
     variant: Literal["cap", "rescale", "conf", "loop"] = "cap"
-    eta: float = 0.02
+    eta: Annotated[float, real(0, 1)] = 0.02
     schedule: Schedule = Linear()
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 <= self.eta <= 1:
-            raise ConfigError(f"remdm has {self.steps} steps and eta {self.eta}; give at least 1, and eta from 0 to 1.")
+        check_numbers(self)
 
     @property
     def looks(self) -> bool:

@@ -3,13 +3,13 @@
 __all__ = ["Threshold"]
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
-from unmask.errors import ConfigError
 from unmask.policies.base import Decision, State, View
 from unmask.policies.top_k import take_best
+from unmask.ranges import check_value, real
 
 Feature = Literal["confidence", "margin", "entropy"]
 
@@ -22,13 +22,11 @@ class Threshold:
     law: tokens revealed in one pass are drawn independently.
     """
 
-    threshold: float = 0.9
+    threshold: Annotated[float, real(0)] = 0.9
     feature: Feature = "confidence"
 
     def __post_init__(self) -> None:
-        if self.threshold < 0 or (self.feature != "entropy" and self.threshold > 1):
-            most = "" if self.feature == "entropy" else " to 1"
-            raise ConfigError(f"threshold is {self.threshold}; give a number from 0{most} for {self.feature}.")
+        check_value("threshold", self.threshold, real(0) if self.feature == "entropy" else real(0, 1))
 
     @property
     def looks(self) -> bool:

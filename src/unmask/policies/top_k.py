@@ -32,13 +32,14 @@ __all__ = [
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from unmask.batch import ceil_div
-from unmask.errors import ConfigError
 from unmask.policies.base import Decision, Needs, State, View
+from unmask.ranges import Count, check_numbers, real
 
 Score = Callable[[View], Tensor]
 
@@ -104,11 +105,10 @@ def cosine(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
 class Power:
     """n (i/k)^power, rounded up: above 1 small sizes first, below 1 large ones."""
 
-    power: float = 2.0
+    power: Annotated[float, real(0, above=True)] = 2.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.power < math.inf:
-            raise ConfigError(f"power is {self.power}; give a number above 0, for example 2.")
+        check_numbers(self)
 
     def __call__(self, total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
         return round_up(total * (step.double() / steps) ** self.power)
@@ -157,12 +157,11 @@ class TopK:
     """
 
     score: Score = random
-    steps: int | None = None
+    steps: Count | None = None
     pace: Pace = linear
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ConfigError(f"steps is {self.steps}; a policy needs at least 1.")
+        check_numbers(self)
 
     @property
     def looks(self) -> bool:

@@ -5,8 +5,9 @@ __all__ = ["RECIPES", "automaton", "automaton_eos", "dna", "mdlm_owt", "names", 
 from collections.abc import Callable
 from pathlib import Path
 
-from unmask.config import from_dict, read_toml
+from unmask.config import from_dict
 from unmask.data.settings import DataSettings
+from unmask.disk.json import read_toml
 from unmask.errors import ConfigError, did_you_mean
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 

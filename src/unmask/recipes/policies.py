@@ -4,7 +4,8 @@ __all__ = ["RECIPES", "automaton", "automaton_eos", "names", "paper", "read", "s
 
 from collections.abc import Callable
 
-from unmask.config import from_dict, read_toml
+from unmask.config import from_dict
+from unmask.disk.json import read_toml
 from unmask.errors import ConfigError, did_you_mean
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.settings import LearnRun, LearnSettings

@@ -40,6 +40,7 @@ from pathlib import Path
 
 from unmask.errors import ConfigError
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
+from unmask.ranges import Count, Seed, check_numbers
 from unmask.rl.settings import LearnRun, LearnSettings
 
 
@@ -57,13 +58,13 @@ class QuestionOptions:
     """A denoiser for automata of 48 positions, twice as many as policies are trained on, for policies-transfer."""
     blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
     """Block sizes that heuristics are tuned over: full, a number of positions, or a share of the positions to fill."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds of the policies."""
-    rounds: int | None = None
+    rounds: Count | None = None
     """Rounds of GRPO; by default the recipe's number."""
-    count: int = 1024
+    count: Count = 1024
     """Number of test problems."""
-    test_seed: int = 7001
+    test_seed: Seed = 7001
     """Seed of the test problems; problems that a claim rests on must not be used to choose anything."""
     quick: bool = False
     """Make everything small, to see that it works; the figures mean nothing."""
@@ -71,8 +72,7 @@ class QuestionOptions:
     def __post_init__(self) -> None:
         if not self.denoisers or not self.seeds:
             raise ConfigError("There is nothing to train: give at least one of --denoisers and one of --seeds.")
-        if self.count < 1 or (self.rounds is not None and self.rounds < 1):
-            raise ConfigError(f"count is {self.count} and rounds {self.rounds}; give at least 1 of each.")
+        check_numbers(self)
         for text in self.others:
             task, equals, checkpoint = text.rpartition("=")
             if not (task and equals and checkpoint):

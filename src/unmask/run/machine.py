@@ -34,6 +34,7 @@ from torch import Tensor
 
 from unmask.config import processor_facts
 from unmask.errors import ConfigError
+from unmask.ranges import Threads, check_value
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
 """Names for the number format of matrix products."""
@@ -131,11 +132,10 @@ def _multiply_and_exit() -> None:
 def set_threads(count: int | None) -> int:
     """Set the number of torch's threads (None: torch's own choice) -> the number in use.
 
-    Raises ConfigError for a count below one.
+    Raises ConfigError for a count that is out of range.
     """
     if count is not None:
-        if count < 1:
-            raise ConfigError(f"threads = {count} is not possible: give a whole number of at least 1, or leave it out.")
+        check_value("threads", count, Threads)
         torch.set_num_threads(count)
     return torch.get_num_threads()
 

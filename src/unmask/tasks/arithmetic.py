@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import add, mul, sub
 from random import Random
+from typing import Annotated
 
 from unmask.errors import RequestError
 from unmask.noise import derive
+from unmask.ranges import Count, check_numbers, whole
 from unmask.tasks.base import TAIL, Example, Verdict, check_split
 
 _LARGEST, _LONGEST = 1000, 256
@@ -32,16 +34,13 @@ class Arithmetic:
     with leading zeros.
     """
 
-    modulus: int = 7
-    length: int = 16
-    shortest: int = 1
+    modulus: Annotated[int, whole(2, _LARGEST)] = 7
+    length: Annotated[int, whole(1, _LONGEST)] = 16
+    shortest: Count = 1
 
     def __post_init__(self) -> None:
-        if not 2 <= self.modulus <= _LARGEST:
-            raise RequestError(f"modulus is {self.modulus}; give a whole number from 2 to {_LARGEST}.")
-        if not 1 <= self.length <= _LONGEST:
-            raise RequestError(f"length is {self.length}; a chain here has from 1 to {_LONGEST} steps.")
-        if not 1 <= self.shortest <= self.length:
+        check_numbers(self, error=RequestError)
+        if self.shortest > self.length:
             raise RequestError(f"shortest is {self.shortest}; give from 1 to the length, {self.length}.")
 
     @property

@@ -13,9 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
+from typing import Annotated
 
 from unmask.errors import RequestError, did_you_mean
 from unmask.noise import derive
+from unmask.ranges import check_numbers, whole
 from unmask.tasks.base import TAIL, Example, Verdict, check_split
 
 STATES = "abcdefghijkl"
@@ -35,12 +37,11 @@ class Automaton:
     (half natural, half long); short (98 % have at most 10 letters, 2 % are long).
     """
 
-    length: int = 24
+    length: Annotated[int, whole(4, _LONGEST)] = 24
     traces: str = "natural"
 
     def __post_init__(self) -> None:
-        if not 4 <= self.length <= _LONGEST:
-            raise RequestError(f"length is {self.length}; an automaton's trace has from 4 to {_LONGEST:,} places.")
+        check_numbers(self, error=RequestError)
         if self.traces not in TRACES:
             raise RequestError(f"traces is '{self.traces}'; {did_you_mean(self.traces, TRACES)}")
         if self.traces != "natural" and self.length < _LONG:

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from operator import add, mul, sub, truediv
 from random import Random
+from typing import Annotated
 
 from unmask.errors import RequestError
 from unmask.noise import derive
+from unmask.ranges import check_numbers, whole
 from unmask.tasks.base import TAIL, Example, Verdict, check_split
 
 _STREAM = 0xC0DE
@@ -34,20 +36,15 @@ class Countdown:
     A problem has `numbers` whole numbers from 1 to `largest`, and a target from `low` to `high`.
     """
 
-    numbers: int = 3
-    largest: int = 99
-    low: int = 10
-    high: int = 99
+    numbers: Annotated[int, whole(2, 8)] = 3
+    largest: Annotated[int, whole(2, 9999)] = 99
+    low: Annotated[int, whole(1, 99_999)] = 10
+    high: Annotated[int, whole(1, 99_999)] = 99
 
     def __post_init__(self) -> None:
-        if not 2 <= self.numbers <= 8:
-            raise RequestError(f"numbers is {self.numbers}; give from 2 to 8.")
-        if not 2 <= self.largest <= 9999:
-            raise RequestError(f"largest is {self.largest}; give from 2 to 9999.")
-        if not 1 <= self.low <= self.high <= 99_999:
-            raise RequestError(
-                f"low is {self.low} and high is {self.high}; give targets from 1 to 99999, low not above high."
-            )
+        check_numbers(self, error=RequestError)
+        if self.low > self.high:
+            raise RequestError(f"low is {self.low} and high is {self.high}; give a low that is not above high.")
 
     @property
     def name(self) -> str:

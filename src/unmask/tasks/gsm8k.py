@@ -17,6 +17,7 @@ from typing import Any
 from unmask.disk.json import NotJson, json_lines
 from unmask.errors import DataError, RequestError
 from unmask.noise import derive
+from unmask.ranges import Count, check_numbers
 from unmask.tasks.base import SPLITS, Example, Verdict, check_split, escaped
 from unmask.tasks.numbers import final_number, reference_number
 
@@ -33,11 +34,10 @@ class Gsm8k:
     """
 
     path: str
-    length: int = 256
+    length: Count = 256
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise RequestError(f"length is {self.length}; the hole for an answer has at least 1 token.")
+        check_numbers(self, error=RequestError)
         if not self._files():
             raise RequestError(
                 f"There is no file or folder with problems at '{self.path}'; give a .jsonl file with question and "

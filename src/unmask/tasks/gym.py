@@ -17,6 +17,7 @@ from typing import Any
 
 from unmask.errors import PluginError, RequestError, did_you_mean
 from unmask.noise import derive
+from unmask.ranges import Count, checked
 from unmask.tasks.base import Example, Verdict, check_split, escaped
 
 _STREAM = 0x69E3
@@ -34,9 +35,8 @@ class Gym:
         RequestError: if the package is missing, or a data set or option does not exist.
     """
 
-    def __init__(self, dataset: str, size: int = 10_000, length: int = 64, **settings: Any) -> None:
-        if size < 1 or length < 1:
-            raise RequestError(f"size is {size} and length is {length}; give at least 1 for each.")
+    @checked
+    def __init__(self, dataset: str, size: Count = 10_000, length: Count = 64, **settings: Any) -> None:
         self.dataset, self.size, self.length = dataset, size, length
         library = _library()
         known: dict[str, tuple[Any, Any]] = library.factory.DATASETS

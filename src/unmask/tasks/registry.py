@@ -32,6 +32,7 @@ from typing import Any
 
 from unmask.config import is_typed, typed
 from unmask.errors import PluginError, RequestError, did_you_mean, plugin_failure, reason_in_words
+from unmask.ranges import LARGEST, Range, number_of, range_of, real, whole
 from unmask.tasks.arithmetic import Arithmetic
 from unmask.tasks.automaton import Automaton
 from unmask.tasks.base import Task
@@ -222,7 +223,7 @@ def _read(task_class: type[Any], name: str, rest: str, text: str) -> dict[str, A
         if key in arguments:
             raise RequestError(f"{key} is given twice in the task '{text}'; give it once.")
         if key in parameters:
-            arguments[key] = _value(_type(task_class, parameters[key]), key, value, text)
+            arguments[key] = _value(task_class, parameters[key], value, text)
         elif open_:
             arguments[key] = value
         else:
@@ -234,21 +235,26 @@ def _read(task_class: type[Any], name: str, rest: str, text: str) -> dict[str, A
     return arguments
 
 
-def _type(task_class: type[Any], parameter: inspect.Parameter) -> type[Any]:
-    """A parameter of a class -> int, float, bool or str: the type of its default, or else its annotation."""
+def _type(task_class: type[Any], parameter: inspect.Parameter) -> tuple[type[Any], Range | None]:
+    """A parameter of a class -> int, float, bool or str: the type of its default or annotation; and its range."""
     types = (bool, int, float, str)
-    if type(parameter.default) in types:
-        return type(parameter.default)
     try:
-        hint: Any = typing.get_type_hints(task_class.__init__).get(parameter.name, str)
+        hint: Any = typing.get_type_hints(task_class.__init__, include_extras=True).get(parameter.name, str)
     except Exception:  # an annotation that only a type checker can read
-        return str
-    return next((candidate for candidate in types if candidate is hint or candidate in typing.get_args(hint)), str)
+        hint = str
+    limits = range_of(hint)
+    if type(parameter.default) in types:
+        return type(parameter.default), limits
+    parts = (hint, *typing.get_args(hint))
+    return next((candidate for candidate in types if candidate in parts), str), limits
 
 
-def _value(value_type: type[Any], key: str, value: str, text: str) -> Any:
-    try:
-        return _BOOLEANS[value.lower()] if value_type is bool else value_type(value)
-    except (ValueError, KeyError):
-        possible = {bool: "true or false", int: "a whole number", float: "a number"}[value_type]
-        raise RequestError(f"{key} is '{value}' in the task '{text}'; give {possible}.") from None
+def _value(task_class: type[Any], parameter: inspect.Parameter, value: str, text: str) -> Any:
+    """The text of an option -> its value. Raises RequestError where it is none of the parameter's type and range."""
+    value_type, limits = _type(task_class, parameter)
+    name = f"{parameter.name} in the task '{text}'"
+    if value_type in (int, float):
+        return number_of(name, value, limits or (whole(-LARGEST) if value_type is int else real()))
+    if value_type is bool and value.lower() not in _BOOLEANS:
+        raise RequestError(f"{name} is '{value}'; give true or false.")
+    return _BOOLEANS[value.lower()] if value_type is bool else value

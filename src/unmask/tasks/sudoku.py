@@ -12,6 +12,7 @@ from typing import Any
 
 from unmask.errors import RequestError
 from unmask.noise import derive
+from unmask.ranges import Count, Natural, check_numbers
 from unmask.tasks.base import Example, Verdict, check_split, joined_holes
 
 SHAPES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}
@@ -28,13 +29,14 @@ class Sudoku:
     long as one cell stays empty.
     """
 
-    side: int = 6
-    clues: int = 0
+    side: Count = 6
+    clues: Natural = 0
 
     def __post_init__(self) -> None:
+        check_numbers(self, error=RequestError)
         if self.side not in SHAPES:
             raise RequestError(f"side is {self.side}; a Sudoku here has side {', '.join(map(str, SHAPES))}.")
-        if not 0 <= self.clues < self.side**2:
+        if self.clues >= self.side**2:
             raise RequestError(f"clues is {self.clues}; give how many more than needed, from 0 to {self.side**2 - 1}.")
 
     @property

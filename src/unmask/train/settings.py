@@ -3,11 +3,12 @@
 __all__ = ["ModelChoice", "TextRun", "TrainSettings"]
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError, did_you_mean
 from unmask.model.settings import SIZES
+from unmask.ranges import Count, Natural, Seed, Threads, check_numbers, real
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +17,13 @@ class ModelChoice:
 
     size: str = "auto"
     """auto (by the number of training tokens), or nano, micro, mini, base, tiny, small, medium."""
-    width: int | None = None
+    width: Count | None = None
     """Size of the residual stream; overrides the size's."""
-    blocks: int | None = None
+    blocks: Count | None = None
     """Number of transformer blocks; overrides the size's."""
-    heads: int | None = None
+    heads: Count | None = None
     """Number of attention heads; overrides the size's."""
-    dropout: float = 0.1
+    dropout: Annotated[float, real(0, 1, below=True)] = 0.1
     """Probability of dropping an element of a branch."""
     absolute: bool = False
     """Learned absolute positions beside the rotary ones: for canvases of a fixed form, such as a grid."""
@@ -30,6 +31,7 @@ class ModelChoice:
     """Give the network the time through adaLN, as in MDLM's Table 12; off is simpler and no worse there."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, "model.")
         if self.size != "auto" and self.size not in SIZES:
             raise ConfigError(f"model.size is '{self.size}'; {did_you_mean(self.size, ['auto', *SIZES])}")
 
@@ -38,43 +40,43 @@ class ModelChoice:
 class TrainSettings:
     """How the network is trained."""
 
-    steps: int | None = None
+    steps: Count | None = None
     """Optimiser steps; by default by the size of the text (see --dry); `patience` can end training earlier."""
-    batch: int = 32
+    batch: Count = 32
     """Sequences in an optimiser step, over all processes."""
-    accumulate: int = 1
+    accumulate: Count = 1
     """Parts in which a process runs its share of the batch, one after the other, to save memory."""
-    lr: float | None = None
+    lr: Annotated[float | None, real(0, 1, "for example 1e-3", above=True, below=True)] = None
     """Peak learning rate; by default 1e-3 up to a width of 384 and 3e-4 above, and a tenth of that with --init."""
-    warmup: int | None = None
+    warmup: Natural | None = None
     """Steps of linear warm-up; by default a twentieth of the steps, at most 2500."""
     shape: Literal["cosine", "constant"] = "cosine"
     """The shape of the learning rate after the warm-up."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, real(0)] = 0.0
     """AdamW's decoupled weight decay, on matrices only."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: Annotated[tuple[float, float], real(0, 1, below=True)] = (0.9, 0.999)
     """AdamW's moment decays."""
-    clip: float = 1.0
+    clip: Annotated[float, real(0, above=True)] = 1.0
     """Largest norm of the gradient."""
-    ema: float = 0.9999
+    ema: Annotated[float, real(0, 1, below=True)] = 0.9999
     """Decay of the averaged weights, which are the ones that are evaluated and saved; 0 turns averaging off."""
     estimator: Literal["uniform", "stratified", "count", "bernoulli"] = "count"
     """How maskings are drawn: all have the same expectation, the default has the least variance (docs/math.md)."""
     schedule: Literal["linear", "cosine", "cosine-squared", "geometric", "polynomial"] = "linear"
     """The schedule alpha(t) of the two time-based estimators, and of the time input of a time-conditioned model."""
-    seed: int = 1
+    seed: Seed = 1
     """Seed of weights, order of the data, maskings and dropout."""
-    eval_every: int | None = None
+    eval_every: Count | None = None
     """Steps between validations; by default a fortieth of the steps, at least 25."""
-    eval_draws: int = 512
+    eval_draws: Count = 512
     """Maskings in a validation, shared by the validation sequences."""
-    patience: int = 8
+    patience: Natural = 8
     """Validations without a better bound after which training ends; 0 never ends it."""
-    save_every: int | None = None
+    save_every: Count | None = None
     """Steps between checkpoints; by default those between validations."""
-    keep: int = 2
+    keep: Count = 2
     """Latest checkpoints to keep, beside the best."""
-    log_every: int = 1
+    log_every: Count = 1
     """Steps between lines in metrics.jsonl."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network; auto measures which is faster here."""
@@ -82,27 +84,20 @@ class TrainSettings:
     """Compile the network with torch.compile first (a minute, and a C++ compiler on a CPU)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Processor threads; by default torch's own choice."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Also send the metrics there."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "eval_every", "eval_draws", "save_every", "keep", "log_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"train.{name} is {value}; it must be at least 1.")
+        check_numbers(self, "train.")
         if self.batch % self.accumulate:
             raise ConfigError(
                 f"train.batch {self.batch} cannot be run in {self.accumulate} equal parts; "
                 "choose a train.accumulate that divides it."
             )
-        if self.lr is not None and not 0 < self.lr < 1:
-            raise ConfigError(f"train.lr is {self.lr}; it must lie between 0 and 1, for example 1e-3.")
-        if not 0 <= self.ema < 1:
-            raise ConfigError(f"train.ema is {self.ema}; it must be at least 0 (off) and below 1.")
-        if self.clip <= 0:
-            raise ConfigError(f"train.clip is {self.clip}; it must be above 0.")
+        if self.warmup is not None and self.steps is not None and self.warmup > self.steps:
+            raise ConfigError(f"train.warmup is {self.warmup} and train.steps {self.steps}; give at most as many.")
 
 
 @dataclass(frozen=True, slots=True)

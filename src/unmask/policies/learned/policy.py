@@ -23,7 +23,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ from unmask.policies.learned.network import (
     plackett_luce_rank,
 )
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
+from unmask.ranges import Count, Dial, check_numbers, real
 
 TRAINED_DIAL = 0.8
 """The largest dial value that sets a cost of training; from here to 1 the reveal threshold falls, down to one pass."""
@@ -56,13 +57,13 @@ class Calibration:
     """Passes and accuracy at each dial value, measured on validation problems."""
 
     task: str
-    block_size: int | None
-    problems: int
-    last: float
+    block_size: Count | None
+    problems: Count
+    last: Annotated[float, real(0, above=True)]
     """The alpha at `TRAINED_DIAL`: above it a larger alpha is worse than a lower threshold."""
-    dial: tuple[float, ...]
-    passes: tuple[float, ...]
-    accuracy: tuple[float, ...]
+    dial: tuple[Dial, ...]
+    passes: Annotated[tuple[float, ...], real(0)]
+    accuracy: Annotated[tuple[float, ...], real(0, 1)]
 
     def dial_for(self, passes: float) -> float:
         """Number of passes -> the lowest dial value with at most so many passes on average, interpolated.
@@ -94,22 +95,17 @@ class Learned:
     """
 
     network: PolicyNetwork
-    dial: float = 0.25
+    dial: Dial = 0.25
     sample: bool = False
-    cut: float = 0.5
-    temperature: float = 1.0
-    beta: float = 1.0
+    cut: Annotated[float, real(0, 1, "usually 0.5", above=True, below=True)] = 0.5
+    temperature: Annotated[float, real(0, above=True)] = 1.0
+    beta: Annotated[float, real(0, above=True)] = 1.0
     last: float | None = None
     calibration: Calibration | None = None
     name: str = "learned"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dial <= 1:
-            raise ConfigError(f"dial is {self.dial:g}; give a number from 0 (accurate) to 1 (fast).")
-        if not 0 < self.cut < 1:
-            raise ConfigError(f"cut is {self.cut:g}; give a probability between 0 and 1, usually 0.5.")
-        if self.temperature <= 0 or self.beta <= 0:
-            raise ConfigError(f"temperature is {self.temperature:g} and beta {self.beta:g}; give numbers above 0.")
+        check_numbers(self)
         if self.beta != 1 and self.settings.head != "bernoulli":
             raise ConfigError("beta scales the probabilities of a Bernoulli head; leave it out for a ranking.")
 

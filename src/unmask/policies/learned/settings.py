@@ -3,9 +3,10 @@
 __all__ = ["FEATURES", "LEAST_ALPHA", "Feature", "PolicySettings"]
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from unmask.errors import ConfigError
+from unmask.ranges import Count, Natural, check_numbers, real
 
 Feature = Literal["confidence", "top", "entropy", "margin", "hidden"]
 FEATURES: tuple[str, ...] = get_args(Feature)
@@ -23,16 +24,16 @@ class PolicySettings:
     Raises ConfigError for impossible values.
     """
 
-    width: int = 32
+    width: Count = 32
     """Size of the residual stream."""
-    heads: int = 2
+    heads: Count = 2
     """Number of attention heads."""
     features: tuple[Feature, ...] = ("confidence", "top", "entropy", "margin")
     """Of each position: confidence (of the proposal), top (the `top` highest probabilities), entropy, margin, hidden
     (the denoiser's hidden state)."""
-    top: int = 4
+    top: Count = 4
     """Number of probabilities in the feature `top`."""
-    hidden: int = 0
+    hidden: Natural = 0
     """Width of the denoiser's hidden state, for the feature of that name."""
     scale: Literal["log-odds", "raw"] = "log-odds"
     """Scale of probabilities: log(p / (1 - p)) / 4, or p itself."""
@@ -46,13 +47,14 @@ class PolicySettings:
     """Whether the cost of a pass is an input, so that one network has a dial; else it has one behaviour and no dial."""
     head: Literal["bernoulli", "plackett-luce"] = "bernoulli"
     """A Bernoulli draw for each position, or a ranking with a STOP among the positions (appendix E)."""
-    unit: float = 24.0
+    unit: Annotated[float, real(0, above=True)] = 24.0
     """The length that the policy was trained on: alpha = cost of a pass * `unit`."""
-    largest: float = 30.0
+    largest: Annotated[float, real(0, above=True)] = 30.0
     """The largest alpha of training, at the dial value `TRAINED_DIAL`."""
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.heads < 1 or self.width % (2 * self.heads):
+        check_numbers(self)
+        if self.width % (2 * self.heads):
             raise ConfigError(
                 f"width is {self.width} and heads {self.heads}; give a width that is a multiple of 2 heads."
             )
@@ -62,8 +64,6 @@ class PolicySettings:
             raise ConfigError(f"top is {self.top}; give at least 2 probabilities, or the feature confidence alone.")
         if ("hidden" in self.features) != (self.hidden > 0):
             raise ConfigError(f"hidden is {self.hidden}; give the denoiser's width with the feature hidden, else 0.")
-        if self.unit <= 0 or self.largest <= 0:
-            raise ConfigError(f"unit is {self.unit} and largest {self.largest}; give numbers above 0.")
 
     @property
     def inputs(self) -> int:
