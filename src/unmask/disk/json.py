@@ -145,8 +145,7 @@ def json_lines(file: IO[bytes], shape: type[Shape], limit: int = LINES_BYTES) ->
     """
     number = 0
     while block := file.readline(limit + 1):
-        lines = [block] if len(block) > limit else block.removesuffix(b"
-").removesuffix(b"").split(b"")
+        lines = [block] if len(block) > limit else block.removesuffix(b"\n").removesuffix(b"\r").split(b"\r")
         for number, line in enumerate(lines, start=number + 1):
             try:
                 text = _decoded(line, limit).strip()
