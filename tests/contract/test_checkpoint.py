@@ -4,11 +4,13 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from unmask.disk import files
+import unmask
+from unmask.disk import checkpoint, files, folders
 from unmask.disk.checkpoint import load_state, load_tensors, read_checkpoint, write_checkpoint
-from unmask.disk.folders import best_folder, keep_best, keep_last, latest, resolve, step_folder
+from unmask.disk.folders import best_folder, keep_best, keep_last, latest, reading, resolve, step_folder
 from unmask.errors import CheckpointError, ConfigError, RunError
+from unmask.model import load
 from unmask.run.loop import Interrupt
 from unmask.run.machine import choose_device, choose_dtype, matmul_rates
 from unmask.run.metrics import Metrics, plot_curves, read_metrics
@@ -358,3 +362,98 @@ def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
         _write(tmp_path / "file" / "c")
     with pytest.raises(ConfigError):
         _write(tmp_path / "file")
+
+
+# ---- replaced while it is read -------------------------------------------------------------------------------------
+
+
+def _replaced(run: Path, old: int, new: int) -> None:
+    """Write the best checkpoint of step `new` and delete that of step `old`, as a training does."""
+    write_checkpoint(best_folder(run, new), {"w": torch.full((2, 3), float(new))}, {"step": new}, tokenizer_json="{}")
+    keep_best(run)
+    assert not best_folder(run, old).exists()
+
+
+@pytest.mark.parametrize("what", ["weights", "facts", "optional"])
+def test_a_reader_survives_a_checkpoint_that_is_replaced(tmp_path: Path, monkeypatch, what: str) -> None:
+    """The folder vanishes after it was resolved: before its weights, its config, or an optional file was read."""
+    write_checkpoint(best_folder(tmp_path, 1), {"w": torch.ones(2, 3)}, {"step": 1}, tokenizer_json="{}")
+    name = {"weights": "iterate_tensors", "facts": "read_json", "optional": "_read_text"}[what]
+    true, calls = getattr(checkpoint, name), list[object]()
+
+    def late(*arguments: object, **keywords: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            _replaced(tmp_path, 1, 2)
+        return true(*arguments, **keywords)
+
+    monkeypatch.setattr(checkpoint, name, late)
+    if what == "weights":
+        assert float(load_tensors(tmp_path)["w"][0, 0]) == 2.0
+    else:
+        read = read_checkpoint(tmp_path)
+        assert (read.folder, read.config, read.tokenizer_json) == (best_folder(tmp_path, 2), {"step": 2}, "{}")
+    assert len(calls) > 1
+    calls.clear()  # the control: a reader that resolves once fails
+    write_checkpoint(best_folder(tmp_path, 1), {"w": torch.ones(2, 3)}, {"step": 1}, tokenizer_json="{}")
+    monkeypatch.setattr(checkpoint, "reading", lambda path, read: read(best_folder(tmp_path, 1)))
+    with pytest.raises((CheckpointError, OSError)):
+        load_tensors(tmp_path) if what == "weights" else read_checkpoint(tmp_path)
+
+
+def test_files_of_two_checkpoints_are_never_mixed(tmp_path: Path) -> None:
+    """The folder `policy` of a learning run is exchanged in place, so that each file can be read."""
+    folder = write_checkpoint(tmp_path / "policy", {"w": torch.ones(1)}, {"step": 1})
+
+    def both(folder: Path, calls: list[int]) -> tuple[int, float]:
+        step = read_checkpoint(folder).config["step"]
+        if not calls:
+            write_checkpoint(folder, {"w": torch.full((1,), 2.0)}, {"step": 2})
+        calls.append(step)
+        return step, float(load_tensors(folder)["w"])
+
+    calls: list[int] = []
+    assert reading(folder, lambda folder: both(folder, calls)) == (2, 2.0)
+    assert calls == [1, 2]
+    write_checkpoint(folder, {"w": torch.ones(1)}, {"step": 1})
+    assert both(folder, []) == (1, 2.0)  # the control
+
+
+def test_reading_again_is_bounded_and_only_for_what_was_replaced(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(folders, "_PAUSE", 0.0)
+    folder, calls = _write(tmp_path / "c"), list[Path]()
+
+    def damaged(folder: Path) -> None:
+        calls.append(folder)
+        raise CheckpointError("it is damaged.")
+
+    with pytest.raises(CheckpointError, match="it is damaged"):
+        reading(folder, damaged)
+    assert len(calls) == 1  # the folder stayed in its place
+
+    def chased(folder: Path) -> None:
+        calls.append(folder)
+        _write(folder)
+
+    with pytest.raises(CheckpointError, match="is replaced again and again while it is read"):
+        reading(folder, chased)
+    assert len(calls) == 21
+
+
+def test_a_model_is_loaded_while_its_best_checkpoint_is_replaced(tmp_path: Path, monkeypatch) -> None:
+    """`unmask.load`, as eval, generate and fill call it; the weights of the first checkpoint vanish before the read."""
+    bundled = Path(unmask.__file__).parent / "assets" / "models" / "automaton"
+    shutil.copytree(bundled, best_folder(tmp_path, 1))
+    true, calls = load.iterate_tensors, list[object]()
+
+    def late(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            shutil.copytree(bundled, best_folder(tmp_path, 2))
+            keep_best(tmp_path)
+        return true(*arguments)
+
+    monkeypatch.setattr(load, "iterate_tensors", late)
+    model = unmask.load(str(tmp_path), device="cpu")
+    assert model.checkpoint is not None
+    assert (model.checkpoint.folder, len(calls)) == (best_folder(tmp_path, 2), 2)

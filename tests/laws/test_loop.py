@@ -3,15 +3,19 @@
 import json
 import math
 import signal
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from unmask.cli import measure
+from unmask.cli.main import main
 from unmask.disk.checkpoint import load_state, write_checkpoint
 from unmask.disk.folders import best_folder, latest, step_folder
+from unmask.errors import Interrupted
 from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
 from unmask.run.parallel import Group
 
@@ -52,6 +56,7 @@ class Fake:
 
     def __init__(self, folder: Path, merits: Mapping[int, float], group: Group | None = None) -> None:
         self.folder, self.merits, self.group = folder, merits, group or Group()
+        self.begins: Callable[[Callable[[], bool]], bool] = lambda stopping: not stopping()
         self.step, self.standing = 0, Standing()
         self.events: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +65,7 @@ class Fake:
             self.step, self.standing = facts["step"], Standing(**facts["standing"])
 
     def begin(self, stopping: Callable[[], bool]) -> bool:
-        return not stopping()
+        return self.begins(stopping)
 
     def take(self) -> Taken:
         self.step += 1
@@ -175,3 +180,104 @@ def test_the_verdict_of_the_first_process_is_everybodys(tmp_path: Path) -> None:
     ended = go(second, replace(CADENCE, patience=2))
     assert (ended.reason, ended.step, ended.best_step) == ("no better", 6, 2)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+# ---- signals -------------------------------------------------------------------------------------------------------
+
+
+class Signalled(Listener[Taken, float]):
+    """Sends a signal after a step, and notes in which order the run is stopped and saved."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+        self.events = list[str]()
+        self.announced = threading.Event()
+
+    def stepped(self, report: Taken) -> None:
+        if report.step == self.step:
+            signal.raise_signal(self.number)
+            assert self.announced.wait(10)  # at once: the step has not ended
+
+    def stopping(self, folder: Path) -> None:
+        self.events.append(f"stopping {folder.name}")
+        self.announced.set()
+
+    def saved(self, folder: Path) -> None:
+        self.events.append(folder.name)
+
+
+@pytest.fixture
+def hangup() -> Generator[None]:
+    """SIGHUP as in a terminal, though the tests may run under nohup."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_each_signal_saves_after_it_is_announced(tmp_path: Path, hangup: None, name: str, code: int) -> None:
+    listener, number = Signalled(4, getattr(signal, name)), getattr(signal, name)
+    former = signal.getsignal(number)
+    ended = drive(Fake(tmp_path / "run", RISING), listener, CADENCE, exhausted="no better")
+    assert (ended.reason, ended.step, ended.exit_code) == ("interrupted", 4, code)
+    assert listener.events[-2:] == ["stopping run", "step-00000004"]
+    assert listener.events.count("stopping run") == 1
+    assert signal.getsignal(number) is former
+    over = drive(Fake(tmp_path / "whole", RISING), Stopping(), CADENCE, exhausted="no better")
+    assert (over.reason, over.exit_code) == ("finished", 0)  # the control
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(tmp_path: Path, hangup: None) -> None:
+    """As under nohup; the other signals end the run there too."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    class Once(Stopping):
+        def stepped(self, report: Taken) -> None:
+            if report.step == 4:
+                signal.raise_signal(signal.SIGHUP)
+
+    fake = Fake(tmp_path / "run", RISING)
+    assert drive(fake, Once(), CADENCE, exhausted="no better").reason == "finished"
+    assert drive(Fake(tmp_path / "b", RISING), Stopping(4), CADENCE, exhausted="no better").reason == "interrupted"
+
+
+def test_a_second_ctrl_c_ends_at_once_and_saves_nothing(tmp_path: Path) -> None:
+    class Twice(Stopping):
+        def stepped(self, report: Taken) -> None:
+            if report.step == 5:
+                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)  # of an impatient service manager: no second Ctrl-C
+                signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted) as error:
+        drive(Fake(tmp_path, RISING), Twice(), CADENCE, exhausted="no better")
+    assert error.value.exit_code == 130
+    assert latest(tmp_path) == step_folder(tmp_path, 3)
+
+
+def test_work_before_the_first_step_is_saved(tmp_path: Path) -> None:
+    """Also where a checkpoint of step 0 is there already; the control begins and takes steps."""
+    fake = Fake(tmp_path, RISING)
+    for _ in range(2):
+        fake.begins = lambda stopping: False
+        ended = drive(fake, Stopping(), CADENCE, exhausted="no better")
+        assert (ended.reason, ended.step, fake.events) == ("interrupted", 0, ["save 0"])
+        fake.events.clear()
+    fake.begins = lambda stopping: True
+    assert drive(fake, Stopping(), CADENCE, exhausted="no better").reason == "finished"
+    assert "save 0" not in fake.events
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_command_without_work_to_save_ends_quietly(
+    name: str, code: int, hangup: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(arguments: object) -> int:
+        signal.raise_signal(getattr(signal, name))
+        return 0
+
+    former = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(measure, "run_eval", work)
+    assert main(["eval", "shakespeare"]) == code
+    assert capsys.readouterr().err == "unmask: interrupted: nothing was saved.\n"
+    assert signal.getsignal(signal.SIGTERM) is former
