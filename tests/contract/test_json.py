@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import unmask
-from unmask.disk import json as reader
 from unmask.disk.checkpoint import read_checkpoint, write_checkpoint
 from unmask.disk.json import JSON_DEPTH, NotJson, json_lines, parse_json, read_json, read_toml
 from unmask.errors import CheckpointError, ConfigError, DataError
@@ -133,9 +132,8 @@ def test_lines_are_numbered_and_a_wrong_one_does_not_hide_the_next() -> None:
     assert "in the field 'rows'" in problems[1].reason
 
 
-def test_a_line_that_is_too_long_ends_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "LINES_BYTES", 20)
-    lines = list(json_lines(BytesIO(b'{"rows": 1}\n{"rows": 1' + b" " * 50 + b"}\n"), Part))
+def test_a_line_that_is_too_long_ends_the_reading() -> None:
+    lines = list(json_lines(BytesIO(b'{"rows": 1}\n{"rows": 1' + b" " * 50 + b"}\n"), Part, limit=20))
     assert lines[0] == (1, Part(1))
     assert isinstance(lines[1][1], NotJson)
     assert len(lines) == 2

@@ -9,12 +9,12 @@ __all__ = ["Both", "Constraint", "Constraints", "Vocabulary", "allowed_tokens"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
-from unmask.errors import RequestError
+from unmask.errors import PluginError, RequestError, plugin_failure
 
 
 class Constraint(Protocol):
@@ -72,12 +72,25 @@ def allowed_tokens(
     if all(constraints[number] is None for number in present):
         return None
     if len(present) == 1 and (rule := constraints[present.pop()]) is not None:
-        return rule(tokens, where)
+        return _asked(rule, tokens, where, vocab_size)
     numbers = torch.tensor(which, device=tokens.device)
     line = where.nonzero()[:, 0]
     allowed = torch.ones(len(line), vocab_size, dtype=torch.bool, device=tokens.device)
     for number in sorted(present):
         rule, rows = constraints[number], numbers == number
         if rule is not None:
-            allowed[rows[line]] = rule(tokens[rows], where[rows])
+            allowed[rows[line]] = _asked(rule, tokens[rows], where[rows], vocab_size)
+    return allowed
+
+
+def _asked(rule: Constraint, tokens: Tensor, where: Tensor, vocab_size: int) -> Tensor:
+    """What a constraint allows (N or 1, V). Raises PluginError if it fails or gives anything else."""
+    name = f"The constraint {getattr(rule, '__name__', type(rule).__name__)}"
+    with plugin_failure(name):
+        allowed: Any = rule(tokens, where)
+    count = int(where.sum())
+    if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool or allowed.shape[-1:] != (vocab_size,):
+        raise PluginError(f"{name} gave {allowed!r:.60}; give a bool tensor (N, {vocab_size}) of the allowed tokens.")
+    if allowed.ndim != 2 or len(allowed) not in (1, count):
+        raise PluginError(f"{name} gave {tuple(allowed.shape)} for {count} positions; give one row for each, or one.")
     return allowed

@@ -11,7 +11,8 @@ __all__ = ["Decoder", "Step"]
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
@@ -22,7 +23,7 @@ from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens
 from unmask.decode.propose import Proposal, propose, two_best
 from unmask.denoiser import Caching, Denoiser, Place
-from unmask.errors import PluginError, RequestError
+from unmask.errors import PluginError, RequestError, plugin_failure
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of
 from unmask.policies.top_k import take_best
@@ -94,13 +95,11 @@ class Decoder:
         view = self._view_before(canvas, masked, eligible, erasable)
         if self.policy.looks:
             view, seen, memory = self._look(canvas, view, memory)
-            decision, after = self.policy(view, before)
-            revealed, rescued = self._settle(view, decision, view.confidence)
+            decision, after, revealed, rescued = self._decide(view, before, view.confidence)
             tokens, log_prob = torch.where(revealed, view.proposal, canvas.tokens), seen.log_prob
             passes = canvas.passes + 1
         else:
-            decision, after = self.policy(view, before)
-            revealed, rescued = self._settle(view, decision, view.noise)
+            decision, after, revealed, rescued = self._decide(view, before, view.noise)
             tokens, seen, memory = self._write(canvas, view, revealed, decision.time, memory)
             log_prob, passes = seen.log_prob, canvas.passes + revealed.any(-1)
         canvas = replace(
@@ -272,6 +271,16 @@ class Decoder:
 
     # ---- after the decision ---------------------------------------------------------------------------------------
 
+    def _decide(self, view: View, before: State, surest: Tensor) -> tuple[Decision, State, Tensor, Tensor]:
+        """View and state -> decision and state of the policy, and what `_settle` makes of it.
+
+        Raises PluginError, with the policy and its own message, where a policy of somebody else fails or returns what
+        is no decision.
+        """
+        with plugin_failure(f"The policy {self.policy!r}") if _foreign(self.policy) else nullcontext():
+            decision, after = self.policy(view, before)
+            return decision, after, *self._settle(view, decision, surest)
+
     def _settle(self, view: View, decision: Decision, surest: Tensor) -> tuple[Tensor, Tensor]:
         """What is really revealed: the decision, and in rows where that is nothing the surest eligible position."""
         if bool((decision.reveal & ~view.eligible).any()):
@@ -292,6 +301,14 @@ class Decoder:
         if bool((decision.done & left).any()):
             raise PluginError(f"{self.policy!r} is done with a block in which a MASK is left; reveal it first.")
         return decision.reveal, torch.zeros_like(decision.done)
+
+
+def _foreign(policy: object) -> bool:
+    """Whether a policy, or one inside it, is not of this library; a fault of our own keeps its traceback."""
+    if not type(policy).__module__.startswith("unmask."):
+        return True
+    parts = [getattr(policy, field.name) for field in fields(policy)] if is_dataclass(policy) else []
+    return any(hasattr(part, "looks") and _foreign(part) for part in parts)
 
 
 class _Seen(NamedTuple):

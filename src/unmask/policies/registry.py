@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from typing import Any, Literal, get_args
 
 from unmask.disk.folders import locate_policy
-from unmask.errors import ConfigError, PluginError, RequestError, UnmaskError, did_you_mean
+from unmask.errors import ConfigError, RequestError, UnmaskError, did_you_mean, plugin_failure
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.early_stop import EarlyStop
@@ -336,11 +336,10 @@ def _early_stop(text: str, values: dict[str, str], inner: UnmaskingPolicy) -> Un
 
 def _from_plugin(name: str, options: dict[str, str]) -> UnmaskingPolicy:
     """A policy of another package. Raises PluginError where it cannot be loaded, RequestError for wrong options."""
-    try:
+    with plugin_failure(f"The policy '{name}' of another package", "cannot be loaded"):
         build = _plugins()[name].load()
-    except Exception as error:
-        raise PluginError(f"The policy '{name}' of another package cannot be loaded: {error}") from error
-    try:
-        return build(**options)
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"The policy '{name}' does not take these options: {error}") from None
+    with plugin_failure(f"The policy '{name}' of another package", "cannot be made"):
+        try:
+            return build(**options)
+        except (TypeError, ValueError) as error:
+            raise RequestError(f"The policy '{name}' does not take these options: {error}") from None
