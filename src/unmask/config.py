@@ -13,6 +13,7 @@ __all__ = [
     "processor_facts",
     "run_record",
     "to_dict",
+    "to_path",
     "trust_recorded",
     "typed",
     "typed_files",
@@ -98,6 +99,17 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         merged[key] = merge(cast(Mapping[str, Any], old), cast(Mapping[str, Any], value)) if both else value
     return merged
+
+
+def to_path(text: str | os.PathLike[str]) -> Path:
+    """A path as a person wrote it -> the path: ~ and ~NAME at its start are home folders. Path("~/x") keeps the sign.
+
+    Raises ConfigError for a text with the character NUL, which no path has.
+    """
+    name = os.fspath(text)
+    if "\0" in name:
+        raise ConfigError(f"'{name}' is no path: it has the character NUL in it.")
+    return Path(os.path.expanduser(name))
 
 
 def library_versions() -> dict[str, str]:
@@ -287,4 +299,4 @@ def is_typed(path: str | os.PathLike[str]) -> bool:
 
 
 def _real(path: str | os.PathLike[str]) -> str:
-    return os.path.realpath(os.path.expanduser(path))
+    return os.path.realpath(to_path(path))

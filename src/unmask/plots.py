@@ -33,5 +33,5 @@ def distinct_colors(count: int) -> list[tuple[float, float, float]]:
 def save_figure(path: str | os.PathLike[str], figure: Any) -> None:
     """Write a figure as PNG, whole or not at all; errors as in `files.atomic_folder`."""
     image = io.BytesIO()
-    figure.savefig(image, dpi=130, format="png")
+    figure.savefig(image, dpi=130, format="png", metadata={"Software": "unmask"})
     atomic_bytes(path, image.getvalue())

@@ -4,11 +4,11 @@ __all__ = ["BenchArguments", "run"]
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
+from unmask.config import to_path
 from unmask.output import show
 from unmask.ranges import Count, Threads
 
@@ -87,12 +87,15 @@ def _cells(args: BenchArguments, device: Any, threads: int) -> Iterable[dict[str
 
         return bench_policy(args.rounds)
     from unmask.bench.train import bench_memory, bench_scaling, plot_scaling
+    from unmask.eval.report import check_plot
 
     if args.what == "memory":
         return bench_memory(threads)
+    if args.plot is not None:
+        check_plot(args.plot)
     axes = bench_scaling(threads)
     if args.plot is not None:
-        plot_scaling(axes, Path(args.plot))
+        plot_scaling(axes, to_path(args.plot))
     return [{"axis": axis, **cell} for axis, cells in axes.items() for cell in cells]
 
 

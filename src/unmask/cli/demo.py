@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse
+from unmask.config import to_path
 from unmask.errors import DataError, PluginError, RequestError
 from unmask.output import console as screen
 from unmask.output import note
@@ -89,17 +90,16 @@ def run(argv: Sequence[str]) -> int:
     arguments.trust.apply()
     began = time.perf_counter()
 
-    from unmask.disk.files import explained
+    from unmask.disk.files import run_lock
 
     console = screen(stderr=arguments.output.json)
     report: dict[str, Any] = {}
     if arguments.checkpoint is None:
-        folder = Path(arguments.out or _OUT)
-        with explained(folder):  # before the work, so that a wrong folder fails at once
-            folder.mkdir(parents=True, exist_ok=True)
-        results = _solve(console, arguments)
-        report["puzzles"] = {result.puzzle_set.title: result.facts() for result in results}
-        report["files"] = [str(path) for path in _write(results, folder, arguments.seed)]
+        folder = to_path(arguments.out or _OUT)
+        with run_lock(folder, note):  # before the work, so that a wrong folder fails at once
+            results = _solve(console, arguments)
+            report["puzzles"] = {result.puzzle_set.title: result.facts() for result in results}
+            report["files"] = [str(path) for path in _write(results, folder, arguments.seed)]
     name = arguments.checkpoint or _BUNDLED
     model = arguments.machine.load(name)
     console.rule("A text, written in no particular order", align="left", style="dim")

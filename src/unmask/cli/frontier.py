@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.cli.common import Meter, OutputOptions, keeping, print_json
 from unmask.cli.parse import Flat, Positional, parse
+from unmask.config import to_path
 from unmask.errors import ConfigError
 from unmask.output import note, show
 from unmask.ranges import Count, Seed, Temperature, Threads
@@ -77,7 +78,7 @@ def run(argv: Sequence[str]) -> int:
     length = most_holes(bench.problems)
     names, sizes = args.policies or every_policy(args.temperature), block_sizes(args.blocks, length)
     settings = settings_of(names, sizes, length)
-    folder = Path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
+    folder = to_path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
     processors = os.cpu_count() if bench.device.type == "cpu" else 1
     workers = min(args.workers or processors or 1, len(settings))
     build = open_bench if workers > 1 else lambda **_: bench  # one process: the model is loaded once

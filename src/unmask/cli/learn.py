@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from unmask.cli.common import Meter, OutputOptions, TrustOptions, keeping, print_json, resume_command, size, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
+from unmask.config import to_path
 from unmask.errors import ConfigError
 from unmask.output import note
 from unmask.policies.learned.settings import PolicySettings
@@ -198,7 +199,7 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
     from unmask.run.machine import choose_device
     from unmask.train.session import default_folder
 
-    folder = Path(args.out or default_folder("learn-many"))
+    folder = to_path(args.out or default_folder("learn-many"))
     runs = separate_runs(asked, args.seeds or (asked.learn.seed,), each_alpha=args.separate)
     listen = partial(LearnProgress, begun=0, visible=True)
     workers = 1 if choose_device(asked.learn.device).type != "cpu" else os.cpu_count() or 1  # a GPU serves one run

@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, duration, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
+from unmask.config import to_path
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
 from unmask.output import note, show
@@ -206,6 +206,7 @@ def run_pace(argv: Sequence[str]) -> int:
     began = time.perf_counter()
     comparison = compare_rules(model.denoiser, fit, check, steps, derive(arguments.seed, 6), _progress(each))
     report = {
+        "generator": "unmask",
         "format": _FORMAT,
         "checkpoint": arguments.checkpoint,
         "source": arguments.data.source,
@@ -225,6 +226,10 @@ def _check(arguments: PaceArguments) -> None:
         raise RequestError("--steps needs numbers of passes of at least 1, for example --steps 8 16 32.")
     if arguments.out is not None and not arguments.out.endswith(".json"):
         raise RequestError(f"--out is '{arguments.out}'; the name of the file has to end in .json.")
+    if arguments.out is not None:
+        from unmask.disk.folders import refuse_foreign_file
+
+        refuse_foreign_file(to_path(arguments.out))
     if arguments.plot is not None:
         from unmask.eval.report import check_plot
 
@@ -254,7 +259,7 @@ def _report(arguments: PaceArguments, comparison: "PaceComparison", report: dict
     if arguments.out is not None:
         atomic_text(arguments.out, json.dumps(report) + "\n")
     if arguments.plot is not None:
-        plot_paces(comparison, Path(arguments.plot))
+        plot_paces(comparison, to_path(arguments.plot))
     if arguments.output.json:
         print_json(report)
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 from unmask.cli.common import OutputOptions, keeping, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
+from unmask.config import to_path
 from unmask.errors import ConfigError
 from unmask.output import note, show, show_text
 from unmask.ranges import Threads
@@ -52,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
         print_json({"questions": names()}) if args.output.json else show(*table(names()))
         return 0
     plan = plan_of(args.name, args)
-    folder = Path(args.out)
+    folder = to_path(args.out)
     check(plan, folder)
     if args.list:
         return _list(plan, folder, args.output.json)

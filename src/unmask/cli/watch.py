@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
+from unmask.config import to_path
 from unmask.disk.files import atomic_text
+from unmask.disk.folders import refuse_foreign_file
 from unmask.errors import RequestError
 from unmask.output import console, note
 from unmask.ranges import Natural
@@ -67,14 +69,13 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(WatchArguments, argv, "watch")
     if arguments.html is not None and not arguments.output.json:
         refuse(typed_options(WatchArguments, argv, "watch") & {"row"}, "--html: the page has every row.")
-    if arguments.html is not None and Path(arguments.html).suffix != ".html":
-        raise RequestError(f"--html cannot write '{arguments.html}'; give a file that ends in .html.")
+    page = None if arguments.html is None else _page(arguments.html)
     trace = read(arguments.file)
     player = Player(trace, arguments.row)
     if trace.cut:
         note(f"{arguments.file} ends in the middle of an event, which is left out.")
-    if arguments.html is not None:
-        _write(Path(arguments.html), trace)
+    if page is not None:
+        _write(page, trace)
     if arguments.output.json:
         print_json({"trace": arguments.file} | player.summary())
     elif arguments.html is None:
@@ -297,12 +298,22 @@ def _write(path: Path, trace: Trace) -> None:
     note(f"  {path}: {len(trace.events):,} events; {'open it in a browser' if page else f'unmask watch {path}'}")
 
 
+def _page(name: str) -> Path:
+    """File name of --html -> its path. Raises RequestError for another ending, ConfigError for a foreign file."""
+    path = to_path(name)
+    if path.suffix != ".html":
+        raise RequestError(f"--html cannot write '{name}'; give a file that ends in .html.")
+    refuse_foreign_file(path)
+    return path
+
+
 def _checked(name: str) -> Path:
     """File name of --trace -> its path. Raises RequestError where no trace can be written there."""
-    path = Path(name)
+    path = to_path(name)
     if path.suffix not in (".jsonl", ".html"):
         raise RequestError(f"--trace cannot write '{name}'; give a name that ends in .jsonl or, for a page, .html.")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise RequestError(f"--trace cannot write '{name}'; give a file in a folder that can be written.")
+    refuse_foreign_file(path)
     return path

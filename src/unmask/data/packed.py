@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unmask.config import to_path
 from unmask.disk.json import read_json
 from unmask.errors import DataError
 from unmask.text.tokenizer import Tokenizer
@@ -187,7 +188,7 @@ class Corpus:
 def cache_folder() -> Path:
     """The folder of the cache: $UNMASK_CACHE, else ~/.cache/unmask."""
     setting = os.environ.get("UNMASK_CACHE")
-    return Path(setting).expanduser() if setting else Path.home() / ".cache" / "unmask"
+    return to_path(setting) if setting else Path.home() / ".cache" / "unmask"
 
 
 def token_type(vocab_size: int) -> np.dtype[Any]:

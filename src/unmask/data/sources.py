@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unmask.config import to_path
 from unmask.data.documents import Pair, Piece, decode_utf8, document_pieces, is_pair, json_rows, row_pair, row_text
 from unmask.data.hub import open_hub
+from unmask.disk.folders import refuse_ambiguous
 from unmask.disk.json import parse_json
 from unmask.errors import DataError, did_you_mean
 
@@ -115,16 +117,18 @@ class Source:
 
 
 def open_source(source: str, text_key: str = "text") -> Source:
-    """A text as in DataSettings.source -> the source; names of bundled corpora take precedence over files.
+    """A text as in DataSettings.source -> the source.
 
     Raises:
+        RequestError: for the name of a bundled corpus where there is a path of that name.
         DataError: if there is no such source, or it holds no text.
     """
     if source.startswith("hf:"):
         return _hub_source(source, text_key)
     if source in CORPORA:
+        refuse_ambiguous(source, "bundled corpus")
         return _bundled_source(source)
-    path = Path(source).expanduser()
+    path = to_path(source)
     if path.is_dir():
         return _file_source(source, _files_of_folder(path), text_key)
     if path.exists():

@@ -27,6 +27,7 @@ from unmask.data.packed import cache_folder, file_sha256
 from unmask.data.settings import BUILT_IN_TOKENIZERS, SMALLEST_BPE, DataSettings
 from unmask.data.sources import Source
 from unmask.disk.files import atomic_text
+from unmask.disk.folders import refuse_ambiguous
 from unmask.errors import DataError
 from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
 from unmask.text.tokenizer import Tokenizer
@@ -234,6 +235,8 @@ def choose_tokenizer(
     name = settings.tokenizer
     if name == "auto":
         name = "dna" if settings.source == GENOME else "bpe"
+    if name in BUILT_IN_TOKENIZERS and settings.tokenizer != "auto":
+        refuse_ambiguous(name, "built-in tokenizer")
     if name not in BUILT_IN_TOKENIZERS:
         return Tokenizer.load(name, mask_token=settings.mask_token), "file"
     if name == "byte":

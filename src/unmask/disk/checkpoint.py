@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from unmask.config import library_versions
+from unmask.config import library_versions, to_path
 from unmask.disk.files import as_os_error, atomic_folder, reason_of
 from unmask.disk.folders import earlier, reading, refuse_foreign
 from unmask.disk.json import JSON_BYTES, NotJson, parse_json, read_json, read_text
@@ -135,7 +135,7 @@ def write_checkpoint(
             for name, part in (state or {}).items():
                 _save(temporary / "state" / f"{name}.safetensors", part)
         _save(temporary / _MODEL, tensors)
-    return Path(folder)
+    return to_path(folder)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

@@ -11,6 +11,7 @@ __all__ = [
     "atomic_text",
     "explained",
     "reason_of",
+    "refuse_foreign_folder",
     "remove_folder",
     "remove_leftovers",
     "run_lock",
@@ -32,6 +33,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from unmask.config import to_path
 from unmask.errors import ConfigError, RunError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -92,7 +94,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
     When the block fails, the temporary folder is deleted and an older `path` stays unchanged.
     Raises RunError for a full disk and ConfigError for a path that cannot be written.
     """
-    target = Path(os.path.abspath(path))
+    target = Path(os.path.abspath(to_path(path)))
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not target.is_dir():
@@ -115,7 +117,7 @@ def atomic_text(path: str | os.PathLike[str], text: str) -> None:
 
 def atomic_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file, complete or not at all; its folder is created. The errors are those of `atomic_folder`."""
-    target = Path(os.path.abspath(path))
+    target = Path(os.path.abspath(to_path(path)))
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(target.parent)
@@ -174,10 +176,12 @@ def run_lock(folder: Path, note: Callable[[str], None] = lambda sentence: None) 
     The kernel frees the lock when the process ends, however it ends; a forked process does not keep it. At the start
     the temporary files are deleted that ended processes left in the folder and in the folders directly below it.
     Where the file system has no locks, `note` gets a sentence and the block runs without one.
-    Raises ConfigError where another process holds the lock, and as `explained` does.
+    Raises ConfigError where another process holds the lock, where the folder holds files of somebody else, and as
+    `explained` does.
     """
     path, owner = folder / LOCK_FILE, os.getpid()
     with explained(folder):
+        refuse_foreign_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
@@ -190,6 +194,15 @@ def run_lock(folder: Path, note: Callable[[str], None] = lambda sentence: None) 
         if os.getpid() == owner:  # in a forked process `_forget_locks` has closed it
             _LOCKS.discard(descriptor)
             os.close(descriptor)
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """Raise ConfigError for a folder with files, unless the lock file or a checkpoint shows that a run wrote them."""
+    if not folder.is_dir() or (folder / LOCK_FILE).exists() or any(folder.glob("checkpoints/step-*/config.json")):
+        return
+    if names := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".")):
+        shown = f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
+        raise ConfigError(f"{folder} has files that unmask did not write there ({shown}): choose a new folder.")
 
 
 _LOCKS: set[int] = set()

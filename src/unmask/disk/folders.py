@@ -13,7 +13,9 @@ __all__ = [
     "locate_policy",
     "looks_like_pickle",
     "reading",
+    "refuse_ambiguous",
     "refuse_foreign",
+    "refuse_foreign_file",
     "refuse_pickle",
     "resolve",
     "resume_point",
@@ -28,9 +30,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from unmask.disk.files import remove_folder
+from unmask.config import to_path
+from unmask.disk.files import explained, remove_folder
 from unmask.disk.json import read_json
-from unmask.errors import CheckpointError, RequestError, did_you_mean
+from unmask.errors import CheckpointError, ConfigError, RequestError, did_you_mean
 
 Value = TypeVar("Value")
 
@@ -44,6 +47,7 @@ _FOREIGN = {
     "model_index.json": (("_class_name",), "a pipeline of the diffusers library"),
 }
 _NAME = re.compile(r"(?P<prefix>step|best)-(?P<step>\d{8,})")
+_WRITTEN = re.compile(rb"Software\x00unmask|generator\" content=\"unmask|\"generator\": \"unmask|\"unmask_trace\"")
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
 _LARGEST_HEADER = 100_000_000
@@ -58,9 +62,14 @@ def bundled() -> dict[str, Path]:
 
 
 def locate(name_or_path: str) -> str:
-    """Name of a bundled checkpoint, or a path -> its folder, or the path. Raises RequestError if there is none."""
+    """Name of a bundled checkpoint, or a path -> its folder, or the path.
+
+    Raises RequestError if there is none, or if a path has the name of a bundled checkpoint.
+    """
     known = bundled()
-    path = known.get(name_or_path, Path(name_or_path))
+    if name_or_path in known:
+        refuse_ambiguous(name_or_path, "bundled model")
+    path = known.get(name_or_path, to_path(name_or_path))
     if not path.exists():
         if _HUB.fullmatch(name_or_path) and not Path(name_or_path.partition("/")[0]).is_dir():
             raise RequestError(
@@ -69,7 +78,7 @@ def locate(name_or_path: str) -> str:
             )
         hint = f"or one of the bundled models; {did_you_mean(name_or_path, known)}" if known else "that exists."
         raise RequestError(f"There is no checkpoint at '{name_or_path}'; give a checkpoint or run folder {hint}")
-    return str(known.get(name_or_path, name_or_path))
+    return str(path)
 
 
 def bundled_policies() -> dict[str, Path]:
@@ -80,15 +89,38 @@ def bundled_policies() -> dict[str, Path]:
 def locate_policy(name_or_path: str) -> Path:
     """Name of a bundled policy, policy folder, or run folder of `unmask learn` -> the policy folder.
 
-    Raises RequestError where there is none.
+    Raises RequestError where there is none, or where a path has the name of a bundled policy.
     """
     known = bundled_policies()
-    folder = known.get(name_or_path, Path(name_or_path))
+    if name_or_path in known:
+        refuse_ambiguous(name_or_path, "bundled policy")
+    folder = known.get(name_or_path, to_path(name_or_path))
     for candidate in (folder / "policy", folder):
         if (candidate / "config.json").is_file():
             return candidate
     hint = f", or a bundled name: {', '.join(sorted(known))}." if known else "."
     raise RequestError(f"There is no policy at '{name_or_path}'; give a folder that unmask learn wrote{hint}")
+
+
+def refuse_ambiguous(name: str, noun: str) -> None:
+    """A bundled name and what it is the name of -> nothing. Raises RequestError where there is a path of that name."""
+    if os.path.exists(name):
+        raise RequestError(
+            f"'{name}' is a {noun}, and there is a path of that name here: write ./{name} for the path; for the {noun} "
+            "rename the path, or work in another folder."
+        )
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Raise ConfigError for an existing file that this library did not write; call it before long work.
+
+    Pages, pictures, traces and paces name the program that wrote them at their start.
+    """
+    with explained(path):
+        if path.is_file() and path.stat().st_size:
+            with open(path, "rb") as file:
+                if not _WRITTEN.search(file.read(4096)):
+                    raise ConfigError(f"{path} exists, and unmask did not write it: choose another name.")
 
 
 def _folders(parent: Path) -> dict[str, Path]:
@@ -108,7 +140,7 @@ def best_folder(run: Path, step: int) -> Path:
 
 def latest(run: str | os.PathLike[str]) -> Path | None:
     """Run folder -> its newest complete step-* checkpoint, from which it can continue; None without one."""
-    checkpoints = _listed(Path(run) / "checkpoints", "step")
+    checkpoints = _listed(to_path(run) / "checkpoints", "step")
     return checkpoints[-1] if checkpoints else None
 
 
@@ -117,7 +149,7 @@ def resume_point(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
 
     Of a run folder that is the newest one; None without one.
     """
-    folder = Path(path)
+    folder = to_path(path)
     match = _NAME.fullmatch(folder.name)
     if match is not None and match["prefix"] == "step" and folder.absolute().parent.name == "checkpoints":
         folder = folder if len(folder.parts) > 2 else folder.absolute()
@@ -146,7 +178,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
 
     Raises CheckpointError for anything else; the sentence names what is missing.
     """
-    folder = Path(path)
+    folder = to_path(path)
     if folder.is_file():
         if looks_like_pickle(folder):
             refuse_pickle(folder)
@@ -220,7 +252,7 @@ def earlier(checkpoint: Path) -> list[Path]:
 
 def keep_last(run: str | os.PathLike[str], count: int) -> None:
     """Delete all but the newest `count` step-* checkpoints of a run folder; `count` is at least 1."""
-    for folder in _listed(Path(run) / "checkpoints", "step")[: -max(count, 1)]:
+    for folder in _listed(to_path(run) / "checkpoints", "step")[: -max(count, 1)]:
         remove_folder(folder)
 
 

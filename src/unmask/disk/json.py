@@ -22,7 +22,7 @@ import os
 from collections.abc import Iterator
 from typing import IO, Any, NoReturn, TypeVar, cast, get_args, get_origin
 
-from unmask.config import adapter, first_problem
+from unmask.config import adapter, first_problem, to_path
 from unmask.disk.files import reason_of
 from unmask.errors import ConfigError, UnmaskError
 
@@ -72,7 +72,7 @@ def read_text(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> str:
 
     Raises OSError where it cannot be opened, NotJson where it is larger than `limit` bytes or not UTF-8.
     """
-    with open(path, "rb") as file:
+    with open(to_path(path), "rb") as file:
         return _decoded(file.read(limit + 1), limit)
 
 

@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unmask.config import run_record
+from unmask.config import run_record, to_path
 from unmask.disk.files import atomic_text
+from unmask.disk.folders import refuse_foreign_file
 from unmask.errors import ConfigError
 from unmask.eval.frontier import POSITIONAL, Frontier, Frontiers, family
 from unmask.eval.pace import PaceComparison
@@ -209,6 +210,7 @@ def check_plot(path: str) -> None:
         raise ConfigError("--plot needs a package that is missing: pip install 'unmask[plots]'.")
     if not path.endswith(".png"):
         raise ConfigError(f"--plot is '{path}'; the name of the file has to end in .png.")
+    refuse_foreign_file(to_path(path))
 
 
 def plot_paces(comparison: PaceComparison, path: Path) -> None:

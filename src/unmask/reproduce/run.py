@@ -27,13 +27,13 @@ def reproduce(
     complete. `note` gets sentences for the terminal, `again` is how to go on.
     Raises ConfigError if the folder has cells of these names that were made with other settings.
     """
-    with explained(folder):
-        (folder / "cells").mkdir(parents=True, exist_ok=True)
 
     def announce() -> None:
         note(f"Stopping: the cells at work save what they have. Ctrl-C again ends them at once. Go on with: {again}")
 
     with run_lock(folder, note), Interrupt(announce) as interrupt:
+        with explained(folder):
+            (folder / "cells").mkdir(exist_ok=True)
         results = Results(plan)
         for cell in plan.cells:
             record = Record("blocked", cell.reason) if isinstance(cell, Blocked) else read(folder, cell)

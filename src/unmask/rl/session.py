@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from unmask.config import from_dict
+from unmask.config import from_dict, to_path
 from unmask.disk.checkpoint import read_checkpoint, resuming
 from unmask.disk.files import run_lock
 from unmask.disk.folders import resume_point
@@ -59,7 +59,7 @@ def open_learning(
     The session holds the folder until it is closed. Raises ConfigError, RequestError or CheckpointError.
     """
     if out is not None:
-        refuse_taken(Path(out))
+        refuse_taken(to_path(out))
     prepare()
     set_threads(run.learn.threads)
     device = choose_device(run.learn.device)
@@ -69,12 +69,12 @@ def open_learning(
         if device.type == "cuda" and group.size > 1:
             device = torch.device("cuda", group.local_rank)
         group.share(run.learn.prompts)
-        point = None if resume is None else _resume_point(Path(resume))
+        point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, note)
         world = _world(run, str(device))
         run = replace(run, policy=_fitted(run, world))
         if folder is None:
-            folder = claim(Path(out or default_folder(f"learn-{Path(run.checkpoint).name}")), held, group, note)
+            folder = claim(to_path(out or default_folder(f"learn-{Path(run.checkpoint).name}")), held, group, note)
         learner = Learner(run, world, folder, group)
         if point is not None:
             with resuming(point, "learn"):
@@ -96,7 +96,7 @@ def recorded_learning(folder: str | Path) -> LearnRun:
 
     Raises CheckpointError without one, and for a damaged one; the sentence then names the one before.
     """
-    point = _resume_point(Path(folder))
+    point = _resume_point(to_path(folder))
     with resuming(point, "learn"):
         record = read_checkpoint(point).run
         if record is None or "learn" not in record.get("settings", {}):

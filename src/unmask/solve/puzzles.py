@@ -134,12 +134,14 @@ def open_puzzles(
 ) -> Puzzles:
     """Puzzle set -> its model and round(share * `count`) test problems, at least 1."""
     from unmask.api import load
+    from unmask.disk.folders import bundled
     from unmask.noise import derive
     from unmask.solve.problems import problems
     from unmask.tasks.base import examples_of
     from unmask.tasks.registry import make
 
-    model = load(puzzle_set.checkpoint, device=device, dtype=dtype, threads=threads)
+    folder = bundled()[puzzle_set.checkpoint]  # not by name, which a path in the working folder may have too
+    model = load(str(folder), device=device, dtype=dtype, threads=threads)
     task = make(puzzle_set.task)
     rows = problems(examples_of(task, "test", max(1, round(puzzle_set.share * count)), seed), model.tokenizer)
     return Puzzles(model, task, rows, [derive(seed, number) for number in range(len(rows))])

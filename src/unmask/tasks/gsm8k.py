@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from unmask.config import to_path
 from unmask.disk.json import NotJson, json_lines
 from unmask.errors import DataError, RequestError
 from unmask.noise import derive
@@ -80,14 +81,14 @@ class Gsm8k:
         return ((_prompt(question), answer) for question, answer, _ in rows[:count])
 
     def _files(self) -> list[Path]:
-        path = Path(self.path).expanduser()
+        path = to_path(self.path)
         if path.is_dir():
             return [file for split in SPLITS if (file := path / f"{split}.jsonl").is_file()]
         return [path] if path.is_file() else []
 
     def _rows(self, split: str) -> list[tuple[str, str, Fraction]]:
         """The rows of a split: question, answer, and the answer's number."""
-        number, folder = check_split(split), Path(self.path).expanduser()
+        number, folder = check_split(split), to_path(self.path)
         file, shares = folder, (8, 1, 1)
         if folder.is_dir():
             own = folder / f"{split}.jsonl"

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unmask.config import is_typed, typed
+from unmask.config import is_typed, to_path, typed
 from unmask.errors import PluginError, RequestError, did_you_mean, plugin_failure, reason_in_words
 from unmask.ranges import LARGEST, Range, number_of, range_of, real, whole
 from unmask.tasks.arithmetic import Arithmetic
@@ -59,7 +59,7 @@ def class_from_file(path: str, name: str) -> type[Any]:
         RequestError: if there is no such file, if it was not typed, or if there is no such class in it.
         PluginError: if the file cannot be run.
     """
-    file = Path(path).expanduser()
+    file = to_path(path)
     if not file.is_file():
         raise RequestError(f"There is no file '{path}'; give the path of a Python file, as in tasks/mine.py:MyTask.")
     if not is_typed(file):

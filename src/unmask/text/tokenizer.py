@@ -15,6 +15,7 @@ from typing import Any
 
 import tokenizers
 
+from unmask.config import to_path
 from unmask.disk.files import atomic_text
 from unmask.disk.json import NotJson, parse_json, read_text
 from unmask.errors import DataError
@@ -80,7 +81,8 @@ class Tokenizer:
         Raises:
             DataError: if there is no such file, it is not a tokenizer, or it has no MASK.
         """
-        file = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
+        file = to_path(path)
+        file = file / "tokenizer.json" if file.is_dir() else file
         if not file.is_file():
             raise DataError(
                 f"there is no tokenizer at {file}: give byte, char, dna or bpe, or the path of a tokenizer.json or of "

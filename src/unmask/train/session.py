@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 
-from unmask.config import from_dict, run_record
+from unmask.config import from_dict, run_record, to_path
 from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
-from unmask.disk.files import run_lock
+from unmask.disk.files import refuse_foreign_folder, run_lock
 from unmask.disk.folders import latest, locate, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.load import build, load_denoiser, stored_settings
@@ -108,7 +108,7 @@ def open_session(
     if resume is not None and (out is not None or init is not None):
         raise ConfigError("--resume goes on in the folder of a run; leave --out and --init away.")
     if out is not None:
-        refuse_taken(Path(out))
+        refuse_taken(to_path(out))
     prepare()
     threads = set_threads(run.train.threads)
     device = choose_device(run.train.device)
@@ -118,7 +118,7 @@ def open_session(
         if device.type == "cuda" and group.size > 1:
             device = torch.device("cuda", group.local_rank)
         group.share(run.train.batch)
-        point = None if resume is None else _resume_point(Path(resume))
+        point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, note if write else None)
         start = _start_of(run, point, init)
         dtype = choose_dtype(run.train.dtype if start.record is None else start.record["dtype"], device)
@@ -129,7 +129,7 @@ def open_session(
         require_step(run, plan, corpus, tuned=start.network is not None, processes=group.size, device=device)
         network = start.network or build(plan.model, run.train.seed)
         if folder is None:
-            folder = claim(Path(out or default_folder(run.data.source)), held, group, note if write else None)
+            folder = claim(to_path(out or default_folder(run.data.source)), held, group, note if write else None)
             if write and group.first and latest(folder) is not None:
                 raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")
         trainer = Trainer(run, plan, corpus, network.to(device), objective_of(run.train, corpus), folder, group, dtype)
@@ -167,7 +167,7 @@ def recorded_run(resume: str | Path) -> TextRun:
 
     Raises CheckpointError without one, and for a damaged one; the sentence then names the one before.
     """
-    point = _resume_point(Path(resume))
+    point = _resume_point(to_path(resume))
     with resuming(point, "train"):
         checkpoint = read_checkpoint(point)
         return from_dict(TextRun, _record(checkpoint)["settings"], f"{checkpoint.folder}/run.json")
@@ -184,7 +184,8 @@ def default_folder(source: str) -> Path:
 
 
 def refuse_taken(out: Path) -> None:
-    """Raise ConfigError if a folder holds a run already."""
+    """Raise ConfigError if a folder holds a run already, or files of somebody else."""
+    refuse_foreign_folder(out)
     kept = out / "checkpoints"
     if kept.is_dir() and any(not entry.name.startswith(".") for entry in kept.iterdir()):  # unfinished
         raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
