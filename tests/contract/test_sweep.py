@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from unmask.config import typed
 from unmask.disk.checkpoint import write_checkpoint
 from unmask.disk.folders import locate_policy
 from unmask.errors import ConfigError, RequestError
@@ -71,10 +72,11 @@ def test_outcomes_of_something_else_are_not_used(tmp_path: Path) -> None:
     task = tmp_path / "mine.py"
     source = "from unmask.tasks.automaton import Automaton\n\n\nclass Mine(Automaton):\n    pass\n"
     task.write_text(source)
-    before = stamps("automaton", f"{task}:Mine")(SETTINGS[0])
-    assert stamps("automaton", f"{task}:Mine")(SETTINGS[0]) == before
-    task.write_text(source + "\n\nCHANGED = True\n")
-    assert stamps("automaton", f"{task}:Mine")(SETTINGS[0]) != before
+    with typed([f"{task}:Mine"]):
+        before = stamps("automaton", f"{task}:Mine")(SETTINGS[0])
+        assert stamps("automaton", f"{task}:Mine")(SETTINGS[0]) == before
+        task.write_text(source + "\n\nCHANGED = True\n")
+        assert stamps("automaton", f"{task}:Mine")(SETTINGS[0]) != before
     plain = stamps("automaton", "automaton")
     assert plain(Setting("threshold")) == plain(Setting("random")) != plain(Setting("learned:from=automaton,dial=0.1"))
     assert plain(Setting("somebody:from=nowhere")) == plain(Setting("threshold"))  # a plug-in's own option
@@ -165,5 +167,8 @@ def test_a_task_without_problems(tmp_path: Path) -> None:
         "from unmask.tasks.automaton import Automaton\n\n\nclass Mine(Automaton):\n"
         "    def examples(self, split, count, seed=0):\n        return []\n"
     )
-    with pytest.raises(RequestError, match="has no problems of the split that was asked for"):
+    with (
+        typed([f"{task}:Mine"]),
+        pytest.raises(RequestError, match="has no problems of the split that was asked for"),
+    ):
         open_bench("automaton", f"{task}:Mine", "valid", 12, 3, 0.0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import unmask
+from unmask.disk.files import LOCK_FILE
 from unmask.errors import ConfigError, RequestError, UnmaskError
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import Calibration, Learned
@@ -132,6 +133,9 @@ def test_more_probabilities_than_tokens(tmp_path: Path) -> None:
 
 def test_what_was_half_written_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / ".step-00000010.abcdef-1-01234567.tmp").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="has files that unmask did not write"):
+        refuse_taken(tmp_path)
+    (tmp_path / LOCK_FILE).touch()  # the run that was killed had locked its folder
     refuse_taken(tmp_path)
     (tmp_path / "checkpoints" / "best-00000010").mkdir()
     with pytest.raises(ConfigError, match="holds a run already"):
