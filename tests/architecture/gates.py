@@ -13,7 +13,14 @@ ABOVE_API = ("train", "rl", "eval", "solve", "bench", "recipes", "reproduce", "s
 """Packages that drive the API or train; nothing that `api` imports, nor `api` itself, may import one of them."""
 APART = (("policies", "model"), ("model", "policies"))
 """Pairs (package, package it may never import)."""
-DOORS = {"matplotlib": "plots", "transformers": "hf", "fastapi": "serve", "ray": "rl", "datasets": "data"}
+DOORS = {
+    "matplotlib": "plots",
+    "transformers": "hf",
+    "fastapi": "serve",
+    "ray": "rl",
+    "datasets": "data",
+    "pyarrow": "data",
+}
 """Third-party library: the only package that may import it."""
 CORE = (
     "batch",

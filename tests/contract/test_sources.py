@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from unmask.data.documents import Pair
+from unmask.data.settings import Columns, DataSettings
 from unmask.data.sources import BUNDLED, CORPORA, FOLDER, Source, open_source
 from unmask.data.split import automatic_vocab_size
 
@@ -58,7 +59,7 @@ def test_a_folder_gives_a_document_a_file_by_path(tmp_path: Path) -> None:
 
 def test_another_key_may_hold_the_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"body": "one", "text": 3}\n', encoding="utf-8")
-    assert documents(open_source(str(tmp_path / "a.jsonl"), text_key="body")) == ["one"]
+    assert documents(open_source(str(tmp_path / "a.jsonl"), Columns("body"))) == ["one"]
 
 
 def test_pairs_are_recognised(tmp_path: Path) -> None:
@@ -79,6 +80,116 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     prints = {name: open_source(str(tmp_path / name)).fingerprint for name in ("a.txt", "b.txt", "c.txt", "d.jsonl")}
     assert prints["a.txt"] == prints["b.txt"]
     assert len(set(prints.values())) == 3
+
+
+PAIRS = [Pair("1+1=", "2"), Pair('say "hi",\nthen', "two\nlines"), Pair("\N{SNOWMAN}", "x,y")]
+TABLE = """question,id,answer\n1+1=,7,2\n"say ""hi"",\nthen",8,"two\nlines"\n\n\N{SNOWMAN},9,"x,y"\n"""
+ROWS = [{"question": prompt, "id": n, "answer": answer} for n, (prompt, answer) in enumerate(PAIRS)]
+
+
+def as_file(path: Path, content: str, end: str = "\n", mark: bytes = b"") -> str:
+    """Write a text with other line ends and a byte order mark, compressed if the name says so -> the path."""
+    content_bytes = mark + content.replace("\n", end).encode()
+    path.write_bytes(gzip.compress(content_bytes) if path.suffix == ".gz" else content_bytes)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.CSV", "a.csv.gz"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_csv_is_rows_whatever_ends_its_lines(tmp_path: Path, name: str, end: str, mark: bytes) -> None:
+    source = open_source(as_file(tmp_path / name, TABLE, end, mark))
+    assert source.paired
+    assert list(source.pairs()) == PAIRS
+    assert source.taken == "prompts from 'question', answers from 'answer'"
+    prose = open_source(str(tmp_path / name), rule=1) if not name.endswith(".gz") else None  # the control: the old rule
+    assert prose is None or documents(prose)[0].startswith("question,id,answer")
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.tsv", "question\tanswer\n1\t2\n3\t4,5\n"),
+        ("a.csv", "question;answer\n1;2\n3;4,5\n"),
+        ("a.jsonl", '{"question": "1", "answer": "2"}\n{"question": "3", "answer": "4,5"}\n'),
+        ("a.json", '{"question": "1", "answer": "2"}\n{"question": "3", "answer": "4,5"}\n'),
+        ("a.json", ' [{"question": "1", "answer": "2"},\n {"question": "3", "answer": "4,5"}]'),
+        ("a.json.gz", '[{"question": "1", "answer": "2"}, {"question": "3", "answer": "4,5"}]'),
+    ],
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_every_format_of_rows_gives_the_same_pairs(tmp_path: Path, name: str, content: str, mark: bytes) -> None:
+    source = open_source(as_file(tmp_path / name, content, "\r\n", mark))
+    assert list(source.pairs()) == [Pair("1", "2"), Pair("3", "4,5")]
+
+
+def test_columns_are_recognised_in_an_order_and_can_be_named(tmp_path: Path) -> None:
+    def taken(names: str, asked: Columns | None = None) -> str:
+        return open_source(as_file(tmp_path / "a.csv", f"{names}\n1,2,3,4,5,6\n"), asked).taken
+
+    every = "question,answer,prompt,text,body,title"
+    pair = "prompts from 'prompt', answers from 'answer'"
+    assert taken(every) == "text from 'text'"
+    assert taken(every.replace("text", "other")) == pair
+    assert taken(every.replace("text", "other").replace("prompt", "more")) == pair.replace("'prompt'", "'question'")
+    assert taken(every, Columns("body")) == "text from 'body'"
+    assert taken(every, Columns(None, "title", "body")) == "prompts from 'title', answers from 'body'"
+    assert DataSettings(prompt_key="title").columns == Columns(None, "title", "answer")
+    assert DataSettings(answer_key="body").columns == Columns(None, "prompt", "body")
+
+
+def test_parquet_is_read_where_pyarrow_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Batch:
+        def to_pylist(self) -> list[dict[str, Any]]:
+            return ROWS
+
+    class ParquetFile:
+        def __init__(self, path: Path) -> None:
+            assert path.name == "a.parquet"
+
+        def iter_batches(self) -> list[Batch]:
+            return [Batch(), Batch()]
+
+    library = ModuleType("pyarrow.parquet")
+    library.ParquetFile = ParquetFile  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pyarrow", ModuleType("pyarrow"))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", library)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    source = open_source(str(tmp_path / "a.parquet"))
+    assert list(source.pairs()) == PAIRS * 2
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("block", [1, 5, 1 << 20])
+def test_fasta_gives_the_letters_of_its_sequence_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, block: int
+) -> None:
+    monkeypatch.setattr("unmask.data.sources._BLOCK", block)
+    text = ">one ACGT\n; ACGT\nACGTacgt\nNNRY 10 AC-GT*\n\n>two\n>three\n;x\nMKV>L;I\n"
+    for name in ("a.fa", "a.FASTA", "a.faa.gz"):
+        source = open_source(as_file(tmp_path / name, text, end))
+        assert documents(source) == documents(source) == ["ACGTacgtNNRYACGT", "MKVLI"]
+    control = documents(open_source(as_file(tmp_path / "a.txt", text, end)))
+    assert control[0].startswith(">one ACGT")
+    assert documents(open_source(str(tmp_path / "a.fa"), rule=1)) == control
+
+
+def test_a_folder_gives_its_tables_only_where_it_has_no_texts(tmp_path: Path) -> None:
+    as_file(tmp_path / "rows.csv", "text\none\ntwo\n")
+    as_file(tmp_path / "x.json", '[{"text": "three"}]')
+    assert documents(open_source(str(tmp_path))) == ["one", "two", "three"]
+    as_file(tmp_path / "a.txt.gz", "a text")
+    source = open_source(str(tmp_path))
+    assert documents(source) == ["a text"]
+    assert source.taken == "text files alone, without rows.csv, x.json"
+
+
+def test_a_hub_data_set_has_columns_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = ModuleType("datasets")
+    library.load_dataset = lambda *_, **__: ROWS  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    assert list(open_source("hf:x").pairs()) == PAIRS
+    assert documents(open_source("hf:x", Columns("answer"))) == [pair.answer for pair in PAIRS]
 
 
 def test_a_large_file_streams(tmp_path: Path) -> None:

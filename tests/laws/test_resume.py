@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from unmask.data.packed import Corpus, Facts, Packed, PartFacts
+from unmask.data.packed import Corpus, Facts, Packed, PartFacts, Split
 from unmask.data.settings import DataSettings
 from unmask.denoiser import Denoiser
 from unmask.disk.checkpoint import load_state
@@ -55,8 +55,8 @@ def packed(rows: int, seed: int) -> Packed:
 
 def corpus() -> Corpus:
     part = PartFacts(1, 100, 100, 20)
-    facts = Facts("memory", False, "char", 12, LENGTH, "none", part, part)
-    return Corpus(char_tokenizer([LETTERS]), packed(20, 1), packed(6, 2), "0" * 64, (), facts)
+    facts = Facts("memory", False, "char", 12, LENGTH, "none", part, part, 26)
+    return Corpus(char_tokenizer([LETTERS]), packed(20, 1), packed(6, 2), "0" * 64, (), facts, Split(2, "", None))
 
 
 def settings(**changes: Any) -> TextRun:

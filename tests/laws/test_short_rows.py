@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.batch import parts_by_length, used_length
-from unmask.data.packed import Corpus, Facts, Packed, PartFacts
+from unmask.data.packed import Corpus, Facts, Packed, PartFacts, Split
 from unmask.data.settings import DataSettings
 from unmask.model.load import build
 from unmask.objective import masked
@@ -46,8 +46,8 @@ def trainer(folder: Path, *, model: dict[str, Any] | None = None, **changes: Any
     tokenizer = char_tokenizer([LETTERS])
     train, valid = pairs(200, 1), pairs(20, 2)
     part = PartFacts(1, 1, 1, 1)
-    facts = Facts("memory", True, "char", tokenizer.vocab_size, WINDOW, "none", part, part)
-    data = Corpus(tokenizer, train, valid, "0" * 64, (), facts)
+    facts = Facts("memory", True, "char", tokenizer.vocab_size, WINDOW, "none", part, part, 1)
+    data = Corpus(tokenizer, train, valid, "0" * 64, (), facts, Split(2, "", None))
     choice = replace(ModelChoice(width=16, blocks=2, heads=2, dropout=0.2), **(model or {}))
     chosen = TrainSettings(steps=12, batch=16, eval_draws=40, ema=0.9, dtype="float32", lr=3e-3)
     run = TextRun(DataSettings(length=WINDOW), choice, replace(chosen, **changes))

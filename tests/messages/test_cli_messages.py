@@ -176,8 +176,8 @@ def test_a_run_whose_text_has_changed(capsys: pytest.CaptureFixture[str], checkp
     try:
         text.write_text(old + "more")
         assert sentence_of(capsys, "train", "--resume", str(checkpoint), "--train.steps", "4") == (
-            f"The text of {checkpoint} has changed since the run began; put the old text back, "
-            f"or start a new run on the new one with --init {checkpoint}"
+            f"{text} is not, or no longer, the text that {checkpoint}/checkpoints/step-00000002 was trained on: give "
+            f"it as it was, or start a new run on the new text with --init {checkpoint}."
         )
     finally:
         text.write_text(old)

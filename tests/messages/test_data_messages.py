@@ -9,7 +9,7 @@ import pytest
 
 from unmask.data import sources as corpora
 from unmask.data.prepare import prepare
-from unmask.data.settings import DataSettings
+from unmask.data.settings import Columns, DataSettings
 from unmask.data.sources import open_source
 from unmask.errors import ConfigError, DataError, RequestError, RunError, UnmaskError
 from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
@@ -40,7 +40,7 @@ def message(error: type[UnmaskError], action: Callable[[], object]) -> str:
 
 
 def read(source: str, text_key: str = "text") -> list[object]:
-    opened = open_source(source, text_key)
+    opened = open_source(source, Columns(text_key))
     return list(opened.pairs() if opened.paired else opened.pieces())
 
 
@@ -97,6 +97,76 @@ def test_no_such_source(source: str, sentence: str) -> None:
     assert message(DataError, lambda: open_source(source)) == sentence
 
 
+HINT = "name the column of the text with --data.text-key, or those of prompts and answers with --data.prompt-key and "
+
+
+@pytest.mark.parametrize(
+    "name, content, sentence",
+    [
+        (
+            "a.csv",
+            b"id,body\n1,x\n",
+            f"a.csv, line 2 has no column 'text' (its columns: id, body): {HINT}--data.answer-key.",
+        ),
+        ("a.json", b'[{"id": 1}]', f"a.json, item 1 has no column 'text' (its columns: id): {HINT}--data.answer-key."),
+        ("a.json", b'[{"text": "x"}, 3]', 'a.json, item 2 is not a JSON object: write rows such as {"text": "..."}.'),
+        ("a.csv", b"text\n", "a.csv is empty: there is no text to learn from."),
+        ("a.csv", b"", "a.csv is empty: there is no text to learn from."),
+        (
+            "a.csv",
+            b"text,id\nx,y,1\n",
+            "a.csv, line 2 has 3 fields, but the first line names 2 columns: quote fields that hold the separator ','.",
+        ),
+        ("a.csv", b"text,text\n", "a.csv has two columns of one name in its first line (text, text): rename one."),
+        (
+            "a.tsv",
+            b'text\tid\n"Hello," he said\t1\n',
+            (
+                "a.tsv, line 2 is not a row of a table ('\\t' expected after '\"'): quote fields by \" and write a "
+                'quote in them as "".'
+            ),
+        ),
+        (
+            "a.csv",
+            b'text\n"open\n',
+            (
+                'a.csv, line 2 is not a row of a table (unexpected end of data): quote fields by " and write a quote '
+                'in them as "".'
+            ),
+        ),
+        ("a.csv", b"text\nx\n\xff\n", "a.csv is not UTF-8 text: convert the file to UTF-8."),
+        ("a.csv", b"text\n\0\n", "a.csv, line 2 is not text (there is a NUL byte): give a table in UTF-8."),
+        (
+            "a.parquet",
+            b"PAR1",
+            "a.parquet needs the pyarrow library: pip install 'unmask[hf]', or pip install pyarrow.",
+        ),
+    ],
+)
+def test_rows(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, sentence: str) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (folder / name).write_bytes(content)
+    assert message(DataError, lambda: read(name)) == sentence
+
+
+def test_columns_that_are_not_there_or_contradict(folder: Path) -> None:
+    (folder / "a.csv").write_text("id,body\n1,x\n", encoding="utf-8")
+    assert message(DataError, lambda: open_source("a.csv", Columns(None, "id", "answer"))) == (
+        "a.csv, line 2 has no column 'answer' (its columns: id, body): name that of the prompts with --data.prompt-key "
+        "and that of the answers with --data.answer-key."
+    )
+    assert message(ConfigError, lambda: DataSettings(text_key="a", prompt_key="b")) == (
+        "data.text_key is 'a', but data.prompt_key and data.answer_key ask for pairs: give either a column of text or "
+        "the two of prompts and answers."
+    )
+    assert message(ConfigError, lambda: DataSettings(prompt_key="answer")) == (
+        "'answer' cannot be the column of the prompts and of the answers: give two."
+    )
+    assert message(ConfigError, lambda: DataSettings(answer_key="")) == (
+        "data.answer_key is empty: give the name of a column, such as answer."
+    )
+
+
 @pytest.mark.parametrize(
     "name, content, sentence",
     [
@@ -125,7 +195,10 @@ def test_no_such_source(source: str, sentence: str) -> None:
         (
             "a.jsonl",
             b'{"body": "x", "id": 1}',
-            ("a.jsonl, line 1 has no 'text' (its keys: body, id): name the key that holds text with --data.text-key."),
+            (
+                "a.jsonl, line 1 has no column 'text' (its columns: body, id): name the column of the text with "
+                "--data.text-key, or those of prompts and answers with --data.prompt-key and --data.answer-key."
+            ),
         ),
         ("a.jsonl", b'{"text": 3}', "a.jsonl, line 1 has a value of type int under 'text': it must be a string."),
         (
@@ -154,7 +227,8 @@ def test_content(folder: Path, name: str, content: bytes, sentence: str) -> None
 def test_folders(folder: Path) -> None:
     (folder / "a").mkdir()
     assert message(DataError, lambda: read("a")) == (
-        "the folder a holds no text: put .txt, .md, .jsonl or .jsonl.gz files into it."
+        "the folder a holds no text: put .txt, .md, .jsonl, .csv, .tsv, .json, .parquet or .fasta files "
+        "into it (.gz too)."
     )
     (folder / "a" / "one.txt").write_text("", encoding="utf-8")
     assert message(DataError, lambda: read("a")) == "a is empty: there is no text to learn from."
@@ -195,9 +269,9 @@ def test_too_little(folder: Path) -> None:
     )
     (folder / "p.jsonl").write_text('{"prompt": "p", "answer": "a"}\n', encoding="utf-8")
     assert message(DataError, prepared(source="p.jsonl")) == (
-        "p.jsonl holds too few rows (1): give at least 2, or a validation source with --data.valid."
+        "p.jsonl holds too few rows (1): give at least 2 different ones, or a validation source with --data.valid."
     )
-    (folder / "p.jsonl").write_text('{"prompt": "p", "answer": "a"}\n' * 3, encoding="utf-8")
+    (folder / "p.jsonl").write_text("".join(f'{{"prompt": "p", "answer": "{n}"}}\n' for n in "abc"), encoding="utf-8")
     assert message(DataError, prepared(source="p.jsonl", length=2)) == (
         "no row of the training part of p.jsonl fits into 2 tokens: give a larger --data.length."
     )

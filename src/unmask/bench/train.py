@@ -39,8 +39,8 @@ from unmask.bench.timing import (
     measure,
     shape_rate,
 )
-from unmask.data.packed import Corpus, Facts, Packed, PartFacts
-from unmask.data.settings import DataSettings
+from unmask.data.packed import Corpus, Facts, Packed, PartFacts, Split
+from unmask.data.settings import SPLIT_RULE, DataSettings
 from unmask.denoiser import Denoiser
 from unmask.errors import RunError
 from unmask.model.load import build, parameter_count
@@ -64,8 +64,8 @@ def _noise_corpus(shape: Shape, rows: int) -> Corpus:
     zero, full = np.zeros(rows, np.int32), np.full(rows, shape.length, np.int32)
     packed = Packed(ids, zero, full, ids.size, ids.size)
     part = PartFacts(1, ids.size, ids.size, rows)
-    facts = Facts("noise", False, "byte", shape.vocab, shape.length, "none", part, part)
-    return Corpus(byte_tokenizer(), packed, packed, "", (), facts)
+    facts = Facts("noise", False, "byte", shape.vocab, shape.length, "none", part, part, 1)
+    return Corpus(byte_tokenizer(), packed, packed, "", (), facts, Split(SPLIT_RULE, "", None))
 
 
 def make_trainer(

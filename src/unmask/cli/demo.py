@@ -291,17 +291,17 @@ def _fitting(model: "Model") -> str:
 
 def _measure(model: "Model", console: "Console") -> dict[str, Any] | None:
     """The bound on the first held-out sequences of the training text; None where that text is not known or missing."""
-    from unmask.config import from_dict
-    from unmask.data.settings import DataSettings
     from unmask.train.plan import corpus_of
+    from unmask.train.settings import trained_on
 
-    record = (model.checkpoint.run if model.checkpoint else None) or {}
-    if "settings" not in record:
+    trained = trained_on(model.checkpoint) if model.checkpoint else None
+    if trained is None:
         note("The checkpoint does not say what it was trained on, so nothing is measured.")
         return None
-    settings = from_dict(DataSettings, record["settings"]["data"], "run.json")
+    settings = trained.data
     try:
-        corpus = corpus_of(settings, model.tokenizer)
+        advice = "or measure another text with unmask eval --data.source FILE"
+        corpus = corpus_of(settings, model.tokenizer, trained=trained, advice=advice)
     except (DataError, PluginError, RequestError) as error:
         note(f"What it was trained on is not here, so nothing is measured: {error}")
         return None

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from unmask.objective.bound import Bound
 
 _FIXED = {"data.tokenizer", "data.vocab_size", "data.mask_token"}
+_TEXT = {"data.source", "data.valid", "data.text_key", "data.prompt_key", "data.answer_key"}
+"""Options that name a text; `data.valid_share` alone is about the text of the training."""
 _SECONDS_BETWEEN_LINES = 10.0
 _FORMAT = 1  # of the file that `unmask pace --out` writes
 
@@ -89,33 +91,40 @@ class PaceArguments:
 # ---- the text --------------------------------------------------------------------------------------------------------
 
 
-def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> Arguments:
-    """Words of a verb -> its arguments; data options that are left out have their values from the training."""
+def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> tuple[Arguments, bool]:
+    """Words of a verb -> its arguments, and whether they name a text of their own.
+
+    Data options that are left out have their values from the training.
+    """
     first: Any = parse(cls, argv, verb)
     first.trust.apply()
     typed = typed_options(cls, argv, verb)
     refuse(typed & _FIXED, f"{verb}: the tokenizer is the checkpoint's.")
 
-    from unmask.config import from_dict
     from unmask.disk.checkpoint import read_checkpoint
     from unmask.disk.folders import locate
+    from unmask.train.settings import trained_on
 
     checkpoint = read_checkpoint(locate(first.checkpoint))
-    settings: dict[str, Any] = (checkpoint.run or {}).get("settings", {})
-    if "data" in settings:
-        base = from_dict(DataSettings, settings["data"], f"{checkpoint.folder}/run.json")
+    trained = trained_on(checkpoint)
+    if trained is not None:
+        base = trained.data
     elif "data.source" in typed:
         base = DataSettings(length=checkpoint.network_fact("max_length") or 256)
     else:
         raise RequestError(f"{checkpoint.folder} does not say what it was trained on; give a text with --data.source.")
     if "data.source" in typed and "data.valid" not in typed:
         base = replace(base, valid=None)
-    return parse(cls, argv, verb, replace(first, data=base))
+    return parse(cls, argv, verb, replace(first, data=base)), bool(typed & _TEXT)
 
 
-def _load(arguments: "EvalArguments | PaceArguments") -> "tuple[Model, Corpus]":
-    """Arguments -> the model and the text. Raises RequestError where sequences are longer than the model's window."""
+def _load(arguments: "EvalArguments | PaceArguments", own: bool) -> "tuple[Model, Corpus]":
+    """Arguments -> the model and the text, which is that of the training unless it is the user's `own`.
+
+    Raises RequestError where sequences are longer than the model's window, or the text of the training has changed.
+    """
     from unmask.train.plan import corpus_of
+    from unmask.train.settings import trained_on
 
     model, data = arguments.machine.load(arguments.checkpoint), arguments.data
     if data.length > model.window:
@@ -123,7 +132,10 @@ def _load(arguments: "EvalArguments | PaceArguments") -> "tuple[Model, Corpus]":
             f"data.length is {data.length}, but the model's window is {model.window} tokens; "
             f"set --data.length {model.window} or less."
         )
-    return model, corpus_of(replace(data, tokenizer="auto", vocab_size=None), model.tokenizer, note)
+    data = replace(data, tokenizer="auto", vocab_size=None)
+    trained = None if model.checkpoint is None else trained_on(model.checkpoint)
+    advice = None if own else "or measure another text with --data.source FILE"
+    return model, corpus_of(data, model.tokenizer, note, trained=trained, advice=advice)
 
 
 # ---- eval ------------------------------------------------------------------------------------------------------------
@@ -131,11 +143,11 @@ def _load(arguments: "EvalArguments | PaceArguments") -> "tuple[Model, Corpus]":
 
 def run_eval(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints the bound on a text."""
-    arguments = _over_training(EvalArguments, argv, "eval")
+    arguments, own = _over_training(EvalArguments, argv, "eval")
 
     from unmask.objective.bound import Bound
 
-    model, corpus = _load(arguments)
+    model, corpus = _load(arguments, own)
     parts = {"valid": [corpus.valid], "train": [corpus.train], "all": [corpus.train, corpus.valid]}[arguments.split]
     count = sum(len(part) if arguments.limit is None else min(len(part), arguments.limit) for part in parts)
     note(f"measuring {count:,} sequences of {arguments.data.source}, {arguments.draws} maskings each.")
@@ -182,14 +194,14 @@ def _print_bound(model: "Model", arguments: EvalArguments, result: "Bound", seco
 
 def run_pace(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints, writes and draws the bounds of paces."""
-    arguments = _over_training(PaceArguments, argv, "pace")
+    arguments, own = _over_training(PaceArguments, argv, "pace")
     _check(arguments)
 
     from unmask.eval.curve import two_sets
     from unmask.eval.pace import compare_rules
     from unmask.noise import derive
 
-    model, corpus = _load(arguments)
+    model, corpus = _load(arguments, own)
     fit, check = two_sets(
         corpus.valid,
         arguments.sequences,

@@ -1,4 +1,4 @@
-"""Files -> documents and pairs: the rows of .jsonl files, and texts as streams of pieces.
+"""Files -> documents and pairs: rows of JSON and of tables, sequences of FASTA, and texts as streams of pieces.
 
 A document is a continuous text; a pair is a prompt and its answer. A document is read as pieces of at most PIECE_LIMIT
 characters, so that it need not fit into memory.
@@ -8,26 +8,35 @@ __all__ = [
     "PIECE_LIMIT",
     "Pair",
     "Piece",
+    "choose_columns",
     "cut_at",
     "decode_utf8",
     "document_pieces",
-    "is_pair",
+    "fasta_letters",
     "json_rows",
+    "opened",
     "row_pair",
     "row_text",
+    "table_rows",
 ]
 
 import codecs
+import csv
 import gzip
+import io
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from unmask.disk.json import JSON_BYTES, LINES_BYTES, NotJson, json_lines
+from unmask.data.settings import Columns
+from unmask.disk.json import JSON_BYTES, LINES_BYTES, NotJson, json_lines, parse_json
 from unmask.errors import DataError
 from unmask.limits import available_bytes
 
+_BOM = codecs.BOM_UTF8
 _ADVICE = {
     "is not UTF-8 text": "convert the file to UTF-8",
     "is not a JSON object": 'write rows such as {"text": "..."}',
@@ -41,19 +50,16 @@ class Pair(NamedTuple):
     answer: str
 
 
-def json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """A .jsonl or .jsonl.gz file -> (line number from 1, row) for each line that is not blank.
+@contextmanager
+def opened(path: Path) -> Generator[IO[bytes]]:
+    """Context of a file as bytes, uncompressed if its name ends in .gz.
 
     Raises:
-        DataError: if a line is not a JSON object, or the file cannot be read.
+        DataError: if it cannot be read, or is not a whole gzip file.
     """
     try:
         with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            for number, row in json_lines(cast(IO[bytes], file), dict[str, Any], _longest_line(path)):
-                if isinstance(row, NotJson):
-                    advice = _ADVICE.get(row.reason, "write one object on each line")
-                    raise DataError(f"{path}, line {number} {row}: {advice}.")
-                yield number, row
+            yield cast(IO[bytes], file)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}): make or fetch it again.") from error
     except OSError as error:
@@ -73,37 +79,183 @@ def _longest_line(path: Path) -> int:
     return max(JSON_BYTES, most)
 
 
-def is_pair(row: Mapping[str, Any], text_key: str) -> bool:
-    """Whether a row is a pair rather than a document."""
-    return text_key not in row and "prompt" in row and "answer" in row
-
-
-def row_text(row: Mapping[str, Any], text_key: str, where: str) -> str:
-    """A row -> its document; `where` names the row in errors.
+def json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A file of JSON lines, or of one JSON list of objects -> (a name of its place, row) for each row.
 
     Raises:
-        DataError: if the row has no text under `text_key`.
+        DataError: if a line or an item is not a JSON object, or the file cannot be read.
     """
-    if text_key not in row:
+    with opened(path) as file:
+        listed = (
+            path.name.lower().removesuffix(".gz").endswith(".json")
+            and file.read(1 << 10).removeprefix(_BOM).lstrip()[:1] == b"["
+        )
+        if listed:
+            yield from _list_rows(path)
+            return
+        file.seek(0)
+        for number, row in json_lines(file, dict[str, Any], _longest_line(path)):
+            if isinstance(row, NotJson):
+                advice = _ADVICE.get(row.reason, "write one object on each line")
+                raise DataError(f"{path}, line {number} {row}: {advice}.")
+            yield f"{path}, line {number}", row
+
+
+def _list_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A file of one JSON list -> its objects; the whole list is in memory."""
+    with opened(path) as file:
+        content = file.read(JSON_BYTES + 1)
+    if len(content) > JSON_BYTES:
+        raise DataError(
+            f"{path} is a JSON list of more than {JSON_BYTES >> 20} MiB: write one object a line as .jsonl."
+        )
+    try:
+        items = parse_json(content.decode("utf-8-sig"), list[Any])
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: convert the file to UTF-8.") from error
+    except NotJson as error:
+        raise DataError(f"{path} {error}: write a list of objects, or one object a line as .jsonl.") from error
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, dict):
+            raise DataError(f'{path}, item {number} is not a JSON object: write rows such as {{"text": "..."}}.')
+        yield f"{path}, item {number}", cast(dict[str, Any], item)
+
+
+def table_rows(path: Path, separator: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A .csv or .tsv file, whose first line names the columns -> (a name of its place, row) for each row.
+
+    Quoted fields may hold separators and line ends; line ends become LF. A .csv file whose first line has semicolons
+    and no comma is separated by semicolons.
+
+    Raises:
+        DataError: if the file is not such a table, or cannot be read.
+    """
+    longest = _longest_line(path)
+    csv.field_size_limit(longest)
+    with opened(path) as file, io.TextIOWrapper(file, "utf-8-sig") as text:
+        lines = _lines(path, text, longest)
+        first = next(lines, "")
+        if separator == "," not in first and ";" in first:
+            separator = ";"
+        reader = csv.reader(_chained(first, lines), delimiter=separator, strict=True)
+        try:
+            names = next((values for values in reader if values), [])
+            if len(set(names)) < len(names):
+                raise DataError(
+                    f"{path} has two columns of one name in its first line ({', '.join(names)}): rename one."
+                )
+            for values in reader:
+                where = f"{path}, line {reader.line_num}"
+                if values and len(values) != len(names):
+                    raise DataError(
+                        f"{where} has {len(values)} fields, but the first line names {len(names)} columns: quote "
+                        f"fields that hold the separator '{separator}'."
+                    )
+                if values:
+                    yield where, dict(zip(names, values, strict=True))
+        except csv.Error as error:
+            raise DataError(
+                f'{path}, line {reader.line_num} is not a row of a table ({error}): quote fields by " and write a '
+                'quote in them as "".'
+            ) from error
+
+
+def _chained(first: str, lines: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from lines
+
+
+def _lines(path: Path, file: io.TextIOWrapper, longest: int) -> Iterator[str]:
+    """An open text file -> its lines. Raises DataError for a line that is too long, and for what is not UTF-8 text."""
+    number = 0
+    try:
+        while line := file.readline(longest):
+            number += 1
+            if len(line) == longest:
+                raise DataError(f"{path}, line {number} is longer than {longest:,} characters: is it a table?")
+            if "\0" in line:
+                raise DataError(f"{path}, line {number} is not text (there is a NUL byte): give a table in UTF-8.")
+            yield line
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: convert the file to UTF-8.") from error
+
+
+def fasta_letters(chunks: Iterable[str]) -> Iterator[tuple[int, str]]:
+    """The text of a FASTA file in chunks -> (number of the sequence, some of its letters), streamed.
+
+    A line that starts with > begins a sequence; such lines and those that start with ; are left out. Of the other lines
+    the letters count. A line ends with LF, CR LF or CR.
+    """
+    number, starts, skipped = 0, True, False
+    for chunk in chunks:
+        for line in re.findall(r"[^\r\n]+|[\r\n]+", chunk):
+            if line[0] in "\r\n":
+                starts = True
+                continue
+            if starts:
+                number += line[0] == ">"
+                starts, skipped = False, line[0] in ">;"
+            if not skipped:
+                yield number, line if line.isalpha() else "".join(filter(str.isalpha, line))
+
+
+_USUAL_PAIRS = (("prompt", "answer"), ("question", "answer"))
+
+
+def choose_columns(asked: Columns, row: Mapping[str, Any], where: str) -> Columns:
+    """The columns that are asked for, and the first row of a file -> those that are taken.
+
+    A column of text comes first, then prompt and answer, then question and answer. `where` names the row in errors.
+
+    Raises:
+        DataError: if they are not there; the sentence lists the columns that are.
+    """
+    keys = ", ".join(map(str, row)) or "none"
+    if asked.text is None:
+        missing = [key for key in (asked.prompt, asked.answer) if key not in row]
+        if missing:
+            raise DataError(
+                f"{where} has no column '{missing[0]}' (its columns: {keys}): name that of the prompts with "
+                "--data.prompt-key and that of the answers with --data.answer-key."
+            )
+        return asked
+    if asked.text in row:
+        return asked
+    for prompt, answer in _USUAL_PAIRS:
+        if asked.text == "text" and prompt in row and answer in row:
+            return Columns(None, prompt, answer)
+    raise DataError(
+        f"{where} has no column '{asked.text}' (its columns: {keys}): name the column of the text with "
+        "--data.text-key, or those of prompts and answers with --data.prompt-key and --data.answer-key."
+    )
+
+
+def row_text(row: Mapping[str, Any], key: str, where: str) -> str:
+    """A row -> its document, in the column `key`; `where` names the row in errors.
+
+    Raises:
+        DataError: if the row has no text there.
+    """
+    if key not in row:
         keys = ", ".join(map(str, row)) or "none"
         raise DataError(
-            f"{where} has no '{text_key}' (its keys: {keys}): name the key that holds text with --data.text-key."
+            f"{where} has no '{key}' (its keys: {keys}): name the key that holds text with --data.text-key."
         )
-    return _string(row[text_key], text_key, where)
+    return _string(row[key], key, where)
 
 
-def row_pair(row: Mapping[str, Any], where: str) -> Pair:
-    """A row -> its prompt and answer; `where` names the row in errors.
+def row_pair(row: Mapping[str, Any], where: str, prompt: str = "prompt", answer: str = "answer") -> Pair:
+    """A row -> its prompt and answer, in the columns of these names; `where` names the row in errors.
 
     Raises:
         DataError: if one of them is missing or not a string.
     """
-    if "prompt" not in row or "answer" not in row:
+    if prompt not in row or answer not in row:
         keys = ", ".join(map(str, row)) or "none"
         raise DataError(
-            f"{where} has no prompt and answer (its keys: {keys}), but the rows before it have: give all both."
+            f"{where} has no {prompt} and {answer} (its keys: {keys}), but the rows before it have: give all both."
         )
-    return Pair(_string(row["prompt"], "prompt", where), _string(row["answer"], "answer", where))
+    return Pair(_string(row[prompt], prompt, where), _string(row[answer], answer, where))
 
 
 def _string(value: object, key: str, where: str) -> str:
@@ -119,7 +271,6 @@ def _string(value: object, key: str, where: str) -> str:
 
 PIECE_LIMIT = 16_384
 """The maximum of characters in a piece."""
-_BOM = codecs.BOM_UTF8
 
 
 class Piece(NamedTuple):

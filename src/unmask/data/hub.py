@@ -1,11 +1,15 @@
-"""A text hf:NAME[:CONFIG][@SPLIT] -> a data set of the library `datasets` (an extra), streamed."""
+"""A text hf:NAME[:CONFIG][@SPLIT] -> a data set of the library `datasets`, streamed; a Parquet file -> its rows.
 
-__all__ = ["HubDataset", "open_hub"]
+Both libraries, `datasets` and the `pyarrow` that it needs, are an extra.
+"""
+
+__all__ = ["HubDataset", "open_hub", "parquet_rows"]
 
 import hashlib
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from unmask.errors import DataError
@@ -45,3 +49,23 @@ def open_hub(source: str) -> HubDataset:
     version = getattr(dataset, "_fingerprint", None) or ""
     identity = "\n".join(("hf", name, config, split, str(version)))
     return HubDataset(hashlib.sha256(identity.encode()).hexdigest(), lambda: dataset)
+
+
+def parquet_rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    """A Parquet file -> its rows, a group of rows in memory at a time.
+
+    Raises:
+        DataError: if `pyarrow` is not installed, or it cannot read the file.
+    """
+    try:
+        library: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise DataError(
+            f"{path} needs the pyarrow library: pip install 'unmask[hf]', or pip install pyarrow."
+        ) from error
+    try:
+        for batch in library.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except Exception as error:  # pyarrow raises many types: damaged, encrypted, a type that it does not know
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} cannot be read as Parquet ({reason}): make or fetch it again.") from error

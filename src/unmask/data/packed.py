@@ -9,6 +9,7 @@ __all__ = [
     "Facts",
     "Packed",
     "PartFacts",
+    "Split",
     "batch_indices",
     "cache_folder",
     "file_sha256",
@@ -158,6 +159,20 @@ class Facts:
     """append; or none, if EOS is not requested or the tokenizer has none."""
     train: PartFacts
     valid: PartFacts
+    count: int
+    """Documents, or pairs, of the source, those that were left out included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What decides the side of a document; a run records it."""
+
+    rule: int
+    """See `data.settings.SPLIT_RULE`."""
+    source: str
+    """The fingerprint of the content of the source."""
+    valid: str | None
+    """That of a separate source of validation text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +198,7 @@ class Corpus:
     notes: tuple[str, ...]
     """Sentences about the preparation: how the source was split, what was left out."""
     facts: Facts
+    split: Split
 
 
 def cache_folder() -> Path:
@@ -203,12 +219,12 @@ def file_sha256(path: Path) -> str:
 
 
 def load_corpus(
-    folder: Path, fingerprint: str, tokenizer: Tokenizer, source: str, note: Callable[[str], None]
+    folder: Path, split: Split, tokenizer: Tokenizer, source: str, note: Callable[[str], None]
 ) -> Corpus | None:
     """A cache folder -> its corpus; None if there is none, it has another format, or a file has changed.
 
-    The sizes and checksums of all files are compared with those that were recorded when they were written. `note`
-    receives a sentence about a file that has changed.
+    The name of the folder is the fingerprint. The sizes and checksums of all files are compared with those that were
+    recorded when they were written. `note` receives a sentence about a file that has changed.
     """
     if not (folder / FACTS_FILE).is_file():
         return None
@@ -225,7 +241,7 @@ def load_corpus(
     except (DataError, OSError, ValueError) as error:
         note(f"the prepared data in {folder} are damaged ({error}), so they are made again.")
         return None
-    return Corpus(tokenizer, train, valid, fingerprint, record.notes, facts)
+    return Corpus(tokenizer, train, valid, folder.name, record.notes, facts, split)
 
 
 def write_facts(folder: Path, facts: Facts, notes: tuple[str, ...]) -> None:

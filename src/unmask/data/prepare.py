@@ -3,7 +3,7 @@
 The result is kept in the cache and loaded from there by later runs.
 """
 
-__all__ = ["Dropped", "Encoded", "Packer", "encode_units", "prepare", "silent"]
+__all__ = ["Dropped", "Encoded", "Packer", "corpus_key", "encode_units", "prepare", "silent"]
 
 import functools
 import hashlib
@@ -12,15 +12,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from unmask.batch import ceil_div
-from unmask.data.packed import FORMAT, Corpus, Facts, PartFacts, cache_folder, load_corpus, token_type, write_facts
-from unmask.data.settings import DataSettings
+from unmask.data.packed import Corpus, Facts, PartFacts, Split, cache_folder, load_corpus, token_type, write_facts
+from unmask.data.settings import SPLIT_RULE, DataSettings
 from unmask.data.sources import Source, open_source
 from unmask.data.split import SplitPlan, Unit, choose_tokenizer, plan_split, utf8_size
 from unmask.disk.files import atomic_folder
@@ -181,21 +181,32 @@ class _Job:
     @property
     def appends_eos(self) -> bool:
         """Whether documents end with EOS."""
-        return self.settings.eos == "append" and self.tokenizer.eos_id is not None
+        return _appends_eos(self.settings, self.tokenizer)
 
-    def key(self) -> str:
-        """The name of the result in the cache: the sha256, in hexadecimal, of everything that changes it."""
-        identity = {
-            "format": FORMAT,
-            "source": self.source.fingerprint,
-            "valid": None if self.valid_source is None else self.valid_source.fingerprint,
-            "valid_share": None if self.valid_source is not None else self.settings.valid_share,
-            "text_key": self.settings.text_key,
-            "tokenizer": hashlib.sha256(self.tokenizer.to_json().encode("utf-8")).hexdigest(),
-            "length": self.settings.length,
-            "eos": self.appends_eos,
-        }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+def _appends_eos(settings: DataSettings, tokenizer: Tokenizer) -> bool:
+    """Whether documents end with EOS."""
+    return settings.eos == "append" and tokenizer.eos_id is not None
+
+
+def corpus_key(settings: DataSettings, source: Source, valid: Source | None, tokenizer: Tokenizer, rule: int) -> str:
+    """Everything that determines the rows -> its sha256, in hexadecimal: the fingerprint that a run records.
+
+    That of rule 1 is the one of the runs before rules had numbers.
+    """
+    identity: dict[str, Any] = {
+        "format": rule,
+        "source": source.fingerprint,
+        "valid": None if valid is None else valid.fingerprint,
+        "valid_share": None if valid is not None else settings.valid_share,
+        "text_key": settings.text_key,
+        "tokenizer": hashlib.sha256(tokenizer.to_json().encode("utf-8")).hexdigest(),
+        "length": settings.length,
+        "eos": _appends_eos(settings, tokenizer),
+    }
+    if rule > 1:
+        identity["pair_keys"] = [settings.prompt_key, settings.answer_key]
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def silent(_: str) -> None:
@@ -209,40 +220,53 @@ def prepare(
     *,
     source: Source | None = None,
     valid: Source | None = None,
+    rule: int = SPLIT_RULE,
 ) -> Corpus:
     """Data settings -> the corpus, from the cache if it is there.
 
-    `tokenizer`, `source` and `valid` replace those that the settings name. `note` receives progress sentences. The
-    result is the same, byte for byte, for any number of `settings.workers`.
+    `tokenizer`, `source` and `valid` replace those that the settings name. `note` receives progress sentences. `rule`
+    is that of the split (`data.settings.SPLIT_RULE`). The result is the same, byte for byte, for any number of
+    `settings.workers`.
 
     Raises:
         DataError: if a source or the tokenizer cannot be used, or there is nothing to train or to validate on.
         RunError: if the result cannot be written.
     """
-    source = source or open_source(settings.source, settings.text_key)
+    source = source or open_source(settings.source, settings.columns, rule)
     if valid is None and settings.valid is not None:
-        valid = open_source(settings.valid, settings.text_key)
+        valid = open_source(settings.valid, settings.columns, rule)
     if valid is not None and valid.paired != source.paired:
         paired, plain = (source, valid) if source.paired else (valid, source)
         raise DataError(
             f"{paired.name} holds prompts with answers but {plain.name} holds documents: give two of one kind."
         )
-    plan = functools.cache(lambda: plan_split(source, valid, settings.valid_share))
+    plan = functools.cache(lambda: plan_split(source, valid, settings.valid_share, rule))
     name = "file"
     if tokenizer is None:
-        tokenizer, name = choose_tokenizer(settings, source, valid, plan, note)
+        tokenizer, name = choose_tokenizer(settings, source, valid, plan, note, rule)
     job = _Job(settings, source, valid, tokenizer, name)
-    key = job.key()
+    key = corpus_key(settings, source, valid, tokenizer, rule)
     folder = cache_folder() / "data" / key
-    corpus = load_corpus(folder, key, tokenizer, settings.source, note)
+    split = Split(rule, source.fingerprint, None if valid is None else valid.fingerprint)
+    corpus = load_corpus(folder, split, tokenizer, settings.source, note)
     if corpus is None:
         _build(job, plan(), folder, note)
-        corpus = load_corpus(folder, key, tokenizer, settings.source, note)
+        corpus = load_corpus(folder, split, tokenizer, settings.source, note)
     if corpus is None:
         raise RunError(f"the prepared data in {folder} cannot be read back: delete that folder and run again.")
+    corpus = replace(corpus, notes=(*_taken(source, valid, corpus.facts), *corpus.notes))
     for sentence in corpus.notes:
         note(sentence)
     return corpus
+
+
+def _taken(source: Source, valid: Source | None, facts: Facts) -> Iterator[str]:
+    """Sources -> a sentence for each that says what was taken from its rows."""
+    label = "rows" if source.paired else "documents"
+    if source.taken:
+        yield f"{facts.count:,} {label} of {source.name}: {source.taken}."
+    if valid is not None and valid.taken:
+        yield f"{facts.valid.documents:,} {label} of {valid.name} for validation: {valid.taken}."
 
 
 def _build(job: _Job, plan: SplitPlan, folder: Path, note: Callable[[str], None]) -> None:
@@ -291,6 +315,7 @@ def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
         eos="append" if job.appends_eos else "none",
         train=sizes[0],
         valid=sizes[1],
+        count=plan.documents,
     )
     write_facts(folder, facts, tuple(notes))
 

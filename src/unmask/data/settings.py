@@ -1,6 +1,6 @@
 """The settings of training data; imports neither numpy nor torch, so that `--help` is fast."""
 
-__all__ = ["BUILT_IN_TOKENIZERS", "SMALLEST_BPE", "DataSettings"]
+__all__ = ["BUILT_IN_TOKENIZERS", "SMALLEST_BPE", "SPLIT_RULE", "Columns", "DataSettings"]
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -10,6 +10,26 @@ from unmask.ranges import Threads, check_numbers, real, whole
 
 BUILT_IN_TOKENIZERS = ("auto", "byte", "char", "dna", "bpe")
 SMALLEST_BPE = 259  # 256 bytes, MASK, PAD and EOS
+SPLIT_RULE = 2
+"""The rule by which sources are read and split; a run records its number.
+
+1: CSV, JSON lists and FASTA are plain text; the share of documents with the largest hashes of number and start is for
+validation; of fewer than 20 documents, the end of the text. 2: see `data.split.plan_split`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns (keys) of rows that are asked for, or are taken: of text, or of prompts and answers."""
+
+    text: str | None = "text"
+    prompt: str | None = None
+    answer: str | None = None
+
+    def __str__(self) -> str:
+        """What is taken, as a part of a sentence."""
+        pair = f"prompts from '{self.prompt}', answers from '{self.answer}'"
+        return pair if self.text is None else f"text from '{self.text}'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +37,9 @@ class DataSettings:
     """The source of text, and how it becomes rows of token ids."""
 
     source: str = "shakespeare"
-    """A text file, a folder, a glob, a .jsonl or .jsonl.gz file, the name of a bundled corpus, task:NAME@COUNT for
-    problems of a task, or hf:NAME[:CONFIG][@SPLIT] for a data set of the `datasets` library (the default split
-    is train)."""
+    """A file of text, rows (.jsonl, .json, .csv, .tsv, .parquet) or FASTA, also with .gz; a folder, a glob, the name of
+    a bundled corpus, task:NAME@COUNT for problems of a task, or hf:NAME[:CONFIG][@SPLIT] for a data set of the
+    `datasets` library (the default split is train)."""
 
     tokenizer: str = "auto"
     """auto, byte, char, dna, bpe, or the path of a tokenizer.json or of a checkpoint folder; auto means dna for the
@@ -39,10 +59,16 @@ class DataSettings:
     """Whether EOS follows each document."""
 
     valid_share: Annotated[float, real(0, 1, "such as 0.05", above=True, below=True)] = 0.05
-    """The share of documents that is kept for validation; of the text if there are fewer than 20 documents."""
+    """The share of documents that is kept for validation; of each document if there are fewer than 20 of them."""
 
     text_key: str = "text"
-    """The key that holds the text in a row of a .jsonl file or of an hf: data set."""
+    """The column (key) that holds the text in rows. Rows without it are prompts and answers."""
+
+    prompt_key: str | None = None
+    """The column of the prompts; by default prompt or question, with answer."""
+
+    answer_key: str | None = None
+    """The column of the answers."""
 
     workers: Threads = 1
     """Threads that encode text; the result does not depend on their number."""
@@ -65,9 +91,31 @@ class DataSettings:
             raise ConfigError("data.valid is empty: give a source like data.source, or leave it out.")
         if self.eos not in ("append", "none"):
             raise ConfigError(f"data.eos is '{self.eos}': it is append or none.")
+        self._check_columns()
+        self._check_tokenizer()
+
+    @property
+    def columns(self) -> Columns:
+        """The columns that are asked for; a key of prompts or answers alone goes with the usual name of the other."""
+        if self.prompt_key is None and self.answer_key is None:
+            return Columns(self.text_key)
+        return Columns(None, self.prompt_key or "prompt", self.answer_key or "answer")
+
+    def _check_columns(self) -> None:
+        """Raise ConfigError for names of columns that are empty or contradict each other."""
         if not self.text_key:
             raise ConfigError("data.text_key is empty: give the name of the key that holds the text, such as text.")
-        self._check_tokenizer()
+        for name, usual in (("prompt_key", "question"), ("answer_key", "answer")):
+            if getattr(self, name) == "":
+                raise ConfigError(f"data.{name} is empty: give the name of a column, such as {usual}.")
+        asked = self.columns
+        if asked.text is None and self.text_key != "text":
+            raise ConfigError(
+                f"data.text_key is '{self.text_key}', but data.prompt_key and data.answer_key ask for pairs: "
+                "give either a column of text or the two of prompts and answers."
+            )
+        if asked.text is None and asked.prompt == asked.answer:
+            raise ConfigError(f"'{asked.prompt}' cannot be the column of the prompts and of the answers: give two.")
 
     def _check_tokenizer(self) -> None:
         """Raise ConfigError for options that do not apply to the chosen tokenizer."""

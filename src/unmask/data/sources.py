@@ -8,15 +8,29 @@ __all__ = ["BUNDLED", "CORPORA", "BundledFile", "Corpora", "Source", "open_sourc
 import glob
 import hashlib
 import io
+import itertools
 import lzma
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from unmask.config import to_path
-from unmask.data.documents import Pair, Piece, decode_utf8, document_pieces, is_pair, json_rows, row_pair, row_text
-from unmask.data.hub import open_hub
+from unmask.data.documents import (
+    Pair,
+    Piece,
+    choose_columns,
+    decode_utf8,
+    document_pieces,
+    fasta_letters,
+    json_rows,
+    opened,
+    row_pair,
+    row_text,
+    table_rows,
+)
+from unmask.data.hub import open_hub, parquet_rows
+from unmask.data.settings import SPLIT_RULE, Columns
 from unmask.disk.folders import refuse_ambiguous
 from unmask.disk.json import parse_json
 from unmask.errors import DataError, did_you_mean
@@ -79,8 +93,13 @@ def read_bundled(name: str) -> Iterator[bytes]:
 
 
 _BLOCK = 1 << 20
-_JSON_SUFFIXES = (".jsonl", ".jsonl.gz")
-_FOLDER_SUFFIXES = (".txt", ".md", *_JSON_SUFFIXES)
+_FASTA = (".fasta", ".fa", ".fna", ".ffn", ".faa", ".frn")
+_FORMATS = {suffix: suffix[1:] for suffix in (".jsonl", ".json", ".csv", ".tsv", ".parquet")} | dict.fromkeys(
+    _FASTA, "fasta"
+)
+"""Suffix of a file -> the format of what it holds; every other file is plain text."""
+_TEXTS = (".txt", ".md", ".jsonl")
+"""Suffixes of the files of a folder that are taken; the other formats only where there are none of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +113,8 @@ class Source:
     """Whether the source holds pairs; read `pairs` then, else `pieces`."""
     read_pieces: Callable[[], Iterable[Piece]]
     read_pairs: Callable[[], Iterable[Pair]]
+    taken: str = ""
+    """What is taken from rows or from FASTA, as a part of a sentence; empty for plain text."""
 
     def pieces(self) -> Iterator[Piece]:
         """The documents, each as one or more pieces; empty documents are skipped.
@@ -116,33 +137,36 @@ class Source:
         yield from self.read_pairs()
 
 
-def open_source(source: str, text_key: str = "text") -> Source:
+def open_source(source: str, columns: Columns | None = None, rule: int = SPLIT_RULE) -> Source:
     """A text as in DataSettings.source -> the source.
+
+    `columns` are those that are asked for. Under rule 1 (see SPLIT_RULE) all files but .jsonl are plain text.
 
     Raises:
         RequestError: for the name of a bundled corpus where there is a path of that name.
-        DataError: if there is no such source, or it holds no text.
+        DataError: if there is no such source, it holds no text, or does not have the columns.
     """
+    columns = columns or Columns()
     if source.startswith("hf:"):
-        return _hub_source(source, text_key)
+        return _hub_source(source, columns)
     if source in CORPORA:
         refuse_ambiguous(source, "bundled corpus")
         return _bundled_source(source)
     path = to_path(source)
     if path.is_dir():
-        return _file_source(source, _files_of_folder(path), text_key)
+        return _file_source(source, *_files_of_folder(path, rule), columns, rule)
     if path.exists():
         if not path.is_file():
             raise DataError(
                 f"{source} is a pipe, a device or a socket, and a source is read more than once: write its text to a "
                 "file first."
             )
-        return _file_source(source, [path], text_key)
+        return _file_source(source, [path], [], columns, rule)
     if glob.has_magic(source):
         files = sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())
         if not files:
             raise DataError(f"no file matches {source}: check the pattern, and quote it on a command line.")
-        return _file_source(source, files, text_key)
+        return _file_source(source, files, [], columns, rule)
     if "/" in source or "." in source:
         raise DataError(
             f"there is no file or folder {source}: give a path that exists, or one of {', '.join(CORPORA)}."
@@ -153,131 +177,174 @@ def open_source(source: str, text_key: str = "text") -> Source:
     )
 
 
-def _files_of_folder(folder: Path) -> list[Path]:
-    """A folder -> the text files under it, sorted by path; hidden files are left out."""
+def _files_of_folder(folder: Path, rule: int) -> tuple[list[Path], list[Path]]:
+    """A folder -> the files under it that are taken, and those that are left out, sorted by path.
+
+    Hidden files are neither. Tables, lists and FASTA beside texts are left out: they often describe the texts.
+    """
     files = [
         path
-        for path in folder.rglob("*")
-        if path.name.lower().endswith(_FOLDER_SUFFIXES)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        for path in sorted(folder.rglob("*"), key=lambda path: path.relative_to(folder).as_posix())
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
-    if not files:
-        raise DataError(f"the folder {folder} holds no text: put .txt, .md, .jsonl or .jsonl.gz files into it.")
-    return sorted(files, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _is_json(path: Path) -> bool:
-    return path.name.lower().endswith(_JSON_SUFFIXES)
-
-
-def _file_source(name: str, files: list[Path], text_key: str) -> Source:
-    """Files -> one source."""
-    paired = [_is_json(path) and _holds_pairs(path, text_key) for path in files]
-    if any(paired) and not all(paired):
-        with_pairs, without = files[paired.index(True)], files[paired.index(False)]
+    if rule == 1:
+        texts, tables = [path for path in files if path.name.lower().endswith((*_TEXTS, ".jsonl.gz"))], list[Path]()
+    else:
+        texts = [path for path in files if _bare(path).endswith(_TEXTS)]
+        tables = [path for path in files if _format(path, rule) not in ("text", "jsonl")]
+    if not texts and not tables:
         raise DataError(
-            f"{with_pairs} holds prompts with answers but {without} does not: keep the two kinds in folders of their "
-            "own."
+            f"the folder {folder} holds no text: put .txt, .md, .jsonl, .csv, .tsv, .json, .parquet or .fasta files "
+            "into it (.gz too)."
         )
+    return (texts, tables) if texts else (tables, [])
+
+
+def _bare(path: Path) -> str:
+    """A path -> its name in lower case, without .gz."""
+    return path.name.lower().removesuffix(".gz")
+
+
+def _format(path: Path, rule: int) -> str:
+    """A path -> text, fasta, or the format of its rows."""
+    name = next((name for suffix, name in _FORMATS.items() if _bare(path).endswith(suffix)), "text")
+    return name if rule > 1 or name == "jsonl" else "text"
+
+
+def _rows(path: Path, form: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A file of rows in the format `form` -> (a name of its place, row) for each row."""
+    if form == "parquet":
+        return ((f"{path}, row {number}", row) for number, row in enumerate(parquet_rows(path), start=1))
+    if form in ("csv", "tsv"):
+        return table_rows(path, "," if form == "csv" else "\t")
+    return json_rows(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file, its format, and the columns that are taken from its rows; None for text, FASTA and files without rows."""
+
+    path: Path
+    form: str
+    columns: Columns | None
+
+    @property
+    def paired(self) -> bool:
+        """Whether the rows are pairs."""
+        return self.columns is not None and self.columns.text is None
+
+    def documents(self) -> Iterator[Iterable[str]]:
+        """Each document, as chunks of text, to be read before the next."""
+        if self.form in ("text", "fasta"):
+            chunks = decode_utf8(_blocks(self.path), str(self.path))
+            if self.form == "text":
+                yield chunks
+                return
+            for _, parts in itertools.groupby(fasta_letters(chunks), key=lambda part: part[0]):
+                yield (letters for _, letters in parts)
+        elif self.columns is not None and self.columns.text is not None:
+            for where, row in _rows(self.path, self.form):
+                yield (row_text(row, self.columns.text, where),)
+
+    def pairs(self) -> Iterator[Pair]:
+        """Each pair."""
+        asked = self.columns or Columns()
+        for where, row in _rows(self.path, self.form):
+            yield row_pair(row, where, asked.prompt or "", asked.answer or "")
+
+
+def _described(path: Path, columns: Columns, rule: int) -> _File:
+    """A path -> the file, with the columns that its first row has."""
+    form = _format(path, rule)
+    first = None if form in ("text", "fasta") else next(_rows(path, form), None)
+    return _File(path, form, None if first is None else choose_columns(columns, first[1], first[0]))
+
+
+def _file_source(name: str, paths: list[Path], left_out: list[Path], columns: Columns, rule: int) -> Source:
+    """Files -> one source."""
+    files = [_described(path, columns, rule) for path in paths]
+    paired = [file for file in files if file.paired]
+    if paired and len(paired) < len(files):
+        without = next(file for file in files if not file.paired)
+        raise DataError(
+            f"{paired[0].path} holds prompts with answers but {without.path} does not: keep the two kinds in folders "
+            "of their own."
+        )
+    taken = dict.fromkeys(str(file.columns) for file in files if file.columns is not None)
+    taken |= dict.fromkeys("letters of the sequence lines" for file in files if file.form == "fasta")
+    if left_out:
+        more = f" and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        taken[f"text files alone, without {', '.join(path.name for path in left_out[:3])}{more}"] = None
     return Source(
         name=name,
         fingerprint=_fingerprint(files),
-        paired=any(paired),
-        read_pieces=lambda: _pieces_of_files(files, text_key),
-        read_pairs=lambda: _pairs_of_files(files),
+        paired=bool(paired),
+        read_pieces=lambda: _numbered(chunks for file in files for chunks in file.documents()),
+        read_pairs=lambda: itertools.chain.from_iterable(file.pairs() for file in files),
+        taken="; ".join(taken),
     )
 
 
-def _holds_pairs(path: Path, text_key: str) -> bool:
-    """Whether the first row of a .jsonl file is a pair."""
-    first = next(json_rows(path), None)
-    return first is not None and is_pair(first[1], text_key)
-
-
 def _blocks(path: Path) -> Iterator[bytes]:
-    """A file -> its blocks of bytes."""
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    """A file -> its blocks of bytes, uncompressed if its name ends in .gz."""
+    with opened(path) as file:
+        while block := file.read(_BLOCK):
+            yield block
 
 
-def _fingerprint(files: Iterable[Path]) -> str:
+def _fingerprint(files: Iterable[_File]) -> str:
     """Files in order -> the sha256 of their formats, sizes and contents; their names do not matter."""
     total = hashlib.sha256()
-    for path in files:
-        content, size = hashlib.sha256(), 0
-        for block in _blocks(path):
-            content.update(block)
-            size += len(block)
-        suffix = next((suffix for suffix in reversed(_JSON_SUFFIXES) if path.name.lower().endswith(suffix)), "text")
-        total.update(f"{suffix} {size} {content.hexdigest()}\n".encode())
+    for file in files:
+        try:
+            with file.path.open("rb") as content:
+                digest, size = hashlib.file_digest(content, "sha256").hexdigest(), content.tell()
+        except OSError as error:
+            raise DataError(f"{file.path} cannot be read: {error.strerror}.") from error
+        label = "text" if file.form == "text" else f".{file.form}"
+        if file.path.name.lower().endswith(".gz"):
+            label += ".gz"
+        total.update(f"{label} {size} {digest}\n".encode())
     return total.hexdigest()
 
 
-def _pieces_of_files(files: Iterable[Path], text_key: str) -> Iterator[Piece]:
-    """Files -> the pieces of their documents: each text file, and each row of a .jsonl file, is a document."""
-    document = 0
-    for path in files:
-        for chunks in _documents_of_file(path, text_key):
-            written = False
-            for piece in document_pieces(document, chunks):
-                written = True
-                yield piece
-            document += written
-
-
-def _documents_of_file(path: Path, text_key: str) -> Iterator[Iterable[str]]:
-    """A file -> each of its documents, as chunks of text."""
-    if not _is_json(path):
-        yield decode_utf8(_blocks(path), str(path))
-        return
-    for number, row in json_rows(path):
-        yield (row_text(row, text_key, f"{path}, line {number}"),)
-
-
-def _pairs_of_files(files: Iterable[Path]) -> Iterator[Pair]:
-    for path in files:
-        for number, row in json_rows(path):
-            yield row_pair(row, f"{path}, line {number}")
-
-
-def _no_pairs() -> Iterator[Pair]:
-    return iter(())
+def _numbered(documents: Iterable[Iterable[str]]) -> Iterator[Piece]:
+    """Documents, each as chunks of text -> their pieces, numbered from 0 without the empty ones."""
+    number = 0
+    for chunks in documents:
+        written = False
+        for piece in document_pieces(number, chunks):
+            written = True
+            yield piece
+        number += written
 
 
 def _bundled_source(name: str) -> Source:
     """The name of a bundled corpus -> its source."""
     files = CORPORA[name].files
     fingerprint = hashlib.sha256("\n".join(BUNDLED[file].sha256 for file in files).encode()).hexdigest()
-    return Source(name, fingerprint, False, lambda: _pieces_of_bundled(files), _no_pairs)
+    return Source(name, fingerprint, False, lambda: _numbered(_texts_of_bundled(files)), lambda: ())
 
 
-def _pieces_of_bundled(names: Iterable[str]) -> Iterator[Piece]:
-    document = 0
+def _texts_of_bundled(names: Iterable[str]) -> Iterator[Iterable[str]]:
     for name in names:
         for line in read_bundled(name):
             text = line.decode("utf-8")
-            if ".jsonl" in BUNDLED[name].file:
-                text = parse_json(text, dict[str, Any])["text"]
-            yield from document_pieces(document, (text,))
-            document += 1
+            yield (parse_json(text, dict[str, Any])["text"] if ".jsonl" in BUNDLED[name].file else text,)
 
 
-def _hub_source(source: str, text_key: str) -> Source:
+def _hub_source(source: str, columns: Columns) -> Source:
     """hf:NAME[:CONFIG][@SPLIT] -> the source of that data set, streamed."""
     dataset = open_hub(source)
+    first = next(iter(dataset.rows()), None)
+    taken = columns if first is None else choose_columns(columns, first, f"{source}, row 1")
 
-    def pieces() -> Iterator[Piece]:
-        for document, row in enumerate(dataset.rows()):
-            yield from document_pieces(document, (row_text(row, text_key, f"{source}, row {document + 1}"),))
+    def texts() -> Iterator[Iterable[str]]:
+        for number, row in enumerate(dataset.rows()):
+            yield (row_text(row, taken.text or "", f"{source}, row {number + 1}"),)
 
     def pairs() -> Iterator[Pair]:
         for number, row in enumerate(dataset.rows()):
-            yield row_pair(row, f"{source}, row {number + 1}")
+            yield row_pair(row, f"{source}, row {number + 1}", taken.prompt or "", taken.answer or "")
 
-    first = next(iter(dataset.rows()), None)
-    return Source(source, dataset.fingerprint, first is not None and is_pair(first, text_key), pieces, pairs)
+    return Source(source, dataset.fingerprint, taken.text is None, lambda: _numbered(texts()), pairs, str(taken))

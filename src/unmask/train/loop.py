@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +94,8 @@ class Trainer:
         self.dtype = dtype
         self.optimizer = adamw(self.params, plan.lr, run.train.betas, 1e-8, run.train.weight_decay)
         self.ema = Ema(self.params, run.train.ema)
+        self.origin: dict[str, Any] = {}
+        """Facts for run.json: `data`, the settings with absolute paths, what was typed for them, and `init`."""
         self.step = 0
         self.standing = Standing()
         self.best: Bound | None = None
@@ -203,10 +205,13 @@ class Trainer:
         names = list(self.model.state_dict())
         with self.ema.swap():
             averaged = {name: self.model.state_dict()[name].detach().clone() for name in names}
+        origin = dict(self.origin)
         record = {
-            "settings": to_dict(self.run),
+            "settings": to_dict(replace(self.run, data=origin.pop("data", self.run.data))),
+            **origin,
             "plan": to_dict(self.plan),
             "data": self.corpus.fingerprint,
+            "split": to_dict(self.corpus.split),
             "facts": to_dict(self.corpus.facts),
             "step": self.step,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -314,10 +319,11 @@ def _facts(bound: Bound | None) -> dict[str, Any] | None:
 def _card(record: dict[str, Any], window: int) -> str:
     """The record of a run -> the description of its checkpoint, as Markdown."""
     settings, plan, bound = record["settings"], record["plan"], record["bound"]
+    source = record.get("typed", {}).get("source", settings["data"]["source"])  # a card has no absolute paths
     lines = [
         "# A masked diffusion language model trained by unmask",
         "",
-        f"- text: {settings['data']['source']} ({plan['train_tokens']:,} training tokens)",
+        f"- text: {source} ({plan['train_tokens']:,} training tokens)",
         f"- network: {plan['parameters']:,} parameters, window {window} tokens",
         f"- step {record['step']:,} of {plan['steps']:,}, batch {settings['train']['batch']}, {record['dtype']}",
     ]

@@ -6,8 +6,10 @@ knows both tasks and data.
 
 __all__ = ["TrainPlan", "corpus_of", "flops_per_token", "make_plan", "memory_bytes", "require_step", "task_source"]
 
+import glob
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,18 +17,19 @@ from typing import Any
 
 from unmask.data.documents import Pair, row_pair
 from unmask.data.packed import Corpus
-from unmask.data.prepare import prepare, silent
-from unmask.data.settings import DataSettings
-from unmask.data.sources import Source
+from unmask.data.prepare import corpus_key, prepare, silent
+from unmask.data.settings import SPLIT_RULE, DataSettings
+from unmask.data.sources import CORPORA, Source, open_source
 from unmask.denoiser import Trainable
-from unmask.errors import ConfigError, DataError, did_you_mean
+from unmask.disk.folders import moved
+from unmask.errors import ConfigError, DataError, RequestError, did_you_mean
 from unmask.limits import available_bytes, bytes_text, require_memory
 from unmask.model.load import parameter_count, require_network
 from unmask.model.settings import SIZES, DiTSettings
 from unmask.tasks.base import pairs_of
 from unmask.tasks.registry import fingerprint, make
 from unmask.text.tokenizer import Tokenizer
-from unmask.train.settings import ModelChoice, TextRun
+from unmask.train.settings import ModelChoice, TextRun, Trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,26 +187,86 @@ _FORMAT = 2
 
 
 def corpus_of(
-    settings: DataSettings, tokenizer: Tokenizer | None = None, note: Callable[[str], None] = silent
+    settings: DataSettings,
+    tokenizer: Tokenizer | None = None,
+    note: Callable[[str], None] = silent,
+    *,
+    trained: Trained | None = None,
+    advice: str | None = None,
 ) -> Corpus:
     """Settings -> the corpus, as `data.prepare` makes it, where a source may also be a task.
 
-    Validation is on problems of the split "valid", unless `settings.valid` names another source.
+    Everything that splits a text calls this function. `trained` is what the checkpoint, from which `tokenizer` comes,
+    says about the text of its training: if the text is the same, it is split by the same rule. With `advice` it has to
+    be the same, and the advice says what else can be done. Validation of a task is on problems of its split "valid",
+    unless `settings.valid` names another source.
 
     Raises:
         DataError: for a source that starts with task: without a task's name, or has no problems; also as `prepare`.
+        RequestError: for a text that is not that of the training but has to be, or another share of it.
         RequestError, PluginError: for a task that cannot be made.
     """
-    source = valid = None
-    if settings.source.startswith("task:"):
-        name, count = _read(settings.source)
-        source = task_source(name, "train", count or _COUNT)
-        if settings.valid is None:
-            valid = task_source(name, "valid", _VALID)
-    if settings.valid is not None and settings.valid.startswith("task:"):
-        name, count = _read(settings.valid)
-        valid = task_source(name, "valid", count or _VALID)
-    return prepare(settings, tokenizer, note, source=source, valid=valid)
+    rule = SPLIT_RULE if trained is None else trained.rule
+    source, valid = _sources(settings, rule, trained)
+    if trained is not None and tokenizer is not None and not trained.data.source.startswith("task:"):
+        same = corpus_key(trained.data, source, valid, tokenizer, rule) == trained.fingerprint
+        if same and settings.columns == trained.data.columns:
+            _check_share(settings, trained)
+        elif advice is not None:
+            raise RequestError(_changed(settings, trained, source) + f": give it as it was, {advice}.")
+        else:
+            if trained.source == source.fingerprint and not same and valid is None:
+                note(f"{settings.source} is the text that {trained.folder} was trained on: nothing of it was held out.")
+            elif settings.source == trained.data.source and not same and valid is None:
+                note(_changed(settings, trained, source) + ": what is held out now may have been trained on.")
+            rule = SPLIT_RULE
+            source, valid = _sources(settings, rule, trained)
+    return prepare(settings, tokenizer, note, source=source, valid=valid, rule=rule)
+
+
+def _sources(settings: DataSettings, rule: int, trained: Trained | None) -> tuple[Source, Source | None]:
+    """Settings -> the source, and the separate one for validation if there is one."""
+    opened = dict[str, Source | None]()
+    for name, text, usual in (("source", settings.source, _COUNT), ("valid", settings.valid, _VALID)):
+        if text is None:
+            opened[name] = None
+        elif text.startswith("task:"):
+            task, count = _read(text)
+            opened[name] = task_source(task, "train" if name == "source" else "valid", count or usual)
+        else:
+            if trained is not None and text == getattr(trained.data, name):
+                _check_place(name, text, trained)
+            opened[name] = open_source(text, settings.columns, rule)
+    source, valid = opened["source"], opened["valid"]
+    assert source is not None
+    if valid is None and settings.source.startswith("task:"):
+        valid = task_source(_read(settings.source)[0], "valid", _VALID)
+    return source, valid
+
+
+def _check_place(name: str, text: str, trained: Trained) -> None:
+    """Raise DataError if nothing is at the path that a run recorded."""
+    if text in CORPORA or text.startswith("hf:") or os.path.exists(text) or glob.glob(text, recursive=True):
+        return
+    what = f"The {'text' if name == 'source' else 'validation text'} of {trained.folder}"
+    raise DataError(moved(what, text, trained.typed.get(name), f"--data.{name} PATH"))
+
+
+def _check_share(settings: DataSettings, trained: Trained) -> None:
+    """Raise RequestError if another share of the text than in the training is asked for."""
+    then, now = trained.data.valid_share, settings.valid_share
+    if then != now and settings.valid is None:
+        raise RequestError(
+            f"data.valid_share is {now}, but {trained.folder} was trained on this text with {then}: another share "
+            "would hold out what was trained on; leave it out, or give another text."
+        )
+
+
+def _changed(settings: DataSettings, trained: Trained, source: Source) -> str:
+    """What is not as it was in the training, as the start of a sentence."""
+    if trained.source == source.fingerprint and settings.valid is not None:
+        return f"{settings.valid} is not the validation text that {trained.folder} was trained with"
+    return f"{settings.source} is not, or no longer, the text that {trained.folder} was trained on"
 
 
 def task_source(name: str, split: str, count: int) -> Source:

@@ -28,7 +28,7 @@ from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
 from unmask.disk.files import refuse_foreign_folder, run_lock
-from unmask.disk.folders import latest, locate, resume_point, set_aside
+from unmask.disk.folders import absolute_path, latest, locate, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
@@ -39,8 +39,9 @@ from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
-from unmask.train.settings import TextRun, TrainSettings
+from unmask.train.settings import TextRun, Trained, TrainSettings, recorded_paths, trained_on
 
+_PLACES = frozenset({"source", "valid"})
 _FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
 """Settings that may change when a run is resumed. Of these only `steps` changes a step: it sets the learning rate."""
 
@@ -85,6 +86,7 @@ class _Start:
     network: Trainable | None = None
     plan: TrainPlan | None = None
     record: Mapping[str, Any] | None = None
+    trained: Trained | None = None
 
 
 def open_session(
@@ -122,7 +124,8 @@ def open_session(
         folder = None if point is None else claim(point.parents[1], held, group, note if write else None)
         start = _start_of(run, point, init)
         dtype = choose_dtype(run.train.dtype if start.record is None else start.record["dtype"], device)
-        corpus = corpus_of(run.data, start.tokenizer, note)
+        advice = None if point is None else f"or start a new run on the new text with --init {folder}"
+        corpus = corpus_of(run.data, start.tokenizer, note, trained=start.trained, advice=advice)
         if start.record is not None:
             _check_same(start.record, corpus, str(folder), threads, note)
         plan = start.plan or make_plan(run, corpus, start.network)
@@ -133,6 +136,7 @@ def open_session(
             if write and group.first and latest(folder) is not None:
                 raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")
         trainer = Trainer(run, plan, corpus, network.to(device), objective_of(run.train, corpus), folder, group, dtype)
+        trainer.origin = _origin(run, start, init)
         if point is not None:
             with resuming(point, "train"):
                 trainer.restore(point)
@@ -155,6 +159,21 @@ def set_newer_aside(point: Path, note: Callable[[str], None]) -> None:
     """The checkpoint that a run goes on from -> newer ones are renamed, so that they are not taken for its own."""
     for folder in set_aside(point):
         note(f"The run goes on from {point.name}; a newer checkpoint was renamed to {folder}.")
+
+
+def _origin(run: TextRun, start: _Start, init: str | Path | None) -> dict[str, Any]:
+    """A run -> what its checkpoints record of where it came from, beside the settings with absolute paths."""
+    before = dict[str, str]()
+    if start.record is not None and start.trained is not None:
+        then = start.trained
+        before = {n: text for n, text in then.typed.items() if getattr(run.data, n, 0) == getattr(then.data, n, 0)}
+    data, typed = recorded_paths(run.data, before)
+    origin: dict[str, Any] = {"data": data, "typed": typed}
+    if init is not None:
+        typed["init"], origin["init"] = str(init), absolute_path(str(init))
+    elif start.record is not None and "init" in start.record:
+        typed["init"], origin["init"] = before.get("init", ""), start.record["init"]
+    return origin
 
 
 def objective_of(settings: TrainSettings, corpus: Corpus) -> Objective:
@@ -214,7 +233,7 @@ def _start_of(run: TextRun, point: Path | None, init: str | Path | None) -> _Sta
     """Settings and checkpoints -> the parts of the checkpoint that training starts from."""
     if init is not None:
         loaded = load_denoiser(locate(str(init)), dtype=torch.float32)  # training needs float32
-        return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser)
+        return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, trained=trained_on(loaded.checkpoint))
     if point is None:
         return _Start()
     with resuming(point, "train"):
@@ -234,7 +253,8 @@ def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
         plan = replace(plan, save_every=run.train.save_every)
     if checkpoint.tokenizer_json is None:
         raise CheckpointError(f"{checkpoint.folder} has no tokenizer.json; copy it back from where the run came from.")
-    return _Start(tokenizer=Tokenizer.from_json(checkpoint.tokenizer_json), plan=plan, record=record)
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+    return _Start(tokenizer=tokenizer, plan=plan, record=record, trained=trained_on(checkpoint))
 
 
 def _resume_point(path: Path) -> Path:
@@ -262,11 +282,14 @@ def _record(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _refuse_changes(before: TextRun, now: TextRun) -> None:
-    """Raise ConfigError for a setting that differs and may not change when a run is resumed."""
+    """Raise ConfigError for a setting that differs and may not change when a run is resumed.
+
+    The place of a text may change; that the text is the same is checked when it is read.
+    """
     for section in ("data", "model", "train"):
         old, new = getattr(before, section), getattr(now, section)
         for field in fields(old):
-            if section == "train" and field.name in _FREE:
+            if (section == "train" and field.name in _FREE) or (section == "data" and field.name in _PLACES):
                 continue
             if getattr(old, field.name) != getattr(new, field.name):
                 raise ConfigError(

@@ -1,14 +1,19 @@
-"""Settings of a training run on text. Imports no torch, so that `--help` is quick."""
+"""Settings of a training run on text, and what a checkpoint records of its text. Imports no torch for `--help`."""
 
-__all__ = ["ModelChoice", "TextRun", "TrainSettings"]
+__all__ = ["ModelChoice", "TextRun", "TrainSettings", "Trained", "recorded_paths", "trained_on"]
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from unmask.data.settings import DataSettings
-from unmask.errors import ConfigError, did_you_mean
+from unmask.data.settings import BUILT_IN_TOKENIZERS, SPLIT_RULE, DataSettings
+from unmask.errors import CheckpointError, ConfigError, did_you_mean
 from unmask.model.settings import SIZES
 from unmask.ranges import Count, Natural, Seed, Threads, check_numbers, real
+
+if TYPE_CHECKING:
+    from unmask.disk.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +115,62 @@ class TextRun:
     """The network."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """The training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What the run.json of a checkpoint says about the text of its training."""
+
+    folder: Path
+    data: DataSettings
+    """The paths in it are absolute, but for runs that recorded no rule."""
+    fingerprint: str
+    """That of the corpus, see `data.prepare.corpus_key`."""
+    rule: int = 1
+    """That of the split; 1 where no rule is recorded."""
+    source: str | None = None
+    """The fingerprint of the content of `data.source`; None where it is not recorded."""
+    typed: Mapping[str, str] = field(default_factory=dict[str, str])
+    """What was typed for the fields of `data` that are recorded as absolute paths."""
+
+
+def trained_on(checkpoint: "Checkpoint") -> Trained | None:
+    """A checkpoint -> what it says about the text of its training; None if it says nothing.
+
+    Raises CheckpointError for a rule of a later version, ConfigError for a damaged record.
+    """
+    from unmask.config import from_dict
+
+    record = checkpoint.run or {}
+    settings = record.get("settings", {})
+    if "data" not in settings or not isinstance(record.get("data"), str):
+        return None
+    where = f"{checkpoint.folder}/run.json"
+    data = from_dict(DataSettings, settings["data"], where)
+    if "split" not in record:
+        return Trained(checkpoint.folder, data, record["data"])
+    split = record["split"]
+    if split.get("rule") not in range(1, SPLIT_RULE + 1):
+        raise CheckpointError(
+            f"{where}: the text was split by rule {split.get('rule')}, and this version knows 1 to {SPLIT_RULE}: "
+            "install a newer unmask."
+        )
+    return Trained(checkpoint.folder, data, record["data"], split["rule"], split.get("source"), record.get("typed", {}))
+
+
+def recorded_paths(data: DataSettings, before: Mapping[str, str]) -> tuple[DataSettings, dict[str, str]]:
+    """Settings as they were typed -> the same with absolute paths, and what was typed for each of these, by field.
+
+    `before` is what was typed for paths that are absolute because they come from a record.
+    """
+    from unmask.data.sources import CORPORA
+    from unmask.disk.folders import absolute_path
+
+    paths, typed = dict[str, str](), dict[str, str]()
+    for name, fixed in (("source", CORPORA), ("valid", CORPORA), ("tokenizer", BUILT_IN_TOKENIZERS)):
+        value = getattr(data, name)
+        if value is None or value in fixed or value.startswith(("hf:", "task:")):
+            continue
+        paths[name] = absolute_path(value)
+        typed[name] = before.get(name, value)
+    return replace(data, **paths), typed
