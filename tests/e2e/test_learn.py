@@ -6,8 +6,10 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,14 +19,17 @@ from unmask import tasks
 from unmask.bench.policy import policy_cell
 from unmask.cli.main import main
 from unmask.disk.checkpoint import load_state, load_tensors
+from unmask.disk.folders import latest
 from unmask.errors import RunError
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import names, read
+from unmask.rl import loop, warm
 from unmask.rl.learner import RoundReport
 from unmask.rl.loop import ValidationResult, fit
-from unmask.rl.session import open_learning
+from unmask.rl.rollout import experts
+from unmask.rl.session import open_learning, recorded_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
 from unmask.solve.problems import problems, solve
@@ -85,6 +90,107 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: i
         open_learning(replace(run, learn=replace(run.learn, seed=1)), out=tmp_path / "other").learner, Quiet()
     )
     assert other.merit != done.merit  # the control
+
+
+WARM = replace(
+    RUN,
+    policy=PolicySettings(width=16, priced=False),  # nothing to calibrate
+    learn=replace(
+        SMALL, warm=5, save_every=2, rounds=1, prompts=2, group=2, valid_prompts=2, scored=2, pool=4, alphas=(0.3,)
+    ),
+)
+
+
+def interrupted(name: str, at: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGINT) -> None:
+    """Let the call number `at` of a function of the warm start send a signal to this process."""
+    module = warm if name == "experts" else loop
+    true, calls = getattr(module, name), list[int]()
+
+    def noted(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == at:
+            signal.raise_signal(number)
+        return true(*arguments)
+
+    monkeypatch.setattr(module, name, noted)
+
+
+@pytest.fixture(scope="module")
+def few() -> Generator[None]:
+    """Two heuristics instead of dozens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm, "experts", lambda length: experts(length)[-2:])
+        yield
+
+
+@pytest.fixture(scope="module")
+def warm_whole(few: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights after a warm start of five rounds and one round."""
+    run = tmp_path_factory.mktemp("warm") / "run"
+    fit(open_learning(WARM, out=run).learner, Quiet())
+    return load_tensors(run / "checkpoints" / "step-00000001")
+
+
+@pytest.mark.parametrize(("name", "at"), [("experts", 1), ("imitate", 3), ("imitate", 5)])
+def test_an_interrupted_warm_start_goes_on_to_the_same_bits(
+    tmp_path: Path, warm_whole: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch, name: str, at: int
+) -> None:
+    """While the heuristics are scored, and after rounds with and without a checkpoint of their own."""
+    with monkeypatch.context() as patch:
+        interrupted(name, at, patch)
+        first, _ = fit(open_learning(WARM, out=tmp_path).learner, Quiet())
+    assert (first.reason, first.step, first.exit_code) == ("interrupted", 0, 130)
+    facts = load_state(tmp_path / "checkpoints" / "step-00000000")[1]
+    assert facts["warmed"] == (0 if name == "experts" else at)
+    rounds = list[float]()
+    monkeypatch.setattr(loop, "imitate", lambda learner: rounds.append(warm.imitate(learner)) or rounds[-1])
+    assert fit(open_learning(recorded_learning(tmp_path), resume=tmp_path).learner, Quiet())[0].reason == "finished"
+    assert len(rounds) == 5 - facts["warmed"]
+    weights = load_tensors(tmp_path / "checkpoints" / "step-00000001")
+    assert all(torch.equal(weights[key], warm_whole[key]) for key in warm_whole)
+
+
+def test_control_forgotten_moments_of_the_warm_start_are_seen(
+    tmp_path: Path, warm_whole: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupted("imitate", 3, patch)
+        fit(open_learning(WARM, out=tmp_path).learner, Quiet())
+    (tmp_path / "checkpoints" / "step-00000000" / "state" / "warm.safetensors").unlink()
+    fit(open_learning(recorded_learning(tmp_path), resume=tmp_path).learner, Quiet())
+    weights = load_tensors(tmp_path / "checkpoints" / "step-00000001")
+    assert not all(torch.equal(weights[key], warm_whole[key]) for key in warm_whole)
+
+
+def test_a_warm_start_that_is_killed_keeps_its_checkpoints(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every `save_every` rounds of it: here after 2 and 4 of 5; the control is a death before the first."""
+    for at, kept in ((2, None), (4, 2), (5, 4)):
+        run = tmp_path / str(at)
+        with monkeypatch.context() as patch:
+            interrupted("imitate", at, patch, signal.SIGALRM)
+            former = signal.signal(signal.SIGALRM, signal.default_int_handler)
+            with pytest.raises(KeyboardInterrupt):
+                fit(open_learning(WARM, out=run).learner, Quiet())
+            signal.signal(signal.SIGALRM, former)
+        point = latest(run)
+        assert (None if point is None else load_state(point)[1]["warmed"]) == kept
+
+
+def test_the_command_says_how_a_warm_start_goes_on(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "--learn.warm 3 --learn.rounds 1 --learn.prompts 2 --learn.group 2 --learn.scored 4 --learn.pool 8 "
+    words += "--learn.valid-prompts 2 --learn.alphas 0.3 --policy.width 16 --learn.threads 1"
+    run = tmp_path / "run"
+    interrupted("imitate", 2, monkeypatch, signal.SIGTERM)
+    assert main(["learn", "automaton_eos", *words.split(), "--out", str(run)]) == 143
+    error = capsys.readouterr().err
+    first = error.index("Saving after this round; Ctrl-C again ends at once, without saving.")
+    again = f"Go on with: unmask learn --resume {run}\n"
+    assert error.index(again) > first
+    assert error.endswith(f"Stopped in the warm start; saved. {again}")
 
 
 @pytest.mark.slow
@@ -161,7 +267,7 @@ def test_several_stop_when_they_are_told_to(tmp_path: Path) -> None:
         output += line
     process.terminate()
     rest = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, rest
+    assert process.returncode == 143, rest
     assert "Traceback" not in rest
     for seed in (0, 1):
         assert f"seed-{seed}: go on with: unmask learn --resume {tmp_path / 'many' / f'seed-{seed}'}" in rest
@@ -213,6 +319,7 @@ from pathlib import Path
 import torch
 from test_learn import RUN, Quiet
 from unmask.rl.loop import fit
+from unmask.rl.rollout import experts
 from unmask.rl.session import open_learning
 
 session = open_learning(RUN, out=sys.argv[1])

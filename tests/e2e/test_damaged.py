@@ -1,0 +1,114 @@
+"""A damaged newest checkpoint: the one before is offered with a command, which goes on to the same bits."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unmask.cli.main import main
+from unmask.disk.folders import latest, step_folder
+from unmask.run import metrics
+
+TINY = (
+    "--data.length 16 --model.width 16 --model.heads 2 --model.blocks 1 --train.batch 2 --train.steps 6 "
+    "--train.save-every 2 --train.eval-every 4 --train.keep 3 --dtype float32 --threads 1"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Generator[None]:
+    """No curves are drawn, which takes longer than these runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "can_draw", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps with its checkpoints of steps 2, 4 and 6; in tests it is copied."""
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "text.txt").write_text("to be or not to be, that is the question.\n\n" * 60)
+    words = ["train", "--data.source", str(folder / "text.txt"), *TINY.split(), "--out", str(folder / "run")]
+    assert main(words) == 0
+    return folder / "run"
+
+
+def cut(folder: Path, name: str) -> None:
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def edit(folder: Path, name: str, change: Callable[[Any], object]) -> None:
+    value = json.loads((folder / name).read_text())
+    change(value)
+    (folder / name).write_text(json.dumps(value))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "weights cut off": lambda folder: cut(folder, "model.safetensors"),
+    "state cut off": lambda folder: cut(folder, "state/raw.safetensors"),
+    "no state": lambda folder: shutil.rmtree(folder / "state"),
+    "no optimizer": lambda folder: (folder / "state" / "optimizer.safetensors").unlink(),
+    "no step": lambda folder: edit(folder, "state/state.json", lambda facts: facts.pop("step")),
+    "a step that is a text": lambda folder: edit(folder, "state/state.json", lambda facts: facts.update(step="6")),
+    "NaN": lambda folder: (folder / "state" / "state.json").write_text('{"step": NaN}'),
+    "configuration": lambda folder: (folder / "config.json").write_text("{"),
+    "record": lambda folder: (folder / "run.json").write_text('{"settings": '),
+    "tensors of others": lambda folder: shutil.copy(
+        folder / "state/optimizer.safetensors", folder / "state/raw.safetensors"
+    ),
+    "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_checkpoint_before_is_offered(
+    run: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run with a space"))
+    newest, before = step_folder(copy, 6), step_folder(copy, 4)
+    DAMAGES[damage](newest)
+    assert main(["train", "--resume", str(copy)]) == 2
+    error = capsys.readouterr().err
+    command = shlex.join(["unmask", "train", "--resume", str(before)])
+    assert error.endswith(f"The checkpoint before it is whole; go on from there: {command}\n"), error
+    assert error.count("unmask: ") == 1
+    assert newest.name in error.splitlines()[-1]
+
+
+def test_a_damaged_one_before_is_passed_over(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    for step in (6, 4):
+        DAMAGES["state cut off"](step_folder(copy, step))
+    assert main(["train", "--resume", str(copy)]) == 2
+    assert capsys.readouterr().err.endswith(f"unmask train --resume {step_folder(copy, 2)}\n")
+    DAMAGES["state cut off"](step_folder(copy, 2))
+    assert main(["train", "--resume", str(copy)]) == 2
+    assert "The checkpoint before" not in capsys.readouterr().err
+
+
+def test_the_offered_command_goes_on_to_the_same_bits(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damaged checkpoint is kept under another name; so is one that is only newer. The control: nothing to do."""
+    whole = (step_folder(run, 6) / "model.safetensors").read_bytes()
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    assert main(["train", "--resume", str(copy), "--json"]) == 0
+    assert not list(copy.glob("checkpoints/aside-*"))
+    capsys.readouterr()
+    for number, damage in enumerate(("weights cut off", None)):
+        if damage is not None:
+            DAMAGES[damage](step_folder(copy, 6))
+        monkeypatch.chdir(copy / "checkpoints")  # a relative path of one word, too
+        assert main(["train", "--resume", "step-00000004" if number else str(step_folder(copy, 4))]) == 0
+        aside = f"aside-step-00000006{'-2' if number else ''}"
+        assert "The run goes on from step-00000004; a newer checkpoint was renamed to" in capsys.readouterr().err
+        assert (copy / "checkpoints" / aside / "state").is_dir()
+        assert (step_folder(copy, 6) / "model.safetensors").read_bytes() == whole
+        steps = [json.loads(line)["step"] for line in (copy / "metrics.jsonl").read_text().splitlines()]
+        assert steps == sorted(steps)
+        assert latest(copy) == step_folder(copy, 6)
