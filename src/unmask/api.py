@@ -339,8 +339,8 @@ class Model:
         self, packed: Packed, *, limit: Count | None = None, draws: Count = 1, seed: Seed = 0, batch: Count = 32
     ) -> Bound:
         """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`."""
-        objective = Masked(self.process)
-        return validate(self.denoiser, objective, packed, self.device, limit=limit, draws=draws, batch=batch, seed=seed)
+        masked, options = Masked(self.process), dict[str, Any](limit=limit, draws=draws, batch=batch, seed=seed)
+        return validate(self.denoiser, masked, packed, self.device, **options).checked()
 
 
 def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from unmask import limits
 from unmask.api import load
 from unmask.cli import main as cli
-from unmask.cli import write
+from unmask.cli.common import Meter
 from unmask.config import to_dict
 from unmask.data import documents
 from unmask.data.documents import json_rows
@@ -31,16 +31,19 @@ from unmask.data.settings import DataSettings
 from unmask.data.sources import open_source
 from unmask.data.split import choose_tokenizer, plan_split
 from unmask.disk import checkpoint as checkpoints
+from unmask.disk import json as reader
 from unmask.disk.checkpoint import read_checkpoint, write_checkpoint
 from unmask.disk.folders import bundled, bundled_policies
-from unmask.errors import CheckpointError, ConfigError, DataError, RequestError, RunError
+from unmask.errors import CheckpointError, ConfigError, DataError, PluginError, RequestError, RunError
 from unmask.limits import available_bytes, bytes_text, failure_of, require_finite, require_memory, sentences
 from unmask.model.dit import DiT
-from unmask.model.load import build, load_denoiser, model_config
+from unmask.model.load import ARCHITECTURES, build, load_denoiser, model_config, register
 from unmask.model.settings import DiTSettings
+from unmask.policies.base import Decision
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import read_policy
 from unmask.policies.learned.settings import PolicySettings
+from unmask.policies.or_else import OrElse
 from unmask.text.build import bpe_tokenizer, byte_tokenizer
 from unmask.train import plan as plans
 from unmask.train.plan import TrainPlan, require_step
@@ -296,7 +299,7 @@ def test_the_same_texts_of_a_usual_size(capsys: pytest.CaptureFixture[str]) -> N
 def test_prompts_without_an_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(write, "LINES_BYTES", 1 << 20)
+    monkeypatch.setattr(reader, "LINES_BYTES", 1 << 20)
     assert cli.main(["generate", "--prompts", "/dev/zero"]) == 2
     assert "/dev/zero is larger than 1 MiB; give a text file" in capsys.readouterr().err
     (tmp_path / "two.txt").write_text("a\nb\n")
@@ -369,7 +372,7 @@ def test_tokenizers_of_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[st
     """A vocabulary is never larger than the bytes of its text allow; the trainer would reserve memory for it."""
     (tmp_path / "a.txt").write_text("to be or not to be " * 100)
     source = open_source(str(tmp_path / "a.txt"))
-    settings = DataSettings(str(tmp_path / "a.txt"), tokenizer="bpe", vocab_size=10**12)
+    settings = DataSettings(str(tmp_path / "a.txt"), tokenizer="bpe", vocab_size=10**7)
     tokenizer, _ = choose_tokenizer(settings, source, None, lambda: plan_split(source, None, 0.05), lambda _: None)
     assert tokenizer.vocab_size < 400
     with pytest.raises(RequestError, match=r"A tokenizer of 1,000,000,000,000 ids needs"):
@@ -413,3 +416,181 @@ def test_a_policy_that_is_not_finite(tmp_path: Path) -> None:
         read_policy(folder)
     with pytest.raises(RequestError, match="A policy of"):
         PolicyNetwork(PolicySettings(width=10**6))
+
+
+def test_numbers_that_are_not_finite_with_weights_that_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(bundled()["automaton"], tmp_path / "huge")
+    tensors = {name: value.clone() for name, value in load_file(folder / "model.safetensors").items()}
+    tensors["head.weight"].fill_(3e38)
+    save_file(tensors, folder / "model.safetensors")
+    assert cli.main(["eval", str(folder), "--data.source", "task:automaton@50", "--limit", "2"]) == 1
+    assert "The bound is nan: the network computes numbers that are not finite" in capsys.readouterr().err
+    assert cli.main(["generate", str(folder), "a"]) == 1
+    assert "logits that are NaN or infinite" in capsys.readouterr().err
+    model = load(str(folder))
+    with pytest.raises(RunError):
+        model.bound("abc")
+    with pytest.raises(RunError):
+        model.fill("a[3]")
+
+
+# ---- code of others --------------------------------------------------------------------------------------------------
+
+TASK = """
+import sys, os
+from unmask.tasks.base import Example, Verdict
+class T:
+    name = "t"
+    def examples(self, split, count, seed=0):
+        {examples}
+        return [Example("ab[2]", "cd") for _ in range(count)]
+    def verify(self, example, completion):
+        {verify}
+        return Verdict(1.0)
+    def pairs(self, split, count, seed=0):
+        {pairs}
+        return iter([("ab", "cd")] * count)
+{top}
+"""
+SWEEP = ["frontier", "automaton", "--count", "2", "--policies", "random:steps=1", "--blocks", "full", "--workers", "1"]
+TASKS = [
+    ({"examples": "sys.exit(3)"}, "The task 't' failed while it made problems: SystemExit: 3."),
+    ({"examples": "raise KeyError('a\\nb')"}, "The task 't' failed while it made problems: KeyError: 'a\\nb'."),
+    ({"examples": "return self.examples(split, count)"}, "failed while it made problems: RecursionError: maximum"),
+    ({"examples": "import itertools; return itertools.repeat(Example('a[1]', 'b'))"}, "gave more problems than the 2"),
+    ({"examples": "return ['a']"}, "The task 't' gave 'a' as a problem; give an Example."),
+    ({"examples": "return 3"}, "failed while it made problems: TypeError: 'int' object is not iterable."),
+    ({"verify": "sys.exit('no')"}, "The verifier of 't' failed on the completion"),
+    ({"verify": "return Verdict(float('nan'))"}, "The verifier of 't' gave a score of nan"),
+    ({"verify": "return Verdict(2)"}, "The verifier of 't' gave a score of 2"),
+    ({"verify": "return 0.5"}, "The verifier of 't' answered 0.5"),
+    ({"top": "sys.exit(5)"}, "cannot be run: SystemExit: 5."),
+    ({"top": "T.__init__ = lambda self: sys.exit(6)"}, "cannot be made: SystemExit: 6."),
+    ({}, ""),
+]
+
+
+def _task_file(folder: Path, parts: dict[str, str]) -> str:
+    path = folder / "mine.py"
+    path.write_text(TASK.format(**{name: parts.get(name, "pass") for name in ("examples", "verify", "pairs", "top")}))
+    return f"{path}:T"
+
+
+@pytest.mark.parametrize("parts, sentence", TASKS)
+def test_a_task_that_breaks(
+    parts: dict[str, str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is named with its own message, and the command ends with 2; the whole task is a negative control."""
+    words = [*SWEEP, "--task", _task_file(tmp_path, parts), "--out", str(tmp_path / "out")]
+    assert cli.main(words) == (2 if sentence else 0)
+    *_, last = capsys.readouterr().err.splitlines()
+    assert sentence in last
+
+
+PAIRS = [
+    ("sys.exit(3)", "The task 't' failed while it made problems: SystemExit: 3."),
+    ("return iter([('a', 'b')] * (count + 1))", "gave more pairs than the"),
+    ("return iter([None])", "The task 't' gave None as a pair; give a prompt and an answer."),
+    ("return (1 / 0 for _ in range(3))", "failed while it made problems: ZeroDivisionError: division by zero."),
+]
+
+
+@pytest.mark.parametrize("pairs, sentence", PAIRS)
+def test_a_task_whose_pairs_break(
+    pairs: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = _task_file(tmp_path, {"pairs": pairs})
+    assert cli.main(["train", "--data.source", f"task:{task}@20", "--out", str(tmp_path / "out")]) == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_problems_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before one is made, or a row of their length."""
+    cases = {
+        "frontier automaton --task automaton --count 1000000000": "1,000,000,000 problems needs at least 500.0 GB",
+        "train --data.source task:sudoku@999999999": "999,999,999 problems needs at least 44.0 GB",
+        "frontier automaton --task automaton:length=1000000000": "give a whole number from 4 to 100000",
+        "frontier automaton --task automaton:length=90000 --count 1": "has 90000 tokens, but the window of automaton",
+        "frontier automaton --task sudoku:side=1000000": "is 1000000",
+        "frontier automaton --task arithmetic:length=1000000000": "is 1000000000",
+        "learn --learn.pool 10000000000": "10",
+    }
+    for words, sentence in cases.items():
+        assert cli.main(words.split()) == 2, words
+        assert sentence in capsys.readouterr().err
+
+
+class _Broken:
+    """A policy of somebody else."""
+
+    looks = True
+
+    def __init__(self, act: Callable[..., Any]) -> None:
+        self.act = act
+
+    def __repr__(self) -> str:
+        return "Broken"
+
+    def __call__(self, view: Any, state: Any) -> Any:
+        return self.act(view)
+
+
+POLICIES: list[tuple[Callable[..., Any], str]] = [
+    (lambda view: sys.exit(3), "The policy Broken failed: SystemExit: 3."),
+    (lambda view: view.nothing, "The policy Broken failed: AttributeError: 'View' object has no attribute 'nothing'"),
+    (lambda view: None, "The policy Broken failed: TypeError: cannot unpack non-iterable NoneType object."),
+    (lambda view: (None, None), "The policy Broken failed: AttributeError: 'NoneType' object has no attribute"),
+    (lambda view: (Decision(view.eligible[:, :1]), None), "The policy Broken failed: TypeError: reveal has to be bool"),
+]
+
+
+@pytest.mark.parametrize("act, sentence", POLICIES)
+def test_a_policy_that_breaks(act: Callable[..., Any], sentence: str) -> None:
+    model = load("automaton", device="cpu")
+    for policy in (_Broken(act), OrElse(_Broken(act), _Broken(act))):
+        with pytest.raises(PluginError) as error:
+            model.fill("ab[3]", policy=policy)
+        assert sentence.partition("Broken")[2] in str(error.value)
+        assert "Broken" in str(error.value)
+    model.fill("ab[3]", policy=_Broken(lambda view: (Decision(view.eligible), None)))
+
+
+def test_a_constraint_that_breaks() -> None:
+    model = load("automaton", device="cpu")
+
+    def mine(tokens: Any, where: Any) -> Any:
+        return results.pop()
+
+    results: list[Any] = [torch.ones(7, model.network.vocab_size, dtype=torch.bool), torch.ones(3), None]
+    for sentence in ("gave None; give a bool", "gave tensor", r"gave \(7, 24\) for 1 positions; give one row"):
+        with pytest.raises(PluginError, match=f"The constraint mine {sentence}"):
+            model.generate("ab", length=3, constraint=mine)
+    with pytest.raises(PluginError, match="The constraint Vocabulary and mine failed: IndexError: pop from empty list"):
+        model.fill("ab[3]", constraint=mine)
+
+
+def test_an_architecture_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmask.model.load.ARCHITECTURES", dict(ARCHITECTURES))
+    register("mine", _Mine, lambda settings: sys.exit(f"no {settings.size}"))
+    with pytest.raises(PluginError, match=r"The architecture 'mine' cannot be built: SystemExit: no 3\."):
+        build(_Mine())
+
+
+@dataclass(frozen=True)
+class _Mine:
+    size: int = 3
+
+
+# ---- narrow terminals ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["1", "5"])
+def test_help_and_progress_in_a_narrow_terminal(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for words in ("--help", "generate --help", "train --help", "list estimators", "generate automaton a --watch"):
+        assert cli.main(words.split()) == 0
+    with Meter("training", "step", 3, 0, visible=True) as meter:
+        meter.moved(3, "a long line of figures")
+    assert len(capsys.readouterr().out) > 3000

@@ -83,9 +83,16 @@ def allowed_tokens(
     return allowed
 
 
+def _name(rule: Constraint) -> str:
+    """The name of the function or class of a constraint, or of both of two."""
+    if isinstance(rule, Both):
+        return f"{_name(rule.first)} and {_name(rule.second)}"
+    return getattr(rule, "__name__", type(rule).__name__)
+
+
 def _asked(rule: Constraint, tokens: Tensor, where: Tensor, vocab_size: int) -> Tensor:
     """What a constraint allows (N or 1, V). Raises PluginError if it fails or gives anything else."""
-    name = f"The constraint {getattr(rule, '__name__', type(rule).__name__)}"
+    name = f"The constraint {_name(rule)}"
     with plugin_failure(name):
         allowed: Any = rule(tokens, where)
     count = int(where.sum())

@@ -279,6 +279,8 @@ class Decoder:
         """
         with plugin_failure(f"The policy {self.policy!r}") if _foreign(self.policy) else nullcontext():
             decision, after = self.policy(view, before)
+            if decision.reveal.shape != view.eligible.shape or decision.reveal.dtype != torch.bool:
+                raise TypeError(f"reveal has to be bool {tuple(view.eligible.shape)}, as view.eligible")
             return decision, after, *self._settle(view, decision, surest)
 
     def _settle(self, view: View, decision: Decision, surest: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from unmask.denoiser import clean_log_probs
-from unmask.errors import RequestError
+from unmask.errors import RequestError, RunError
 from unmask.ranges import Temperature, TopP, check_value
 
 _CHUNK = 64  # a maximum is a fast reduction, its place a slow one: so look for the place in one chunk only
@@ -53,7 +53,8 @@ def propose(
 
     Temperature 0 takes the most probable token and needs no `u`. `top_p` keeps the smallest set of most probable tokens
     whose joint probability, after tempering, reaches it. Both are one number, or both one a position, (N,) float64.
-    `allowed` (N, V) or (1, V) bool leaves only these tokens. Raises RequestError where it leaves none but MASK.
+    `allowed` (N, V) or (1, V) bool leaves only these tokens. Raises RequestError where it leaves none but MASK,
+    RunError for logits that are NaN or infinite.
     """
     if allowed is not None:
         real = torch.arange(logits.shape[-1], device=logits.device) != mask_id
@@ -61,6 +62,11 @@ def propose(
             raise RequestError("The constraint leaves no token for a hole; allow at least one that is not MASK.")
         logits = logits.masked_fill(~allowed, -torch.inf)
     clean = clean_log_probs(logits, mask_id)
+    if bool(clean[:, 0].isnan().any()):  # then its whole row is
+        raise RunError(
+            "The network computes logits that are NaN or infinite, so nothing can be written with it; use an earlier "
+            "checkpoint, or --dtype float32."
+        )
     if not isinstance(temperature, Tensor) and not isinstance(top_p, Tensor):
         tokens, best = _choose(clean, u, temperature, top_p)
         return Proposal(tokens, clean, best)

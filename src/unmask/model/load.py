@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, overload
@@ -31,7 +32,7 @@ from unmask.config import from_dict, to_dict
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, iterate_tensors, read_checkpoint
 from unmask.disk.folders import reading
-from unmask.errors import CheckpointError, ConfigError
+from unmask.errors import CheckpointError, ConfigError, plugin_failure
 from unmask.limits import require_finite, require_memory, sentences
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
@@ -93,20 +94,26 @@ def build(settings: Any, seed: int = 0) -> Trainable:
 
     Raises ConfigError for settings of an architecture that is not registered.
     """
-    _, architecture = _named(settings)
     require_network(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        return _constructed(settings)
+
+
+def _constructed(settings: Any) -> Trainable:
+    """Settings -> the network. Raises PluginError, with its own message, where a registered architecture fails."""
+    name, architecture = _named(settings)
+    foreign = not getattr(architecture.build, "__module__", "").startswith("unmask.")
+    with plugin_failure(f"The architecture '{name}'", "cannot be built") if foreign else nullcontext():
         return architecture.build(settings)
 
 
 def parameter_count(settings: Any) -> int:
     """Settings -> the number of parameters of their network, without allocating them. Raises as `build`."""
-    _, architecture = _named(settings)
     if isinstance(settings, DiTSettings):
         return settings.parameters
     with torch.device("meta"):
-        return sum(p.numel() for p in architecture.build(settings).parameters())
+        return sum(p.numel() for p in _constructed(settings).parameters())
 
 
 def require_network(settings: Any, copies: int = 1, more: int = 0, device: object = "cpu") -> None:
@@ -159,9 +166,9 @@ def model_config(settings: Any, schedule: str) -> dict[str, Any]:
 
     "network" has what is read without torch, whatever the settings of the architecture call it.
     """
-    name, architecture = _named(settings)
+    name, _ = _named(settings)
     with torch.device("meta"):
-        network = architecture.build(settings)
+        network = _constructed(settings)
     facts = {"max_length": network.max_length, "vocab_size": network.vocab_size, "width": network.width}
     process = {"kernel": "absorbing", "schedule": schedule}
     return {"architecture": name, "model": to_dict(settings), "network": facts, "process": process}
@@ -207,7 +214,7 @@ def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None
         )
     tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
     with torch.device("meta"):
-        network = _named(settings)[1].build(settings)
+        network = _constructed(settings)
     _match(network, tokenizer, str(folder))
     if dtype is None:
         dtype = torch.float32 if checkpoint.parameters < STORED_FROM else "stored"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser
+from unmask.errors import RunError
 from unmask.limits import sentences
 from unmask.noise import derive
 from unmask.objective.base import Objective, Rows, Turn
@@ -28,6 +29,15 @@ class Bound:
     sequences: int
     draws: int
     bits_per_byte: float | None = None
+
+    def checked(self) -> "Bound":
+        """Itself. Raises RunError where it is no number: the network computed NaN or infinity."""
+        if not math.isfinite(self.nats_per_token):
+            raise RunError(
+                f"The bound is {self.nats_per_token}: the network computes numbers that are not finite; use an earlier "
+                "checkpoint, or --dtype float32."
+            )
+        return self
 
     @property
     def perplexity(self) -> float:
