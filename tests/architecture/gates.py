@@ -6,6 +6,7 @@ import re
 import sys
 import tokenize
 from collections.abc import Iterator, Mapping
+from functools import cache
 
 Sources = Mapping[str, str]
 
@@ -41,6 +42,18 @@ CORE_LIBRARIES = {"torch", "pydantic", "pydantic_core", "safetensors", "unmask"}
 WITHOUT_TORCH = ("config.py", "errors.py", "limits.py", "ranges.py", "__init__.py", "cli/__init__.py", "cli/main.py")
 
 
+@cache
+def tree_of(source: str) -> ast.Module:
+    """Source -> its syntax tree, made once for all gates."""
+    return ast.parse(source)
+
+
+@cache
+def nodes_of(source: str) -> tuple[ast.AST, ...]:
+    """Source -> the nodes of its syntax tree, listed once for all gates."""
+    return tuple(ast.walk(tree_of(source)))
+
+
 def package_of(path: str) -> str:
     """policies/top_k.py -> policies; noise.py -> noise; the library's own __init__ -> ''."""
     first = path.removesuffix(".py").split("/")[0]
@@ -50,7 +63,7 @@ def package_of(path: str) -> str:
 def imports_of(path: str, source: str) -> Iterator[tuple[str, int]]:
     """(dotted module, line) of every import anywhere in a file, TYPE_CHECKING blocks and functions included."""
     package = ["unmask", *path.split("/")[:-1]]
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(source):
         if isinstance(node, ast.Import):
             yield from ((name.name, node.lineno) for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -133,7 +146,7 @@ def function_lengths(sources: Sources) -> dict[str, int]:
     return {
         f"{path}:{node.lineno} {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
         for path, source in sources.items()
-        for node in ast.walk(ast.parse(source))
+        for node in nodes_of(source)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
 
@@ -165,7 +178,7 @@ def all_complaints(sources: Sources) -> list[str]:
     """
     complaints: list[str] = []
     for path, source in sources.items():
-        tree = ast.parse(source)
+        tree = tree_of(source)
         listed = _listed_names(tree)
         if listed is None:
             if not path.endswith(("__init__.py", "__main__.py")):
@@ -218,7 +231,7 @@ def docstring_complaints(sources: Sources) -> list[str]:
     """Modules, public functions and public classes without a docstring (empty `__init__.py` files excepted)."""
     complaints: list[str] = []
     for path, source in sources.items():
-        tree = ast.parse(source)
+        tree = tree_of(source)
         if source.strip() and ast.get_docstring(tree) is None:
             complaints.append(f"{path}: no docstring")
         for node in tree.body:
@@ -257,7 +270,7 @@ def identifier_complaints(sources: Sources) -> list[str]:
     """Variables, arguments, attributes and fields whose name is on the list."""
     complaints: list[str] = []
     for path, source in sources.items():
-        for node in ast.walk(ast.parse(source)):
+        for node in nodes_of(source):
             names = [name for name in _bound_names(node) if name.strip("_") in IDENTIFIERS]
             complaints += [f"{path}:{getattr(node, 'lineno', 0)}: '{name}'" for name in names]
     return complaints
@@ -309,7 +322,7 @@ def print_complaints(sources: Sources) -> list[str]:
         f"{path}:{node.lineno}: '{name}' prints past {PRINTER}"
         for path, source in sources.items()
         if path != PRINTER
-        for node in ast.walk(ast.parse(source))
+        for node in nodes_of(source)
         if isinstance(node, ast.Call)
         for name in [ast.unparse(node.func)]
         if re.fullmatch(r"print|pprint|(\w+\.)*(Console|print_exception)|sys\.__?std(out|err)__.*", name)
