@@ -49,6 +49,7 @@ def solved(puzzles: Puzzles, policy: str) -> tuple[list[float], list[int]]:
     return solve(decoder, puzzles.task, puzzles.problems, model.tokenizer, device=model.device, seed=5)
 
 
+@pytest.mark.slow
 def test_runs_in_turn_have_the_figures_of_a_sweep(puzzles: Puzzles) -> None:
     """Eight puzzles are two groups. The control is another threshold, with which passes differ."""
     runs = policy_runs(PUZZLE_SETS[0])
@@ -82,6 +83,7 @@ def drawn(panel: Panel, number: int) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("puzzle_set", PUZZLE_SETS, ids=lambda puzzle_set: puzzle_set.checkpoint)
 def test_the_panel_shows_each_policy_at_its_pass(puzzle_set: Any) -> None:
     """Masks are dots, fewer after each pass; a finished policy is marked as right or wrong."""

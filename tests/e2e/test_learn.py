@@ -356,6 +356,7 @@ def test_two_processes_share_the_problems_and_have_one_policy(tmp_path: Path) ->
     assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_share_of_a_pass_can_be_measured() -> None:
     network = build(DiTSettings(32, 31, 128, 32, 1, 2)).eval()
     with torch.no_grad():

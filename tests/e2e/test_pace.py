@@ -23,6 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_from_a_model_to_a_pace(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     out, plot = tmp_path / "pace.json", tmp_path / "pace.png"
@@ -44,6 +45,7 @@ def test_from_a_model_to_a_pace(run: Path, tmp_path: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["passes"][0] == 6
 
 
+@pytest.mark.slow
 def test_the_table_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["pace", str(run), "--steps", "4", "2", "--sequences", "4", "--prompt", "0.25", "--threads", "1"]) == 0
@@ -55,12 +57,14 @@ def test_the_table_for_people(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert [path.name for path in run.parent.glob("*.json")] == []
 
 
+@pytest.mark.slow
 def test_more_passes_than_tokens(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pace", str(run), "--steps", "25", "--threads", "1"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message == "unmask: steps is 25, but a sequence has 24 tokens to reveal; give at most as many."
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def table(seed: str) -> list[object]:
         words = ["pace", str(run), "--steps", "4", "--sequences", "3", "--seed", seed, "--threads", "1", "--json"]

@@ -28,6 +28,7 @@ def test_the_area_of_a_step() -> None:
     assert both == pytest.approx(0.25 * 0.25 + 0.5 * 0.5)
 
 
+@pytest.mark.slow
 def test_the_area_equals_a_sum_over_a_fine_grid() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):

@@ -82,6 +82,7 @@ def test_no_number_is_repeated(axis: str) -> None:
     assert len(AXES[axis]().unique()) == N
 
 
+@pytest.mark.slow
 def test_no_two_rows_are_equal() -> None:
     """Seeds as the library derives them; the control: a state of 32 bits would give 116 pairs of equal rows."""
     u = uniform(torch.tensor([derive(7, row) for row in range(N)]), ZERO, ZERO, TOKENS)

@@ -259,6 +259,7 @@ def folded_gumbel_rate(p: float, share: float) -> float:
     return float(wins.mean()) / share
 
 
+@pytest.mark.slow
 def test_control_float32_gumbel_loses_the_rare_tokens() -> None:
     assert folded_gumbel_rate(1e-2, 1.0) == pytest.approx(1e-2, rel=1e-2)  # the formula itself is correct
     assert folded_gumbel_rate(1e-6, 1e-3) < 0.5 * 1e-6
