@@ -62,9 +62,9 @@ def test_a_page_ends_at_any_width(
 def test_defaults_and_choices_are_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     text = " ".join(" ".join(page("train", capsys)).split())
-    assert "--train.batch N Sequences in an optimiser step, over all processes. (default: 32)" in text
+    assert "--train.batch N Sequences in an optimiser step, over all processes. (at least 1; default: 32)" in text
     assert "--train.shape cosine|constant The shape" in text
-    assert "(default: 0.9 0.999)" in text
+    assert "; default: 0.9 0.999)" in text
     assert "(required)" in " ".join(page("frontier", capsys))
 
 

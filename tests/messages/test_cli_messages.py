@@ -310,6 +310,10 @@ def test_a_lone_argument_is_a_checkpoint_or_a_text(
     assert generated("shakespeare") == generated("shakespeare", "")
     with pytest.raises(AssertionError):
         generated("shakespeare", "a", "b")
+    text = generated("ROMEO.")
+    (tmp_path / "shakespeare").mkdir()  # a path of that name does not matter where the name was not typed
+    assert generated("ROMEO.") == text
+    assert generated()
 
 
 def test_a_text_to_fill_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ __all__ = [
 import ast
 import dataclasses
 import inspect
+import re
 import shutil
 import textwrap
 import types
@@ -56,6 +57,7 @@ TASKS = ("arithmetic", "automaton", "countdown", "gsm8k", "gym", "sudoku")
 """The names in the registries of policies and tasks, which cannot be imported without torch; a test compares them."""
 
 _NARROWEST, _WIDEST, _COLUMN = 40, 100, 28
+_NUMBER = re.compile(r"^(0 or )?a (?:whole |finite )?number ?(?:of )?")  # what N and X say already
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -114,7 +116,7 @@ def _entry(field: Field, width: int) -> list[str]:
     left = f"  {field.name.upper()}" if field.positional else f"  {_switch(field)} {_metavar(field.type)}".rstrip()
     column = _COLUMN if width >= 2 * _COLUMN else 6
     body = textwrap.wrap(
-        f"{texts_of(field.owner).get(field.path[-1], '')}{_default(field)}",
+        f"{texts_of(field.owner).get(field.path[-1], '')}{_facts(field)}",
         width - column,
         break_long_words=False,
         break_on_hyphens=False,
@@ -148,17 +150,20 @@ def _metavar(type_: Any) -> str:
     )
 
 
-def _default(field: Field) -> str:
-    """Field -> the end of its entry: its default, and the possible numbers; or that it is required."""
-    if field.required:
-        return "" if field.positional else " (required)"
-    possible = "" if field.limits is None else dataclasses.replace(field.limits, hint="").possible()
+def _facts(field: Field) -> str:
+    """Field -> the end of its entry: the range of its numbers, and its default; empty where the text says all."""
     if field.default is True:
         return " (default: on; this turns it off)"
-    if field.default is None or field.default in ("", ()) or field.type is bool:
-        return f" ({possible})" if possible else ""
-    shown = " ".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
-    return f" (default: {'; '.join(filter(None, [shown, possible]))})"
+    limits = "" if field.limits is None else _NUMBER.sub(r"\1", dataclasses.replace(field.limits, hint="").possible())
+    if field.required:
+        default = "" if field.positional else "required"
+    elif field.default is None or field.default in ("", ()) or field.type is bool:
+        default = ""
+    else:
+        values = field.default if isinstance(field.default, tuple) else (field.default,)
+        default = f"default: {' '.join(map(str, values))}"
+    facts = "; ".join(filter(None, [limits, default]))
+    return f" ({facts})" if facts else ""
 
 
 @cache

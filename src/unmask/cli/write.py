@@ -100,12 +100,15 @@ def _tracing(path: str | None) -> "Tracing | None":
 
 
 def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
-    """Words -> the same; before a lone argument that is a text they have the bundled model as CHECKPOINT.
+    """Words -> the same; before a lone argument that is a text, or none, the folder of the bundled model as CHECKPOINT.
 
     A lone argument is a checkpoint if it is the name of a bundled model or a path that exists. Raises RequestError for
     a word that looks like a path (it has a / or begins with . or ~), and for one that is nearly the name of a model.
     """
     alone = typed_positionals(cls, argv, verb)
+    model = str(bundled().get(_BUNDLED, _BUNDLED))  # its folder: nobody typed the name, so that it is not ambiguous
+    if not alone and verb == "generate":
+        return [model, *argv]
     if len(alone) != 1 or alone[0] in bundled() or os.path.exists(os.path.expanduser(alone[0])):
         return list(argv)
     word = alone[0]
@@ -119,7 +122,7 @@ def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
         near = get_close_matches(word.lower(), bundled(), n=1, cutoff=0.8)
         if near:
             raise RequestError(f"There is no bundled model '{word}'; did you mean '{near[0]}'? {as_text}")
-    return [_BUNDLED, *argv]
+    return [model, *argv]
 
 
 # ---- generate --------------------------------------------------------------------------------------------------------
