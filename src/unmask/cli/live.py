@@ -29,7 +29,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from unmask.output import visible
+from unmask.output import note, visible
 from unmask.solve.puzzles import DialPoint, PolicyRun, Puzzles, PuzzleSet
 from unmask.trace.events import Header, position_texts
 
@@ -237,6 +237,7 @@ class LiveText:
 
 _NEW, _GOOD, _BAD = "black on #5fb8ae", "#2f958c", "white on #b04a5a"
 _PASS_SECONDS, _DONE_SECONDS = 0.06, 0.6  # how long a pass, and a finished puzzle, stay on the screen
+_LINE_SECONDS = 4.0  # between two lines of progress without a terminal
 _NARROWEST, _GAP = 15, 2
 
 
@@ -261,11 +262,19 @@ class Panel:
             self._live.stop()
 
     def follow(self, steps: Iterable[tuple[int, bool]]) -> None:
-        """Go through (index of the shown puzzle, finished) of every pass, and draw each where there is a terminal."""
+        """Go through (index of the shown puzzle, finished) of every pass, and draw each where there is a terminal.
+
+        Without a terminal a line every few seconds says how much is done.
+        """
+        printed = time.monotonic()
         for number, finished in steps:
             if self._live is not None:
                 self._live.update(self.picture(number), refresh=True)
                 time.sleep(_DONE_SECONDS if finished else _PASS_SECONDS)
+            elif time.monotonic() - printed >= _LINE_SECONDS:
+                printed = time.monotonic()
+                done = sum(len(run.verdicts) for run in self._runs)
+                note(f"  {done / (len(self._runs) * len(self._puzzles.problems)):4.0%} decoded")
 
     def picture(self, number: int) -> RenderableType:
         """Index of the shown puzzle -> the drawing: a column for each policy."""
@@ -331,19 +340,21 @@ def _counted(run: PolicyRun) -> Text:
 
 
 def policy_table(runs: Sequence[PolicyRun]) -> str:
-    """Runs -> a table of accuracy, passes and seconds, a line for each policy."""
-    lines = [f"  {'policy':<32}  accuracy  passes  seconds"]
+    """Runs -> a table of accuracy with its 95 % interval, and passes, a line for each policy."""
+    lines = [f"  {'policy':<32}  accuracy [95 %]     passes"]
     for run in runs:
-        name = f"{run.label}, {run.options}"
-        lines.append(f"  {name:<32}  {run.accuracy:8.2f}  {run.mean_passes:6.1f}  {run.seconds:7.1f}")
+        name, (low, high) = f"{run.label}, {run.options}", run.interval
+        lines.append(f"  {name:<32}  {run.accuracy:8.2f} [{low:.2f}, {high:.2f}]  {run.mean_passes:5.1f}")
     return "\n".join(lines)
 
 
 def dial_table(points: Sequence[DialPoint]) -> str:
     """Points -> a table with a line for each dial value; bars show the accuracy and the number of passes."""
     most = max(point.passes for point in points)
-    lines = [f"  dial  {'accuracy':<27}  passes"]
+    lines = [f"  dial  {'accuracy [95 %]':<40}  passes"]
     for point in points:
         right, passes = "━" * round(20 * point.accuracy), "━" * round(20 * point.passes / most)
-        lines.append(f"  {point.dial:4.2f}  {right:<20} {point.accuracy:6.2f}  {passes:<20} {point.passes:6.1f}")
+        low, high = point.interval
+        accuracy = f"{point.accuracy:.2f} [{low:.2f}, {high:.2f}]"
+        lines.append(f"  {point.dial:4.2f}  {right:<20} {accuracy:<19}  {passes:<20} {point.passes:6.1f}")
     return "\n".join(lines)

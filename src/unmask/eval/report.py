@@ -268,12 +268,14 @@ class Point(NamedTuple):
     label: str
     passes: float
     accuracy: float
+    interval: tuple[float, float]
+    """95 % of the accuracy."""
 
 
 def plot_points(panels: Mapping[str, tuple[Sequence[Point], Sequence[Point]]], title: str, path: Path) -> None:
     """Title -> (points of policies, points of dial values) -> a picture with one panel per title.
 
-    Points of policies are labelled; those of dial values are joined by a line.
+    Points have their 95 % intervals. Nothing joins the points of dial values: settings between them were not measured.
 
     Raises:
         ConfigError, RunError: if the file cannot be written.
@@ -296,18 +298,26 @@ def plot_points(panels: Mapping[str, tuple[Sequence[Point], Sequence[Point]]], t
 
 def _points_panel(axis: Any, points: Sequence[Point], dial: Sequence[Point]) -> None:
     if dial:
+        _intervals(axis, dial, "0.35")
         xs, ys = [point.passes for point in dial], [point.accuracy for point in dial]
-        axis.plot(xs, ys, "-", marker=".", color="0.35", label="learned, dial 0 to 1", zorder=1)
+        axis.plot(xs, ys, marker=".", ls="", color="0.35", label="learned, dial 0 to 1", zorder=1)
         labelled: list[Point] = []
         for point in dial:  # of points close to each other only the first is labelled
             if any(abs(point.passes - p.passes) < 2.6 and abs(point.accuracy - p.accuracy) < 0.06 for p in labelled):
                 continue
             labelled.append(point)
-            xy = (point.passes, point.accuracy)
-            axis.annotate(f"dial {point.label}", xy, (0, -15), textcoords="offset points", ha="center", fontsize=8)
+            xy = (point.passes, point.accuracy)  # below and to the right of a rising curve nothing is drawn
+            axis.annotate(f"dial {point.label}", xy, (7, -11), textcoords="offset points", ha="left", fontsize=8)
     for n, point in enumerate(points):
         marker = _MARKERS[n % len(_MARKERS)]
-        axis.plot([point.passes], [point.accuracy], marker, color=f"C{n}", ms=9, label=point.label, zorder=2)
+        _intervals(axis, [point], f"C{n}")
+        axis.plot([point.passes], [point.accuracy], marker, color=f"C{n}", ms=8, label=point.label, zorder=2)
     axis.set(xlabel="forward passes per puzzle", ylim=(-0.08, 1.08))
     axis.set_xlim(0, None)
     axis.grid(alpha=0.25)
+
+
+def _intervals(axis: Any, points: Sequence[Point], color: str) -> None:
+    """Draw the 95 % intervals of points as vertical lines."""
+    low, high = zip(*(point.interval for point in points), strict=True)
+    axis.vlines([point.passes for point in points], low, high, color=color, lw=1, alpha=0.6, zorder=1)

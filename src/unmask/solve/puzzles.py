@@ -12,8 +12,10 @@ __all__ = [
     "dial_points",
     "open_puzzles",
     "policy_runs",
+    "wilson",
 ]
 
+import math
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +31,8 @@ if TYPE_CHECKING:
 DIALS = (0.0, 0.4, 0.7, 0.8, 0.85, 0.9, 1.0)
 LEARNED = "learned"
 _DIAL = 0.25  # dial value of the learned policy: the default of the library
-_GROUP = 6  # puzzles that are decoded as one batch; the first of them is shown
+_GROUP, _SHOWN = 6, 24  # puzzles in a batch of which the first is shown; more than _SHOWN puzzles are one large batch
+_SECONDS = 22.0  # the longest that the puzzles of a set may take, where their number was left open
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,6 @@ class PuzzleSet:
     task: str
     threshold: float
     prefix: float
-    share: float
-    """The number of puzzles, as a fraction of the number that was requested."""
     columns: int
     """Characters in a line of the drawing."""
 
@@ -62,8 +63,8 @@ class PuzzleSet:
 # 256 long traces threshold 0.995 gives 0.77 at 11.1 passes and prefix 0.95 gives 0.93 at 9.7; on 96 Sudokus threshold
 # 0.95 gives 0.97 at 5.0 passes, and no prefix rule gets above 0.4.
 PUZZLE_SETS = (
-    PuzzleSet("Automaton traces", "automaton_eos", "automaton:traces=long", 0.995, 0.95, 1.0, 12),
-    PuzzleSet("Sudoku 6x6", "sudoku", "sudoku", 0.95, 0.95, 0.5, 6),
+    PuzzleSet("Automaton traces", "automaton_eos", "automaton:traces=long", 0.995, 0.95, 12),
+    PuzzleSet("Sudoku 6x6", "sudoku", "sudoku", 0.95, 0.95, 6),
 )
 
 
@@ -87,8 +88,6 @@ class PolicyRun:
     """The score of each finished puzzle, by its index."""
     passes: dict[int, int] = field(default_factory=dict[int, int])
     """The passes of each finished puzzle, by its index."""
-    seconds: float = 0.0
-    """Time of decoding, without the verifier and the drawing."""
     tokens: list[int] = field(default_factory=list[int])
     """Token ids of the shown puzzle."""
     fresh: set[int] = field(default_factory=set[int])
@@ -100,6 +99,11 @@ class PolicyRun:
     def accuracy(self) -> float:
         """Mean score of the finished puzzles."""
         return sum(self.verdicts.values()) / max(len(self.verdicts), 1)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy (Wilson)."""
+        return wilson(self.accuracy, len(self.verdicts))
 
     @property
     def mean_passes(self) -> float:
@@ -116,23 +120,34 @@ class PolicyRun:
             "label": self.label,
             "policy": self.policy,
             "accuracy": self.accuracy,
+            "accuracy_95": list(self.interval),
             "passes": self.mean_passes,
-            "seconds": self.seconds,
         }
 
 
 class DialPoint(NamedTuple):
-    """Mean accuracy and mean passes of a learned policy at a dial value."""
+    """Mean accuracy with its 95 % interval, and mean passes, of a learned policy at a dial value."""
 
     dial: float
     accuracy: float
+    interval: tuple[float, float]
     passes: float
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """A share of `count` independent trials -> its 95 % interval by Wilson's formula, which is right near 0 and 1."""
+    if not count:
+        return 0.0, 1.0
+    z = 1.96
+    centre, scale = share + z * z / (2 * count), 1 + z * z / count
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def open_puzzles(
     puzzle_set: PuzzleSet, count: int, seed: int, *, device: str, dtype: "DtypeName", threads: int | None
 ) -> Puzzles:
-    """Puzzle set -> its model and round(share * `count`) test problems, at least 1."""
+    """Puzzle set -> its model and `count` test problems."""
     from unmask.api import load
     from unmask.disk.folders import bundled
     from unmask.noise import derive
@@ -143,7 +158,7 @@ def open_puzzles(
     folder = bundled()[puzzle_set.checkpoint]  # not by name, which a path in the working folder may have too
     model = load(str(folder), device=device, dtype=dtype, threads=threads)
     task = make(puzzle_set.task)
-    rows = problems(examples_of(task, "test", max(1, round(puzzle_set.share * count)), seed), model.tokenizer)
+    rows = problems(examples_of(task, "test", count, seed), model.tokenizer)
     return Puzzles(model, task, rows, [derive(seed, number) for number in range(len(rows))])
 
 
@@ -158,14 +173,22 @@ def policy_runs(puzzle_set: PuzzleSet) -> list[PolicyRun]:
     return runs
 
 
-def decode_in_turn(puzzles: Puzzles, runs: Sequence[PolicyRun]) -> Iterator[tuple[int, bool]]:
+def decode_in_turn(puzzles: Puzzles, runs: Sequence[PolicyRun], *, limited: bool = False) -> Iterator[tuple[int, bool]]:
     """Decode the puzzles, one pass of each policy in turn; yields (index of the shown puzzle, its group is finished).
 
     Puzzles are decoded in groups. The results go into `runs` and equal those of `problems.solve`, because rows are
-    independent of each other.
+    independent of each other. Where the work is `limited`, puzzles that would take this machine too long are removed
+    from `puzzles` before the last, large group.
     """
-    for first in range(0, len(puzzles.problems), _GROUP):
-        group = range(first, min(first + _GROUP, len(puzzles.problems)))
+    began, first = time.perf_counter(), 0
+    while first < len(puzzles.problems):
+        if limited and first == _SHOWN:
+            kept = max(_SHOWN, int(_SHOWN * _SECONDS / max(time.perf_counter() - began, 1e-9)))
+            del puzzles.problems[kept:], puzzles.seeds[kept:]
+        size = _GROUP if first < _SHOWN else len(puzzles.problems) - first
+        group = range(first, min(first + size, len(puzzles.problems)))
+        if not group:
+            return
         for run in runs:
             run.show(puzzles.problems[first].row)
         unfinished = [_passes(puzzles, run, group) for run in runs]
@@ -173,6 +196,7 @@ def decode_in_turn(puzzles: Puzzles, runs: Sequence[PolicyRun]) -> Iterator[tupl
             yield first, False
             unfinished = [passes for passes in unfinished if next(passes, None) is not None]
         yield first, True
+        first = group.stop
 
 
 def _passes(puzzles: Puzzles, run: PolicyRun, group: range) -> Iterator[bool]:
@@ -183,13 +207,7 @@ def _passes(puzzles: Puzzles, run: PolicyRun, group: range) -> Iterator[bool]:
     problems = [puzzles.problems[number] for number in group]
     stream = _stream(puzzles, run.policy, group)
     unsolved = set(range(len(problems)))
-    while True:
-        began = time.perf_counter()
-        snapshot = next(stream, None)
-        run.seconds += time.perf_counter() - began
-        if snapshot is None:
-            run.fresh = set()
-            return
+    for snapshot in stream:
         passes: list[int] = snapshot.canvas.passes.tolist()
         rows: list[list[int]] = snapshot.canvas.tokens.tolist()
         for line, row in enumerate(snapshot.rows):
@@ -202,6 +220,7 @@ def _passes(puzzles: Puzzles, run: PolicyRun, group: range) -> Iterator[bool]:
                 (run.verdicts[group[row]],) = scored(puzzles.task, [problems[row]], [tokens], tokenizer)
                 run.passes[group[row]] = passes[line]
         yield True
+    run.fresh = set()
 
 
 def _stream(
@@ -234,5 +253,6 @@ def dial_points(puzzles: Puzzles, policy: str) -> list[DialPoint]:
     points: list[DialPoint] = []
     for index, dial in enumerate(DIALS):
         part = slice(index * count, (index + 1) * count)
-        points.append(DialPoint(dial, sum(scores[part]) / count, sum(row.passes for row in filled[part]) / count))
+        accuracy, passes = sum(scores[part]) / count, sum(row.passes for row in filled[part]) / count
+        points.append(DialPoint(dial, accuracy, wilson(accuracy, count), passes))
     return points
