@@ -12,8 +12,9 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import unmask.disk.folders
+from unmask.cli.demo import dial_table, policy_table
 from unmask.cli.demo import run as run_demo
-from unmask.cli.live import Panel, dial_table, policy_table
+from unmask.cli.live import Panel
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import policy_config
 from unmask.policies.learned.settings import PolicySettings

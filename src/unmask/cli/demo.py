@@ -1,6 +1,6 @@
 """`unmask demo`: what the library does, shown in about a minute, offline, on the bundled models."""
 
-__all__ = ["DemoArguments", "run"]
+__all__ = ["DemoArguments", "dial_table", "policy_table", "run"]
 
 import time
 from collections.abc import Mapping, Sequence
@@ -140,7 +140,7 @@ def _next(checkpoint: str | None) -> str:
 
 def _solve(console: "Console", arguments: DemoArguments) -> list[_Result]:
     """Solve each puzzle set by every policy, shown live, and by the learned policy at several dial values."""
-    from unmask.cli.live import Panel, dial_table, policy_table
+    from unmask.cli.live import Panel
     from unmask.solve.puzzles import LEARNED, PUZZLE_SETS, decode_in_turn, dial_points, open_puzzles, policy_runs
 
     results: list[_Result] = []
@@ -169,6 +169,27 @@ def _solve(console: "Console", arguments: DemoArguments) -> list[_Result]:
         console.print()
         results.append(result)
     return results
+
+
+def policy_table(runs: "Sequence[PolicyRun]") -> str:
+    """Runs -> a table of accuracy with its 95 % interval, and passes, a line for each policy."""
+    lines = [f"  {'policy':<32}  accuracy [95 %]     passes"]
+    for run in runs:
+        name, (low, high) = f"{run.label}, {run.options}", run.interval
+        lines.append(f"  {name:<32}  {run.accuracy:8.2f} [{low:.2f}, {high:.2f}]  {run.mean_passes:5.1f}")
+    return "\n".join(lines)
+
+
+def dial_table(points: "Sequence[DialPoint]") -> str:
+    """Points -> a table with a line for each dial value; bars show the accuracy and the number of passes."""
+    most = max(point.passes for point in points)
+    lines = [f"  dial  {'accuracy [95 %]':<40}  passes"]
+    for point in points:
+        right, passes = "━" * round(20 * point.accuracy), "━" * round(20 * point.passes / most)
+        low, high = point.interval
+        accuracy = f"{point.accuracy:.2f} [{low:.2f}, {high:.2f}]"
+        lines.append(f"  {point.dial:4.2f}  {right:<20} {accuracy:<19}  {passes:<20} {point.passes:6.1f}")
+    return "\n".join(lines)
 
 
 def _write(results: Sequence[_Result], folder: Path, seed: int) -> list[Path]:

@@ -10,10 +10,8 @@ __all__ = [
     "LiveText",
     "Panel",
     "cropped",
-    "dial_table",
     "frame",
     "mask_sign",
-    "policy_table",
     "print_stage",
     "shade",
 ]
@@ -30,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from unmask.output import note, visible
-from unmask.solve.puzzles import DialPoint, PolicyRun, Puzzles, PuzzleSet
+from unmask.solve.puzzles import PolicyRun, Puzzles, PuzzleSet
 from unmask.trace.events import Header, position_texts
 
 if TYPE_CHECKING:
@@ -337,24 +335,3 @@ def _counted(run: PolicyRun) -> Text:
     done = len(run.verdicts)
     right = sum(score == 1 for score in run.verdicts.values())
     return Text(f"{right} of {done} right" if done else "", "bold")
-
-
-def policy_table(runs: Sequence[PolicyRun]) -> str:
-    """Runs -> a table of accuracy with its 95 % interval, and passes, a line for each policy."""
-    lines = [f"  {'policy':<32}  accuracy [95 %]     passes"]
-    for run in runs:
-        name, (low, high) = f"{run.label}, {run.options}", run.interval
-        lines.append(f"  {name:<32}  {run.accuracy:8.2f} [{low:.2f}, {high:.2f}]  {run.mean_passes:5.1f}")
-    return "\n".join(lines)
-
-
-def dial_table(points: Sequence[DialPoint]) -> str:
-    """Points -> a table with a line for each dial value; bars show the accuracy and the number of passes."""
-    most = max(point.passes for point in points)
-    lines = [f"  dial  {'accuracy [95 %]':<40}  passes"]
-    for point in points:
-        right, passes = "━" * round(20 * point.accuracy), "━" * round(20 * point.passes / most)
-        low, high = point.interval
-        accuracy = f"{point.accuracy:.2f} [{low:.2f}, {high:.2f}]"
-        lines.append(f"  {point.dial:4.2f}  {right:<20} {accuracy:<19}  {passes:<20} {point.passes:6.1f}")
-    return "\n".join(lines)
