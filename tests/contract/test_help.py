@@ -1,6 +1,7 @@
 """Help pages and completion scripts: every verb, every option, any width, without torch."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,9 @@ def test_a_page_names_every_argument_and_begins_with_five_options(
     monkeypatch.setenv("COLUMNS", "100")
     lines, fields = page(verb, capsys), fields_of(arguments_of(verb))
     assert lines[0].startswith(f"usage: unmask {verb}")
-    options = [line.split()[-2 if line.split()[-1:] == ["--verbose"] else 0] for line in lines if line[:4] == "  --"]
+    options = [match[1] for line in lines if (match := re.match(r"  (?:-v, )?(--[\w.-]+)", line))]
     typed = ["--" + field.name.replace("_", "-") for field in fields if not field.positional]
-    assert len(typed) == len(options) + sum(line.startswith("  -v, --verbose") for line in lines)
+    assert len(typed) == len(options)
     assert options[: len(FIRST[verb])] == ["--" + name.replace("_", "-") for name in FIRST[verb]]
     assert len(FIRST[verb]) == min(5, len(typed)) or verb in ("completion",)
     for field in fields:
@@ -118,6 +119,15 @@ def test_help_of_a_verb_by_either_word(capsys: pytest.CaptureFixture[str]) -> No
     lines = page("info", capsys)
     assert main(["help", "info"]) == 0
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_info_shows_versions_and_files_with_v(capsys: pytest.CaptureFixture[str]) -> None:
+    names: list[set[str]] = []
+    for words in ([], ["-v"]):
+        assert main(["info", "shakespeare", *words]) == 0
+        names.append({line.split("  ")[1] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "})
+    assert {"network", "bound", "can resume"} <= names[0]
+    assert names[1] - names[0] == {"versions", "files"}
 
 
 def test_exit_codes_stand_in_the_overview(capsys: pytest.CaptureFixture[str]) -> None:

@@ -308,7 +308,7 @@ def test_the_tour_ends_at_the_exact_likelihood(capsys: pytest.CaptureFixture[str
 PROSE = {"again", "cannot", "could", "did", "in", "never", "reads", "unmask", "wrote"}
 """Words that follow the word unmask in a sentence and are no verbs of the command line."""
 SHARED = {"--help", "--version", "--json", "--device", "--dtype", "--threads", "--no-"}
-OTHERS = {"--maskings", "--nproc-per-node"}
+OTHERS = {"--maskings", "--master-port", "--nproc-per-node"}
 """Options of other programs (tools/estimators.py, torchrun) that pages and messages name."""
 HISTORY = {"docs/log.md", "docs/papers.md"}
 """Pages that tell what was, with the names of its time."""
@@ -340,7 +340,8 @@ def all_options() -> set[str]:
     """Every option of every verb, those that turn a switch off included."""
     fields = [field for verb in VERBS for field in fields_of(arguments_of(verb)) if not field.positional]
     off = {re.sub(r"([^.-][^.]*)$", r"no-\1", written(field.name)) for field in fields if field.type is bool}
-    return {written(field.name) for field in fields} | off | SHARED | OTHERS
+    groups = {f"--{field.name.split('.')[0]}" for field in fields if "." in field.name}  # as in f"--data.{name}"
+    return {written(field.name) for field in fields} | off | groups | SHARED | OTHERS
 
 
 def unknown_options(text: str, known: set[str]) -> list[str]:

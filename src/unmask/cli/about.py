@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from unmask.cli.common import OutputOptions, print_json, size, table
+from unmask.cli.common import OutputOptions, StatisticsOptions, print_json, size, table
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint
 from unmask.disk.folders import locate, locate_policy, reading
@@ -21,11 +21,11 @@ _CATEGORIES = ("models", "policies", "tasks", "recipes", "policy-recipes", "corp
 
 @dataclass(frozen=True, slots=True)
 class InfoArguments:
-    """The facts of a checkpoint or policy: network, tokenizer, step, bound, versions, files."""
+    """The facts of a checkpoint or policy: network, tokenizer, step, bound; with -v also versions and files."""
 
     checkpoint: Positional[str]
     """A checkpoint, policy or run folder, the name of a bundled model, or learned:from=NAME for a bundled policy."""
-    output: Flat[OutputOptions] = OutputOptions()
+    output: Flat[StatisticsOptions] = StatisticsOptions()
 
 
 def run_info(argv: Sequence[str]) -> int:
@@ -37,7 +37,8 @@ def run_info(argv: Sequence[str]) -> int:
     if arguments.output.json:
         print_json(facts)
         return 0
-    show(*table(_lines(facts)))
+    details = () if arguments.output.verbose else ("versions", "files")
+    show(*table({name: line for name, line in _lines(facts).items() if name not in details}))
     if checkpoint.card is not None:
         show_text("\n" + checkpoint.card.strip())
     return 0

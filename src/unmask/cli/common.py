@@ -133,7 +133,7 @@ class StatisticsOptions(OutputOptions):
     """What is printed."""
 
     verbose: bool = False
-    """Print statistics on stderr too; -v is short for it."""
+    """Print more: statistics on stderr, or more facts."""
 
 
 # ---- interrupts ------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ FIRST = {
     "learn": ("checkpoint", "task", "learn.rounds", "out", "resume"),
     "reproduce": ("list", "seeds", "out", "workers", "json"),
     "pace": ("data.source", "steps", "out", "plot", "json"),
-    "info": ("json",),
+    "info": ("json", "verbose"),
     "list": ("json",),
     "bench": ("rounds", "device", "threads", "plot", "json"),
     "completion": (),

@@ -41,7 +41,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "CHECKPOINT",
         "the information curve of a model and the best sizes of reveals for so many passes",
     ),
-    "info": ("about:run_info", "CHECKPOINT", "the facts of a checkpoint: network, tokenizer, step, bound, files"),
+    "info": ("about:run_info", "CHECKPOINT", "the facts of a checkpoint: network, tokenizer, step, bound"),
     "list": ("about:run_list", "[CATEGORY]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
     "bench": ("bench", "train|decode|ancestral|policy|memory|scaling", "measure speed and memory on this machine"),
     "completion": ("help:run_completion", "bash|zsh|fish", "print a script that completes unmask's words in a shell"),
