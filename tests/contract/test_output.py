@@ -210,3 +210,18 @@ def test_the_estimate_of_resumed_work_counts_only_what_was_timed(
             meter.moved(count, "")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("setting 92 ")]
     assert lines == ["setting 92 of 100    2:40 min left"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("2>&1 | head -1 >/dev/null; exit ${PIPESTATUS[0]}", 141), (">&- 2>&-", 0), ("2>/dev/full", 1)],
+)
+def test_a_training_goes_on_without_its_output(ending: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("to be or not to be.\n\n" * 100)
+    words = "train --data.source text.txt --data.tokenizer byte --data.length 16 --model.width 32 --model.blocks 1"
+    words += " --model.heads 2 --train.batch 4 --train.steps 3 --threads 1 --dtype float32 --out run"
+    line = f"{sys.executable} -m unmask {words} {ending}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == code
+    assert (tmp_path / "run" / "checkpoints" / "step-00000003").is_dir()
