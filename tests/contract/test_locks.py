@@ -14,6 +14,8 @@ import torch
 
 from unmask.cli.main import main
 from unmask.config import to_dict
+from unmask.data.prepare import prepare
+from unmask.data.settings import DataSettings
 from unmask.disk import files
 from unmask.disk.checkpoint import read_checkpoint, write_checkpoint
 from unmask.disk.files import LOCK_FILE, atomic_text, run_lock
@@ -43,8 +45,12 @@ HOLDER = """
         if sys.argv[2] == "keep":  # as if nothing closed the copy in a forked process
             files._LOCKS.clear()
         started = subprocess.Popen(["sleep", "60"], close_fds=False)
+        ready, begun = os.pipe()
         forked = os.fork()
-        if forked:
+        if not forked:
+            os.write(begun, b"x")
+        else:
+            os.read(ready, 1)  # what a forked process does first is done
             print(started.pid, forked, flush=True)
         time.sleep(60)
 """
@@ -148,6 +154,7 @@ def test_temporaries_of_ended_processes_are_swept_when_a_writer_begins(tmp_path:
         for host, process in ((files._host(), dead.pid), (files._host(), os.getpid()), ("000000", dead.pid)):
             (parent / name.format(host, process)).write_text("")
         (parent / ".mine.tmp").write_text("")
+    (tmp_path / "run" / LOCK_FILE).touch()
     with run_lock(tmp_path / "run"):
         pass
     kept = {name.format(files._host(), os.getpid()), name.format("000000", dead.pid), ".mine.tmp"}
@@ -161,3 +168,20 @@ def test_temporaries_of_ended_processes_are_swept_when_a_writer_begins(tmp_path:
 def test_a_checkpoint_is_read_while_its_run_is_written(tmp_path: Path) -> None:
     with run_lock(recorded(tmp_path / "t", TextRun())):
         assert read_checkpoint(tmp_path / "t").config == {"policy": {}}
+
+
+def test_a_data_cache_is_swept_though_nothing_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path))
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question.\n\n" * 60)
+    settings = DataSettings(str(tmp_path / "text.txt"), tokenizer="byte", length=16)
+    prepare(settings)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    kept, gone = (tmp_path / "data" / f".x.{files._host()}-{number}-00000000.tmp" for number in (os.getpid(), dead.pid))
+    for folder in (kept, gone):
+        folder.mkdir()
+        (folder / "train.ids").write_bytes(bytes(10))
+    notes: list[str] = []
+    prepare(settings, note=notes.append)
+    assert not any("encoding" in note for note in notes)
+    assert (kept.exists(), gone.exists()) == (True, False)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from unmask.cli.main import main
-from unmask.disk.folders import latest, step_folder
+from unmask.disk.folders import latest, resolve, step_folder
 from unmask.run import metrics
 
 TINY = (
@@ -112,3 +112,20 @@ def test_the_offered_command_goes_on_to_the_same_bits(
         steps = [json.loads(line)["step"] for line in (copy / "metrics.jsonl").read_text().splitlines()]
         assert steps == sorted(steps)
         assert latest(copy) == step_folder(copy, 6)
+
+
+@pytest.mark.parametrize("damage", ["weights cut off", "configuration", "record"])
+def test_a_reader_of_a_run_is_shown_its_other_checkpoints(
+    run: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    best = resolve(copy)
+    DAMAGES[damage](best)
+    others = ", ".join(str(step_folder(copy, step)) for step in (6, 4, 2))
+    for words in (["info", str(copy)], ["generate", str(copy), "to"], ["eval", str(copy)]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert error.endswith(f" Other checkpoints of this run: {others}.\n")
+        assert error.count(others) == 1
+    assert main(["info", str(best)]) == 2  # the control: this one was asked for by its path
+    assert "Other checkpoints" not in capsys.readouterr().err

@@ -23,7 +23,7 @@ from unmask.data.packed import Corpus, Facts, PartFacts, Split, cache_folder, lo
 from unmask.data.settings import SPLIT_RULE, DataSettings
 from unmask.data.sources import Source, open_source
 from unmask.data.split import SplitPlan, Unit, choose_tokenizer, plan_split, utf8_size
-from unmask.disk.files import atomic_folder
+from unmask.disk.files import atomic_folder, remove_leftovers
 from unmask.errors import ConfigError, DataError, RunError
 from unmask.limits import require_memory
 from unmask.text.tokenizer import Tokenizer
@@ -247,6 +247,7 @@ def prepare(
     job = _Job(settings, source, valid, tokenizer, name)
     key = corpus_key(settings, source, valid, tokenizer, rule)
     folder = cache_folder() / "data" / key
+    remove_leftovers(folder.parent)
     split = Split(rule, source.fingerprint, None if valid is None else valid.fingerprint)
     corpus = load_corpus(folder, split, tokenizer, settings.source, note)
     if corpus is None:

@@ -30,6 +30,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,7 @@ _WRITTEN = re.compile(rb"Software\x00unmask|generator\" content=\"unmask|\"gener
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
 _LARGEST_HEADER = 100_000_000
+_DAMAGE = re.compile(r" is damaged| is empty| cannot be read")
 _TRIES, _PAUSE = 20, 0.05  # how often a checkpoint that is replaced is read again; seconds between
 _MODELS = Path(__file__).resolve().parents[1] / "assets" / "models"
 _POLICIES = _MODELS.with_name("policies")
@@ -183,16 +185,13 @@ def resume_point(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
 def set_aside(checkpoint: Path) -> list[Path]:
     """Rename the step-* checkpoints of a run that are newer than this one, whole or not -> their new paths."""
     moved: list[Path] = []
-    step = _NAME.fullmatch(checkpoint.name)
-    for entry in sorted(checkpoint.parent.iterdir()):
+    for entry in sorted(checkpoint.parent.glob("step-*")):
         match = _NAME.fullmatch(entry.name)
-        if step is None or match is None or match["prefix"] != "step" or int(match["step"]) <= int(step["step"]):
+        if match is None or int(match["step"]) <= int(checkpoint.name.removeprefix("step-")):
             continue
-        number, target = 1, entry.with_name(f"aside-{entry.name}")
-        while target.exists():
-            number, target = number + 1, entry.with_name(f"aside-{entry.name}-{number + 1}")
-        os.rename(entry, target)
-        moved.append(target)
+        names = (entry.with_name(f"aside-{entry.name}{'' if n == 1 else f'-{n}'}") for n in count(1))
+        moved.append(next(path for path in names if not path.exists()))
+        os.rename(entry, moved[-1])
     return moved
 
 
@@ -240,23 +239,30 @@ def reading(path: str | os.PathLike[str], read: Callable[[Path], Value]) -> Valu
 
     A training deletes and replaces checkpoints at any time. Where the folder is another one after the read than before,
     its files may be of two checkpoints: the path is resolved and read again, up to 20 times.
-    Raises what `resolve` raises, and what `read` raises for a folder that stays in its place.
+    Raises what `resolve` raises, and what `read` raises for a folder that stays in its place; where a run's checkpoint
+    is damaged, with the paths of its other ones.
     """
     for attempt in range(_TRIES):
         folder = resolve(path)
         before = _identity(folder)
         try:
             value = read(folder)
-        except (OSError, CheckpointError):
-            if before is not None and _identity(folder) == before:
-                raise
-            if attempt == _TRIES - 1:
+        except (OSError, CheckpointError) as error:
+            if attempt == _TRIES - 1 or (before is not None and _identity(folder) == before):
+                if folder != Path(path) and _DAMAGE.search(str(error)) and (others := _others(folder)):
+                    raise CheckpointError(f"{error} Other checkpoints of this run: {others}.") from error
                 raise
         else:
             if before is not None and _identity(folder) == before:
                 return value
         time.sleep(_PAUSE)
     raise CheckpointError(f"{os.fspath(path)} is replaced again and again while it is read: try again later.")
+
+
+def _others(folder: Path) -> str:
+    """A checkpoint of a run -> the paths of the other ones, the newest first."""
+    entries = [entry for prefix in ("step", "best") for entry in reversed(_listed(folder.parent, prefix))]
+    return ", ".join(str(entry) for entry in entries if entry != folder)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
