@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,18 +19,20 @@ import unmask
 from unmask import tasks
 from unmask.bench.policy import policy_cell
 from unmask.cli.main import main
+from unmask.config import to_dict
 from unmask.disk.checkpoint import load_state, load_tensors
-from unmask.disk.folders import latest
-from unmask.errors import RunError
+from unmask.disk.folders import bundled, bundled_policies, latest
+from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.learned.settings import PolicySettings
 from unmask.recipes.policies import names, read
+from unmask.reproduce.work import _requested
 from unmask.rl import loop, warm
 from unmask.rl.learner import RoundReport
 from unmask.rl.loop import ValidationResult, fit
 from unmask.rl.rollout import experts
-from unmask.rl.session import open_learning, recorded_learning
+from unmask.rl.session import _origin, open_learning, recorded_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
 from unmask.solve.problems import problems, solve
@@ -220,6 +223,36 @@ def test_a_policy_is_used_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "--learn.lr does not go with --resume" in capsys.readouterr().err
     assert main(["learn", "sudoku", "--resume", str(tmp_path / "run")]) == 2
     assert "leave 'sudoku' out" in capsys.readouterr().err
+
+
+def test_the_denoiser_is_recorded_by_its_absolute_path_and_asked_for_where_it_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(bundled()["automaton_eos"], "denoiser")
+    origin = _origin(replace(RUN, checkpoint="denoiser"), None)
+    assert (origin["checkpoint"], origin["typed"]) == (str(tmp_path / "denoiser"), "denoiser")
+    assert _origin(RUN, None)["checkpoint"] == "automaton_eos"
+    point = tmp_path / "run" / "checkpoints" / "step-00000001"
+    shutil.copytree(bundled_policies()["automaton_eos"], point)
+    recorded = replace(RUN, checkpoint=origin["checkpoint"])
+    (point / "run.json").write_text(json.dumps({"settings": to_dict(recorded), "denoiser": origin}), encoding="utf-8")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert _origin(recorded, point) == origin
+    assert _requested(recorded, replace(RUN, checkpoint="../denoiser")) == replace(RUN, checkpoint="../denoiser")
+    assert _requested(recorded, RUN) != RUN
+    (tmp_path / "denoiser").rename(tmp_path / "moved")
+    with pytest.raises(CheckpointError) as caught:
+        _origin(recorded, point)
+    assert str(caught.value) == (
+        f"The denoiser of {tmp_path / 'run'} was 'denoiser', recorded as {tmp_path / 'denoiser'}, and nothing is "
+        "there: give its place with --checkpoint PATH."
+    )
+    again = _origin(replace(RUN, checkpoint="../moved"), point)
+    assert again == origin | {"checkpoint": str(tmp_path / "moved"), "typed": "../moved"}
+    with pytest.raises(ConfigError, match="is not, or no longer, the denoiser"):
+        _origin(replace(RUN, checkpoint="automaton"), point)
 
 
 @pytest.mark.slow

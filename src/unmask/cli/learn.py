@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _MAY_CHANGE = {
     "resume",
+    "checkpoint",  # its new place: the weights have to be the same
     "task",
     "trust_recorded_tasks",
     "json",

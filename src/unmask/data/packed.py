@@ -12,7 +12,6 @@ __all__ = [
     "Split",
     "batch_indices",
     "cache_folder",
-    "file_sha256",
     "load_corpus",
     "token_type",
     "write_facts",
@@ -31,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unmask.config import to_path
+from unmask.disk.files import file_sha256
 from unmask.disk.json import read_json
 from unmask.errors import DataError
 from unmask.text.tokenizer import Tokenizer
@@ -210,12 +210,6 @@ def cache_folder() -> Path:
 def token_type(vocab_size: int) -> np.dtype[Any]:
     """The size of a vocabulary -> the type of its ids in files: uint16 if every id fits, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-
-
-def file_sha256(path: Path) -> str:
-    """A file -> the sha256 of its content, in hexadecimal; a gigabyte takes about a second. Raises OSError."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_corpus(

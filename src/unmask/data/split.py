@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from unmask.data.documents import Pair, Piece
-from unmask.data.packed import cache_folder, file_sha256
+from unmask.data.packed import cache_folder
 from unmask.data.settings import BUILT_IN_TOKENIZERS, SMALLEST_BPE, SPLIT_RULE, DataSettings
 from unmask.data.sources import Source
-from unmask.disk.files import atomic_text
+from unmask.disk.files import atomic_text, file_sha256
 from unmask.disk.folders import refuse_ambiguous
 from unmask.errors import DataError
 from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer

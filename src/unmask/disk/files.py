@@ -10,6 +10,7 @@ __all__ = [
     "atomic_folder",
     "atomic_text",
     "explained",
+    "file_sha256",
     "reason_of",
     "refuse_foreign_folder",
     "remove_folder",
@@ -108,6 +109,12 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
             _replace_folder(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """A file -> the sha256 of its content, in hexadecimal; a gigabyte takes about a second. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def atomic_text(path: str | os.PathLike[str], text: str) -> None:

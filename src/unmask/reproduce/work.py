@@ -104,8 +104,11 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
 
 def _requested(recorded: LearnRun, cell_run: LearnRun) -> LearnRun:
     """A recorded run -> the run as it was requested: with the unit and the largest alpha of the cell's settings."""
+    from unmask.disk.folders import absolute_path
+
     policy = replace(recorded.policy, unit=cell_run.policy.unit, largest=cell_run.policy.largest)
-    return replace(recorded, policy=policy)
+    same = absolute_path(cell_run.checkpoint) == absolute_path(recorded.checkpoint)  # a run records the absolute path
+    return replace(recorded, policy=policy, checkpoint=cell_run.checkpoint if same else recorded.checkpoint)
 
 
 def _seconds_spent(metrics: Path) -> dict[str, float]:

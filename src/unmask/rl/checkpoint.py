@@ -3,7 +3,7 @@
 __all__ = ["restore", "save", "write_policy"]
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def write_policy(learner: Learner, calibration: Calibration | None) -> None:
     """Write the policy with the current weights to the folder `policy` of the run."""
     run = learner.run
     facts = {
-        "checkpoint": run.checkpoint,
+        "checkpoint": learner.origin["checkpoint"],
         "task": learner.world.task.name,
         "round": learner.standing.best_step,
         "reward": learner.standing.merit,
@@ -46,7 +46,11 @@ def save(learner: Learner) -> None:
         step_folder(learner.folder, learner.step),
         tensors,
         {"policy": to_dict(learner.run.policy)},
-        run={"settings": to_dict(learner.run), "record": run_record()},
+        run={
+            "settings": to_dict(replace(learner.run, checkpoint=learner.origin["checkpoint"])),
+            "denoiser": learner.origin,
+            "record": run_record(),
+        },
         state={
             "optimizer": optimizer_tensors(learner.optimizer),
             "scales": {"variance": learner.variance},
@@ -105,7 +109,7 @@ def _card(learner: Learner, facts: dict[str, Any], calibration: Calibration | No
     lines = [
         "# An unmasking policy trained by unmask",
         "",
-        f"- denoiser: {facts['checkpoint']}; task: {facts['task']}; "
+        f"- denoiser: {learner.origin['typed']}; task: {facts['task']}; "
         + ("the whole canvas" if s.block_size is None else f"blocks of {s.block_size}"),
         f"- network: {sum(p.numel() for p in learner.params):,} parameters, features {', '.join(features)}",
         f"- training: {s.warm} rounds of imitation, {facts['round']} of {s.rounds} rounds of GRPO",

@@ -60,6 +60,8 @@ class Learner:
         """`run.policy.unit` has to be the world's length, see `rl.session`."""
         self.run, self.world, self.folder, self.group = run, world, folder, group
         self.settings = run.learn
+        self.origin: dict[str, str] = {"checkpoint": run.checkpoint, "typed": run.checkpoint}
+        """The denoiser for the records: its absolute path or its name, what was typed, and the hash of its weights."""
         self.network = PolicyNetwork(run.policy, derive(run.learn.seed)).to(world.device)
         self.params = list(self.network.parameters())
         s = self.settings

@@ -2,20 +2,21 @@
 
 __all__ = ["LearnSession", "learn_side_by_side", "open_learning", "recorded_learning", "separate_runs"]
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from unmask.config import from_dict, to_path
 from unmask.disk.checkpoint import read_checkpoint, resuming
-from unmask.disk.files import run_lock
-from unmask.disk.folders import resume_point
+from unmask.disk.files import file_sha256, run_lock
+from unmask.disk.folders import absolute_path, bundled, locate, moved, resolve, resume_point
 from unmask.errors import CheckpointError, ConfigError, UnmaskError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore
@@ -71,17 +72,42 @@ def open_learning(
         group.share(run.learn.prompts)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, note)
+        origin = _origin(run, point)
         world = _world(run, str(device))
         run = replace(run, policy=_fitted(run, world))
         if folder is None:
             folder = claim(to_path(out or default_folder(f"learn-{Path(run.checkpoint).name}")), held, group, note)
         learner = Learner(run, world, folder, group)
+        learner.origin = origin
         if point is not None:
             with resuming(point, "learn"):
                 restore(learner, point)
             if group.first:
                 set_newer_aside(point, note)
         return LearnSession(run, learner, folder, group, held.pop_all())
+
+
+def _origin(run: LearnRun, point: Path | None) -> dict[str, str]:
+    """A run, and the checkpoint that it goes on from -> what is recorded about its denoiser.
+
+    Raises CheckpointError if nothing is at the path that was recorded, ConfigError if the weights are others.
+    """
+    record: dict[str, Any] = {} if point is None else dict(read_checkpoint(point).run or {})
+    before, same = record.get("denoiser", {}), run.checkpoint == record.get("settings", {}).get("checkpoint")
+    if point is not None and same and run.checkpoint not in bundled() and not to_path(run.checkpoint).exists():
+        what = f"The denoiser of {point.parents[1]}"
+        raise CheckpointError(moved(what, run.checkpoint, before.get("typed"), "--checkpoint PATH"))
+    weights = hashlib.sha256()
+    for path in sorted(resolve(locate(run.checkpoint)).glob("*.safetensors")):
+        weights.update(file_sha256(path).encode())
+    if before.get("weights") not in (None, weights.hexdigest()):
+        raise ConfigError(
+            f"{run.checkpoint} is not, or no longer, the denoiser that {point} was trained with: give it as it was "
+            "with --checkpoint PATH, or start a new run."
+        )
+    place = run.checkpoint if run.checkpoint in bundled() else absolute_path(run.checkpoint)
+    typed = before.get("typed", run.checkpoint) if same else run.checkpoint
+    return {"checkpoint": place, "typed": typed, "weights": weights.hexdigest()}
 
 
 def _world(run: LearnRun, device: str) -> World:
