@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from unmask.cli.main import main
 from unmask.cli.watch import Player, keys_of
-from unmask.trace.events import read, replay
+from unmask.trace.events import Event, Header, Row, Trace, position_texts, read, replay
+from unmask.trace.picture import to_svg
 
 SRC = Path(__file__).parents[2] / "src"
 WORDS = ["generate", "shakespeare", "To be", "--length", "12", "--seed", "4", "--threads", "1", "--dtype", "float32"]
@@ -83,12 +85,53 @@ def test_the_page_is_the_same_from_both_commands(trace: Path, tmp_path: Path) ->
     assert first.read_text() == second.read_text()
 
 
+def shown_at(picture: str, moment: float) -> str:
+    """Animated picture and moment (a share of the loop) -> its texts; those that are not visible yet are left out."""
+    root = ElementTree.fromstring(picture)
+    shown = {
+        name: float(until) / 100 <= moment
+        for name, until in re.findall(r"@keyframes (t\d+) { 0%, ([\d.]+)% { visibility: hidden", picture)
+    }
+    texts = root.iter("{http://www.w3.org/2000/svg}text")
+    return "".join(text.text or "" for text in texts if shown.get(text.attrib["class"], True))
+
+
+def test_the_picture_shows_the_text_as_it_was_written(trace: Path, tmp_path: Path) -> None:
+    """At the start the prompt alone, at the end all of the final text; the control: it grows in between."""
+    pictures: list[str] = []
+    for row in (0, 1):
+        path = tmp_path / f"{row}.svg"
+        assert main(["watch", str(trace), "--svg", str(path), "--row", str(row)]) == 0
+        assert main(["watch", str(trace), "--svg", str(path), "--row", str(row)]) == 0  # its own file is replaced
+        pictures.append(path.read_text())
+        header, tokens = read(trace).header, replay(read(trace), row)
+        pieces = [piece.replace("\n", "") for piece in position_texts(header, tokens)]
+        count = len(header.rows[row].start) - header.rows[row].start.count(header.mask_id)
+        final = "".join(piece for piece in pieces if piece.strip())
+        assert shown_at(pictures[-1], 0.0) == "".join(piece for piece in pieces[:count] if piece.strip())
+        assert shown_at(pictures[-1], 1.0) == final
+        lengths = [len(shown_at(pictures[-1], share / 20)) for share in range(21)]
+        assert lengths == sorted(lengths)
+        assert len(set(lengths)) > 4
+    assert pictures[0] != pictures[1]
+
+
+def test_text_cannot_leave_its_element() -> None:
+    """Signs of markup in a token are text in the picture."""
+    row = Row(start=(1, 0), passes=1)
+    event = Event(step=1, row=0, position=1, token=2, confidence=0.5, change="committed", block=0, passes=1)
+    picture = to_svg(Trace(Header(0, (row,), {1: "<&>", 2: "</svg><script>"}), (event,)))
+    assert shown_at(picture, 1.0) == "<&></svg><script>"
+    assert "<script>" not in picture
+
+
 WRONG = [
     (["fill", "a [?]", "--choices", "b", "--trace", "a.html"], "--trace does not go with --choices, which writes"),
     (["watch", "none.jsonl"], "none.jsonl cannot be read (no such file or directory); give a file that --trace wrote."),
     (["watch", "{trace}", "--row", "2"], "There is no row 2 in this trace; give 0 to 1."),
     (["watch", "{trace}", "--html", "a.txt"], "--html cannot write 'a.txt'; give a file that ends in .html."),
-    ([*WORDS, "--trace", "a.json"], "--trace cannot write 'a.json'; give a name that ends in .jsonl or, for a page, "),
+    (["watch", "{trace}", "--svg", "a.html"], "--svg cannot write 'a.html'; give a file that ends in .svg."),
+    ([*WORDS, "--trace", "a.json"], "--trace cannot write 'a.json'; give a name that ends in .jsonl, .html (a "),
     ([*WORDS, "--trace", "{trace}/a.html"], "--trace cannot write '{trace}/a.html'; give a file in a folder that can"),
 ]
 

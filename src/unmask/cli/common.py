@@ -84,7 +84,8 @@ class RecordingOptions:
     watch: bool = False
     """Show the text while it is written."""
     trace: str | None = None
-    """Record every change of a position: FILE.jsonl for `unmask watch`, FILE.html for a page that plays it."""
+    """Record every change of a position: FILE.jsonl for `unmask watch`, FILE.html for a page that plays it, FILE.svg
+    for an animated picture of the first text."""
 
 
 @dataclass(frozen=True, slots=True)

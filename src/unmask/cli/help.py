@@ -36,7 +36,7 @@ FIRST = {
     "eval": ("data.source", "split", "draws", "limit", "json"),
     "generate": ("length", "policy", "temperature", "seed", "watch"),
     "fill": ("choices", "policy", "temperature", "seed", "count"),
-    "watch": ("row", "html", "json"),
+    "watch": ("row", "html", "svg", "json"),
     "frontier": ("task", "policies", "blocks", "count", "out"),
     "learn": ("checkpoint", "task", "learn.rounds", "out", "resume"),
     "reproduce": ("list", "seeds", "out", "workers", "json"),

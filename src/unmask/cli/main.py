@@ -48,7 +48,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
 }
 """Verb -> its module in this package (with the function where that is not `run`), its arguments, what it does."""
 _LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "bench"}
-_FILES = {"--trace", "--html"}
+_FILES = {"--trace", "--html", "--svg"}
 
 EXIT_CODES = {
     0: "done",

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ from unmask.errors import RequestError
 from unmask.output import console, note
 from unmask.ranges import Natural
 from unmask.trace.events import CHANGES, Event, Trace, last_events, position_texts, read, replay, to_html, to_jsonl
+from unmask.trace.picture import to_svg
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +63,8 @@ class WatchArguments:
     """Which row of the request, from 0."""
     html: str | None = None
     """Write a page that plays the trace, with all its rows, to this file instead."""
+    svg: str | None = None
+    """Write an animated picture of the row, for a README or a talk, to this file instead."""
     output: Flat[OutputOptions] = OutputOptions()
 
 
@@ -69,16 +73,16 @@ def run(argv: Sequence[str]) -> int:
     arguments = parse(WatchArguments, argv, "watch")
     if arguments.html is not None and not arguments.output.json:
         refuse(typed_options(WatchArguments, argv, "watch") & {"row"}, "--html: the page has every row.")
-    page = None if arguments.html is None else _page(arguments.html)
+    pages = [_page(path, ending) for path, ending in ((arguments.html, ".html"), (arguments.svg, ".svg")) if path]
     trace = read(arguments.file)
     player = Player(trace, arguments.row)
     if trace.cut:
         note(f"{arguments.file} ends in the middle of an event, which is left out.")
-    if page is not None:
-        _write(page, trace)
+    for page in pages:
+        _write(page, trace, arguments.row)
     if arguments.output.json:
         print_json({"trace": arguments.file} | player.summary())
-    elif arguments.html is None:
+    elif not pages:
         _show(player, console())
     return 0
 
@@ -291,18 +295,22 @@ class Tracing:
             _write(self._path, self._model.trace(self._recorder, rows, **facts))
 
 
-def _write(path: Path, trace: Trace) -> None:
-    """Write the trace, as a page where the name ends in .html and as JSON lines elsewhere, and print the path."""
-    page = path.suffix == ".html"
-    atomic_text(path, to_html(trace) if page else to_jsonl(trace))
-    note(f"  {path}: {len(trace.events):,} events; {'open it in a browser' if page else f'unmask watch {path}'}")
+def _write(path: Path, trace: Trace, row: int = 0) -> None:
+    """Write the trace in the format of the name's ending (page, animated picture, JSON lines), and print the path."""
+    formats = {".html": to_html, ".svg": partial(to_svg, row=row)}
+    atomic_text(path, formats.get(path.suffix, to_jsonl)(trace))
+    use = "open it in a browser" if path.suffix in formats else f"unmask watch {path}"
+    note(f"  {path}: {len(trace.events):,} events; {use}")
 
 
-def _page(name: str) -> Path:
-    """File name of --html -> its path. Raises RequestError for another ending, ConfigError for a foreign file."""
+def _page(name: str, ending: str) -> Path:
+    """File name of --html or --svg -> its path.
+
+    Raises RequestError for another ending, ConfigError for a foreign file.
+    """
     path = to_path(name)
-    if path.suffix != ".html":
-        raise RequestError(f"--html cannot write '{name}'; give a file that ends in .html.")
+    if path.suffix != ending:
+        raise RequestError(f"--{ending[1:]} cannot write '{name}'; give a file that ends in {ending}.")
     refuse_foreign_file(path)
     return path
 
@@ -310,8 +318,10 @@ def _page(name: str) -> Path:
 def _checked(name: str) -> Path:
     """File name of --trace -> its path. Raises RequestError where no trace can be written there."""
     path = to_path(name)
-    if path.suffix not in (".jsonl", ".html"):
-        raise RequestError(f"--trace cannot write '{name}'; give a name that ends in .jsonl or, for a page, .html.")
+    if path.suffix not in (".jsonl", ".html", ".svg"):
+        raise RequestError(
+            f"--trace cannot write '{name}'; give a name that ends in .jsonl, .html (a page) or .svg (a picture)."
+        )
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise RequestError(f"--trace cannot write '{name}'; give a file in a folder that can be written.")

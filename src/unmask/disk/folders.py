@@ -51,7 +51,9 @@ _FOREIGN = {
     "model_index.json": (("_class_name",), "a pipeline of the diffusers library"),
 }
 _NAME = re.compile(r"(?P<prefix>step|best)-(?P<step>\d{8,})")
-_WRITTEN = re.compile(rb"Software\x00unmask|generator\" content=\"unmask|\"generator\": \"unmask|\"unmask_trace\"")
+_WRITTEN = re.compile(
+    rb"Software\x00unmask|generator\" content=\"unmask|\"generator\": \"unmask|\"unmask_trace\"|<!-- written by unmask"
+)
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
 _LARGEST_HEADER = 100_000_000
