@@ -181,7 +181,7 @@ def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
     alphas: list[float] = []
     for name in cell.trainings:
         run = run_folder(folder, name)
-        policy, text = read_policy(locate_policy(str(run))), f"learned:from={run}"
+        policy, text = read_policy(locate_policy(str(run))), f"learned:from={run.absolute()}"
         if policy.settings.priced:
             dials = [policy.dial_of(alpha) for alpha in cell.alphas]
             settings += [Setting(f"{text},dial={dial:.6f}", block) for dial in dials]
