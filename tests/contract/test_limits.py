@@ -180,6 +180,7 @@ def test_the_command_line_prints_one_sentence(
     def lies(_: list[str]) -> int:
         raise MemoryError
 
+    real = cli._dispatch  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(cli, "_dispatch", lies)
     assert cli.main(["generate"]) == 1
     assert capsys.readouterr().err.startswith("unmask: There was not enough memory")
@@ -187,7 +188,7 @@ def test_the_command_line_prints_one_sentence(
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    monkeypatch.setattr(cli, "_dispatch", lambda _: Path.cwd())  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(cli, "_dispatch", real)
     assert cli.main(["generate"]) == 1
     assert "The folder that this command runs in does not exist any more" in capsys.readouterr().err
     monkeypatch.setattr(cli, "_dispatch", lambda _: 1 // 0)  # pyright: ignore[reportUnknownLambdaType]
@@ -279,6 +280,7 @@ TEXTS = [
         "A request of 1,000,000,000 texts of 4 tokens needs at least 660.0 GB",
     ),
     ("fill automaton 'a[3]' --trace x.jsonl --count 1000000000000", "A request of 1,000,000,000,000 texts"),
+    ("fill automaton 'a[1-3]' --draws 10000000000", "10,000,000,000 maskings of 3 texts needs at least 720.0 GB"),
     ("generate automaton a --count 1000000000", "A request of 1,000,000,000 texts of 128 tokens needs at least 5.6 TB"),
     ("generate automaton a --length 100000000000", "A request of 1 texts of 100,000,000,000 tokens needs"),
 ]
@@ -513,7 +515,8 @@ def test_problems_are_bounded(capsys: pytest.CaptureFixture[str]) -> None:
         "frontier automaton --task automaton:length=90000 --count 1": "has 90000 tokens, but the window of automaton",
         "frontier automaton --task sudoku:side=1000000": "is 1000000",
         "frontier automaton --task arithmetic:length=1000000000": "is 1000000000",
-        "learn --learn.pool 10000000000": "10",
+        "learn --learn.pool 1000000000": "1",
+        "learn --learn.group 100000000": "1",
     }
     for words, sentence in cases.items():
         assert cli.main(words.split()) == 2, words

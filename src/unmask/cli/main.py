@@ -141,6 +141,7 @@ def _dispatch(arguments: list[str]) -> int:
     if verb not in VERBS:
         note(f"unmask: there is no verb '{verb}'; {did_you_mean(verb, VERBS)}")
         return 2
+    os.getcwd()  # where it was deleted, MKL would end the process with a message of its own
     module, _, function = VERBS[verb][0].partition(":")
     from unmask.config import typed
 

@@ -22,7 +22,7 @@ from unmask.decode.rows import Filled, RowOptions, Snapshot, Written, decode_row
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.fill.score import conditional_nats, whole_nats
-from unmask.limits import require_rows, sentences
+from unmask.limits import require_memory, require_rows, sentences
 from unmask.noise import derive
 from unmask.text.template import Edit, Hole, Part, Slot, parse_template
 from unmask.text.tokenizer import Tokenizer
@@ -248,6 +248,7 @@ class Filler:
         batch: int,
     ) -> list[Attempt]:
         """The filled rows of a sample -> attempts with their bounds, the best first, of equal ones the shorter."""
+        require_memory(24 * draws * len(rows), f"{draws:,} maskings of {len(rows)} texts", "ask for fewer draws")
         tokens, valid = pad_ids([row.tokens for row in rows], self.tokenizer.pad_id, self.device)
         keys, _ = pad_ids([sketch.keys(lengths) for lengths in combinations], 0, self.device)
         nats = whole_nats(

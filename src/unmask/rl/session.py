@@ -18,6 +18,7 @@ from unmask.disk.checkpoint import read_checkpoint, resuming
 from unmask.disk.files import file_sha256, run_lock
 from unmask.disk.folders import absolute_path, bundled, locate, moved, resolve, resume_point
 from unmask.errors import CheckpointError, ConfigError, UnmaskError
+from unmask.limits import require_rows
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore
 from unmask.rl.learner import Learner, RoundReport
@@ -70,6 +71,7 @@ def open_learning(
         if device.type == "cuda" and group.size > 1:
             device = torch.device("cuda", group.local_rank)
         group.share(run.learn.prompts)
+        require_rows(run.learn.prompts * (run.learn.group + run.learn.steering), 1)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, note)
         origin = _origin(run, point)

@@ -24,6 +24,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from unmask.config import typed, typed_files
 from unmask.errors import RunError, UnmaskError
+from unmask.limits import failure_of
 from unmask.output import standard_streams
 from unmask.run.loop import Interrupt
 
@@ -261,6 +262,8 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Unmask
     except UnmaskError as error:
         return None, error
     except Exception as error:
+        if failure := failure_of(error):
+            return None, failure
         traceback.print_exc()
         return None, RunError(f"A worker process failed with {type(error).__name__}: {error}")
 
