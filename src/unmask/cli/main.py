@@ -70,7 +70,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "100000")
     with standard_streams(ends=_ends_without_output(arguments)) as streams:
-        return streams.exit_code(_guarded(arguments))
+        code = _guarded(arguments)
+        if argv is None:  # the process ends: an impatient Ctrl-C is to leave no traceback
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return streams.exit_code(code)
 
 
 def _ends_without_output(arguments: Sequence[str]) -> bool:
