@@ -2,71 +2,45 @@
 
 __all__ = ["Filling", "Generation", "Model", "bundled", "load", "unigram_entropy"]
 
-import math
-import time
-from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
 
+from unmask import ranges
 from unmask.data.packed import Packed
 from unmask.decode.canvas import constraints_of
 from unmask.decode.constraint import Constraint, Constraints
 from unmask.decode.loop import Decoder
-from unmask.decode.rows import Decoding, Snapshot, Written, make_decoder, row_options, run_to_end, slide
+from unmask.decode.options import make_decoder, row_options
+from unmask.decode.rows import Snapshot, Source, Written, slide, unigram_entropy
 from unmask.denoiser import Denoiser, Trainable, computing_in
 from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import bundled, locate
 from unmask.errors import RequestError
-from unmask.fill.holes import Attempt, Choice, Fill, Filler
+from unmask.fill.holes import Choice, Fill, Filler
 from unmask.model.load import load_denoiser
 from unmask.noise import row_seeds
 from unmask.objective.bound import Bound, validate
 from unmask.objective.masked import Masked
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
-from unmask.ranges import Count, Dial, Draws, Seed, Temperature, Threads, TopP, checked
+from unmask.results import Filling, Generation, finished
 from unmask.run.machine import DtypeName, choose_device, choose_dtype, prepare, set_threads
 from unmask.text.tokenizer import Tokenizer
-from unmask.trace.events import Trace
 from unmask.trace.recorder import Recorder
 
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """Samples. Lists have one entry a sample; log-probabilities are of the written tokens, in nats."""
-
-    texts: list[str]
-    tokens: list[list[int]]
-    log_probs: list[list[float]]
-    passes: list[int]
-    seconds: float
-    entropy: float
-    """Unigram entropy of the written tokens in nats, over all samples; a low value means repetition."""
-    trace: Trace | None = field(default=None, kw_only=True)
-    """The trace of decoding, if it was requested."""
+_DECODING = ("block_size", "cache", "guidance", "suppress", "passes", "alternatives")
 
 
-@dataclass(frozen=True, slots=True)
-class Filling(Generation):
-    """Texts whose holes were filled; log-probabilities of the template's tokens are 0."""
-
-    holes: list[list[str]]
-    """The written text of each hole."""
-    attempts: list[list[Attempt]]
-    """The decoded combinations of lengths, the best (the sample) first; empty without free lengths."""
-
-
-@checked
+@ranges.checked
 def load(
     name_or_path: str = "shakespeare",
     *,
     device: str = "auto",
     dtype: DtypeName = "auto",
-    threads: Threads | None = None,
+    threads: ranges.Threads | None = None,
 ) -> "Model":
     """A checkpoint folder, a run folder, or the name of a bundled checkpoint -> a model.
 
@@ -111,60 +85,100 @@ class Model:
         """The number of positions of the network."""
         return self.network.max_length
 
-    # ---- writing --------------------------------------------------------------------------------------------------
-
-    @checked
+    @ranges.checked
     def decoder(
         self,
         policy: str | UnmaskingPolicy = "random",
         *,
-        temperature: Temperature = 1.0,
-        top_p: TopP = 1.0,
-        **decoding: Unpack[Decoding],
+        temperature: ranges.Temperature = 1.0,
+        top_p: ranges.TopP = 1.0,
+        **options: Any,
     ) -> Decoder:
-        """A policy -> the decoding loop over this model; `policy` is a name such as "ancestral:steps=64" or an object.
+        """A policy -> the decoding loop over this model; `options` are those of `decode.options.make_decoder`.
 
-        Temperature and top-p, as in `stream`, are for rows whose canvas has no values of its own. Raises RequestError
-        for options that cannot be combined.
+        Temperature and top-p are for rows whose canvas has no values of its own. Raises RequestError for options that
+        cannot be combined.
         """
-        decoder = make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, policy, **decoding)
+        decoder = make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, policy, **options)
         return replace(decoder, temperature=temperature, top_p=top_p)
 
-    def generate(self, prompts: str | Sequence[str] = "", *, trace: bool = False, **options: Any) -> Generation:
-        """Continue each prompt; the options are those of `stream`. With `trace` the result has a trace."""
-        start = time.perf_counter()
-        recorder = self.recorder() if trace else None
-        rows = run_to_end(self.stream(prompts, **options), recorder)
-        result = self._collect(rows, time.perf_counter() - start)
-        return result if recorder is None else replace(result, trace=self.trace(recorder, rows, **options))
+    @ranges.checked
+    def generate(
+        self,
+        prompts: str | Sequence[str] = "",
+        *,
+        length: ranges.Count = 128,
+        policy: str | UnmaskingPolicy = "random",
+        temperature: ranges.Temperature | Sequence[ranges.Temperature] = 1.0,
+        top_p: ranges.TopP | Sequence[ranges.TopP] = 1.0,
+        seed: ranges.Seed | Sequence[ranges.Seed] = 0,
+        dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
+        passes: ranges.Passes | None = None,
+        stride: ranges.Count | None = None,
+        block_size: ranges.BlockSize | None = None,
+        cache: str | None = None,
+        guidance: ranges.Guidance = 0.0,
+        suppress: Sequence[int | str] = (),
+        constraint: Constraints = None,
+        stop_at_eos: bool = True,
+        batch: ranges.Count = 32,
+        trace: bool = False,
+    ) -> Generation:
+        """Continue each prompt, which may be empty -> the texts with their tokens and log-probabilities.
 
-    @checked
+        A row's text depends on its seed, its prompt and its options alone, not on the rows beside it.
+
+        Args:
+            prompts: a text, or a list of texts that are continued together.
+            length: tokens to write after each prompt. Beyond the model's window, windows slide over the text.
+            policy: which tokens appear when: a name (`unmask list policies`) such as "margin:steps=12", or an object.
+            temperature: 0 takes the most probable token, 1 samples from the model; one number, or one a row.
+            top_p: below 1, sample from the smallest set of tokens with this joint probability; one, or one a row.
+            seed: one number, from which each row gets its own by its place, or one a row.
+            dial: 0 (accurate) to 1 (fast), for a policy that has a dial; one number, or one a row.
+            passes: the mean number of forward passes a row, for a calibrated learned policy.
+            stride: tokens that each later window adds; by default half a window.
+            block_size: fill blocks of so many positions from left to right; by default all positions are one block.
+            cache: "prefix", "dual" or "delayed" keep keys and values between passes (see `unmask.model.cache`).
+            guidance: the scale of classifier-free guidance towards the prompt.
+            suppress: tokens that are never written: ids, or texts of one token each.
+            constraint: which tokens may be written where (see `only`, whose constraint leaves EOS out), or one a row.
+            stop_at_eos: end a text at its first EOS.
+            batch: rows that go through the network at once.
+            trace: record every change of a position in the result's `trace`.
+
+        Raises RequestError for impossible requests. An UnmaskWarning tells of characters that the model does not have.
+        """
+        return finished(self, self.stream, Generation.of, locals())
+
+    @ranges.checked
     def stream(
         self,
         prompts: str | Sequence[str] = "",
         *,
-        length: Count = 128,
+        length: ranges.Count = 128,
         policy: str | UnmaskingPolicy = "random",
-        temperature: Temperature | Sequence[Temperature] = 1.0,
-        top_p: TopP | Sequence[TopP] = 1.0,
-        dial: Dial | Sequence[Dial] | None = None,
-        stride: Count | None = None,
-        seed: Seed | Sequence[Seed] = 0,
-        stop_at_eos: bool = True,
+        temperature: ranges.Temperature | Sequence[ranges.Temperature] = 1.0,
+        top_p: ranges.TopP | Sequence[ranges.TopP] = 1.0,
+        seed: ranges.Seed | Sequence[ranges.Seed] = 0,
+        dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
+        passes: ranges.Passes | None = None,
+        stride: ranges.Count | None = None,
+        block_size: ranges.BlockSize | None = None,
+        cache: str | None = None,
+        guidance: ranges.Guidance = 0.0,
+        suppress: Sequence[int | str] = (),
         constraint: Constraints = None,
-        batch: Count = 32,
-        **decoding: Unpack[Decoding],
+        stop_at_eos: bool = True,
+        batch: ranges.Count = 32,
+        alternatives: ranges.Natural = 0,
     ) -> Generator[Snapshot, None, list[Written]]:
-        """Continue each prompt by `length` tokens, yielding the canvas after each pass.
+        """Continue each prompt as `generate` does, yielding a snapshot after each pass: print its `text`.
 
-        Beyond the model's window the text is written in windows that slide by `stride` tokens (default: half a window).
-        `seed` is one number, from which each row gets its own by its place, or one a row. `temperature` (0 takes the
-        most probable token, 1 samples from the model), `top_p` (below 1: sample from the smallest set of most probable
-        tokens with this joint probability), `dial` (0 accurate, 1 fast; for a policy that has one) and `constraint`
-        (which tokens may be written where; that of `only` leaves EOS out) are one, or one a row. A row's text depends
-        on its seed, prompt and options alone. Other options: `Decoding`. The generator returns the finished rows.
-        Raises RequestError for impossible requests.
+        `alternatives` is how many of the most probable tokens the snapshots have for each position that was looked at;
+        the other arguments are those of `generate`. The generator returns the finished rows.
         """
+        decoding = {name: value for name, value in locals().items() if name in _DECODING}
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         step = self.window // 2 if stride is None else stride
         rules, numbers = constraints_of(constraint, len(texts))
@@ -173,12 +187,12 @@ class Model:
             raise RequestError("There is no prompt; give at least one, which may be empty.")
         if not 0 < step <= self.window:
             raise RequestError(f"stride is {step}; give 1 to {self.window} tokens, the model's window.")
-        options = row_options(
-            decoder, len(texts), dial=dial, temperature=temperature, top_p=top_p, passes=decoding.get("passes")
-        )
+        options = row_options(decoder, len(texts), dial=dial, temperature=temperature, top_p=top_p, passes=passes)
+        ids = self.tokenizer.encode_batch(texts)
+        self.tokenizer.warn(texts)
         return slide(
             decoder,
-            self.tokenizer.encode_batch(texts),
+            ids,
             [length] * len(texts),
             row_seeds(seed, len(texts)),
             window=self.window,
@@ -187,6 +201,7 @@ class Model:
             eos_id=self.tokenizer.eos_id if stop_at_eos else None,
             batch=batch,
             device=self.device,
+            source=Source(self.tokenizer, list(map(self.tokenizer.typed, texts, ids))),
             options=replace(options, constraint=numbers),
         )
 
@@ -194,84 +209,74 @@ class Model:
         """The recorder of a stream of this model, or of `stream_fill` with a template."""
         return Recorder(self.tokenizer.mask_id, None if template is None else self.filler.old(template))
 
-    def trace(
+    @ranges.checked
+    def fill(
         self,
-        recorder: Recorder,
-        rows: Sequence[Written],
+        template: str,
         *,
+        count: ranges.Count = 1,
         policy: str | UnmaskingPolicy = "random",
-        seed: int | Sequence[int] = 0,
-        block_size: int | None = None,
-        **_: Any,
-    ) -> Trace:
-        """A recorder and the rows that a stream returned -> the trace; the options are those of the stream."""
-        from unmask.tasks.sudoku import drawn_as  # tasks are needed for traces alone
+        temperature: ranges.Temperature | Sequence[ranges.Temperature] = 1.0,
+        top_p: ranges.TopP | Sequence[ranges.TopP] = 1.0,
+        seed: ranges.Seed | Sequence[ranges.Seed] = 0,
+        dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
+        passes: ranges.Passes | None = None,
+        draws: ranges.Draws = 32,
+        block_size: ranges.BlockSize | None = None,
+        cache: str | None = None,
+        guidance: ranges.Guidance = 0.0,
+        suppress: Sequence[int | str] = (),
+        constraint: Constraints = None,
+        batch: ranges.Count = 32,
+        trace: bool = False,
+    ) -> Filling:
+        """Fill the holes of a text such as "To be or [5] to be" (five tokens) -> the texts, and what is in each hole.
 
-        name = "" if self.checkpoint is None else self.checkpoint.folder.name
-        run = (self.checkpoint and self.checkpoint.run) or {}
-        return recorder.trace(
-            [row.tokens for row in rows],
-            self.tokenizer.piece,
-            self.tokenizer.part,
-            policy=policy if isinstance(policy, str) else repr(policy),
-            seed=seed if isinstance(seed, int) else tuple(seed),
-            checkpoint=name,
-            block_size=block_size,
-            **drawn_as(str(run.get("settings", {}).get("data", {}).get("source"))),
-        )
+        Where a length is free, as in [1-8], every combination of lengths is decoded, and the text with the least bound
+        on -log p is returned; `attempts` has them all. Special tokens, EOS among them, are never written.
 
-    def _collect(self, rows: Sequence[Written], seconds: float) -> Generation:
-        written = [row.tokens[row.prompt :] for row in rows]
-        return Generation(
-            [self.tokenizer.decode(row.tokens) for row in rows],
-            [row.tokens for row in rows],
-            [row.log_probs for row in rows],
-            [row.passes for row in rows],
-            seconds,
-            unigram_entropy(written),
-        )
+        Args:
+            template: a text with holes: [5], [1-8], or [=old words] for words to write anew (`unmask.text.template`).
+            count: number of texts; `seed`, `temperature`, `top_p`, `dial` and `constraint` may have an entry for each.
+            draws: random maskings of each text, by which lengths are compared.
 
-    # ---- filling --------------------------------------------------------------------------------------------------
+        The other arguments are those of `generate`. Raises RequestError for a template without holes, one longer than
+        the model's window, or one with too many combinations of lengths.
+        """
+        return finished(self, self.stream_fill, Filling.of_fills, locals())
 
-    def fill(self, template: str, *, trace: bool = False, **options: Any) -> "Filling":
-        """Fill the holes of a text such as "To be or [5] to be" (five tokens); options as for `stream_fill`."""
-        start = time.perf_counter()
-        recorder = self.recorder(template) if trace else None
-        rows = run_to_end(self.stream_fill(template, **options), recorder)
-        result = self._filling(rows, time.perf_counter() - start)
-        return result if recorder is None else replace(result, trace=self.trace(recorder, rows, **options))
-
-    @checked
+    @ranges.checked
     def stream_fill(
         self,
         template: str,
         *,
+        count: ranges.Count = 1,
         policy: str | UnmaskingPolicy = "random",
-        temperature: Temperature | Sequence[Temperature] = 1.0,
-        top_p: TopP | Sequence[TopP] = 1.0,
-        dial: Dial | Sequence[Dial] | None = None,
-        count: Count = 1,
-        seed: Seed | Sequence[Seed] = 0,
-        draws: Draws = 32,
+        temperature: ranges.Temperature | Sequence[ranges.Temperature] = 1.0,
+        top_p: ranges.TopP | Sequence[ranges.TopP] = 1.0,
+        seed: ranges.Seed | Sequence[ranges.Seed] = 0,
+        dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
+        passes: ranges.Passes | None = None,
+        draws: ranges.Draws = 32,
+        block_size: ranges.BlockSize | None = None,
+        cache: str | None = None,
+        guidance: ranges.Guidance = 0.0,
+        suppress: Sequence[int | str] = (),
         constraint: Constraints = None,
-        batch: Count = 32,
-        **decoding: Unpack[Decoding],
+        batch: ranges.Count = 32,
+        alternatives: ranges.Natural = 0,
     ) -> Generator[Snapshot, None, list[Fill]]:
-        """Fill the holes of `template` (see text.template) `count` times, yielding the canvas after each pass.
+        """Fill the holes of a text as `fill` does, yielding a snapshot after each pass: print its `text`.
 
-        Where a length is free every combination of lengths is decoded, and the one whose whole text has the least bound
-        on -log p, measured by `draws` random maskings, is returned; Fill.attempts has them all. Special tokens, EOS
-        among them, are never written. The other options are as in `stream`, one a row for each of `count` texts.
-        Raises RequestError for a template without holes, one longer than the model's window, or one with too many
-        combinations of lengths.
+        The arguments are those of `fill` and `stream`. The generator returns the finished rows.
         """
+        decoding = {name: value for name, value in locals().items() if name in _DECODING}
         sketch = self.filler.sketch(template, count)
         rules, numbers = constraints_of(constraint, count)
         decoder = replace(self.decoder(policy, **decoding), constraints=tuple(map(self.filler.writable, rules)))
-        options = row_options(
-            decoder, count, dial=dial, temperature=temperature, top_p=top_p, passes=decoding.get("passes")
-        )
+        options = row_options(decoder, count, dial=dial, temperature=temperature, top_p=top_p, passes=passes)
         options = replace(options, constraint=numbers)
+        self.tokenizer.warn(sketch.texts)
         return self.filler.stream(sketch, decoder, row_seeds(seed, count), options, draws=draws, batch=batch)
 
     def canvas_of(self, template: str) -> list[int]:
@@ -283,9 +288,15 @@ class Model:
         """Characters such as "0123456789" -> a constraint for `stream` and `fill`: only tokens made of them."""
         return self.filler.only(characters)
 
-    @checked
+    @ranges.checked
     def score(
-        self, template: str, choices: Sequence[str], *, orders: Draws = 32, seed: Seed = 0, batch: Count = 32
+        self,
+        template: str,
+        choices: Sequence[str],
+        *,
+        orders: ranges.Draws = 32,
+        seed: ranges.Seed = 0,
+        batch: ranges.Count = 32,
     ) -> list[Choice]:
         """How probable each choice is where the template has a [?]: score("The king is [?]", ["dead", "here"]).
 
@@ -301,24 +312,13 @@ class Model:
         """The object that fills holes and compares choices."""
         return Filler(self.denoiser, self.tokenizer, self.window, self.device)
 
-    def _filling(self, rows: Sequence[Fill], seconds: float) -> "Filling":
-        return Filling(
-            [self.tokenizer.decode(row.tokens) for row in rows],
-            [row.tokens for row in rows],
-            [row.log_probs for row in rows],
-            [row.passes for row in rows],
-            seconds,
-            unigram_entropy([token for hole in row.holes for token in hole] for row in rows),
-            [[self.tokenizer.decode(hole) for hole in row.holes] for row in rows],
-            [row.attempts for row in rows],
-        )
-
-    # ---- measuring ------------------------------------------------------------------------------------------------
-
-    @checked
-    def bound(self, texts: str | Sequence[str], *, draws: Count = 16, seed: Seed = 0, batch: Count = 32) -> Bound:
+    @ranges.checked
+    def bound(
+        self, texts: str | Sequence[str], *, draws: ranges.Count = 16, seed: ranges.Seed = 0, batch: ranges.Count = 32
+    ) -> Bound:
         """Texts -> the bound on their -log p; each is cut into windows, with `draws` random maskings a window.
 
+        Characters that the model has no token for are warned of, and then there are no bits per byte.
         Raises RequestError if there is no token.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -326,25 +326,25 @@ class Model:
         rows = [row[at : at + self.window] for row in ids for at in range(0, len(row), self.window)]
         if not rows:
             raise RequestError("There is no text to measure: every text given is empty.")
-        table = np.full((len(rows), self.window), self.tokenizer.pad_id, np.int64)
-        for line, row in enumerate(rows):
-            table[line, : len(row)] = row
-        last = np.array([len(row) for row in rows], np.int32)
-        size = sum(len(text.encode()) for text in texts)
-        packed = Packed(table, np.zeros(len(rows), np.int32), last, size, int(last.sum()))
+        unknown = self.tokenizer.warn(texts)
+        size = 0 if unknown else sum(len(text.encode()) for text in texts)  # then the bound is not one of these bytes
+        packed = Packed.of(rows, self.window, self.tokenizer.pad_id, size)
         return self.bound_packed(packed, draws=draws, seed=seed, batch=batch)
 
-    @checked
+    @ranges.checked
     def bound_packed(
-        self, packed: Packed, *, limit: Count | None = None, draws: Count = 1, seed: Seed = 0, batch: Count = 32
+        self,
+        packed: Packed,
+        *,
+        limit: ranges.Count | None = None,
+        draws: ranges.Count = 1,
+        seed: ranges.Seed = 0,
+        batch: ranges.Count = 32,
     ) -> Bound:
-        """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`."""
-        masked, options = Masked(self.process), dict[str, Any](limit=limit, draws=draws, batch=batch, seed=seed)
-        return validate(self.denoiser, masked, packed, self.device, **options).checked()
+        """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all rows.
 
-
-def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:
-    """Samples -> the entropy in nats of the distribution of their tokens; 0 without tokens."""
-    counts = Counter(token for sample in samples for token in sample)
-    total = sum(counts.values())
-    return -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0
+        There are none where characters are outside the model's alphabet: a bound for the tokens is none for the text.
+        """
+        options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed}
+        options["stand_in"] = self.tokenizer.stand_in
+        return validate(self.denoiser, Masked(self.process), packed, self.device, **options).checked()

@@ -5,11 +5,13 @@ UnmaskError
 ├── DataError         a source, a corpus or a tokenizer that cannot be used
 ├── CheckpointError   a folder or file that is not a whole checkpoint, or is not safe to load
 ├── RequestError      a request that the model cannot serve (too long, no steps, an unknown policy)
+│   └── ArgumentError   an argument of a Python function that does not exist, is missing, or has another type
 ├── PluginError       a policy or task of another package that breaks its contract
 └── RunError          a run that had to stop although the request was right (a full disk, NaN)
 """
 
 __all__ = [
+    "ArgumentError",
     "CheckpointError",
     "ConfigError",
     "DataError",
@@ -18,6 +20,7 @@ __all__ = [
     "RequestError",
     "RunError",
     "UnmaskError",
+    "UnmaskWarning",
     "did_you_mean",
     "plugin_failure",
     "reason_in_words",
@@ -54,6 +57,14 @@ class CheckpointError(UnmaskError, ValueError):
 
 class RequestError(UnmaskError, ValueError):
     pass
+
+
+class ArgumentError(RequestError, TypeError):
+    """An argument of a Python function that does not exist, is missing, or has another type."""
+
+
+class UnmaskWarning(UserWarning):
+    """What a request could not keep, although it is served."""
 
 
 class PluginError(UnmaskError, TypeError):

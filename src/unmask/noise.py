@@ -8,6 +8,7 @@ whose multipliers are below 2**31, so that no product with a 32-bit word exceeds
 __all__ = ["DROPOUT", "POLICY", "TOKENS", "derive", "fold", "generator", "row_keys", "row_seeds", "uniform"]
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -91,8 +92,8 @@ def row_seeds(seed: int | Sequence[int], count: int) -> list[int]:
 
     Raises RequestError where there are not as many as rows.
     """
-    if isinstance(seed, int):
-        return [derive(seed, row) for row in range(count)]
+    if isinstance(seed, int | Integral):
+        return [derive(int(seed), row) for row in range(count)]
     if len(seed) != count:
         raise RequestError(f"{len(seed)} seeds were given for {count} rows; give one seed, or one a row.")
     return [int(row_seed) for row_seed in seed]

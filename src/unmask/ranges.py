@@ -35,13 +35,13 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, cast
 
-from unmask.errors import ConfigError, RequestError, UnmaskError
+from unmask.errors import ArgumentError, ConfigError, RequestError, UnmaskError, did_you_mean
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
@@ -67,6 +67,10 @@ class Range:
     zero: bool = False
     """Whether 0 is possible beside the range."""
     integer: bool = False
+
+    def __repr__(self) -> str:
+        """What is possible, so that the help of a function says it."""
+        return self.possible()
 
     def holds(self, value: object) -> bool:
         """Whether a value is a number of the range: finite, and a whole number where these are asked for."""
@@ -150,20 +154,31 @@ def check_numbers(settings: object, prefix: str = "", error: type[UnmaskError] =
 
 
 def checked(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Function -> the same, which checks its arguments against the ranges in its annotations before it runs.
+    """Function -> the same, which checks its arguments against its annotations before it runs.
 
-    Raises RequestError in a sentence with the name, the value, and what is possible.
+    Checked are the names of arguments, ranges, and texts, numbers, truth values and lists of these; values of other
+    types are left to the function. Raises RequestError for a number outside of its range, and else ArgumentError, in a
+    sentence with the name, the value, and what is possible.
     """
     signature = inspect.signature(function)
+    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
 
     @functools.wraps(function)
     def call(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
+        unknown = set[str]() if free else options.keys() - signature.parameters.keys()
+        for name in sorted(unknown):
+            known = [key for key in signature.parameters if key != "self"]
+            raise ArgumentError(f"{function.__name__} has no argument '{name}'; {did_you_mean(name, known)}")
         try:
             values = signature.bind(*args, **options).arguments
-        except TypeError:  # the function itself says what is wrong with its arguments
-            return function(*args, **options)
-        for name, (limits, optional) in _ranges(function).items():
-            for number in _numbers(values[name]) if name in values else ():
+        except TypeError as error:
+            raise ArgumentError(f"{function.__name__} cannot be called like this: {error}.") from None
+        ranges = _ranges(function)
+        for name, value in values.items():
+            hint, (limits, optional) = _hints(function).get(name), ranges.get(name, (None, True))
+            if limits is None and not _fits(value, hint):
+                raise ArgumentError(f"{name} is {shown(value)}; give {' or '.join(_in_words(hint))}.")
+            for number in _numbers(value) if limits is not None else ():
                 if number is not None or not optional:
                     check_value(name, number, limits, RequestError)
         return function(*args, **options)
@@ -224,8 +239,54 @@ def _optional(annotation: Any) -> bool:
 
 
 def _numbers(value: object) -> Iterable[object]:
-    """Number -> itself in a tuple; a tuple or list of numbers is returned as it is."""
-    return cast(Iterable[object], value) if isinstance(value, tuple | list) else (value,)
+    """Number -> itself in a tuple; a list of numbers, or another sequence of them, is returned as it is."""
+    return cast(Iterable[object], value) if _listed(value) else (value,)
+
+
+@functools.cache
+def _hints(annotated: Any) -> dict[str, Any]:
+    return typing.get_type_hints(annotated)
+
+
+_WORDS = {
+    str: ("a text", "texts"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("True or False", "truth values"),
+    types.NoneType: ("None", "None"),
+}
+
+
+def _fits(value: object, annotation: Any) -> bool:
+    """Whether a value can have an annotation; True for annotations that are not checked."""
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in (int, float):
+        return isinstance(value, Integral if annotation is int else Real) and not isinstance(value, bool)
+    if annotation in _WORDS:
+        return isinstance(value, annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, member) for member in members)
+    if origin is Sequence:
+        return _listed(value) and all(_fits(entry, members[0]) for entry in cast(Sequence[object], value))
+    return True
+
+
+def _in_words(annotation: Any) -> list[str]:
+    """The types of an annotation, in words."""
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in _WORDS:
+        return [_WORDS[annotation][0]]
+    if origin in (typing.Union, types.UnionType):
+        return list(dict.fromkeys(word for member in members for word in _in_words(member)))
+    if origin is Sequence:
+        each = typing.get_args(members[0]) or members
+        return [f"a list of {' or '.join(_WORDS[member][1] if member in _WORDS else 'objects' for member in each)}"]
+    return [getattr(annotation, "__name__", str(annotation))]
+
+
+def _listed(value: object) -> bool:
+    """Whether a value is a list, a tuple, an array or another sequence, and no text."""
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str | bytes | dict)
 
 
 def _digits(value: float) -> str:

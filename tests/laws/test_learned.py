@@ -11,7 +11,8 @@ from torch import Tensor
 
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
-from unmask.decode.rows import RowOptions, decode_rows
+from unmask.decode.options import RowOptions
+from unmask.decode.rows import decode_rows
 from unmask.noise import generator
 from unmask.policies.base import Decision, State, View
 from unmask.policies.learned.network import (

@@ -4,7 +4,7 @@ __all__ = ["DemoArguments", "dial_table", "policy_table", "run"]
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -279,7 +279,7 @@ def _generate(
     return {
         "label": label,
         "policy": repr(policy),
-        "text": model.tokenizer.decode(row.tokens),
+        "text": model.tokenizer.text(row.tokens, row.typed),
         "passes": row.passes,
         "entropy": entropy,
     }
@@ -340,4 +340,4 @@ def _measure(model: "Model", console: "Console") -> dict[str, Any] | None:
         f"({bound.tokens:,} tokens of {settings.source} that were kept out of training, {bound.draws} maskings each)\n",
         markup=False,
     )
-    return asdict(bound) | {"perplexity": bound.perplexity}
+    return bound.to_dict()

@@ -18,7 +18,7 @@ __all__ = [
 
 import math
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
@@ -126,6 +126,7 @@ class LiveText:
         self._header = Header(tokenizer.mask_id, (), {tokenizer.pad_id: ""})
         if tokenizer.eos_id is not None:
             self._header.pieces[tokenizer.eos_id] = ""
+        self._typed: Mapping[int, str] = {}
         self._passes, self._turn_passes, self._turn_start = 0, 0, -1
         self._drawn, self._stage = 0.0, 0
         sample = range(0, tokenizer.vocab_size, max(1, tokenizer.vocab_size // 200))
@@ -170,7 +171,7 @@ class LiveText:
             return  # this row is finished already; the pass belongs to other rows
         if start != self._turn_start:
             self._passes, self._turn_start, self._turn_passes = self._passes + self._turn_passes, start, 0
-        self._turn_passes = passes
+        self._turn_passes, self._typed = passes, snapshot.typed(line)
         tokens: list[int] = snapshot.canvas.tokens[line, :length].tolist()
         log_probs: list[float] = snapshot.canvas.log_prob[line, :length].tolist()
         known = len(self._tokens) - start
@@ -190,7 +191,7 @@ class LiveText:
                 self._header.raw[token] = data.hex()
         cells: list[Cell] = []
         for token, text, log_prob in zip(
-            self._tokens, position_texts(self._header, self._tokens), self._log_probs, strict=True
+            self._tokens, position_texts(self._header, self._tokens, self._typed), self._log_probs, strict=True
         ):
             masked = token == self._header.mask_id
             cells.append(Cell(text, masked, "dim" if masked else "bold" if math.isnan(log_prob) else shade(log_prob)))

@@ -7,11 +7,13 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
-from unmask.errors import ConfigError, Interrupted, UnmaskError, did_you_mean
+from unmask.errors import ConfigError, Interrupted, UnmaskError, UnmaskWarning, did_you_mean
 from unmask.output import OutputLost, note, show_text, standard_streams
 
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -131,6 +133,23 @@ def _ended_by_signals() -> Generator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+@contextmanager
+def _warnings_as_notes() -> Generator[None]:
+    """Context in which a warning of this library is one line on stderr; others are shown as Python does it."""
+
+    def show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, UnmaskWarning):
+            note(f"unmask: warning: {message}")
+        else:
+            plain(message, category, *place)
+
+    with warnings.catch_warnings():
+        plain = warnings.showwarning
+        warnings.simplefilter("always", UnmaskWarning)
+        warnings.showwarning = show_warning
+        yield
+
+
 def _dispatch(arguments: list[str]) -> int:
     """Words -> exit code: print the overview or the version, or run a verb."""
     if arguments[:1] == ["help"] and len(arguments) == 2:
@@ -148,7 +167,7 @@ def _dispatch(arguments: list[str]) -> int:
     module, _, function = VERBS[verb][0].partition(":")
     from unmask.config import typed
 
-    with typed(rest):
+    with typed(rest), _warnings_as_notes():
         return getattr(import_module(f"unmask.cli.{module}"), function or "run")(rest)
 
 

@@ -5,7 +5,7 @@ __all__ = ["EvalArguments", "PaceArguments", "run_eval", "run_pace"]
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, duration, print_json, table
@@ -171,18 +171,20 @@ def _print_bound(model: "Model", arguments: EvalArguments, result: "Bound", seco
                 "checkpoint": str(model.checkpoint.folder) if model.checkpoint else arguments.checkpoint,
                 "source": arguments.data.source,
                 "split": arguments.split,
-                **asdict(result),
-                "perplexity": result.perplexity,
+                **result.to_dict(),
                 "seconds": seconds,
             }
         )
         return
+    missing = "only on whole parts (no --limit)"
+    if arguments.limit is None:
+        missing = "none: the text has characters outside the model's alphabet, so that no bound for it is known"
     error, bits = "" if result.stderr is None else f" ± {result.stderr:.4f}", result.bits_per_byte
     rows = {
         "text": f"{arguments.data.source} ({arguments.split})",
         "bound": f"{result.nats_per_token:.4f}{error} nats/token",
         "perplexity": f"{result.perplexity:.2f}",
-        "bits/byte": "only on whole parts (no --limit)" if bits is None else f"{bits:.4f}",
+        "bits/byte": missing if bits is None else f"{bits:.4f}",
         "measured": f"{result.tokens:,} tokens in {result.sequences:,} sequences, {result.draws} maskings each, "
         f"{duration(seconds)}",
     }

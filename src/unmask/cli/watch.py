@@ -144,7 +144,7 @@ class Player:
         step, header = self.steps[self.at], self.trace.header
         tokens, last = replay(self.trace, self.row, step), last_events(self.trace, self.row, step)
         cells: list[Cell] = []
-        for position, piece in enumerate(position_texts(header, tokens)):
+        for position, piece in enumerate(position_texts(header, tokens, self._facts.typed)):
             masked, event = tokens[position] == header.mask_id, last.get(position)
             dropped = self._facts.end is not None and position >= self._facts.end and not masked
             style = "dim strike" if dropped else _style(event, masked)
@@ -188,7 +188,7 @@ class Player:
             "passes": facts.passes,
             "steps": self.steps[-1],
             "events": {change: counts[change] for change in CHANGES},
-            "text": "".join(position_texts(header, replay(self.trace, self.row)[: facts.end])),
+            "text": "".join(position_texts(header, replay(self.trace, self.row)[: facts.end], facts.typed)),
         }
 
 
@@ -290,9 +290,11 @@ class Tracing:
         return self._recorder.record(stream)
 
     def save(self, rows: "Sequence[Written]", **facts: Any) -> None:
-        """Write the file; `facts` are those of `Model.trace`. Call it after the recorded stream has ended."""
+        """Write the file; `facts` are those of `results.trace_of`. Call it after the recorded stream has ended."""
         if self._model is not None and self._recorder is not None:
-            _write(self._path, self._model.trace(self._recorder, rows, **facts))
+            from unmask.results import trace_of
+
+            _write(self._path, trace_of(self._model, self._recorder, rows, **facts))
 
 
 def _write(path: Path, trace: Trace, row: int = 0) -> None:

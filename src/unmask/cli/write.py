@@ -156,7 +156,7 @@ def run_generate(argv: Sequence[str]) -> int:
     seconds = time.perf_counter() - began
     if tracing is not None:
         tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
-    texts = [model.tokenizer.decode(row.tokens) for row in rows]
+    texts = [model.tokenizer.text(row.tokens, row.typed) for row in rows]
     written = [row.tokens[row.prompt :] for row in rows]
     tokens, entropy = sum(map(len, written)), unigram_entropy(written)
     if as_json:
@@ -316,7 +316,7 @@ def _lengths(attempt: dict[str, Any]) -> str:
 def _described(model: "Model", row: "Fill") -> dict[str, Any]:
     """Filling -> plain data for JSON; `nats` is minus the sum of the log-probabilities of the written tokens."""
     return {
-        "text": model.tokenizer.decode(row.tokens),
+        "text": model.tokenizer.text(row.tokens, row.typed),
         "holes": [model.tokenizer.decode(hole) for hole in row.holes],
         "log_probs": row.hole_log_probs,
         "nats": -sum(row.log_probs),
@@ -324,7 +324,7 @@ def _described(model: "Model", row: "Fill") -> dict[str, Any]:
         "attempts": [
             {
                 "lengths": attempt.lengths,
-                "text": model.tokenizer.decode(attempt.tokens),
+                "text": model.tokenizer.text(attempt.tokens, attempt.typed),
                 "holes": [model.tokenizer.decode(hole) for hole in attempt.holes],
                 "nats": attempt.nats,
                 "stderr": attempt.stderr,

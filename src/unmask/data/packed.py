@@ -21,7 +21,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,6 +61,15 @@ class Packed:
     """UTF-8 bytes of the text of all maskable tokens (0 for EOS)."""
     tokens: int
     """Maskable tokens in all rows."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]], length: int, pad_id: int, size: int) -> "Packed":
+        """Rows of at most `length` ids, all maskable -> the same packed; `size`: the bytes of their text."""
+        table = np.full((len(rows), length), pad_id, np.int64)
+        for line, row in enumerate(rows):
+            table[line, : len(row)] = row
+        last = np.array([len(row) for row in rows], np.int32)
+        return cls(table, np.zeros(len(rows), np.int32), last, size, int(last.sum()))
 
     def __len__(self) -> int:
         """The number of rows, N."""

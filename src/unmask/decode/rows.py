@@ -1,80 +1,43 @@
-"""Many texts through one decoder: the options of a request, grouping, padding, and windows that slide over a long text.
+"""Many texts through one decoder: grouping, padding, and windows that slide over a long text.
 
 Rows of the same padded length decode together, so that a row meets the same shapes, and gets the same bits, whatever
 else is in the request. A text longer than the model's window is written semi-autoregressively (MDLM 4.2): a window is
 filled, its last part becomes the prompt of the next.
 """
 
-__all__ = [
-    "NO_OPTIONS",
-    "Decoding",
-    "Filled",
-    "RowOptions",
-    "Snapshot",
-    "Written",
-    "decode_rows",
-    "make_decoder",
-    "row_options",
-    "run_to_end",
-    "slide",
-]
+__all__ = ["MASKED", "Filled", "Snapshot", "Source", "Written", "decode_rows", "run_to_end", "slide", "unigram_entropy"]
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, TypedDict, TypeVar
+import math
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
 
 from unmask.batch import pad_ids, padded_size
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder, Step
-from unmask.decode.propose import check_sampling
-from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
+from unmask.decode.options import NO_OPTIONS, RowOptions
 from unmask.errors import RequestError
 from unmask.limits import require_rows, sentences
-from unmask.model.cache import cached
 from unmask.noise import derive
-from unmask.policies.base import UnmaskingPolicy
-from unmask.policies.learned.policy import Learned
-from unmask.policies.options import Context
-from unmask.policies.registry import make
-from unmask.process import Schedule
-from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, check_value, checked
 from unmask.text.tokenizer import Tokenizer
 from unmask.trace.recorder import Recorder
 
 Row = TypeVar("Row")
 
 
-@dataclass(frozen=True, slots=True)
-class RowOptions:
-    """Options that may differ between rows, one entry a row; None leaves it to the policy or the decoder."""
+class Source(NamedTuple):
+    """Where the rows of a request come from; with it a snapshot can be read as text."""
 
-    dial: Sequence[float] | None = None
-    temperature: Sequence[float] | None = None
-    top_p: Sequence[float] | None = None
-    constraint: Sequence[int] | None = None
-    """Which of the decoder's constraints."""
-
-    def keep(self, rows: Sequence[int]) -> "RowOptions":
-        """Those of some rows, by index, which may come more than once."""
-        return RowOptions(**{name: [values[row] for row in rows] for name, values in self._present()})
-
-    def tensors(self, device: torch.device) -> dict[str, Tensor]:
-        """By name, for `Canvas.start`: (B,) each, without those that are None."""
-        return {
-            name: torch.tensor(values, dtype=torch.int64 if name == "constraint" else torch.double, device=device)
-            for name, values in self._present()
-        }
-
-    def _present(self) -> list[tuple[str, Sequence[Any]]]:
-        pairs = [(f.name, getattr(self, f.name)) for f in fields(self)]
-        return [(name, values) for name, values in pairs if values is not None]
+    tokenizer: Tokenizer
+    typed: Sequence[Mapping[int, str]]
+    """Of each row, by position: text that is shown as it was typed (see `Tokenizer.typed`)."""
 
 
-NO_OPTIONS = RowOptions()
-"""Rows that leave everything to the policy and the decoder."""
+MASKED = "░"
+"""A masked token in the text of a snapshot."""
 
 
 class Snapshot(NamedTuple):
@@ -85,6 +48,31 @@ class Snapshot(NamedTuple):
     lengths: tuple[int, ...]  # how many positions of the window are the row's own; the rest is padding
     canvas: Canvas
     step: Step
+    before: tuple[Sequence[int], ...] = ()  # the tokens of each row before its window
+    source: Source | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of each row so far, with ░ for each masked token. Nothing is decoded before it is asked for.
+
+        Raises RequestError for a snapshot of a decoder that was called without a tokenizer.
+        """
+        if self.source is None:
+            raise RequestError("This snapshot has token ids alone; those of Model.stream and stream_fill have texts.")
+        texts: list[str] = []
+        for line, (row, length) in enumerate(zip(self.rows, self.lengths, strict=True)):
+            tokens = [*(self.before[line] if self.before else ()), *self.canvas.tokens[line, :length].tolist()]
+            texts.append(self.source.tokenizer.text(tokens, self.source.typed[row], MASKED))
+        return texts
+
+    @property
+    def text(self) -> str:
+        """The text of the first row, as in `texts`."""
+        return self.texts[0]
+
+    def typed(self, line: int) -> Mapping[int, str]:
+        """The parts of a row that are shown as they were typed, by position in its whole text."""
+        return {} if self.source is None else self.source.typed[self.rows[line]]
 
 
 @dataclass(slots=True)
@@ -96,6 +84,8 @@ class Written:
     log_probs: list[float] = field(default_factory=list)
     passes: int = 0
     stopped: bool = False  # at EOS
+    typed: Mapping[int, str] = field(default_factory=dict[int, str])
+    """Text by position that is shown as it was typed; see `Tokenizer.typed`."""
 
 
 class Filled(NamedTuple):
@@ -115,13 +105,14 @@ def decode_rows(
     batch: int,
     device: torch.device,
     places: Sequence[int] | None = None,
-    starts: Sequence[int] | None = None,
+    before: Sequence[Sequence[int]] | None = None,
+    source: Source | None = None,
     options: RowOptions = NO_OPTIONS,
 ) -> Generator[Snapshot, None, list[Filled]]:
     """Fill the MASKs of each row; yields after each pass, returns the rows in their order.
 
-    `places` and `starts` are what the snapshots say of the rows; by default their index and 0. `options` has
-    an entry a row.
+    `places`, `before` and `source` are what the snapshots say of the rows: their place in the request, by default their
+    index; the tokens before their window; what they are read with. `options` has an entry a row.
     """
     padded = [padded_size(len(row)) for row in rows]
     groups = [[i for i, n in enumerate(padded) if n == size] for size in sorted(set(padded))]
@@ -131,9 +122,10 @@ def decode_rows(
         seed = torch.tensor([seeds[i] for i in group], device=device)
         canvas = Canvas.start(tokens, seed, valid, **options.keep(group).tensors(device))
         where = tuple(i if places is None else places[i] for i in group)
-        first = tuple(0 if starts is None else starts[i] for i in group)
+        earlier = tuple(() if before is None else before[i] for i in group)
+        first, lengths = tuple(map(len, earlier)), tuple(len(rows[i]) for i in group)
         for canvas, step in decoder.steps(canvas):
-            yield Snapshot(where, first, tuple(len(rows[i]) for i in group), canvas, step)
+            yield Snapshot(where, first, lengths, canvas, step, earlier, source)
         for line, i in enumerate(group):
             n = len(rows[i])
             filled[i] = Filled(
@@ -154,6 +146,7 @@ def slide(
     eos_id: int | None,
     batch: int,
     device: torch.device,
+    source: Source | None = None,
     options: RowOptions = NO_OPTIONS,
 ) -> Generator[Snapshot, None, list[Written]]:
     """Write `new[i]` tokens after prompt i, or up to the first EOS; yields after each pass, returns the rows in order.
@@ -162,7 +155,8 @@ def slide(
     `window - stride` tokens as its prompt and writes up to `stride`.
     """
     require_rows(len(new), sum(new) // max(len(new), 1))
-    texts = [Written(list(prompt), len(prompt)) for prompt in prompts]
+    typed = [{} for _ in prompts] if source is None else source.typed
+    texts = [Written(list(ids), len(ids), typed=kept) for ids, kept in zip(prompts, typed, strict=True)]
     turn = 0
     while True:
         open_ = [i for i, text in enumerate(texts) if not text.stopped and _missing(text, new[i])]
@@ -183,7 +177,8 @@ def slide(
             batch=batch,
             device=device,
             places=open_,
-            starts=starts,
+            before=[texts[i].tokens[:start] for i, start in zip(open_, starts, strict=True)],
+            source=source,
             options=options.keep(open_),
         )
         for i, start, row in zip(open_, starts, filled, strict=True):
@@ -200,6 +195,13 @@ def run_to_end(stream: Generator[Snapshot, None, list[Row]], recorder: Recorder 
             next(stream)
         except StopIteration as end:
             return end.value
+
+
+def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:
+    """Samples -> the entropy in nats of the distribution of their tokens; 0 without tokens."""
+    counts = Counter(token for sample in samples for token in sample)
+    total = sum(counts.values())
+    return -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0
 
 
 def _missing(text: Written, new: int) -> int:
@@ -222,129 +224,3 @@ def _take(text: Written, row: Filled, start: int, eos_id: int | None) -> None:
             return
         text.tokens.append(token)
         text.log_probs.append(log_prob)
-
-
-class Decoding(TypedDict, total=False):
-    """The options of decoding beside the policy that hold for all rows; every one may be left out."""
-
-    block_size: int | None
-    """Positions that are filled before the next begin; None, the default, for a single block."""
-    cache: str | None
-    """"prefix", "dual" or "delayed" (see `unmask.model.cache`); None, the default, runs every position again."""
-    guidance: float
-    """The scale of classifier-free guidance towards the prompt (see `unmask.denoiser.Guided`); 0, the default: none."""
-    suppress: Sequence[int | str]
-    """Tokens that are never written: ids, or texts of one token each."""
-    passes: float | None
-    """A budget that a calibrated learned policy turns into its dial: forward passes a row, on average."""
-    alternatives: int
-    """So many of the most probable tokens of each position that was looked at are in the steps; 0 by default."""
-
-
-@checked
-def make_decoder(
-    denoiser: Denoiser,
-    tokenizer: Tokenizer,
-    schedule: Schedule,
-    device: torch.device,
-    policy: str | UnmaskingPolicy,
-    *,
-    block_size: BlockSize | None = None,
-    cache: str | None = None,
-    guidance: Guidance = 0.0,
-    suppress: Sequence[int | str] = (),
-    passes: Passes | None = None,
-    alternatives: Natural = 0,
-) -> Decoder:
-    """The loop over a denoiser with a policy, by name or itself; options as in `Decoding`.
-
-    Raises RequestError for what does not go together."""
-    plain = denoiser
-    context = Context(schedule, lambda: _unigram(plain, device))
-    rule = make(policy, context) if isinstance(policy, str) else policy
-    if passes is not None:
-        rule = _within(rule, passes, policy if isinstance(policy, str) else repr(policy))
-    if suppress:
-        denoiser = Suppressed(denoiser, tuple(_token(tokenizer, token) for token in suppress))
-    if guidance:
-        denoiser = Guided(denoiser, guidance)
-    if cache is not None:
-        denoiser = cached(denoiser, cache)
-        if denoiser.needs_blocks and block_size is None:
-            raise RequestError(
-                f"The cache '{cache}' saves nothing in a single block; give block_size, or the cache 'delayed'."
-            )
-    return Decoder(denoiser, rule, block_size=block_size, alternatives=alternatives)
-
-
-def row_options(
-    decoder: Decoder,
-    count: int,
-    *,
-    dial: float | Sequence[float] | None,
-    temperature: float | Sequence[float],
-    top_p: float | Sequence[float],
-    passes: float | None,
-) -> RowOptions:
-    """The options of `count` rows, each from one number or one a row.
-
-    Raises RequestError where there are not as many numbers as rows, for a number that cannot be, for a dial where the
-    policy has none, or beside a budget of `passes`.
-    """
-    rows = RowOptions(
-        dial=None if dial is None else _one_a_row("dials", dial, count),
-        temperature=_one_a_row("temperatures", temperature, count),
-        top_p=_one_a_row("values of top_p", top_p, count),
-    )
-    check_sampling(rows.temperature or (), rows.top_p or ())
-    if rows.dial is None:
-        return rows
-    if passes is not None:
-        raise RequestError("A dial and a number of passes were given, and each decides the speed; give one of the two.")
-    if not hasattr(decoder.policy, "dial"):
-        raise RequestError(
-            "This policy has no dial; a learned one has. In a compound set it inside the name, as in "
-            "'learned:from=automaton,dial=0.4 or confidence:steps=12'."
-        )
-    for value in rows.dial:
-        check_value("dial", value, Dial, RequestError)
-    return rows
-
-
-def _one_a_row(name: str, values: float | Sequence[float], count: int) -> list[float]:
-    """One number, or one a row -> one a row. Raises RequestError where there are not as many as rows."""
-    if isinstance(values, int | float):
-        return [float(values)] * count
-    if len(values) != count:
-        raise RequestError(f"{len(values)} {name} were given for {count} rows; give one number, or one a row.")
-    return [float(value) for value in values]
-
-
-def _within(rule: UnmaskingPolicy, passes: float, name: str) -> UnmaskingPolicy:
-    """A learned policy whose dial keeps to a budget. Raises RequestError for a policy that has none."""
-    if not isinstance(rule, Learned) or rule.calibration is None:
-        raise RequestError(
-            f"'{name}' cannot keep to {passes:g} passes; a calibrated learned policy can (inside a compound: "
-            f"learned:from=...,passes={passes:g})."
-        )
-    return replace(rule, dial=rule.calibration.dial_for(passes))
-
-
-def _token(tokenizer: Tokenizer, token: int | str) -> int:
-    """The id of a token given as an id or a text. Raises RequestError for a text that is not one token."""
-    if isinstance(token, int):
-        return token
-    special = {tokenizer.piece(i): i for i in tokenizer.special_ids}
-    ids = [special[token]] if token in special else tokenizer.encode(token)
-    if len(ids) != 1:
-        raise RequestError(f"'{token}' is {len(ids)} tokens and cannot be suppressed; give a text of one token.")
-    return ids[0]
-
-
-@torch.no_grad()
-def _unigram(denoiser: Denoiser, device: torch.device) -> Tensor:
-    """How often each token occurs (V,), as the model itself has it: its mean answer to a canvas of MASKs."""
-    tokens = torch.full((1, denoiser.max_length or 1), denoiser.mask_id, device=device)
-    time = torch.ones(1, device=device) if denoiser.time_conditioned else None
-    logits = denoiser.logits(denoiser.hidden(tokens, time=time)[0])
-    return clean_log_probs(logits, denoiser.mask_id).exp().mean(0)

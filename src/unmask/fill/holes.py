@@ -8,7 +8,7 @@ likelihood favours shorter texts, because each additional token adds its own nat
 __all__ = ["COMBINATIONS", "Attempt", "Choice", "Fill", "Filler", "Sketch"]
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import NamedTuple, TypeVar
@@ -18,7 +18,8 @@ import torch
 from unmask.batch import pad_ids
 from unmask.decode.constraint import Both, Constraint, Vocabulary
 from unmask.decode.loop import Decoder
-from unmask.decode.rows import Filled, RowOptions, Snapshot, Written, decode_rows
+from unmask.decode.options import RowOptions
+from unmask.decode.rows import Filled, Snapshot, Source, Written, decode_rows
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.fill.score import conditional_nats, whole_nats
@@ -44,6 +45,7 @@ class Attempt(NamedTuple):
     behind: float  # nats above those of the best attempt
     behind_stderr: float  # its standard error; smaller than stderr, since both used the same draws
     passes: int
+    typed: Mapping[int, str]  # text by position that is shown as it was typed
 
 
 @dataclass(slots=True)
@@ -79,11 +81,14 @@ class Sketch:
 
     parts: list[list[int] | range]
     """Token ids of a text, or the possible lengths of a hole."""
+    texts: list[str]
+    """Of each part: the text if it cannot be read back from its ids, else ""."""
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, parts: Sequence[Part]) -> "Sketch":
         """Parts of a template -> sketch. Each text is encoded by itself. Raises RequestError for [?]."""
-        return cls([_tokens_or_lengths(tokenizer, part) for part in parts])
+        ids = [_tokens_or_lengths(tokenizer, part) for part in parts]
+        return cls(ids, [part if isinstance(part, str) and tokenizer.unknown(part) else "" for part in parts])
 
     @property
     def holes(self) -> list[range]:
@@ -99,6 +104,15 @@ class Sketch:
         """Hole lengths -> the token ids of the row, with MASK in the holes."""
         left = iter(lengths)
         return [token for part in self.parts for token in ([mask_id] * next(left) if isinstance(part, range) else part)]
+
+    def typed(self, lengths: Sequence[int]) -> dict[int, str]:
+        """Hole lengths -> the texts that cannot be read back from ids, by position: see `Tokenizer.typed`."""
+        typed, left, at = dict[int, str](), iter(lengths), 0
+        for part, text in zip(self.parts, self.texts, strict=True):
+            size = next(left) if isinstance(part, range) else len(part)
+            typed |= {at + n: "" if n else text for n in range(size)} if text else {}
+            at += size
+        return typed
 
     def keys(self, lengths: Sequence[int]) -> list[int]:
         """Hole lengths -> a key for each token of the row, by which it gets random numbers: see score.whole_nats."""
@@ -209,6 +223,7 @@ class Filler:
             pad_id=self.tokenizer.pad_id,
             batch=batch,
             device=self.device,
+            source=Source(self.tokenizer, [sketch.typed(lengths) for _ in seeds for lengths in combinations]),
             options=options.keep([sample for sample in range(len(seeds)) for _ in combinations]),
         )
         fills: list[Fill] = []
@@ -216,17 +231,18 @@ class Filler:
             rows = filled[sample * count : (sample + 1) * count]
             attempts = self._compared(sketch, combinations, rows, derive(seed, 1), draws, batch) if count > 1 else []
             lengths = attempts[0].lengths if attempts else combinations[0]
-            row = rows[combinations.index(lengths)]
+            row, typed = rows[combinations.index(lengths)], sketch.typed(lengths)
             holes = sketch.written(lengths, row.tokens)
             known = [0.0 if math.isnan(p) else p for p in row.log_probs]
             wanted = [p for hole in sketch.written(lengths, row.log_probs) for p in hole]
-            fills.append(Fill(row.tokens, 0, known, row.passes, False, holes, wanted, attempts))
+            fills.append(Fill(row.tokens, 0, known, row.passes, False, typed, holes, wanted, attempts))
         return fills
 
     @sentences()
     def score(self, template: str, choices: Sequence[str], *, orders: int, seed: int, batch: int) -> list[Choice]:
         """Template and choices -> how probable each choice is at [?], in the order of the choices: see Model.score."""
         rows, chosen = self._choice_rows(template, choices)
+        self.tokenizer.warn([*(part for part in parse_template(template) if isinstance(part, str)), *choices])
         tokens, valid = pad_ids(rows, self.tokenizer.pad_id, self.device)
         where = torch.zeros_like(valid)
         for line, span in enumerate(chosen):
@@ -259,7 +275,12 @@ class Filler:
         columns = (nats.mean(-1), nats.std(-1) / error, behind.mean(-1), behind.std(-1) / error)
         figures = torch.stack(columns, -1).tolist()
         attempts = [
-            Attempt(lengths, row.tokens, sketch.written(lengths, row.tokens), n, e, more, more_e, row.passes)
+            Attempt(
+                lengths,
+                row.tokens,
+                sketch.written(lengths, row.tokens),
+                *(n, e, more, more_e, row.passes, sketch.typed(lengths)),
+            )
             for lengths, row, (n, e, more, more_e) in zip(combinations, rows, figures, strict=True)
         ]
         return sorted(attempts, key=lambda attempt: (attempt.nats, sum(attempt.lengths), attempt.lengths))

@@ -4,7 +4,7 @@ __all__ = ["Bound", "bound", "validate"]
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class Bound:
                 "checkpoint, or --dtype float32."
             )
         return self
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """The figures as plain values, the perplexity among them."""
+        return {**asdict(self), "perplexity": self.perplexity}
 
     @property
     def perplexity(self) -> float:
@@ -115,14 +119,18 @@ def validate(
     draws: int = 1,
     batch: int = 32,
     seed: int = 0,
+    stand_in: int | None = None,
 ) -> Bound:
     """The bound on the rows of `data`, all or the first `limit`, each drawn `draws` times; the same for the same seed,
     whatever `batch` is.
 
-    Bits per byte are given where all rows are measured. The caller has put the denoiser in eval mode.
+    Bits per byte are given where all rows are measured, and none has the token `stand_in`, which stands for characters
+    without a token of their own: a bound for the tokens is none for the text. The caller has put the denoiser in eval
+    mode.
     """
     count = len(data) if limit is None else min(limit, len(data))
-    size = data.bytes if count == len(data) else None
+    whole = count == len(data) and (stand_in is None or not bool((data.ids == stand_in).any()))
+    size = data.bytes if whole else None
     rows = _batches(data, count, batch, device)
     return bound(denoiser, objective, rows, count, derive(seed, _STREAM), draws=draws, text_bytes=size)
 

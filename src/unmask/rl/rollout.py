@@ -33,7 +33,8 @@ from torch import Tensor
 
 from unmask.api import load
 from unmask.decode.loop import Decoder, Step
-from unmask.decode.rows import RowOptions, decode_rows
+from unmask.decode.options import RowOptions
+from unmask.decode.rows import decode_rows
 from unmask.denoiser import Denoiser
 from unmask.noise import derive
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of

@@ -227,7 +227,8 @@ def _stream(
     puzzles: Puzzles, policy: str, numbers: Sequence[int], dials: Sequence[float] | None = None
 ) -> "Generator[Snapshot, None, list[Filled]]":
     """Decode the puzzles of these indices by one policy at temperature 0; `dials` is a dial value for each."""
-    from unmask.decode.rows import RowOptions, decode_rows
+    from unmask.decode.options import RowOptions
+    from unmask.decode.rows import decode_rows
 
     return decode_rows(
         puzzles.model.decoder(policy, temperature=0.0),

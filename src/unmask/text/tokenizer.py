@@ -6,10 +6,14 @@ tokenizers: one printable character for each byte.
 
 __all__ = ["BYTE_CHARACTERS", "Tokenizer", "is_plain_bytes"]
 
+import inspect
 import json
 import re
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ import tokenizers
 from unmask.config import to_path
 from unmask.disk.files import atomic_text
 from unmask.disk.json import NotJson, parse_json, read_text
-from unmask.errors import DataError
+from unmask.errors import DataError, UnmaskWarning
 
 
 def _characters() -> tuple[str, ...]:
@@ -48,6 +52,8 @@ def is_plain_bytes(record: Mapping[str, Any]) -> bool:
 MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|mask_token|>", "<MASK>", "<|MASK|>")
 PAD_NAMES = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<PAD>", "<|finetune_right_pad_id|>")
 EOS_NAMES = ("<eos>", "[EOS]", "</s>", "<|endoftext|>", "<|end_of_text|>", "<|eos|>", "<EOS>", "[SEP]")
+_LIBRARY = str(Path(__file__).parents[1])
+_NAMED = 8  # so many characters are named in a warning
 _ROLE = "unmask_role"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -183,6 +189,76 @@ class Tokenizer:
             return bytes(token for token in map(int, ids) if token < 256).decode("utf-8", "replace")
         return self.backend.decode([int(token) for token in ids], skip_special_tokens=True)
 
+    # ---- characters outside the alphabet ----
+
+    @property
+    def stand_in(self) -> int | None:
+        """The id that only stands for characters without a token; None without one, or where it is a letter too (N)."""
+        return None if self.unknown_id is None or len(self.piece(self.unknown_id)) == 1 else self.unknown_id
+
+    def unknown(self, text: str) -> Counter[str]:
+        """The characters of a text that have no token, and how often each occurs.
+
+        They reach a model as the unknown token, or not at all. A tokenizer of bytes has none. Characters that the
+        tokenizer replaces or drops by its own rules (case, white space) do not count where their token has a name.
+        """
+        if self._plain_bytes or not text:
+            return Counter()
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        special = (*self.special_ids, self.unknown_id)
+        own = "" if self.unknown_id is None else self.piece(self.unknown_id).casefold()
+        covered, lost = set[int](), Counter[str]()
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            covered.update(range(start, end))
+            if token in special and text[start:end].casefold() != own:
+                lost.update(text[start:end])
+        if self.unknown_id is None:
+            lost.update(sign for at, sign in enumerate(text) if at not in covered and not sign.isspace())
+        return lost
+
+    def warn(self, texts: Iterable[str]) -> Counter[str]:
+        """Texts -> their characters that have no token, as `unknown`; there is an UnmaskWarning if there are any."""
+        unknown = sum(map(self.unknown, texts), Counter[str]())
+        if unknown:
+            count = sum(unknown.values())
+            which = "1 character of the text is" if count == 1 else f"{count} characters of the text are"
+            named = ", ".join(f"{sign!r} ({n})" for sign, n in unknown.most_common(_NAMED))
+            warnings.warn(
+                f"{which} outside the model's alphabet, and the model cannot tell which: {named}"
+                f"{', ...' if len(unknown) > _NAMED else ''}.",
+                UnmaskWarning,
+                stacklevel=_outside(),
+            )
+        return unknown
+
+    def typed(self, text: str, ids: Sequence[int], first: int = 0) -> dict[int, str]:
+        """A text with its ids -> the text of each position, where it cannot be read back from the ids; else {}.
+
+        The whole text is that of position `first`, its first, and the others have "".
+        """
+        if not ids or not self.unknown(text):
+            return {}
+        return {first + at: "" if at else text for at in range(len(ids))}
+
+    def text(self, ids: Sequence[int], typed: Mapping[int, str] | None = None, mask: str = "") -> str:
+        """Ids -> text as `decode` does it, with `typed` at its positions and `mask` for each MASK."""
+        places = typed or {}
+        if not places and (not mask or self.mask_id not in ids):
+            return self.decode(ids)
+        labels = [1 if at in places else 2 if token == self.mask_id else 0 for at, token in enumerate(ids)]
+        text, at = "", 0
+        for label, group in groupby(labels):
+            end = at + len(list(group))
+            if label == 0:  # what the ids before it decode to is left out, so that a space between words stays
+                head, whole = self.decode(ids[:at]), self.decode(ids[:end])
+                text += whole[len(head) :] if whole.startswith(head) else self.decode(ids[at:end])
+            else:
+                text += "".join(places[n] for n in range(at, end)) if label == 1 else mask * (end - at)
+            at = end
+        return text
+
+    # ---- one token ----
+
     def piece(self, token_id: int) -> str:
         """One id -> its text for display; the name of a special token.
 
@@ -222,6 +298,14 @@ class Tokenizer:
             ConfigError: if the place cannot be written.
         """
         atomic_text(Path(folder) / "tokenizer.json", self.to_json())
+
+
+def _outside() -> int:
+    """The `stacklevel` at which a warning of the caller shows the line outside of this library."""
+    frame, level = inspect.currentframe(), 0
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
+        frame, level = frame.f_back, level + 1
+    return max(level, 1)
 
 
 def _role_names(record: dict[str, Any], backend: tokenizers.Tokenizer, mask_token: str | None) -> dict[str, str] | None:

@@ -79,6 +79,8 @@ class Row:
     """The number of tokens that are the text; EOS and later tokens are not part of it. None: all."""
     held: dict[int, int] = field(default_factory=dict[int, int])
     """The earlier tokens, by position, where the text was edited in place and `start` has MASK."""
+    typed: dict[int, str] = field(default_factory=dict[int, str])
+    """By position, text that is shown as it was typed: it has characters outside the alphabet of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +140,8 @@ def last_events(trace: Trace, row: int = 0, step: int | None = None) -> dict[int
     return {event.position: event for event in events}
 
 
-def position_texts(header: Header, tokens: Sequence[int]) -> list[str]:
-    """Token ids -> the text of each position, "" for MASK.
+def position_texts(header: Header, tokens: Sequence[int], typed: Mapping[int, str] | None = None) -> list[str]:
+    """Token ids -> the text of each position, "" for MASK; `typed` replaces it at some positions, see `Row`.
 
     Where several tokens make up one character the first position has it and the others have "". Characters that cannot
     be printed are U+FFFD, so that no text controls a terminal.
@@ -147,7 +149,9 @@ def position_texts(header: Header, tokens: Sequence[int]) -> list[str]:
     texts: list[str] = []
     while len(texts) < len(tokens):
         at, count = len(texts), 1
-        if tokens[at] == header.mask_id:
+        if typed is not None and at in typed:
+            text = typed[at].replace("\t", " ")
+        elif tokens[at] == header.mask_id:
             text = ""
         elif tokens[at] in header.raw:
             text, count = _character(header.raw, tokens[at : at + 4])

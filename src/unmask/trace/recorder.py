@@ -76,6 +76,7 @@ class Turn(Protocol):
     def canvas(self) -> _Canvas: ...
     @property
     def step(self) -> _Step: ...
+    def typed(self, line: int) -> Mapping[int, str]: ...
 
 
 @dataclass(slots=True)
@@ -84,6 +85,7 @@ class _RowState:
 
     start: list[int]
     held: dict[int, int]
+    typed: dict[int, str]
     before: tuple[int, int, int] = (0, 0, 0)  # turns, passes, blocks
     now: tuple[int, int, int] = (0, 0, 0)
 
@@ -171,14 +173,14 @@ class Recorder:
             return Row(tuple(text), 0)
         end = None if len(text) == len(state.start) else len(text)
         start = tuple(text[at] if token == _UNSEEN else token for at, token in enumerate(state.start))
-        return Row(start, state.before[1] + state.now[1], end, dict(self._held))
+        return Row(start, state.before[1] + state.now[1], end, dict(self._held), state.typed)
 
     def _update_row(self, snapshot: Turn, at: int, line: int, now: tuple[int, int, int]) -> None:
         """Update the counts of a row; at the start of a window, append the initial canvas to `start`."""
         row, start, view = snapshot.rows[line], snapshot.starts[line], snapshot.step.view
         state = self._rows.get(row)
         if state is None:
-            state = self._rows[row] = _RowState([_UNSEEN] * start, dict(self._held))
+            state = self._rows[row] = _RowState([_UNSEEN] * start, dict(self._held), dict(snapshot.typed(line)))
         elif now[0] > state.now[0]:
             state.now = now
             return

@@ -169,6 +169,7 @@ class Trainer:
                     draws=self.plan.draws,
                     batch=self.settings.batch,
                     seed=self.settings.seed,
+                    stand_in=self.corpus.tokenizer.stand_in,
                 )
         finally:
             self.model.train()

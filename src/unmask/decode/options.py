@@ -1,0 +1,172 @@
+"""The options of a request: a policy and what goes with it -> a decoder; numbers -> the options of each row."""
+
+__all__ = ["NO_OPTIONS", "RowOptions", "make_decoder", "row_options"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unmask.decode.loop import Decoder
+from unmask.decode.propose import check_sampling
+from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
+from unmask.errors import RequestError
+from unmask.model.cache import cached
+from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.learned.policy import Learned
+from unmask.policies.options import Context
+from unmask.policies.registry import make
+from unmask.process import Schedule
+from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, check_value, checked
+from unmask.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class RowOptions:
+    """Options that may differ between rows, one entry a row; None leaves it to the policy or the decoder."""
+
+    dial: Sequence[float] | None = None
+    temperature: Sequence[float] | None = None
+    top_p: Sequence[float] | None = None
+    constraint: Sequence[int] | None = None
+    """Which of the decoder's constraints."""
+
+    def keep(self, rows: Sequence[int]) -> "RowOptions":
+        """Those of some rows, by index, which may come more than once."""
+        return RowOptions(**{name: [values[row] for row in rows] for name, values in self._present()})
+
+    def tensors(self, device: torch.device) -> dict[str, Tensor]:
+        """By name, for `Canvas.start`: (B,) each, without those that are None."""
+        return {
+            name: torch.tensor(values, dtype=torch.int64 if name == "constraint" else torch.double, device=device)
+            for name, values in self._present()
+        }
+
+    def _present(self) -> list[tuple[str, Sequence[Any]]]:
+        pairs = [(f.name, getattr(self, f.name)) for f in fields(self)]
+        return [(name, values) for name, values in pairs if values is not None]
+
+
+NO_OPTIONS = RowOptions()
+"""Rows that leave everything to the policy and the decoder."""
+
+
+@checked
+def make_decoder(
+    denoiser: Denoiser,
+    tokenizer: Tokenizer,
+    schedule: Schedule,
+    device: torch.device,
+    policy: str | UnmaskingPolicy,
+    *,
+    block_size: BlockSize | None = None,
+    cache: str | None = None,
+    guidance: Guidance = 0.0,
+    suppress: Sequence[int | str] = (),
+    passes: Passes | None = None,
+    alternatives: Natural = 0,
+) -> Decoder:
+    """The loop over a denoiser with a policy, by name or itself; the options hold for all rows.
+
+    Args:
+        block_size: positions that are filled before the next begin; None: a single block.
+        cache: "prefix", "dual" or "delayed" (see `unmask.model.cache`); None runs every position again.
+        guidance: the scale of classifier-free guidance towards the prompt (see `unmask.denoiser.Guided`).
+        suppress: tokens that are never written: ids, or texts of one token each.
+        passes: a budget that a calibrated learned policy turns into its dial: forward passes a row, on average.
+        alternatives: so many of the most probable tokens of each position that was looked at are in the steps.
+
+    Raises RequestError for what does not go together.
+    """
+    plain = denoiser
+    context = Context(schedule, lambda: _unigram(plain, device))
+    rule = make(policy, context) if isinstance(policy, str) else policy
+    if passes is not None:
+        rule = _within(rule, passes, policy if isinstance(policy, str) else repr(policy))
+    if suppress:
+        denoiser = Suppressed(denoiser, tuple(_token(tokenizer, token) for token in suppress))
+    if guidance:
+        denoiser = Guided(denoiser, guidance)
+    if cache is not None:
+        denoiser = cached(denoiser, cache)
+        if denoiser.needs_blocks and block_size is None:
+            raise RequestError(
+                f"The cache '{cache}' saves nothing in a single block; give block_size, or the cache 'delayed'."
+            )
+    return Decoder(denoiser, rule, block_size=block_size, alternatives=alternatives)
+
+
+def row_options(
+    decoder: Decoder,
+    count: int,
+    *,
+    dial: float | Sequence[float] | None,
+    temperature: float | Sequence[float],
+    top_p: float | Sequence[float],
+    passes: float | None,
+) -> RowOptions:
+    """The options of `count` rows, each from one number or one a row.
+
+    Raises RequestError where there are not as many numbers as rows, for a number that cannot be, for a dial where the
+    policy has none, or beside a budget of `passes`.
+    """
+    rows = RowOptions(
+        dial=None if dial is None else _one_a_row("dials", dial, count),
+        temperature=_one_a_row("temperatures", temperature, count),
+        top_p=_one_a_row("values of top_p", top_p, count),
+    )
+    check_sampling(rows.temperature or (), rows.top_p or ())
+    if rows.dial is None:
+        return rows
+    if passes is not None:
+        raise RequestError("A dial and a number of passes were given, and each decides the speed; give one of the two.")
+    if not hasattr(decoder.policy, "dial"):
+        raise RequestError(
+            "This policy has no dial; a learned one has. In a compound set it inside the name, as in "
+            "'learned:from=automaton,dial=0.4 or confidence:steps=12'."
+        )
+    for value in rows.dial:
+        check_value("dial", value, Dial, RequestError)
+    return rows
+
+
+def _one_a_row(name: str, values: float | Sequence[float], count: int) -> list[float]:
+    """One number, or one a row -> one a row. Raises RequestError where there are not as many as rows."""
+    if isinstance(values, int | float | Real):
+        return [float(values)] * count
+    if len(values) != count:
+        raise RequestError(f"{len(values)} {name} were given for {count} rows; give one number, or one a row.")
+    return [float(value) for value in values]
+
+
+def _within(rule: UnmaskingPolicy, passes: float, name: str) -> UnmaskingPolicy:
+    """A learned policy whose dial keeps to a budget. Raises RequestError for a policy that has none."""
+    if not isinstance(rule, Learned) or rule.calibration is None:
+        raise RequestError(
+            f"'{name}' cannot keep to {passes:g} passes; a calibrated learned policy can (inside a compound: "
+            f"learned:from=...,passes={passes:g})."
+        )
+    return replace(rule, dial=rule.calibration.dial_for(passes))
+
+
+def _token(tokenizer: Tokenizer, token: int | str) -> int:
+    """The id of a token given as an id or a text. Raises RequestError for a text that is not one token."""
+    if isinstance(token, int):
+        return token
+    special = {tokenizer.piece(i): i for i in tokenizer.special_ids}
+    ids = [special[token]] if token in special else tokenizer.encode(token)
+    if len(ids) != 1:
+        raise RequestError(f"'{token}' is {len(ids)} tokens and cannot be suppressed; give a text of one token.")
+    return ids[0]
+
+
+@torch.no_grad()
+def _unigram(denoiser: Denoiser, device: torch.device) -> Tensor:
+    """How often each token occurs (V,), as the model itself has it: its mean answer to a canvas of MASKs."""
+    tokens = torch.full((1, denoiser.max_length or 1), denoiser.mask_id, device=device)
+    time = torch.ones(1, device=device) if denoiser.time_conditioned else None
+    logits = denoiser.logits(denoiser.hidden(tokens, time=time)[0])
+    return clean_log_probs(logits, denoiser.mask_id).exp().mean(0)
