@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import unmask
 from unmask.cli.main import main
+from unmask.config import typed
 from unmask.data.settings import DataSettings
 from unmask.disk.checkpoint import load_tensors, read_checkpoint, write_checkpoint
 from unmask.errors import CheckpointError, ConfigError, UnmaskError
@@ -222,6 +223,13 @@ def arguments(folder: Path, **changes: Any) -> dict[str, Any]:
     (folder / "task.py").write_text(TASK)
     fixed = {"task": f"{folder / 'task.py'}:Mine", "split": "test", "count": 4, "seed": 1, "temperature": 0.0}
     return {"checkpoint": str(folder / "fresh"), **fixed, "device": "cpu", "dtype": "float32", **changes}
+
+
+@pytest.fixture(autouse=True)
+def _typed_task(tmp_path: Path) -> Iterator[None]:
+    """The file of the task may be run, as where a person typed its name."""
+    with typed([f"{tmp_path / 'task.py'}:Mine"]):
+        yield
 
 
 SETTINGS = [Setting("threshold:threshold=0.3"), Setting("random:steps=3", 6)]
