@@ -4,12 +4,14 @@ This module does not import torch, and imports pydantic only when settings are c
 """
 
 __all__ = [
+    "absolute_path",
     "adapter",
     "first_problem",
     "from_dict",
     "is_typed",
     "library_versions",
     "merge",
+    "moved",
     "processor_facts",
     "run_record",
     "to_dict",
@@ -20,6 +22,7 @@ __all__ = [
 ]
 
 import dataclasses
+import glob
 import json
 import os
 import platform
@@ -110,6 +113,26 @@ def to_path(text: str | os.PathLike[str]) -> Path:
     if "\0" in name:
         raise ConfigError(f"'{name}' is no path: it has the character NUL in it.")
     return Path(os.path.expanduser(name))
+
+
+def absolute_path(typed: str) -> str:
+    """A path or a pattern as it was typed -> the absolute one; a text that is neither, such as a name, is unchanged.
+
+    Runs record this form, so that they can be used from any folder.
+    """
+    path = str(to_path(typed))
+    return os.path.abspath(path) if os.path.exists(path) or glob.glob(path, recursive=True) else typed
+
+
+def moved(what: str, recorded: str, typed: str | None, option: str) -> str:
+    """A recorded path, where nothing is any more -> a sentence with what was typed and the option that gives it anew.
+
+    `typed` is None in the record of a run that did not keep absolute paths.
+    """
+    place = (
+        f"recorded as {recorded}, and nothing is there" if typed else f"and nothing of this name is in {os.getcwd()}"
+    )
+    return f"{what} was '{typed or recorded}', {place}: give its place with {option}."
 
 
 def library_versions() -> dict[str, str]:

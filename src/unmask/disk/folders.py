@@ -2,7 +2,6 @@
 
 __all__ = [
     "PICKLE_START",
-    "absolute_path",
     "best_folder",
     "bundled",
     "bundled_policies",
@@ -13,7 +12,6 @@ __all__ = [
     "locate",
     "locate_policy",
     "looks_like_pickle",
-    "moved",
     "reading",
     "refuse_ambiguous",
     "refuse_foreign",
@@ -25,7 +23,6 @@ __all__ = [
     "step_folder",
 ]
 
-import glob
 import os
 import re
 import time
@@ -61,26 +58,6 @@ _DAMAGE = re.compile(r" is damaged| is empty| cannot be read")
 _TRIES, _PAUSE = 20, 0.05  # how often a checkpoint that is replaced is read again; seconds between
 _MODELS = Path(__file__).resolve().parents[1] / "assets" / "models"
 _POLICIES = _MODELS.with_name("policies")
-
-
-def absolute_path(typed: str) -> str:
-    """A path or a pattern as it was typed -> the absolute one; a text that is neither, such as a name, is unchanged.
-
-    Runs record this form, so that they can be used from any folder.
-    """
-    path = os.path.expanduser(typed)
-    return os.path.abspath(path) if os.path.exists(path) or glob.glob(path, recursive=True) else typed
-
-
-def moved(what: str, recorded: str, typed: str | None, option: str) -> str:
-    """A recorded path, where nothing is any more -> a sentence with what was typed and the option that gives it anew.
-
-    `typed` is None in the record of a run that did not keep absolute paths.
-    """
-    place = (
-        f"recorded as {recorded}, and nothing is there" if typed else f"and nothing of this name is in {os.getcwd()}"
-    )
-    return f"{what} was '{typed or recorded}', {place}: give its place with {option}."
 
 
 def bundled() -> dict[str, Path]:

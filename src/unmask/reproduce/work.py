@@ -104,7 +104,7 @@ def _train(cell: Training, folder: Path) -> dict[str, Any]:
 
 def _requested(recorded: LearnRun, cell_run: LearnRun) -> LearnRun:
     """A recorded run -> the run as it was requested: with the unit and the largest alpha of the cell's settings."""
-    from unmask.disk.folders import absolute_path
+    from unmask.config import absolute_path
 
     policy = replace(recorded.policy, unit=cell_run.policy.unit, largest=cell_run.policy.largest)
     same = absolute_path(cell_run.checkpoint) == absolute_path(recorded.checkpoint)  # a run records the absolute path

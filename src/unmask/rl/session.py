@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 import torch
 
-from unmask.config import from_dict, to_path
+from unmask.config import absolute_path, from_dict, moved, to_path
 from unmask.disk.checkpoint import read_checkpoint, resuming
 from unmask.disk.files import file_sha256, run_lock
-from unmask.disk.folders import absolute_path, bundled, locate, moved, resolve, resume_point
+from unmask.disk.folders import bundled, locate, resolve, resume_point
 from unmask.errors import CheckpointError, ConfigError, UnmaskError
 from unmask.limits import require_rows
 from unmask.policies.learned.settings import PolicySettings

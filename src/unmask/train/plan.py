@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from unmask.config import moved
 from unmask.data.documents import Pair, row_pair
 from unmask.data.packed import Corpus
 from unmask.data.prepare import corpus_key, prepare, silent
 from unmask.data.settings import SPLIT_RULE, DataSettings
 from unmask.data.sources import CORPORA, Source, open_source
 from unmask.denoiser import Trainable
-from unmask.disk.folders import moved
 from unmask.errors import ConfigError, DataError, RequestError, did_you_mean
 from unmask.limits import available_bytes, bytes_text, require_memory
 from unmask.model.load import parameter_count, require_network

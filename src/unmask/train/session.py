@@ -23,12 +23,12 @@ from typing import Any
 
 import torch
 
-from unmask.config import from_dict, run_record, to_path
+from unmask.config import absolute_path, from_dict, run_record, to_path
 from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
 from unmask.disk.files import refuse_foreign_folder, run_lock
-from unmask.disk.folders import absolute_path, latest, locate, resume_point, set_aside
+from unmask.disk.folders import latest, locate, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective

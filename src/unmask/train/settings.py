@@ -163,8 +163,8 @@ def recorded_paths(data: DataSettings, before: Mapping[str, str]) -> tuple[DataS
 
     `before` is what was typed for paths that are absolute because they come from a record.
     """
+    from unmask.config import absolute_path
     from unmask.data.sources import CORPORA
-    from unmask.disk.folders import absolute_path
 
     paths, typed = dict[str, str](), dict[str, str]()
     for name, fixed in (("source", CORPORA), ("valid", CORPORA), ("tokenizer", BUILT_IN_TOKENIZERS)):
