@@ -53,7 +53,6 @@ _WRITTEN = re.compile(
 )
 _PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 PICKLE_START = re.compile(rb"PK\x03\x04|\x80[\x02-\x05]")
-_LARGEST_HEADER = 100_000_000
 _DAMAGE = re.compile(r" is damaged| is empty| cannot be read")
 _TRIES, _PAUSE = 20, 0.05  # how often a checkpoint that is replaced is read again; seconds between
 _MODELS = Path(__file__).resolve().parents[1] / "assets" / "models"
@@ -144,8 +143,7 @@ def best_folder(run: Path, step: int) -> Path:
 
 def latest(run: str | os.PathLike[str]) -> Path | None:
     """Run folder -> its newest complete step-* checkpoint, from which it can continue; None without one."""
-    checkpoints = _listed(to_path(run) / "checkpoints", "step")
-    return checkpoints[-1] if checkpoints else None
+    return next(reversed(_listed(to_path(run) / "checkpoints", "step")), None)
 
 
 def resume_point(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
@@ -192,8 +190,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
         return _whole(folder)
     inside = folder if folder.name == "checkpoints" else folder / "checkpoints"
     for prefix in ("best", "step"):
-        checkpoints = _listed(inside, prefix)
-        if checkpoints:
+        if checkpoints := _listed(inside, prefix):
             return checkpoints[-1]
     if inside.is_dir():
         raise CheckpointError(f"{folder} is a run folder without a whole checkpoint yet: let the run write one.")
@@ -228,7 +225,7 @@ def reading(path: str | os.PathLike[str], read: Callable[[Path], Value]) -> Valu
             value = read(folder)
         except (OSError, CheckpointError) as error:
             if attempt == _TRIES - 1 or (before is not None and _identity(folder) == before):
-                if folder != Path(path) and _DAMAGE.search(str(error)) and (others := _others(folder)):
+                if folder != to_path(path) and _DAMAGE.search(str(error)) and (others := _others(folder)):
                     raise CheckpointError(f"{error} Other checkpoints of this run: {others}.") from error
                 raise
         else:
@@ -255,7 +252,9 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 def earlier(checkpoint: Path) -> list[Path]:
     """A step-* checkpoint of a run -> the earlier ones, the newest first."""
-    return [folder for folder in reversed(_listed(checkpoint.parent, "step")) if folder.name < checkpoint.name]
+    return [
+        entry for entry in _listed(checkpoint.parent, "step")[::-1] if int(entry.name[5:]) < int(checkpoint.name[5:])
+    ]
 
 
 def keep_last(run: str | os.PathLike[str], count: int) -> None:
@@ -320,7 +319,7 @@ def refuse_foreign(path: Path) -> None:
         start = file.read(16)
     if not start:
         raise CheckpointError(f"{path} is empty: copy or write the file again.")
-    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= _LARGEST_HEADER:
+    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") <= 100_000_000:
         return
     if PICKLE_START.match(start):
         refuse_pickle(path)
