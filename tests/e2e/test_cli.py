@@ -230,7 +230,7 @@ def test_dry_reports_and_writes_nothing(folder: Path, whole: dict[str, Any]) -> 
     assert report["parameters"] == whole["parameters"]
     assert report["step"] == 0
     assert report["seconds"] > 0
-    assert report["peak_bytes"] > 10_000_000
+    assert report["memory_bytes"] > 10_000_000
     assert set(folder.rglob("*")) == before
 
 

@@ -15,7 +15,7 @@ from unmask.disk.folders import locate
 from unmask.errors import RequestError
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.plan import corpus_of
-from unmask.train.session import open_session
+from unmask.train.session import plan_session
 from unmask.train.settings import TextRun, Trained, trained_on
 
 SIZE = ("--data.tokenizer", "byte", "--data.length", "32", "--model.size", "nano", "--train.device", "cpu")
@@ -174,7 +174,7 @@ def test_fine_tuning_keeps_the_rule_of_the_same_text_and_says_if_it_changed(here
     def session(source: str) -> tuple[int, list[str]]:
         notes: list[str] = []
         run = _arguments(["--data.source", source, *SHORT[2:4], *SHORT[6:], "--init", "run"])
-        opened = open_session(TextRun(run.data, run.model, run.train), init="run", note=notes.append, write=False)
+        opened = plan_session(TextRun(run.data, run.model, run.train), init="run", note=notes.append, dry=True)
         opened.close()
         return opened.corpus.split.rule, [note for note in notes if "may have been trained on" in note]
 

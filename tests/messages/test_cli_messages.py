@@ -156,7 +156,8 @@ def test_a_run_is_not_overwritten_or_changed(capsys: pytest.CaptureFixture[str],
     )
     assert sentence_of(capsys, "train", "--resume", str(checkpoint), "--train.batch", "4") == (
         "train.batch was 8 and cannot become 4 when a run goes on; start a new run with --init, or leave it out "
-        "(what may change: device, keep, log_every, patience, save_every, steps, threads, track)."
+        "(what may change: device, keep, log_every, minutes, patience, sample_every, save_every, steps, threads, "
+        "track)."
     )
     assert sentence_of(capsys, "train", "shakespeare", "--resume", str(checkpoint)) == (
         "--resume takes the recipe from the run; leave 'shakespeare' out."

@@ -32,7 +32,7 @@ from unmask.output import show_text
 
 FIRST = {
     "demo": ("puzzles", "prompt", "out", "seed", "json"),
-    "train": ("data.source", "train.steps", "out", "resume", "dry"),
+    "train": ("data.source", "train.minutes", "out", "resume", "dry"),
     "eval": ("data.source", "split", "draws", "limit", "json"),
     "generate": ("length", "policy", "temperature", "seed", "watch"),
     "fill": ("choices", "policy", "temperature", "seed", "count"),

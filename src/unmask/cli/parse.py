@@ -35,7 +35,7 @@ Flat = Annotated[_Value, _FLAT]
 """Marks a dataclass field whose options are written without the name of that field: --seed."""
 
 _SHORT = {"-v": "--verbose"}
-_LAST_PARTS = ("--device", "--dtype", "--threads")
+_LAST_PARTS = ("--device", "--dtype", "--minutes", "--sample-every", "--threads")
 """Options that may be typed without the name of their group where only one group has them: --threads for
 --train.threads."""
 _NUMBER = re.compile(r"-\.?\d.*|-inf")

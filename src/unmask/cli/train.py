@@ -2,8 +2,10 @@
 
 __all__ = ["TrainArguments", "TrainProgress", "run"]
 
+import json
 import math
 import shlex
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
     from unmask.objective.bound import Bound
     from unmask.run.loop import RunResult
     from unmask.train.loop import StepReport
-    from unmask.train.session import Estimate, Session
+    from unmask.train.sample import Sample
+    from unmask.train.session import Planned, Session
 
 _SHAPE = {"width": "width {}", "blocks": "{} blocks", "heads": "{} heads"}  # where an architecture has them
 
@@ -69,32 +72,24 @@ class TrainArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; trains. It is 128 + signal where the run was interrupted and saved."""
+    began = time.perf_counter()
     arguments = _arguments(list(argv))
     arguments.trust.apply()
 
-    from unmask.train.session import measure, open_session
+    from unmask.train.session import open_session, plan_session
 
-    asked = TextRun(arguments.data, arguments.model, arguments.train)
-    session = open_session(
-        asked,
-        out=arguments.out,
-        resume=arguments.resume,
-        init=arguments.init,
-        note=_first_only(note),
-        write=not arguments.dry,
-    )
-    first = session.group.first
-    rows = _facts(session, arguments.init)
-    with closing(session):
-        if arguments.dry:
-            estimate = measure(session)
-            if first and arguments.output.json:
-                print_json(rows | asdict(estimate))
-            elif first:
-                show(*table(_rows(rows, estimate, patient=asked.train.patience > 0)))
-            return 0
+    run = TextRun(arguments.data, arguments.model, arguments.train)
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in ("out", "resume", "init")}
+    options |= {"note": _first_only(note), "began": began}
+    if arguments.dry:
+        with closing(plan_session(run, dry=True, **options)) as planned:
+            if planned.probe.group.first:
+                _print_plan(planned, arguments.init, arguments.output.json)
+        return 0
+    with closing(open_session(run, **options)) as session:
+        first = session.probe.group.first
         if first:
-            note(*table(_rows(rows, None, patient=False)))
+            note(*table(_rows(_facts(session, arguments.init)) | {"folder": str(session.folder)}))
         with keeping(lambda: _kept(session)):
             with TrainProgress(session, visible=first) as progress:
                 result = session.trainer.fit(progress)
@@ -112,7 +107,19 @@ def _kept(session: "Session") -> str:
     return f"step {step:,} is kept; go on with: {resume_command('train', session.folder)}"
 
 
-def _facts(session: "Session", init: str | None) -> dict[str, Any]:
+def _print_plan(planned: "Planned", init: str | None, as_json: bool) -> None:
+    """Print what a run would do, and its time."""
+    facts, estimate = _facts(planned, init), planned.estimate
+    assert estimate is not None
+    if as_json:
+        print_json(facts | asdict(estimate))
+        return
+    most = " at most, if patience does not end it before" if planned.run.train.patience > 0 else ""
+    speed = f"{estimate.tokens_per_second:,.0f} tokens/s measured"
+    show(*table(_rows(facts) | {"time": f"{duration(estimate.seconds)}{most} ({speed})"}))
+
+
+def _facts(session: "Planned", init: str | None) -> dict[str, Any]:
     """Session, and the checkpoint that is fine-tuned -> what the run will do, as plain data."""
     plan, corpus, settings = session.plan, session.corpus, session.run
     from unmask.train.plan import memory_bytes
@@ -121,38 +128,45 @@ def _facts(session: "Session", init: str | None) -> dict[str, Any]:
         "run": str(session.folder),
         "source": settings.data.source,
         "tokenizer": corpus.facts.tokenizer,
-        "vocab_size": corpus.tokenizer.vocab_size,
+        "vocab_size": corpus.facts.vocab_size,
         "train_tokens": plan.train_tokens,
         "valid_tokens": plan.valid_tokens,
-        "train_rows": len(corpus.train),
-        "valid_rows": len(corpus.valid),
+        "train_rows": corpus.facts.train.rows,
+        "valid_rows": corpus.facts.valid.rows,
+        "estimated": corpus.facts.train.rows != len(corpus.train),
         "length": settings.data.length,
         "parameters": plan.parameters,
         **{name: getattr(plan.model, name) for name in _SHAPE if hasattr(plan.model, name)},
         "epochs": plan.epochs,
         "steps": plan.steps,
-        "step": session.trainer.step,
+        "step": session.start.step,
+        "minutes": settings.train.minutes,
         "batch": settings.train.batch,
         "lr": plan.lr,
         "init": init,
         "lr_is_default": settings.train.lr is None,
-        "dtype": str(session.dtype).removeprefix("torch."),
-        "device": str(session.device),
+        "dtype": str(session.probe.dtype).removeprefix("torch."),
+        "device": str(session.probe.device),
         "threads": session.threads,
-        "processes": session.group.size,
-        "memory_bytes": memory_bytes(plan, settings.train.batch // settings.train.accumulate // session.group.size),
+        "processes": session.probe.group.size,
+        "memory_bytes": memory_bytes(
+            plan, settings.train.batch // settings.train.accumulate // session.probe.group.size
+        ),
     }
 
 
-def _rows(facts: dict[str, Any], estimate: "Estimate | None", *, patient: bool) -> dict[str, str]:
-    """The facts of a run -> the rows of the table; with an `estimate` they have its time and memory."""
-    rows = {
-        "text": f"{facts['source']}: {facts['train_tokens']:,} tokens to train on, {facts['valid_tokens']:,} held out",
+def _rows(facts: dict[str, Any]) -> dict[str, str]:
+    """The facts of a run -> the rows of the table."""
+    about = "about " if facts["estimated"] else ""
+    budget = "" if facts["minutes"] is None else f"in {facts['minutes']:g} min, about "
+    return {
+        "text": f"{facts['source']}: {about}{facts['train_tokens']:,} tokens to train on, "
+        f"{facts['valid_tokens']:,} held out",
         "tokenizer": f"{facts['tokenizer']}, {facts['vocab_size']:,} ids; rows of {facts['length']} tokens: "
         f"{facts['train_rows']:,} and {facts['valid_rows']:,}",
         "network": f"{facts['parameters']:,} parameters: "
         + ", ".join(form.format(facts[name]) for name, form in _SHAPE.items() if name in facts),
-        "training": f"{facts['steps']:,} steps of {facts['batch']} rows ({facts['epochs']:.1f} epochs), "
+        "training": f"{budget}{facts['steps']:,} steps of {facts['batch']} rows ({facts['epochs']:.1f} epochs), "
         f"peak rate {facts['lr']:g}"
         + (", a tenth because --init" if facts["init"] and facts["lr_is_default"] else "")
         + (f", from step {facts['step']:,}" if facts["step"] else ""),
@@ -160,12 +174,6 @@ def _rows(facts: dict[str, Any], estimate: "Estimate | None", *, patient: bool) 
         + (f", {facts['processes']} processes" if facts["processes"] > 1 else ""),
         "memory": f"about {size(facts['memory_bytes'])}",
     }
-    if estimate is None:
-        return rows | {"folder": facts["run"]}
-    rows["memory"] += f"; {size(estimate.peak_bytes)} held after some real steps"
-    most = " at most, if patience does not end it before" if patient else ""
-    rows["time"] = f"{duration(estimate.seconds)}{most} ({estimate.tokens_per_second:,.0f} tokens/s measured)"
-    return rows
 
 
 def _first_only(listen: Any) -> Any:
@@ -186,11 +194,20 @@ def _arguments(words: list[str]) -> TrainArguments:
 
         base = recorded_run(asked.resume)
     else:
-        base = read(asked.recipe)
+        base = _without_steps(read(asked.recipe), typed)
     if asked.init is not None:
         base = _fine_tuning(base, asked.init, typed)
     default = replace(TrainArguments(), data=base.data, model=base.model, train=base.train)
     return parse(TrainArguments, words, "train", default)
+
+
+def _without_steps(base: TextRun, typed: set[str]) -> TextRun:
+    """Recipe -> the same without what says how long it takes, where the command line says it in another unit."""
+    if "train.minutes" in typed:
+        return replace(base, train=replace(base.train, steps=None, eval_every=None, save_every=None, warmup=None))
+    if "train.steps" in typed:
+        return replace(base, train=replace(base.train, minutes=None))
+    return base
 
 
 def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
@@ -234,7 +251,7 @@ def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
         return result.exit_code
     note(f"Done after step {result.step:,} of {session.plan.steps:,} ({result.reason}).")
     if best is not None:
-        note(f"Best bound on held-out text: {_bound(best)} (step {result.best_step:,})")
+        note(f"Best on held-out text, at step {result.best_step:,}: {_figure(best)}, perplexity {best.perplexity:.2f}")
     note(*table({"model": str(resolve(folder)), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
     note("", "Next:", f"  unmask generate {folder} --watch")
     note(
@@ -244,12 +261,6 @@ def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
     return 0
 
 
-def _bound(result: "Bound") -> str:
-    """Bound -> text with its error and perplexity."""
-    error = "" if result.stderr is None else f" ± {result.stderr:.4f}"
-    return f"{result.nats_per_token:.4f}{error} nats/token, perplexity {result.perplexity:.2f}"
-
-
 _SMOOTHING = 0.95
 
 
@@ -257,17 +268,31 @@ class TrainProgress(Meter, Listener["StepReport", "Bound"]):
     """The listener of a training that prints its progress; it prints nothing unless `visible`."""
 
     def __init__(self, session: "Session", *, visible: bool) -> None:
-        super().__init__("training", "step", session.plan.steps, session.trainer.step, visible=visible)
+        self._trainer, self._seconds = session.trainer, session.plan.seconds
+        spent, steps = session.trainer.clock.own(), session.plan.steps
+        if self._seconds is None:
+            super().__init__("training", "step", steps, session.trainer.step, visible=visible)
+        else:
+            super().__init__("training", "second", round(self._seconds), round(spent), visible=visible)
         best = session.trainer.best
         self._best = math.inf if best is None else best.nats_per_token
         self._loss, self._weight = 0.0, 0.0
 
     def stepped(self, report: "StepReport") -> None:
-        """Show running means of the loss."""
+        """Show running means of the loss, and what was looked at."""
         self._loss = _SMOOTHING * self._loss + (1 - _SMOOTHING) * report.loss
         self._weight = _SMOOTHING * self._weight + (1 - _SMOOTHING)
         best = f"bound {self._best:.4f}  " if math.isfinite(self._best) else ""
-        self.moved(report.step, f"loss {self._loss / self._weight:.4f}  {best}{report.tokens_per_second:,.0f} tokens/s")
+        figures = f"loss {self._loss / self._weight:.4f}  {best}{report.tokens_per_second:,.0f} tokens/s"
+        if self._seconds is None:
+            self.moved(report.step, figures)
+        else:
+            self.moved(round(self._trainer.clock.own()), f"step {report.step:,}  {figures}")
+        if report.look is not None and report.look.bound is not None:
+            bound = report.look.bound
+            self.line(f"step {report.step:,}: {_figure(bound)} ({bound.sequences * bound.draws} maskings)")
+        if report.look is not None and report.look.sample is not None:
+            self._show(report.look.sample)
 
     def stopping(self, folder: Path) -> None:
         """Print that the run saves, and the command that goes on with it."""
@@ -275,9 +300,22 @@ class TrainProgress(Meter, Listener["StepReport", "Bound"]):
         self.line(f"Go on with: {resume_command('train', folder)}")
 
     def validated(self, step: int, figure: "Bound", best: bool) -> None:
-        """Print the bound, and whether it is the best so far."""
+        """Print the bound, whether it is the best so far, and the sample that was written after it."""
         if best:
             self._best = figure.nats_per_token
-        error = "" if figure.stderr is None else f" ± {figure.stderr:.4f}"
         mark = "best so far" if best else f"best was {self._best:.4f}"
-        self.line(f"step {step:,}: bound {figure.nats_per_token:.4f}{error} nats/token ({mark})")
+        self.line(f"step {step:,}: {_figure(figure)} ({mark})")
+        if self._trainer.sample is not None and self._trainer.sample[0] == step:
+            self._show(self._trainer.sample[1])
+
+    def _show(self, sample: "Sample") -> None:
+        """Print a sample as JSON strings, which keep line ends and spaces visible."""
+        prompt, text = (json.dumps(part, ensure_ascii=False) for part in (sample.prompt, sample.text))
+        right = "" if sample.answer is None else f"  (right: {json.dumps(sample.answer, ensure_ascii=False)})"
+        self.line(f"  sample: {prompt} -> {text}{right}")
+
+
+def _figure(bound: "Bound") -> str:
+    """Bound -> text with its error."""
+    error = "" if bound.stderr is None else f" ± {bound.stderr:.4f}"
+    return f"bound {bound.nats_per_token:.4f}{error} nats/token"

@@ -115,6 +115,8 @@ class Source:
     read_pairs: Callable[[], Iterable[Pair]]
     taken: str = ""
     """What is taken from rows or from FASTA, as a part of a sentence; empty for plain text."""
+    size: int | None = None  # about the bytes of the text, from those of its files
+    count: int | None = None  # problems of a task, of which it may yield fewer
 
     def pieces(self) -> Iterator[Piece]:
         """The documents, each as one or more pieces; empty documents are skipped.
@@ -129,11 +131,7 @@ class Source:
             raise DataError(f"{self.name} is empty: there is no text to learn from.")
 
     def pairs(self) -> Iterator[Pair]:
-        """The pairs.
-
-        Raises:
-            DataError: if a row has no prompt or answer.
-        """
+        """The pairs. Raises DataError if a row has no prompt or answer."""
         yield from self.read_pairs()
 
 
@@ -282,6 +280,7 @@ def _file_source(name: str, paths: list[Path], left_out: list[Path], columns: Co
         read_pieces=lambda: _numbered(chunks for file in files for chunks in file.documents()),
         read_pairs=lambda: itertools.chain.from_iterable(file.pairs() for file in files),
         taken="; ".join(taken),
+        size=sum(file.path.stat().st_size for file in files),
     )
 
 
@@ -323,7 +322,8 @@ def _bundled_source(name: str) -> Source:
     """The name of a bundled corpus -> its source."""
     files = CORPORA[name].files
     fingerprint = hashlib.sha256("\n".join(BUNDLED[file].sha256 for file in files).encode()).hexdigest()
-    return Source(name, fingerprint, False, lambda: _numbered(_texts_of_bundled(files)), lambda: ())
+    size = 4 * sum((FOLDER / BUNDLED[file].file).stat().st_size for file in files)  # about four times smaller packed
+    return Source(name, fingerprint, False, lambda: _numbered(_texts_of_bundled(files)), lambda: (), size=size)
 
 
 def _texts_of_bundled(names: Iterable[str]) -> Iterator[Iterable[str]]:

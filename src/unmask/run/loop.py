@@ -53,13 +53,15 @@ class Cadence:
     save_every: int
     patience: int
     """The run ends after this number of validations without a better one; 0 never ends it."""
+    expired: Callable[[], bool] = lambda: False
+    """Whether the time for steps is over, too; it changes only in `take` and `begin`, in all processes together."""
 
 
 class Report(Protocol):
     """The measurements of a step."""
 
-    def values(self) -> Mapping[str, float]:
-        """The numbers for metrics.jsonl."""
+    def values(self) -> Mapping[str, float | str | None]:
+        """The values for metrics.jsonl."""
         ...
 
 
@@ -69,8 +71,8 @@ class Validation(NamedTuple, Generic[Figure]):
     figure: Figure
     merit: float
     """The figure as one number; greater is better."""
-    values: Mapping[str, float | None]
-    """The numbers for metrics.jsonl."""
+    values: Mapping[str, float | str | None]
+    """The values for metrics.jsonl."""
 
 
 ReportOut = TypeVar("ReportOut", bound=Report, covariant=True)
@@ -197,7 +199,7 @@ class _Loop(Generic[ReportOut, Figure]):
         """Take steps and validate -> whether patience is over, and whether an interrupt ended the loop."""
         target = self.target
         over = self._due() and self._validate()  # an interrupt came between a step and its validation
-        while not over and target.step < self.cadence.steps:
+        while not over and not self._last():
             report = target.take()
             self.changed = True
             if report is not None:
@@ -229,8 +231,12 @@ class _Loop(Generic[ReportOut, Figure]):
     def _due(self) -> bool:
         """Whether this step has to be validated and has not been yet."""
         step, cadence = self.target.step, self.cadence
-        scheduled = step % cadence.validate_every == 0 or step == cadence.steps
+        scheduled = step % cadence.validate_every == 0 or self._last()
         return scheduled and step > self.target.standing.validated_at
+
+    def _last(self) -> bool:
+        """Whether no step follows this one, patience aside."""
+        return self.target.step >= self.cadence.steps or self.cadence.expired()
 
     def _validate(self) -> bool:
         """Validate and keep the best -> whether patience is over."""
@@ -250,7 +256,7 @@ class _Loop(Generic[ReportOut, Figure]):
             self._saved(target.save_best(None if validation is None else validation.figure))
         return 0 < self.cadence.patience <= standing.stale
 
-    def _log(self, values: Mapping[str, float | None]) -> None:
+    def _log(self, values: Mapping[str, float | str | None]) -> None:
         if self.metrics is not None:
             self.metrics.log(self.target.step, values)
 

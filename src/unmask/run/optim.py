@@ -53,15 +53,15 @@ def adamw(
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=fused)
 
 
-def learning_rate(step: int, *, base: float, warmup: int, steps: int, shape: Shape) -> float:
+def learning_rate(step: float, *, base: float, warmup: int, steps: int, shape: Shape) -> float:
     """Step 0, 1, ... -> learning rate: linear over `warmup` steps up to `base`, then constant or half a cosine.
 
-    The cosine reaches zero at `steps`. Raises ConfigError for an unknown shape.
+    A place between two steps is possible. The cosine reaches zero at `steps`. Raises ConfigError for an unknown shape.
     """
     if shape not in get_args(Shape):
         raise ConfigError(f"a learning rate cannot have the shape '{shape}': give constant or cosine.")
     if step < warmup:
-        return base * (step + 1) / warmup
+        return base * min(1.0, (step + 1) / warmup)
     if shape == "constant":
         return base
     done = (step - warmup) / max(1, steps - warmup)

@@ -7,10 +7,11 @@ resumed from its last checkpoint takes the steps of an uninterrupted run, bit fo
 __all__ = ["StepReport", "Trainer"]
 
 import math
+import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +26,10 @@ from unmask.disk.checkpoint import load_state, write_checkpoint
 from unmask.disk.folders import best_folder, keep_best, keep_last, latest, step_folder
 from unmask.errors import CheckpointError, RunError
 from unmask.model.load import model_config
-from unmask.noise import DROPOUT, row_keys
+from unmask.noise import DROPOUT, derive, row_keys
 from unmask.objective.base import Objective, Rows
 from unmask.objective.bound import Bound, validate
+from unmask.process import make_schedule
 from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
 from unmask.run.optim import (
     Ema,
@@ -39,8 +41,10 @@ from unmask.run.optim import (
     set_learning_rate,
 )
 from unmask.run.parallel import Group
+from unmask.train.clock import Clock, TrainState, Watch
 from unmask.train.plan import TrainPlan
-from unmask.train.settings import TextRun
+from unmask.train.sample import Look, Sample, sample_values, write_sample
+from unmask.train.settings import TextRun, card
 
 
 class StepReport(NamedTuple):
@@ -51,25 +55,18 @@ class StepReport(NamedTuple):
     lr: float
     norm: float
     tokens_per_second: float
+    look: Look | None = None
+    """What was looked at after this step, in the first process."""
 
-    def values(self) -> dict[str, float]:
-        """The numbers for metrics.jsonl."""
-        return {name: value for name, value in self._asdict().items() if name != "step"}
+    def values(self) -> dict[str, float | str | None]:
+        """The values for metrics.jsonl."""
+        numbers = {name: value for name, value in self._asdict().items() if name not in ("step", "look")}
+        return numbers if self.look is None else numbers | dict(self.look.values())
 
 
+_SAMPLES = 8  # of the seed: the randomness of samples
 _LEAST_ON_CPU, _LEAST_ELSEWHERE = 1024, 16384
 """Positions of a micro-batch below which matrix products are slow; see `parts_by_length`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """The content of a checkpoint's state.json."""
-
-    step: int
-    best_step: int
-    stale: int
-    bound: Bound | None
-    validated_at: int | None = None
 
 
 class Trainer:
@@ -85,7 +82,9 @@ class Trainer:
         folder: Path,
         group: Group,
         dtype: torch.dtype,
+        began: float | None = None,
     ) -> None:
+        """`began` is the value of `time.perf_counter` from which a budget of time counts; by default now."""
         self.run, self.plan, self.corpus, self.folder, self.group = run, plan, corpus, folder, group
         self.settings = run.train
         self.model, self.objective = model, objective
@@ -101,6 +100,9 @@ class Trainer:
         self.best: Bound | None = None
         self.loss: Tensor | None = None  # of the last step
         self.read = 0  # tokens of the batches so far, without padding
+        self.clock = Clock(plan, group, self.device, time.perf_counter() if began is None else began)
+        self.watch = Watch(run.train.sample_every)
+        self.sample: tuple[int, Sample] | None = None  # the last one, and its step
         self.timed_from = (time.perf_counter(), 0)  # when the speed was last reported, and `read` then
         group.copy_first(self.params)
         if run.train.compile:
@@ -132,8 +134,9 @@ class Trainer:
         self.model.dropout_keys = None
         self.group.mean_gradients(self.params)
         norm = clip(self.params, settings.clip)
+        place = self.clock.place(self.step)
         rate = learning_rate(
-            self.step, base=self.plan.lr, warmup=self.plan.warmup, steps=self.plan.steps, shape=settings.shape
+            place, base=self.plan.lr, warmup=self.plan.warmup, steps=self.plan.steps, shape=settings.shape
         )
         set_learning_rate(self.optimizer, rate)
         self.optimizer.step()
@@ -155,38 +158,56 @@ class Trainer:
 
     # ---- validation -----------------------------------------------------------------------------------------------
 
-    def validate(self) -> Bound:
-        """The bound of the averaged weights on the validation rows, with the same maskings each time."""
+    @contextmanager
+    def judged(self) -> Generator[None]:
+        """Inside the block the model has the averaged weights and is in eval mode."""
         self.model.eval()
         try:
             with self.ema.swap(), self.autocast():
-                return validate(
-                    self.model,
-                    self.objective,
-                    self.corpus.valid,
-                    self.device,
-                    limit=self.settings.eval_draws,
-                    draws=self.plan.draws,
-                    batch=self.settings.batch,
-                    seed=self.settings.seed,
-                    stand_in=self.corpus.tokenizer.stand_in,
-                )
+                yield
         finally:
             self.model.train()
+
+    def validate(self, most: int | None = None) -> Bound:
+        """The bound of the averaged weights on validation rows, with the same maskings each time, `most` at most."""
+        limit, draws = self.settings.eval_draws, self.plan.draws
+        if most is not None:
+            limit, draws = min(limit, most), 1
+        options = {"limit": limit, "draws": draws, "batch": self.settings.batch, "seed": self.settings.seed}
+        valid, stand_in = self.corpus.valid, self.corpus.tokenizer.stand_in
+        with self.judged():
+            return validate(self.model, self.objective, valid, self.device, **options, stand_in=stand_in)
+
+    def write(self) -> Sample:
+        """A text of the averaged weights."""
+        began = time.perf_counter()
+        schedule, seed = make_schedule(self.settings.schedule), derive(self.settings.seed, _SAMPLES)
+        with self.judged():
+            sample = write_sample(self.model, self.corpus, schedule, self.device, seed)
+        self.watch.wrote(time.perf_counter() - began)
+        self.sample = (self.step, sample)
+        return sample
+
+    def look(self) -> Look | None:
+        """What is due after this step beside its validation; None if nothing is, and but in the first process."""
+        validated = self.step % self.plan.eval_every == 0 or self.step == self.plan.steps or self.clock.expired
+        return self.watch.look(self.step, validated, self.validate, self.write) if self.group.first else None
 
     # ---- disk -----------------------------------------------------------------------------------------------------
 
     def save(self) -> Path:
         """Write a checkpoint from which training can resume: the averaged weights and the training state."""
+        began = time.perf_counter()
         folder = step_folder(self.folder, self.step)
         if self.group.first:
             raw = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             state = {"raw": raw, "optimizer": optimizer_tensors(self.optimizer), "ema": self.ema.state()}
             standing = self.standing
             facts = {"step": self.step, "best_step": standing.best_step, "stale": standing.stale}
-            facts |= {"bound": _facts(self.best), "validated_at": standing.validated_at}
-            self._write(folder, state, facts)
+            more = {"bound": _facts(self.best), "validated_at": standing.validated_at, "seconds": self.clock.own()}
+            self._write(folder, state, facts | more)
             keep_last(self.folder, self.settings.keep)
+        self.clock.saving = time.perf_counter() - began
         self._restart_clock()
         return folder
 
@@ -201,11 +222,11 @@ class Trainer:
         return folder
 
     def _write(self, folder: Path, state: dict[str, dict[str, Tensor]] | None, facts: dict[str, Any] | None) -> None:
-        if not all(bool(param.isfinite().all()) for param in self.params):
-            raise self._broken("The weights are not finite")
         names = list(self.model.state_dict())
         with self.ema.swap():
             averaged = {name: self.model.state_dict()[name].detach().clone() for name in names}
+        if not all(bool(tensor.isfinite().all()) for tensor in (*averaged.values(), *self.params)):
+            raise self._broken("The weights are not finite")
         origin = dict(self.origin)
         record = {
             "settings": to_dict(replace(self.run, data=origin.pop("data", self.run.data))),
@@ -226,7 +247,7 @@ class Trainer:
             model_config(self.model.settings, self.settings.schedule),
             tokenizer_json=self.corpus.tokenizer.to_json(),
             run=record,
-            card=_card(record, self.model.max_length),
+            card=card(record, self.model.max_length),
             state=state,
             state_facts=facts,
         )
@@ -239,7 +260,7 @@ class Trainer:
         folder = folder or latest(self.folder)
         if folder is None:
             return False
-        parts, facts = load_state(folder, str(self.device), _State, ("raw", "optimizer", "ema"))
+        parts, facts = load_state(folder, str(self.device), TrainState, ("raw", "optimizer", "ema"))
         try:
             self.model.load_state_dict(parts["raw"])
         except RuntimeError as error:
@@ -247,6 +268,7 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, parts["optimizer"])
         self.ema.load(parts["ema"])
         self.step, self.best = facts.step, facts.bound
+        self.clock.before = facts.seconds
         merit = -math.inf if self.best is None else -self.best.nats_per_token
         validated_at = facts.step if facts.validated_at is None else facts.validated_at
         self.standing = Standing(merit, facts.best_step, facts.stale, validated_at)
@@ -260,38 +282,48 @@ class Trainer:
         Raises RunError if the loss is not finite; the last checkpoint is then from before.
         """
         plan, settings = self.plan, self.settings
-        cadence = Cadence(plan.steps, plan.eval_every, plan.save_every, settings.patience)
+        steps = sys.maxsize if plan.seconds is not None and not plan.capped else plan.steps
+        cadence = Cadence(steps, plan.eval_every, plan.save_every, settings.patience, lambda: self.clock.expired)
         facts = to_dict(self.run)
         return drive(self, listener, cadence, exhausted="no better bound", track=settings.track, settings=facts)
 
     def begin(self, stopping: Callable[[], bool]) -> bool:
         """Put the network in training mode; always True."""
         self.model.train()
+        self.clock.tick(self.step)
         self._restart_clock()
         return True
 
     def take(self) -> StepReport | None:
-        """Take one step -> its report, every `log_every` steps."""
+        """Take one step -> its report, every `log_every` steps and when the run was looked at."""
         self.loss, norm, rate = self.take_step()
-        if self.step % self.settings.log_every:
+        self.clock.tick(self.step)
+        look = self.look()
+        if self.step % self.settings.log_every and look is None:
             return None
         loss = self._finite(self.loss)
         start, since = self.timed_from
         speed = (self.read - since) / (time.perf_counter() - start)
         self._restart_clock()
-        return StepReport(self.step, loss, rate, norm.item(), speed)
+        return StepReport(self.step, loss, rate, norm.item(), speed, look)
 
     def evaluate(self) -> Validation[Bound] | None:
         """Validate in the first process; raises RunError as `fit` does."""
         if self.loss is not None:
             self._finite(self.loss)
+        began = time.perf_counter()
         bound = self.validate() if self.group.first else None
         if bound is not None and not math.isfinite(bound.nats_per_token):
             raise self._broken(f"The bound on held-out text is {bound.nats_per_token}")
+        values: dict[str, float | str | None] = {}
+        if bound is not None:
+            values = {"valid": bound.nats_per_token, "valid_stderr": bound.stderr}
+            if self.watch.affordable():
+                values |= sample_values(self.write())
+            self.watch.looked()
+        self.clock.validating = time.perf_counter() - began
         self._restart_clock()
-        if bound is None:
-            return None
-        return Validation(bound, -bound.nats_per_token, {"valid": bound.nats_per_token, "valid_stderr": bound.stderr})
+        return None if bound is None else Validation(bound, -bound.nats_per_token, values)
 
     def _restart_clock(self) -> None:
         self.timed_from = (time.perf_counter(), self.read)
@@ -315,22 +347,3 @@ class Trainer:
 
 def _facts(bound: Bound | None) -> dict[str, Any] | None:
     return None if bound is None else to_dict(bound)
-
-
-def _card(record: dict[str, Any], window: int) -> str:
-    """The record of a run -> the description of its checkpoint, as Markdown."""
-    settings, plan, bound = record["settings"], record["plan"], record["bound"]
-    source = record.get("typed", {}).get("source", settings["data"]["source"])  # a card has no absolute paths
-    lines = [
-        "# A masked diffusion language model trained by unmask",
-        "",
-        f"- text: {source} ({plan['train_tokens']:,} training tokens)",
-        f"- network: {plan['parameters']:,} parameters, window {window} tokens",
-        f"- step {record['step']:,} of {plan['steps']:,}, batch {settings['train']['batch']}, {record['dtype']}",
-    ]
-    if bound:
-        lines.append(
-            f"- bound on held-out text: {bound['nats_per_token']:.4f} ± {bound['stderr'] or math.nan:.4f} nats/token "
-            f"({bound['sequences']} sequences, {bound['draws']} maskings each), at step {record['best_step']:,}"
-        )
-    return "\n".join([*lines, ""])

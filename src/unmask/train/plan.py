@@ -4,7 +4,16 @@ A source may be a task: `task:sudoku:side=6@60000` is 60,000 prompts with their 
 knows both tasks and data.
 """
 
-__all__ = ["TrainPlan", "corpus_of", "flops_per_token", "make_plan", "memory_bytes", "require_step", "task_source"]
+__all__ = [
+    "TrainPlan",
+    "corpus_of",
+    "flops_per_token",
+    "make_plan",
+    "memory_bytes",
+    "most_steps",
+    "require_step",
+    "task_source",
+]
 
 import glob
 import hashlib
@@ -17,6 +26,7 @@ from typing import Any
 
 from unmask.config import moved
 from unmask.data.documents import Pair, row_pair
+from unmask.data.estimate import SAMPLE_PAIRS, estimate_corpus
 from unmask.data.packed import Corpus
 from unmask.data.prepare import corpus_key, prepare, silent
 from unmask.data.settings import SPLIT_RULE, DataSettings
@@ -50,10 +60,17 @@ class TrainPlan:
     valid_tokens: int
     epochs: float
     """How often each training sequence is seen in the whole run."""
+    seconds: float | None = None
+    """The budget of a run of so many minutes, its validations and checkpoints included: the learning rate follows the
+    clock, and `steps` is an estimate."""
+    capped: bool = False
+    """Whether a run with a budget ends after `steps`, too, because the text is worth no more of them."""
 
 
 def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> TrainPlan:
     """Settings and a corpus -> the plan; `start` is the network to fine-tune, of any architecture.
+
+    The sizes of the text are those of `corpus.facts`, which may be estimates for a corpus that holds a part of it.
 
     Raises ConfigError for impossible shapes, or for sequences longer than the window of `start`.
     """
@@ -64,9 +81,9 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
         _check_length(run.data.length, start)
         settings, width = start.settings, start.width
         parameters = sum(p.numel() for p in start.parameters())
-    rows = len(corpus.train)
+    rows = corpus.facts.train.rows
     per_epoch = max(rows / run.train.batch, 1e-9)
-    steps = run.train.steps or _default_steps(rows, run.train.batch)
+    steps = run.train.steps or min(20_000, most_steps(rows, run.train.batch))
     warmup = min(2500, max(1, steps // 20)) if run.train.warmup is None else run.train.warmup
     every = run.train.eval_every or max(25, steps // 40)
     return TrainPlan(
@@ -78,8 +95,8 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
         eval_every=every,
         save_every=run.train.save_every or every,
         draws=max(1, run.train.eval_draws // max(1, min(len(corpus.valid), run.train.eval_draws))),
-        train_tokens=corpus.train.tokens,
-        valid_tokens=corpus.valid.tokens,
+        train_tokens=corpus.facts.train.tokens,
+        valid_tokens=corpus.facts.valid.tokens,
         epochs=steps / per_epoch,
     )
 
@@ -94,12 +111,12 @@ def _check_length(length: int, network: Trainable) -> None:
 
 
 def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
-    size = _default_size(corpus.train.tokens) if choice.size == "auto" else choice.size
+    size = _default_size(corpus.facts.train.tokens) if choice.size == "auto" else choice.size
     if size not in SIZES:
         raise ConfigError(f"model.size is '{size}'; {did_you_mean(size, SIZES)}")
     width, blocks, heads = SIZES[size]
     return DiTSettings(
-        vocab_size=corpus.tokenizer.vocab_size,
+        vocab_size=corpus.facts.vocab_size,
         mask_id=corpus.tokenizer.mask_id,
         max_length=corpus.train.length,
         width=choice.width or width,
@@ -117,9 +134,12 @@ def _default_size(tokens: int) -> str:
     return next((name for name, limit in limits if tokens < limit), "small")
 
 
-def _default_steps(rows: int, batch: int) -> int:
-    """Sixty passes over the text, but at least 600 and at most 20 000 steps; patience usually ends training earlier."""
-    return int(min(20_000, max(600, 60 * rows / batch)))
+def most_steps(rows: int, batch: int) -> int:
+    """The steps that a text of so many rows is worth: sixty passes over it, but at least 600 steps.
+
+    Without a budget it is also the default, up to 20,000; patience usually ends training earlier.
+    """
+    return int(max(600, 60 * rows / batch))
 
 
 def _default_rate(width: int, tuned: bool) -> float:
@@ -193,13 +213,15 @@ def corpus_of(
     *,
     trained: Trained | None = None,
     advice: str | None = None,
+    sampled: bool = False,
 ) -> Corpus:
     """Settings -> the corpus, as `data.prepare` makes it, where a source may also be a task.
 
     Everything that splits a text calls this function. `trained` is what the checkpoint, from which `tokenizer` comes,
     says about the text of its training: if the text is the same, it is split by the same rule. With `advice` it has to
     be the same, and the advice says what else can be done. Validation of a task is on problems of its split "valid",
-    unless `settings.valid` names another source.
+    unless `settings.valid` names another source. With `sampled` a large text is not encoded: the corpus holds a part of
+    it, see `data.estimate`.
 
     Raises:
         DataError: for a source that starts with task: without a task's name, or has no problems; also as `prepare`.
@@ -207,7 +229,7 @@ def corpus_of(
         RequestError, PluginError: for a task that cannot be made.
     """
     rule = SPLIT_RULE if trained is None else trained.rule
-    source, valid = _sources(settings, rule, trained)
+    source, valid = _sources(settings, rule, trained, sampled=sampled)
     if trained is not None and tokenizer is not None and not trained.data.source.startswith("task:"):
         same = corpus_key(trained.data, source, valid, tokenizer, rule) == trained.fingerprint
         if same and settings.columns == trained.data.columns:
@@ -220,19 +242,22 @@ def corpus_of(
             elif settings.source == trained.data.source and not same and valid is None:
                 note(_changed(settings, trained, source) + ": what is held out now may have been trained on.")
             rule = SPLIT_RULE
-            source, valid = _sources(settings, rule, trained)
-    return prepare(settings, tokenizer, note, source=source, valid=valid, rule=rule)
+            source, valid = _sources(settings, rule, trained, sampled=sampled)
+    prepared = estimate_corpus if sampled else prepare
+    return prepared(settings, tokenizer, note, source=source, valid=valid, rule=rule)
 
 
-def _sources(settings: DataSettings, rule: int, trained: Trained | None) -> tuple[Source, Source | None]:
-    """Settings -> the source, and the separate one for validation if there is one."""
+def _sources(
+    settings: DataSettings, rule: int, trained: Trained | None, *, sampled: bool = False
+) -> tuple[Source, Source | None]:
+    """Settings -> the source, and the separate one for validation if there is one; `sampled`: see `task_source`."""
     opened = dict[str, Source | None]()
     for name, text, usual in (("source", settings.source, _COUNT), ("valid", settings.valid, _VALID)):
         if text is None:
             opened[name] = None
         elif text.startswith("task:"):
             task, count = _read(text)
-            opened[name] = task_source(task, "train" if name == "source" else "valid", count or usual)
+            opened[name] = task_source(task, "train" if name == "source" else "valid", count or usual, sampled=sampled)
         else:
             if trained is not None and text == getattr(trained.data, name):
                 _check_place(name, text, trained)
@@ -240,7 +265,7 @@ def _sources(settings: DataSettings, rule: int, trained: Trained | None) -> tupl
     source, valid = opened["source"], opened["valid"]
     assert source is not None
     if valid is None and settings.source.startswith("task:"):
-        valid = task_source(_read(settings.source)[0], "valid", _VALID)
+        valid = task_source(_read(settings.source)[0], "valid", _VALID, sampled=sampled)
     return source, valid
 
 
@@ -269,14 +294,16 @@ def _changed(settings: DataSettings, trained: Trained, source: Source) -> str:
     return f"{settings.source} is not, or no longer, the text that {trained.folder} was trained on"
 
 
-def task_source(name: str, split: str, count: int) -> Source:
+def task_source(name: str, split: str, count: int, *, sampled: bool = False) -> Source:
     """The name of a task -> `count` problems of a split as a source of pairs, generated when they are first read.
 
+    With `sampled` only the first of many are generated.
     Raises RequestError or PluginError for a task that cannot be made; reading raises DataError if there is no problem.
     """
     task = make(name)
     facts = [_FORMAT, task.name, split, count, fingerprint(task)]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    most = min(count, SAMPLE_PAIRS) if sampled else count
     kept: list[Pair] = []
 
     def pairs() -> Iterator[Pair]:
@@ -284,16 +311,16 @@ def task_source(name: str, split: str, count: int) -> Source:
             yield from kept
             return
         made, pair = list[Pair](), None
-        for prompt, answer in pairs_of(task, split, count):
+        for prompt, answer in pairs_of(task, split, most):
             pair = row_pair({"prompt": prompt, "answer": answer}, task.name)
-            if count <= _KEPT:
+            if most <= _KEPT:
                 made.append(pair)
             yield pair
         if pair is None:
             raise DataError(f"The task '{name}' has no problems for the split '{split}'; there is nothing to train on.")
         kept[:] = made
 
-    return Source(f"task:{name}", key, True, lambda: iter(()), pairs)
+    return Source(f"task:{name}", key, True, lambda: iter(()), pairs, count=count)
 
 
 def _read(source: str) -> tuple[str, int | None]:

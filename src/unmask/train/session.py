@@ -1,13 +1,13 @@
 """Settings -> a training run: device, data, plan, network and trainer; new, fine-tuned or resumed."""
 
 __all__ = [
-    "Estimate",
+    "Planned",
     "Session",
     "claim",
     "default_folder",
-    "measure",
     "objective_of",
     "open_session",
+    "plan_session",
     "recorded_run",
     "refuse_taken",
     "set_newer_aside",
@@ -34,31 +34,39 @@ from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
 from unmask.objective.masked import Masked
 from unmask.process import MaskedDiffusion, make_schedule
-from unmask.run.machine import choose_device, choose_dtype, peak_bytes, prepare, set_threads
+from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
+from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
 from unmask.train.settings import TextRun, Trained, TrainSettings, recorded_paths, trained_on
 
 _PLACES = frozenset({"source", "valid"})
-_FREE = frozenset({"steps", "patience", "device", "threads", "keep", "save_every", "log_every", "track"})
-"""Settings that may change when a run is resumed. Of these only `steps` changes a step: it sets the learning rate."""
+_FREE = frozenset(
+    {"steps", "minutes", "sample_every", "patience", "device", "threads", "keep", "save_every", "log_every", "track"}
+)
+"""Settings that may change when a run is resumed. Of these only `steps` and `minutes` change a step: they set
+the learning rate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Session:
-    """A run that is ready for `trainer.fit`."""
+class Planned:
+    """What a run will do, and where; nothing is built yet."""
 
     run: TextRun
+    """The settings; a budget of minutes has chosen some of them."""
     plan: TrainPlan
     corpus: Corpus
-    trainer: Trainer
+    """In a dry run perhaps a part of the text, with estimates in its facts."""
     folder: Path
-    group: Group
-    device: torch.device
-    dtype: torch.dtype
+    probe: Probe
     threads: int
+    point: Path | None
+    """The checkpoint that a run resumes from."""
+    start: "_Start"
+    estimate: Estimate | None
+    """The time of the run, where it was asked for."""
     held: ExitStack
 
     def close(self) -> None:
@@ -66,16 +74,11 @@ class Session:
         self.held.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """Time and memory, from a few real steps."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Session(Planned):
+    """A run that is ready for `trainer.fit`."""
 
-    seconds_per_step: float
-    tokens_per_second: float
-    seconds: float
-    """Estimate for the whole run, validations included."""
-    peak_bytes: int
-    """Most memory the process (on a GPU: the GPU) has held so far."""
+    trainer: Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,11 @@ class _Start:
     record: Mapping[str, Any] | None = None
     trained: Trained | None = None
 
+    @property
+    def step(self) -> int:
+        """Finished steps of a run that is resumed."""
+        return 0 if self.record is None else self.record["step"]
+
 
 def open_session(
     run: TextRun,
@@ -96,21 +104,55 @@ def open_session(
     resume: str | Path | None = None,
     init: str | Path | None = None,
     note: Callable[[str], None],
-    write: bool = True,
+    began: float | None = None,
 ) -> Session:
     """Settings -> a session; nothing is trained yet.
 
     `out` is the folder to write, by default the next free runs/NAME-N. `resume` is the folder of a run to resume, or
     one of its checkpoints: `run` is then the result of `recorded_run`, perhaps with other steps or patience. `init` is
-    a checkpoint to fine-tune, of which tokenizer and network are used. `note` gets sentences for the terminal. With
-    `write` off no folder is made. The session holds the folder until it is closed.
+    a checkpoint to fine-tune, of which tokenizer and network are used. `note` gets sentences for the terminal. A budget
+    of minutes counts from `began`, a value of `time.perf_counter`, by default now. The session holds the folder until
+    it is closed.
 
     Raises ConfigError, DataError or CheckpointError for impossible requests.
+    """
+    began = time.perf_counter() if began is None else began
+    planned = plan_session(run, out=out, resume=resume, init=init, note=note, began=began)
+    run, plan, probe, folder = planned.run, planned.plan, planned.probe, planned.folder
+    with ExitStack() as held:
+        held.enter_context(planned.held)
+        network = (planned.start.network or build(plan.model, run.train.seed)).to(probe.device)
+        trainer = Trainer(run, plan, planned.corpus, network, probe.objective, folder, probe.group, probe.dtype, began)
+        trainer.origin = _origin(run, planned.start, init)
+        if planned.point is not None:
+            with resuming(planned.point, "train"):
+                trainer.restore(planned.point)
+            if probe.group.first:
+                set_newer_aside(planned.point, note)
+        shared: dict[str, Any] = {field.name: getattr(planned, field.name) for field in fields(planned)}
+        shared["held"] = held.pop_all()
+        return Session(**shared, trainer=trainer)
+
+
+def plan_session(
+    run: TextRun,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    init: str | Path | None = None,
+    note: Callable[[str], None],
+    began: float | None = None,
+    dry: bool = False,
+) -> Planned:
+    """Settings -> what a run will do; arguments and errors are those of `open_session`. No folder is made.
+
+    `dry` adds the time of the run; a large text is then not encoded, and its size is estimated from a part.
     """
     if resume is not None and (out is not None or init is not None):
         raise ConfigError("--resume goes on in the folder of a run; leave --out and --init away.")
     if out is not None:
         refuse_taken(to_path(out))
+    began = time.perf_counter() if began is None else began
     prepare()
     threads = set_threads(run.train.threads)
     device = choose_device(run.train.device)
@@ -121,28 +163,30 @@ def open_session(
             device = torch.device("cuda", group.local_rank)
         group.share(run.train.batch)
         point = None if resume is None else _resume_point(to_path(resume))
-        folder = None if point is None else claim(point.parents[1], held, group, note if write else None)
+        folder = None if point is None else claim(point.parents[1], held, group, None if dry else note)
         start = _start_of(run, point, init)
         dtype = choose_dtype(run.train.dtype if start.record is None else start.record["dtype"], device)
         advice = None if point is None else f"or start a new run on the new text with --init {folder}"
-        corpus = corpus_of(run.data, start.tokenizer, note, trained=start.trained, advice=advice)
+        sampled = dry and point is None
+        corpus = corpus_of(run.data, start.tokenizer, note, trained=start.trained, advice=advice, sampled=sampled)
         if start.record is not None:
             _check_same(start.record, corpus, str(folder), threads, note)
-        plan = start.plan or make_plan(run, corpus, start.network)
+        probe = Probe(corpus, objective_of(run.train, corpus), device, dtype, group)
+        each = None
+        if start.plan is None and run.train.minutes is not None:
+            run, plan, each = plan_for_minutes(run, probe, start.network, lambda: time.perf_counter() - began)
+        else:
+            plan = start.plan or make_plan(run, corpus, start.network)
         require_step(run, plan, corpus, tuned=start.network is not None, processes=group.size, device=device)
-        network = start.network or build(plan.model, run.train.seed)
         if folder is None:
-            folder = claim(to_path(out or default_folder(run.data.source)), held, group, note if write else None)
-            if write and group.first and latest(folder) is not None:
+            folder = claim(to_path(out or default_folder(run.data.source)), held, group, None if dry else note)
+            if not dry and group.first and latest(folder) is not None:
                 raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")
-        trainer = Trainer(run, plan, corpus, network.to(device), objective_of(run.train, corpus), folder, group, dtype)
-        trainer.origin = _origin(run, start, init)
-        if point is not None:
-            with resuming(point, "train"):
-                trainer.restore(point)
-            if write and group.first:
-                set_newer_aside(point, note)
-        return Session(run, plan, corpus, trainer, folder, group, device, dtype, threads, held.pop_all())
+        times = None
+        if dry:
+            each = each or step_seconds(run, plan, probe, start.network)
+            times = estimate(run, plan, probe, each, start.step)
+        return Planned(run, plan, corpus, folder, probe, threads, point, start, times, held.pop_all())
 
 
 def claim(folder: Path, held: ExitStack, group: Group, note: Callable[[str], None] | None) -> Path:
@@ -210,25 +254,6 @@ def refuse_taken(out: Path) -> None:
         raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
 
 
-def measure(session: Session, steps: int = 3) -> Estimate:
-    """A session -> time and memory, measured over steps after a warm-up step; it cannot be fitted afterwards."""
-    trainer, run = session.trainer, session.run.train
-    trainer.model.train()
-    seconds: list[float] = []
-    for _ in range(steps + 1):
-        began = time.perf_counter()
-        loss, _, _ = trainer.take_step()
-        loss.item()  # waits for a GPU
-        seconds.append(time.perf_counter() - began)
-        if seconds[0] > 20:  # a single step is enough then
-            break
-    each = sorted(seconds[1:] or seconds)[len(seconds[1:]) // 2]
-    validation = each * min(len(session.corpus.valid), run.eval_draws) * session.plan.draws / run.batch / 3
-    left = max(session.plan.steps - trainer.step + len(seconds), 0)
-    whole = left * each + left / session.plan.eval_every * validation
-    return Estimate(each, run.batch * session.run.data.length / each, whole, peak_bytes(session.device))
-
-
 def _start_of(run: TextRun, point: Path | None, init: str | Path | None) -> _Start:
     """Settings and checkpoints -> the parts of the checkpoint that training starts from."""
     if init is not None:
@@ -247,6 +272,10 @@ def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
     before = from_dict(TextRun, record["settings"], where)
     _refuse_changes(before, run)
     plan = from_dict(TrainPlan, record["plan"], where)
+    if plan.seconds is None and run.train.minutes is not None:
+        raise ConfigError("--minutes does not go with a run of steps; leave it out, or give --train.steps.")
+    if plan.seconds is not None and run.train.minutes is not None:
+        plan = replace(plan, seconds=60 * run.train.minutes)
     steps = run.train.steps or plan.steps
     plan = replace(plan, model=stored_settings(checkpoint), steps=steps, epochs=plan.epochs * steps / plan.steps)
     if run.train.save_every is not None:

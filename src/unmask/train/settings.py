@@ -1,11 +1,12 @@
 """Settings of a training run on text, and what a checkpoint records of its text. Imports no torch for `--help`."""
 
-__all__ = ["ModelChoice", "TextRun", "TrainSettings", "Trained", "recorded_paths", "trained_on"]
+__all__ = ["ModelChoice", "TextRun", "TrainSettings", "Trained", "card", "recorded_paths", "trained_on"]
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from unmask.data.settings import BUILT_IN_TOKENIZERS, SPLIT_RULE, DataSettings
 from unmask.errors import CheckpointError, ConfigError, did_you_mean
@@ -47,6 +48,9 @@ class TrainSettings:
 
     steps: Count | None = None
     """Optimiser steps; by default by the size of the text (see --dry); `patience` can end training earlier."""
+    minutes: Annotated[float | None, real(0, hint="for example 10", above=True)] = None
+    """Minutes of the whole run instead of steps: they choose the size of the network (where it is auto) and the number
+    of steps, and the learning rate follows the clock."""
     batch: Count = 32
     """Sequences in an optimiser step, over all processes."""
     accumulate: Count = 1
@@ -77,6 +81,9 @@ class TrainSettings:
     """Maskings in a validation, shared by the validation sequences."""
     patience: Natural = 8
     """Validations without a better bound after which training ends; 0 never ends it."""
+    sample_every: Natural | None = None
+    """Steps between samples of the model's text; 0 for none; by default one at each validation, in at most a thirtieth
+    of the time."""
     save_every: Count | None = None
     """Steps between checkpoints; by default those between validations."""
     keep: Count = 2
@@ -96,6 +103,11 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check_numbers(self, "train.")
+        if self.minutes is not None and self.steps is not None:
+            raise ConfigError(
+                f"train.minutes {self.minutes:g} and train.steps {self.steps} both say when the run ends; "
+                "give only one of them."
+            )
         if self.batch % self.accumulate:
             raise ConfigError(
                 f"train.batch {self.batch} cannot be run in {self.accumulate} equal parts; "
@@ -174,3 +186,22 @@ def recorded_paths(data: DataSettings, before: Mapping[str, str]) -> tuple[DataS
         paths[name] = absolute_path(value)
         typed[name] = before.get(name, value)
     return replace(data, **paths), typed
+
+
+def card(record: dict[str, Any], window: int) -> str:
+    """The record of a run -> the description of its checkpoint, as Markdown."""
+    settings, plan, bound = record["settings"], record["plan"], record["bound"]
+    source = record.get("typed", {}).get("source", settings["data"]["source"])  # a card has no absolute paths
+    lines = [
+        "# A masked diffusion language model trained by unmask",
+        "",
+        f"- text: {source} ({plan['train_tokens']:,} training tokens)",
+        f"- network: {plan['parameters']:,} parameters, window {window} tokens",
+        f"- step {record['step']:,} of {plan['steps']:,}, batch {settings['train']['batch']}, {record['dtype']}",
+    ]
+    if bound:
+        lines.append(
+            f"- bound on held-out text: {bound['nats_per_token']:.4f} ± {bound['stderr'] or math.nan:.4f} nats/token "
+            f"({bound['sequences']} sequences, {bound['draws']} maskings each), at step {record['best_step']:,}"
+        )
+    return "\n".join([*lines, ""])

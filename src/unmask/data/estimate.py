@@ -1,0 +1,116 @@
+"""Data settings -> a corpus of the beginning of a text, with estimates of the sizes of the whole, in about a second.
+
+For a plan that is only printed: a text of gigabytes is neither read to its end nor encoded.
+"""
+
+__all__ = ["SAMPLE", "SAMPLE_PAIRS", "estimate_corpus"]
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from unmask.data.documents import Pair, Piece
+from unmask.data.packed import Corpus, PartFacts
+from unmask.data.prepare import prepare, silent
+from unmask.data.settings import SPLIT_RULE, DataSettings
+from unmask.data.sources import Source, open_source
+from unmask.data.split import automatic_vocab_size, utf8_size
+from unmask.text.tokenizer import Tokenizer
+
+SAMPLE = 400_000
+"""Bytes of text that are encoded."""
+SAMPLE_PAIRS = 2_000
+"""Problems of a task that are made."""
+_SECONDS = 0.8  # of reading on, after the sample, to count the text
+
+
+def estimate_corpus(
+    settings: DataSettings,
+    tokenizer: Tokenizer | None = None,
+    note: Callable[[str], None] = silent,
+    *,
+    source: Source | None = None,
+    valid: Source | None = None,
+    rule: int = SPLIT_RULE,
+) -> Corpus:
+    """Data settings -> the corpus of the first `SAMPLE` bytes of text, whose facts are estimates for the whole text.
+
+    The whole is read for less than a second; where that is not enough its size is that of the files, or the number of
+    problems of a task. A text that is not larger than the sample is prepared as by `prepare`, whose arguments and
+    errors are the same.
+    """
+    source = source or open_source(settings.source, settings.columns, rule)
+    if valid is None and settings.valid is not None:
+        valid = open_source(settings.valid, settings.columns, rule)
+    train_head, valid_head = _head(source), None if valid is None else _head(valid)
+    if train_head.times == 1 and (valid_head is None or valid_head.times == 1):
+        return prepare(settings, tokenizer, note, source=source, valid=valid, rule=rule)
+    vocab_size = settings.vocab_size
+    if vocab_size is None and settings.tokenizer in ("auto", "bpe"):
+        vocab_size = automatic_vocab_size(round(train_head.bytes * train_head.times))
+    corpus = prepare(
+        dataclasses.replace(settings, vocab_size=vocab_size),
+        tokenizer,
+        silent,
+        source=train_head.source,
+        valid=None if valid_head is None else valid_head.source,
+        rule=rule,
+    )
+    note(
+        f"sizes of the text are estimates: {train_head.bytes / 1e6:.1f} MB of about "
+        f"{train_head.bytes * train_head.times / 1e6:.1f} MB were encoded."
+    )
+    times = train_head.times if valid_head is None else valid_head.times
+    facts = corpus.facts
+    if facts.tokenizer == "bpe" and vocab_size is not None:  # the sample may be too small for so many
+        facts = dataclasses.replace(facts, vocab_size=vocab_size)
+    facts = dataclasses.replace(
+        facts, source=settings.source, train=_times(facts.train, train_head.times), valid=_times(facts.valid, times)
+    )
+    return dataclasses.replace(corpus, facts=facts)
+
+
+class _Head(NamedTuple):
+    """The beginning of a source as a source, its bytes of text, and how many times as large the whole is."""
+
+    source: Source
+    bytes: int
+    times: float
+
+
+def _head(source: Source) -> _Head:
+    """A source -> its beginning."""
+    kept, key = list[Pair | Piece](), hashlib.sha256()
+    size = total = count = 0
+    until = time.monotonic() + _SECONDS
+    whole = True
+    for item in source.pairs() if source.paired else source.pieces():
+        text = item.prompt + item.answer if isinstance(item, Pair) else item.text
+        if size < SAMPLE:
+            kept.append(item)
+            key.update(text.encode())
+            size = total + utf8_size(text)
+        total += utf8_size(text)
+        count += 1
+        if time.monotonic() > until and size >= SAMPLE:
+            whole = False
+            break
+    times = total / max(size, 1)
+    if source.count is not None and count >= min(SAMPLE_PAIRS, source.count):
+        times = source.count / len(kept)
+    elif source.size is not None and not whole:
+        times = max(times, source.size / size)
+    pairs = [item for item in kept if isinstance(item, Pair)]
+    pieces = [item for item in kept if isinstance(item, Piece)]
+    if pieces and not pieces[-1].last_in_document:
+        pieces[-1] = pieces[-1]._replace(last_in_document=True)
+    return _Head(
+        Source(source.name, key.hexdigest(), source.paired, lambda: pieces, lambda: pairs, source.taken), size, times
+    )
+
+
+def _times(part: PartFacts, times: float) -> PartFacts:
+    """The sizes of a part, multiplied."""
+    return PartFacts(*(round(value * times) for value in dataclasses.astuple(part)))

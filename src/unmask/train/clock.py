@@ -1,0 +1,134 @@
+"""The time of a training run: what a checkpoint keeps of it, and when the run is looked at."""
+
+__all__ = ["Clock", "TrainState", "Watch"]
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from unmask.objective.bound import Bound
+from unmask.run.parallel import Group
+from unmask.train.plan import TrainPlan
+from unmask.train.sample import Look, Sample
+
+_CURVES = 1.5  # seconds after the last checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class TrainState:
+    """The content of a checkpoint's state.json."""
+
+    step: int
+    best_step: int
+    stale: int
+    bound: Bound | None
+    validated_at: int | None = None
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Clock:
+    """The place of a run in its schedule: its step, or, with a budget, the share of the time that has passed.
+
+    A run with a budget that is resumed continues with the seconds that its checkpoint says were spent. It then takes
+    the same rows, maskings and dropout at each step as a run that was not interrupted, but, as its learning rates
+    depend on the clock, not the same bits; a run of steps does.
+    """
+
+    plan: TrainPlan
+    group: Group
+    device: torch.device
+    began: float = field(default_factory=time.perf_counter)
+    """The value of `time.perf_counter` when the command began."""
+    before: float = 0.0
+    """Seconds that were spent before the command began."""
+    validating: float = 1.0
+    """Seconds of the last validation, a guess before the first."""
+    saving: float = 0.5
+    """Seconds of the last checkpoint, a guess before the first; the best checkpoint takes less."""
+    expired: bool = False
+    """Whether the time for steps was over after the last step."""
+
+    def own(self) -> float:
+        """The seconds of the budget that have passed, in this process."""
+        return self.before + time.perf_counter() - self.began
+
+    def spent(self) -> float:
+        """The seconds of the budget that have passed, in all processes those of the first."""
+        if self.group.size == 1:
+            return self.own()
+        first = torch.tensor(self.own() if self.group.first else 0.0, dtype=torch.float64, device=self.device)
+        return self.group.sum(first).item()
+
+    def place(self, step: int) -> float:
+        """The finished steps -> the place in the schedule of the learning rate, from 0 to the steps of the plan."""
+        plan = self.plan
+        if plan.seconds is None:
+            return step
+        passed = plan.steps * self.spent() / max(plan.seconds - self.validating - 2 * self.saving - _CURVES, 1.0)
+        return min(max(passed, step if plan.capped else 0), plan.steps)
+
+    def tick(self, step: int) -> None:
+        """Note, after a step, whether the time for steps is over; all processes call it together."""
+        self.expired = self.plan.seconds is not None and self.place(step) >= self.plan.steps
+
+
+_FIRST_LOOK = 15.0
+_LOOK_MASKINGS = 32
+_SHARE = 0.03
+
+
+@dataclass(slots=True)
+class Watch:
+    """When a run is looked at: after 15 s, and whenever its time has doubled without a validation.
+
+    A large network takes minutes from one validation to the next, and its first one comes late.
+    """
+
+    every: int | None
+    """Steps between samples; 0 for none; None for one at each validation and each look, if they take less than a
+    thirtieth of the time (the first is always written)."""
+    began: float = field(default_factory=time.perf_counter)
+    writing: float = 0.0
+    """Seconds that all samples took."""
+    count: int = 0
+    """Samples."""
+    seen: float = 0.0
+    """Seconds after `began` of the last validation or look."""
+
+    def sample_due(self, step: int) -> bool:
+        """Whether this step is one of every so many."""
+        return bool(self.every) and step % (self.every or 1) == 0
+
+    def affordable(self) -> bool:
+        """Whether a sample beside a validation is wanted, and cheap enough if it takes as long as those before."""
+        if self.every is not None:
+            return False
+        mean = self.writing / max(self.count, 1)
+        return self.writing + mean <= _SHARE * (time.perf_counter() - self.began)
+
+    def look_due(self) -> bool:
+        """Whether the run has said nothing for too long."""
+        return time.perf_counter() - self.began >= max(_FIRST_LOOK, 2 * self.seen)
+
+    def look(
+        self, step: int, validated: bool, validate: Callable[[int], Bound], write: Callable[[], Sample]
+    ) -> Look | None:
+        """What is due after a step, by the functions that measure and write it; a step that is `validated` anyway has
+        no bound of its own. None if nothing is due."""
+        looked = self.look_due() and not validated
+        bound = validate(_LOOK_MASKINGS) if looked else None
+        sample = write() if self.sample_due(step) or (looked and self.affordable()) else None
+        if looked:
+            self.looked()
+        return Look(bound, sample) if looked or sample else None
+
+    def looked(self) -> None:
+        """Note that the run was validated or looked at."""
+        self.seen = time.perf_counter() - self.began
+
+    def wrote(self, seconds: float) -> None:
+        """Note a sample that took so long."""
+        self.writing, self.count = self.writing + seconds, self.count + 1
