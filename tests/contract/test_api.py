@@ -206,6 +206,7 @@ def test_the_command_line_says_it_once_and_keeps_the_text(capsys: pytest.Capture
     assert main(["fill", "sudoku", "abc[3]", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["fills"][0]["text"].startswith("abc")
+    assert json.loads(out)["outside_alphabet"] == {"a": 1, "b": 1, "c": 1}
     assert err.count("3 characters of the text are outside the model's alphabet") == 1
     assert err.startswith("unmask: warning: ")
     assert main(["generate", "sudoku", "12漢3", "--length", "3"]) == 0
@@ -213,3 +214,12 @@ def test_the_command_line_says_it_once_and_keeps_the_text(capsys: pytest.Capture
     assert out.startswith("12漢3")
     assert "<unk>" not in out
     assert "'漢' (1)" in err
+
+
+def test_eval_says_why_there_are_no_bits_per_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text.txt").write_text("123456 123 漢 45\n" * 60, encoding="utf-8")
+    command = ["eval", "sudoku", "--data.source", str(tmp_path / "text.txt"), "--split", "all", "--draws", "1"]
+    assert main(command) == 0
+    assert "none: the text has characters outside the model's alphabet" in capsys.readouterr().out
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_byte"] is None

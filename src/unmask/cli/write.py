@@ -164,6 +164,7 @@ def run_generate(argv: Sequence[str]) -> int:
             {
                 "texts": texts,
                 "prompts": prompts,
+                "outside_alphabet": model.tokenizer.unknown(*starts),
                 "token_ids": [row.tokens for row in rows],
                 "log_probs": [row.log_probs for row in rows],
                 "policy": decoding.policy,
@@ -263,7 +264,16 @@ def run_fill(argv: Sequence[str]) -> int:
     fills = [_described(model, row) for row in rows]
     if as_json:
         seconds = time.perf_counter() - began
-        print_json({"fills": fills, "policy": decoding.policy, "seed": decoding.seed, "seconds": seconds})
+        outside = model.tokenizer.unknown(*model.filler.sketch(template).texts)
+        print_json(
+            {
+                "fills": fills,
+                "outside_alphabet": outside,
+                "policy": decoding.policy,
+                "seed": decoding.seed,
+                "seconds": seconds,
+            }
+        )
         return 0
     for number, fill in enumerate(fills, start=1):
         if not (watch and on_stdout and number == 1) or fill["attempts"]:

@@ -196,29 +196,28 @@ class Tokenizer:
         """The id that only stands for characters without a token; None without one, or where it is a letter too (N)."""
         return None if self.unknown_id is None or len(self.piece(self.unknown_id)) == 1 else self.unknown_id
 
-    def unknown(self, text: str) -> Counter[str]:
-        """The characters of a text that have no token, and how often each occurs.
+    def unknown(self, *texts: str) -> Counter[str]:
+        """The characters of some texts that have no token, and how often each occurs.
 
         They reach a model as the unknown token, or not at all. A tokenizer of bytes has none. Characters that the
         tokenizer replaces or drops by its own rules (case, white space) do not count where their token has a name.
         """
-        if self._plain_bytes or not text:
-            return Counter()
-        encoding = self.backend.encode(text, add_special_tokens=False)
+        lost = Counter[str]()
         special = (*self.special_ids, self.unknown_id)
         own = "" if self.unknown_id is None else self.piece(self.unknown_id).casefold()
-        covered, lost = set[int](), Counter[str]()
-        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            covered.update(range(start, end))
-            if token in special and text[start:end].casefold() != own:
-                lost.update(text[start:end])
-        if self.unknown_id is None:
-            lost.update(sign for at, sign in enumerate(text) if at not in covered and not sign.isspace())
+        for text in () if self._plain_bytes else texts:
+            encoding, covered = self.backend.encode(text, add_special_tokens=False), set[int]()
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+                covered.update(range(start, end))
+                if token in special and text[start:end].casefold() != own:
+                    lost.update(text[start:end])
+            if self.unknown_id is None:
+                lost.update(sign for at, sign in enumerate(text) if at not in covered and not sign.isspace())
         return lost
 
     def warn(self, texts: Iterable[str]) -> Counter[str]:
         """Texts -> their characters that have no token, as `unknown`; there is an UnmaskWarning if there are any."""
-        unknown = sum(map(self.unknown, texts), Counter[str]())
+        unknown = self.unknown(*texts)
         if unknown:
             count = sum(unknown.values())
             which = "1 character of the text is" if count == 1 else f"{count} characters of the text are"
