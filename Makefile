@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint bench docs golden picture clean
+.PHONY: help demo test fast lint bench docs golden api picture clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ docs: $(STAMP) ## Run the commands and examples of README and docs (SHARD=1/3: a
 
 golden: $(STAMP) ## Rewrite the golden files from what the code does now (then read the diff)
 	@$(BIN)/python -m pytest --golden tests/golden tests/laws/test_resume.py -k golden
+
+api: $(STAMP) ## Write docs/api.md from the docstrings
+	@$(BIN)/python tools/api_page.py
 
 picture: $(STAMP) ## Draw who imports whom: docs/pictures/imports.png
 	@$(BIN)/python tools/import_picture.py

@@ -44,19 +44,19 @@ class UnmaskError(Exception):
 
 
 class ConfigError(UnmaskError, ValueError):
-    pass
+    """A setting that does not exist, or a value that it cannot have."""
 
 
 class DataError(UnmaskError, ValueError):
-    pass
+    """A text, a data set or a tokenizer that cannot be used."""
 
 
 class CheckpointError(UnmaskError, ValueError):
-    pass
+    """A folder or a file that is not a whole checkpoint, or is not safe to load."""
 
 
 class RequestError(UnmaskError, ValueError):
-    pass
+    """A request that the model cannot serve, for example a text that is too long."""
 
 
 class ArgumentError(RequestError, TypeError):
@@ -68,10 +68,12 @@ class UnmaskWarning(UserWarning):
 
 
 class PluginError(UnmaskError, TypeError):
-    pass
+    """A policy, a task or a constraint of another package that breaks its contract."""
 
 
 class RunError(UnmaskError, RuntimeError):
+    """A run that had to stop although the request was right, for example because the disk is full."""
+
     exit_code = 1
 
 

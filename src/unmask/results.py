@@ -24,9 +24,13 @@ class Generation:
     texts: list[str]
     """The prompt, as it was typed, and what was written after it."""
     tokens: list[list[int]]
+    """Token ids of each whole text, the prompt included."""
     log_probs: list[list[float]]
+    """The log-probability of each written token at the pass that wrote it."""
     passes: list[int]
+    """The number of forward passes of each text."""
     seconds: float
+    """The time that the whole request took."""
     entropy: float
     """Unigram entropy of the written tokens in nats, over all samples; a low value means repetition."""
     trace: Trace | None = field(default=None, kw_only=True)

@@ -29,6 +29,7 @@ class Bound:
     sequences: int
     draws: int
     bits_per_byte: float | None = None
+    """None where the number of bytes is not known, or where characters are outside the model's alphabet."""
 
     def checked(self) -> "Bound":
         """Itself. Raises RunError where it is no number: the network computed NaN or infinity."""
@@ -45,6 +46,7 @@ class Bound:
 
     @property
     def perplexity(self) -> float:
+        """exp(nats_per_token)."""
         return math.exp(min(self.nats_per_token, 700.0))
 
     @classmethod

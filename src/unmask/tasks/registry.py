@@ -186,7 +186,12 @@ def make(text: str) -> Task:
 
 
 def make_typed(text: str) -> Task:
-    """A text that the caller wrote -> the task, as `make` makes it; a Python file that it names is run."""
+    """A text such as "sudoku:side=4" or "mine.py:MyTask:level=3" -> the task; the Python file that it names is run.
+
+    Raises:
+        RequestError: for a name, file, class or option that does not exist, or a value that is not possible.
+        PluginError: if a plug-in cannot be loaded or made, or is not a task.
+    """
     with typed([text]):
         return make(text)
 

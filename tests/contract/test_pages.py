@@ -1,0 +1,111 @@
+"""README.md and docs/: docs/api.md is what its program writes, lines are short, and words are those of a textbook."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import unmask
+
+ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+LONGEST = 100
+"""Characters in a line of prose."""
+HISTORY = {"docs/log.md"}
+PENDING = {
+    "README.md",
+    "CHANGELOG.md",
+    "docs/architecture.md",
+    "docs/decoding.md",
+    "docs/math.md",
+    "docs/policies.md",
+    "docs/results.md",
+    "docs/tour.md",
+}
+"""Pages whose old entries are kept as they were written."""
+FIGURES = re.compile(
+    r"\b(honest|free rules?|places? of the dial|what it buys|buys?|(?:knows?|knew) (?:places|that|about)"
+    r"|denoiser lies|the house|a room|tapes?|coins?|blind|a stranger|believes?|wants?|happily|magic|for free)\b",
+    re.IGNORECASE,
+)
+"""Private words and figures of speech."""
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    """tools/api_page.py as a module."""
+    spec = importlib.util.spec_from_file_location("api_page", ROOT / "tools" / "api_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prose(text: str) -> list[tuple[int, str]]:
+    """Markdown -> (number, line) of its lines of prose: no code, tables, pictures, or lines of one link alone."""
+    lines: list[tuple[int, str]] = []
+    inside = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip().startswith("```"):
+            inside = not inside
+        elif not inside and not line.lstrip().startswith(("|", "![", "<")):
+            lines.append((number, line))
+    return lines
+
+
+def long_lines(page: str, text: str) -> list[str]:
+    """The places of the lines of prose that are too long; a link that no line can hold does not count."""
+    return [
+        f"{page}:{number}: {len(line)} characters"
+        for number, line in prose(text)
+        if len(line) > LONGEST and max(map(len, line.split())) < LONGEST - 20
+    ]
+
+
+def figures(page: str, text: str) -> list[str]:
+    """The places of private words; tables count too, code does not."""
+    code = re.compile(r"```.*?```|`[^`\n]*`|\]\([^)]*\)", re.DOTALL)
+    bare = code.sub(lambda match: "\n" * match[0].count("\n"), text)
+    return [
+        f"{page}:{number}: {match[0]}"
+        for number, line in enumerate(bare.splitlines(), start=1)
+        for match in FIGURES.finditer(line)
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in HISTORY | PENDING])
+def test_prose_is_short_and_plain(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert long_lines(page, text) + figures(page, text) == []
+
+
+def test_long_lines_and_private_words_are_noticed() -> None:
+    text = f"{'word ' * 25}\n| {'cell ' * 30} |\n```text\n{'code ' * 30}\n```\nan honest denoiser\n`honest`\n"
+    assert long_lines("page", text) == ["page:1: 125 characters"]
+    assert figures("page", text) == ["page:6: honest"]
+    assert figures("page", "| what it buys |") == ["page:1: what it buys"]
+
+
+def test_the_page_of_the_api_is_what_its_program_writes(tool: ModuleType) -> None:
+    written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert written == tool.page(), "docs/api.md is not what the code says: run make api"
+
+
+def test_the_page_of_the_api_has_every_public_name(tool: ModuleType) -> None:
+    names = {name for _, group in tool.SECTIONS.values() for name in group}
+    modules = {"policies", "tasks", "testing"}
+    assert {f"unmask.{name}" for name in unmask.__all__} - {f"unmask.{name}" for name in modules} <= names
+    for module in modules:
+        assert any(name.startswith(f"unmask.{module}.") for name in names)
+    with pytest.raises(AttributeError):
+        tool.entry("unmask.no_such_name")
+
+
+def test_a_signature_is_readable(tool: ModuleType) -> None:
+    shown = tool.signature_text("generate", unmask.Model.generate)
+    assert 'policy: str | UnmaskingPolicy = "random",' in shown
+    assert "Annotated" not in shown
+    assert "self" not in shown
