@@ -22,6 +22,7 @@ __all__ = [
     "check_numbers",
     "check_value",
     "checked",
+    "holds",
     "number_of",
     "range_of",
     "real",
@@ -188,16 +189,19 @@ def checked(function: Callable[Arguments, Result]) -> Callable[Arguments, Result
 
 def check_value(name: str, value: object, limits: Any, error: type[UnmaskError] = ConfigError) -> None:
     """Check one number against a Range, or against a type that is marked with one. Raises `error` in a sentence."""
-    range_ = limits if isinstance(limits, Range) else range_of(limits)
-    assert range_ is not None
+    range_ = _range(limits)
     if not range_.holds(value):
         raise error(f"{name} is {shown(value)}; give {range_.possible(value)}.")
 
 
+def holds(limits: Any, value: object) -> bool:
+    """Whether a value is a number of a Range, or of a type that is marked with one."""
+    return _range(limits).holds(value)
+
+
 def number_of(name: str, text: str, limits: Any, error: type[UnmaskError] = RequestError) -> float:
     """The text of a number -> the number, checked as by `check_value`: an int for a range of whole numbers."""
-    range_ = limits if isinstance(limits, Range) else range_of(limits)
-    assert range_ is not None
+    range_ = _range(limits)
     value: Any = text
     with suppress(ValueError):
         value = int(text) if range_.integer else float(text)
@@ -220,6 +224,12 @@ def range_of(annotation: Any) -> Range | None:
         inner, *marks = typing.get_args(annotation)
         return next((mark for mark in marks if isinstance(mark, Range)), range_of(inner))
     return next(filter(None, map(range_of, typing.get_args(annotation))), None)
+
+
+def _range(limits: Any) -> Range:
+    range_ = limits if isinstance(limits, Range) else range_of(limits)
+    assert range_ is not None, limits
+    return range_
 
 
 @functools.cache

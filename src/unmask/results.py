@@ -109,7 +109,7 @@ def trace_of(
     from unmask.tasks.sudoku import drawn_as  # tasks are needed for traces alone
 
     tokenizer, checkpoint = model.tokenizer, model.checkpoint
-    run = (checkpoint and checkpoint.run) or {}
+    source = checkpoint and checkpoint.fact(str, "run.json", "settings", "data", "source")
     return recorder.trace(
         [row.tokens for row in rows],
         tokenizer.piece,
@@ -118,7 +118,7 @@ def trace_of(
         seed=int(seed) if isinstance(seed, int | Integral) else tuple(map(int, seed)),
         checkpoint="" if checkpoint is None else checkpoint.folder.name,
         block_size=block_size,
-        **drawn_as(str(run.get("settings", {}).get("data", {}).get("source"))),
+        **drawn_as(source or ""),
     )
 
 

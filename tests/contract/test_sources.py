@@ -30,11 +30,18 @@ def documents(source: Source) -> list[str]:
     return texts
 
 
-def test_a_text_file_is_one_document_kept_to_the_byte(tmp_path: Path) -> None:
-    text = ("A line.\r\n\r\n\tAnother \N{SNOWMAN} one. \n" * 3000) + "no end"
-    (tmp_path / "a.txt").write_bytes(text.encode())
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_text_file_is_one_document_with_lines_that_end_by_lf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, block: int
+) -> None:
+    monkeypatch.setattr("unmask.data.sources._BLOCK", block)
+    text = ("A line.\n\n\tAnother \N{SNOWMAN} one. \n" * 30) + "no end\n"
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", end).encode())
     source = open_source(str(tmp_path / "a.txt"))
     assert documents(source) == documents(source) == [text]
+    before = open_source(str(tmp_path / "a.txt"), rule=1)  # runs of before keep their rule
+    assert documents(before) == [text.replace("\n", end)]
 
 
 def test_a_byte_order_mark_is_dropped_and_characters_may_span_blocks(
@@ -171,7 +178,7 @@ def test_fasta_gives_the_letters_of_its_sequence_lines(
         assert documents(source) == documents(source) == ["ACGTacgtNNRYACGT", "MKVLI"]
     control = documents(open_source(as_file(tmp_path / "a.txt", text, end)))
     assert control[0].startswith(">one ACGT")
-    assert documents(open_source(str(tmp_path / "a.fa"), rule=1)) == control
+    assert documents(open_source(str(tmp_path / "a.fa"), rule=1)) == [text.replace("\n", end)]
 
 
 def test_a_folder_gives_its_tables_only_where_it_has_no_texts(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ NAMES = [
     ("random:steps=4,pace=power,power=big", "power is 'big'; give a finite number (for example 2)."),
     ("random:steps=4,pace=power,power=-1", "power is -1.0; give a number above 0."),
     ("random:steps=4,pace=power,power=nan", "power is nan; give a finite number (for example 2)."),
-    ("random:pace=none.json", f"The pace none.json cannot be read; {WROTE}"),
+    ("random:pace=none.json", f"The pace none.json cannot be read (no such file or directory); {WROTE}"),
     (
         "random:steps=inf,pace=none.json",
         "A saved pace has its own passes; give their number as steps, or leave it out with none.json.",
@@ -67,7 +67,8 @@ def test_files(content: str, tmp_path: Path) -> None:
     path.write_text(content)
     with pytest.raises(RequestError) as error:
         make(f"random:pace={path}")
-    assert str(error.value) == f"{path} holds no pace; {WROTE}"
+    assert str(error.value).startswith(f"{path} holds no pace")
+    assert str(error.value).endswith(f"; {WROTE}")
 
 
 def test_files_of_several_schedules(tmp_path: Path) -> None:
@@ -92,13 +93,13 @@ def test_objects() -> None:
     assert str(error.value) == "power is 0.0; give a number above 0."
     with pytest.raises(ConfigError) as error:
         SavedPace((1, 0))
-    assert str(error.value) == "The sizes of a pace are [1, 0]; give at least one, each 1 or more."
+    assert str(error.value) == "a value of sizes is 0; give a whole number of at least 1."
 
 
 ARGUMENTS = [
     ("pace", "pace needs a CHECKPOINT; see unmask pace --help."),
     ("pace shakespeare --steps 4 0", "--steps cannot be '0'; give a whole number of at least 1."),
-    ("pace shakespeare --steps", "--steps cannot be '0'; give a whole number of at least 1."),
+    ("pace shakespeare --steps", "--steps lacks its value; give a whole number of at least 1."),
     ("pace shakespeare --prompt 1", "--prompt cannot be '1'; give a number of at least 0 and below 1."),
     ("pace shakespeare --sequences 1", "--sequences cannot be '1'; give a whole number of at least 2."),
     ("pace shakespeare --batch 0", "--batch cannot be '0'; give a whole number of at least 1."),

@@ -14,6 +14,7 @@ from unmask.disk.checkpoint import Checkpoint, read_checkpoint
 from unmask.disk.folders import locate, locate_policy, reading
 from unmask.disk.json import NotJson, parse_json
 from unmask.output import show, show_text
+from unmask.ranges import holds, real
 
 _LEARNED = "learned:from="
 _CATEGORIES = ("models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules")
@@ -55,7 +56,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     record, config = checkpoint.run or {}, checkpoint.config
     settings = _part(record, "settings")
     bound = _part(record, "bound")
-    nats = bound.get("nats_per_token")
+    nats: Any = bound.get("nats_per_token")
     files = {
         path.relative_to(checkpoint.folder).as_posix(): path.stat().st_size
         for path in sorted(checkpoint.folder.rglob("*"))
@@ -77,13 +78,18 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "steps": _part(record, "plan").get("steps"),
         "bound": bound or None,
         "best_step": record.get("best_step"),
-        "perplexity": math.exp(min(nats, 700.0)) if isinstance(nats, int | float) else None,
+        "perplexity": math.exp(min(nats, 700.0)) if holds(real(), nats) else None,
         "source": _part(settings, "data").get("source"),
         "settings": settings,
         "versions": checkpoint.versions,
         "files": files,
         "can_resume": "state/state.json" in files,
     }
+
+
+def _figure(value: object, form: str) -> str:
+    """A number of a record -> its text in the format `form`; "?" for what is no number."""
+    return format(value, form) if holds(real(), value) else "?"
 
 
 def _part(value: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -120,11 +126,12 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size'] or 0:,} ids",
     }
     if facts["step"] is not None:
-        rows["step"] = f"{facts['step']:,} of {facts['steps']:,}" if facts["steps"] else f"{facts['step']:,}"
+        rows["step"] = _figure(facts["step"], ",") + (f" of {_figure(facts['steps'], ',')}" if facts["steps"] else "")
     if facts["perplexity"] is not None:
-        error = "" if bound.get("stderr") is None else f" ± {bound['stderr']:.4f}"
+        error = "" if bound.get("stderr") is None else f" ± {_figure(bound['stderr'], '.4f')}"
         rows["bound"] = (
-            f"{bound['nats_per_token']:.4f}{error} nats/token on held-out text (step {facts['best_step']:,}), "
+            f"{_figure(bound['nats_per_token'], '.4f')}{error} nats/token on held-out text "
+            f"(step {_figure(facts['best_step'], ',')}), "
             f"perplexity {facts['perplexity']:.2f}"
         )
     if facts["source"]:

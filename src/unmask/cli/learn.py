@@ -53,9 +53,9 @@ class LearnArguments:
 
     recipe: Positional[str] = "automaton_eos"
     """A name that `unmask list policy-recipes` shows, or a .toml file."""
-    checkpoint: str = ""
+    checkpoint: str | None = None
     """The frozen denoiser; by default that of the recipe. A checkpoint or run folder, or a bundled name."""
-    task: str = ""
+    task: str | None = None
     """The problems; by default those of the recipe. A name, name:key=value, or path.py:Class."""
     policy: PolicySettings = field(default_factory=PolicySettings)
     """The policy network."""
@@ -121,7 +121,7 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
         from unmask.rl.session import recorded_learning
 
         base = recorded_learning(first.resume)
-        if first.task not in ("", base.task):
+        if first.task not in (None, base.task):
             raise ConfigError(
                 f"The task of {first.resume} is {base.task}; --task can only repeat it when a run goes on."
             )
@@ -129,7 +129,12 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
         base = read(first.recipe)
     args = parse(LearnArguments, argv, "learn", replace(LearnArguments(), policy=base.policy, learn=base.learn))
     policy = replace(args.policy, priced=True) if args.separate else args.policy  # as `separate_runs` expects
-    return args, LearnRun(args.checkpoint or base.checkpoint, args.task or base.task, policy, args.learn)
+    return args, LearnRun(
+        base.checkpoint if args.checkpoint is None else args.checkpoint,
+        base.task if args.task is None else args.task,
+        policy,
+        args.learn,
+    )
 
 
 def _rows(session: "LearnSession") -> dict[str, str]:

@@ -213,7 +213,7 @@ def _values(scan: _Scan) -> dict[tuple[str, ...], Any]:
         name, count = written(field.name), _count(field.type)
         if count == 0 and words:
             raise ConfigError(f"{name} is a switch and takes no value; leave '{words[0]}' out.")
-        if count is not None and len(words) < count:
+        if len(words) < (1 if count is None else count):
             raise ConfigError(f"{name} lacks {'its value' if not words else 'a value'}; give {_possible(field)}.")
         read = [_read(_element(field.type, index), word, field) for index, word in enumerate(words)]
         values[field.path] = on if count == 0 else tuple(read) if typing.get_origin(field.type) is tuple else read[0]
@@ -250,10 +250,17 @@ def _read(type_: Any, word: str, field: Field) -> Any:
                 value = choice(word)
             except ValueError:
                 continue
-            if field.limits is None or choice is str or field.limits.holds(value):
+            if _holds(field, choice, value):
                 return value
     name = field.name.upper() if field.positional else written(field.name)
     raise ConfigError(f"{name} cannot be {shown(word)}; give {_possible(field, word)}.")
+
+
+def _holds(field: Field, type_: Any, value: Any) -> bool:
+    """Whether a value of a type is possible: numbers in the range of the field; "" only where a text is required."""
+    if type_ is str:
+        return bool(value) or types.NoneType not in choices_of(field.type)
+    return field.limits is None or field.limits.holds(value)
 
 
 def choices_of(type_: Any) -> list[Any]:
@@ -278,7 +285,7 @@ def _element(type_: Any, index: int) -> Any:
     return inner[0] if Ellipsis in inner else inner[min(index, len(inner) - 1)]
 
 
-def _possible(field: Field, word: str = "") -> str:
+def _possible(field: Field, word: str | None = None) -> str:
     """Field -> the possible values, as the end of a sentence about `word`."""
     type_, count = field.type, 1
     if typing.get_origin(type_) is tuple:
@@ -289,7 +296,9 @@ def _possible(field: Field, word: str = "") -> str:
         if typing.get_origin(choice) is Literal:
             parts.append(f"one of {', '.join(map(str, typing.get_args(choice)))}")
         elif field.limits is not None and choice in (int, float):
-            parts.append(field.limits.possible(_number(word)))
+            parts.append(field.limits.possible(_number(word or "")))
+        elif choice is str and word == "":
+            parts.append("a text that is not empty")
         elif choice is not types.NoneType:
             parts.append(_NAMES.get(choice, str(choice)))
     each = " or ".join(parts)

@@ -309,13 +309,16 @@ def document_pieces(document: int, chunks: Iterable[str]) -> Iterator[Piece]:
         yield Piece(document, buffer, True)
 
 
-def decode_utf8(blocks: Iterable[bytes], name: str) -> Iterator[str]:
+def decode_utf8(blocks: Iterable[bytes], name: str, *, lines: bool = True) -> Iterator[str]:
     """The blocks of bytes of the file `name` -> its text, without a byte order mark at the start.
+
+    With `lines` every line ends by LF, also where it ends by CRLF or CR in the file.
 
     Raises:
         DataError: if there is a NUL byte, or bytes that are not UTF-8, with the offset.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
+    ends = io.IncrementalNewlineDecoder(None, translate=lines)
     offset = start = 0
     try:
         for number, block in enumerate(blocks):
@@ -325,12 +328,13 @@ def decode_utf8(blocks: Iterable[bytes], name: str) -> Iterator[str]:
                 )
             head = len(_BOM) if number == 0 and block.startswith(_BOM) else 0
             start = offset + head - len(decoder.getstate()[0])
-            text = decoder.decode(block[head:])
+            text = ends.decode(decoder.decode(block[head:]))
             offset += len(block)
             if text:
                 yield text
         start = offset - len(decoder.getstate()[0])
-        decoder.decode(b"", final=True)
+        if text := ends.decode(decoder.decode(b"", final=True), final=True):
+            yield text
     except UnicodeDecodeError as error:
         raise DataError(
             f"{name} is not UTF-8 text: byte 0x{error.object[error.start]:02x} at offset {start + error.start} cannot "

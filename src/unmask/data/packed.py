@@ -33,6 +33,7 @@ from unmask.config import to_path
 from unmask.disk.files import file_sha256
 from unmask.disk.json import read_json
 from unmask.errors import DataError
+from unmask.ranges import Count, Natural
 from unmask.text.tokenizer import Tokenizer
 
 
@@ -143,13 +144,13 @@ FACTS_FILE = "corpus.json"
 class PartFacts:
     """The size of the training or the validation part."""
 
-    documents: int
+    documents: Natural
     """Documents, or pairs, of which this part has text."""
-    bytes: int
+    bytes: Natural
     """UTF-8 bytes of the text that may be masked."""
-    tokens: int
+    tokens: Natural
     """Tokens that may be masked."""
-    rows: int
+    rows: Natural
     """Rows of `length` positions."""
 
 
@@ -162,8 +163,8 @@ class Facts:
     """Whether rows are pairs."""
     tokenizer: str
     """byte, char, dna, bpe or file."""
-    vocab_size: int
-    length: int
+    vocab_size: Count
+    length: Count
     eos: str
     """append; or none, if EOS is not requested or the tokenizer has none."""
     train: PartFacts

@@ -14,7 +14,8 @@ SPLIT_RULE = 2
 """The rule by which sources are read and split; a run records its number.
 
 1: CSV, JSON lists and FASTA are plain text; the share of documents with the largest hashes of number and start is for
-validation; of fewer than 20 documents, the end of the text. 2: see `data.split.plan_split`.
+validation; of fewer than 20 documents, the end of the text. 2: see `data.split.plan_split`; in plain text CRLF and CR
+are line ends as LF is.
 """
 
 

@@ -225,6 +225,7 @@ class _File:
     path: Path
     form: str
     columns: Columns | None
+    rule: int
 
     @property
     def paired(self) -> bool:
@@ -234,10 +235,9 @@ class _File:
     def documents(self) -> Iterator[Iterable[str]]:
         """Each document, as chunks of text, to be read before the next."""
         if self.form in ("text", "fasta"):
-            chunks = decode_utf8(_blocks(self.path), str(self.path))
+            chunks = decode_utf8(_blocks(self.path), str(self.path), lines=self.rule > 1)
             if self.form == "text":
-                yield chunks
-                return
+                return (yield chunks)
             for _, parts in itertools.groupby(fasta_letters(chunks), key=lambda part: part[0]):
                 yield (letters for _, letters in parts)
         elif self.columns is not None and self.columns.text is not None:
@@ -255,7 +255,7 @@ def _described(path: Path, columns: Columns, rule: int) -> _File:
     """A path -> the file, with the columns that its first row has."""
     form = _format(path, rule)
     first = None if form in ("text", "fasta") else next(_rows(path, form), None)
-    return _File(path, form, None if first is None else choose_columns(columns, first[1], first[0]))
+    return _File(path, form, None if first is None else choose_columns(columns, first[1], first[0]), rule)
 
 
 def _file_source(name: str, paths: list[Path], left_out: list[Path], columns: Columns, rule: int) -> Source:

@@ -28,21 +28,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from unmask.config import library_versions, to_path
 from unmask.disk.files import as_os_error, atomic_folder, reason_of
 from unmask.disk.folders import earlier, reading, refuse_foreign
-from unmask.disk.json import JSON_BYTES, NotJson, parse_json, read_json, read_text
+from unmask.disk.json import JSON_BYTES, NotJson, Shape, fact_of, parse_json, read_json, read_text
 from unmask.errors import CheckpointError, UnmaskError
+from unmask.ranges import Count, holds
 
 if TYPE_CHECKING:  # `unmask info` reads checkpoints without torch
     from collections.abc import Generator, Iterator
 
     import torch
     from torch import Tensor
-
-State = TypeVar("State")
 
 FORMAT = 1
 """The number of the format that this library writes; it reads this format and older ones."""
@@ -90,13 +89,21 @@ class Checkpoint:
         """Number of stored elements; a tensor with two names counts once."""
         return sum(tensor.count for tensor in self.tensors.values())
 
+    def fact(self, shape: type[Shape], file: str, *names: str) -> Shape | None:
+        """File (config.json or run.json) and names of nested fields -> the value there; None where there is none.
+
+        Raises CheckpointError for a value that is not of type `shape`.
+        """
+        record = self.config if file == _CONFIG else self.run or {}
+        return fact_of(record, names, shape, self.folder / file, CheckpointError)
+
     def network_fact(self, name: str) -> int | None:
         """The name "max_length", "vocab_size" or "width" -> that number of the network; None if config.json lacks it.
 
         Bundled checkpoints have it among the settings of their network.
         """
         for part in (self.config.get("network"), self.config.get("model")):
-            if isinstance(part, dict) and isinstance(value := cast(dict[str, Any], part).get(name), int):
+            if isinstance(part, dict) and holds(Count, value := cast(dict[str, Any], part).get(name)):
                 return value
         return None
 
@@ -159,9 +166,8 @@ def _read(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder} has checkpoint format {number} and this unmask reads up to {FORMAT}: upgrade unmask."
         )
-    versions = facts.pop("versions", {})
-    if not isinstance(versions, dict):
-        raise CheckpointError(f"{folder / _CONFIG} is damaged: its versions are no object; {_AGAIN}.")
+    versions = fact_of(facts, ["versions"], _OBJECT, folder / _CONFIG, CheckpointError) or {}
+    facts.pop("versions", None)
     run = read_json(folder / "run.json", _OBJECT, CheckpointError) if (folder / "run.json").exists() else None
     tokenizer, card = _read_text(folder / "tokenizer.json"), _read_text(folder / "card.md")
     tensors = read_header(folder / _MODEL).tensors
@@ -188,8 +194,8 @@ def load_tensors(
 
 
 def load_state(
-    path: str | os.PathLike[str], device: str = "cpu", facts: type[State] = dict[str, Any], parts: Sequence[str] = ()
-) -> "tuple[dict[str, dict[str, Tensor]], State]":
+    path: str | os.PathLike[str], device: str = "cpu", facts: type[Shape] = dict[str, Any], parts: Sequence[str] = ()
+) -> "tuple[dict[str, dict[str, Tensor]], Shape]":
     """Checkpoint -> its training state: groups of tensors by name, and facts (state.json) of the type `facts`.
 
     Raises CheckpointError where there is no state, or none of the named `parts`; such a checkpoint can be used, but
@@ -203,9 +209,7 @@ def load_state(
         )
     for name in parts:
         if not (folder / f"{name}.safetensors").is_file():
-            raise CheckpointError(
-                f"{folder} has no {name}.safetensors: copy it back, or go on from another checkpoint."
-            )
+            raise CheckpointError(f"{folder} has no {name}.safetensors: copy it back, or take another checkpoint.")
     stored = {file.stem: dict(_iterate(file, device)) for file in sorted(folder.glob("*.safetensors"))}
     return stored, read_json(folder / "state.json", facts, CheckpointError)
 
@@ -303,9 +307,9 @@ def _names(path: Path) -> dict[str, list[str]]:
     header = read_header(path)
     names = {name: [name] for name in header.tensors}
     try:
-        for alias, name in parse_json(header.metadata.get("aliases", "{}"), _OBJECT).items():
+        for alias, name in parse_json(header.metadata.get("aliases", "{}"), dict[str, str]).items():
             names[name].append(alias)
-    except (NotJson, KeyError, TypeError) as error:
+    except (NotJson, KeyError) as error:
         raise CheckpointError(f"{path} is damaged: its names of shared tensors cannot be read; {_AGAIN}.") from error
     return names
 

@@ -8,6 +8,8 @@ __all__ = [
     "JSON_DEPTH",
     "LINES_BYTES",
     "NotJson",
+    "Shape",
+    "fact_of",
     "json_lines",
     "parse_json",
     "read_json",
@@ -19,7 +21,7 @@ __all__ = [
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NoReturn, TypeVar, cast, get_args, get_origin
 
 from unmask.config import adapter, first_problem, to_path
@@ -34,6 +36,7 @@ LINES_BYTES = 1 << 30
 """The largest line in a file of JSON lines, and the largest such file that is read into memory whole, in bytes."""
 JSON_DEPTH = 100
 """The deepest nesting of lists and objects that is read."""
+_AGAIN = "copy or write the file again"
 
 
 class NotJson(ValueError):
@@ -52,7 +55,7 @@ def read_json(
     path: str | os.PathLike[str],
     shape: type[Shape],
     error: type[UnmaskError],
-    advice: str = "copy or write the file again",
+    advice: str = _AGAIN,
     limit: int = JSON_BYTES,
 ) -> Shape:
     """File -> its JSON value, of type `shape` (see `parse_json`).
@@ -63,6 +66,30 @@ def read_json(
         return parse_json(read_text(path, limit), shape)
     except OSError as problem:
         raise error(f"{os.fspath(path)} cannot be read ({reason_of(problem)}): {advice}.") from problem
+    except NotJson as problem:
+        raise error(f"{os.fspath(path)} is damaged: it {problem.reason}; {advice}.") from problem
+
+
+def fact_of(
+    record: Mapping[str, Any],
+    names: Sequence[str],
+    shape: type[Shape],
+    path: str | os.PathLike[str],
+    error: type[UnmaskError],
+    advice: str = _AGAIN,
+) -> Shape | None:
+    """The object in a JSON file and names of nested fields -> the value there, of type `shape`; None without one.
+
+    Raises `error` as `read_json` does for a value of another type.
+    """
+    value: object = record
+    try:
+        for depth, name in enumerate(names):
+            outer = _shaped("", value, dict[str, Any], names[:depth])
+            if outer.get(name) is None:
+                return None
+            value = outer[name]
+        return _shaped(json.dumps(value), value, shape, names)
     except NotJson as problem:
         raise error(f"{os.fspath(path)} is damaged: it {problem.reason}; {advice}.") from problem
 
@@ -131,11 +158,7 @@ def parse_json(text: str, shape: type[Shape]) -> Shape:
         raise NotJson(_TOO_LONG) from error
     if text.count("[") + text.count("{") > JSON_DEPTH:
         _check_depth(value)
-    if get_origin(shape) is dict and get_args(shape) == (str, Any):
-        if not isinstance(value, dict):
-            raise NotJson("is not a JSON object")
-        return cast(Shape, value)
-    return _validated(text, value, shape)
+    return _shaped(text, value, shape)
 
 
 def json_lines(file: IO[bytes], shape: type[Shape], limit: int = LINES_BYTES) -> Iterator[tuple[int, Shape | NotJson]]:
@@ -206,14 +229,23 @@ def _check_depth(value: object) -> None:
     raise NotJson(_TOO_DEEP)
 
 
-def _validated(text: str, value: object, shape: type[Shape]) -> Shape:
-    """Text and its parsed value -> the value of type `shape`. Raises NotJson, which names the field that is wrong."""
+def _shaped(text: str, value: object, shape: type[Shape], outer: Sequence[str] = ()) -> Shape:
+    """Text and its parsed value -> the value of type `shape`. Raises NotJson, which names the field that is wrong.
+
+    `outer` are the names of the fields that lead to the value.
+    """
+    if get_origin(shape) is dict and get_args(shape) == (str, Any):
+        if not isinstance(value, dict):
+            raise NotJson(f"has no JSON object in the field '{'.'.join(outer)}'" if outer else "is not a JSON object")
+        return cast(Shape, value)
+
     from pydantic import ValidationError
 
     try:
         return adapter(shape).validate_json(text, strict=True)
     except ValidationError as error:
         field, content, possible = first_problem(error, value)
+        field = ".".join(filter(None, [*outer, field]))
         where = f"in the field '{field}'" if field else "as the whole"
         reason = f"has {content} {where}, which has to be {possible}" if possible else f"has no field '{field}'"
         first = error.errors()[0]

@@ -176,18 +176,19 @@ def model_config(settings: Any, schedule: str) -> dict[str, Any]:
 
 def stored_settings(checkpoint: Checkpoint) -> Any:
     """A checkpoint -> the settings of its network. Raises CheckpointError if its architecture is not registered."""
-    name, config = checkpoint.config.get("architecture"), checkpoint.config
-    if "policy" in config:
+    name = checkpoint.fact(str, "config.json", "architecture")
+    settings = checkpoint.fact(dict[str, Any], "config.json", "model")
+    if "policy" in checkpoint.config:
         raise CheckpointError(
             f"{checkpoint.folder} holds an unmasking policy, not a model; use it with a model as "
             f"--policy learned:from={checkpoint.folder}"
         )
-    if name not in ARCHITECTURES or "model" not in config:
+    if name not in ARCHITECTURES or settings is None:
         raise CheckpointError(
             f"{checkpoint.folder} holds the architecture '{name}', which is not known here; known are "
             f"{', '.join(ARCHITECTURES)}: upgrade unmask, or make it known with unmask.model.load.register."
         )
-    return from_dict(ARCHITECTURES[name].settings, config["model"], f"{checkpoint.folder}/config.json")
+    return from_dict(ARCHITECTURES[name].settings, settings, f"{checkpoint.folder}/config.json", CheckpointError)
 
 
 @sentences()
@@ -226,7 +227,7 @@ def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None
         device,
     )
     _fill(cast(nn.Module, network), checkpoint, device, kept_as)
-    schedule = make_schedule(checkpoint.config.get("process", {}).get("schedule", "linear"))
+    schedule = make_schedule(checkpoint.fact(str, "config.json", "process", "schedule") or "linear")
     return Loaded(network.eval(), MaskedDiffusion(network.mask_id, schedule), tokenizer, checkpoint)
 
 

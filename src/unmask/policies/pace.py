@@ -37,20 +37,23 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from unmask.disk.json import parse_json, read_text
+from unmask.disk.files import reason_of
+from unmask.disk.json import NotJson, parse_json, read_text
 from unmask.errors import ConfigError, RequestError
 from unmask.policies.top_k import cosine, linear, round_up, sizes_of
+from unmask.ranges import LARGEST, Count, check_numbers, shown
 
 
 @dataclass(frozen=True, slots=True)
 class SavedPace:
     """A pace by its sizes: exact for as many positions and passes as it has, interpolated for other numbers."""
 
-    sizes: tuple[int, ...]
+    sizes: tuple[Count, ...]
 
     def __post_init__(self) -> None:
-        if not self.sizes or min(self.sizes) < 1:
-            raise ConfigError(f"The sizes of a pace are {list(self.sizes)}; give at least one, each 1 or more.")
+        check_numbers(self)
+        if not self.sizes or sum(self.sizes) > LARGEST:
+            raise ConfigError(f"The sizes of a pace are {shown(list(self.sizes))}; give at least one, each 1 or more.")
 
     def __call__(self, total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
         done = torch.tensor([0, *accumulate(self.sizes)], dtype=torch.float64, device=total.device)
@@ -60,11 +63,14 @@ class SavedPace:
         return round_up(share * total / sum(self.sizes))
 
 
+_FILE = "file that unmask pace --out wrote"
+
+
 @dataclass(frozen=True, slots=True)
 class _Paces:
     """The part of a file of `unmask pace --out` that is read here: number of passes -> sizes."""
 
-    paces: dict[str, list[int]]
+    paces: dict[str, list[Count]]
 
 
 def read_pace(path: str, steps: int | None = None) -> SavedPace:
@@ -75,10 +81,12 @@ def read_pace(path: str, steps: int | None = None) -> SavedPace:
     try:
         stored = parse_json(read_text(path), _Paces).paces
         paces = {int(passes): _checked(int(passes), sizes) for passes, sizes in stored.items()}
-    except OSError:
-        raise RequestError(f"The pace {path} cannot be read; give a file that unmask pace --out wrote.") from None
+    except OSError as error:
+        raise RequestError(f"The pace {path} cannot be read ({reason_of(error)}); give a {_FILE}.") from None
+    except NotJson as error:
+        raise RequestError(f"{path} holds no pace: it {error.reason}; give a {_FILE}.") from None
     except ValueError:
-        raise RequestError(f"{path} holds no pace; give a file that unmask pace --out wrote.") from None
+        raise RequestError(f"{path} holds no pace; give a {_FILE}.") from None
     if steps is None and len(paces) == 1:
         return next(iter(paces.values()))
     if steps not in paces:

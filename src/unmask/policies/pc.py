@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from unmask.errors import RequestError
 from unmask.policies.base import View
 from unmask.ranges import check_numbers, real
 
@@ -29,6 +30,11 @@ class PositionCalibrated:
         check_numbers(self)
 
     def __call__(self, view: View) -> Tensor:
+        if bool((view.proposal >= len(self.unigram)).any()):
+            raise RequestError(
+                f"The table of frequencies has {len(self.unigram)} numbers, and the model has more tokens; "
+                "give one number a token id."
+            )
         positions = torch.arange(view.eligible.shape[-1], device=view.eligible.device)
         block = view.eligible | view.erasable
         first = torch.where(block, positions, positions.numel()).amin(-1, keepdim=True)

@@ -23,14 +23,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from unmask.batch import ceil_div
 from unmask.config import from_dict, to_dict
 from unmask.disk.files import atomic_text
-from unmask.disk.json import LINES_BYTES, read_json
+from unmask.disk.json import LINES_BYTES, fact_of, read_json
 from unmask.errors import ConfigError, DataError
 from unmask.eval.frontier import (
     POSITION_FREE,
@@ -44,6 +44,7 @@ from unmask.eval.frontier import (
     one_pass,
     reversals,
 )
+from unmask.ranges import Count, Natural, real
 from unmask.reproduce.plan import CELLS, Cell, Heuristics, Measured, Question, cell_type, needs
 from unmask.solve.settings import Setting
 from unmask.solve.sweep import Outcome
@@ -89,6 +90,8 @@ def read(folder: Path, cell: Cell) -> Record:
             f"{_path(folder, cell.name)} was made with other settings (rounds, prompts, --quick or a newer recipe); "
             "choose another folder with --out."
         )
+    if facts.state == "done":  # what the reports read is there
+        fact_of(asdict(facts), ["result"], _RESULTS[cell_type(cell)], _path(folder, cell.name), DataError, _ADVICE)
     return Record(facts.state, facts.reason, facts.seconds, facts.result)
 
 
@@ -97,10 +100,83 @@ def read_cell(folder: Path, name: str) -> Cell:
     path = _path(folder, name)
     if not path.is_file():
         raise DataError(f"{folder} has no cell {name}.")
-    facts = read_json(path, dict[str, Any], DataError, _ADVICE, LINES_BYTES)
-    if facts.get("kind") not in CELLS or not isinstance(facts.get("cell"), dict):
+    facts = read_json(path, _Named, DataError, _ADVICE, LINES_BYTES)
+    if facts.cell_type not in CELLS:
         raise DataError(f"{path} has no known cell; {_ADVICE}.")
-    return from_dict(CELLS[facts["kind"]], facts["cell"], str(path))
+    return from_dict(CELLS[facts.cell_type], facts.cell, str(path), DataError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """The part of a cell's file that says what cell it is."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"alias_generator": lambda name: _KEYS.get(name, name)}
+
+    cell_type: str
+    cell: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trained:
+    """The result of a `Training`."""
+
+    rounds: Natural
+    reason: str
+    best: float
+    best_round: Natural
+    parameters: Count
+    spent: "_Spent"
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """Seconds of a training."""
+
+    roll_seconds: float
+    judge_seconds: float
+    update_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Swept:
+    """The result of a `Heuristics`."""
+
+    length: Count
+    outcomes: list[Outcome]
+
+    def __post_init__(self) -> None:
+        sizes = {len(scores) for outcome in self.outcomes for scores in (outcome.scores, outcome.passes)}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError("outcomes of the same problems, at least one")
+
+
+@dataclass(frozen=True, slots=True)
+class _Measurement(_Swept):
+    """The result of a `Measured`."""
+
+    alphas: Annotated[list[float], real(0)]
+
+    def __post_init__(self) -> None:
+        _Swept.__post_init__(self)
+        if len(self.alphas) != len(self.outcomes):
+            raise ValueError("as many alphas as outcomes")
+
+
+@dataclass(frozen=True, slots=True)
+class _Timing:
+    """The result of a `Timed`."""
+
+    seconds: dict[str, Annotated[float, real(0, above=True)]]
+    problems: Count
+    share: float
+
+
+_RESULTS: dict[str, type[Any]] = {
+    "training": _Trained,
+    "heuristics": _Swept,
+    "measured": _Measurement,
+    "timed": _Timing,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +191,7 @@ class _Facts:
 
 
 _ADVICE = "delete it to have the cell made again"
+_KEYS = {"cell_type": "kind"}  # as it is written in a file
 
 
 def _facts(folder: Path, name: str) -> _Facts | None:

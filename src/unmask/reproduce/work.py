@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.errors import ConfigError, RequestError, UnmaskError
+from unmask.errors import ConfigError, DataError, RequestError, UnmaskError
 from unmask.output import show
 from unmask.reproduce.plan import DEVICE, DTYPE, Arena, Cell, Heuristics, Measured, Timed, Training
 from unmask.reproduce.results import Record, read, read_cell, run_folder, write
@@ -196,7 +196,12 @@ def _alpha(run: Path) -> float:
     """The run folder of a policy that has no dial -> the alpha that it was trained with."""
     from unmask.disk.checkpoint import read_checkpoint
 
-    return float(read_checkpoint(run / "policy").config["trained_on"]["learn"]["alphas"][0])
+    alphas = read_checkpoint(run / "policy").fact(list[float], "config.json", "trained_on", "learn", "alphas")
+    if not alphas:
+        raise DataError(
+            f"{run / 'policy'} does not say which alpha it was trained with; delete {run} to train it again."
+        )
+    return alphas[0]
 
 
 # ---- seconds ---------------------------------------------------------------------------------------------------------

@@ -94,8 +94,9 @@ def _origin(run: LearnRun, point: Path | None) -> dict[str, str]:
 
     Raises CheckpointError if nothing is at the path that was recorded, ConfigError if the weights are others.
     """
-    record: dict[str, Any] = {} if point is None else dict(read_checkpoint(point).run or {})
-    before, same = record.get("denoiser", {}), run.checkpoint == record.get("settings", {}).get("checkpoint")
+    stored = None if point is None else read_checkpoint(point)
+    before = (stored and stored.fact(dict[str, str], "run.json", "denoiser")) or {}
+    same = stored is not None and run.checkpoint == stored.fact(str, "run.json", "settings", "checkpoint")
     if point is not None and same and run.checkpoint not in bundled() and not to_path(run.checkpoint).exists():
         what = f"The denoiser of {point.parents[1]}"
         raise CheckpointError(moved(what, run.checkpoint, before.get("typed"), "--checkpoint PATH"))
@@ -126,10 +127,10 @@ def recorded_learning(folder: str | Path) -> LearnRun:
     """
     point = _resume_point(to_path(folder))
     with resuming(point, "learn"):
-        record = read_checkpoint(point).run
-        if record is None or "learn" not in record.get("settings", {}):
+        settings = read_checkpoint(point).fact(dict[str, Any], "run.json", "settings")
+        if settings is None or "learn" not in settings:
             raise CheckpointError(f"{folder} is not a run of unmask learn; go on with it by unmask train --resume.")
-        return from_dict(LearnRun, record["settings"], f"{point}/run.json")
+        return from_dict(LearnRun, settings, f"{point}/run.json", CheckpointError)
 
 
 def _resume_point(path: Path) -> Path:

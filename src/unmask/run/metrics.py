@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 
 from unmask.batch import ceil_div
 from unmask.disk.files import atomic_text, explained
-from unmask.disk.json import NotJson, json_lines
+from unmask.disk.json import NotJson, json_lines, read_lines
 from unmask.errors import ConfigError, DataError, did_you_mean
 from unmask.plots import can_draw, new_figure, save_figure
 
@@ -173,7 +173,7 @@ class _WandB:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Start a run, or resume the run whose id is in `folder`/wandb-id."""
         path = folder / "wandb-id"
-        run_id = path.read_text(encoding="utf-8").strip() if path.exists() else None
+        run_id = read_lines(path, DataError, "the id of a run of Weights & Biases")[0] if path.exists() else None
         wandb: Any = import_module("wandb")
         self._run = wandb.init(
             dir=str(folder), name=folder.name, project="unmask", id=run_id, resume="allow", config=dict(settings)

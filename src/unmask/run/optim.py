@@ -98,10 +98,10 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor
+        state.setdefault(int(index) if index.isdecimal() else -1, {})[name] = tensor
     params = [param for group in optimizer.param_groups for param in group["params"]]
     same = all(
-        index < len(params) and (tensor.ndim == 0 or tensor.shape == params[index].shape)
+        0 <= index < len(params) and (tensor.ndim == 0 or tensor.shape == params[index].shape)
         for index, entry in state.items()
         for tensor in entry.values()
     )

@@ -14,6 +14,7 @@ from unmask.batch import ceil_div
 from unmask.errors import RequestError
 from unmask.policies.learned.policy import Learned
 from unmask.policies.registry import ENTRIES, Context, Entry, make
+from unmask.ranges import Count
 
 TOKENS_A_PASS = (1, 2, 3, 4, 6, 8, 12)
 """Tokens a pass, for knobs that count passes."""
@@ -24,7 +25,7 @@ class Setting:
     """A way to decode: the text of a policy, and a block size (None: one block)."""
 
     policy: str
-    block_size: int | None = None
+    block_size: Count | None = None
 
     @property
     def key(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 
@@ -23,6 +23,7 @@ from unmask.disk.folders import locate, locate_policy, reading
 from unmask.disk.json import NotJson, json_lines
 from unmask.errors import ConfigError
 from unmask.policies.registry import learned_names
+from unmask.ranges import Natural, real
 from unmask.run.machine import DtypeName
 from unmask.run.workers import Workers
 from unmask.solve.problems import Problem, fitting, solve
@@ -38,9 +39,9 @@ class Outcome:
     """The results of a setting: score and passes of each problem, in the order of the problems."""
 
     setting: Setting
-    scores: list[float]
-    passes: list[int]
-    seconds: float
+    scores: list[Annotated[float, real(0, 1)]]
+    passes: list[Natural]
+    seconds: Annotated[float, real(0)]
     """Processor seconds for all problems together, with the verifier."""
 
     @property
@@ -138,8 +139,8 @@ def recorded(
         if file.readline(len(head) + 2).rstrip() != head.encode():
             raise ConfigError(f"{record} holds the outcomes of another sweep; choose another folder with --out.")
         for _, line in json_lines(file, _Recorded):
-            if isinstance(line, NotJson):  # the line was cut off; its setting is measured again
-                continue
+            if isinstance(line, NotJson) or not 0 < len(line.scores) == len(line.passes):
+                continue  # cut off or damaged: its setting is measured again
             if stamps.get(line.setting.key) == line.stamp:
                 outcomes[line.setting.key] = Outcome(line.setting, line.scores, line.passes, line.seconds)
     return outcomes

@@ -82,7 +82,7 @@ class Sudoku:
 
 def drawn_as(source: str) -> dict[str, Any]:
     """The data source of a model -> display options of its texts: columns and boxes for a Sudoku, else none."""
-    match = re.fullmatch(r"task:sudoku(?::(?:.*,)?side=(\d+)\b.*|[:@].*)?", source)
+    match = re.fullmatch(r"task:sudoku(?::(?:.*,)?side=(\d{1,4})\b.*|[:@].*)?", source)
     side = int(match[1] or Sudoku().side) if match else 0
     return {"columns": side, "box": SHAPES[side]} if side in SHAPES else {}
 

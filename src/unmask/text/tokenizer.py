@@ -21,7 +21,7 @@ import tokenizers
 
 from unmask.config import to_path
 from unmask.disk.files import atomic_text
-from unmask.disk.json import NotJson, parse_json, read_text
+from unmask.disk.json import NotJson, fact_of, parse_json, read_text
 from unmask.errors import DataError, UnmaskWarning
 
 
@@ -56,6 +56,14 @@ _LIBRARY = str(Path(__file__).parents[1])
 _NAMED = 8  # so many characters are named in a warning
 _ROLE = "unmask_role"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True)
+class _AddedToken:
+    """What is read of an added token of a tokenizer.json."""
+
+    content: str
+    unmask_role: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +125,8 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing more specific
             reason = error.__cause__ or f"it {error}" if isinstance(error, NotJson) else error
             raise DataError(f"{name} is not a tokenizer.json that can be read: {reason}.") from error
+        record.setdefault("added_tokens", [])
+        fact_of(record, ["added_tokens"], list[_AddedToken], name, DataError)
         names = _role_names(record, backend, mask_token)
         if names is None:
             raise DataError(

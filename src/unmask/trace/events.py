@@ -28,11 +28,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from unmask.disk.files import reason_of
 from unmask.disk.json import LINES_BYTES, NotJson, parse_json, read_text
 from unmask.errors import DataError, RequestError
+from unmask.ranges import Count, Natural, real
 
 Change = Literal["committed", "remasked", "edited", "rescued"]
 CHANGES: tuple[Change, ...] = get_args(Change)
@@ -47,23 +48,23 @@ class Event:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"alias_generator": lambda name: FILE_KEYS.get(name, name)}
 
-    step: int
+    step: Count
     """Turns of the row so far, this one included, from 1. A turn is a pass, or a decision that needed no pass."""
-    row: int
-    position: int
+    row: Natural
+    position: Natural
     """In the whole text, from 0, also where the text was written in windows that slide."""
-    token: int
+    token: Natural
     """The token that was written; for `remasked` the token that was hidden."""
-    confidence: float | None
+    confidence: Annotated[float | None, real(0, 1)]
     """Clean probability of the token at the pass that wrote it; None where it is unknown."""
     change: Change
     """`committed`: written. `edited`: written, and another token than the previous one of this position. `rescued`:
     written by the loop because the policy revealed nothing, whatever the token before. `remasked`: hidden again."""
-    block: int
+    block: Natural
     """From 0; the count continues in a later window."""
-    passes: int
+    passes: Natural
     """Forward passes of the row so far, this one included."""
-    alternatives: tuple[tuple[int, float], ...] = ()
+    alternatives: tuple[tuple[Natural, Annotated[float, real(0, 1)]], ...] = ()
     """Tokens and their probabilities at that pass, the most probable first; empty unless the decoder was set to
     return them."""
 
@@ -72,12 +73,12 @@ class Event:
 class Row:
     """A row before its first event, and its length at the end."""
 
-    start: tuple[int, ...]
+    start: tuple[Natural, ...]
     """Tokens of the whole text, MASK at the positions to fill."""
-    passes: int
-    end: int | None = None
+    passes: Natural
+    end: Natural | None = None
     """The number of tokens that are the text; EOS and later tokens are not part of it. None: all."""
-    held: dict[int, int] = field(default_factory=dict[int, int])
+    held: dict[Natural, Natural] = field(default_factory=dict[int, int])
     """The earlier tokens, by position, where the text was edited in place and `start` has MASK."""
     typed: dict[int, str] = field(default_factory=dict[int, str])
     """By position, text that is shown as it was typed: it has characters outside the alphabet of the model."""
@@ -87,7 +88,7 @@ class Row:
 class Header:
     """What is needed to draw the events, and the request that they come from."""
 
-    mask_id: int
+    mask_id: Natural
     rows: tuple[Row, ...]
     pieces: dict[int, str]
     """The text of each token id that occurs."""
@@ -96,12 +97,12 @@ class Header:
     policy: str = ""
     seed: int | tuple[int, ...] = 0
     checkpoint: str = ""
-    block_size: int | None = None
+    block_size: Count | None = None
     version: str = ""
     """Of the library that wrote the trace."""
-    columns: int | None = None
+    columns: Count | None = None
     """Positions on a line, where the text is drawn as a grid."""
-    box: tuple[int, int] | None = None
+    box: tuple[Count, Count] | None = None
     """Height and width of the boxes that the grid is ruled into."""
 
 
@@ -247,9 +248,15 @@ def _header(line: str, name: str) -> Header:
     if number > FORMAT:
         raise DataError(f"{name} has trace format {number} and this unmask reads up to {FORMAT}: upgrade unmask.")
     try:
-        return parse_json(line, Header)
-    except NotJson as error:
-        raise DataError(f"The first line of {name} is damaged ({error.detail}); write the trace again.") from None
+        header = parse_json(line, Header)
+        for text in header.raw.values():
+            bytes.fromhex(text)
+    except ValueError as error:  # NotJson, or what is not hexadecimal
+        reason = error.detail if isinstance(error, NotJson) else f"raw: {error}"
+        raise DataError(f"The first line of {name} is damaged ({reason}); write the trace again.") from None
+    if not header.rows:
+        raise DataError(f"The first line of {name} is damaged (rows: it has none); write the trace again.")
+    return header
 
 
 def _check_position(event: Event, header: Header, where: str) -> None:

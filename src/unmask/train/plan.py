@@ -22,7 +22,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from unmask.config import moved
 from unmask.data.documents import Pair, row_pair
@@ -36,6 +36,7 @@ from unmask.errors import ConfigError, DataError, RequestError, did_you_mean
 from unmask.limits import available_bytes, bytes_text, require_memory
 from unmask.model.load import parameter_count, require_network
 from unmask.model.settings import SIZES, DiTSettings
+from unmask.ranges import Count, Natural, real
 from unmask.tasks.base import pairs_of
 from unmask.tasks.registry import fingerprint, make
 from unmask.text.tokenizer import Tokenizer
@@ -48,19 +49,19 @@ class TrainPlan:
 
     model: Any
     """Settings of the network, of any architecture; `model.load.stored_settings` reads them back."""
-    parameters: int
-    steps: int
-    lr: float
-    warmup: int
-    eval_every: int
-    save_every: int
-    draws: int
+    parameters: Count
+    steps: Count
+    lr: Annotated[float, real(0, above=True)]
+    warmup: Natural
+    eval_every: Count
+    save_every: Count
+    draws: Count
     """Maskings of each validation sequence."""
-    train_tokens: int
-    valid_tokens: int
-    epochs: float
+    train_tokens: Count
+    valid_tokens: Natural
+    epochs: Annotated[float, real(0, above=True)]
     """How often each training sequence is seen in the whole run."""
-    seconds: float | None = None
+    seconds: Annotated[float | None, real(0, above=True)] = None
     """The budget of a run of so many minutes, its validations and checkpoints included: the learning rate follows the
     clock, and `steps` is an estimate."""
     capped: bool = False
@@ -83,9 +84,11 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
         parameters = sum(p.numel() for p in start.parameters())
     rows = corpus.facts.train.rows
     per_epoch = max(rows / run.train.batch, 1e-9)
-    steps = run.train.steps or min(20_000, most_steps(rows, run.train.batch))
+    steps = min(20_000, most_steps(rows, run.train.batch)) if run.train.steps is None else run.train.steps
     warmup = min(2500, max(1, steps // 20)) if run.train.warmup is None else run.train.warmup
-    every = run.train.eval_every or max(25, steps // 40)
+    if warmup > steps:
+        raise ConfigError(f"train.warmup is {warmup}, more than the {steps} steps of the run; give at most as many.")
+    every = max(25, steps // 40) if run.train.eval_every is None else run.train.eval_every
     return TrainPlan(
         model=settings,
         parameters=parameters,
@@ -93,7 +96,7 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
         lr=_default_rate(width, start is not None) if run.train.lr is None else run.train.lr,
         warmup=warmup,
         eval_every=every,
-        save_every=run.train.save_every or every,
+        save_every=every if run.train.save_every is None else run.train.save_every,
         draws=max(1, run.train.eval_draws // max(1, min(len(corpus.valid), run.train.eval_draws))),
         train_tokens=corpus.facts.train.tokens,
         valid_tokens=corpus.facts.valid.tokens,
@@ -119,9 +122,9 @@ def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
         vocab_size=corpus.facts.vocab_size,
         mask_id=corpus.tokenizer.mask_id,
         max_length=corpus.train.length,
-        width=choice.width or width,
-        blocks=choice.blocks or blocks,
-        heads=choice.heads or heads,
+        width=width if choice.width is None else choice.width,
+        blocks=blocks if choice.blocks is None else choice.blocks,
+        heads=heads if choice.heads is None else choice.heads,
         dropout=choice.dropout,
         absolute=choice.absolute,
         modulation="time" if choice.time_conditioned else "none",

@@ -15,11 +15,11 @@ __all__ = [
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -34,7 +34,8 @@ from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
 from unmask.objective.masked import Masked
 from unmask.process import MaskedDiffusion, make_schedule
-from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
+from unmask.ranges import Natural
+from unmask.run.machine import DtypeName, choose_device, choose_dtype, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
@@ -82,19 +83,41 @@ class Session(Planned):
 
 
 @dataclass(frozen=True, slots=True)
+class _Machine:
+    """What a run recorded of the machine; see `config.run_record`."""
+
+    versions: dict[str, str]
+    processor: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What is read of run.json when a run goes on."""
+
+    settings: dict[str, Any]
+    plan: dict[str, Any]
+    data: str
+    dtype: DtypeName
+    record: _Machine
+    step: Natural = 0
+    init: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Start:
     """What a run takes from a checkpoint; None for what it makes itself."""
 
     tokenizer: Tokenizer | None = None
     network: Trainable | None = None
     plan: TrainPlan | None = None
-    record: Mapping[str, Any] | None = None
+    record: _Record | None = None
     trained: Trained | None = None
 
     @property
     def step(self) -> int:
         """Finished steps of a run that is resumed."""
-        return 0 if self.record is None else self.record["step"]
+        return 0 if self.record is None else self.record.step
 
 
 def open_session(
@@ -165,7 +188,7 @@ def plan_session(
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, None if dry else note)
         start = _start_of(run, point, init)
-        dtype = choose_dtype(run.train.dtype if start.record is None else start.record["dtype"], device)
+        dtype = choose_dtype(run.train.dtype if start.record is None else start.record.dtype, device)
         advice = None if point is None else f"or start a new run on the new text with --init {folder}"
         sampled = dry and point is None
         corpus = corpus_of(run.data, start.tokenizer, note, trained=start.trained, advice=advice, sampled=sampled)
@@ -215,8 +238,8 @@ def _origin(run: TextRun, start: _Start, init: str | Path | None) -> dict[str, A
     origin: dict[str, Any] = {"data": data, "typed": typed}
     if init is not None:
         typed["init"], origin["init"] = str(init), absolute_path(str(init))
-    elif start.record is not None and "init" in start.record:
-        typed["init"], origin["init"] = before.get("init", ""), start.record["init"]
+    elif start.record is not None and start.record.init is not None:
+        typed["init"], origin["init"] = before.get("init", ""), start.record.init
     return origin
 
 
@@ -233,7 +256,7 @@ def recorded_run(resume: str | Path) -> TextRun:
     point = _resume_point(to_path(resume))
     with resuming(point, "train"):
         checkpoint = read_checkpoint(point)
-        return from_dict(TextRun, _record(checkpoint)["settings"], f"{checkpoint.folder}/run.json")
+        return from_dict(TextRun, _record(checkpoint).settings, f"{checkpoint.folder}/run.json", CheckpointError)
 
 
 def default_folder(source: str) -> Path:
@@ -269,14 +292,14 @@ def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
     """Settings and the checkpoint that a run goes on from -> its tokenizer, plan and record."""
     record = _record(checkpoint)
     where = f"{checkpoint.folder}/run.json"
-    before = from_dict(TextRun, record["settings"], where)
+    before = from_dict(TextRun, record.settings, where, CheckpointError)
     _refuse_changes(before, run)
-    plan = from_dict(TrainPlan, record["plan"], where)
+    plan = from_dict(TrainPlan, record.plan, where, CheckpointError)
     if plan.seconds is None and run.train.minutes is not None:
         raise ConfigError("--minutes does not go with a run of steps; leave it out, or give --train.steps.")
     if plan.seconds is not None and run.train.minutes is not None:
         plan = replace(plan, seconds=60 * run.train.minutes)
-    steps = run.train.steps or plan.steps
+    steps = plan.steps if run.train.steps is None else run.train.steps
     plan = replace(plan, model=stored_settings(checkpoint), steps=steps, epochs=plan.epochs * steps / plan.steps)
     if run.train.save_every is not None:
         plan = replace(plan, save_every=run.train.save_every)
@@ -299,15 +322,15 @@ def _resume_point(path: Path) -> Path:
     return point
 
 
-def _record(checkpoint: Checkpoint) -> dict[str, Any]:
-    """A checkpoint -> its run.json. Raises CheckpointError if a part is missing."""
+def _record(checkpoint: Checkpoint) -> "_Record":
+    """A checkpoint -> its run.json. Raises CheckpointError if a part is missing, or of another type."""
     record = checkpoint.run
-    if record is None or not {"settings", "plan", "data", "dtype", "record"} <= record.keys():
+    if record is None or not {field.name for field in fields(_Record) if field.default is MISSING} <= record.keys():
         raise CheckpointError(
             f"{checkpoint.folder} does not say what was asked (run.json); "
             f"start a new run with --init {checkpoint.folder}"
         )
-    return record
+    return cast(_Record, checkpoint.fact(_Record, "run.json"))
 
 
 def _refuse_changes(before: TextRun, now: TextRun) -> None:
@@ -328,20 +351,18 @@ def _refuse_changes(before: TextRun, now: TextRun) -> None:
                 )
 
 
-def _check_same(
-    record: Mapping[str, Any], corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]
-) -> None:
+def _check_same(record: "_Record", corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]) -> None:
     """Raise ConfigError if the text has changed; note other differences from the start of the run."""
-    if record["data"] != corpus.fingerprint:
+    if record.data != corpus.fingerprint:
         raise ConfigError(
             f"The text of {resume} has changed since the run began; put the old text back, "
             f"or start a new run on the new one with --init {resume}"
         )
-    then, now = record["record"], run_record()
+    then, now = record.record, run_record()
     pairs = {
-        "torch": (then.get("versions", {}).get("torch"), now["versions"]["torch"]),
-        "the processor": (then.get("processor"), now["processor"]),
-        "the number of threads": (then.get("threads"), threads),
+        "torch": (then.versions.get("torch"), now["versions"]["torch"]),
+        "the processor": (then.processor, now["processor"]),
+        "the number of threads": (then.threads, threads),
     }
     for name, (old, new) in pairs.items():
         if old != new:

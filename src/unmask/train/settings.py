@@ -149,25 +149,27 @@ class Trained:
 def trained_on(checkpoint: "Checkpoint") -> Trained | None:
     """A checkpoint -> what it says about the text of its training; None if it says nothing.
 
-    Raises CheckpointError for a rule of a later version, ConfigError for a damaged record.
+    Raises CheckpointError for a rule of a later version, and for a damaged record.
     """
     from unmask.config import from_dict
 
-    record = checkpoint.run or {}
-    settings = record.get("settings", {})
-    if "data" not in settings or not isinstance(record.get("data"), str):
+    recorded = checkpoint.fact(dict[str, Any], "run.json", "settings", "data")
+    fingerprint = checkpoint.fact(str, "run.json", "data")
+    if recorded is None or fingerprint is None:
         return None
     where = f"{checkpoint.folder}/run.json"
-    data = from_dict(DataSettings, settings["data"], where)
-    if "split" not in record:
-        return Trained(checkpoint.folder, data, record["data"])
-    split = record["split"]
-    if split.get("rule") not in range(1, SPLIT_RULE + 1):
+    data = from_dict(DataSettings, recorded, where, CheckpointError)
+    rule = checkpoint.fact(int, "run.json", "split", "rule")
+    if rule is None:
+        return Trained(checkpoint.folder, data, fingerprint)
+    if not 1 <= rule <= SPLIT_RULE:
         raise CheckpointError(
-            f"{where}: the text was split by rule {split.get('rule')}, and this version knows 1 to {SPLIT_RULE}: "
+            f"{where}: the text was split by rule {rule}, and this version knows 1 to {SPLIT_RULE}: "
             "install a newer unmask."
         )
-    return Trained(checkpoint.folder, data, record["data"], split["rule"], split.get("source"), record.get("typed", {}))
+    source = checkpoint.fact(str, "run.json", "split", "source")
+    typed = checkpoint.fact(dict[str, str], "run.json", "typed")
+    return Trained(checkpoint.folder, data, fingerprint, rule, source, typed or {})
 
 
 def recorded_paths(data: DataSettings, before: Mapping[str, str]) -> tuple[DataSettings, dict[str, str]]:

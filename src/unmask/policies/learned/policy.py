@@ -65,6 +65,10 @@ class Calibration:
     passes: Annotated[tuple[float, ...], real(0)]
     accuracy: Annotated[tuple[float, ...], real(0, 1)]
 
+    def __post_init__(self) -> None:
+        if not self.dial or not len(self.dial) == len(self.passes) == len(self.accuracy):
+            raise ConfigError("dial, passes and accuracy of a calibration need as many numbers each, at least one.")
+
     def dial_for(self, passes: float) -> float:
         """Number of passes -> the lowest dial value with at most so many passes on average, interpolated.
 
@@ -266,21 +270,19 @@ def _read(folder: Path) -> Learned:
     """A checkpoint folder -> the policy in it."""
     checkpoint = read_checkpoint(folder)
     where = f"{checkpoint.folder}/config.json"
-    config, form = checkpoint.config, checkpoint.config.get("policy_format", 0)
-    if "policy" not in config:
+    form = checkpoint.fact(int, "config.json", "policy_format") or 0
+    policy = checkpoint.fact(dict[str, Any], "config.json", "policy")
+    if policy is None:
         raise CheckpointError(
             f"{checkpoint.folder} is a checkpoint of another kind; a policy folder is one that unmask learn wrote."
         )
-    if type(form) is not int or form > POLICY_FORMAT:
+    if form > POLICY_FORMAT:
         raise CheckpointError(
             f"{checkpoint.folder} has policy format {form} and this unmask reads up to {POLICY_FORMAT}: upgrade unmask."
         )
-    try:
-        settings = from_dict(PolicySettings, config["policy"], where)
-        stored = config.get("calibration")
-        calibration = None if stored is None else from_dict(Calibration, stored, where)
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+    settings = from_dict(PolicySettings, policy, where, CheckpointError)
+    stored = checkpoint.fact(dict[str, Any], "config.json", "calibration")
+    calibration = None if stored is None else from_dict(Calibration, stored, where, CheckpointError)
     stored_tensors = load_tensors(checkpoint.folder)
     for name, value in stored_tensors.items():
         require_finite(value, name, str(checkpoint.folder))
