@@ -30,7 +30,7 @@ def documents(source: Source) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+@pytest.mark.parametrize("block", [3, 7, 1 << 20])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_text_file_is_one_document_with_lines_that_end_by_lf(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, block: int
