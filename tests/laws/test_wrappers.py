@@ -102,7 +102,7 @@ def test_suppressed_tokens_are_never_written(temperature: float) -> None:
 
 def test_what_wrappers_refuse() -> None:
     for call, sentence in (
-        (lambda: Guided(TABLE, -1.0), "guidance is -1.0; give 0"),
+        (lambda: Guided(TABLE, -1.0), "guidance is -1.0; give a number from 0 to 10000"),
         (lambda: Guided(TABLE, 1.0).hidden(torch.zeros(1, LENGTH).long()), "which tokens are the prompt"),
         (lambda: Guided(TABLE, 1.0).hidden_at(torch.zeros(1, LENGTH).long()), "A cache cannot serve guidance"),
         (lambda: Suppressed(TABLE, (7,)), "ids run from 0 to 3"),

@@ -240,7 +240,7 @@ def test_a_cache_goes_around_the_other_wrappers(name: str) -> None:
     "text, sentence",
     [
         ("daul", "did you mean 'dual'"),
-        ("dual:refresh=often", "dual:refresh=8"),
+        ("dual:refresh=often", "refresh is 'often'; give a whole number of at least 1"),
         ("dual:size=3", "its one option is refresh"),
         ("dual:refresh=0", "refresh is 0"),
     ],
