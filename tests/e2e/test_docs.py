@@ -93,7 +93,7 @@ def pages_with(*declarations: str) -> list[str]:
 
 def commands_of(text: str) -> list[str]:
     """The text of a shell fence -> its commands, a line each, without comments and prompts."""
-    joined = re.sub(r"\\\n\s*", " ", text)
+    joined = text.replace("\\\n", "")
     lines = (line.strip().removeprefix("$ ") for line in joined.splitlines())
     return [line for line in lines if line and shlex.split(line, comments=True)]
 
