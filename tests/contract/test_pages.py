@@ -17,19 +17,16 @@ HISTORY = {"docs/log.md"}
 PENDING = {
     "CHANGELOG.md",
     "docs/architecture.md",
-    "docs/decoding.md",
     "docs/math.md",
     "docs/policies.md",
     "docs/results.md",
-    "docs/tour.md",
 }
 """Pages whose old entries are kept as they were written."""
 FIGURES = re.compile(
-    r"\b(honest|free rules?|places? of the dial|what it buys|buys?|(?:knows?|knew) (?:places|that|about)"
-    r"|denoiser lies|the house|a room|tapes?|coins?|blind|a stranger|believes?|wants?|happily|magic|for free)\b",
+    r"\b(free rules?|places of the dial|buys|knows places|scratch scripts?|strangers?|happily|the denoiser lies)\b",
     re.IGNORECASE,
 )
-"""Private words and figures of speech."""
+"""Private words and figures of speech, beside those that tests/architecture/gates.py lists."""
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +79,10 @@ def test_prose_is_short_and_plain(page: str) -> None:
 
 
 def test_long_lines_and_private_words_are_noticed() -> None:
-    text = f"{'word ' * 25}\n| {'cell ' * 30} |\n```text\n{'code ' * 30}\n```\nan honest denoiser\n`honest`\n"
+    text = f"{'word ' * 25}\n| {'cell ' * 30} |\n```text\n{'code ' * 30}\n```\na free rule\n`buys`\n"
     assert long_lines("page", text) == ["page:1: 125 characters"]
-    assert figures("page", text) == ["page:6: honest"]
-    assert figures("page", "| what it buys |") == ["page:1: what it buys"]
+    assert figures("page", text) == ["page:6: free rule"]
+    assert figures("page", "| what it buys |") == ["page:1: buys"]
 
 
 def test_the_page_of_the_api_is_what_its_program_writes(tool: ModuleType) -> None:

@@ -177,7 +177,7 @@ def accept_words(words: list[str]) -> None:
     for policy in [*([decoding.policy] if decoding else []), *getattr(arguments, "policies", ())]:
         if "learned" not in policy:
             registry.make(policy)
-    task = getattr(arguments, "task", "").partition(":")
+    task = (getattr(arguments, "task", "") or "").partition(":")
     assert task[0] in ("", "TASK", *TASKS) or (ROOT / task[0]).exists() or task[0].isupper(), f"no task {task[0]}"
 
 
@@ -307,7 +307,7 @@ def test_the_tour_ends_at_the_exact_likelihood(capsys: pytest.CaptureFixture[str
 
 PROSE = {"again", "cannot", "could", "did", "in", "never", "reads", "unmask", "wrote"}
 """Words that follow the word unmask in a sentence and are no verbs of the command line."""
-SHARED = {"--help", "--version", "--json", "--device", "--dtype", "--threads", "--no-"}
+SHARED = {"--help", "--version", "--json", "--device", "--dtype", "--threads", "--no-", "--minutes", "--sample-every"}
 OTHERS = {"--maskings", "--master-port", "--nproc-per-node"}
 """Options of other programs (tools/estimators.py, torchrun) that pages and messages name."""
 HISTORY = {"docs/log.md", "docs/papers.md"}
