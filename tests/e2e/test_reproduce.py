@@ -22,9 +22,15 @@ from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Record, Results, read, write
 
 SRC = Path(__file__).parents[2] / "src"
-QUICK = ("policies-full", "--quick", "--seeds", "0", "--calibrated", "--others", "--workers", "2", "--json")
+NO_OTHERS = ("--calibrated", "none", "--others", "none")
+QUICK = ("policies-full", "--quick", "--seeds", "0", *NO_OTHERS, "--workers", "2", "--json")
 OPTIONS = QuestionOptions(calibrated=(), others=(), seeds=(0,), quick=True)
 TRAINING = "full-automaton_eos-seed-0"
+
+
+def test_none_is_no_denoiser() -> None:
+    assert QuestionOptions(calibrated=("none",), others=("none",)) == QuestionOptions(calibrated=(), others=())
+    assert QuestionOptions(calibrated=("none", "automaton")).calibrated == ("none", "automaton")
 
 
 @pytest.mark.parametrize("blocks", [("full", "1/4"), ("full", "1/2")])

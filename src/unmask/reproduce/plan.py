@@ -51,9 +51,9 @@ class QuestionOptions:
     denoisers: tuple[str, ...] = ("automaton_eos",)
     """EOS-heavy automata: names or folders; a claim needs several seeds."""
     calibrated: tuple[str, ...] = ("automaton",)
-    """Calibrated automata: names or folders."""
+    """Calibrated automata: names or folders, or none."""
     others: tuple[str, ...] = ("sudoku=sudoku",)
-    """Denoisers of other tasks (sudoku, arithmetic, countdown), TASK=CHECKPOINT each."""
+    """Denoisers of other tasks (sudoku, arithmetic, countdown), TASK=CHECKPOINT each, or none."""
     twice: str | None = None
     """A denoiser for automata of 48 positions, twice as many as policies are trained on, for policies-transfer."""
     blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
@@ -70,6 +70,9 @@ class QuestionOptions:
     """Make everything small, to see that it works; the figures mean nothing."""
 
     def __post_init__(self) -> None:
+        for name in ("calibrated", "others"):
+            if getattr(self, name) == ("none",):  # an option of the command line has at least one word
+                object.__setattr__(self, name, ())
         if not self.denoisers or not self.seeds:
             raise ConfigError("There is nothing to train: give at least one of --denoisers and one of --seeds.")
         check_numbers(self)
