@@ -57,6 +57,19 @@ HOLDER = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes of POSIX")
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    """What it leads to would be overwritten by the text of the lock. The control is a lock that is a file."""
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK_FILE).symlink_to(tmp_path / "mine.txt")
+    with pytest.raises(ConfigError, match="run cannot be written"), run_lock(tmp_path / "run"):
+        pass
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    (tmp_path / "run" / LOCK_FILE).unlink()
+    with run_lock(tmp_path / "run"):
+        assert "process" in (tmp_path / "run" / LOCK_FILE).read_text()
+
+
 @pytest.mark.parametrize("fork", ["close", "keep"])
 def test_a_killed_writer_holds_nothing_though_its_children_live(tmp_path: Path, fork: str) -> None:
     """The control: a forked process that keeps its copy of the lock holds it after the death of its parent."""

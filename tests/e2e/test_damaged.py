@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from unmask.cli.main import main
 from unmask.disk.folders import latest, resolve, step_folder
@@ -48,6 +50,12 @@ def edit(folder: Path, name: str, change: Callable[[Any], object]) -> None:
     (folder / name).write_text(json.dumps(value))
 
 
+def without(file: Path, name: str) -> None:
+    tensors = load_file(file)
+    del tensors[name]
+    save_file(tensors, file)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "weights cut off": lambda folder: cut(folder, "model.safetensors"),
     "state cut off": lambda folder: cut(folder, "state/raw.safetensors"),
@@ -61,6 +69,17 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "tensors of others": lambda folder: shutil.copy(
         folder / "state/optimizer.safetensors", folder / "state/raw.safetensors"
     ),
+    "the step of another": lambda folder: edit(folder, "state/state.json", lambda facts: facts.update(step=4)),
+    "a step below 0": lambda folder: edit(folder, "state/state.json", lambda facts: facts.update(step=-1)),
+    "an optimizer without tensors": lambda folder: save_file({}, folder / "state/optimizer.safetensors"),
+    "an optimizer with other names": lambda folder: save_file(
+        {"a.b": torch.zeros(1)}, folder / "state/optimizer.safetensors"
+    ),
+    "an optimizer without second moments": lambda folder: without(folder / "state/optimizer.safetensors", "0.exp_avg"),
+    "averages of others": lambda folder: without(folder / "state/ema.safetensors", "00000"),
+    "a list as architecture": lambda folder: edit(folder, "config.json", lambda c: c.update(architecture=["dit"])),
+    "a number as settings": lambda folder: edit(folder, "run.json", lambda record: record.update(settings=5)),
+    "a number as split": lambda folder: edit(folder, "run.json", lambda record: record.update(split=5)),
     "no tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
 }
 

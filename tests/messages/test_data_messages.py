@@ -302,8 +302,19 @@ def test_tokenizers(folder: Path) -> None:
     assert message(DataError, lambda: Tokenizer.load(".")).startswith("there is no tokenizer at tokenizer.json: ")
     (folder / "tokenizer.json").write_text("{", encoding="utf-8")
     assert message(DataError, lambda: Tokenizer.load(".")) == (
-        "tokenizer.json is not a tokenizer.json that can be read: Expecting property name enclosed in double quotes: "
-        "line 1 column 2 (char 1)."
+        "tokenizer.json is not a tokenizer.json that can be read: it is not JSON (Expecting property name enclosed "
+        "in double quotes)."
+    )
+    for content, reason in (
+        (b"\xff", "it is not UTF-8 text."),
+        (b"1" * 5000, "it holds a number of thousands of digits."),
+    ):
+        (folder / "tokenizer.json").write_bytes(content)
+        assert message(DataError, lambda: Tokenizer.load(".")).endswith(f"that can be read: {reason}")
+    bare = '{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "<mask>": 1}, "unk_token": "a"}}'
+    assert Tokenizer.from_json(bare).mask_id == 1  # the control: a file without added_tokens
+    assert message(DataError, lambda: Tokenizer.from_json(bare.replace(": 1}", ": 0}"), name="x.json")) == (
+        "x.json has several tokens with the same id: give a file in which each has its own."
     )
     plain = byte_tokenizer().backend.to_str().replace("<mask>", "<other>")
     assert message(DataError, lambda: Tokenizer.from_json(plain)) == (

@@ -45,6 +45,7 @@ LOCK_FILE = ".unmask-lock"
 
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})  # what a lock that another process has answers
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})  # some network file systems
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)  # it is written to
 _LOCK_TEXT = 400  # bytes of the text in a lock file that are shown
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<role>tmp|old)")
 
@@ -190,7 +191,7 @@ def run_lock(folder: Path, note: Callable[[str], None] = lambda sentence: None) 
     with explained(folder):
         refuse_foreign_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        descriptor = os.open(path, _LOCK_FLAGS, 0o666)
     try:
         _lock(descriptor, folder, note)
         _LOCKS.add(descriptor)

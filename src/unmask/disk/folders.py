@@ -17,6 +17,7 @@ __all__ = [
     "refuse_foreign",
     "refuse_foreign_file",
     "refuse_pickle",
+    "require_step",
     "resolve",
     "resume_point",
     "set_aside",
@@ -157,6 +158,16 @@ def resume_point(path: str | os.PathLike[str]) -> tuple[Path, Path | None]:
         folder = folder if len(folder.parts) > 2 else folder.absolute()
         return folder.parents[1], folder
     return folder, latest(folder)
+
+
+def require_step(folder: Path, step: int) -> None:
+    """Raise CheckpointError where the state of a step-* checkpoint is that of another step than its name says."""
+    match = _NAME.fullmatch(folder.name)
+    if match is not None and int(match["step"]) != step:
+        raise CheckpointError(
+            f"{folder}/state/state.json is damaged: it is of step {step}, and the folder of step {int(match['step'])}; "
+            "copy or write the file again."
+        )
 
 
 def set_aside(checkpoint: Path) -> list[Path]:

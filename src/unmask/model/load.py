@@ -213,7 +213,7 @@ def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None
             f"{folder} does not fit its own config.json, which says {settings.blocks:,} blocks, and there are "
             f"{len(checkpoint.tensors):,} tensors; the two files come from different models."
         )
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, name=f"{folder}/tokenizer.json")
     with torch.device("meta"):
         network = _constructed(settings)
     _match(network, tokenizer, str(folder))

@@ -9,7 +9,7 @@ from typing import Any
 
 from unmask.config import run_record, to_dict
 from unmask.disk.checkpoint import load_state, load_tensors, write_checkpoint
-from unmask.disk.folders import keep_last, step_folder
+from unmask.disk.folders import keep_last, require_step, step_folder
 from unmask.errors import CheckpointError
 from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, policy_config
 from unmask.rl.learner import Learner
@@ -86,6 +86,7 @@ class _State:
 def restore(learner: Learner, folder: Path) -> None:
     """Load a checkpoint into the learner. Raises CheckpointError where it is damaged or belongs to another network."""
     parts, facts = load_state(folder, str(learner.world.device), _State, ("optimizer", "scales"))
+    require_step(folder, facts.round)
     length = learner.world.length
     by_name = {repr(expert): expert for expert in experts(min(length, learner.settings.block_size or length))}
     try:

@@ -90,24 +90,28 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], *, stepped: bool = False
+) -> None:
     """Restore the output of `optimizer_tensors` into an optimiser over the same parameters.
 
-    Raises CheckpointError if number or shapes of the parameters differ.
+    With `stepped` it has taken a step, so that there are tensors of each parameter.
+    Raises CheckpointError if tensors are missing, or if number or shapes of the parameters differ.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
         state.setdefault(int(index) if index.isdecimal() else -1, {})[name] = tensor
+    complete = len({frozenset(entry) for entry in state.values()}) <= 1  # every parameter has the same tensors
     params = [param for group in optimizer.param_groups for param in group["params"]]
     same = all(
         0 <= index < len(params) and (tensor.ndim == 0 or tensor.shape == params[index].shape)
         for index, entry in state.items()
         for tensor in entry.values()
     )
-    if not same or (state and len(state) != len(params)):
+    if not (same and complete) or ((state or stepped) and len(state) != len(params)):
         raise CheckpointError(
-            f"the optimiser's stored state is for {len(state)} parameters of other shapes than this model's "
+            f"the optimiser's stored state is for {len(state)} parameters or of other shapes than this model's "
             f"{len(params)}: resume with the settings that the run began with."
         )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

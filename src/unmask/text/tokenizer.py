@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import tokenizers
 
 from unmask.config import to_path
-from unmask.disk.files import atomic_text
+from unmask.disk.files import atomic_text, reason_of
 from unmask.disk.json import NotJson, fact_of, parse_json, read_text
 from unmask.errors import DataError, UnmaskWarning
 
@@ -105,7 +105,8 @@ class Tokenizer:
         try:
             text = read_text(file)
         except (OSError, NotJson) as error:
-            raise DataError(f"{file} cannot be read as a tokenizer.json: {error}.") from error
+            reason = reason_of(error) if isinstance(error, OSError) else f"it {error}"
+            raise DataError(f"{file} is not a tokenizer.json that can be read: {reason}.") from error
         return cls.from_json(text, mask_token=mask_token, name=str(file))
 
     @classmethod
@@ -123,11 +124,14 @@ class Tokenizer:
             record |= {"truncation": None, "padding": None}  # encoding must not truncate or pad a text
             backend = tokenizers.Tokenizer.from_str(json.dumps(record, ensure_ascii=False))
         except Exception as error:  # the library raises nothing more specific
-            reason = error.__cause__ or f"it {error}" if isinstance(error, NotJson) else error
+            reason = f"it {error}" if isinstance(error, NotJson) else error
             raise DataError(f"{name} is not a tokenizer.json that can be read: {reason}.") from error
         record.setdefault("added_tokens", [])
         fact_of(record, ["added_tokens"], list[_AddedToken], name, DataError)
-        names = _role_names(record, backend, mask_token)
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        if len(set(vocabulary.values())) < len(vocabulary):
+            raise DataError(f"{name} has several tokens with the same id: give a file in which each has its own.")
+        names = _role_names(record, vocabulary, mask_token)
         if names is None:
             raise DataError(
                 f"{name} has no MASK token under a usual name such as [MASK] or <mask>: name a token with "
@@ -317,10 +321,9 @@ def _outside() -> int:
     return max(level, 1)
 
 
-def _role_names(record: dict[str, Any], backend: tokenizers.Tokenizer, mask_token: str | None) -> dict[str, str] | None:
+def _role_names(record: dict[str, Any], known: Collection[str], mask_token: str | None) -> dict[str, str] | None:
     """The names of MASK, PAD and EOS (if it exists) by role; None without a MASK."""
     roles: dict[str, str] = {token[_ROLE]: token["content"] for token in record["added_tokens"] if _ROLE in token}
-    known = set(backend.get_vocab(with_added_tokens=True))
 
     def find(role: str, usual: tuple[str, ...], taken: set[str]) -> str | None:
         candidates = (roles[role], *usual) if role in roles else usual

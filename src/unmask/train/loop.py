@@ -23,7 +23,7 @@ from unmask.config import run_record, to_dict
 from unmask.data.packed import Corpus, batch_indices
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import load_state, write_checkpoint
-from unmask.disk.folders import best_folder, keep_best, keep_last, latest, step_folder
+from unmask.disk.folders import best_folder, keep_best, keep_last, latest, require_step, step_folder
 from unmask.errors import CheckpointError, RunError
 from unmask.model.load import model_config
 from unmask.noise import DROPOUT, derive, row_keys
@@ -261,12 +261,13 @@ class Trainer:
         if folder is None:
             return False
         parts, facts = load_state(folder, str(self.device), TrainState, ("raw", "optimizer", "ema"))
+        require_step(folder, facts.step)
         try:
             self.model.load_state_dict(parts["raw"])
-        except RuntimeError as error:
-            raise CheckpointError(f"The weights in {folder}/state are not those of this run's network.") from error
-        load_optimizer_tensors(self.optimizer, parts["optimizer"])
-        self.ema.load(parts["ema"])
+            load_optimizer_tensors(self.optimizer, parts["optimizer"], stepped=facts.step > 0)
+            self.ema.load(parts["ema"])
+        except (RuntimeError, CheckpointError) as error:
+            raise CheckpointError(f"{folder}/state is of another network: {str(error).splitlines()[-1]}") from error
         self.step, self.best = facts.step, facts.bound
         self.clock.before = facts.seconds
         merit = -math.inf if self.best is None else -self.best.nats_per_token

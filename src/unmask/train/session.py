@@ -305,7 +305,7 @@ def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
         plan = replace(plan, save_every=run.train.save_every)
     if checkpoint.tokenizer_json is None:
         raise CheckpointError(f"{checkpoint.folder} has no tokenizer.json; copy it back from where the run came from.")
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json)
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, name=f"{checkpoint.folder}/tokenizer.json")
     return _Start(tokenizer=tokenizer, plan=plan, record=record, trained=trained_on(checkpoint))
 
 
