@@ -54,6 +54,30 @@ def nodes_of(source: str) -> tuple[ast.AST, ...]:
     return tuple(ast.walk(tree_of(source)))
 
 
+READERS = {
+    "disk/json.py": "the one reader of JSON, TOML and lines",
+    "disk/files.py": "locks, and the last byte of a file before it is appended to",
+    "disk/folders.py": "the first bytes of a file, to tell a pickle",
+    "disk/checkpoint.py": "the length in the header of a safetensors file that its library refused",
+    "data/documents.py": "opens what the reader decodes line by line, gzip too",
+    "data/sources.py": "blocks of a corpus, which documents.decode_utf8 decodes; bundled corpora with their checksum",
+    "data/packed.py": "checksums",
+    "data/split.py": "the checksum of a tokenizer in the cache",
+    "run/metrics.py": "opens what the reader decodes line by line",
+    "solve/sweep.py": "opens what the reader decodes line by line",
+    "tasks/gsm8k.py": "bytes that are hashed, and that the reader decodes line by line",
+    "tasks/registry.py": "bytes that are hashed",
+    "trace/events.py": "an asset of the library",
+    "trace/picture.py": "an asset of the library",
+    "config.py": "/proc of the system",
+    "limits.py": "/proc and control groups of the system",
+    "text/tokenizer.py": "JSON that the tokenizers library has just made",
+    "bench/train.py": "JSON that the own child process has just made",
+    "cli/reproduce.py": "a page that the command has just written",
+}
+"""File: why it may open a file to read, or parse JSON or TOML, beside the one reader."""
+
+
 def package_of(path: str) -> str:
     """policies/top_k.py -> policies; noise.py -> noise; the library's own __init__ -> ''."""
     first = path.removesuffix(".py").split("/")[0]
@@ -328,3 +352,26 @@ def print_complaints(sources: Sources) -> list[str]:
         if re.fullmatch(r"print|pprint|(\w+\.)*(Console|print_exception)|sys\.__?std(out|err)__.*", name)
         or re.fullmatch(r"sys\.std(out|err)\.(?!flush|isatty|fileno).*", name)
     ]
+
+
+def reading_complaints(sources: Sources) -> list[str]:
+    """Files that are opened to be read, and JSON or TOML that is parsed, outside of READERS."""
+    return [
+        f"{path}:{node.lineno}: '{ast.unparse(node.func)}' reads past disk/json.py"
+        for path, source in sources.items()
+        if path not in READERS
+        for node in nodes_of(source)
+        if isinstance(node, ast.Call) and _reads(node)
+    ]
+
+
+def _reads(call: ast.Call) -> bool:
+    """Whether a call opens a file to read it, or parses JSON or TOML."""
+    name = ast.unparse(call.func)
+    if re.fullmatch(r"(.*\.)?(read_text|read_bytes)|(json|tomllib|yaml|pickle|torch)\.loads?", name):
+        return "." in name  # the reader's own read_text is a bare name
+    if name.split(".")[-1] != "open" or name.startswith("os."):
+        return False
+    words = [word.value for word in ast.walk(call) if isinstance(word, ast.Constant) and isinstance(word.value, str)]
+    modes = [word for word in words if re.fullmatch(r"[rwaxbt+]{1,3}", word)]
+    return not any(set(mode) & set("wax") for mode in modes)

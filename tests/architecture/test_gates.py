@@ -31,6 +31,7 @@ ALL_GATES: list[Gate] = [
     gates.all_complaints,
     gates.docstring_complaints,
     gates.print_complaints,
+    gates.reading_complaints,
 ]
 
 
@@ -93,6 +94,13 @@ BAD: list[tuple[Gate, dict[str, str]]] = [
     (gates.print_complaints, {"run/a.py": "sys.__stdout__.flush()"}),
     (gates.print_complaints, {"cli/a.py": "Console(stderr=True)"}),
     (gates.print_complaints, {"cli/a.py": "rich.console.Console()"}),
+    (gates.reading_complaints, {"cli/a.py": "import json\njson.loads(text)"}),
+    (gates.reading_complaints, {"rl/a.py": "tomllib.load(file)"}),
+    (gates.reading_complaints, {"rl/a.py": "path.read_text()"}),
+    (gates.reading_complaints, {"rl/a.py": "Path(name).read_bytes()"}),
+    (gates.reading_complaints, {"rl/a.py": "with open(path) as file: pass"}),
+    (gates.reading_complaints, {"rl/a.py": "path.open('rb')"}),
+    (gates.reading_complaints, {"rl/a.py": "gzip.open(path, 'rb')"}),
     (gates.identifier_complaints, {"a.py": "for one in rows: pass"}),
     (gates.identifier_complaints, {"a.py": "def f(given): ..."}),
     (gates.identifier_complaints, {"a.py": "class A:\n    kind: str"}),
@@ -119,6 +127,7 @@ GOOD: list[tuple[Gate, dict[str, str]]] = [
     (gates.file_complaints, {"policies/top_k.py": "x = 1\n" * 350}),
     (gates.all_complaints, {"a.py": "__all__ = ['A', 'f']\nA = 1\ndef f(): ...\ndef _g(): ..."}),
     (gates.docstring_complaints, {"a/__init__.py": ""}),
+    (gates.reading_complaints, {"rl/a.py": "read_text(path)\npath.open('wb')\nopen(path, 'a')\nos.open(path, 1)"}),
     (gates.print_complaints, {"output.py": "print('text')", "cli/a.py": "show('text')\nsys.stdout.isatty()"}),
     (gates.identifier_complaints, {"a.py": "for row in rows: kinds = f(row)"}),
     (gates.identifier_complaints, {"a.py": "keyword = parameter.kind"}),

@@ -21,6 +21,7 @@ __all__ = [
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NoReturn, TypeVar, cast, get_args, get_origin
 
@@ -146,8 +147,9 @@ def parse_json(text: str, shape: type[Shape]) -> Shape:
 
     Fields that a dataclass does not have are ignored. Raises NotJson.
     """
+    decoder = _CAREFUL if _LONG_NUMBER.search(text) else _DECODER
     try:
-        value: object = _DECODER.decode(text)
+        value: object = decoder.decode(text)
     except RecursionError as error:
         raise NotJson(_TOO_DEEP) from error
     except NotJson:
@@ -214,7 +216,19 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite)
-_TOO_LONG = "holds a number of thousands of digits"
+
+
+def _whole(text: str) -> int:
+    """Text of a whole number -> the number. Raises NotJson where it has more digits than a float can have."""
+    if len(text) > _DIGITS:
+        raise NotJson(_TOO_LONG)
+    return int(text)
+
+
+_DIGITS = 300
+_LONG_NUMBER = re.compile(rf"\d{{{_DIGITS}}}")
+_CAREFUL = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite, parse_int=_whole)
+_TOO_LONG = "holds a number of hundreds of digits"
 _TOO_DEEP = f"is nested deeper than {JSON_DEPTH} levels"
 
 

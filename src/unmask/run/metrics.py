@@ -15,6 +15,7 @@ from unmask.disk.files import atomic_text, explained
 from unmask.disk.json import NotJson, json_lines, read_lines
 from unmask.errors import ConfigError, DataError, did_you_mean
 from unmask.plots import can_draw, new_figure, save_figure
+from unmask.ranges import Natural, holds
 
 Value = float | int | str | bool | None
 
@@ -94,9 +95,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: give the metrics.jsonl of a run folder.") from error
     for number, line in lines:
-        if (isinstance(line, NotJson) or type(line.get("step")) is not int) and number != lines[-1][0]:
+        if (isinstance(line, NotJson) or not holds(Natural, line.get("step"))) and number != lines[-1][0]:
             raise DataError(f"{path} is damaged at line {number}: delete that line.")
-    return [line for _, line in lines if not isinstance(line, NotJson) and type(line.get("step")) is int]
+    return [line for _, line in lines if not isinstance(line, NotJson) and holds(Natural, line.get("step"))]
 
 
 def plot_curves(path_jsonl: Path, path_png: Path) -> bool:

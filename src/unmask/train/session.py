@@ -17,9 +17,9 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -34,14 +34,13 @@ from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
 from unmask.objective.masked import Masked
 from unmask.process import MaskedDiffusion, make_schedule
-from unmask.ranges import Natural
-from unmask.run.machine import DtypeName, choose_device, choose_dtype, prepare, set_threads
+from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
 from unmask.run.parallel import Group, join_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
-from unmask.train.settings import TextRun, Trained, TrainSettings, recorded_paths, trained_on
+from unmask.train.settings import Recorded, TextRun, Trained, TrainSettings, recorded_paths, run_of, trained_on
 
 _PLACES = frozenset({"source", "valid"})
 _FREE = frozenset(
@@ -83,35 +82,13 @@ class Session(Planned):
 
 
 @dataclass(frozen=True, slots=True)
-class _Machine:
-    """What a run recorded of the machine; see `config.run_record`."""
-
-    versions: dict[str, str]
-    processor: str | None = None
-    threads: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """What is read of run.json when a run goes on."""
-
-    settings: dict[str, Any]
-    plan: dict[str, Any]
-    data: str
-    dtype: DtypeName
-    record: _Machine
-    step: Natural = 0
-    init: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Start:
     """What a run takes from a checkpoint; None for what it makes itself."""
 
     tokenizer: Tokenizer | None = None
     network: Trainable | None = None
     plan: TrainPlan | None = None
-    record: _Record | None = None
+    record: Recorded | None = None
     trained: Trained | None = None
 
     @property
@@ -256,7 +233,7 @@ def recorded_run(resume: str | Path) -> TextRun:
     point = _resume_point(to_path(resume))
     with resuming(point, "train"):
         checkpoint = read_checkpoint(point)
-        return from_dict(TextRun, _record(checkpoint).settings, f"{checkpoint.folder}/run.json", CheckpointError)
+        return from_dict(TextRun, run_of(checkpoint).settings, f"{checkpoint.folder}/run.json", CheckpointError)
 
 
 def default_folder(source: str) -> Path:
@@ -290,7 +267,7 @@ def _start_of(run: TextRun, point: Path | None, init: str | Path | None) -> _Sta
 
 def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
     """Settings and the checkpoint that a run goes on from -> its tokenizer, plan and record."""
-    record = _record(checkpoint)
+    record = run_of(checkpoint)
     where = f"{checkpoint.folder}/run.json"
     before = from_dict(TextRun, record.settings, where, CheckpointError)
     _refuse_changes(before, run)
@@ -322,17 +299,6 @@ def _resume_point(path: Path) -> Path:
     return point
 
 
-def _record(checkpoint: Checkpoint) -> "_Record":
-    """A checkpoint -> its run.json. Raises CheckpointError if a part is missing, or of another type."""
-    record = checkpoint.run
-    if record is None or not {field.name for field in fields(_Record) if field.default is MISSING} <= record.keys():
-        raise CheckpointError(
-            f"{checkpoint.folder} does not say what was asked (run.json); "
-            f"start a new run with --init {checkpoint.folder}"
-        )
-    return cast(_Record, checkpoint.fact(_Record, "run.json"))
-
-
 def _refuse_changes(before: TextRun, now: TextRun) -> None:
     """Raise ConfigError for a setting that differs and may not change when a run is resumed.
 
@@ -351,7 +317,7 @@ def _refuse_changes(before: TextRun, now: TextRun) -> None:
                 )
 
 
-def _check_same(record: "_Record", corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]) -> None:
+def _check_same(record: Recorded, corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]) -> None:
     """Raise ConfigError if the text has changed; note other differences from the start of the run."""
     if record.data != corpus.fingerprint:
         raise ConfigError(

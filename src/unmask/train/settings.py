@@ -1,12 +1,23 @@
 """Settings of a training run on text, and what a checkpoint records of its text. Imports no torch for `--help`."""
 
-__all__ = ["ModelChoice", "TextRun", "TrainSettings", "Trained", "card", "recorded_paths", "trained_on"]
+__all__ = [
+    "ModelChoice",
+    "Recorded",
+    "RecordedMachine",
+    "TextRun",
+    "TrainSettings",
+    "Trained",
+    "card",
+    "recorded_paths",
+    "run_of",
+    "trained_on",
+]
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from unmask.data.settings import BUILT_IN_TOKENIZERS, SPLIT_RULE, DataSettings
 from unmask.errors import CheckpointError, ConfigError, did_you_mean
@@ -144,6 +155,39 @@ class Trained:
     """The fingerprint of the content of `data.source`; None where it is not recorded."""
     typed: Mapping[str, str] = field(default_factory=dict[str, str])
     """What was typed for the fields of `data` that are recorded as absolute paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedMachine:
+    """What a run recorded of the machine; see `config.run_record`."""
+
+    versions: dict[str, str]
+    processor: str | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What is read of run.json when a run goes on."""
+
+    settings: dict[str, Any]
+    plan: dict[str, Any]
+    data: str
+    dtype: Literal["auto", "float32", "bfloat16"]
+    record: RecordedMachine
+    step: Natural = 0
+    init: str | None = None
+
+
+def run_of(checkpoint: "Checkpoint") -> Recorded:
+    """A checkpoint -> its run.json. Raises CheckpointError if a part is missing, or of another type."""
+    record = checkpoint.run
+    if record is None or not {field.name for field in fields(Recorded) if field.default is MISSING} <= record.keys():
+        raise CheckpointError(
+            f"{checkpoint.folder} does not say what was asked (run.json); "
+            f"start a new run with --init {checkpoint.folder}"
+        )
+    return cast(Recorded, checkpoint.fact(Recorded, "run.json"))
 
 
 def trained_on(checkpoint: "Checkpoint") -> Trained | None:
