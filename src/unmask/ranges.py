@@ -77,7 +77,10 @@ class Range:
         """Whether a value is a number of the range: finite, and a whole number where these are asked for."""
         if isinstance(value, bool) or not isinstance(value, Integral if self.integer else Real):
             return False
-        number = int(value) if isinstance(value, Integral) else float(value)
+        try:
+            number = int(value) if isinstance(value, Integral) else float(value)
+        except OverflowError:  # a fraction of large whole numbers
+            return False
         low = number > self.low if self.above else number >= self.low
         high = number < self.high if self.below else number <= self.high  # NaN fails every comparison
         return (self.zero and number == 0) or (low and high and abs(number) <= sys.float_info.max)

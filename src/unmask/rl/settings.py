@@ -36,21 +36,21 @@ class LearnSettings:
     """Updates on the rollouts of a round."""
     temperature: Annotated[float, real(1e-4, 1e4)] = 1.0
     """Divides the logits while rollouts are drawn."""
-    entropy: Annotated[float, real(0)] = 0.02
+    entropy: Annotated[float, real(0, 1000)] = 0.02
     """Bonus for each nat of entropy of the Bernoulli draws of a pass: without it they become certain too early."""
-    lr: Annotated[float, real(0, above=True)] = 5e-4
+    lr: Annotated[float, real(0, 1, above=True, below=True)] = 5e-4
     """Learning rate of AdamW."""
     warmup: Natural = 10
     """Rounds of linear warm-up of the learning rate."""
     betas: Annotated[tuple[float, float], real(0, 1, "usually 0.9 0.99", below=True)] = (0.9, 0.99)
     """AdamW's decays of the means of gradients and of their squares."""
-    weight_decay: Annotated[float, real(0)] = 0.01
+    weight_decay: Annotated[float, real(0, 1000)] = 0.01
     """AdamW's weight decay."""
-    max_norm: Annotated[float, real(0, above=True)] = 0.5
+    max_norm: Annotated[float, real(0, 1e9, above=True)] = 0.5
     """Largest norm of the gradient."""
     warm: Natural = 50
     """Rounds of imitating the best heuristic for each alpha before GRPO; 0 for none."""
-    warm_lr: Annotated[float, real(0, above=True)] = 3e-3
+    warm_lr: Annotated[float, real(0, 1, above=True, below=True)] = 3e-3
     """Learning rate while imitating."""
     steering: Natural = 0
     """Rollouts of the best heuristic that join each group (expert steering, appendix F)."""

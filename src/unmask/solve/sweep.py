@@ -135,7 +135,7 @@ def recorded(
         atomic_text(record, head + "\n")
         return {}
     outcomes: dict[str, Outcome] = {}
-    with record.open("rb") as file:
+    with explained(record), record.open("rb") as file:
         if file.readline(len(head) + 2).rstrip() != head.encode():
             raise ConfigError(f"{record} holds the outcomes of another sweep; choose another folder with --out.")
         for _, line in json_lines(file, _Recorded):

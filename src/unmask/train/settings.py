@@ -59,7 +59,7 @@ class TrainSettings:
 
     steps: Count | None = None
     """Optimiser steps; by default by the size of the text (see --dry); `patience` can end training earlier."""
-    minutes: Annotated[float | None, real(0, hint="for example 10", above=True)] = None
+    minutes: Annotated[float | None, real(0, 1e6, "for example 10", above=True)] = None
     """Minutes of the whole run instead of steps: they choose the size of the network (where it is auto) and the number
     of steps, and the learning rate follows the clock."""
     batch: Count = 32
@@ -72,11 +72,11 @@ class TrainSettings:
     """Steps of linear warm-up; by default a twentieth of the steps, at most 2500."""
     shape: Literal["cosine", "constant"] = "cosine"
     """The shape of the learning rate after the warm-up."""
-    weight_decay: Annotated[float, real(0)] = 0.0
+    weight_decay: Annotated[float, real(0, 1000)] = 0.0
     """AdamW's decoupled weight decay, on matrices only."""
     betas: Annotated[tuple[float, float], real(0, 1, below=True)] = (0.9, 0.999)
     """AdamW's moment decays."""
-    clip: Annotated[float, real(0, above=True)] = 1.0
+    clip: Annotated[float, real(0, 1e9, above=True)] = 1.0
     """Largest norm of the gradient."""
     ema: Annotated[float, real(0, 1, below=True)] = 0.9999
     """Decay of the averaged weights, which are the ones that are evaluated and saved; 0 turns averaging off."""

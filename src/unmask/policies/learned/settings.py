@@ -47,9 +47,9 @@ class PolicySettings:
     """Whether the cost of a pass is an input, so that one network has a dial; else it has one behaviour and no dial."""
     head: Literal["bernoulli", "plackett-luce"] = "bernoulli"
     """A Bernoulli draw for each position, or a ranking with a STOP among the positions (appendix E)."""
-    unit: Annotated[float, real(0, above=True)] = 24.0
+    unit: Annotated[float, real(0, 1e9, above=True)] = 24.0
     """The length that the policy was trained on: alpha = cost of a pass * `unit`."""
-    largest: Annotated[float, real(0, above=True)] = 30.0
+    largest: Annotated[float, real(0, 1e9, above=True)] = 30.0
     """The largest alpha of training, at the dial value `TRAINED_DIAL`."""
 
     def __post_init__(self) -> None:
