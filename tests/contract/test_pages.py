@@ -16,7 +16,8 @@ LONGEST = 100
 HISTORY = {"docs/log.md"}
 """Pages whose old entries are kept as they were written."""
 FIGURES = re.compile(
-    r"\b((?<!position-)free rules?|places of the dial|buys|knows places|scratch scripts?|strangers?|happily|the denoiser lies)\b",
+    r"\b((?<!position-)free rules?|places of the dial|buys|knows places|scratch scripts?|strangers?|happily"
+    r"|the denoiser lies)\b",
     re.IGNORECASE,
 )
 """Private words and figures of speech, beside those that tests/architecture/gates.py lists."""
