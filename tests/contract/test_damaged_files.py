@@ -289,7 +289,13 @@ def _damage_values(name: str, tmp_path: Path, most: int) -> None:
     whole: Any = json.loads(path.read_text()) if lines is None else lines
     where = _some([leaf for leaf in _leaves(whole) if leaf], most)
     for at, leaf in enumerate(where):
-        news = WRONG if most > 100 or len(where) < 6 else [WRONG[(at + step) % len(WRONG)] for step in (0, 5, 10)]
+        news = (
+            WRONG
+            if len(where) < 6
+            else WRONG[at % 3 :: 3]
+            if most > 100
+            else [WRONG[(at + step) % len(WRONG)] for step in (0, 5, 10)]
+        )
         for changed in [*(_replaced(whole, leaf, new) for new in news), _without(whole, leaf)]:
             text = json.dumps(changed) if lines is None else "\n".join(map(json.dumps, changed)) + "\n"
             path.write_text(text)

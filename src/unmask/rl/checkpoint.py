@@ -12,6 +12,7 @@ from unmask.disk.checkpoint import load_state, load_tensors, write_checkpoint
 from unmask.disk.folders import keep_last, require_step, step_folder
 from unmask.errors import CheckpointError
 from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, policy_config
+from unmask.ranges import Natural
 from unmask.rl.learner import Learner
 from unmask.rl.rollout import experts
 from unmask.run.loop import Standing
@@ -73,13 +74,13 @@ def save(learner: Learner) -> None:
 class _State:
     """The content of a checkpoint's state.json."""
 
-    round: int
+    round: Natural
     best: float | None
-    best_round: int
-    stale: int
-    validated_at: int
+    best_round: Natural
+    stale: Natural
+    validated_at: Natural
     teachers: list[str]
-    warmed: int | None = None
+    warmed: Natural | None = None
     """Rounds of the warm start; None in checkpoints of older versions, which were written after it."""
 
 

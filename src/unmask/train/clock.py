@@ -5,10 +5,12 @@ __all__ = ["Clock", "TrainState", "Watch"]
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 
 from unmask.objective.bound import Bound
+from unmask.ranges import Natural, real
 from unmask.run.parallel import Group
 from unmask.train.plan import TrainPlan
 from unmask.train.sample import Look, Sample
@@ -20,12 +22,12 @@ _CURVES = 1.5  # seconds after the last checkpoint
 class TrainState:
     """The content of a checkpoint's state.json."""
 
-    step: int
-    best_step: int
-    stale: int
+    step: Natural
+    best_step: Natural
+    stale: Natural
     bound: Bound | None
-    validated_at: int | None = None
-    seconds: float = 0.0
+    validated_at: Natural | None = None
+    seconds: Annotated[float, real(0)] = 0.0
 
 
 @dataclass(slots=True)
