@@ -196,6 +196,21 @@ def test_a_budget_is_kept_and_the_rate_ends_at_zero(
     assert run.standing.validated_at == result.step == int(str(latest(run.folder)).rpartition("-")[2])
 
 
+def test_processes_go_by_the_clock_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would leave the loop at different steps else. The control: one process goes by its own clock."""
+    run, _, now = timed(tmp_path / "run", monkeypatch, lambda n: 1.0)
+    now[0] = 90.0
+    assert run.clock.place(3) > 40
+
+    class Second(Group):
+        def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+            assert tensor.item() == 0
+            return torch.tensor(7.5)
+
+    run.clock.group = Second(1, 2, 1)
+    assert run.clock.place(3) == 7.5
+
+
 def test_control_a_schedule_in_steps_is_cut_on_a_slow_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, listener, _ = timed(tmp_path / "run", monkeypatch, lambda n: 5.0)
     place = run.clock.place

@@ -269,7 +269,7 @@ class TrainProgress(Meter, Listener["StepReport", "Bound"]):
 
     def __init__(self, session: "Session", *, visible: bool) -> None:
         self._trainer, self._seconds = session.trainer, session.plan.seconds
-        spent, steps = session.trainer.clock.own(), session.plan.steps
+        spent, steps = session.trainer.clock.spent(), session.plan.steps
         if self._seconds is None:
             super().__init__("training", "step", steps, session.trainer.step, visible=visible)
         else:
@@ -287,7 +287,7 @@ class TrainProgress(Meter, Listener["StepReport", "Bound"]):
         if self._seconds is None:
             self.moved(report.step, figures)
         else:
-            self.moved(round(self._trainer.clock.own()), f"step {report.step:,}  {figures}")
+            self.moved(round(self._trainer.clock.spent()), f"step {report.step:,}  {figures}")
         if report.look is not None and report.look.bound is not None:
             bound = report.look.bound
             self.line(f"step {report.step:,}: {_figure(bound)} ({bound.sequences * bound.draws} maskings)")

@@ -15,7 +15,7 @@ from unmask.data.documents import Pair, Piece
 from unmask.data.packed import Corpus, PartFacts
 from unmask.data.prepare import prepare, silent
 from unmask.data.settings import SPLIT_RULE, DataSettings
-from unmask.data.sources import Source, open_source
+from unmask.data.sources import CORPORA, Source, open_source
 from unmask.data.split import automatic_vocab_size, utf8_size
 from unmask.text.tokenizer import Tokenizer
 
@@ -23,6 +23,7 @@ SAMPLE = 400_000
 """Bytes of text that are encoded."""
 SAMPLE_PAIRS = 2_000
 """Problems of a task that are made."""
+_BUNDLED_BYTES = {"austen": 4_012_309, "ecoli-k12": 4_639_675, "shakespeare": 4_998_265, "sotu": 10_760_195}
 _SECONDS = 0.8  # of reading on, after the sample, to count the text
 
 
@@ -100,8 +101,8 @@ def _head(source: Source) -> _Head:
     times = total / max(size, 1)
     if source.count is not None and count >= min(SAMPLE_PAIRS, source.count):
         times = source.count / len(kept)
-    elif source.size is not None and not whole:
-        times = max(times, source.size / size)
+    elif not whole:
+        times = max(times, (_size(source) or 0) / size)
     pairs = [item for item in kept if isinstance(item, Pair)]
     pieces = [item for item in kept if isinstance(item, Piece)]
     if pieces and not pieces[-1].last_in_document:
@@ -109,6 +110,13 @@ def _head(source: Source) -> _Head:
     return _Head(
         Source(source.name, key.hexdigest(), source.paired, lambda: pieces, lambda: pairs, source.taken), size, times
     )
+
+
+def _size(source: Source) -> int | None:
+    """About the bytes of a source's text; None if they are not known."""
+    if source.name in CORPORA:
+        return sum(_BUNDLED_BYTES[name] for name in CORPORA[source.name].files)
+    return source.size
 
 
 def _times(part: PartFacts, times: float) -> PartFacts:

@@ -322,8 +322,7 @@ def _bundled_source(name: str) -> Source:
     """The name of a bundled corpus -> its source."""
     files = CORPORA[name].files
     fingerprint = hashlib.sha256("\n".join(BUNDLED[file].sha256 for file in files).encode()).hexdigest()
-    size = 4 * sum(path.stat().st_size for file in files if (path := FOLDER / BUNDLED[file].file).is_file())  # packed
-    return Source(name, fingerprint, False, lambda: _numbered(_texts_of_bundled(files)), lambda: (), size=size)
+    return Source(name, fingerprint, False, lambda: _numbered(_texts_of_bundled(files)), lambda: ())
 
 
 def _texts_of_bundled(names: Iterable[str]) -> Iterator[Iterable[str]]:

@@ -146,7 +146,7 @@ def plan_for_minutes(
     Raises ConfigError if less than ten steps fit.
     """
     seconds = 60.0 * (run.train.minutes or 0.0)
-    plan, each = _sized(run, probe, start, seconds - spent())
+    plan, each = _sized(run, probe, start, seconds - _of_first(spent(), probe))
     left = seconds - _of_first(spent(), probe) - _END - 2 * _saving_seconds(plan)
     run, validating = _affordable_validation(run, plan, probe, each, left)
     count = int(min(_MOST_VALIDATIONS, max(1, _VALIDATING * left // max(validating, 1e-9))))
@@ -162,7 +162,8 @@ def plan_for_minutes(
     model = replace(run.model, **{name: getattr(plan.model, name) for name in _SHAPE}) if start is None else run.model
     plan = make_plan(replace(run, train=fixed, model=model), probe.corpus, start)
     every = run.train.eval_every or ceil_div(plan.steps, count)
-    plan = replace(plan, eval_every=every, save_every=run.train.save_every or every, seconds=seconds, capped=capped)
+    saving = run.train.save_every or every
+    plan = replace(plan, eval_every=every, save_every=saving, seconds=seconds, ending=validating, capped=capped)
     return run, plan, each
 
 

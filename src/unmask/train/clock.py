@@ -15,7 +15,7 @@ from unmask.run.parallel import Group
 from unmask.train.plan import TrainPlan
 from unmask.train.sample import Look, Sample
 
-_CURVES = 1.5  # seconds after the last checkpoint
+_CURVES = 2.0  # seconds after the last checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +46,32 @@ class Clock:
     """The value of `time.perf_counter` when the command began."""
     before: float = 0.0
     """Seconds that were spent before the command began."""
-    validating: float = 1.0
-    """Seconds of the last validation, a guess before the first."""
+    validating: float = 0.0
+    """Seconds of the last validation; 0 before the first."""
     saving: float = 0.5
     """Seconds of the last checkpoint, a guess before the first; the best checkpoint takes less."""
     expired: bool = False
     """Whether the time for steps was over after the last step."""
 
-    def own(self) -> float:
+    def spent(self) -> float:
         """The seconds of the budget that have passed, in this process."""
         return self.before + time.perf_counter() - self.began
 
-    def spent(self) -> float:
-        """The seconds of the budget that have passed, in all processes those of the first."""
-        if self.group.size == 1:
-            return self.own()
-        first = torch.tensor(self.own() if self.group.first else 0.0, dtype=torch.float64, device=self.device)
-        return self.group.sum(first).item()
-
     def place(self, step: int) -> float:
-        """The finished steps -> the place in the schedule of the learning rate, from 0 to the steps of the plan."""
+        """The finished steps -> the place in the schedule of the learning rate, from 0 to the steps of the plan.
+
+        With a budget it is that of the first process in all of them, which call this together.
+        """
         plan = self.plan
         if plan.seconds is None:
             return step
-        passed = plan.steps * self.spent() / max(plan.seconds - self.validating - 2 * self.saving - _CURVES, 1.0)
-        return min(max(passed, step if plan.capped else 0), plan.steps)
+        ending = (self.validating or plan.ending) + 2 * self.saving + _CURVES
+        passed = plan.steps * self.spent() / max(plan.seconds - ending, 1.0)
+        place = min(max(passed, step if plan.capped else 0), plan.steps)
+        if self.group.size == 1:
+            return place
+        first = torch.tensor(place if self.group.first else 0.0, dtype=torch.float64, device=self.device)
+        return self.group.sum(first).item()
 
     def tick(self, step: int) -> None:
         """Note, after a step, whether the time for steps is over; all processes call it together."""

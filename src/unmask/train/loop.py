@@ -204,7 +204,7 @@ class Trainer:
             state = {"raw": raw, "optimizer": optimizer_tensors(self.optimizer), "ema": self.ema.state()}
             standing = self.standing
             facts = {"step": self.step, "best_step": standing.best_step, "stale": standing.stale}
-            more = {"bound": _facts(self.best), "validated_at": standing.validated_at, "seconds": self.clock.own()}
+            more = {"bound": _facts(self.best), "validated_at": standing.validated_at, "seconds": self.clock.spent()}
             self._write(folder, state, facts | more)
             keep_last(self.folder, self.settings.keep)
         self.clock.saving = time.perf_counter() - began
