@@ -165,10 +165,6 @@ def test_a_run_is_not_overwritten_or_changed(capsys: pytest.CaptureFixture[str],
     assert sentence_of(capsys, "train", "--init", str(checkpoint), "--model.width", "64") == (
         "--model.width does not go with --init: network and tokenizer are the checkpoint's."
     )
-    step = checkpoint / "checkpoints" / "step-00000002"
-    assert sentence_of(capsys, "train", "--resume", str(step)) == (
-        f"{step} is one checkpoint of a run; say --resume {checkpoint}"
-    )
 
 
 def test_a_run_whose_text_has_changed(capsys: pytest.CaptureFixture[str], checkpoint: Path) -> None:
