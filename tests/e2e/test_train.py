@@ -320,6 +320,7 @@ def test_a_task_has_its_number_of_problems(
     assert about["train_rows"] == pytest.approx(900_000, rel=0.02)
 
 
+@pytest.mark.slow
 def test_training_speaks_early_and_minutes_end_it(
     book: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,6 +358,7 @@ def test_what_is_refused(words: list[str], sentence: str, book: Path, capsys: py
     assert not (book / "runs").exists()
 
 
+@pytest.mark.slow
 def test_fine_tuning_has_a_tenth_of_the_rate(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data.source", "book.jsonl", "--data.length", "32", "--data.tokenizer", "byte"]
     assert main(["train", *words, *SMALL, "--train.steps", "2", "--train.batch", "4", "--out", "first"]) == 0
