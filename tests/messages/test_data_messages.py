@@ -307,7 +307,7 @@ def test_tokenizers(folder: Path) -> None:
     )
     for content, reason in (
         (b"\xff", "it is not UTF-8 text."),
-        (b"1" * 5000, "it holds a number of thousands of digits."),
+        (b"1" * 5000, "it holds a number of hundreds of digits."),
     ):
         (folder / "tokenizer.json").write_bytes(content)
         assert message(DataError, lambda: Tokenizer.load(".")).endswith(f"that can be read: {reason}")

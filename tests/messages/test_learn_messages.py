@@ -37,8 +37,8 @@ CASES: list[tuple[Callable[[], object], type[UnmaskError], str]] = [
         ConfigError,
         "a value of alphas is inf; give a number from 0 to 1000000 (0 is accuracy alone).",
     ),
-    (lambda: LearnSettings(entropy=-1), ConfigError, "entropy is -1; give a number of at least 0."),
-    (lambda: LearnSettings(lr=math.nan), ConfigError, "lr is nan; give a number above 0."),
+    (lambda: LearnSettings(entropy=-1), ConfigError, "entropy is -1; give a number from 0 to 1000."),
+    (lambda: LearnSettings(lr=math.nan), ConfigError, "lr is nan; give a number above 0 and of at most 10."),
     (
         lambda: LearnSettings(betas=(1.0, 1.0)),
         ConfigError,

@@ -99,7 +99,7 @@ def test_objects() -> None:
 ARGUMENTS = [
     ("pace", "pace needs a CHECKPOINT; see unmask pace --help."),
     ("pace shakespeare --steps 4 0", "--steps cannot be '0'; give a whole number of at least 1."),
-    ("pace shakespeare --steps", "--steps lacks its value; give a whole number of at least 1."),
+    ("pace shakespeare --steps", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
     ("pace shakespeare --prompt 1", "--prompt cannot be '1'; give a number of at least 0 and below 1."),
     ("pace shakespeare --sequences 1", "--sequences cannot be '1'; give a whole number of at least 2."),
     ("pace shakespeare --batch 0", "--batch cannot be '0'; give a whole number of at least 1."),

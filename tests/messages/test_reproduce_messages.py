@@ -10,7 +10,7 @@ CASES = [
     ("", "reproduce lacks the name of a question; give one of policies-ablations, policies-alpha, policies-blocks, "),
     ("policies-ful", "There is no question named 'policies-ful'; did you mean 'policies-full'?"),
     ("policies-full --denoisers automaton_oes", "There is no checkpoint at 'automaton_oes'; "),
-    ("policies-full --denoisers", "--denoisers lacks its value; give a text."),
+    ("policies-full --denoisers", "There is nothing to train: give at least one of --denoisers and one of --seeds."),
     ("policies-full --others sudoku", "--others has 'sudoku'; write TASK=CHECKPOINT, for example sudoku=sudoku."),
     ("policies-full --others sudoko=sudoku", "There is no task named 'sudoko'; did you mean 'sudoku'?"),
     ("policies-full --workers 0", "--workers cannot be '0'; give a whole number from 1 to 1024."),

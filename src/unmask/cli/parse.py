@@ -213,7 +213,7 @@ def _values(scan: _Scan) -> dict[tuple[str, ...], Any]:
         name, count = written(field.name), _count(field.type)
         if count == 0 and words:
             raise ConfigError(f"{name} is a switch and takes no value; leave '{words[0]}' out.")
-        if len(words) < (1 if count is None else count):
+        if count is not None and len(words) < count:
             raise ConfigError(f"{name} lacks {'its value' if not words else 'a value'}; give {_possible(field)}.")
         read = [_read(_element(field.type, index), word, field) for index, word in enumerate(words)]
         values[field.path] = on if count == 0 else tuple(read) if typing.get_origin(field.type) is tuple else read[0]

@@ -38,7 +38,7 @@ class LearnSettings:
     """Divides the logits while rollouts are drawn."""
     entropy: Annotated[float, real(0, 1000)] = 0.02
     """Bonus for each nat of entropy of the Bernoulli draws of a pass: without it they become certain too early."""
-    lr: Annotated[float, real(0, 1, above=True, below=True)] = 5e-4
+    lr: Annotated[float, real(0, 10, above=True)] = 5e-4
     """Learning rate of AdamW."""
     warmup: Natural = 10
     """Rounds of linear warm-up of the learning rate."""
@@ -50,7 +50,7 @@ class LearnSettings:
     """Largest norm of the gradient."""
     warm: Natural = 50
     """Rounds of imitating the best heuristic for each alpha before GRPO; 0 for none."""
-    warm_lr: Annotated[float, real(0, 1, above=True, below=True)] = 3e-3
+    warm_lr: Annotated[float, real(0, 10, above=True)] = 3e-3
     """Learning rate while imitating."""
     steering: Natural = 0
     """Rollouts of the best heuristic that join each group (expert steering, appendix F)."""

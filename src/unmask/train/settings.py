@@ -161,7 +161,7 @@ class Trained:
 class RecordedMachine:
     """What a run recorded of the machine; see `config.run_record`."""
 
-    versions: dict[str, str]
+    versions: dict[str, str] = field(default_factory=dict[str, str])
     processor: str | None = None
     threads: int | None = None
 
