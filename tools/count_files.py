@@ -36,8 +36,10 @@ def count(words: list[str]) -> list[str]:
     names: set[str] = set()
 
     def profile(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # neither a module's nor a class's body
-            names.add(frame.f_code.co_filename)
+        name = frame.f_code.co_filename
+        called = event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED  # no body of a module or class
+        if called and name not in names and not _importing(frame, str(root)):
+            names.add(name)
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
         threading.setprofile(profile)
@@ -51,6 +53,15 @@ def count(words: list[str]) -> list[str]:
         raise SystemExit(f"unmask {' '.join(words)} ended with code {code}: {errors.getvalue()}")
     inside = (Path(name) for name in names if name.startswith(f"{root}{os.sep}"))
     return sorted(str(path.relative_to(root)) for path in inside)
+
+
+def _importing(frame: FrameType | None, root: str) -> bool:
+    """Whether a module of the library is being imported when the function of this frame is called."""
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_code.co_filename.startswith(root):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def main() -> int:

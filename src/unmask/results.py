@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from unmask.decode.rows import Written, run_to_end, unigram_entropy
 from unmask.fill.holes import Attempt, Fill
 from unmask.text.tokenizer import Tokenizer
-from unmask.trace.events import Trace
+from unmask.trace.events import ALTERNATIVES, Trace
 from unmask.trace.recorder import Recorder
 
 Result = TypeVar("Result", bound="Generation")
@@ -88,7 +88,7 @@ def finished(
     options = {name: value for name, value in arguments.items() if name not in ("self", "trace")}
     start = time.perf_counter()
     recorder = model.recorder(arguments.get("template")) if arguments["trace"] else None
-    rows = run_to_end(stream(**options), recorder)
+    rows = run_to_end(stream(**options, alternatives=ALTERNATIVES if recorder else 0), recorder)
     result = collect(rows, model.tokenizer, time.perf_counter() - start)
     if recorder is None:
         return result

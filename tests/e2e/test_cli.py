@@ -269,7 +269,7 @@ def test_a_run_stopped_by_ctrl_c_or_killed_continues_to_the_same_bits(folder: Pa
 
 @pytest.mark.slow
 def test_more_steps_and_fine_tuning(folder: Path, whole: dict[str, Any]) -> None:
-    pairs = [json.dumps({"prompt": "the king and", "answer": " the queen"}) for _ in range(64)]
+    pairs = [json.dumps({"prompt": "the king and", "answer": f" the queen {n}"}) for n in range(64)]
     (folder / "pairs.jsonl").write_text("\n".join(pairs))
     tuned = json_of(
         folder, "train", "--init", "whole", "--data.source", "pairs.jsonl", "--train.steps", "5", "--threads", "1"

@@ -19,7 +19,7 @@ import unmask
 from unmask import tasks
 from unmask.bench.policy import policy_cell
 from unmask.cli.main import main
-from unmask.config import to_dict
+from unmask.config import to_dict, typed
 from unmask.disk.checkpoint import load_state, load_tensors
 from unmask.disk.folders import bundled, bundled_policies, latest
 from unmask.errors import CheckpointError, ConfigError, RunError
@@ -310,9 +310,10 @@ def test_several_stop_when_they_are_told_to(tmp_path: Path) -> None:
 def test_nothing_to_learn_from_is_said_before_training(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(TASK.format(verdict="Verdict(0.0)"), encoding="utf-8")
-    session = open_learning(replace(RUN, task=f"{file}:Mine"), out=tmp_path / "run")
-    with pytest.raises(RunError, match=r"solves none of 8 problems of .* so there is nothing to learn from"):
-        fit(session.learner, Quiet())
+    with typed([f"{file}:Mine"]):
+        session = open_learning(replace(RUN, task=f"{file}:Mine"), out=tmp_path / "run")
+        with pytest.raises(RunError, match=r"solves none of 8 problems of .* so there is nothing to learn from"):
+            fit(session.learner, Quiet())
 
 
 @pytest.mark.parametrize("verdict", ["1 / 0", "Verdict(float('nan'))"])

@@ -2,8 +2,9 @@
 
 __all__ = ["DemoArguments", "dial_table", "policy_table", "run"]
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -208,8 +209,7 @@ def _write(results: Sequence[_Result], folder: Path, seed: int) -> list[Path]:
     run = last.runs[-1]
     right = (number for number, score in sorted(run.verdicts.items()) if score == 1)
     example = last.puzzles.problems[next(right, 0)].example
-    options: Mapping[str, Any] = {"policy": run.policy, "temperature": 0.0, "seed": seed, "alternatives": 5}
-    trace = last.puzzles.model.fill(example.template, trace=True, **options).trace
+    trace = last.puzzles.model.fill(example.template, policy=run.policy, temperature=0.0, seed=seed, trace=True).trace
     assert trace is not None
     atomic_text(folder / "sudoku.html", to_html(trace))
     return [*paths, folder / "sudoku.html"]
@@ -301,8 +301,10 @@ def _fill(model: "Model", console: "Console", arguments: DemoArguments) -> list[
 
 
 def _fitting(model: "Model") -> str:
-    """The first of `_TEMPLATES` that fits into the window of the model."""
+    """The first of `_TEMPLATES` whose characters the model has and that fits into its window; the last always does."""
     for text in _TEMPLATES[:-1]:
+        if model.tokenizer.unknown(re.sub(r"\[\d+\]", "", text)):
+            continue
         try:
             model.canvas_of(text)
         except RequestError:

@@ -21,7 +21,18 @@ from unmask.disk.folders import refuse_foreign_file
 from unmask.errors import RequestError
 from unmask.output import console, note
 from unmask.ranges import Natural
-from unmask.trace.events import CHANGES, Event, Trace, last_events, position_texts, read, replay, to_html, to_jsonl
+from unmask.trace.events import (
+    ALTERNATIVES,
+    CHANGES,
+    Event,
+    Trace,
+    last_events,
+    position_texts,
+    read,
+    replay,
+    to_html,
+    to_jsonl,
+)
 from unmask.trace.picture import to_svg
 
 if TYPE_CHECKING:
@@ -48,7 +59,6 @@ _KEYS = {code: key for key, codes in _CODES.items() for code in codes}
 _SIGNS = {"committed": "+", "edited": "~", "rescued": "!", "remasked": "-"}
 _STYLES = {"committed": "", "edited": " underline", "rescued": " italic"}
 _GUIDE = "space play · ← → step · home end · + - speed · q quit   + written  ~ edited  ! rescued  - hidden again"
-_ALTERNATIVES = 5  # how many of the most probable tokens a trace records at each position
 _WHOLE = 8.0  # seconds that playing a whole trace takes at the initial speed
 _SLOWEST, _FASTEST = 0.25, 64.0  # steps a second
 
@@ -273,7 +283,7 @@ def keys_of(data: bytes) -> list[str]:
 class Tracing:
     """Records the decoding of a request, and writes the trace to a file."""
 
-    alternatives = _ALTERNATIVES
+    alternatives = ALTERNATIVES
     """How many of the most probable tokens the stream has to report at each position."""
 
     def __init__(self, path: str) -> None:

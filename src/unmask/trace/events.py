@@ -6,6 +6,7 @@ line and one event in each further line.
 """
 
 __all__ = [
+    "ALTERNATIVES",
     "CHANGES",
     "FILE_KEYS",
     "FORMAT",
@@ -35,6 +36,8 @@ from unmask.disk.json import LINES_BYTES, NotJson, parse_json, read_text
 from unmask.errors import DataError, RequestError
 from unmask.ranges import Count, Natural, real
 
+ALTERNATIVES = 5
+"""How many of the most probable tokens a trace records at each position."""
 Change = Literal["committed", "remasked", "edited", "rescued"]
 CHANGES: tuple[Change, ...] = get_args(Change)
 FILE_KEYS = {"change": "kind"}
