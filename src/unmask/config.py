@@ -107,12 +107,18 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def to_path(text: str | os.PathLike[str]) -> Path:
     """A path as a person wrote it -> the path: ~ and ~NAME at its start are home folders. Path("~/x") keeps the sign.
 
-    Raises ConfigError for a text with the character NUL, which no path has.
+    Raises ConfigError for a text with the character NUL, which no path has, and for ~NAME without such a user.
     """
-    name = os.fspath(text)
+    name = os.fsdecode(text)
+    if not name:
+        raise ConfigError("A path is empty; give a file or a folder (. is the folder that you work in).")
     if "\0" in name:
         raise ConfigError(f"'{name}' is no path: it has the character NUL in it.")
-    return Path(os.path.expanduser(name))
+    path = os.path.expanduser(name)
+    if path == name and name.startswith("~") and not os.path.lexists(name.partition("/")[0]):
+        user = name.partition("/")[0]
+        raise ConfigError(f"'{name}' begins with {user}, and there is no home folder of that name: write ./{name}.")
+    return Path(path)
 
 
 def absolute_path(typed: str) -> str:

@@ -7,6 +7,7 @@ __all__ = [
     "available_bytes",
     "bytes_text",
     "failure_of",
+    "is_shortage",
     "require_finite",
     "require_memory",
     "require_rows",
@@ -164,6 +165,7 @@ _NO_MEMORY = re.compile(
 _TOO_LARGE = re.compile(r"^OverflowError|^ValueError: Overflow when unpacking|converted to type .* without overflow")
 _NUL = re.compile(r"embedded null (byte|character)")
 _FILE_LIMIT = frozenset({errno.EMFILE, errno.ENFILE})
+_SHORTAGE = _FILE_LIMIT | {errno.ENOMEM}
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _BAD_NAME = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP})
@@ -208,6 +210,12 @@ def failure_of(error: BaseException) -> UnmaskError | None:
     if isinstance(error, ValueError) and _NUL.search(first):
         return ConfigError("A path has a NUL character, which no system allows: write it without.")
     return None
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether a file could not be read because the system had no descriptor or no memory left: it may be whole."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(cause, OSError) and cause.errno in _SHORTAGE
 
 
 def _file_failure(error: OSError) -> UnmaskError:

@@ -201,13 +201,14 @@ def standard_streams(*, ends: bool = False) -> Generator[Streams]:
     Closed descriptors 0 to 2 are opened on the null device first: else the next file that is opened has such a number,
     and whatever a library prints is written into it.
     """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
+    with suppress(OSError):  # no descriptor is free: then none of these is closed
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(descriptor, True)
+        os.close(descriptor)
     former = sys.stdout, sys.stderr
     for stream in former:
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without some character shows another instead of failing
+            stream.reconfigure(errors="backslashreplace")  # what the encoding lacks is shown as an escape
     streams = Streams(Stream(former[0], needed=True), Stream(former[1], needed=False))
     streams.out.ends = ends
     sys.stdout, sys.stderr = streams

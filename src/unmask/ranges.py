@@ -30,6 +30,7 @@ __all__ = [
     "whole",
 ]
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -145,16 +146,12 @@ Guidance = Annotated[float, real(0, 1e4, "0 is none")]
 
 
 def check_numbers(settings: object, prefix: str = "", error: type[UnmaskError] = ConfigError) -> None:
-    """Check each number of a dataclass against the range in its annotation; call it in `__post_init__`.
+    """Check each field of a dataclass against its annotation, as `checked` does; call it in `__post_init__`.
 
     Raises `error` in a sentence with the name (after `prefix`), the value, and what is possible.
     """
-    for name, (limits, optional) in _ranges(type(settings)).items():
-        value = getattr(settings, name)
-        each = "a value of " if isinstance(value, tuple | list) else ""
-        for number in _numbers(value):
-            if number is not None or not optional:
-                check_value(f"{each}{prefix}{name}", number, limits, error)
+    for name in _hints(type(settings)).keys() & {field.name for field in dataclasses.fields(cast(Any, settings))}:
+        _check(f"{prefix}{name}", getattr(settings, name), type(settings), name, error, error)
 
 
 def checked(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -177,17 +174,50 @@ def checked(function: Callable[Arguments, Result]) -> Callable[Arguments, Result
             values = signature.bind(*args, **options).arguments
         except TypeError as error:
             raise ArgumentError(f"{function.__name__} cannot be called like this: {error}.") from None
-        ranges = _ranges(function)
         for name, value in values.items():
-            hint, (limits, optional) = _hints(function).get(name), ranges.get(name, (None, True))
-            if limits is None and not _fits(value, hint):
-                raise ArgumentError(f"{name} is {shown(value)}; give {' or '.join(_in_words(hint))}.")
-            for number in _numbers(value) if limits is not None else ():
-                if number is not None or not optional:
-                    check_value(name, number, limits, RequestError)
+            _check(name, value, function, name, RequestError, ArgumentError)
         return function(*args, **options)
 
     return call
+
+
+def _check(
+    label: str, value: object, annotated: Any, name: str, range_error: type[UnmaskError], type_error: type[UnmaskError]
+) -> None:
+    """Check a value against the annotation of a field or parameter. Raises an error that calls it `label`."""
+    hint, (limits, optional) = _hints(annotated).get(name), _ranges(annotated).get(name, (None, True))
+    if limits is None:
+        if not _fits(value, hint):
+            raise type_error(f"{label} is {shown(value)}; give {' or '.join(_in_words(hint))}.")
+        return
+    if value is None and optional:
+        return
+    lists = [member for member in _members(hint) if typing.get_origin(member) in (tuple, list, Sequence)]
+    if not lists or not _listed(value):
+        if lists and not {int, float} & set(_members(hint)):
+            raise type_error(f"{label} is {shown(value)}; give a list of numbers.")
+        check_value(label, value, limits, range_error)
+        return
+    numbers, counts = cast(Sequence[object], value), {_length(member) for member in lists}
+    if None not in counts and len(numbers) not in counts:
+        raise range_error(
+            f"{label} is {shown(value)}; give {' or '.join(map(str, sorted(filter(None, counts))))} numbers."
+        )
+    for number in numbers:
+        if number is not None or not optional:
+            check_value(f"a value of {label}", number, limits, range_error)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union; another annotation itself."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return typing.get_args(annotation) if union else (annotation,)
+
+
+def _length(annotation: Any) -> int | None:
+    """The number of values of a tuple as it is annotated; None for any number."""
+    members = typing.get_args(annotation)
+    return None if typing.get_origin(annotation) is not tuple or Ellipsis in members else len(members)
 
 
 def check_value(name: str, value: object, limits: Any, error: type[UnmaskError] = ConfigError) -> None:
@@ -279,7 +309,9 @@ def _fits(value: object, annotation: Any) -> bool:
         return isinstance(value, annotation)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, member) for member in members)
-    if origin is Sequence:
+    if origin is typing.Literal:
+        return value in members
+    if origin is Sequence or (origin is tuple and Ellipsis in members):
         return _listed(value) and all(_fits(entry, members[0]) for entry in cast(Sequence[object], value))
     return True
 
@@ -291,7 +323,9 @@ def _in_words(annotation: Any) -> list[str]:
         return [_WORDS[annotation][0]]
     if origin in (typing.Union, types.UnionType):
         return list(dict.fromkeys(word for member in members for word in _in_words(member)))
-    if origin is Sequence:
+    if origin is typing.Literal:
+        return [f"one of {', '.join(map(shown, members))}"]
+    if origin in (Sequence, tuple):
         each = typing.get_args(members[0]) or members
         return [f"a list of {' or '.join(_WORDS[member][1] if member in _WORDS else 'objects' for member in each)}"]
     return [getattr(annotation, "__name__", str(annotation))]
@@ -299,7 +333,8 @@ def _in_words(annotation: Any) -> list[str]:
 
 def _listed(value: object) -> bool:
     """Whether a value is a list, a tuple, an array or another sequence, and no text."""
-    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str | bytes | dict)
+    sized = hasattr(value, "__len__") and hasattr(value, "__getitem__") and getattr(value, "ndim", 1) != 0
+    return sized and not isinstance(value, str | bytes | dict)
 
 
 def _digits(value: float) -> str:

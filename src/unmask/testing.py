@@ -15,9 +15,10 @@ from unmask.batch import keep_rows
 from unmask.decode.canvas import Canvas, Running, join
 from unmask.decode.loop import Decoder, Step
 from unmask.denoiser import Denoiser
-from unmask.errors import ConfigError, PluginError
+from unmask.errors import ArgumentError, ConfigError, PluginError
 from unmask.noise import generator
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
+from unmask.ranges import shown
 from unmask.tasks.contract import check_task
 
 _LARGEST = 2**16  # most contexts in a table
@@ -122,6 +123,8 @@ def check_policy(
     cache, has at least 32 positions, and its contract is checked too. Raises PluginError, in a sentence, for the first
     rule that is broken.
     """
+    if not callable(make_policy):
+        raise ArgumentError(f"make_policy is {shown(make_policy)}; give a class, or a function that returns a policy.")
     model = TableDenoiser(random_language(2, 8, seed)) if denoiser is None else denoiser
     mask_id = model.mask_id
 

@@ -71,7 +71,30 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "a text": ("generate", {"length": "5"}, "length is '5'; give a whole number of at least 1."),
     "a truth value": ("generate", {"length": True}, "length is True; give a whole number of at least 1."),
     "a number": ("generate", {"prompts": 3}, "prompts is 3; give a text or a list of texts."),
-    "a list": ("fill", {"temperature": [1, "a"]}, "temperature is 'a'; give 0 or a number from 0.0001 to 10000."),
+    "a list": (
+        "fill",
+        {"temperature": [1, "a"]},
+        "a value of temperature is 'a'; give 0 or a number from 0.0001 to 10000.",
+    ),
+    "a list for a number": ("generate", {"length": [4]}, "length is [4]; give a whole number of at least 1."),
+    "an array": ("generate", {"length": np.array([4])}, "length is [4]; give a whole number of at least 1."),
+    "a tensor": ("generate", {"length": torch.tensor(4)}, "length is tensor(4); give a whole number of at least 1."),
+    "a constraint": (
+        "generate",
+        {"constraint": 5},
+        "constraint is 5; give a function (tokens, where), None, or a list of these.",
+    ),
+    **{
+        f"{policy} as policy": (
+            "generate",
+            {"policy": policy},
+            (
+                f"policy is {policy}; give a name (unmask list policies), or a policy: an object that is called with "
+                "(view, state) and has the attribute `looks` (see unmask.policies.base)."
+            ),
+        )
+        for policy in (None, 5, print)
+    },
     "None": ("generate", {"seed": None}, "seed is None; give a whole number of at least 0."),
     "a fraction": ("generate", {"seed": 1.5}, "seed is 1.5; give a whole number of at least 0."),
     "suppress": ("generate", {"suppress": [1.5]}, "suppress is [1.5]; give a list of whole numbers or texts."),

@@ -167,6 +167,22 @@ def test_streams_that_are_closed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert cli.main(["train", "--help"]) == 1
 
 
+def test_what_an_encoding_lacks_is_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(raw, encoding="ascii"))
+    assert cli.main(["info", "漢"]) == 2
+    assert raw.getvalue().startswith(b"unmask: There is no checkpoint at '\\u6f22';")
+
+
+def test_no_descriptor_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def none_left(*arguments: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "open", none_left)
+    assert cli.main(["list", "corpora"]) == 0
+    assert "sotu" in capsys.readouterr().out
+
+
 def test_a_closed_file_object_is_a_failure_too() -> None:
     target = io.StringIO()
     target.close()

@@ -5,7 +5,7 @@ import math
 import typing
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pytest
@@ -41,6 +41,9 @@ class Sample:
     some: tuple[Count, ...] = ()
     maybe: Count | None = None
     heat: Temperature = 1.0
+    name: str = "a"
+    shape: Literal["round", "square"] = "round"
+    tags: tuple[Literal["x", "y"], ...] = ()
 
     def __post_init__(self) -> None:
         check_numbers(self, "sample.")
@@ -59,6 +62,14 @@ WRONG = [
     ({"maybe": 0}, "sample.maybe is 0; give a whole number of at least 1."),
     ({"heat": 1e-40}, "sample.heat is 1e-40; give 0 or a number from 0.0001 to 10000."),
     ({"heat": math.inf}, "sample.heat is inf; give 0 or a number from 0.0001 to 10000."),
+    ({"count": [1]}, "sample.count is [1]; give a whole number of at least 1."),
+    ({"pair": (0.5,)}, "sample.pair is (0.5,); give 2 numbers."),
+    ({"pair": 0.5}, "sample.pair is 0.5; give a list of numbers."),
+    ({"name": 5}, "sample.name is 5; give a text."),
+    ({"name": None}, "sample.name is None; give a text."),
+    ({"shape": "oval"}, "sample.shape is 'oval'; give one of 'round', 'square'."),
+    ({"tags": "x"}, "sample.tags is 'x'; give a list of"),
+    ({"tags": ("x", "z")}, "sample.tags is ('x', 'z'); give a list of"),
 ]
 
 

@@ -74,18 +74,18 @@ WRONG = [
     ('{"step": 1}\n', f"x is not a trace; {WRITTEN}"),
     (to_html(TRACE), f"x is not a trace; {WRITTEN}"),
     (changed(0, {"unmask_trace": 2}), "x has trace format 2 and this unmask reads up to 1: upgrade unmask."),
-    (changed(0, {"mask_id": "nine"}), "The first line of x is damaged (mask_id: Input should be a valid integer); "),
+    (changed(0, {"mask_id": "nine"}), "The first line of x is damaged: it has \"nine\" in the field 'mask_id', "),
     (
         changed(2, {"kind": "lost"}),
-        "line 3 of x is damaged (kind: Input should be 'committed', 'remasked', 'edited' or",
+        "line 3 of x is damaged: it has \"lost\" in the field 'kind', which has to be one of 'committed', 'remasked', ",
     ),
     (
         changed(2, {"step": None}),
-        "line 3 of x is damaged (step: Input should be a valid integer); write the trace again.",
+        "line 3 of x is damaged: it has null in the field 'step', which has to be a whole number; write the trace ",
     ),
     (changed(2, {"row": 2}), "line 3 of x is about row 2, position 2, which the header does not have."),
     (changed(6, {"position": 4}), "line 7 of x is about row 0, position 4, which the header does not have."),
-    ("\n".join([*LINES[:2], LINES[2][:-4], *LINES[3:]]), "line 3 of x is damaged ("),
+    ("\n".join([*LINES[:2], LINES[2][:-4], *LINES[3:]]), "line 3 of x is damaged: it is not JSON; "),
 ]
 
 

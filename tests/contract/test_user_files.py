@@ -167,6 +167,11 @@ def test_every_door_expands_the_home_folder(home: Path) -> None:
     assert to_path("a~/b") == Path("a~/b")
     with pytest.raises(ConfigError, match="NUL"):
         to_path("a\0b")
+    with pytest.raises(ConfigError, match="begins with ~nobody-here, and there is no home folder of that name"):
+        to_path("~nobody-here/x")
+    Path("~nobody-here").mkdir()
+    assert to_path("~nobody-here/x") == Path("~nobody-here/x")
+    Path("~nobody-here").rmdir()
     shutil.copytree(bundled()["sudoku"], home / "model")
     shutil.copytree(Path(str(bundled()["sudoku"])).parents[1] / "policies" / "automaton_eos", home / "policy")
     (home / "r.toml").write_text("[data]\nlength = 8\n")

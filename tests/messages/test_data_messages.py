@@ -55,7 +55,7 @@ def read(source: str, text_key: str = "text") -> list[object]:
         ({"length": 1}, "data.length is 1; give a whole number of at least 2."),
         ({"valid_share": 1.0}, "data.valid_share is 1.0; give a number between 0 and 1 (such as 0.05)."),
         ({"workers": 0}, "data.workers is 0; give a whole number from 1 to 1024."),
-        ({"eos": "both"}, "data.eos is 'both': it is append or none."),
+        ({"eos": "both"}, "data.eos is 'both'; give one of 'append', 'none'."),
         ({"text_key": ""}, "data.text_key is empty: give the name of the key that holds the text, such as text."),
         ({"tokenizer": ""}, "data.tokenizer is empty: give one of auto, byte, char, dna, bpe, or a path."),
         (

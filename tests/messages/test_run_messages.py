@@ -254,6 +254,7 @@ TORCHRUN = "start the run with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RAN
         ({"WORLD_SIZE": "0"}, f"RANK is 1, but there are 0 processes (WORLD_SIZE): {TORCHRUN}"),
         ({"MASTER_PORT": "70000"}, "MASTER_PORT is 70000, which is no port: give a number from 1 to 65535."),
         (dict.fromkeys(PROCESSES), None),
+        (dict.fromkeys(PROCESSES, ""), None),  # a shell that empties a variable unsets it
     ],
 )
 def test_processes(changes: dict[str, str | None], sentence: str | None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from unmask.cli.common import DecodingOptions, MachineOptions, RecordingOptions,
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.disk.folders import bundled, locate
 from unmask.disk.json import read_lines
-from unmask.errors import RequestError
+from unmask.errors import ConfigError, RequestError
 from unmask.limits import require_rows
 from unmask.output import console, note, show, show_text
 from unmask.ranges import Count, Draws
@@ -117,7 +117,7 @@ def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
         if "/" in word or word[0] in ".~":
             try:
                 locate(word)
-            except RequestError as error:
+            except (ConfigError, RequestError) as error:
                 raise RequestError(f"{error} {as_text}") from None
         near = get_close_matches(word.lower(), bundled(), n=1, cutoff=0.8)
         if near:

@@ -33,6 +33,7 @@ from unmask.config import to_path
 from unmask.disk.files import file_sha256
 from unmask.disk.json import read_json
 from unmask.errors import DataError
+from unmask.limits import is_shortage
 from unmask.ranges import Count, Natural
 from unmask.text.tokenizer import Tokenizer
 
@@ -243,6 +244,8 @@ def load_corpus(
         train = _load_part(folder, "train", facts.train, facts.length, dtype, record.sha256)
         valid = _load_part(folder, "valid", facts.valid, facts.length, dtype, record.sha256)
     except (DataError, OSError, ValueError) as error:
+        if is_shortage(error):
+            raise
         note(f"the prepared data in {folder} are damaged ({error}), so they are made again.")
         return None
     return Corpus(tokenizer, train, valid, folder.name, record.notes, facts, split)

@@ -90,8 +90,6 @@ class DataSettings:
             )
         if self.valid == "":
             raise ConfigError("data.valid is empty: give a source like data.source, or leave it out.")
-        if self.eos not in ("append", "none"):
-            raise ConfigError(f"data.eos is '{self.eos}': it is append or none.")
         self._check_columns()
         self._check_tokenizer()
 

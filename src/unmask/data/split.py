@@ -31,6 +31,7 @@ from unmask.data.sources import Source
 from unmask.disk.files import atomic_text, file_sha256
 from unmask.disk.folders import refuse_ambiguous
 from unmask.errors import DataError
+from unmask.limits import is_shortage
 from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
 from unmask.text.tokenizer import Tokenizer
 
@@ -316,8 +317,9 @@ def choose_tokenizer(
         try:
             if (folder / "sha256").read_text() == file_sha256(folder / "tokenizer.json"):
                 return Tokenizer.load(folder), name
-        except (DataError, OSError, ValueError):
-            pass
+        except (DataError, OSError, ValueError) as error:
+            if is_shortage(error):
+                raise
         note(f"the tokenizer in {folder} is damaged, so it is made again.")
     tokenizer = _make(name, settings.vocab_size, plan(), note)
     tokenizer.save(folder)

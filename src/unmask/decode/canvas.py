@@ -16,8 +16,9 @@ from torch import Tensor
 from unmask.batch import join_rows, keep_rows
 from unmask.decode.constraint import Constraint, Constraints
 from unmask.decode.propose import check_sampling
-from unmask.errors import RequestError
+from unmask.errors import ArgumentError, RequestError
 from unmask.policies.base import State
+from unmask.ranges import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,10 @@ def constraints_of(constraint: Constraints, count: int) -> tuple[tuple[Constrain
     """
     if constraint is None or callable(constraint):
         return (constraint,), [0] * count
+    if not isinstance(constraint, list | tuple) or not all(rule is None or callable(rule) for rule in constraint):
+        raise ArgumentError(
+            f"constraint is {shown(constraint)}; give a function (tokens, where), None, or a list of these."
+        )
     if len(constraint) != count:
         raise RequestError(f"{len(constraint)} constraints were given for {count} rows; give one, or one a row.")
     different = {id(rule): rule for rule in constraint}

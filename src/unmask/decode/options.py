@@ -13,14 +13,14 @@ from torch import Tensor
 from unmask.decode.loop import Decoder
 from unmask.decode.propose import check_sampling
 from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
-from unmask.errors import RequestError
+from unmask.errors import ArgumentError, RequestError
 from unmask.model.cache import cached
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.learned.policy import Learned
 from unmask.policies.options import Context
 from unmask.policies.registry import make
 from unmask.process import Schedule
-from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, check_value, checked
+from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, check_value, checked, shown
 from unmask.text.tokenizer import Tokenizer
 
 
@@ -84,6 +84,11 @@ def make_decoder(
     plain = denoiser
     context = Context(schedule, lambda: _unigram(plain, device))
     rule = make(policy, context) if isinstance(policy, str) else policy
+    if not callable(rule) or not hasattr(rule, "looks"):
+        raise ArgumentError(
+            f"policy is {shown(rule)}; give a name (unmask list policies), or a policy: an object that is called with "
+            "(view, state) and has the attribute `looks` (see unmask.policies.base)."
+        )
     if passes is not None:
         rule = _within(rule, passes, policy if isinstance(policy, str) else repr(policy))
     if suppress:

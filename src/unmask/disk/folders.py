@@ -42,7 +42,7 @@ Value = TypeVar("Value")
 _MODEL, _CONFIG = "model.safetensors", "config.json"
 _HOLDS = "a checkpoint folder holds model.safetensors and config.json"
 _LOADABLE = "a checkpoint or run folder that unmask wrote, or a bundled model (unmask list models)"
-_HUB = re.compile(r"(https?://huggingface\.co/|hf:/*)?(?!runs/)\w[\w.-]*/\w[\w.-]*/?")
+_HUB = re.compile(r"(https?://(www\.)?huggingface\.co/|hf:/*)[\w./@:-]+|(?!runs/)\w[\w.-]*/\w[\w.-]*/?")
 _FOREIGN = {
     "config.json": (("model_type", "architectures"), "a model of the transformers library"),
     "adapter_config.json": (("peft_type", "base_model_name_or_path"), "an adapter of the peft library"),
@@ -194,7 +194,8 @@ def resolve(path: str | os.PathLike[str]) -> Path:
             refuse_pickle(folder)
         raise CheckpointError(f"{folder} is a file: give the folder it is in; {_HOLDS}.")
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} does not exist: give a checkpoint or run folder; {_HOLDS}.")
+        what = "is a device, a pipe or a socket" if folder.exists() else "does not exist"
+        raise CheckpointError(f"{folder} {what}: give a checkpoint or run folder; {_HOLDS}.")
     if foreign := _foreign(folder):
         raise CheckpointError(f"{folder} holds {foreign}. unmask cannot load such models yet; give {_LOADABLE}.")
     if (folder / _CONFIG).is_file() or (folder / _MODEL).is_file():

@@ -155,7 +155,7 @@ def parse_json(text: str, shape: type[Shape]) -> Shape:
     except NotJson:
         raise
     except json.JSONDecodeError as error:
-        raise NotJson("is not JSON", error.msg, cut=True) from error
+        raise NotJson("is not JSON", error.msg.removesuffix(" at"), cut=True) from error
     except ValueError as error:
         raise NotJson(_TOO_LONG) from error
     if text.count("[") + text.count("{") > JSON_DEPTH:

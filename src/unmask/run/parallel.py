@@ -122,12 +122,12 @@ def _place(environment: Mapping[str, str]) -> tuple[Group, tuple[str, int]] | No
 
     Raises ConfigError for variables that are missing, no number, or out of range.
     """
-    if not any(name in environment for name in _VARIABLES[:3]):
+    if not any(environment.get(name) for name in _VARIABLES[:3]):
         return None
     if environment.get("WORLD_SIZE") == "1" and environment.get("RANK", "0") == "0":
         return None
     if missing := [name for name in _VARIABLES if not environment.get(name)]:
-        present = next(name for name in _VARIABLES if environment.get(name) or name == "LOCAL_RANK")
+        present = next(name for name in _VARIABLES if environment.get(name))
         verb = "is" if len(missing) == 1 else "are"
         raise ConfigError(f"{present} is set and {', '.join(missing)} {verb} not: {_ADVICE}.")
     numbers: dict[str, int] = {}

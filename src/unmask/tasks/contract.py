@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 
-from unmask.errors import PluginError, RequestError
+from unmask.errors import ArgumentError, PluginError, RequestError
+from unmask.ranges import shown
 from unmask.tasks.base import SPLITS, Example, Task, judge
 from unmask.text.template import parse_template
 
@@ -22,6 +23,8 @@ def check_task(make_task: Callable[[], Task], *, count: int = 8, seed: int = 0) 
     Raises:
         PluginError: for the first rule that the task breaks.
     """
+    if not callable(make_task):
+        raise ArgumentError(f"make_task is {shown(make_task)}; give a class, or a function that returns a task.")
     task = make_task()
     problems = {split: _problems(make_task, split, count, seed) for split in SPLITS}
     for split, other in (("train", "valid"), ("train", "test"), ("valid", "test")):

@@ -32,7 +32,7 @@ from typing import Any
 
 from unmask.config import is_typed, to_path, typed
 from unmask.errors import PluginError, RequestError, did_you_mean, plugin_failure, reason_in_words
-from unmask.ranges import LARGEST, Range, number_of, range_of, real, whole
+from unmask.ranges import LARGEST, Range, checked, number_of, range_of, real, whole
 from unmask.tasks.arithmetic import Arithmetic
 from unmask.tasks.automaton import Automaton
 from unmask.tasks.base import Task
@@ -185,6 +185,7 @@ def make(text: str) -> Task:
     return task
 
 
+@checked
 def make_typed(text: str) -> Task:
     """A text such as "sudoku:side=4" or "mine.py:MyTask:level=3" -> the task; the Python file that it names is run.
 

@@ -230,7 +230,7 @@ def from_jsonl(text: str, name: str = "the text") -> Trace:
         except NotJson as error:
             if number == len(lines) + 1 and error.cut:
                 return Trace(header, tuple(events), cut=True)
-            raise DataError(f"{where} is damaged ({error.detail or error.reason}); write the trace again.") from None
+            raise DataError(f"{where} is damaged: it {error.reason}; write the trace again.") from None
         _check_position(event, header, where)
         events.append(event)
     return Trace(header, tuple(events))
@@ -255,10 +255,10 @@ def _header(line: str, name: str) -> Header:
         for text in header.raw.values():
             bytes.fromhex(text)
     except ValueError as error:  # NotJson, or what is not hexadecimal
-        reason = error.detail if isinstance(error, NotJson) else f"raw: {error}"
-        raise DataError(f"The first line of {name} is damaged ({reason}); write the trace again.") from None
+        reason = error.reason if isinstance(error, NotJson) else f"has raw bytes that are not hexadecimal ({error})"
+        raise DataError(f"The first line of {name} is damaged: it {reason}; write the trace again.") from None
     if not header.rows:
-        raise DataError(f"The first line of {name} is damaged (rows: it has none); write the trace again.")
+        raise DataError(f"The first line of {name} is damaged: it has no rows; write the trace again.")
     return header
 
 
