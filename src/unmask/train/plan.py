@@ -64,7 +64,7 @@ class TrainPlan:
     seconds: Annotated[float | None, real(0, above=True)] = None
     """The budget of a run of so many minutes, its validations and checkpoints included: the learning rate follows the
     clock, and `steps` is an estimate."""
-    ending: float = 1.0
+    ending: Annotated[float, real(0)] = 1.0
     """Seconds that the last validation of such a run is expected to take."""
     capped: bool = False
     """Whether a run with a budget ends after `steps`, too, because the text is worth no more of them."""
