@@ -19,6 +19,7 @@ from unmask.data.packed import Packed
 from unmask.errors import ArgumentError, RequestError, UnmaskWarning
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
+from unmask.policies.prefix import Prefix
 from unmask.process import MaskedDiffusion
 from unmask.text.build import byte_tokenizer, char_tokenizer, dna_tokenizer
 from unmask.text.tokenizer import Tokenizer
@@ -146,6 +147,23 @@ def test_a_result_has_a_short_repr_and_plain_values(model: Model) -> None:
     assert [attempt["lengths"] for attempt in values["attempts"][0]] == [list(a.lengths) for a in filling.attempts[0]]
     bound = model.bound("the king")
     assert json.loads(json.dumps(bound.to_dict()))["perplexity"] == bound.perplexity
+
+
+def test_what_a_model_has_is_printed_short(model: Model) -> None:
+    """Nothing prints tensors, a vocabulary or a file."""
+    first = next(model.stream("the king", length=3, policy="random:steps=3"))
+    assert repr(first) == f"Snapshot(1 row: {first.text!r})"
+    trace = model.generate("a", length=2, trace=True, stop_at_eos=False).trace
+    assert repr(trace) == "Trace(rows=1, events=2)"
+    for part in (model.tokenizer, unmask.load("sudoku").checkpoint):
+        assert len(repr(part)) < 200
+
+
+def test_a_policy_is_an_object(model: Model) -> None:
+    with pytest.raises(RequestError, match=r"policy is the class Prefix; give an object of it, Prefix\(\)"):
+        model.generate("a", length=2, policy=Prefix)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(RequestError, match="policy is 5; give a name"):
+        model.generate("a", length=2, policy=5)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_snapshot_is_printed_by_its_text(model: Model) -> None:

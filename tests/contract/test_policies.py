@@ -11,9 +11,10 @@ import torch
 from unmask.errors import ConfigError, PluginError, RequestError
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View
 from unmask.policies.options import Context
+from unmask.policies.or_else import OrElse
 from unmask.policies.registry import ENTRIES, make, names
 from unmask.policies.top_k import SCORES, TopK, take_best
-from unmask.testing import TableDenoiser, check_policy, random_language
+from unmask.testing import TableDenoiser, check_policy, check_task, random_language
 
 CONTEXT = Context(unigram=lambda: torch.tensor([0.7, 0.3, 0.0]))
 PACED = [name for name, entry in ENTRIES.items() if "steps" in entry.options]
@@ -170,6 +171,13 @@ def replace_reveal(decision: Decision, reveal: Any) -> Decision:
     return decision._replace(reveal=reveal)
 
 
+class Alone(Broken):
+    """Returns its decision without the state."""
+
+    def __call__(self, view: View, state: State) -> Any:
+        return super().__call__(view, state)[0]
+
+
 CONTROLS: list[tuple[Callable[[], UnmaskingPolicy], str]] = [
     (Overreaching, "revealed positions that were not eligible"),
     (Rewriting, "revealed positions that were not eligible"),
@@ -180,6 +188,7 @@ CONTROLS: list[tuple[Callable[[], UnmaskingPolicy], str]] = [
     (Scribbling, "changed view.step"),
     (Counting, "it has to be a bool for each position"),
     (Timeless, "it lies in (0, 1]"),
+    (Alone, "it returned Decision; return a pair"),
 ]
 
 
@@ -193,6 +202,23 @@ def test_each_way_of_breaking_it_is_noticed(policy: Callable[[], UnmaskingPolicy
         check_policy(policy, block_size=4, temperature=1.0)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plain_function_is_a_policy() -> None:
+    def everything(view: View, state: State) -> tuple[Decision, State]:
+        return Decision(view.eligible), state
+
+    policy: Any = everything
+    check_policy(lambda: policy)
+    check_policy(lambda: OrElse(policy, policy), block_size=4)
+
+
+@pytest.mark.parametrize("check", [check_policy, check_task])
+def test_an_object_is_not_what_makes_one(check: Callable[[Any], None]) -> None:
+    with pytest.raises(PluginError, match="which cannot be called without arguments; give what makes a"):
+        check(Broken())
+    with pytest.raises(PluginError, match="which cannot be called without arguments"):
+        check(5)
 
 
 class Idle(Broken):

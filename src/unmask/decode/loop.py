@@ -7,7 +7,7 @@ Rows are independent: noise is a function of (seed, turn, position), states neve
 batch. Shapes: B rows, L positions, V vocabulary, N picked positions.
 """
 
-__all__ = ["Decoder", "Step"]
+__all__ = ["Decoder", "Step", "pair_of"]
 
 import math
 from collections.abc import Iterator
@@ -93,7 +93,7 @@ class Decoder:
         before, memory = (None, None) if state is None else state
         canvas, masked, eligible, erasable = self._enter(canvas)
         view = self._view_before(canvas, masked, eligible, erasable)
-        if self.policy.looks:
+        if getattr(self.policy, "looks", True):
             view, seen, memory = self._look(canvas, view, memory)
             decision, after, revealed, rescued = self._decide(view, before, view.confidence)
             tokens, log_prob = torch.where(revealed, view.proposal, canvas.tokens), seen.log_prob
@@ -278,7 +278,7 @@ class Decoder:
         is no decision.
         """
         with plugin_failure(f"The policy {self.policy!r}") if _foreign(self.policy) else nullcontext():
-            decision, after = self.policy(view, before)
+            decision, after = pair_of(self.policy(view, before))
             if decision.reveal.shape != view.eligible.shape or decision.reveal.dtype != torch.bool:
                 raise TypeError(f"reveal has to be bool {tuple(view.eligible.shape)}, as view.eligible")
             return decision, after, *self._settle(view, decision, surest)
@@ -303,6 +303,15 @@ class Decoder:
         if bool((decision.done & left).any()):
             raise PluginError(f"{self.policy!r} is done with a block in which a MASK is left; reveal it first.")
         return decision.reveal, torch.zeros_like(decision.done)
+
+
+def pair_of(answer: object) -> tuple[Decision, State]:
+    """What a policy returned -> the same, decision and state. Raises TypeError for what is no such pair."""
+    match answer:
+        case (Decision() as decision, after) if not isinstance(answer, Decision):
+            return decision, after
+        case _:
+            raise TypeError(f"it returned {type(answer).__name__}; return a pair, (Decision(reveal), state or None)")
 
 
 def _foreign(policy: object) -> bool:

@@ -51,6 +51,12 @@ class Snapshot(NamedTuple):
     before: tuple[Sequence[int], ...] = ()  # the tokens of each row before its window
     source: Source | None = None
 
+    def __repr__(self) -> str:
+        """A line: the number of rows, and the text of the first so far."""
+        rows = f"{len(self.rows)} row" + ("s" if len(self.rows) != 1 else "")
+        text = f": {self.text!r}" if self.source is not None and self.rows else ""
+        return f"Snapshot({rows}{text})"
+
     @property
     def texts(self) -> list[str]:
         """The text of each row so far, with ░ for each masked token. Nothing is decoded before it is asked for.
@@ -201,7 +207,7 @@ def unigram_entropy(samples: Iterable[Iterable[int]]) -> float:
     """Samples -> the entropy in nats of the distribution of their tokens; 0 without tokens."""
     counts = Counter(token for sample in samples for token in sample)
     total = sum(counts.values())
-    return -sum(n / total * math.log(n / total) for n in counts.values()) if total else 0.0
+    return sum(n / total * math.log(total / n) for n in counts.values()) if total else 0.0
 
 
 def _missing(text: Written, new: int) -> int:

@@ -26,7 +26,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -67,7 +67,7 @@ class TensorFacts:
 class TensorHeader:
     """The header of a file: its tensors by name, and its text metadata."""
 
-    tensors: dict[str, TensorFacts]
+    tensors: dict[str, TensorFacts] = field(repr=False)
     metadata: dict[str, str]
 
 
@@ -77,12 +77,12 @@ class Checkpoint:
 
     folder: Path
     format: int
-    versions: dict[str, str]
-    config: dict[str, Any]
-    tokenizer_json: str | None
-    run: dict[str, Any] | None
-    card: str | None
-    tensors: dict[str, TensorFacts]
+    versions: dict[str, str] = field(repr=False)
+    config: dict[str, Any] = field(repr=False)
+    tokenizer_json: str | None = field(repr=False)
+    run: dict[str, Any] | None = field(repr=False)
+    card: str | None = field(repr=False)
+    tensors: dict[str, TensorFacts] = field(repr=False)
 
     @property
     def parameters(self) -> int:

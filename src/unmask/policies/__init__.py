@@ -17,3 +17,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         return getattr(import_module("unmask.policies.registry"), name)
     raise AttributeError(f"module 'unmask.policies' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

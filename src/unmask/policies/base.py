@@ -93,8 +93,9 @@ class UnmaskingPolicy(Protocol):
 
     @property
     def looks(self) -> bool:
-        """Whether the decision depends on the model's output. If not, the pass runs after the decision, at its `time`,
-        and the vocabulary head only at the positions that are revealed."""
+        """Whether the decision depends on the model's output; true for a policy without this attribute, such as a plain
+        function. If not, the pass runs after the decision, at its `time`, and the vocabulary head only at the positions
+        that are revealed."""
         ...
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]: ...

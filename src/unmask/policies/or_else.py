@@ -18,7 +18,7 @@ class OrElse:
 
     @property
     def looks(self) -> bool:
-        return self.first.looks or self.second.looks
+        return getattr(self.first, "looks", True) or getattr(self.second, "looks", True)
 
     @property
     def needs(self) -> Needs:

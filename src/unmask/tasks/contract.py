@@ -1,7 +1,8 @@
 """The contract of a task as a function; public as `unmask.testing.check_task`."""
 
-__all__ = ["check_task"]
+__all__ = ["check_task", "require_maker"]
 
+import inspect
 import random
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -23,8 +24,12 @@ def check_task(make_task: Callable[[], Task], *, count: int = 8, seed: int = 0) 
     Raises:
         PluginError: for the first rule that the task breaks.
     """
+<<<<<<< HEAD
     if not callable(make_task):
         raise ArgumentError(f"make_task is {shown(make_task)}; give a class, or a function that returns a task.")
+=======
+    require_maker(make_task, "check_task", "task")
+>>>>>>> 3d296c0 (wip)
     task = make_task()
     problems = {split: _problems(make_task, split, count, seed) for split in SPLITS}
     for split, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
@@ -35,6 +40,19 @@ def check_task(make_task: Callable[[], Task], *, count: int = 8, seed: int = 0) 
     letters = "".join(sorted({letter for example in problems["test"] for letter in example.answer}))
     for example in problems["test"]:
         _check_verdicts(make_task, example, letters)
+
+
+def require_maker(make: object, check: str, noun: str) -> None:
+    """Raises PluginError for an argument of `check` that cannot be called without arguments, such as an object."""
+    try:
+        inspect.signature(make).bind()  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        raise PluginError(
+            f"{check} got {make!r}, which cannot be called without arguments; give what makes a {noun}: "
+            f"its class, or lambda: {noun}."
+        ) from None
+    except ValueError:
+        return  # a callable of C code that does not tell its arguments
 
 
 def _problems(make_task: Callable[[], Task], split: str, count: int, seed: int) -> Sequence[Example]:

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Tokenizer:
     Text never encodes to a special id: a literal "<mask>" in a text becomes ordinary tokens.
     """
 
-    backend: tokenizers.Tokenizer
+    backend: tokenizers.Tokenizer = field(repr=False)
     """Owned by this object: not to be changed."""
     mask_id: int
     pad_id: int
@@ -81,9 +81,9 @@ class Tokenizer:
     eos_id: int | None
     vocab_size: int
     """The highest id plus 1, special tokens included."""
-    _plain_bytes: bool
+    _plain_bytes: bool = field(repr=False)
     """Whether each token is a byte and its id the value of the byte: then no library call is needed."""
-    _guarded: bool
+    _guarded: bool = field(repr=False)
     """Whether the library could encode text to a special id: then ids are checked after encoding."""
     unknown_id: int | None
     """The id of text that has no token; None if every text has tokens."""

@@ -109,7 +109,7 @@ class Header:
     """Height and width of the boxes that the grid is ruled into."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trace:
     """Events in the order in which they happened; those of each row are sorted by step."""
 
@@ -117,6 +117,10 @@ class Trace:
     events: tuple[Event, ...]
     cut: bool = False
     """Whether the file ends in the middle of an event, which is left out."""
+
+    def __repr__(self) -> str:
+        """A line: how many rows and events."""
+        return f"Trace(rows={len(self.header.rows)}, events={len(self.events):,})"
 
 
 def replay(trace: Trace, row: int = 0, step: int | None = None) -> list[int]:
