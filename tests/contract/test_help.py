@@ -1,5 +1,6 @@
 """Help pages and completion scripts: every verb, every option, any width, without torch."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unmask.cli.help import FIRST, POLICIES, TASKS, arguments_of, texts_of
+from unmask.cli.help import FIRST, POLICIES, TASKS, arguments_of, shown_fields, texts_of
 from unmask.cli.main import EXIT_CODES, VERBS, main
 from unmask.cli.parse import fields_of
 from unmask.errors import ConfigError, RunError
@@ -37,7 +38,7 @@ def test_a_page_names_every_argument_and_begins_with_five_options(
     verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    lines, fields = page(verb, capsys), fields_of(arguments_of(verb))
+    lines, fields = page(verb, capsys), shown_fields(arguments_of(verb), verb)
     assert lines[0].startswith(f"usage: unmask {verb}")
     options = [match[1] for line in lines if (match := re.match(r"  (?:-v, )?(--[\w.-]+)", line))]
     typed = ["--" + field.name.replace("_", "-") for field in fields if not field.positional]
@@ -67,6 +68,23 @@ def test_defaults_and_choices_are_shown(capsys: pytest.CaptureFixture[str], monk
     assert "--train.shape cosine|constant The shape" in text
     assert "; default: 0.9 0.999)" in text
     assert "(required)" in " ".join(page("frontier", capsys))
+
+
+def test_a_verb_that_measures_shows_no_defaults_of_training(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("eval", "pace"):
+        text = "\n".join(page(verb, capsys))
+        assert "(default: shakespeare)" not in text
+        assert "--data.tokenizer" not in text  # it is the checkpoint's
+        assert "by default as in training:" in text
+    assert "(default: shakespeare)" in " ".join(page("train", capsys))
+
+
+def test_a_policy_is_listed_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """That of the knob of `frontier` comes first."""
+    assert main(["list", "policies", "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)["policies"]
+    assert lines["threshold"].endswith(" Options: threshold.")
+    assert lines["klass"].endswith(" Options: threshold, history, kl.")
 
 
 def test_every_option_has_a_text() -> None:

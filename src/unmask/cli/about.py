@@ -75,7 +75,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "process": _part(config, "process"),
         "tokenizer": _tokenizer(checkpoint),
         "step": record.get("step"),
-        "steps": _part(record, "plan").get("steps"),
+        **{name: _part(record, "plan").get(name) for name in ("steps", "seconds", "capped")},
         "bound": bound or None,
         "best_step": record.get("best_step"),
         "perplexity": math.exp(min(nats, 700.0)) if holds(real(), nats) else None,
@@ -126,7 +126,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size'] or 0:,} ids",
     }
     if facts["step"] is not None:
-        rows["step"] = _figure(facts["step"], ",") + (f" of {_figure(facts['steps'], ',')}" if facts["steps"] else "")
+        counted = facts["steps"] and (facts["seconds"] is None or facts["capped"])  # else an estimate, for minutes
+        rows["step"] = _figure(facts["step"], ",") + (f" of {_figure(facts['steps'], ',')}" if counted else "")
     if facts["perplexity"] is not None:
         error = "" if bound.get("stderr") is None else f" ± {_figure(bound['stderr'], '.4f')}"
         rows["bound"] = (
@@ -203,10 +204,14 @@ def _listed(category: str) -> dict[str, str]:
         return {name: corpus.about for name, corpus in CORPORA.items()}
     if category == "policies":
         from unmask.disk.folders import bundled_policies
-        from unmask.policies.registry import names
+        from unmask.policies.registry import ENTRIES, names
 
+        lines = names()
+        for name, entry in ENTRIES.items():
+            knob = "" if entry.knob is None else entry.knob.option  # the option that frontier varies comes first
+            lines[name] += _options(sorted(entry.options, key=lambda option: (option != knob, option)))
         bundled = {f"learned:from={name}": f"A bundled policy for {name}." for name in bundled_policies()}
-        return dict(sorted((names() | bundled).items()))
+        return dict(sorted((lines | bundled).items()))
     if category == "tasks":
         return _tasks()
     if category == "estimators":
@@ -228,9 +233,13 @@ def _tasks() -> dict[str, str]:
             known = options(name)
         except PluginError:  # the line already explains why it cannot be loaded
             continue
-        shown = [f"{key}={value}" if value else key for key, value in known.items()]
-        lines[name] += f" Options: {', '.join(shown) or 'none'}."
+        lines[name] += _options([f"{key}={value}" if value else key for key, value in known.items()] or ["none"])
     return lines
+
+
+def _options(names: Sequence[str]) -> str:
+    """Options -> the end of the line about what has them."""
+    return f" Options: {', '.join(names)}." if names else ""
 
 
 def _models() -> dict[str, str]:

@@ -8,6 +8,7 @@ __all__ = [
     "arguments_of",
     "help_page",
     "run_completion",
+    "shown_fields",
     "texts_of",
 ]
 
@@ -28,6 +29,7 @@ from typing import Any, Literal
 
 from unmask.cli.main import VERBS
 from unmask.cli.parse import Field, Positional, choices_of, fields_of, parse, written
+from unmask.data.settings import FIXED, DataSettings
 from unmask.output import show_text
 
 FIRST = {
@@ -55,6 +57,8 @@ POLICIES = (
 )
 TASKS = ("arithmetic", "automaton", "countdown", "gsm8k", "gym", "sudoku")
 """The names in the registries of policies and tasks, which cannot be imported without torch; a test compares them."""
+
+_MEASURES = ("eval", "pace")
 
 _NARROWEST, _WIDEST, _COLUMN = 40, 100, 28
 _NUMBER = re.compile(r"^(0 or )?a (?:whole |finite )?number ?(?:of )?")  # what N and X say already
@@ -85,7 +89,7 @@ def arguments_of(verb: str) -> type:
 def help_page(cls: type, verb: str) -> str:
     """The arguments of a verb -> its help, as wide as the terminal but between 40 and 100 characters."""
     width = min(max(shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
-    fields = fields_of(cls)
+    fields = shown_fields(cls, verb)
     first = [field for name in FIRST.get(verb, ()) for field in fields if field.name == name]
     usage = VERBS[verb][1] if verb in VERBS else ""
     lines = [f"usage: unmask {verb} {usage} [OPTIONS]", "", *_paragraphs(cls.__doc__ or "", width)]
@@ -94,8 +98,17 @@ def help_page(cls: type, verb: str) -> str:
     rest = [field for field in fields if not field.positional and field not in first]
     for owner in sorted(dict.fromkeys(field.owner for field in rest), key=lambda owner: owner is not cls):
         title = "more options" if owner is cls else _sentence(owner.__doc__ or owner.__name__)
+        title += ", by default as in training" if verb in _MEASURES and owner is DataSettings else ""
         lines += _section(title[:1].lower() + title[1:], [field for field in rest if field.owner is owner], width)
     return "\n".join(lines).rstrip()
+
+
+def shown_fields(cls: type, verb: str) -> list[Field]:
+    """The arguments of a verb -> its options; of a verb that measures, the options of the text have no default."""
+    if verb not in _MEASURES:
+        return list(fields_of(cls))
+    kept = [field for field in fields_of(cls) if field.path[-1] not in FIXED]
+    return [field._replace(default=None) if field.owner is DataSettings else field for field in kept]
 
 
 def _paragraphs(text: str, width: int) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, duration, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.config import to_path
-from unmask.data.settings import DataSettings
+from unmask.data.settings import FIXED, DataSettings
 from unmask.errors import RequestError
 from unmask.output import note, show
 from unmask.ranges import Count, Seed, real, whole
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unmask.eval.pace import PaceComparison
     from unmask.objective.bound import Bound
 
-_FIXED = {"data.tokenizer", "data.vocab_size", "data.mask_token"}
+
 _TEXT = {"data.source", "data.valid", "data.text_key", "data.prompt_key", "data.answer_key"}
 """Options that name a text; `data.valid_share` alone is about the text of the training."""
 _SECONDS_BETWEEN_LINES = 10.0
@@ -99,7 +99,7 @@ def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> tupl
     first: Any = parse(cls, argv, verb)
     first.trust.apply()
     typed = typed_options(cls, argv, verb)
-    refuse(typed & _FIXED, f"{verb}: the tokenizer is the checkpoint's.")
+    refuse(typed & {f"data.{name}" for name in FIXED}, f"{verb}: the tokenizer is the checkpoint's.")
 
     from unmask.disk.checkpoint import read_checkpoint
     from unmask.disk.folders import locate

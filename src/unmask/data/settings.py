@@ -1,6 +1,6 @@
 """The settings of training data; imports neither numpy nor torch, so that `--help` is fast."""
 
-__all__ = ["BUILT_IN_TOKENIZERS", "SMALLEST_BPE", "SPLIT_RULE", "Columns", "DataSettings"]
+__all__ = ["BUILT_IN_TOKENIZERS", "FIXED", "SMALLEST_BPE", "SPLIT_RULE", "Columns", "DataSettings"]
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -9,6 +9,7 @@ from unmask.errors import ConfigError
 from unmask.ranges import Threads, check_numbers, real, whole
 
 BUILT_IN_TOKENIZERS = ("auto", "byte", "char", "dna", "bpe")
+FIXED = frozenset({"tokenizer", "vocab_size", "mask_token"})  # settings that a checkpoint decides
 SMALLEST_BPE = 259  # 256 bytes, MASK, PAD and EOS
 SPLIT_RULE = 2
 """The rule by which sources are read and split; a run records its number.
