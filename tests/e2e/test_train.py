@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -331,6 +332,7 @@ def test_training_speaks_early_and_minutes_end_it(
     assert report["reason"] in ("finished", "no better bound")
     assert "  sample: " in err
     assert "in 0.15 min, about " in err
+    assert f"Done after step {report['step']} (" in err  # a budget has no number of steps
     assert math.isfinite(report["best"]["nats_per_token"])
     lines = read_metrics(book / "run" / "metrics.jsonl")
     assert any(line.get("sample") for line in lines)
@@ -348,7 +350,7 @@ def test_training_speaks_early_and_minutes_end_it(
         (["--minutes", "nan"], "train.minutes"),
         (["--minutes", "-3"], "minutes"),
         (["--sample-every", "-1"], "sample"),
-        (["--minutes", "0.0001"], "0.0001 minutes are too few: reading the text took"),
+        (["--minutes", "0.0001"], "0.0001 min is too short: "),
     ],
 )
 def test_what_is_refused(words: list[str], sentence: str, book: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -356,6 +358,25 @@ def test_what_is_refused(words: list[str], sentence: str, book: Path, capsys: py
     assert main([*base, *words]) == 2
     assert sentence in capsys.readouterr().err
     assert not (book / "runs").exists()
+
+
+def test_a_model_of_pairs_is_used_by_its_prompts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands that are printed at the end can be typed: a held-out prompt, and the length of the answers."""
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{n}+{n}=,{2 * n}\n" for n in range(40))
+    (tmp_path / "sums.csv").write_text("question,answer\n" + rows)
+    words = ["train", "--data.source", "sums.csv", "--data.tokenizer", "char", "--data.length", "12", *SMALL]
+    assert main([*words, "--train.steps", "3", "--train.batch", "4", "--out", "run", "--train.threads", "1"]) == 0
+    printed = capsys.readouterr().err
+    assert "1 thread\n" in printed
+    typed = next(line for line in printed.splitlines() if line.startswith("  unmask generate"))
+    assert typed.endswith("--length 3 --policy confidence --temperature 0")
+    assert "fill" not in printed.split("Next:")[1]
+    _, *typed_words = shlex.split(typed)
+    assert main(typed_words) == 0
+    assert capsys.readouterr().out.startswith(typed_words[2])
 
 
 @pytest.mark.slow

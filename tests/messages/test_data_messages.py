@@ -89,6 +89,10 @@ def test_settings(values: dict[str, object], sentence: str) -> None:
         ),
         ("zzz", f"there is no file, folder or corpus 'zzz' (the corpora are {NAMES}): known: {NAMES}."),
         ("no/such.txt", f"there is no file or folder no/such.txt: give a path that exists, or one of {NAMES}."),
+        (
+            "a.py:T",
+            f"there is no file or folder a.py:T: give a path that exists, or one of {NAMES}. A task is task:a.py:T",
+        ),
         ("*.txt", "no file matches *.txt: check the pattern, and quote it on a command line."),
         ("hf:", "hf: names no data set: write hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG@SPLIT."),
     ],

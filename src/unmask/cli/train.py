@@ -170,7 +170,7 @@ def _rows(facts: dict[str, Any]) -> dict[str, str]:
         f"peak rate {facts['lr']:g}"
         + (", a tenth because --init" if facts["init"] and facts["lr_is_default"] else "")
         + (f", from step {facts['step']:,}" if facts["step"] else ""),
-        "machine": f"{facts['device']}, {facts['dtype']}, {facts['threads']} threads"
+        "machine": f"{facts['device']}, {facts['dtype']}, {facts['threads']} thread{'s' * (facts['threads'] != 1)}"
         + (f", {facts['processes']} processes" if facts["processes"] > 1 else ""),
         "memory": f"about {size(facts['memory_bytes'])}",
     }
@@ -249,16 +249,26 @@ def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
     if interrupted:
         note(f"Stopped after step {result.step}; saved. Go on with: {resume_command('train', folder)}")
         return result.exit_code
-    note(f"Done after step {result.step:,} of {session.plan.steps:,} ({result.reason}).")
+    of = f" of {session.plan.steps:,}" if session.plan.counted else ""  # a budget of time has no number of steps
+    note(f"Done after step {result.step:,}{of} ({result.reason}).")
     if best is not None:
         note(f"Best on held-out text, at step {result.best_step:,}: {_figure(best)}, perplexity {best.perplexity:.2f}")
     note(*table({"model": str(resolve(folder)), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
-    note("", "Next:", f"  unmask generate {folder} --watch")
-    note(
-        f"  {shlex.join(['unmask', 'eval', str(folder), *typed_again('--data.source')])}",
-        f"  unmask fill {folder} 'A text with [5] holes'",
-    )
+    note("", "Next:", *(f"  {shlex.join(words)}" for words in _next(session)))
     return 0
+
+
+def _next(session: "Session") -> list[list[str]]:
+    """Session -> the words of the commands that use its model: of one of pairs, to answer a held-out prompt."""
+    folder, rows, sample = str(session.folder), session.corpus.train, session.trainer.sample
+    measure = ["unmask", "eval", folder, *typed_again("--data.source")]
+    if session.corpus.facts.paired:
+        longest = max(1, int((rows.last - rows.first).max()))
+        prompt = "PROMPT" if sample is None else sample[1].prompt
+        answer = ["--length", str(longest), "--policy", "confidence", "--temperature", "0"]
+        return [["unmask", "generate", folder, prompt, *answer], measure]
+    fill = ["unmask", "fill", folder, "A text with [5] holes"]
+    return [["unmask", "generate", folder, "--watch"], measure, fill]
 
 
 _SMOOTHING = 0.95
@@ -287,7 +297,8 @@ class TrainProgress(Meter, Listener["StepReport", "Bound"]):
         if self._seconds is None:
             self.moved(report.step, figures)
         else:
-            self.moved(round(self._trainer.clock.spent()), f"step {report.step:,}  {figures}")
+            seconds = min(round(self._trainer.clock.spent()), round(self._seconds))
+            self.moved(seconds, f"step {report.step:,}  {figures}")
         if report.look is not None and report.look.bound is not None:
             bound = report.look.bound
             self.line(f"step {report.step:,}: {_figure(bound)} ({bound.sequences * bound.draws} maskings)")

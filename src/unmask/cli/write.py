@@ -158,6 +158,7 @@ def run_generate(argv: Sequence[str]) -> int:
         tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
     texts = [model.tokenizer.text(row.tokens, row.typed) for row in rows]
     written = [row.tokens[row.prompt :] for row in rows]
+    passes = sum(row.passes for row in rows)
     tokens, entropy = sum(map(len, written)), unigram_entropy(written)
     if as_json:
         print_json(
@@ -181,7 +182,7 @@ def run_generate(argv: Sequence[str]) -> int:
     if arguments.output.verbose:
         note(
             "",
-            f"{tokens:,} tokens in {sum(row.passes for row in rows):,} passes of a row, {seconds:.1f} s "
+            f"{tokens:,} token{'s' * (tokens != 1)} in {passes:,} passes of a row, {seconds:.1f} s "
             f"({tokens / seconds:,.0f} tokens/s); unigram entropy {entropy:.2f} of at most "
             f"{math.log(max(tokens, 1)):.2f} nats",
         )

@@ -165,13 +165,13 @@ def open_source(source: str, columns: Columns | None = None, rule: int = SPLIT_R
         if not files:
             raise DataError(f"no file matches {source}: check the pattern, and quote it on a command line.")
         return _file_source(source, files, [], columns, rule)
+    task = f" A task is task:{source}" if ".py:" in source or "@" in source else ""
     if "/" in source or "." in source:
-        raise DataError(
-            f"there is no file or folder {source}: give a path that exists, or one of {', '.join(CORPORA)}."
-        )
+        known = ", ".join(CORPORA)
+        raise DataError(f"there is no file or folder {source}: give a path that exists, or one of {known}.{task}")
     raise DataError(
         f"there is no file, folder or corpus '{source}' (the corpora are {', '.join(CORPORA)}): "
-        f"{did_you_mean(source, CORPORA)}"
+        f"{did_you_mean(source, CORPORA)}{task}"
     )
 
 

@@ -152,9 +152,10 @@ def plan_for_minutes(
     count = int(min(_MOST_VALIDATIONS, max(1, _VALIDATING * left // max(validating, 1e-9))))
     steps = int((left - count * validating) / each)
     if steps < _LEAST_STEPS:
+        smaller = " or --model.size nano" if start is None and run.model.size not in ("auto", "nano") else ""
         raise ConfigError(
-            f"{run.train.minutes:g} minutes are too few: reading the text took {spent():.0f} s, and a step takes "
-            f"{each:.2g} s; give more --minutes, a smaller --train.batch or --model.size nano."
+            f"{run.train.minutes:g} min is too short: {spent():.0f} s have passed until now, and each of at least "
+            f"{_LEAST_STEPS} steps takes {each:.2g} s; give more --minutes, a smaller --train.batch{smaller}."
         )
     most = most_steps(probe.corpus.facts.train.rows, run.train.batch)
     capped = steps >= most

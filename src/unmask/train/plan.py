@@ -69,6 +69,11 @@ class TrainPlan:
     capped: bool = False
     """Whether a run with a budget ends after `steps`, too, because the text is worth no more of them."""
 
+    @property
+    def counted(self) -> bool:
+        """Whether the run ends after `steps`, and not when its time is over."""
+        return self.seconds is None or self.capped
+
 
 def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> TrainPlan:
     """Settings and a corpus -> the plan; `start` is the network to fine-tune, of any architecture.

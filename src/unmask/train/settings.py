@@ -238,12 +238,13 @@ def card(record: dict[str, Any], window: int) -> str:
     """The record of a run -> the description of its checkpoint, as Markdown."""
     settings, plan, bound = record["settings"], record["plan"], record["bound"]
     source = record.get("typed", {}).get("source", settings["data"]["source"])  # a card has no absolute paths
+    steps = f" of {plan['steps']:,}" if plan.get("seconds") is None or plan.get("capped") else ""
     lines = [
         "# A masked diffusion language model trained by unmask",
         "",
         f"- text: {source} ({plan['train_tokens']:,} training tokens)",
         f"- network: {plan['parameters']:,} parameters, window {window} tokens",
-        f"- step {record['step']:,} of {plan['steps']:,}, batch {settings['train']['batch']}, {record['dtype']}",
+        f"- step {record['step']:,}{steps}, batch {settings['train']['batch']}, {record['dtype']}",
     ]
     if bound:
         lines.append(
