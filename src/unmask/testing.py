@@ -15,18 +15,10 @@ from unmask.batch import keep_rows
 from unmask.decode.canvas import Canvas, Running, join
 from unmask.decode.loop import Decoder, Step, pair_of
 from unmask.denoiser import Denoiser
-<<<<<<< HEAD
-from unmask.errors import ArgumentError, ConfigError, PluginError
-from unmask.noise import generator
-from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
-from unmask.ranges import shown
-from unmask.tasks.contract import check_task
-=======
 from unmask.errors import ConfigError, PluginError, plugin_failure
 from unmask.noise import generator
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
 from unmask.tasks.contract import check_task, require_maker
->>>>>>> 3d296c0 (wip)
 
 _LARGEST = 2**16  # most contexts in a table
 _TURNS = 2_000  # most turns of a policy that hides tokens again, on eight positions
@@ -130,12 +122,7 @@ def check_policy(
     cache, has at least 32 positions, and its contract is checked too. Raises PluginError, in a sentence, for the first
     rule that is broken.
     """
-<<<<<<< HEAD
-    if not callable(make_policy):
-        raise ArgumentError(f"make_policy is {shown(make_policy)}; give a class, or a function that returns a policy.")
-=======
-    require_maker(make_policy, "check_policy", "policy")
->>>>>>> 3d296c0 (wip)
+    require_maker(make_policy, "make_policy", "policy")
     model = TableDenoiser(random_language(2, 8, seed)) if denoiser is None else denoiser
     mask_id = model.mask_id
 

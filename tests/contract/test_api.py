@@ -16,7 +16,7 @@ import unmask
 from unmask.api import Model
 from unmask.cli.main import main
 from unmask.data.packed import Packed
-from unmask.errors import ArgumentError, RequestError, UnmaskWarning
+from unmask.errors import ArgumentError, PluginError, RequestError, UnmaskWarning
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.prefix import Prefix
@@ -91,10 +91,10 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
             {"policy": policy},
             (
                 f"policy is {policy}; give a name (unmask list policies), or a policy: an object that is called with "
-                "(view, state) and has the attribute `looks` (see unmask.policies.base)."
+                "(view, state) (see unmask.policies.base)."
             ),
         )
-        for policy in (None, 5, print)
+        for policy in (None, 5)
     },
     "None": ("generate", {"seed": None}, "seed is None; give a whole number of at least 0."),
     "a fraction": ("generate", {"seed": 1.5}, "seed is 1.5; give a whole number of at least 0."),
@@ -160,10 +160,12 @@ def test_what_a_model_has_is_printed_short(model: Model) -> None:
 
 
 def test_a_policy_is_an_object(model: Model) -> None:
-    with pytest.raises(RequestError, match=r"policy is the class Prefix; give an object of it, Prefix\(\)"):
+    with pytest.raises(ArgumentError, match=r"policy is the class Prefix; give an object of it, Prefix\(\)"):
         model.generate("a", length=2, policy=Prefix)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(RequestError, match="policy is 5; give a name"):
+    with pytest.raises(ArgumentError, match="policy is 5; give a name"):
         model.generate("a", length=2, policy=5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(PluginError, match="it returned str; return a pair"):
+        model.generate("a", length=2, policy=lambda view, state: "x")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_snapshot_is_printed_by_its_text(model: Model) -> None:

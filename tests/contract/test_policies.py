@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from unmask.errors import ConfigError, PluginError, RequestError
+from unmask.errors import ArgumentError, ConfigError, PluginError, RequestError
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View
 from unmask.policies.options import Context
 from unmask.policies.or_else import OrElse
@@ -215,9 +215,9 @@ def test_a_plain_function_is_a_policy() -> None:
 
 @pytest.mark.parametrize("check", [check_policy, check_task])
 def test_an_object_is_not_what_makes_one(check: Callable[[Any], None]) -> None:
-    with pytest.raises(PluginError, match="which cannot be called without arguments; give what makes a"):
+    with pytest.raises(ArgumentError, match="give a class, or a function that returns a"):
         check(Broken())
-    with pytest.raises(PluginError, match="which cannot be called without arguments"):
+    with pytest.raises(ArgumentError, match="is 5; give a class"):
         check(5)
 
 

@@ -83,16 +83,7 @@ def make_decoder(
     """
     plain = denoiser
     context = Context(schedule, lambda: _unigram(plain, device))
-<<<<<<< HEAD
-    rule = make(policy, context) if isinstance(policy, str) else policy
-    if not callable(rule) or not hasattr(rule, "looks"):
-        raise ArgumentError(
-            f"policy is {shown(rule)}; give a name (unmask list policies), or a policy: an object that is called with "
-            "(view, state) and has the attribute `looks` (see unmask.policies.base)."
-        )
-=======
     rule = make(policy, context) if isinstance(policy, str) else _usable(policy)
->>>>>>> 3d296c0 (wip)
     if passes is not None:
         rule = _within(rule, passes, policy if isinstance(policy, str) else repr(policy))
     if suppress:
@@ -109,11 +100,14 @@ def make_decoder(
 
 
 def _usable(policy: Any) -> UnmaskingPolicy:
-    """A policy that is no name -> the same. Raises RequestError for a class of policies, and for what is none."""
+    """A policy that is no name -> the same. Raises ArgumentError for a class of policies, and for what is none."""
     if isinstance(policy, type):
-        raise RequestError(f"policy is the class {policy.__name__}; give an object of it, {policy.__name__}().")
+        raise ArgumentError(f"policy is the class {policy.__name__}; give an object of it, {policy.__name__}().")
     if not callable(policy):
-        raise RequestError(f"policy is {policy!r}; give a name that `unmask list policies` shows, or a policy.")
+        raise ArgumentError(
+            f"policy is {shown(policy)}; give a name (unmask list policies), or a policy: an object that is called "
+            "with (view, state) (see unmask.policies.base)."
+        )
     return cast(UnmaskingPolicy, policy)
 
 

@@ -24,12 +24,7 @@ def check_task(make_task: Callable[[], Task], *, count: int = 8, seed: int = 0) 
     Raises:
         PluginError: for the first rule that the task breaks.
     """
-<<<<<<< HEAD
-    if not callable(make_task):
-        raise ArgumentError(f"make_task is {shown(make_task)}; give a class, or a function that returns a task.")
-=======
-    require_maker(make_task, "check_task", "task")
->>>>>>> 3d296c0 (wip)
+    require_maker(make_task, "make_task", "task")
     task = make_task()
     problems = {split: _problems(make_task, split, count, seed) for split in SPLITS}
     for split, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
@@ -42,15 +37,12 @@ def check_task(make_task: Callable[[], Task], *, count: int = 8, seed: int = 0) 
         _check_verdicts(make_task, example, letters)
 
 
-def require_maker(make: object, check: str, noun: str) -> None:
-    """Raises PluginError for an argument of `check` that cannot be called without arguments, such as an object."""
+def require_maker(make: object, name: str, noun: str) -> None:
+    """Raises ArgumentError for an argument `name` that cannot be called without arguments, such as an object."""
     try:
         inspect.signature(make).bind()  # pyright: ignore[reportArgumentType]
     except TypeError:
-        raise PluginError(
-            f"{check} got {make!r}, which cannot be called without arguments; give what makes a {noun}: "
-            f"its class, or lambda: {noun}."
-        ) from None
+        raise ArgumentError(f"{name} is {shown(make)}; give a class, or a function that returns a {noun}.") from None
     except ValueError:
         return  # a callable of C code that does not tell its arguments
 
