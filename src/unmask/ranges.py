@@ -316,18 +316,18 @@ def _fits(value: object, annotation: Any) -> bool:
     return True
 
 
-def _in_words(annotation: Any) -> list[str]:
-    """The types of an annotation, in words."""
+def _in_words(annotation: Any, plural: int = 0) -> list[str]:
+    """The types of an annotation, in words: for a value, or with `plural` 1 for several."""
     origin, members = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation in _WORDS:
-        return [_WORDS[annotation][0]]
+        return [_WORDS[annotation][plural]]
     if origin in (typing.Union, types.UnionType):
-        return list(dict.fromkeys(word for member in members for word in _in_words(member)))
+        return list(dict.fromkeys(word for member in members for word in _in_words(member, plural)))
     if origin is typing.Literal:
-        return [f"one of {', '.join(map(shown, members))}"]
+        return [f"{'one of ' if not plural else ''}{', '.join(map(shown, members))}"]
     if origin in (Sequence, tuple):
-        each = typing.get_args(members[0]) or members
-        return [f"a list of {' or '.join(_WORDS[member][1] if member in _WORDS else 'objects' for member in each)}"]
+        each = [word for member in members if member is not Ellipsis for word in _in_words(member, 1)]
+        return [f"a list of {' or '.join(each)}"]
     return [getattr(annotation, "__name__", str(annotation))]
 
 

@@ -80,6 +80,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "a list for a number": ("generate", {"length": [4]}, "length is [4]; give a whole number of at least 1."),
     "an array": ("generate", {"length": np.array([4])}, "length is [4]; give a whole number of at least 1."),
     "a tensor": ("generate", {"length": torch.tensor(4)}, "length is tensor(4); give a whole number of at least 1."),
+    "characters": ("only", {"characters": 5}, "characters is 5; give a text."),
     "a constraint": (
         "generate",
         {"constraint": 5},

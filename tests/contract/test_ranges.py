@@ -68,8 +68,8 @@ WRONG = [
     ({"name": 5}, "sample.name is 5; give a text."),
     ({"name": None}, "sample.name is None; give a text."),
     ({"shape": "oval"}, "sample.shape is 'oval'; give one of 'round', 'square'."),
-    ({"tags": "x"}, "sample.tags is 'x'; give a list of"),
-    ({"tags": ("x", "z")}, "sample.tags is ('x', 'z'); give a list of"),
+    ({"tags": "x"}, "sample.tags is 'x'; give a list of 'x', 'y'."),
+    ({"tags": ("x", "z")}, "sample.tags is ('x', 'z'); give a list of 'x', 'y'."),
 ]
 
 

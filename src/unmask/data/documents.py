@@ -63,7 +63,7 @@ def opened(path: Path) -> Generator[IO[bytes]]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} is not a whole gzip file ({error}): make or fetch it again.") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}): check its permissions.") from error
 
 
 def _longest_line(path: Path) -> int:

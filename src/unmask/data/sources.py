@@ -299,7 +299,7 @@ def _fingerprint(files: Iterable[_File]) -> str:
             with file.path.open("rb") as content:
                 digest, size = hashlib.file_digest(content, "sha256").hexdigest(), content.tell()
         except OSError as error:
-            raise DataError(f"{file.path} cannot be read: {error.strerror}.") from error
+            raise DataError(f"{file.path} cannot be read ({error.strerror}): check its permissions.") from error
         label = "text" if file.form == "text" else f".{file.form}"
         if file.path.name.lower().endswith(".gz"):
             label += ".gz"

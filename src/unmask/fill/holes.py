@@ -25,6 +25,7 @@ from unmask.errors import RequestError
 from unmask.fill.score import conditional_nats, whole_nats
 from unmask.limits import require_memory, require_rows, sentences
 from unmask.noise import derive
+from unmask.ranges import checked
 from unmask.text.template import Edit, Hole, Part, Slot, parse_template
 from unmask.text.tokenizer import Tokenizer
 
@@ -188,13 +189,12 @@ class Filler:
         allowed[list(self.tokenizer.special_ids)] = False
         return Vocabulary(allowed) if constraint is None else Both(Vocabulary(allowed), constraint)
 
+    @checked
     def only(self, characters: str) -> Vocabulary:
         """Characters -> the constraint to tokens of these alone. Raises RequestError where there are none."""
-        vocabulary, wanted = range(self.tokenizer.vocab_size), set(characters)
-        special = self.tokenizer.special_ids
-        pieces = ("" if token in special else self.tokenizer.piece(token) for token in vocabulary)
-        allowed = torch.zeros(self.denoiser.vocab_size, dtype=torch.bool)
-        allowed[: len(vocabulary)] = torch.tensor([bool(piece) and set(piece) <= wanted for piece in pieces])
+        ids, wanted = set(range(self.tokenizer.vocab_size)) - {*self.tokenizer.special_ids}, set(characters)
+        pieces = (self.tokenizer.piece(token) if token in ids else "" for token in range(self.denoiser.vocab_size))
+        allowed = torch.tensor([bool(piece) and set(piece) <= wanted for piece in pieces])
         if not bool(allowed.any()):
             raise RequestError(f"No token of the model is made of '{characters}' alone; allow more characters.")
         return Vocabulary(allowed.to(self.device))
