@@ -541,7 +541,10 @@ class _Broken:
 POLICIES: list[tuple[Callable[..., Any], str]] = [
     (lambda view: sys.exit(3), "The policy Broken failed: SystemExit: 3."),
     (lambda view: view.nothing, "The policy Broken failed: AttributeError: 'View' object has no attribute 'nothing'"),
-    (lambda view: None, "The policy Broken failed: TypeError: cannot unpack non-iterable NoneType object."),
+    (
+        lambda view: None,
+        "The policy Broken failed: TypeError: it returned NoneType; return a pair, (Decision(reveal), state or None).",
+    ),
     (lambda view: (None, None), "The policy Broken failed: AttributeError: 'NoneType' object has no attribute"),
     (lambda view: (Decision(view.eligible[:, :1]), None), "The policy Broken failed: TypeError: reveal has to be bool"),
 ]
