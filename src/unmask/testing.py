@@ -13,11 +13,11 @@ from torch import Tensor
 
 from unmask.batch import keep_rows
 from unmask.decode.canvas import Canvas, Running, join
-from unmask.decode.loop import Decoder, Step, pair_of
+from unmask.decode.loop import Decoder, Step
 from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError, PluginError, plugin_failure
 from unmask.noise import generator
-from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
+from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of, pair_of
 from unmask.tasks.contract import check_task, require_maker
 
 _LARGEST = 2**16  # most contexts in a table

@@ -545,7 +545,10 @@ POLICIES: list[tuple[Callable[..., Any], str]] = [
         lambda view: None,
         "The policy Broken failed: TypeError: it returned NoneType; return a pair, (Decision(reveal), state or None).",
     ),
-    (lambda view: (None, None), "The policy Broken failed: AttributeError: 'NoneType' object has no attribute"),
+    (
+        lambda view: (None, None),
+        "The policy Broken failed: TypeError: it returned tuple; return a pair, (Decision(reveal), state or None).",
+    ),
     (lambda view: (Decision(view.eligible[:, :1]), None), "The policy Broken failed: TypeError: reveal has to be bool"),
 ]
 

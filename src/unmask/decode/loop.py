@@ -7,7 +7,7 @@ Rows are independent: noise is a function of (seed, turn, position), states neve
 batch. Shapes: B rows, L positions, V vocabulary, N picked positions.
 """
 
-__all__ = ["Decoder", "Step", "pair_of"]
+__all__ = ["Decoder", "Step"]
 
 import math
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from unmask.decode.propose import Proposal, propose, two_best
 from unmask.denoiser import Caching, Denoiser, Place
 from unmask.errors import PluginError, RequestError, plugin_failure
 from unmask.noise import POLICY, TOKENS, uniform
-from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of
+from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, pair_of
 from unmask.policies.top_k import take_best
 from unmask.ranges import BlockSize, Natural, Temperature, TopP, check_numbers
 
@@ -303,15 +303,6 @@ class Decoder:
         if bool((decision.done & left).any()):
             raise PluginError(f"{self.policy!r} is done with a block in which a MASK is left; reveal it first.")
         return decision.reveal, torch.zeros_like(decision.done)
-
-
-def pair_of(answer: object) -> tuple[Decision, State]:
-    """What a policy returned -> the same, decision and state. Raises TypeError for what is no such pair."""
-    match answer:
-        case (Decision() as decision, after) if not isinstance(answer, Decision):
-            return decision, after
-        case _:
-            raise TypeError(f"it returned {type(answer).__name__}; return a pair, (Decision(reveal), state or None)")
 
 
 def _foreign(policy: object) -> bool:

@@ -4,7 +4,7 @@ A policy gets a View and never the model, so that its input can be recorded and 
 V tokens, D width of the network.
 """
 
-__all__ = ["Decision", "Needs", "State", "UnmaskingPolicy", "View", "needs_of", "take_prefix"]
+__all__ = ["Decision", "Needs", "State", "UnmaskingPolicy", "View", "needs_of", "pair_of", "take_prefix"]
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -104,6 +104,15 @@ class UnmaskingPolicy(Protocol):
 def needs_of(policy: UnmaskingPolicy) -> Needs:
     """Policy -> its `needs`; the empty Needs where it has no such attribute."""
     return getattr(policy, "needs", Needs())
+
+
+def pair_of(answer: object) -> tuple[Decision, State]:
+    """What a policy returned -> the same, decision and state. Raises TypeError for what is no such pair."""
+    match answer:
+        case (Decision() as decision, after) if not isinstance(answer, Decision):
+            return decision, after
+        case _:
+            raise TypeError(f"it returned {type(answer).__name__}; return a pair, (Decision(reveal), state or None)")
 
 
 def take_prefix(score: Tensor, eligible: Tensor, keep: Callable[[Tensor], Tensor], *features: Tensor) -> Tensor:
