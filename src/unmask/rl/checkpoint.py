@@ -5,14 +5,14 @@ __all__ = ["restore", "save", "write_policy"]
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from unmask.config import run_record, to_dict
 from unmask.disk.checkpoint import load_state, load_tensors, write_checkpoint
 from unmask.disk.folders import keep_last, require_step, step_folder
 from unmask.errors import CheckpointError
 from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, policy_config
-from unmask.ranges import Natural
+from unmask.ranges import Natural, whole
 from unmask.rl.learner import Learner
 from unmask.rl.rollout import experts
 from unmask.run.loop import Standing
@@ -78,7 +78,8 @@ class _State:
     best: float | None
     best_round: Natural
     stale: Natural
-    validated_at: Natural
+    validated_at: Annotated[int, whole(-1)]
+    """-1 before the first validation."""
     teachers: list[str]
     warmed: Natural | None = None
     """Rounds of the warm start; None in checkpoints of older versions, which were written after it."""
