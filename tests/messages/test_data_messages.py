@@ -298,6 +298,13 @@ def test_a_cache_that_cannot_be_written(folder: Path, monkeypatch: pytest.Monkey
     )
 
 
+def test_what_is_no_text_is_refused_before_it_is_hashed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora.hashlib, "file_digest", lambda *_: pytest.fail("the whole file was read"))
+    (folder / "zeros.txt").write_bytes(bytes(1 << 12))
+    with pytest.raises(DataError, match=r"zeros\.txt is not text: there is a NUL byte at offset 0"):
+        open_source("zeros.txt")
+
+
 def test_tokenizers(folder: Path) -> None:
     assert message(DataError, lambda: Tokenizer.load("no.json")) == (
         "there is no tokenizer at no.json: give byte, char, dna or bpe, or the path of a tokenizer.json or of a folder "

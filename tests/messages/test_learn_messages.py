@@ -1,6 +1,7 @@
 """The sentences of learned policies, word for word."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import pytest
 import torch
 
 import unmask
+from unmask.disk.checkpoint import write_checkpoint
 from unmask.disk.files import LOCK_FILE
+from unmask.disk.folders import step_folder
 from unmask.errors import ConfigError, RequestError, UnmaskError
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import Calibration, Learned
 from unmask.policies.learned.settings import PolicySettings
 from unmask.policies.registry import make
-from unmask.rl.session import open_learning
+from unmask.rl.session import open_learning, recorded_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.solve.sweep import open_bench
 from unmask.train.session import refuse_taken
@@ -153,3 +156,13 @@ def test_the_hidden_states_of_another_denoiser(tmp_path: Path) -> None:
         model.fill("a[4]", policy=policy, temperature=0)
     fits = Learned(PolicyNetwork(PolicySettings(features=("confidence", "hidden"), hidden=64)))
     assert torch.tensor(model.fill("a[4]", policy=fits, temperature=0).passes).min() >= 1
+
+
+def test_a_training_run_is_no_run_of_learn(tmp_path: Path) -> None:
+    """A whole checkpoint of the wrong command: no other one of its run is offered. The control is in test_damaged."""
+    write_checkpoint(
+        step_folder(tmp_path, 2), {"a": torch.zeros(1)}, {}, run={"settings": {"train": {}}}, state_facts={"step": 2}
+    )
+    shutil.copytree(step_folder(tmp_path, 2), step_folder(tmp_path, 4))
+    with pytest.raises(RequestError, match=r"is not a run of unmask learn; go on with it by unmask train --resume\.$"):
+        recorded_learning(tmp_path)

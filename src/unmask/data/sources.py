@@ -254,8 +254,9 @@ class _File:
 def _described(path: Path, columns: Columns, rule: int) -> _File:
     """A path -> the file, with the columns that its first row has."""
     form = _format(path, rule)
-    first = None if form in ("text", "fasta") else next(_rows(path, form), None)
-    return _File(path, form, None if first is None else choose_columns(columns, first[1], first[0]), rule)
+    start = decode_utf8(_blocks(path), str(path)) if form in ("text", "fasta") else _rows(path, form)
+    first = next(iter(start), None)  # what is no text is refused before all of it is hashed, which may be a terabyte
+    return _File(path, form, choose_columns(columns, first[1], first[0]) if isinstance(first, tuple) else None, rule)
 
 
 def _file_source(name: str, paths: list[Path], left_out: list[Path], columns: Columns, rule: int) -> Source:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unmask.disk.checkpoint import read_checkpoint
-from unmask.disk.folders import locate
+from unmask.disk.folders import locate, resolve
 from unmask.errors import ConfigError, did_you_mean
 from unmask.policies.learned.settings import PolicySettings
 from unmask.reproduce.plan import (
@@ -230,7 +230,7 @@ def check(plan: Question, folder: Path) -> None:
     block_sizes(plan.options.blocks, 1)
     for cell in plan.cells:
         if isinstance(cell, Heuristics):
-            locate(cell.arena.checkpoint)
+            resolve(locate(cell.arena.checkpoint))
             make(cell.arena.task)
 
 

@@ -17,7 +17,7 @@ from unmask.config import absolute_path, from_dict, moved, to_path
 from unmask.disk.checkpoint import read_checkpoint, resuming
 from unmask.disk.files import file_sha256, run_lock
 from unmask.disk.folders import bundled, locate, resolve, resume_point
-from unmask.errors import CheckpointError, ConfigError, UnmaskError
+from unmask.errors import CheckpointError, ConfigError, RequestError, UnmaskError
 from unmask.limits import require_rows
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore
@@ -129,7 +129,7 @@ def recorded_learning(folder: str | Path) -> LearnRun:
     with resuming(point, "learn"):
         settings = read_checkpoint(point).fact(dict[str, Any], "run.json", "settings")
         if settings is None or "learn" not in settings:
-            raise CheckpointError(f"{folder} is not a run of unmask learn; go on with it by unmask train --resume.")
+            raise RequestError(f"{folder} is not a run of unmask learn; go on with it by unmask train --resume.")
         return from_dict(LearnRun, settings, f"{point}/run.json", CheckpointError)
 
 

@@ -289,7 +289,8 @@ def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
 def _resume_point(path: Path) -> Path:
     """A run folder, or one of its checkpoints -> the checkpoint to go on from. Raises CheckpointError without one."""
     if not path.is_dir():
-        raise CheckpointError(f"{path} does not exist; give the folder of a run, such as runs/text-1.")
+        what = "is a file" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {what}; give the folder of a run, such as runs/text-1.")
     folder, point = resume_point(path)
     if point is None and folder.absolute().parent.name == "checkpoints":
         run = folder.parent.parent
