@@ -308,8 +308,11 @@ def test_each_text_has_its_own_constraint() -> None:
         ({"constraint": [None]}, "1 constraints were given for 2 rows; give one, or one a row."),
         ({"temperature": [1.0]}, "1 temperatures were given for 2 rows; give one number, or one a row."),
         ({"top_p": [1.0] * 3}, "3 values of top_p were given for 2 rows; give one number, or one a row."),
-        ({"temperature": [1.0, -1.0]}, "temperature is -1.0; give 0 or a number from 0.0001 to 10000."),
-        ({"top_p": [1.0, NAN]}, "top_p is nan; give a number above 0 and of at most 1 (1 keeps every token)."),
+        ({"temperature": [1.0, -1.0]}, "a value of temperature is -1.0; give 0 or a number from 0.0001 to 10000."),
+        (
+            {"top_p": [1.0, NAN]},
+            "a value of top_p is nan; give a number above 0 and of at most 1 (1 keeps every token).",
+        ),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(options: dict[str, Any], sentence: str) -> None:
