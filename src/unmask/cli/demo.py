@@ -152,7 +152,7 @@ def _solve(console: "Console", arguments: DemoArguments) -> list[_Result]:
             arguments.seed,
             device=arguments.machine.device,
             dtype="float32" if arguments.machine.dtype == "auto" else arguments.machine.dtype,
-            threads=arguments.machine.threads,
+            threads=1 if arguments.machine.threads is None else arguments.machine.threads,  # the networks are tiny
         )
         runs, count = policy_runs(puzzle_set), len(puzzles.problems)
         console.rule(f"{puzzle_set.title}: the same {count} puzzles by every policy", align="left", style="dim")
