@@ -71,6 +71,7 @@ READERS = {
     "trace/picture.py": "an asset of the library",
     "config.py": "/proc of the system",
     "limits.py": "/proc and control groups of the system",
+    "run/machine.py": "/proc of the system",
     "text/tokenizer.py": "JSON that the tokenizers library has just made",
     "bench/train.py": "JSON that the own child process has just made",
     "cli/reproduce.py": "a page that the command has just written",
