@@ -44,7 +44,7 @@ class DemoArguments:
     checkpoint: Positional[str | None] = None
     """Show this model, a checkpoint or run folder or a bundled name, and no puzzles."""
     puzzles: Count | None = None
-    """Number of puzzles of each set; by default 104, or what this machine decodes in 22 s, but at least 24."""
+    """Number of puzzles of each set; by default 104, or what this machine decodes in 30 s, but at least 24."""
     prompt: str = ""
     """The start of the generated text."""
     template: str | None = None

@@ -32,7 +32,7 @@ DIALS = (0.0, 0.4, 0.7, 0.8, 0.85, 0.9, 1.0)
 LEARNED = "learned"
 _DIAL = 0.25  # dial value of the learned policy: the default of the library
 _GROUP, _SHOWN = 6, 24  # puzzles in a batch of which the first is shown; more than _SHOWN puzzles are one large batch
-_SECONDS = 22.0  # the longest that the puzzles of a set may take, where their number was left open
+_SECONDS = 30.0  # the longest that the puzzles of a set may take, where their number was left open
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ _WIDTH, _HEIGHT, _MARGIN, _SIZE = 9.0, 24.0, 16.0, 15  # of a character, of a li
 _LEAST, _MOST, _HOLD = 3.0, 10.0, 3.0  # seconds that writing takes, and that the finished text stays
 _STYLE = """
 text { font: %dpx ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill: #1f2328; white-space: pre }
-.given { font-weight: 600 }
+.prompt { font-weight: 600 }
 .mask { fill: #d0d7de; visibility: hidden }
 .paper { fill: #ffffff; stroke: #d0d7de }"""
 
@@ -46,7 +46,7 @@ def to_svg(trace: Trace, row: int = 0) -> str:
         event = events.get(position)
         if event is not None:
             drawn.append(_bar(cell, f"m{event.step}"))
-        drawn.append(_text(cell, "given" if event is None else f"t{event.step}"))
+        drawn.append(_text(cell, "prompt" if event is None else f"t{event.step}"))
     rules = "".join(_keyframes(step, 100 * moment, seconds + _HOLD) for step, moment in moments.items())
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
