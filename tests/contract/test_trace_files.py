@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from unmask.errors import DataError, RequestError, UnmaskError
 from unmask.trace.events import Event, Header, Row, Trace, from_jsonl, position_texts, read, replay, to_html, to_jsonl
+from unmask.trace.picture import to_svg
 
 TRACE = Trace(
     Header(
@@ -117,6 +119,28 @@ def test_no_text_ends_the_element_that_holds_the_data() -> None:
     assert json.loads(data)["header"]["pieces"]["2"] == " </script><b>"
     unescaped = page.replace(data, json.dumps(json.loads(data)))
     assert unescaped.count("</script>") > 2  # the control: as plain JSON the same data would end the element
+
+
+def drawn(trace: Trace) -> list[tuple[str, str]]:
+    """The texts of the picture of a trace, each with the height of its line."""
+    pairs = re.findall(r'<text[^>]* y="(\d+)"[^>]*>([^<]*)<', to_svg(trace))
+    return [(text, height) for height, text in pairs]
+
+
+def test_a_picture_shows_what_was_typed() -> None:
+    """Characters outside the alphabet are the reader's own, not the token that stands for them."""
+    pieces = {1: "a", 2: "\n", 7: "<unk>"}
+    events = (Event(1, 0, 4, 1, 0.5, "committed", 0, 1),)
+    row = Row((7, 7, 7, 7, 9), 0, typed={0: "é漢\nü", 1: "", 2: "", 3: ""})
+    trace = Trace(Header(9, (row,), pieces), events)
+    first, second = "34", "58"
+    assert drawn(trace) == [("é", first), ("漢", first), ("ü", second), ("a", second)]
+    plain = replace(trace, header=replace(trace.header, rows=(replace(row, typed={}),)))
+    assert [text for text, _ in drawn(plain)] == ["&lt;unk&gt;"] * 4 + ["a"]  # the control
+    fewer = replace(row, typed={0: "two words\nand more", 1: ""})  # more characters than positions
+    trace = replace(trace, header=replace(trace.header, rows=(replace(fewer, start=(7, 7, 9)),)))
+    trace = replace(trace, events=(replace(events[0], position=2),))
+    assert drawn(trace) == [("two words", first), ("and more", second), ("a", second)]
 
 
 def test_the_page_needs_nothing_else() -> None:

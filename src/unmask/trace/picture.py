@@ -2,6 +2,7 @@
 
 __all__ = ["to_svg"]
 
+from collections.abc import Collection
 from typing import NamedTuple
 from unicodedata import east_asian_width
 from xml.sax.saxutils import escape
@@ -20,6 +21,8 @@ text { font: %dpx ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill
 
 class _Cell(NamedTuple):
     text: str
+    position: int
+    """In the row; that of several cells where its text has several lines."""
     column: int
     line: int
     width: int
@@ -33,8 +36,9 @@ def to_svg(trace: Trace, row: int = 0) -> str:
     prompt is bold from the start. A viewer without animations shows the final text.
     Raises RequestError for a row that the trace does not have.
     """
-    tokens, events, end = replay(trace, row), last_events(trace, row), trace.header.rows[row].end
-    cells = _layout(position_texts(trace.header, tokens)[:end], trace.header.columns)
+    tokens, events, facts = replay(trace, row), last_events(trace, row), trace.header.rows[row]
+    texts = position_texts(trace.header, tokens, facts.typed)[: facts.end]
+    cells = _layout(_spread(texts, facts.typed), trace.header.columns)
     steps = sorted({event.step for event in events.values()})
     seconds = min(max(0.12 * len(steps), _LEAST), _MOST)
     moments = {step: seconds * (n + 1) / len(steps) / (seconds + _HOLD) for n, step in enumerate(steps)}
@@ -42,8 +46,8 @@ def to_svg(trace: Trace, row: int = 0) -> str:
     width = 2 * _MARGIN + _WIDTH * max((cell.column + cell.width for cell in cells), default=1)
     height = 2 * _MARGIN + _HEIGHT * lines
     drawn: list[str] = []
-    for position, cell in enumerate(cells):
-        event = events.get(position)
+    for cell in cells:
+        event = events.get(cell.position)
         if event is not None:
             drawn.append(_bar(cell, f"m{event.step}"))
         drawn.append(_text(cell, "prompt" if event is None else f"t{event.step}"))
@@ -59,21 +63,37 @@ def to_svg(trace: Trace, row: int = 0) -> str:
 
 
 def _layout(pieces: list[str], columns: int | None) -> list[_Cell]:
-    """Text of each position -> its place; lines end at line ends, at `columns` positions, or where a line is full."""
+    """Text of each position -> its places; lines end at line ends, at `columns` positions, or where a line is full."""
     cells: list[_Cell] = []
     column = line = 0
     for position, piece in enumerate(pieces):
-        head, ends, tail = piece.partition("\n")
-        width = sum(2 if east_asian_width(sign) in "WF" else 1 for sign in head)
         if columns is not None and position and position % columns == 0:
             column, line = 0, line + 1
-        elif columns is None and column and column + width > _COLUMNS:
-            column, line, head = 0, line + 1, head.lstrip(" ")
-        cells.append(_Cell(head, column, line, max(width, 1)))
-        column += width if columns is None else 2
-        if ends:
-            line, column = line + 1 + tail.count("\n"), len(tail.rpartition("\n")[2])
+        for number, part in enumerate(piece.split("\n")):
+            if number:
+                column, line = 0, line + 1
+                if not part:
+                    continue
+            width = sum(2 if east_asian_width(sign) in "WF" else 1 for sign in part)
+            if columns is None and column and column + width > _COLUMNS:
+                column, line, part = 0, line + 1, part.lstrip(" ")
+            cells.append(_Cell(part, position, column, line, max(width, 1)))
+            column += width if columns is None else 2
     return cells
+
+
+def _spread(texts: list[str], typed: Collection[int]) -> list[str]:
+    """Texts of positions -> the same, each part that was typed with a character at each of its positions.
+
+    Such a part is a text at its first position and "" at the others; it stays there where the counts differ.
+    """
+    texts = list(texts)
+    for at in sorted(typed):
+        part = texts[at] if at < len(texts) else ""
+        rest = range(at + 1, at + len(part))
+        if part and rest.stop <= len(texts) and all(place in typed and not texts[place] for place in rest):
+            texts[at : rest.stop] = part
+    return texts
 
 
 def _bar(cell: _Cell, name: str) -> str:
