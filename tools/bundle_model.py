@@ -61,7 +61,7 @@ A masked diffusion language model for the library's demo and tests; far too smal
   seed {run["settings"]["train"]["seed"]}, machine shared with other work{remark}
 - bound on the validation part: {bound["nats_per_token"]:.4f} ± {bound["stderr"]:.4f} nats/token
   ({bound["tokens"]:,} tokens, {bound["sequences"]} sequences, {bound["draws"]} maskings each),
-  {bound["bits_per_byte"]:.3f} bits/byte
+  {bound["bits_per_byte"]:.3f} bits/byte, as `unmask eval {name} --draws {bound["draws"]}` prints it
 {run["solved"]}- licence: Apache-2.0, as the library
 """
 
