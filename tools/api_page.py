@@ -121,7 +121,7 @@ SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Heading -> (a sentence, dotted names in the order of the page)."""
 
 
-INTERNAL = {"of", "of_fills", "combined", "checked", "recorder", "filler", "bound_packed", "typed"}
+INTERNAL = {"of", "of_fills", "combined", "checked", "filler", "bound_packed", "typed"}
 """Methods that only the library itself calls."""
 
 

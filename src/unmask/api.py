@@ -1,7 +1,8 @@
 """The public API: a checkpoint -> a model that generates text, fills holes, compares choices and measures bounds."""
 
-__all__ = ["Filling", "Generation", "Model", "bundled", "load", "unigram_entropy"]
+__all__ = ["Filling", "Generation", "Model", "bundled", "load"]
 
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from unmask.decode.canvas import constraints_of
 from unmask.decode.constraint import Constraint, Constraints
 from unmask.decode.loop import Decoder
 from unmask.decode.options import make_decoder, row_options
-from unmask.decode.rows import Snapshot, Source, Written, slide, unigram_entropy
+from unmask.decode.rows import Snapshot, Source, Written, slide
 from unmask.denoiser import Denoiser, Trainable, computing_in
 from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import bundled, locate
@@ -29,14 +30,13 @@ from unmask.process import MaskedDiffusion
 from unmask.results import Filling, Generation, finished
 from unmask.run.machine import DtypeName, choose_device, choose_dtype, prepare, set_threads
 from unmask.text.tokenizer import Tokenizer
-from unmask.trace.recorder import Recorder
 
 _DECODING = ("block_size", "cache", "guidance", "suppress", "passes", "alternatives")
 
 
 @ranges.checked
 def load(
-    name_or_path: str = "shakespeare",
+    name_or_path: str | os.PathLike[str] = "shakespeare",
     *,
     device: str = "auto",
     dtype: DtypeName = "auto",
@@ -92,13 +92,18 @@ class Model:
         *,
         temperature: ranges.Temperature = 1.0,
         top_p: ranges.TopP = 1.0,
-        **options: Any,
+        block_size: ranges.BlockSize | None = None,
+        cache: str | None = None,
+        guidance: ranges.Guidance = 0.0,
+        suppress: Sequence[int | str] = (),
+        passes: ranges.Passes | None = None,
+        alternatives: ranges.Natural = 0,
     ) -> Decoder:
-        """A policy -> the decoding loop over this model; `options` are those of `decode.options.make_decoder`.
+        """A policy -> the decoding loop over this model; the arguments are those of `generate` and `stream`.
 
-        Temperature and top-p are for rows whose canvas has no values of its own. Raises RequestError for options that
-        cannot be combined.
+        Temperature and top-p are for rows whose canvas has none. Raises RequestError for what cannot be combined.
         """
+        options = {name: value for name, value in locals().items() if name in _DECODING}
         decoder = make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, policy, **options)
         return replace(decoder, temperature=temperature, top_p=top_p)
 
@@ -204,10 +209,6 @@ class Model:
             source=Source(self.tokenizer, list(map(self.tokenizer.typed, texts, ids))),
             options=replace(options, constraint=numbers),
         )
-
-    def recorder(self, template: str | None = None) -> Recorder:
-        """The recorder of a stream of this model, or of `stream_fill` with a template."""
-        return Recorder(self.tokenizer.mask_id, None if template is None else self.filler.old(template))
 
     @ranges.checked
     def fill(
@@ -341,9 +342,8 @@ class Model:
         seed: ranges.Seed = 0,
         batch: ranges.Count = 32,
     ) -> Bound:
-        """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all rows.
-
-        There are none where characters are outside the model's alphabet: a bound for the tokens is none for the text.
+        """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all rows,
+        and None where characters are outside the model's alphabet: a bound for the tokens is none for the text.
         """
         options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed}
         options["stand_in"] = self.tokenizer.stand_in

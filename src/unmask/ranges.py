@@ -34,6 +34,8 @@ import dataclasses
 import functools
 import inspect
 import math
+import operator
+import os
 import sys
 import types
 import typing
@@ -69,10 +71,6 @@ class Range:
     zero: bool = False
     """Whether 0 is possible beside the range."""
     integer: bool = False
-
-    def __repr__(self) -> str:
-        """What is possible, so that the help of a function says it."""
-        return self.possible()
 
     def holds(self, value: object) -> bool:
         """Whether a value is a number of the range: finite, and a whole number where these are asked for."""
@@ -155,7 +153,7 @@ def check_numbers(settings: object, prefix: str = "", error: type[UnmaskError] =
 
 
 def checked(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Function -> the same, which checks its arguments against its annotations before it runs.
+    """Function -> the same, which checks its arguments against its annotations; `help` shows these without ranges.
 
     Checked are the names of arguments, ranges, and texts, numbers, truth values and lists of these; values of other
     types are left to the function. Raises RequestError for a number outside of its range, and else ArgumentError, in a
@@ -178,7 +176,19 @@ def checked(function: Callable[Arguments, Result]) -> Callable[Arguments, Result
             _check(name, value, function, name, RequestError, ArgumentError)
         return function(*args, **options)
 
+    plain = [p.replace(annotation=_unmarked(p.annotation)) for p in signature.parameters.values()]
+    cast(Any, call).__signature__ = signature.replace(parameters=plain)
     return call
+
+
+def _unmarked(annotation: Any) -> Any:
+    """Annotation -> the same without marks, at any depth: int for `Count`."""
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _unmarked(members[0])
+    if origin in (typing.Union, types.UnionType):
+        return functools.reduce(operator.or_, map(_unmarked, members))
+    return origin[tuple(map(_unmarked, members))] if origin is Sequence else annotation
 
 
 def _check(
@@ -275,10 +285,7 @@ def _ranges(annotated: Any) -> dict[str, tuple[Range, bool]]:
 
 def _optional(annotation: Any) -> bool:
     """Whether None is a member of the annotation."""
-    members = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Annotated:
-        return _optional(members[0])
-    return types.NoneType in members
+    return types.NoneType in typing.get_args(_unmarked(annotation))
 
 
 def _numbers(value: object) -> Iterable[object]:
@@ -297,6 +304,7 @@ _WORDS = {
     float: ("a number", "numbers"),
     bool: ("True or False", "truth values"),
     types.NoneType: ("None", "None"),
+    os.PathLike[str]: ("a path", "paths"),
 }
 
 
@@ -306,7 +314,7 @@ def _fits(value: object, annotation: Any) -> bool:
     if annotation in (int, float):
         return isinstance(value, Integral if annotation is int else Real) and not isinstance(value, bool)
     if annotation in _WORDS:
-        return isinstance(value, annotation)
+        return isinstance(value, origin or annotation)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, member) for member in members)
     if origin is typing.Literal:

@@ -1,9 +1,9 @@
 """The finished rows of a request -> what a person gets: texts with their tokens, log-probabilities, passes and time."""
 
-__all__ = ["Filling", "Generation", "finished", "trace_of"]
+__all__ = ["Filling", "Generation", "finished", "recorder_of", "trace_of"]
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral
 from typing import Any, Self, TypeVar
@@ -52,9 +52,15 @@ class Generation:
         shown = f"{first[:40]}..." if len(first) > 43 else first
         return f"{type(self).__name__}({how_many}, {self.seconds:.1f} s: {shown!r})"
 
+    @property
+    def text(self) -> str:
+        """The first text, as in `texts`."""
+        return self.texts[0]
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values that `json.dumps` takes; without the trace, which `trace.events` writes."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.name != "trace"}
+        """The fields as plain values that `json.dumps` takes, under the names of `unmask generate --json`: the ids are
+        `token_ids`, since `tokens` is a number there. Without the trace, which `trace.events` writes."""
+        return _named({f.name: getattr(self, f.name) for f in fields(self) if f.name != "trace"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -87,13 +93,18 @@ def finished(
     """
     options = {name: value for name, value in arguments.items() if name not in ("self", "trace")}
     start = time.perf_counter()
-    recorder = model.recorder(arguments.get("template")) if arguments["trace"] else None
+    recorder = recorder_of(model, arguments.get("template")) if arguments["trace"] else None
     rows = run_to_end(stream(**options, alternatives=ALTERNATIVES if recorder else 0), recorder)
     result = collect(rows, model.tokenizer, time.perf_counter() - start)
     if recorder is None:
         return result
     facts = {name: options[name] for name in ("policy", "seed", "block_size")}
     return replace(result, trace=trace_of(model, recorder, rows, **facts))
+
+
+def recorder_of(model: Any, template: str | None = None) -> Recorder:
+    """A model (`api.Model`) -> the recorder of its `stream`, or of its `stream_fill` with this template."""
+    return Recorder(model.tokenizer.mask_id, None if template is None else model.filler.old(template))
 
 
 def trace_of(
@@ -130,10 +141,15 @@ def _columns(
     return texts, [row.tokens for row in rows], [row.log_probs for row in rows], [row.passes for row in rows]
 
 
+def _named(entries: Mapping[str, object]) -> dict[str, Any]:
+    """Fields of a result by name -> plain values by the name that they have in JSON."""
+    return {"token_ids" if name == "tokens" else name: _plain(value) for name, value in entries.items()}
+
+
 def _plain(value: object) -> Any:
     """A value of a result -> lists, dicts, texts and numbers."""
     if isinstance(value, Attempt):
-        return {name: _plain(entry) for name, entry in value._asdict().items() if name != "typed"}
+        return _named({name: entry for name, entry in value._asdict().items() if name != "typed"})
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]  # pyright: ignore[reportUnknownVariableType]
     return value

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pydoc
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,13 +50,38 @@ def test_the_names_of_the_package_are_listed_and_exist() -> None:
     assert (Path(unmask.__file__).parent / "py.typed").exists()
 
 
-@pytest.mark.parametrize("method", [Model.generate, Model.fill, Model.stream, Model.stream_fill])
+@pytest.mark.parametrize("method", [Model.generate, Model.fill, Model.stream, Model.stream_fill, Model.decoder])
 def test_arguments_are_explicit_typed_and_documented(method: Callable[..., Any]) -> None:
     parameters = inspect.signature(method).parameters
     assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values())
     assert all(p.annotation is not p.empty for name, p in parameters.items() if name != "self")
     texts = " ".join(inspect.getdoc(m) or "" for m in (method, Model.generate, Model.fill, Model.stream))
     assert all(f"{name}:" in texts or f"`{name}`" in texts for name in parameters if name != "self")
+
+
+@pytest.mark.parametrize(
+    "function", [unmask.load, Model.generate, Model.fill, Model.stream, Model.decoder, Model.bound]
+)
+def test_help_shows_plain_types(function: Callable[..., Any]) -> None:
+    shown = pydoc.plain(pydoc.render_doc(function)).splitlines()[2]
+    assert "Annotated" not in shown
+    assert ": int" in shown
+    assert "Annotated" in str(inspect.signature(inspect.unwrap(function), follow_wrapped=False))  # the control
+
+
+def test_a_path_object_is_the_place_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never the name of a bundled model, which a text is."""
+    folder = unmask.bundled()["automaton"]
+    assert unmask.load(folder).window == unmask.load("automaton").window
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="There is no checkpoint at 'automaton'"):
+        unmask.load(Path("automaton"))
+    (tmp_path / "automaton").symlink_to(folder)
+    assert unmask.load(Path("automaton")).window == unmask.load(folder).window
+    with pytest.raises(RequestError, match="'automaton' is a bundled model, and there is a path of that name here"):
+        unmask.load("automaton")
+    with pytest.raises(ArgumentError, match=r"name_or_path is 5; give a text or a path\."):
+        unmask.load(5)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_result_has_the_same_arguments_as_its_stream() -> None:
@@ -103,7 +129,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "no flag": ("generate", {"trace": 1}, "trace is 1; give True or False."),
     "bound": ("bound", {"draw": 1}, "bound has no argument 'draw'; did you mean 'draws'?"),
     "score": ("score", {"choices": "ab"}, "choices is 'ab'; give a list of texts."),
-    "decoder": ("decoder", {"bock_size": 3}, "make_decoder has no argument 'bock_size'; did you mean 'block_size'?"),
+    "decoder": ("decoder", {"bock_size": 3}, "decoder has no argument 'bock_size'; did you mean 'block_size'?"),
 }
 
 
@@ -128,6 +154,13 @@ def test_numbers_of_numpy_are_numbers(model: Model) -> None:
     options: dict[str, Any] = {"length": np.int64(3), "temperature": np.array([0.0, 1.0]), "seed": np.array([4, 5])}
     result = model.generate(["a", "b"], **options)
     assert result.texts == model.generate(["a", "b"], length=3, temperature=[0, 1], seed=[4, 5]).texts
+    options = {"length": 9, "suppress": [np.int64(token) for token in range(1, model.tokenizer.vocab_size - 1)]}
+    plain: dict[str, Any] = {"length": 9, "suppress": list(range(1, model.tokenizer.vocab_size - 1))}
+    assert (
+        model.generate("a", **options).texts
+        == model.generate("a", **plain).texts
+        != model.generate("a", length=9).texts
+    )
     options = {"seed": np.int64(7), "trace": True}
     assert model.generate("a", **options).texts == model.generate("a", seed=7).texts
 
@@ -140,7 +173,9 @@ def test_a_result_has_a_short_repr_and_plain_values(model: Model) -> None:
     assert repr(result).startswith("Generation(3 texts, 9 tokens each, ")
     assert len(repr(result)) < 120
     assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
-    assert set(result.to_dict()) == {"texts", "tokens", "log_probs", "passes", "seconds", "entropy"}
+    assert set(result.to_dict()) == {"texts", "token_ids", "log_probs", "passes", "seconds", "entropy"}
+    assert result.to_dict()["token_ids"] == result.tokens
+    assert result.text == result.texts[0] != result.texts[1]
     filling = model.fill("the [1-2] is [3]")
     assert repr(filling).startswith("Filling(1 text, ")
     values = json.loads(json.dumps(filling.to_dict()))
@@ -148,6 +183,17 @@ def test_a_result_has_a_short_repr_and_plain_values(model: Model) -> None:
     assert [attempt["lengths"] for attempt in values["attempts"][0]] == [list(a.lengths) for a in filling.attempts[0]]
     bound = model.bound("the king")
     assert json.loads(json.dumps(bound.to_dict()))["perplexity"] == bound.perplexity
+
+
+def test_a_result_and_the_command_line_write_the_same_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "automaton", "aABC", "--length", "6", "--json", "--dtype", "float32"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    result = unmask.load("automaton", dtype="float32").generate("aABC", length=6)
+    timed = {"seconds"}
+    assert {name: printed[name] for name in result.to_dict().keys() - timed} == {
+        name: value for name, value in result.to_dict().items() if name not in timed
+    }
+    assert printed["tokens"] == len(result.log_probs[0])  # a number; the ids are token_ids
 
 
 def test_what_a_model_has_is_printed_short(model: Model) -> None:

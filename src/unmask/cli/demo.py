@@ -257,8 +257,8 @@ def _generate(
     model: "Model", console: "Console", arguments: DemoArguments, label: str, policy: "UnmaskingPolicy"
 ) -> dict[str, Any]:
     """Generate a text by `policy`, shown while it is written -> its facts."""
-    from unmask.api import unigram_entropy
     from unmask.cli.live import LiveText
+    from unmask.decode.rows import unigram_entropy
 
     length = min(_LENGTH, model.window)
     console.print(f"\n{label}", style="bold", markup=False)

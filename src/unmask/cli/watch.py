@@ -296,7 +296,9 @@ class Tracing:
         self, model: "Model", stream: "Generator[Snapshot, None, list[Row]]", template: str | None = None
     ) -> "Generator[Snapshot, None, list[Row]]":
         """Stream -> the same stream, which is recorded while it runs; `template` is the text that is filled, if any."""
-        self._model, self._recorder = model, model.recorder(template)
+        from unmask.results import recorder_of
+
+        self._model, self._recorder = model, recorder_of(model, template)
         return self._recorder.record(stream)
 
     def save(self, rows: "Sequence[Written]", **facts: Any) -> None:

@@ -135,7 +135,7 @@ def run_generate(argv: Sequence[str]) -> int:
     require_rows(len(starts) * arguments.count, arguments.length)
     prompts = [text for text in starts for _ in range(arguments.count)]
 
-    from unmask.api import unigram_entropy
+    from unmask.results import Generation
 
     decoding, watch, as_json = arguments.decoding, arguments.recording.watch, arguments.output.json
     tracing = _tracing(arguments.recording.trace)
@@ -156,34 +156,27 @@ def run_generate(argv: Sequence[str]) -> int:
     seconds = time.perf_counter() - began
     if tracing is not None:
         tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
-    texts = [model.tokenizer.text(row.tokens, row.typed) for row in rows]
-    written = [row.tokens[row.prompt :] for row in rows]
-    passes = sum(row.passes for row in rows)
-    tokens, entropy = sum(map(len, written)), unigram_entropy(written)
+    result = Generation.of(rows, model.tokenizer, seconds)
+    passes, tokens = sum(result.passes), sum(map(len, result.log_probs))
     if as_json:
         print_json(
             {
-                "texts": texts,
+                **result.to_dict(),
                 "prompts": prompts,
                 "outside_alphabet": model.tokenizer.unknown(*starts),
-                "token_ids": [row.tokens for row in rows],
-                "log_probs": [row.log_probs for row in rows],
                 "policy": decoding.policy,
                 "seed": decoding.seed,
-                "passes": [row.passes for row in rows],
                 "tokens": tokens,
-                "seconds": seconds,
                 "tokens_per_second": tokens / seconds,
-                "entropy": entropy,
             }
         )
     else:
-        _print_texts(texts, skip_first=watch and on_stdout)
+        _print_texts(result.texts, skip_first=watch and on_stdout)
     if arguments.output.verbose:
         note(
             "",
             f"{tokens:,} token{'s' * (tokens != 1)} in {passes:,} passes of a row, {seconds:.1f} s "
-            f"({tokens / seconds:,.0f} tokens/s); unigram entropy {entropy:.2f} of at most "
+            f"({tokens / seconds:,.0f} tokens/s); unigram entropy {result.entropy:.2f} of at most "
             f"{math.log(max(tokens, 1)):.2f} nats",
         )
     return 0

@@ -4,7 +4,7 @@ __all__ = ["NO_OPTIONS", "RowOptions", "make_decoder", "row_options"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, cast
 
 import torch
@@ -166,8 +166,8 @@ def _within(rule: UnmaskingPolicy, passes: float, name: str) -> UnmaskingPolicy:
 
 def _token(tokenizer: Tokenizer, token: int | str) -> int:
     """The id of a token given as an id or a text. Raises RequestError for a text that is not one token."""
-    if isinstance(token, int):
-        return token
+    if isinstance(token, int | Integral):
+        return int(token)
     special = {tokenizer.piece(i): i for i in tokenizer.special_ids}
     ids = [special[token]] if token in special else tokenizer.encode(token)
     if len(ids) != 1:

@@ -65,23 +65,23 @@ def bundled() -> dict[str, Path]:
     return _folders(_MODELS)
 
 
-def locate(name_or_path: str) -> str:
-    """Name of a bundled checkpoint, or a path -> its folder, or the path.
+def locate(name_or_path: str | os.PathLike[str]) -> str:
+    """Name of a bundled checkpoint, or a path -> its folder, or the path. A path object is never a name.
 
     Raises RequestError if there is none, or if a path has the name of a bundled checkpoint.
     """
-    known = bundled()
-    if name_or_path in known:
-        refuse_ambiguous(name_or_path, "bundled model")
-    path = known.get(name_or_path, to_path(name_or_path))
+    name, known = os.fsdecode(name_or_path), bundled() if isinstance(name_or_path, str) else {}
+    if name in known:
+        refuse_ambiguous(name, "bundled model")
+    path = known.get(name, to_path(name))
     if not path.exists():
-        if _HUB.fullmatch(name_or_path) and not Path(name_or_path.partition("/")[0]).is_dir():
+        if _HUB.fullmatch(name) and not Path(name.partition("/")[0]).is_dir():
             raise RequestError(
-                f"There is no folder '{name_or_path}'. If it is a model on the Hugging Face hub: unmask cannot load "
-                f"models of other libraries yet; give {_LOADABLE}."
+                f"There is no folder '{name}'. If it is a model on the Hugging Face hub: unmask cannot load models of "
+                f"other libraries yet; give {_LOADABLE}."
             )
-        hint = f"or one of the bundled models; {did_you_mean(name_or_path, known)}" if known else "that exists."
-        raise RequestError(f"There is no checkpoint at '{name_or_path}'; give a checkpoint or run folder {hint}")
+        hint = f"or one of the bundled models; {did_you_mean(name, known)}" if known else "that exists."
+        raise RequestError(f"There is no checkpoint at '{name}'; give a checkpoint or run folder {hint}")
     return str(path)
 
 
