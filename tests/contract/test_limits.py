@@ -27,8 +27,8 @@ from unmask.config import to_dict
 from unmask.data import documents
 from unmask.data.documents import json_rows
 from unmask.data.packed import Corpus, Packed
+from unmask.data.prepare import open_sources
 from unmask.data.settings import DataSettings
-from unmask.data.sources import open_source
 from unmask.data.split import choose_tokenizer, plan_split
 from unmask.disk import checkpoint as checkpoints
 from unmask.disk import json as reader
@@ -373,9 +373,9 @@ def test_a_tokenizer_file_without_an_end(tmp_path: Path, monkeypatch: pytest.Mon
 def test_tokenizers_of_any_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A vocabulary is never larger than the bytes of its text allow; the trainer would reserve memory for it."""
     (tmp_path / "a.txt").write_text("to be or not to be " * 100)
-    source = open_source(str(tmp_path / "a.txt"))
     settings = DataSettings(str(tmp_path / "a.txt"), tokenizer="bpe", vocab_size=10**7)
-    tokenizer, _ = choose_tokenizer(settings, source, None, lambda: plan_split(source, None, 0.05), lambda _: None)
+    sources = open_sources(settings)
+    tokenizer, _ = choose_tokenizer(settings, sources, lambda: plan_split(sources, 0.05), lambda _: None)
     assert tokenizer.vocab_size < 400
     with pytest.raises(RequestError, match=r"A tokenizer of 1,000,000,000,000 ids needs"):
         bpe_tokenizer(["a"], 10**12)

@@ -69,16 +69,15 @@ def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]
 def make_old(run: Path) -> None:
     """Turn the records of a run into those of a run that knew no rule: as if it had been split by rule 1."""
     from unmask.config import from_dict
-    from unmask.data.prepare import corpus_key
+    from unmask.data.prepare import corpus_key, open_sources
     from unmask.data.settings import DataSettings
-    from unmask.data.sources import open_source
     from unmask.text.build import byte_tokenizer
 
     for path in run.rglob("run.json"):
         values = json.loads(path.read_text(encoding="utf-8"))
         values["settings"]["data"]["source"] = values["typed"]["source"]
         data = from_dict(DataSettings, values["settings"]["data"], "run.json")
-        values["data"] = corpus_key(data, open_source(data.source, rule=1), None, byte_tokenizer(), 1)
+        values["data"] = corpus_key(data, open_sources(data, rule=1), byte_tokenizer())
         del values["split"], values["typed"]
         path.write_text(json.dumps(values), encoding="utf-8")
 
@@ -199,7 +198,7 @@ def bundled() -> tuple[Trained, Tokenizer, dict[str, Any]]:
 
 def test_the_bundled_model_keeps_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     trained, tokenizer, _ = bundled()
-    monkeypatch.setattr("unmask.train.plan.prepare", lambda *_, rule, **__: rule)
+    monkeypatch.setattr("unmask.train.plan.prepare", lambda settings, tokenizer, note, sources: sources.rule)
     assert corpus_of(trained.data, tokenizer, trained=trained, advice="or nothing") == 1
     other = replace(trained, fingerprint="0" * 64)
     with pytest.raises(RequestError, match="no longer"):  # the control: it is compared

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from unmask.data.documents import Pair, document_pieces
+from unmask.data.documents import Pair, Piece, document_pieces
+from unmask.data.packed import Sources
 from unmask.data.sources import Source
 from unmask.data.split import plan_split
 from unmask.errors import DataError
@@ -23,17 +24,17 @@ def source(documents: list[str], paired: bool = False) -> Source:
     """Texts -> the source with them as documents, or as pairs cut at the first colon."""
     pairs = [Pair(*text.split(": ", 1)) for text in documents] if paired else []
 
-    def pieces() -> Iterator[object]:
+    def pieces() -> Iterator[Piece]:
         for number, text in enumerate(documents):
             yield from document_pieces(number, (text,))
 
-    return Source("memory", "0", paired, pieces, lambda: pairs)  # type: ignore[arg-type]
+    return Source("memory", "0", paired, pieces, lambda: pairs)
 
 
 def sides(documents: list[str], share: float = 0.1, rule: int = 2, paired: bool = False) -> list[tuple[str, str]]:
     """Texts -> the training and the validation text of each."""
     parts, side, number = [["", ""] for _ in documents], -1, 0
-    for unit in plan_split(source(documents, paired), None, share, rule).units():
+    for unit in plan_split(Sources(source(documents, paired), None, rule), share).units():
         parts[number][unit.valid] += unit.text if unit.prompt is None else f"{unit.prompt}: {unit.text}"
         side = sum(map(len, parts[number]))
         number += side == len(documents[number])
@@ -95,7 +96,7 @@ def test_a_larger_share_keeps_what_a_smaller_one_kept() -> None:
 
 
 def test_documents_that_are_cut_are_separated_in_training() -> None:
-    units = list(plan_split(source(texts(3, 1)), None, 0.2).units())
+    units = list(plan_split(Sources(source(texts(3, 1))), 0.2).units())
     assert [(unit.valid, unit.ends) for unit in units] == [
         (False, True),
         (True, True),

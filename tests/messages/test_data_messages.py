@@ -277,7 +277,8 @@ def test_too_little(folder: Path) -> None:
     )
     (folder / "p.jsonl").write_text("".join(f'{{"prompt": "p", "answer": "{n}"}}\n' for n in "abc"), encoding="utf-8")
     assert message(DataError, prepared(source="p.jsonl", length=2)) == (
-        "no row of the training part of p.jsonl fits into 2 tokens: give a larger --data.length."
+        "no row of the training part of p.jsonl fits into 2 tokens: give a larger --data.length (with --init, a "
+        "checkpoint with a larger window)."
     )
     assert message(DataError, prepared(source="p.jsonl", valid="a.txt")) == (
         "p.jsonl holds prompts with answers but a.txt holds documents: give two of one kind."

@@ -135,7 +135,7 @@ def table_rows(path: Path, separator: str) -> Iterator[tuple[str, Mapping[str, A
     with opened(path) as file, io.TextIOWrapper(file, "utf-8-sig") as text:
         lines = _lines(path, text, longest)
         first = next(lines, "")
-        if separator == "," not in first and ";" in first:
+        if separator == "," and "," not in first and ";" in first:
             separator = ";"
         reader = csv.reader(_chained(first, lines), delimiter=separator, strict=True)
         try:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from unmask.data.documents import Pair, Piece
-from unmask.data.packed import Corpus, PartFacts
-from unmask.data.prepare import prepare, silent
-from unmask.data.settings import SPLIT_RULE, DataSettings
-from unmask.data.sources import CORPORA, Source, open_source
+from unmask.data.packed import Corpus, PartFacts, Sources
+from unmask.data.prepare import open_sources, prepare, silent
+from unmask.data.settings import DataSettings
+from unmask.data.sources import CORPORA, Source
 from unmask.data.split import automatic_vocab_size, utf8_size
 from unmask.text.tokenizer import Tokenizer
 
@@ -31,10 +31,7 @@ def estimate_corpus(
     settings: DataSettings,
     tokenizer: Tokenizer | None = None,
     note: Callable[[str], None] = silent,
-    *,
-    source: Source | None = None,
-    valid: Source | None = None,
-    rule: int = SPLIT_RULE,
+    sources: Sources | None = None,
 ) -> Corpus:
     """Data settings -> the corpus of the first `SAMPLE` bytes of text, whose facts are estimates for the whole text.
 
@@ -42,23 +39,15 @@ def estimate_corpus(
     problems of a task. A text that is not larger than the sample is prepared as by `prepare`, whose arguments and
     errors are the same.
     """
-    source = source or open_source(settings.source, settings.columns, rule)
-    if valid is None and settings.valid is not None:
-        valid = open_source(settings.valid, settings.columns, rule)
-    train_head, valid_head = _head(source), None if valid is None else _head(valid)
+    sources = sources or open_sources(settings)
+    train_head, valid_head = _head(sources.source), None if sources.valid is None else _head(sources.valid)
     if train_head.times == 1 and (valid_head is None or valid_head.times == 1):
-        return prepare(settings, tokenizer, note, source=source, valid=valid, rule=rule)
+        return prepare(settings, tokenizer, note, sources)
     vocab_size = settings.vocab_size
     if vocab_size is None and settings.tokenizer in ("auto", "bpe"):
         vocab_size = automatic_vocab_size(round(train_head.bytes * train_head.times))
-    corpus = prepare(
-        dataclasses.replace(settings, vocab_size=vocab_size),
-        tokenizer,
-        silent,
-        source=train_head.source,
-        valid=None if valid_head is None else valid_head.source,
-        rule=rule,
-    )
+    heads = Sources(train_head.source, None if valid_head is None else valid_head.source, sources.rule)
+    corpus = prepare(dataclasses.replace(settings, vocab_size=vocab_size), tokenizer, silent, heads)
     note(
         f"sizes of the text are estimates: {train_head.bytes / 1e6:.1f} MB of about "
         f"{train_head.bytes * train_head.times / 1e6:.1f} MB were encoded."

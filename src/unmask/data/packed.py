@@ -9,6 +9,7 @@ __all__ = [
     "Facts",
     "Packed",
     "PartFacts",
+    "Sources",
     "Split",
     "batch_indices",
     "cache_folder",
@@ -30,6 +31,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unmask.config import to_path
+from unmask.data.settings import SPLIT_RULE
+from unmask.data.sources import Source
 from unmask.disk.files import file_sha256
 from unmask.disk.json import read_json
 from unmask.errors import DataError
@@ -184,6 +187,22 @@ class Split:
     """The fingerprint of the content of the source."""
     valid: str | None
     """That of a separate source of validation text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The texts of a corpus, and the rule by which they are read and split."""
+
+    source: Source
+    valid: Source | None = None
+    """A separate source of validation text; all of `source` is then for training."""
+    rule: int = SPLIT_RULE
+    """See `data.settings.SPLIT_RULE`."""
+
+    @property
+    def split(self) -> Split:
+        """Rule and fingerprints."""
+        return Split(self.rule, self.source.fingerprint, None if self.valid is None else self.valid.fingerprint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 The result is kept in the cache and loaded from there by later runs.
 """
 
-__all__ = ["Dropped", "Encoded", "Packer", "corpus_key", "encode_units", "prepare", "silent"]
+__all__ = ["Dropped", "Encoded", "Packer", "corpus_key", "encode_units", "open_sources", "prepare", "silent"]
 
 import functools
 import hashlib
@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from unmask.batch import ceil_div
-from unmask.data.packed import Corpus, Facts, PartFacts, Split, cache_folder, load_corpus, token_type, write_facts
+from unmask.data.packed import Corpus, Facts, PartFacts, Sources, cache_folder, load_corpus, token_type, write_facts
 from unmask.data.settings import SPLIT_RULE, DataSettings
-from unmask.data.sources import Source, open_source
+from unmask.data.sources import open_source
 from unmask.data.split import SplitPlan, Unit, choose_tokenizer, plan_split, utf8_size
 from unmask.disk.files import atomic_folder, remove_leftovers
 from unmask.errors import ConfigError, DataError, RunError
@@ -173,8 +173,7 @@ class _Job:
     """Everything that determines the rows."""
 
     settings: DataSettings
-    source: Source
-    valid_source: Source | None
+    sources: Sources
     tokenizer: Tokenizer
     tokenizer_name: str
 
@@ -189,22 +188,22 @@ def _appends_eos(settings: DataSettings, tokenizer: Tokenizer) -> bool:
     return settings.eos == "append" and tokenizer.eos_id is not None
 
 
-def corpus_key(settings: DataSettings, source: Source, valid: Source | None, tokenizer: Tokenizer, rule: int) -> str:
+def corpus_key(settings: DataSettings, sources: Sources, tokenizer: Tokenizer) -> str:
     """Everything that determines the rows -> its sha256, in hexadecimal: the fingerprint that a run records.
 
     That of rule 1 is the one of the runs before rules had numbers.
     """
     identity: dict[str, Any] = {
-        "format": rule,
-        "source": source.fingerprint,
-        "valid": None if valid is None else valid.fingerprint,
-        "valid_share": None if valid is not None else settings.valid_share,
+        "format": sources.rule,
+        "source": sources.split.source,
+        "valid": sources.split.valid,
+        "valid_share": None if sources.valid is not None else settings.valid_share,
         "text_key": settings.text_key,
         "tokenizer": hashlib.sha256(tokenizer.to_json().encode("utf-8")).hexdigest(),
         "length": settings.length,
         "eos": _appends_eos(settings, tokenizer),
     }
-    if rule > 1:
+    if sources.rule > 1:
         identity["pair_keys"] = [settings.prompt_key, settings.answer_key]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -213,56 +212,56 @@ def silent(_: str) -> None:
     """Ignore a note."""
 
 
+def open_sources(settings: DataSettings, rule: int = SPLIT_RULE) -> Sources:
+    """Data settings -> the sources that they name, read and split by `rule`. Raises DataError as `open_source`."""
+    source = open_source(settings.source, settings.columns, rule)
+    valid = None if settings.valid is None else open_source(settings.valid, settings.columns, rule)
+    return Sources(source, valid, rule)
+
+
 def prepare(
     settings: DataSettings,
     tokenizer: Tokenizer | None = None,
     note: Callable[[str], None] = silent,
-    *,
-    source: Source | None = None,
-    valid: Source | None = None,
-    rule: int = SPLIT_RULE,
+    sources: Sources | None = None,
 ) -> Corpus:
     """Data settings -> the corpus, from the cache if it is there.
 
-    `tokenizer`, `source` and `valid` replace those that the settings name. `note` receives progress sentences. `rule`
-    is that of the split (`data.settings.SPLIT_RULE`). The result is the same, byte for byte, for any number of
-    `settings.workers`.
+    `tokenizer` and `sources` replace those that the settings name. `note` receives progress sentences. The result is
+    the same, byte for byte, for any number of `settings.workers`.
 
     Raises:
         DataError: if a source or the tokenizer cannot be used, or there is nothing to train or to validate on.
         RunError: if the result cannot be written.
     """
-    source = source or open_source(settings.source, settings.columns, rule)
-    if valid is None and settings.valid is not None:
-        valid = open_source(settings.valid, settings.columns, rule)
+    sources = sources or open_sources(settings)
+    source, valid = sources.source, sources.valid
     if valid is not None and valid.paired != source.paired:
         paired, plain = (source, valid) if source.paired else (valid, source)
         raise DataError(
             f"{paired.name} holds prompts with answers but {plain.name} holds documents: give two of one kind."
         )
-    plan = functools.cache(lambda: plan_split(source, valid, settings.valid_share, rule))
+    plan = functools.cache(lambda: plan_split(sources, settings.valid_share))
     name = "file"
     if tokenizer is None:
-        tokenizer, name = choose_tokenizer(settings, source, valid, plan, note, rule)
-    job = _Job(settings, source, valid, tokenizer, name)
-    key = corpus_key(settings, source, valid, tokenizer, rule)
-    folder = cache_folder() / "data" / key
+        tokenizer, name = choose_tokenizer(settings, sources, plan, note)
+    folder = cache_folder() / "data" / corpus_key(settings, sources, tokenizer)
     remove_leftovers(folder.parent)
-    split = Split(rule, source.fingerprint, None if valid is None else valid.fingerprint)
-    corpus = load_corpus(folder, split, tokenizer, settings.source, note)
+    corpus = load_corpus(folder, sources.split, tokenizer, settings.source, note)
     if corpus is None:
-        _build(job, plan(), folder, note)
-        corpus = load_corpus(folder, split, tokenizer, settings.source, note)
+        _build(_Job(settings, sources, tokenizer, name), plan(), folder, note)
+        corpus = load_corpus(folder, sources.split, tokenizer, settings.source, note)
     if corpus is None:
         raise RunError(f"the prepared data in {folder} cannot be read back: delete that folder and run again.")
-    corpus = replace(corpus, notes=(*_taken(source, valid, corpus.facts), *corpus.notes))
+    corpus = replace(corpus, notes=(*_taken(sources, corpus.facts), *corpus.notes))
     for sentence in corpus.notes:
         note(sentence)
     return corpus
 
 
-def _taken(source: Source, valid: Source | None, facts: Facts) -> Iterator[str]:
+def _taken(sources: Sources, facts: Facts) -> Iterator[str]:
     """Sources -> a sentence for each that says what was taken from its rows."""
+    source, valid = sources.source, sources.valid
     label = "rows" if source.paired else "documents"
     if source.taken:
         yield f"{facts.count:,} {label} of {source.name}: {source.taken}."
@@ -296,7 +295,7 @@ def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
     with make(name="train") as train, make(name="valid") as valid:
         for encoded in encode_units(plan.units(), job.tokenizer, job.settings.workers):
             (valid if encoded.unit.valid else train).add(encoded)
-        sizes = train.finish(job.source.paired), valid.finish(job.source.paired)
+        sizes = train.finish(job.sources.source.paired), valid.finish(job.sources.source.paired)
         too_long = train.dropped.too_long + valid.dropped.too_long
         no_answer = train.dropped.no_answer + valid.dropped.no_answer
     _check_parts(job, *sizes, too_long)
@@ -309,7 +308,7 @@ def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
         notes.append("the tokenizer has no EOS token, so nothing marks where a document ends.")
     facts = Facts(
         source=job.settings.source,
-        paired=job.source.paired,
+        paired=job.sources.source.paired,
         tokenizer=job.tokenizer_name,
         vocab_size=job.tokenizer.vocab_size,
         length=job.settings.length,
@@ -325,13 +324,14 @@ def _check_parts(job: _Job, train: PartFacts, valid: PartFacts, too_long: int) -
     """Raise DataError if the training or the validation part is empty."""
     if train.rows and valid.rows:
         return
+    name = job.sources.source.name
     if too_long:
         side = "training" if not train.rows else "validation"
         raise DataError(
-            f"no row of the {side} part of {job.source.name} fits into {job.settings.length} tokens: give a larger "
-            "--data.length."
+            f"no row of the {side} part of {name} fits into {job.settings.length} tokens: give a larger --data.length "
+            "(with --init, a checkpoint with a larger window)."
         )
     raise DataError(
-        f"{job.source.name} is too short to have a training and a validation part: give more text, or a validation "
-        "source with --data.valid."
+        f"{name} is too short to have a training and a validation part: give more text, or a validation source with "
+        "--data.valid."
     )

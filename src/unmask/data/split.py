@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from unmask.data.documents import Pair, Piece
-from unmask.data.packed import cache_folder
-from unmask.data.settings import BUILT_IN_TOKENIZERS, SMALLEST_BPE, SPLIT_RULE, DataSettings
+from unmask.data.packed import Sources, cache_folder
+from unmask.data.settings import BUILT_IN_TOKENIZERS, SMALLEST_BPE, DataSettings
 from unmask.data.sources import Source
 from unmask.disk.files import atomic_text, file_sha256
 from unmask.disk.folders import refuse_ambiguous
@@ -73,15 +73,13 @@ class _Cuts:
 class SplitPlan:
     """The split of a source; `units` streams the source in order, each unit with its side of the split."""
 
-    source: Source
-    valid_source: Source | None
-    """The separate source of validation text, if there is one."""
+    sources: Sources
     bytes: int
-    """UTF-8 bytes of the text of `source`."""
+    """UTF-8 bytes of the text of `sources.source`."""
     documents: int
-    """Documents, or pairs, of `source`."""
+    """Documents, or pairs, of `sources.source`."""
     in_valid: np.ndarray | None
-    """(documents,) bool: the documents for validation; None if documents are cut, or there is a `valid_source`."""
+    """(documents,) bool: the documents for validation; None if documents are cut, or there is a `sources.valid`."""
     cuts: _Cuts | None
     """The cuts, if documents are cut."""
     note: str
@@ -89,18 +87,19 @@ class SplitPlan:
 
     def units(self) -> Iterator[Unit]:
         """All units, for training and for validation."""
-        if self.valid_source is not None:
-            yield from _one_side(self.source, False)
-            yield from _one_side(self.valid_source, True)
-        elif self.source.paired:
+        source, valid_source = self.sources.source, self.sources.valid
+        if valid_source is not None:
+            yield from _one_side(source, False)
+            yield from _one_side(valid_source, True)
+        elif source.paired:
             in_valid = self.in_valid
             assert in_valid is not None  # a source of pairs is never cut
-            for row, pair in enumerate(self.source.pairs()):
+            for row, pair in enumerate(source.pairs()):
                 yield _pair_unit(pair, bool(in_valid[row]))
         elif self.in_valid is not None:
-            yield from _by_document(self.source.pieces(), self.in_valid)
+            yield from _by_document(source.pieces(), self.in_valid)
         elif self.cuts is not None:
-            yield from _by_cuts(self.source.pieces(), self.cuts)
+            yield from _by_cuts(source.pieces(), self.cuts)
 
     def training_texts(self) -> Iterator[str]:
         """All texts for training, from which tokenizers are trained."""
@@ -111,28 +110,29 @@ class SplitPlan:
                 yield unit.text
 
 
-def plan_split(source: Source, valid_source: Source | None, share: float, rule: int = SPLIT_RULE) -> SplitPlan:
-    """A source -> its split: about `share` of its documents (or pairs) for validation, at least one on each side.
+def plan_split(sources: Sources, share: float) -> SplitPlan:
+    """Sources -> their split: about `share` of its documents (or pairs) for validation, at least one on each side.
 
     A document is for validation if the sha256 of its text, as a number from 0 to 1, is below `share`. Copies of a text
     are then on one side, and the order of the documents and other documents do not matter; but where no document is
     below `share`, that of the smallest number is taken. If there are fewer than FEW_DOCUMENTS different documents, the
     last `share` of each is for validation. Rule 1 is the one of SPLIT_RULE, for runs that were split by it.
 
-    Reads `source` once. All of it is for training if there is a `valid_source`.
+    Reads `sources.source` once. All of it is for training if there is a `sources.valid`.
 
     Raises:
         DataError: if there is too little text for both sides.
     """
+    source, rule = sources.source, sources.rule
     hashes, sizes = _survey(source, rule)
     count, size = len(hashes), int(sizes.sum())
     label = "row" if source.paired else "document"
-    if valid_source is not None:
-        note = f"validation text comes from {valid_source.name}."
-        return SplitPlan(source, valid_source, size, count, None, None, note)
+    if sources.valid is not None:
+        note = f"validation text comes from {sources.valid.name}."
+        return SplitPlan(sources, size, count, None, None, note)
     different = len(np.unique(hashes))
     if not source.paired and different < FEW_DOCUMENTS:
-        return SplitPlan(source, None, size, count, None, *_cut_plan(sizes, different, share, rule))
+        return SplitPlan(sources, size, count, None, *_cut_plan(sizes, different, share, rule))
     if different < 2:
         raise DataError(
             f"{source.name} holds too few {label}s ({different}): give at least 2 different ones, or a validation "
@@ -146,7 +146,7 @@ def plan_split(source: Source, valid_source: Source | None, share: float, rule: 
         if in_valid.all() or not in_valid.any():
             in_valid = hashes < hashes.max() if in_valid.all() else hashes == hashes.min()
     note = f"{int(in_valid.sum()):,} of {count:,} {label}s are kept for validation."
-    return SplitPlan(source, None, size, count, in_valid, None, note)
+    return SplitPlan(sources, size, count, in_valid, None, note)
 
 
 def _cut_plan(sizes: np.ndarray, different: int, share: float, rule: int) -> tuple[_Cuts, str]:
@@ -277,11 +277,9 @@ def automatic_vocab_size(text_bytes: int) -> int:
 
 def choose_tokenizer(
     settings: DataSettings,
-    source: Source,
-    valid_source: Source | None,
+    sources: Sources,
     plan: Callable[[], SplitPlan],
     note: Callable[[str], None],
-    rule: int = SPLIT_RULE,
 ) -> tuple[Tokenizer, str]:
     """Settings and sources -> the tokenizer, and byte, char, dna, bpe or file.
 
@@ -302,13 +300,13 @@ def choose_tokenizer(
     if name == "dna":
         return dna_tokenizer(), name
     identity = {
-        "source": source.fingerprint,
-        "valid": None if valid_source is None else valid_source.fingerprint,
-        "valid_share": None if valid_source is not None else settings.valid_share,
+        "source": sources.split.source,
+        "valid": sources.split.valid,
+        "valid_share": None if sources.valid is not None else settings.valid_share,
         "text_key": settings.text_key,
         "kind": name,
         "vocab_size": settings.vocab_size,
-        "rule": rule,
+        "rule": sources.rule,
         "columns": [settings.prompt_key, settings.answer_key],
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -27,7 +27,7 @@ from typing import Annotated, Any
 from unmask.config import moved
 from unmask.data.documents import Pair, row_pair
 from unmask.data.estimate import SAMPLE_PAIRS, estimate_corpus
-from unmask.data.packed import Corpus
+from unmask.data.packed import Corpus, Sources
 from unmask.data.prepare import corpus_key, prepare, silent
 from unmask.data.settings import SPLIT_RULE, DataSettings
 from unmask.data.sources import CORPORA, Source, open_source
@@ -239,28 +239,25 @@ def corpus_of(
         RequestError, PluginError: for a task that cannot be made.
     """
     rule = SPLIT_RULE if trained is None else trained.rule
-    source, valid = _sources(settings, rule, trained, sampled=sampled)
+    sources = _sources(settings, rule, trained, sampled=sampled)
     if trained is not None and tokenizer is not None and not trained.data.source.startswith("task:"):
-        same = corpus_key(trained.data, source, valid, tokenizer, rule) == trained.fingerprint
+        same = corpus_key(trained.data, sources, tokenizer) == trained.fingerprint
         if same and settings.columns == trained.data.columns:
             _check_share(settings, trained)
         elif advice is not None:
-            raise RequestError(_changed(settings, trained, source) + f": give it as it was, {advice}.")
+            raise RequestError(_changed(settings, trained, sources) + f": give it as it was, {advice}.")
         else:
-            if trained.source == source.fingerprint and not same and valid is None:
+            if not same and sources.valid is None and trained.source == sources.split.source:
                 note(f"{settings.source} is the text that {trained.folder} was trained on: nothing of it was held out.")
-            elif settings.source == trained.data.source and not same and valid is None:
-                note(_changed(settings, trained, source) + ": what is held out now may have been trained on.")
-            rule = SPLIT_RULE
-            source, valid = _sources(settings, rule, trained, sampled=sampled)
+            elif not same and sources.valid is None and settings.source == trained.data.source:
+                note(_changed(settings, trained, sources) + ": what is held out now may have been trained on.")
+            sources = _sources(settings, SPLIT_RULE, trained, sampled=sampled)
     prepared = estimate_corpus if sampled else prepare
-    return prepared(settings, tokenizer, note, source=source, valid=valid, rule=rule)
+    return prepared(settings, tokenizer, note, sources)
 
 
-def _sources(
-    settings: DataSettings, rule: int, trained: Trained | None, *, sampled: bool = False
-) -> tuple[Source, Source | None]:
-    """Settings -> the source, and the separate one for validation if there is one; `sampled`: see `task_source`."""
+def _sources(settings: DataSettings, rule: int, trained: Trained | None, *, sampled: bool) -> Sources:
+    """Settings -> the sources that they name, tasks among them; `sampled`: see `task_source`."""
     opened = dict[str, Source | None]()
     for name, text, usual in (("source", settings.source, _COUNT), ("valid", settings.valid, _VALID)):
         if text is None:
@@ -276,7 +273,7 @@ def _sources(
     assert source is not None
     if valid is None and settings.source.startswith("task:"):
         valid = task_source(_read(settings.source)[0], "valid", _VALID, sampled=sampled)
-    return source, valid
+    return Sources(source, valid, rule)
 
 
 def _check_place(name: str, text: str, trained: Trained) -> None:
@@ -297,9 +294,9 @@ def _check_share(settings: DataSettings, trained: Trained) -> None:
         )
 
 
-def _changed(settings: DataSettings, trained: Trained, source: Source) -> str:
+def _changed(settings: DataSettings, trained: Trained, sources: Sources) -> str:
     """What is not as it was in the training, as the start of a sentence."""
-    if trained.source == source.fingerprint and settings.valid is not None:
+    if trained.source == sources.split.source and settings.valid is not None:
         return f"{settings.valid} is not the validation text that {trained.folder} was trained with"
     return f"{settings.source} is not, or no longer, the text that {trained.folder} was trained on"
 
