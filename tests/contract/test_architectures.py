@@ -34,7 +34,7 @@ from unmask.run.machine import bfloat16_works
 from unmask.solve.settings import Setting
 from unmask.solve.sweep import Bench, open_bench, sweep
 from unmask.text.build import char_tokenizer
-from unmask.train.session import open_session, recorded_run
+from unmask.train.session import open_session, plan_session, recorded_run
 from unmask.train.settings import TextRun, TrainSettings
 
 WINDOW, CHANNELS = 49, 12
@@ -154,7 +154,7 @@ def trained(folder: Path, steps: int = 30) -> Quiet:
     """A fresh mixer beside `folder`, fine-tuned there."""
     written(folder.with_name("fresh"))
     run = TextRun(DATA, train=replace(TRAIN, steps=steps, eval_every=steps))
-    session = open_session(run, out=folder, init=folder.with_name("fresh"), note=lambda _: None)
+    session = open_session(plan_session(run, out=folder, init=folder.with_name("fresh"), note=lambda _: None))
     assert session.plan.parameters == sum(p.numel() for p in session.trainer.model.parameters())
     listener = Quiet()
     session.trainer.fit(listener)
@@ -168,9 +168,8 @@ def test_it_is_fitted_saved_and_gone_on_with(mixer: None, tmp_path: Path, capsys
     assert main(["info", str(tmp_path / "run")]) == 0
     assert "mixer" in capsys.readouterr().out
     again = recorded_run(tmp_path / "run")
-    session = open_session(
-        replace(again, train=replace(again.train, steps=32)), resume=tmp_path / "run", note=lambda _: None
-    )
+    again = replace(again, train=replace(again.train, steps=32))
+    session = open_session(plan_session(again, resume=tmp_path / "run", note=lambda _: None))
     raw = session.trainer.model.state_dict()
     assert session.trainer.step == 30
     assert not torch.equal(raw["mixing"], build(session.plan.model, TRAIN.seed).state_dict()["mixing"])  # the control
@@ -181,7 +180,7 @@ def test_a_window_that_is_too_short_is_refused(mixer: None, tmp_path: Path) -> N
     written(tmp_path / "fresh")
     run = TextRun(replace(DATA, length=WINDOW + 1), train=TRAIN)
     with pytest.raises(ConfigError, match=f"the model's window is {WINDOW} tokens"):
-        open_session(run, out=tmp_path / "run", init=tmp_path / "fresh", note=lambda _: None)
+        plan_session(run, out=tmp_path / "run", init=tmp_path / "fresh", note=lambda _: None)
 
 
 def test_it_is_loaded_and_decoded(mixer: None, tmp_path: Path) -> None:

@@ -81,12 +81,13 @@ def run(argv: Sequence[str]) -> int:
     run = TextRun(arguments.data, arguments.model, arguments.train)
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("out", "resume", "init")}
     options |= {"note": _first_only(note), "began": began}
+    planned = plan_session(run, dry=arguments.dry, **options)
     if arguments.dry:
-        with closing(plan_session(run, dry=True, **options)) as planned:
+        with closing(planned):
             if planned.probe.group.first:
                 _print_plan(planned, arguments.init, arguments.output.json)
         return 0
-    with closing(open_session(run, **options)) as session:
+    with closing(open_session(planned)) as session:
         first = session.probe.group.first
         if first:
             note(*table(_rows(_facts(session, arguments.init)) | {"folder": str(session.folder)}))

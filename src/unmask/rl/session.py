@@ -11,8 +11,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from unmask.config import absolute_path, from_dict, moved, to_path
 from unmask.disk.checkpoint import read_checkpoint, resuming
 from unmask.disk.files import file_sha256, run_lock
@@ -26,8 +24,8 @@ from unmask.rl.loop import ValidationResult, fit
 from unmask.rl.rollout import World, load_world
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Interrupt, Listener
-from unmask.run.machine import choose_device, prepare, set_threads
-from unmask.run.parallel import Group, join_group
+from unmask.run.machine import prepare, set_threads
+from unmask.run.parallel import Group, enter_group
 from unmask.run.workers import Workers
 from unmask.train.session import claim, default_folder, refuse_taken, set_newer_aside
 
@@ -64,13 +62,8 @@ def open_learning(
         refuse_taken(to_path(out))
     prepare()
     set_threads(run.learn.threads)
-    device = choose_device(run.learn.device)
     with ExitStack() as held:
-        group = join_group(device)
-        held.callback(group.leave)
-        if device.type == "cuda" and group.size > 1:
-            device = torch.device("cuda", group.local_rank)
-        group.share(run.learn.prompts)
+        group, device = enter_group(held, run.learn.device, run.learn.prompts)
         require_rows(run.learn.prompts * (run.learn.group + run.learn.steering), 1)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, note)

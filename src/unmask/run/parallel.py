@@ -1,11 +1,12 @@
 """Data parallelism: several processes under torchrun, each with the whole model and its share of the batch."""
 
-__all__ = ["Group", "join_group"]
+__all__ = ["Group", "enter_group", "join_group"]
 
 import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, RunError
+from unmask.run.machine import choose_device
 
 _BUCKET = 32 * 1024 * 1024  # elements in one all-reduce: large enough to be fast, small beside a model
 
@@ -110,6 +112,21 @@ def join_group(device: torch.device) -> Group:
             "start the run again with torchrun, with another port where this one is taken (--master-port)."
         ) from error
     return group
+
+
+def enter_group(held: ExitStack, device: str, rows: int) -> tuple[Group, torch.device]:
+    """The name of a device, and the rows of a batch -> the group of this process, and the device that it uses.
+
+    The process leaves the group when `held` is closed. Raises ConfigError and RunError as `choose_device` and
+    `join_group` do, and unless all processes get the same number of rows.
+    """
+    chosen = choose_device(device)
+    group = join_group(chosen)
+    held.callback(group.leave)
+    if chosen.type == "cuda" and group.size > 1:
+        chosen = torch.device("cuda", group.local_rank)
+    group.share(rows)
+    return group, chosen
 
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")

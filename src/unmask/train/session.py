@@ -34,8 +34,8 @@ from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
 from unmask.objective.masked import Masked
 from unmask.process import MaskedDiffusion, make_schedule
-from unmask.run.machine import choose_device, choose_dtype, prepare, set_threads
-from unmask.run.parallel import Group, join_group
+from unmask.run.machine import choose_dtype, prepare, set_threads
+from unmask.run.parallel import Group, enter_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
 from unmask.train.loop import Trainer
@@ -67,6 +67,10 @@ class Planned:
     start: "_Start"
     estimate: Estimate | None
     """The time of the run, where it was asked for."""
+    note: Callable[[str], None]
+    """Gets sentences for the terminal."""
+    began: float
+    """The value of `time.perf_counter` from which a budget of minutes counts."""
     held: ExitStack
 
     def close(self) -> None:
@@ -90,6 +94,8 @@ class _Start:
     plan: TrainPlan | None = None
     record: Recorded | None = None
     trained: Trained | None = None
+    init: str | None = None
+    """The checkpoint to fine-tune, as it was typed."""
 
     @property
     def step(self) -> int:
@@ -97,38 +103,24 @@ class _Start:
         return 0 if self.record is None else self.record.step
 
 
-def open_session(
-    run: TextRun,
-    *,
-    out: str | Path | None = None,
-    resume: str | Path | None = None,
-    init: str | Path | None = None,
-    note: Callable[[str], None],
-    began: float | None = None,
-) -> Session:
-    """Settings -> a session; nothing is trained yet.
+def open_session(planned: Planned) -> Session:
+    """What a run will do, from `plan_session` -> a session; nothing is trained yet.
 
-    `out` is the folder to write, by default the next free runs/NAME-N. `resume` is the folder of a run to resume, or
-    one of its checkpoints: `run` is then the result of `recorded_run`, perhaps with other steps or patience. `init` is
-    a checkpoint to fine-tune, of which tokenizer and network are used. `note` gets sentences for the terminal. A budget
-    of minutes counts from `began`, a value of `time.perf_counter`, by default now. The session holds the folder until
-    it is closed.
-
-    Raises ConfigError, DataError or CheckpointError for impossible requests.
+    The session holds the run folder until it is closed, in place of `planned`.
+    Raises CheckpointError for a run that cannot be resumed.
     """
-    began = time.perf_counter() if began is None else began
-    planned = plan_session(run, out=out, resume=resume, init=init, note=note, began=began)
-    run, plan, probe, folder = planned.run, planned.plan, planned.probe, planned.folder
+    run, plan, probe, start, point = planned.run, planned.plan, planned.probe, planned.start, planned.point
     with ExitStack() as held:
         held.enter_context(planned.held)
-        network = (planned.start.network or build(plan.model, run.train.seed)).to(probe.device)
-        trainer = Trainer(run, plan, planned.corpus, network, probe.objective, folder, probe.group, probe.dtype, began)
-        trainer.origin = _origin(run, planned.start, init)
-        if planned.point is not None:
-            with resuming(planned.point, "train"):
-                trainer.restore(planned.point)
+        network = (start.network or build(plan.model, run.train.seed)).to(probe.device)
+        corpus, folder = planned.corpus, planned.folder
+        trainer = Trainer(run, plan, corpus, network, probe.objective, folder, probe.group, probe.dtype, planned.began)
+        trainer.origin = _origin(run, start)
+        if point is not None:
+            with resuming(point, "train"):
+                trainer.restore(point)
             if probe.group.first:
-                set_newer_aside(planned.point, note)
+                set_newer_aside(point, planned.note)
         shared: dict[str, Any] = {field.name: getattr(planned, field.name) for field in fields(planned)}
         shared["held"] = held.pop_all()
         return Session(**shared, trainer=trainer)
@@ -144,9 +136,16 @@ def plan_session(
     began: float | None = None,
     dry: bool = False,
 ) -> Planned:
-    """Settings -> what a run will do; arguments and errors are those of `open_session`. No folder is made.
+    """Settings -> what a run will do; no checkpoint is written yet.
 
-    `dry` adds the time of the run; a large text is then not encoded, and its size is estimated from a part.
+    `out` is the folder to write, by default the next free runs/NAME-N. `resume` is the folder of a run to resume, or
+    one of its checkpoints: `run` is then the result of `recorded_run`, perhaps with other steps or patience. `init` is
+    a checkpoint to fine-tune, of which tokenizer and network are used. `note` gets sentences for the terminal. A budget
+    of minutes counts from `began`, a value of `time.perf_counter`, by default now. The folder is held until the result
+    is closed; with `dry` there is none, the time of the run is added, and a large text is not encoded, but its size is
+    estimated from a part.
+
+    Raises ConfigError, DataError or CheckpointError for impossible requests.
     """
     if resume is not None and (out is not None or init is not None):
         raise ConfigError("--resume goes on in the folder of a run; leave --out and --init away.")
@@ -155,38 +154,46 @@ def plan_session(
     began = time.perf_counter() if began is None else began
     prepare()
     threads = set_threads(run.train.threads)
-    device = choose_device(run.train.device)
     with ExitStack() as held:
-        group = join_group(device)
-        held.callback(group.leave)
-        if device.type == "cuda" and group.size > 1:
-            device = torch.device("cuda", group.local_rank)
-        group.share(run.train.batch)
+        group, device = enter_group(held, run.train.device, run.train.batch)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, None if dry else note)
         start = _start_of(run, point, init)
         dtype = choose_dtype(run.train.dtype if start.record is None else start.record.dtype, device)
-        advice = None if point is None else f"or start a new run on the new text with --init {folder}"
-        sampled = dry and point is None
-        corpus = corpus_of(run.data, start.tokenizer, note, trained=start.trained, advice=advice, sampled=sampled)
-        if start.record is not None:
-            _check_same(start.record, corpus, str(folder), threads, note)
+        corpus = _corpus(run, start, folder, threads, note, sampled=dry and point is None)
         probe = Probe(corpus, objective_of(run.train, corpus), device, dtype, group)
-        each = None
-        if start.plan is None and run.train.minutes is not None:
-            run, plan, each = plan_for_minutes(run, probe, start.network, lambda: time.perf_counter() - began)
-        else:
-            plan = start.plan or make_plan(run, corpus, start.network)
-        require_step(run, plan, corpus, tuned=start.network is not None, processes=group.size, device=device)
+        run, plan, each = _plan(run, start, probe, began)
         if folder is None:
             folder = claim(to_path(out or default_folder(run.data.source)), held, group, None if dry else note)
             if not dry and group.first and latest(folder) is not None:
                 raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")
         times = None
         if dry:
-            each = each or step_seconds(run, plan, probe, start.network)
-            times = estimate(run, plan, probe, each, start.step)
-        return Planned(run, plan, corpus, folder, probe, threads, point, start, times, held.pop_all())
+            times = estimate(run, plan, probe, each or step_seconds(run, plan, probe, start.network), start.step)
+        return Planned(run, plan, corpus, folder, probe, threads, point, start, times, note, began, held.pop_all())
+
+
+def _corpus(
+    run: TextRun, start: "_Start", folder: Path | None, threads: int, note: Callable[[str], None], *, sampled: bool
+) -> Corpus:
+    """Settings -> the corpus; that of a run in `folder` that is resumed has to be the same as before."""
+    advice = None if start.record is None else f"or start a new run on the new text with --init {folder}"
+    corpus = corpus_of(run.data, start.tokenizer, note, trained=start.trained, advice=advice, sampled=sampled)
+    if start.record is not None:
+        _check_same(start.record, corpus, str(folder), threads, note)
+    return corpus
+
+
+def _plan(run: TextRun, start: "_Start", probe: Probe, began: float) -> tuple[TextRun, TrainPlan, float | None]:
+    """Settings -> the run and its plan, for which there is memory, and the seconds of a step if they were measured."""
+    each = None
+    if start.plan is None and run.train.minutes is not None:
+        run, plan, each = plan_for_minutes(run, probe, start.network, lambda: time.perf_counter() - began)
+    else:
+        plan = start.plan or make_plan(run, probe.corpus, start.network)
+    tuned, processes = start.network is not None, probe.group.size
+    require_step(run, plan, probe.corpus, tuned=tuned, processes=processes, device=probe.device)
+    return run, plan, each
 
 
 def claim(folder: Path, held: ExitStack, group: Group, note: Callable[[str], None] | None) -> Path:
@@ -205,7 +212,7 @@ def set_newer_aside(point: Path, note: Callable[[str], None]) -> None:
         note(f"The run goes on from {point.name}; a newer checkpoint was renamed to {folder}.")
 
 
-def _origin(run: TextRun, start: _Start, init: str | Path | None) -> dict[str, Any]:
+def _origin(run: TextRun, start: _Start) -> dict[str, Any]:
     """A run -> what its checkpoints record of where it came from, beside the settings with absolute paths."""
     before = dict[str, str]()
     if start.record is not None and start.trained is not None:
@@ -213,8 +220,8 @@ def _origin(run: TextRun, start: _Start, init: str | Path | None) -> dict[str, A
         before = {n: text for n, text in then.typed.items() if getattr(run.data, n, 0) == getattr(then.data, n, 0)}
     data, typed = recorded_paths(run.data, before)
     origin: dict[str, Any] = {"data": data, "typed": typed}
-    if init is not None:
-        typed["init"], origin["init"] = str(init), absolute_path(str(init))
+    if start.init is not None:
+        typed["init"], origin["init"] = start.init, absolute_path(start.init)
     elif start.record is not None and start.record.init is not None:
         typed["init"], origin["init"] = before.get("init", ""), start.record.init
     return origin
@@ -258,7 +265,8 @@ def _start_of(run: TextRun, point: Path | None, init: str | Path | None) -> _Sta
     """Settings and checkpoints -> the parts of the checkpoint that training starts from."""
     if init is not None:
         loaded = load_denoiser(locate(str(init)), dtype=torch.float32)  # training needs float32
-        return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, trained=trained_on(loaded.checkpoint))
+        trained = trained_on(loaded.checkpoint)
+        return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, trained=trained, init=str(init))
     if point is None:
         return _Start()
     with resuming(point, "train"):
