@@ -151,6 +151,9 @@ def test_a_policy_folder_is_a_checkpoint(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", {}, {"architecture": "dit"})
     with pytest.raises(CheckpointError, match="is a checkpoint of another kind"):
         read_policy(folder)
+    write_checkpoint(folder, {}, {"policy": {}, "policy_format": -1})
+    with pytest.raises(CheckpointError, match="is a checkpoint of another kind"):
+        read_policy(folder)
     write_checkpoint(folder, {}, {"policy": {}, "policy_format": 2})
     with pytest.raises(CheckpointError, match="has policy format 2 and this unmask reads up to 1"):
         read_policy(folder)

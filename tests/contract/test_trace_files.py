@@ -75,6 +75,8 @@ WRONG = [
     ("[1]\n", f"x is not a trace; {WRITTEN}"),
     ('{"step": 1}\n', f"x is not a trace; {WRITTEN}"),
     (to_html(TRACE), f"x is not a trace; {WRITTEN}"),
+    (changed(0, {"unmask_trace": 0}), f"x is not a trace; {WRITTEN}"),
+    (changed(0, {"unmask_trace": -1}), f"x is not a trace; {WRITTEN}"),
     (changed(0, {"unmask_trace": 2}), "x has trace format 2 and this unmask reads up to 1: upgrade unmask."),
     (changed(0, {"mask_id": "nine"}), "The first line of x is damaged: it has \"nine\" in the field 'mask_id', "),
     (

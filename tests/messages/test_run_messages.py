@@ -121,6 +121,9 @@ def test_formats(folder: Path) -> None:
     config = folder / "config.json"
     config.write_text('{"format": 2}')
     assert _refused(folder) == f"{folder} has checkpoint format 2 and this unmask reads up to 1: upgrade unmask."
+    for number in (0, -1):
+        config.write_text(f'{{"format": {number}}}')
+        assert _refused(folder).startswith(f"{config} has no format number, so unmask did not write it: ")
     config.write_text('{"model_type": "bert"}')
     assert "holds a model of the transformers library, bert (config.json)" in _refused(folder)
     config.write_text("{")

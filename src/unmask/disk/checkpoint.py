@@ -157,7 +157,7 @@ def _read(folder: Path) -> Checkpoint:
     """Checkpoint folder -> everything but the weights."""
     facts = read_json(folder / _CONFIG, _OBJECT, CheckpointError)
     number = facts.pop("format", None)
-    if type(number) is not int:
+    if type(number) is not int or number < 1:
         raise CheckpointError(
             f"{folder / _CONFIG} has no format number, so unmask did not write it: give a checkpoint or run folder "
             "that unmask wrote, or a bundled model (unmask list models)."

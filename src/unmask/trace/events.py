@@ -250,7 +250,7 @@ def _header(line: str, name: str) -> Header:
         number = parse_json(line, dict[str, Any]).get(_MARK)
     except NotJson:
         number = None
-    if type(number) is not int:
+    if type(number) is not int or number < 1:
         raise DataError(f"{name} is not a trace; {_GIVE}.")
     if number > FORMAT:
         raise DataError(f"{name} has trace format {number} and this unmask reads up to {FORMAT}: upgrade unmask.")

@@ -270,9 +270,10 @@ def _read(folder: Path) -> Learned:
     """A checkpoint folder -> the policy in it."""
     checkpoint = read_checkpoint(folder)
     where = f"{checkpoint.folder}/config.json"
-    form = checkpoint.fact(int, "config.json", "policy_format") or 0
+    stored_form = checkpoint.fact(int, "config.json", "policy_format")
+    form = POLICY_FORMAT if stored_form is None else stored_form
     policy = checkpoint.fact(dict[str, Any], "config.json", "policy")
-    if policy is None:
+    if policy is None or form < 1:
         raise CheckpointError(
             f"{checkpoint.folder} is a checkpoint of another kind; a policy folder is one that unmask learn wrote."
         )
