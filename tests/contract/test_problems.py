@@ -72,6 +72,26 @@ def test_problems_are_made_once(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(made) == ["train"] * 2 + ["valid"] * 2
 
 
+@pytest.mark.parametrize("seconds, most", [(0.0, 100), (1e9, 2_000)])
+def test_a_plan_makes_few_problems_of_a_slow_task(monkeypatch: pytest.MonkeyPatch, seconds: float, most: int) -> None:
+    """The sizes are estimates for all; the control: a task that is fast."""
+    made: list[str] = []
+    pairs = Automaton.pairs
+
+    def counted(self: Automaton, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
+        for pair in pairs(self, split, count, seed):
+            made.append(split)
+            yield pair
+
+    monkeypatch.setattr(Automaton, "pairs", counted)
+    monkeypatch.setattr("unmask.data.estimate._SECONDS", seconds)
+    settings = DataSettings("task:automaton@300000", tokenizer="char", length=64, eos="none")
+    facts = corpus_of(settings, sampled=True).facts
+    assert made.count("train") == most
+    assert (facts.train.rows, facts.valid.rows) == (300_000, 512)
+    assert facts.train.tokens == pytest.approx(300_000 * 24, rel=0.1)
+
+
 def test_more_problems_than_are_kept_are_made_anew_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     source = task_source("automaton", "train", 20)
     kept = list(source.pairs())

@@ -22,9 +22,10 @@ from unmask.text.tokenizer import Tokenizer
 SAMPLE = 400_000
 """Bytes of text that are encoded."""
 SAMPLE_PAIRS = 2_000
-"""Problems of a task that are made."""
+"""Problems of a task that are made, at most."""
+_LEAST_PAIRS = 100  # problems that are made of a task that is slow
 _BUNDLED_BYTES = {"austen": 4_012_309, "ecoli-k12": 4_639_675, "shakespeare": 4_998_265, "sotu": 10_760_195}
-_SECONDS = 0.8  # of reading on, after the sample, to count the text
+_SECONDS = 0.8  # of reading, the sample included, to count the text
 
 
 def estimate_corpus(
@@ -84,11 +85,12 @@ def _head(source: Source) -> _Head:
             size = total + utf8_size(text)
         total += utf8_size(text)
         count += 1
-        if time.monotonic() > until and size >= SAMPLE:
+        enough = size >= SAMPLE or (source.count is not None and count >= _LEAST_PAIRS)
+        if enough and time.monotonic() > until:
             whole = False
             break
     times = total / max(size, 1)
-    if source.count is not None and count >= min(SAMPLE_PAIRS, source.count):
+    if source.count is not None and (not whole or count >= min(SAMPLE_PAIRS, source.count)):
         times = source.count / len(kept)
     elif not whole:
         times = max(times, (_size(source) or 0) / size)
