@@ -158,7 +158,7 @@ def test_parquet_is_read_where_pyarrow_is_installed(tmp_path: Path, monkeypatch:
             return [Batch(), Batch()]
 
     library = ModuleType("pyarrow.parquet")
-    library.ParquetFile = ParquetFile  # type: ignore[attr-defined]
+    monkeypatch.setattr(library, "ParquetFile", ParquetFile, raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", ModuleType("pyarrow"))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", library)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
@@ -193,7 +193,7 @@ def test_a_folder_gives_its_tables_only_where_it_has_no_texts(tmp_path: Path) ->
 
 def test_a_hub_data_set_has_columns_too(monkeypatch: pytest.MonkeyPatch) -> None:
     library = ModuleType("datasets")
-    library.load_dataset = lambda *_, **__: ROWS  # type: ignore[attr-defined]
+    monkeypatch.setattr(library, "load_dataset", lambda *_, **__: ROWS, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", library)
     assert list(open_source("hf:x").pairs()) == PAIRS
     assert documents(open_source("hf:x", Columns("answer"))) == [pair.answer for pair in PAIRS]
@@ -224,7 +224,7 @@ def test_a_hub_data_set_streams(monkeypatch: pytest.MonkeyPatch) -> None:
         return Rows()
 
     library = ModuleType("datasets")
-    library.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setattr(library, "load_dataset", load_dataset, raising=False)
     monkeypatch.setitem(sys.modules, "datasets", library)
     small, whole = open_source("hf:owner/name:small@test"), open_source("hf:owner/name")
     assert calls == [("owner/name", "small", "test", True), ("owner/name", None, "train", True)]
