@@ -188,6 +188,10 @@ def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str],
     assert sentence_of(capsys, "train", "--init", run, "--data.length", "64") == (
         "data.length is 64, but the model's window is 32 tokens; set --data.length 32 or less."
     )
+    assert sentence_of(capsys, "train", "automaton_long_eos", "--init", "automaton", "--dry") == (
+        "no row of the training part of task:automaton:length=48,traces=short fits into 49 tokens: give a larger "
+        "--data.length (with --init, a checkpoint with a larger window)."
+    )
     assert sentence_of(capsys, "eval", run, "--data.tokenizer", "byte") == (
         "--data.tokenizer does not go with eval: the tokenizer is the checkpoint's."
     )

@@ -18,6 +18,7 @@ from unmask.model.load import build
 from unmask.model.settings import SIZES, DiTSettings
 from unmask.objective.base import Objective
 from unmask.run.parallel import Group
+from unmask.train.clock import CURVES_SECONDS
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, flops_per_token, make_plan, most_steps
 from unmask.train.settings import TextRun
@@ -125,7 +126,6 @@ _MOST_VALIDATIONS = 20
 _VALIDATING = 0.1  # of the time, at most
 _LEAST_STEPS = 10
 _SHAPE = ("width", "blocks", "heads")
-_END = 2.0  # seconds after the last checkpoint: curves
 
 
 def plan_for_minutes(
@@ -147,7 +147,7 @@ def plan_for_minutes(
     """
     seconds = 60.0 * (run.train.minutes or 0.0)
     plan, each = _sized(run, probe, start, seconds - _of_first(spent(), probe))
-    left = seconds - _of_first(spent(), probe) - _END - 2 * _saving_seconds(plan)
+    left = seconds - _of_first(spent(), probe) - CURVES_SECONDS - 2 * _saving_seconds(plan)
     run, validating = _affordable_validation(run, plan, probe, each, left)
     count = int(min(_MOST_VALIDATIONS, max(1, _VALIDATING * left // max(validating, 1e-9))))
     steps = int((left - count * validating) / each)

@@ -1,6 +1,6 @@
 """The time of a training run: what a checkpoint keeps of it, and when the run is looked at."""
 
-__all__ = ["Clock", "TrainState", "Watch"]
+__all__ = ["CURVES_SECONDS", "Clock", "TrainState", "Watch"]
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from unmask.run.parallel import Group
 from unmask.train.plan import TrainPlan
 from unmask.train.sample import Look, Sample
 
-_CURVES = 2.0  # seconds after the last checkpoint
+CURVES_SECONDS = 2.0
+"""The time of a run after its last checkpoint, in which its curves are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Clock:
         plan = self.plan
         if plan.seconds is None:
             return step
-        ending = (self.validating or plan.ending) + 2 * self.saving + _CURVES
+        ending = (self.validating or plan.ending) + 2 * self.saving + CURVES_SECONDS
         passed = plan.steps * self.spent() / max(plan.seconds - ending, 1.0)
         place = min(max(passed, step if plan.capped else 0), plan.steps)
         if self.group.size == 1:
@@ -113,7 +114,7 @@ class Watch:
         return self.writing + mean <= _SHARE * (time.perf_counter() - self.began)
 
     def look_due(self) -> bool:
-        """Whether the run has said nothing for too long."""
+        """Whether the time since the last validation or look is too long."""
         return time.perf_counter() - self.began >= max(_FIRST_LOOK, 2 * self.seen)
 
     def look(

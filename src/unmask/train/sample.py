@@ -67,7 +67,7 @@ def write_sample(model: Trainable, corpus: Corpus, schedule: Schedule, device: t
 
 
 class Look(NamedTuple):
-    """What a run says between its validations: a bound from few maskings, a sample, or both."""
+    """What is measured between validations: a bound from few maskings, a sample, or both."""
 
     bound: Bound | None
     sample: Sample | None
