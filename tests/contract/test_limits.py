@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from unmask.cli.common import Meter
 from unmask.config import to_dict
 from unmask.data import documents
 from unmask.data.documents import json_rows
-from unmask.data.packed import Corpus, Packed
+from unmask.data.packed import Packed
 from unmask.data.prepare import open_sources
 from unmask.data.settings import DataSettings
 from unmask.data.split import choose_tokenizer, plan_split
@@ -242,13 +241,13 @@ def test_loading_is_refused_where_the_weights_do_not_fit(tmp_path: Path, monkeyp
     load_denoiser(str(folder), dtype="stored")  # stays in its file: nothing is allocated
 
 
-def _plan_of(batch: int, accumulate: int = 1) -> tuple[TextRun, TrainPlan, Corpus]:
+def _plan_of(batch: int, accumulate: int = 1) -> tuple[TextRun, TrainPlan, Packed]:
     rows = 64
     packed = Packed(np.zeros((rows, 32), np.uint16), np.zeros(rows), np.full(rows, 32), 0, rows * 32)
     settings = DiTSettings(300, 0, 32, 32, 2, 2)
     run = TextRun(train=TrainSettings(batch=batch, accumulate=accumulate))
     plan = TrainPlan(settings, settings.parameters, 1, 1e-3, 1, 1, 1, 1, 1, 1, 1.0)
-    return run, plan, SimpleNamespace(train=packed)  # pyright: ignore[reportReturnType]
+    return run, plan, packed
 
 
 def test_a_step_that_cannot_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +324,7 @@ before = peak_bytes(cpu)
 trainer.take_step()
 needs = []
 plans.require_memory = lambda needed, *_: needs.append(needed)
-plans.require_step(trainer.run, trainer.plan, trainer.corpus, tuned=True, processes=1, device="cpu")
+plans.require_step(trainer.run, trainer.plan, trainer.corpus.train, tuned=True, processes=1, device="cpu")
 print((peak_bytes(cpu) - before) / max(needs))
 """
     for dtype in ("float32", "bfloat16"):

@@ -27,7 +27,7 @@ from typing import Annotated, Any
 from unmask.config import moved
 from unmask.data.documents import Pair, row_pair
 from unmask.data.estimate import SAMPLE_PAIRS, estimate_corpus
-from unmask.data.packed import Corpus, Sources
+from unmask.data.packed import Corpus, Packed, Sources
 from unmask.data.prepare import corpus_key, prepare, silent
 from unmask.data.settings import SPLIT_RULE, DataSettings
 from unmask.data.sources import CORPORA, Source, open_source
@@ -184,20 +184,20 @@ def memory_bytes(plan: TrainPlan, batch: int) -> int:
     return 4 * (5 * plan.parameters + activations) + 3 * 4 * 2**24
 
 
-def require_step(run: TextRun, plan: TrainPlan, corpus: Corpus, *, tuned: bool, processes: int, device: object) -> None:
-    """A run and its plan -> nothing, if there is memory for a step in each of `processes` processes.
+def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, processes: int, device: object) -> None:
+    """A run, its plan and its training rows -> nothing, if there is memory for a step in each of `processes` processes.
 
     Counts less than `memory_bytes`: weights (which a network that is `tuned` has already), gradient, two moments,
     average, the rows of a batch, and of the activations half of what a step in float32 holds (bfloat16, no dropout).
     Raises RequestError, which names a micro-batch that fits, or says that the network itself is too large.
     """
     settings, copies = plan.model, 4 if tuned else 5
-    batch = run.train.batch * corpus.train.length * 10
+    batch = run.train.batch * train.length * 10
     require_network(settings, copies, device=device)
     require_memory(batch, f"A batch of {run.train.batch:,} rows", "set a smaller --train.batch")
     if not isinstance(settings, DiTSettings):
         return
-    positions = min(corpus.train.length, corpus.train.tokens / len(corpus.train))
+    positions = min(train.length, train.tokens / len(train))
     row = 4 * settings.blocks * positions * settings.width * 10
     rows = run.train.batch // run.train.accumulate // processes
     weights = 4 * copies * plan.parameters

@@ -192,7 +192,7 @@ def _plan(run: TextRun, start: "_Start", probe: Probe, began: float) -> tuple[Te
     else:
         plan = start.plan or make_plan(run, probe.corpus, start.network)
     tuned, processes = start.network is not None, probe.group.size
-    require_step(run, plan, probe.corpus, tuned=tuned, processes=processes, device=probe.device)
+    require_step(run, plan, probe.corpus.train, tuned=tuned, processes=processes, device=probe.device)
     return run, plan, each
 
 
