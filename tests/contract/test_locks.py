@@ -56,7 +56,7 @@ HOLDER = """
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes of POSIX")
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="links of POSIX")
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     """What it leads to would be overwritten by the text of the lock. The control is a lock that is a file."""
     (tmp_path / "mine.txt").write_text("mine")
@@ -70,6 +70,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
         assert "process" in (tmp_path / "run" / LOCK_FILE).read_text()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a forked process, which POSIX has")
 @pytest.mark.parametrize("fork", ["close", "keep"])
 def test_a_killed_writer_holds_nothing_though_its_children_live(tmp_path: Path, fork: str) -> None:
     """The control: a forked process that keeps its copy of the lock holds it after the death of its parent."""

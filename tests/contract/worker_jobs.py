@@ -52,7 +52,6 @@ def quick_or_slow(here: Path, quick: bool) -> str:
 def patient(here: Path, name: str) -> int:
     """A run that counts its interrupts, and saves a while after the first."""
     with Interrupt() as interrupt:
-        (here / f"{name}.begun").write_text(str(os.getpid()))
         former = signal.getsignal(signal.SIGTERM)
         count = 0
 
@@ -63,6 +62,7 @@ def patient(here: Path, name: str) -> int:
             former(number, frame)
 
         signal.signal(signal.SIGTERM, heard)
+        (here / f"{name}.begun").write_text(str(os.getpid()))  # from here on no signal is missed
         while not interrupt.requested:
             time.sleep(0.01)
         time.sleep(0.5)
