@@ -238,24 +238,25 @@ def test_training_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 PROCESSES = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-TORCHRUN = "start the run with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK."
+TORCHRUN = "start the run with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK"
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"MASTER_ADDR": None}, f"RANK is set and MASTER_ADDR is not: {TORCHRUN}"),
-        ({"MASTER_PORT": ""}, f"RANK is set and MASTER_PORT is not: {TORCHRUN}"),
-        ({"WORLD_SIZE": None}, f"RANK is set and WORLD_SIZE is not: {TORCHRUN}"),
-        ({"RANK": None, "MASTER_ADDR": None}, f"WORLD_SIZE is set and RANK, MASTER_ADDR are not: {TORCHRUN}"),
+        ({"MASTER_ADDR": None}, f"RANK is set and MASTER_ADDR is not: {TORCHRUN}."),
+        ({"MASTER_PORT": ""}, f"RANK is set and MASTER_PORT is not: {TORCHRUN}."),
+        ({"WORLD_SIZE": None}, f"RANK is set and WORLD_SIZE is not: {TORCHRUN}."),
+        ({"RANK": None, "MASTER_ADDR": None}, f"WORLD_SIZE is set and RANK, MASTER_ADDR are not: {TORCHRUN}."),
         ({"WORLD_SIZE": "1", "RANK": None, "LOCAL_RANK": "1"}, None),
-        ({"RANK": "a"}, f"RANK is 'a', which is no whole number: {TORCHRUN}"),
-        ({"RANK": "-1"}, f"RANK is '-1', which is no whole number: {TORCHRUN}"),
-        ({"WORLD_SIZE": "²"}, f"WORLD_SIZE is '²', which is no whole number: {TORCHRUN}"),
-        ({"RANK": "2"}, f"RANK is 2, but there are 2 processes (WORLD_SIZE): {TORCHRUN}"),
-        ({"LOCAL_RANK": "7"}, f"LOCAL_RANK is 7, but there are 2 processes (WORLD_SIZE): {TORCHRUN}"),
-        ({"WORLD_SIZE": "0"}, f"RANK is 1, but there are 0 processes (WORLD_SIZE): {TORCHRUN}"),
-        ({"MASTER_PORT": "70000"}, "MASTER_PORT is 70000, which is no port: give a number from 1 to 65535."),
+        ({"RANK": "a"}, f"RANK is 'a'; give a whole number from 0 to 1 (there are 2 processes; {TORCHRUN})."),
+        ({"RANK": "-1"}, f"RANK is -1; give a whole number from 0 to 1 (there are 2 processes; {TORCHRUN})."),
+        ({"RANK": "2"}, f"RANK is 2; give a whole number from 0 to 1 (there are 2 processes; {TORCHRUN})."),
+        ({"LOCAL_RANK": "7"}, f"LOCAL_RANK is 7; give a whole number from 0 to 1 (there are 2 processes; {TORCHRUN})."),
+        ({"WORLD_SIZE": "²"}, f"WORLD_SIZE is '²'; give a whole number from 1 to 1000000 ({TORCHRUN})."),
+        ({"WORLD_SIZE": "-1"}, f"WORLD_SIZE is -1; give a whole number from 1 to 1000000 ({TORCHRUN})."),
+        ({"WORLD_SIZE": "0"}, f"WORLD_SIZE is 0; give a whole number from 1 to 1000000 ({TORCHRUN})."),
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT is 70000; give a whole number from 1 to 65535."),
         (dict.fromkeys(PROCESSES), None),
         (dict.fromkeys(PROCESSES, ""), None),  # a shell that empties a variable unsets it
     ],
@@ -288,6 +289,38 @@ def test_processes_that_do_not_reach_each_other(monkeypatch: pytest.MonkeyPatch)
             r"the run again with torchrun, with another port where this one is taken \(--master-port\)\.",
             _sentence(RunError, lambda: join_group(torch.device("cpu"))),
         )
+
+
+CLOSED = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:36497. This is "
+    "typically caused by a remote worker crashing. Check the logs."
+)
+
+
+def test_a_process_that_ends_is_noted_by_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a first process that may not write the folder. The control is an error of the program, which passes."""
+    group = Group(1, 2, 1)
+    communications = [
+        ("all_reduce", lambda: group.any(True, torch.device("cpu"))),
+        ("all_reduce", lambda: group.mean_gradients([torch.nn.Parameter(torch.ones(2))])),
+        ("broadcast", lambda: group.copy_first([torch.ones(2)])),
+        ("barrier", group.barrier),
+    ]
+    for name, communicate in communications:
+        for error in (RuntimeError(CLOSED), KeyError(CLOSED)):
+
+            def fail(*_: object, error: Exception = error, **__: object) -> None:
+                raise error
+
+            monkeypatch.setattr(f"torch.distributed.{name}", fail)
+            if isinstance(error, RuntimeError):
+                assert _sentence(RunError, communicate) == (
+                    "Another process of the run has ended (Connection closed by peer [127.0.0.1]:36497): its message "
+                    "has the reason; start all of them again."
+                )
+            else:
+                with pytest.raises(KeyError):
+                    communicate()
 
 
 def test_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,11 @@
 __all__ = ["Group", "enter_group", "join_group"]
 
 import os
+import re
 import socket
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from unmask.errors import ConfigError, RunError
+from unmask.ranges import Range, number_of, whole
 from unmask.run.machine import choose_device
 
 _BUCKET = 32 * 1024 * 1024  # elements in one all-reduce: large enough to be fast, small beside a model
@@ -53,7 +55,8 @@ class Group:
                 param.grad = torch.zeros_like(param)
         for bucket in _buckets([param.grad for param in trained if param.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            dist.all_reduce(flat)
+            with _others():
+                dist.all_reduce(flat)
             flat /= self.size
             parts = flat.split([gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
@@ -64,7 +67,8 @@ class Group:
         if self.size == 1:
             return tensor
         total = tensor.clone()
-        dist.all_reduce(total)
+        with _others():
+            dist.all_reduce(total)
         return total
 
     def any(self, wish: bool, device: torch.device) -> bool:
@@ -74,13 +78,15 @@ class Group:
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors, in place, with the values of rank 0: after building a model, before training it."""
         if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor.detach(), src=0)
+            with _others():
+                for tensor in tensors:
+                    dist.broadcast(tensor.detach(), src=0)
 
     def barrier(self) -> None:
         """Wait until every process has called this."""
         if self.size > 1:
-            dist.barrier()
+            with _others():
+                dist.barrier()
 
     def leave(self) -> None:
         """Close the connection, at the end of the run."""
@@ -106,9 +112,8 @@ def join_group(device: torch.device) -> Group:
         else:
             dist.init_process_group("gloo")
     except (RuntimeError, ValueError) as error:  # the errors of torch.distributed are RuntimeErrors
-        reason = str(error).partition("\n")[0].partition(" Exception raised from")[0].strip().rstrip(".")
         raise RunError(
-            f"The {group.size} processes of the run could not connect at {address[0]}:{address[1]} ({reason}): "
+            f"The {group.size} processes of the run could not connect at {address[0]}:{address[1]} ({_reason(error)}): "
             "start the run again with torchrun, with another port where this one is taken (--master-port)."
         ) from error
     return group
@@ -129,6 +134,24 @@ def enter_group(held: ExitStack, device: str, rows: int) -> tuple[Group, torch.d
     return group, chosen
 
 
+@contextmanager
+def _others() -> Generator[None]:
+    """Context of a communication with the other processes. Raises RunError where one of them has ended."""
+    try:
+        yield
+    except RuntimeError as error:  # the errors of torch.distributed are RuntimeErrors
+        raise RunError(
+            f"Another process of the run has ended ({_reason(error)}): its message has the reason; start all of them "
+            "again."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error of torch.distributed -> its first line, without the place in the program of torch and its advice."""
+    first = re.split(r" Exception raised from|\. This is typically", str(error).partition("\n")[0])[0]
+    return re.sub(r"^\[\S+\] ", "", first).strip().rstrip(".")
+
+
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _ADVICE = "start the run with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK"
 _PATIENCE = 60.0  # seconds that the first process may take to open its port
@@ -147,19 +170,15 @@ def _place(environment: Mapping[str, str]) -> tuple[Group, tuple[str, int]] | No
         present = next(name for name in _VARIABLES if environment.get(name))
         verb = "is" if len(missing) == 1 else "are"
         raise ConfigError(f"{present} is set and {', '.join(missing)} {verb} not: {_ADVICE}.")
-    numbers: dict[str, int] = {}
-    for name in _VARIABLES:
-        text = environment[name]
-        if name != "MASTER_ADDR" and not (text.isascii() and text.isdigit() and len(text) < 10):
-            raise ConfigError(f"{name} is '{text}', which is no whole number: {_ADVICE}.")
-        numbers[name] = int(text) if name != "MASTER_ADDR" else 0
-    size, port = numbers["WORLD_SIZE"], numbers["MASTER_PORT"]
-    for name in ("RANK", "LOCAL_RANK"):
-        if numbers[name] >= size:
-            raise ConfigError(f"{name} is {numbers[name]}, but there are {size} processes (WORLD_SIZE): {_ADVICE}.")
-    if not 0 < port < 65536:
-        raise ConfigError(f"MASTER_PORT is {port}, which is no port: give a number from 1 to 65535.")
-    return Group(numbers["RANK"], size, numbers["LOCAL_RANK"]), (environment["MASTER_ADDR"], port)
+    size = _number(environment, "WORLD_SIZE", whole(1, 10**6, _ADVICE))
+    ranks = whole(0, size - 1, f"there are {size} processes; {_ADVICE}")
+    group = Group(_number(environment, "RANK", ranks), size, _number(environment, "LOCAL_RANK", ranks))
+    return group, (environment["MASTER_ADDR"], _number(environment, "MASTER_PORT", whole(1, 65535)))
+
+
+def _number(environment: Mapping[str, str], name: str, limits: Range) -> int:
+    """Environment and the name of a variable -> its whole number. Raises ConfigError where it is none in the range."""
+    return int(number_of(name, environment[name], limits, ConfigError))
 
 
 def _reach(group: Group, host: str, port: int) -> None:
