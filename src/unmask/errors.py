@@ -22,10 +22,12 @@ __all__ = [
     "UnmaskError",
     "UnmaskWarning",
     "did_you_mean",
+    "no_space",
     "plugin_failure",
     "reason_in_words",
 ]
 
+import errno
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -101,6 +103,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def reason_in_words(error: BaseException) -> str:
     """An error -> its type and its message on one line, without a full stop."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": .")
+
+
+def no_space(what: str, error: OSError) -> RunError | None:
+    """A path and the error of a write -> the error with its sentence if the disk or the size of a file is at its limit.
+
+    None for every other error.
+    """
+    if error.errno == errno.EFBIG:
+        return RunError(
+            f"{what} could not be written because a file may not be that large here: raise the limit of file sizes "
+            "('ulimit -f'), or choose another disk."
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"{what} could not be written because the disk is full: free some space and try again.")
+    return None
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unmask.errors import ConfigError, RequestError, RunError, UnmaskError
+from unmask.disk.files import reason_of
+from unmask.errors import ConfigError, RequestError, RunError, UnmaskError, no_space
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,7 +167,6 @@ _TOO_LARGE = re.compile(r"^OverflowError|^ValueError: Overflow when unpacking|co
 _NUL = re.compile(r"embedded null (byte|character)")
 _FILE_LIMIT = frozenset({errno.EMFILE, errno.ENFILE})
 _SHORTAGE = _FILE_LIMIT | {errno.ENOMEM}
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _BAD_NAME = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ELOOP})
 
@@ -222,15 +222,15 @@ def _file_failure(error: OSError) -> UnmaskError:
     """OSError -> a RunError, or a ConfigError for a name that no file can have."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     what = " and ".join(map(_shortened, names)) or "A file"
-    reason = os.strerror(error.errno).lower() if error.errno else str(error)
+    reason = reason_of(error)
     if error.errno in _FILE_LIMIT:
         return RunError(f"{what} could not be opened ({reason}): close other programs, or raise 'ulimit -n'.")
     if error.errno == errno.ENOMEM:
         return RunError(f"There was not enough memory ({reason}): ask for less at once.")
     if error.errno == errno.ENOENT and _no_working_folder():
         return RunError("The folder that this command runs in does not exist any more: change to another one with cd.")
-    if error.errno in _NO_SPACE:
-        return RunError(f"{what} could not be written because the disk is full: free some space and try again.")
+    if failure := no_space(what, error):
+        return failure
     if error.errno in _FORBIDDEN:
         return RunError(f"{what} cannot be used ({reason}): choose another place, or change its permissions.")
     error_type = ConfigError if error.errno in _BAD_NAME else RunError

@@ -150,6 +150,7 @@ MACHINE: list[tuple[Callable[[], object], str]] = [
     (lambda: open("/dev/null/x"), "/dev/null/x cannot be used (not a directory)"),  # noqa: SIM115
     (_raise(OSError(errno.EMFILE, "", "f")), "f could not be opened (too many open files): close other programs"),
     (_raise(OSError(errno.ENOSPC, "")), "A file could not be written because the disk is full"),
+    (_raise(OSError(errno.EFBIG, "", "f")), "f could not be written because a file may not be that large here"),
     (_raise(OSError(errno.EROFS, "", "f")), "f cannot be used (read-only file system): choose another place"),
     (_raise(OSError(errno.ENOMEM, "")), "There was not enough memory"),
     (lambda: "\udcff".encode(), "has characters that cannot be read or written"),

@@ -173,6 +173,14 @@ def test_state_and_reserved_keys(folder: Path, tmp_path: Path) -> None:
     ("number", "error_type", "sentence"),
     [
         (28, RunError, "p could not be written because the disk is full: free some space and try again."),
+        (
+            27,
+            RunError,
+            (
+                "p could not be written because a file may not be that large here: raise the limit of file sizes "
+                "('ulimit -f'), or choose another disk."
+            ),
+        ),
         (13, ConfigError, "p cannot be written (permission denied): choose another folder, or change its permissions."),
         (
             30,

@@ -35,9 +35,8 @@ from functools import cache
 from pathlib import Path
 
 from unmask.config import to_path
-from unmask.errors import ConfigError, RunError
+from unmask.errors import ConfigError, RunError, no_space
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _WRONG_PATH = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP})
 LOCK_FILE = ".unmask-lock"
@@ -54,16 +53,15 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-
 def explained(path: Path) -> Generator[None]:
     """Context that turns an OSError while writing `path` into one sentence.
 
-    Raises RunError for a full disk or a failing one, ConfigError for a path that cannot be written; other errors pass.
+    Raises RunError for a disk that is full or fails and for a file that is too large, ConfigError for a path that
+    cannot be written; other errors pass.
     """
     try:
         yield
     except OSError as error:
         reason = reason_of(error)
-        if error.errno in _FULL:
-            raise RunError(
-                f"{path} could not be written because the disk is full: free some space and try again."
-            ) from error
+        if failure := no_space(str(path), error):
+            raise failure from error
         if error.errno in _FORBIDDEN:
             raise ConfigError(
                 f"{path} cannot be written ({reason}): choose another folder, or change its permissions."
