@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unmask.api import load
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.decode.options import RowOptions
@@ -26,7 +27,7 @@ from unmask.policies.learned.policy import TRAINED_DIAL, Learned, alpha_of, dial
 from unmask.policies.learned.settings import PolicySettings
 from unmask.policies.threshold import Threshold
 from unmask.rl.grpo import advantages, objective, rewards, steered
-from unmask.rl.rollout import Rollout, World, load_world, log_prob, roll_out
+from unmask.rl.rollout import Rollout, World, log_prob, make_world, roll_out
 from unmask.solve.problems import Problem
 from unmask.testing import TableDenoiser, check_policy, random_language
 
@@ -45,7 +46,14 @@ def network(seed: int = 1, scale: float = 1.0, **options: object) -> PolicyNetwo
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return load_world("automaton_eos", "automaton:length=24", train=64, valid=8, seed=3, device="cpu")
+    return make_world(
+        load("automaton_eos", device="cpu", dtype="float32"),
+        "automaton_eos",
+        "automaton:length=24",
+        train=64,
+        valid=8,
+        seed=3,
+    )
 
 
 def ragged(world: World) -> World:

@@ -3,7 +3,9 @@
 import math
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from unmask.policies.registry import make
 from unmask.rl.session import open_learning, recorded_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.solve.sweep import open_bench
+from unmask.tasks.base import Example, Task, examples_of
 from unmask.train.session import refuse_taken
 
 PLAIN = PolicySettings(features=("confidence",))
@@ -126,6 +129,30 @@ def test_a_number_of_passes_is_met_between_the_calibrated_dial_values() -> None:
     assert CALIBRATION.dial_for(20) == 0
     assert CALIBRATION.dial_for(9) == pytest.approx(0.25)
     assert CALIBRATION.dial_for(2) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "checkpoint, policy, made",
+    [
+        ("automaton", PLAIN, [("valid", 2)]),  # a problem of sudoku does not fit
+        ("sudoku", PolicySettings(top=999), []),
+        ("sudoku", PLAIN, [("valid", 2), ("train", 4)]),  # the control
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_problems_to_train_on_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, policy: PolicySettings, made: list[Any]
+) -> None:
+    calls: list[Any] = []
+
+    def noted(task: Task, split: str, count: int, seed: int) -> list[Example]:
+        calls.append((split, count))
+        return examples_of(task, split, count, seed)
+
+    monkeypatch.setattr("unmask.rl.rollout.examples_of", noted)
+    run = LearnRun(checkpoint, "sudoku", policy, LearnSettings(pool=4, valid_prompts=2, calibrated=2))
+    with pytest.raises(UnmaskError) if len(made) < 2 else nullcontext():
+        open_learning(run, out=tmp_path / "run").close()
+    assert calls == made
 
 
 def test_more_probabilities_than_tokens(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ __all__ = [
     "experts",
     "joined",
     "keep_passes",
-    "load_world",
     "log_prob",
+    "make_world",
     "roll_out",
     "trajectory_bytes",
     "typed_form",
@@ -31,7 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.api import load
+from unmask.api import Model
 from unmask.decode.loop import Decoder, Step
 from unmask.decode.options import RowOptions
 from unmask.decode.rows import decode_rows
@@ -48,7 +48,6 @@ from unmask.policies.learned.network import (
 from unmask.policies.learned.policy import Learned, observe
 from unmask.policies.prefix import Prefix
 from unmask.policies.threshold import Threshold
-from unmask.run.machine import DtypeName
 from unmask.solve.problems import Problem, fitting, most_holes, scored
 from unmask.tasks.base import Task, examples_of
 from unmask.tasks.registry import make
@@ -257,7 +256,6 @@ class World(NamedTuple):
     train: list[Problem]
     valid: list[Problem]
     device: torch.device
-    width: int  # D of the denoiser's hidden states
 
     @property
     def length(self) -> int:
@@ -265,22 +263,18 @@ class World(NamedTuple):
         return most_holes(self.train)
 
 
-def load_world(
-    checkpoint: str,
-    task: str,
-    *,
-    train: int,
-    valid: int,
-    seed: int,
-    device: str = "auto",
-    dtype: DtypeName = "float32",
-) -> World:
-    """A denoiser and a task by name -> the world. Raises RequestError if a problem does not fit the denoiser."""
-    model, chosen = load(checkpoint, device=device, dtype=dtype), make(task)
-    sets = [
-        fitting(
-            chosen, examples_of(chosen, split, count, derive(seed, number)), model.tokenizer, model.window, checkpoint
-        )
-        for number, (split, count) in enumerate((("train", train), ("valid", valid)))
-    ]
-    return World(model.denoiser, chosen, model.tokenizer, sets[0], sets[1], model.device, model.network.width)
+def make_world(model: Model, checkpoint: str, task: str, *, train: int, valid: int, seed: int) -> World:
+    """A denoiser, its name, a task by name and numbers of problems -> the world.
+
+    Raises RequestError if a problem does not fit the denoiser: the few of validation are made before the many to train
+    on, so that this does not take long.
+    """
+    chosen = make(task)
+
+    def fitted(split: str, count: int, number: int) -> list[Problem]:
+        examples = examples_of(chosen, split, count, derive(seed, number))
+        return fitting(chosen, examples, model.tokenizer, model.window, checkpoint)
+
+    validating = fitted("valid", valid, 1)
+    training = fitted("train", train, 0)
+    return World(model.denoiser, chosen, model.tokenizer, training, validating, model.device)

@@ -11,6 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
+from unmask.api import Model, load
 from unmask.config import absolute_path, from_dict, moved, to_path
 from unmask.disk.checkpoint import read_checkpoint, resuming
 from unmask.disk.files import file_sha256, run_lock
@@ -21,7 +22,7 @@ from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore
 from unmask.rl.learner import Learner, RoundReport
 from unmask.rl.loop import ValidationResult, fit
-from unmask.rl.rollout import World, load_world
+from unmask.rl.rollout import World, make_world
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Interrupt, Listener
 from unmask.run.machine import prepare, set_threads
@@ -107,10 +108,12 @@ def _origin(run: LearnRun, point: Path | None) -> dict[str, str]:
 
 
 def _world(run: LearnRun, device: str) -> World:
-    """Settings -> the denoiser and the problems."""
+    """Settings -> the denoiser and the problems. Raises ConfigError or RequestError where these do not fit."""
     s = run.learn
     valid = max(s.calibrated, s.valid_prompts)
-    return load_world(run.checkpoint, run.task, train=s.pool, valid=valid, seed=s.seed, device=device, dtype=s.dtype)
+    model = load(run.checkpoint, device=device, dtype=s.dtype)
+    _check_features(run, model)
+    return make_world(model, run.checkpoint, run.task, train=s.pool, valid=valid, seed=s.seed)
 
 
 def recorded_learning(folder: str | Path) -> LearnRun:
@@ -202,20 +205,21 @@ def _learn_one(name: str, run: LearnRun, folder: Path, listen: _Listen) -> int:
     return _STOPPED if result.reason == "interrupted" else 0
 
 
-def _fitted(run: LearnRun, world: World) -> PolicySettings:
-    """The settings of the policy with its unit L and the largest alpha, which depend on the problems and the settings.
-
-    Raises ConfigError for features that the denoiser does not have.
-    """
-    policy = run.policy
-    if "top" in policy.features and policy.top > world.denoiser.vocab_size - 1:
+def _check_features(run: LearnRun, model: Model) -> None:
+    """Raise ConfigError for features of the policy that the denoiser does not have."""
+    policy, tokens = run.policy, model.denoiser.vocab_size - 1
+    if "top" in policy.features and policy.top > tokens:
         raise ConfigError(
             f"The policy is to read the {policy.top} highest probabilities, but {run.checkpoint} has "
-            f"{world.denoiser.vocab_size - 1} tokens; give a smaller --policy.top."
+            f"{tokens} tokens; give a smaller --policy.top."
         )
-    if "hidden" in policy.features and policy.hidden != world.width:
+    if "hidden" in policy.features and policy.hidden != model.network.width:
         raise ConfigError(
             f"The policy is to read hidden states of width {policy.hidden}, but those of {run.checkpoint} have "
-            f"{world.width}; give --policy.hidden {world.width}."
+            f"{model.network.width}; give --policy.hidden {model.network.width}."
         )
-    return replace(policy, unit=float(world.length), largest=max(policy.largest, *run.learn.alphas))
+
+
+def _fitted(run: LearnRun, world: World) -> PolicySettings:
+    """The settings of the policy with its unit L, from the problems, and its largest alpha, from those of the run."""
+    return replace(run.policy, unit=float(world.length), largest=max(run.policy.largest, *run.learn.alphas))
