@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from unmask.config import typed
 from unmask.disk.checkpoint import write_checkpoint
 from unmask.disk.folders import locate_policy
-from unmask.errors import ConfigError, RequestError
+from unmask.errors import ConfigError, RequestError, RunError
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import policy_config
 from unmask.policies.learned.settings import PolicySettings
@@ -126,6 +127,20 @@ def test_settings_are_every_knob_with_every_block() -> None:
     assert len(settings_of(["learned:from=automaton,passes=7"], [None], 24)) == 1
     with pytest.raises(RequestError, match="did you mean 'threshold'"):
         settings_of(["treshold"], [None], 24)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_reported_with_its_setting_and_task(tmp_path: Path) -> None:
+    """Its setting may be any of them."""
+    task = tmp_path / "mine.py"
+    task.write_text(
+        "import os\nfrom unmask.tasks.automaton import Automaton\n\n\nclass Mine(Automaton):\n"
+        "    def examples(self, split, count, seed=0):\n        os._exit(3)\n"
+    )
+    keys = "|".join(re.escape(setting.key) for setting in SETTINGS[:2])
+    sentence = rf"^({keys}) on {task}:Mine: its process ended with code 3 before it had a result\.$"
+    with typed([f"{task}:Mine"]), pytest.raises(RunError, match=sentence):
+        list(sweep(open_bench, ARGUMENTS | {"task": f"{task}:Mine"}, SETTINGS[:2], workers=2))
 
 
 def test_a_hole_of_free_length_is_refused() -> None:

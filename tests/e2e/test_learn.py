@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 import unmask
 from unmask import tasks
 from unmask.bench.policy import policy_cell
+from unmask.cli.learn import LearnProgress
 from unmask.cli.main import main
 from unmask.config import to_dict, typed
 from unmask.disk.checkpoint import load_state, load_tensors
@@ -32,7 +34,7 @@ from unmask.rl import loop, warm
 from unmask.rl.learner import RoundReport
 from unmask.rl.loop import ValidationResult, fit
 from unmask.rl.rollout import experts
-from unmask.rl.session import _origin, open_learning, recorded_learning
+from unmask.rl.session import _origin, learn_side_by_side, open_learning, recorded_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
 from unmask.solve.problems import problems, solve
@@ -304,6 +306,26 @@ def test_several_stop_when_they_are_told_to(tmp_path: Path) -> None:
     assert "Traceback" not in rest
     for seed in (0, 1):
         assert f"seed-{seed}: go on with: unmask learn --resume {tmp_path / 'many' / f'seed-{seed}'}" in rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verdict", "sentence"),
+    [
+        ("__import__('os')._exit(3)", "its process ended with code 3 before it had a result. Its task is TASK."),
+        ("1 / 0", "The verifier of 'automaton:length=24,traces=natural' failed"),  # the control: it names the task
+    ],
+)
+def test_a_task_that_ends_the_process_is_named(tmp_path: Path, verdict: str, sentence: str) -> None:
+    file, notes = tmp_path / "mine.py", list[str]()
+    file.write_text(TASK.format(verdict=verdict), encoding="utf-8")
+    task, listen = f"{file}:Mine", partial(LearnProgress, begun=0, visible=False)
+    with typed([task]):
+        runs = {"seed-0": replace(RUN, task=task)}
+        codes = learn_side_by_side(runs, tmp_path / "many", workers=1, listen=listen, note=notes.append)
+    assert codes["seed-0"] != 0
+    assert len(notes) == 1
+    assert notes[0].startswith(f"unmask: seed-0: {sentence.replace('TASK', task)}")
 
 
 @pytest.mark.slow

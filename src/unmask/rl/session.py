@@ -186,7 +186,8 @@ def learn_side_by_side(
                 stopped = answer.code is not None and interrupt.requested
                 codes[answer.name] = _STOPPED if stopped else error.exit_code
                 if not stopped:
-                    note(f"unmask: {error}")
+                    task = "" if answer.code is None else f" Its task is {runs[answer.name].task}."
+                    note(f"unmask: {error}{task}")
     return {name: interrupt.exit_code if code == _STOPPED else code for name, code in codes.items()}
 
 

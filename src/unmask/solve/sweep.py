@@ -111,8 +111,9 @@ def sweep(
         finally:
             torch.set_num_threads(before)
         return
+    jobs = ((f"{setting.key} on {arguments['task']}", setting) for setting in missing)
     with Workers[Outcome](min(workers, len(missing)), setup=setup) as pool:
-        for answer in pool.answers((setting.key, setting) for setting in missing):
+        for answer in pool.answers(jobs):
             yield _append(answer.result(), record, stamp)
 
 
