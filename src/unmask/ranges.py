@@ -188,7 +188,7 @@ def _unmarked(annotation: Any) -> Any:
         return _unmarked(members[0])
     if origin in (typing.Union, types.UnionType):
         return functools.reduce(operator.or_, map(_unmarked, members))
-    return origin[tuple(map(_unmarked, members))] if origin is Sequence else annotation
+    return Sequence[_unmarked(members[0])] if origin is Sequence else annotation
 
 
 def _check(
@@ -314,7 +314,7 @@ def _fits(value: object, annotation: Any) -> bool:
     if annotation in (int, float):
         return isinstance(value, Integral if annotation is int else Real) and not isinstance(value, bool)
     if annotation in _WORDS:
-        return isinstance(value, origin or annotation)
+        return isinstance(value, cast(type, origin or annotation))
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, member) for member in members)
     if origin is typing.Literal:

@@ -127,6 +127,11 @@ def _run(path: Path) -> None:
     recorded_run(path.parent)
 
 
+def _policy_read(path: Path) -> None:
+    about._lines(describe(read_checkpoint(path.parent)))
+    read_policy(path.parent)
+
+
 def _sweep(path: Path) -> None:
     for outcome in recorded(path, {"a": 1}, [Setting("random")], lambda _: "").values():
         assert outcome.accuracy >= 0
@@ -153,7 +158,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str, Reader]] = {
     "config.json": (_model, "config.json", _network),
     "run.json": (_model, "run.json", _run),
     "tokenizer.json": (_model, "tokenizer.json", _network),
-    "policy": (_policy, "config.json", lambda path: read_policy(path.parent)),
+    "policy": (_policy, "config.json", _policy_read),
     "trace": (_trace, "", lambda path: events.replay(events.read(path))),
     "metrics": (
         _written("metrics.jsonl", {"step": 1, "loss": 2}, {"step": 2, "loss": 1}),

@@ -149,7 +149,7 @@ def test_each_command_that_writes_is_refused(tmp_path: Path, capsys: pytest.Capt
 
     commands[tmp_path / "r"][1] = next(iter(names()))
     for folder, words in commands.items():
-        with run_lock(folder):
+        with run_lock(folder, own="checkpoints"):
             assert main(words) == 2, words
             assert re.search(HELD, capsys.readouterr().err), words
             assert main(["info", str(train)]) == 0  # a reader
@@ -162,14 +162,14 @@ def test_temporaries_of_ended_processes_are_swept_when_a_writer_begins(tmp_path:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     name = ".metrics.jsonl.{}-{}-00000000.tmp"
-    parents = [tmp_path / "run", tmp_path / "run" / "checkpoints", tmp_path / "run" / "cells"]
+    parents = [tmp_path / "run", tmp_path / "run" / "checkpoints", tmp_path / "run" / "policy"]
     for parent in parents:
         parent.mkdir()
         for host, process in ((files._host(), dead.pid), (files._host(), os.getpid()), ("000000", dead.pid)):
             (parent / name.format(host, process)).write_text("")
         (parent / ".mine.tmp").write_text("")
     (tmp_path / "run" / LOCK_FILE).touch()
-    with run_lock(tmp_path / "run"):
+    with run_lock(tmp_path / "run", own="checkpoints"):
         pass
     kept = {name.format(files._host(), os.getpid()), name.format("000000", dead.pid), ".mine.tmp"}
     for parent in parents:
@@ -180,7 +180,7 @@ def test_temporaries_of_ended_processes_are_swept_when_a_writer_begins(tmp_path:
 
 
 def test_a_checkpoint_is_read_while_its_run_is_written(tmp_path: Path) -> None:
-    with run_lock(recorded(tmp_path / "t", TextRun())):
+    with run_lock(recorded(tmp_path / "t", TextRun()), own="checkpoints"):
         assert read_checkpoint(tmp_path / "t").config == {"policy": {}}
 
 

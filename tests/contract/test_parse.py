@@ -13,6 +13,7 @@ from unmask.cli.learn import LearnArguments
 from unmask.cli.parse import fields_of, parse
 from unmask.cli.reproduce import ReproduceArguments
 from unmask.cli.train import TrainArguments
+from unmask.cli.write import GenerateArguments
 
 WORDS: list[tuple[type, str, dict[str, Any]]] = [
     (ListArguments, "", {}),
@@ -52,6 +53,8 @@ WORDS: list[tuple[type, str, dict[str, Any]]] = [
         "policies-full --seeds 3 --others --rounds 4 --rounds 5",
         {"name": "policies-full", "seeds": (3,), "others": (), "rounds": 5},
     ),
+    (GenerateArguments, "sudoku --seed 3 -- --json", {"checkpoint": "sudoku", "prompt": "--json", "seed": 3}),
+    (FrontierArguments, "--task t --policies a -- model", {"checkpoint": "model", "task": "t", "policies": ("a",)}),
     (
         TrainArguments,
         "text --train.eval_every 4 --train.compile --data.valid None --model.width=64",

@@ -42,19 +42,8 @@ class T:
 """
 TINY = [
     *("--data.tokenizer", "char", "--data.length", "16", "--data.eos", "none", "--model.width", "32"),
-    *(
-        "--model.blocks",
-        "1",
-        "--model.heads",
-        "2",
-        "--train.batch",
-        "4",
-        "--train.steps",
-        "2",
-        "--train.eval-draws",
-        "4",
-    ),
-    *("--threads", "1", "--dtype", "float32"),
+    *("--model.blocks", "1", "--model.heads", "2", "--threads", "1", "--dtype", "float32"),
+    *("--train.batch", "4", "--train.steps", "2", "--train.eval-draws", "4"),
 ]
 LEARN = [
     *("--learn.rounds", "1", "--learn.prompts", "2", "--learn.group", "2", "--learn.warm", "0", "--learn.pool", "4"),

@@ -26,19 +26,8 @@ from unmask.text.tokenizer import Tokenizer
 
 TINY = [
     *("--data.source", "text.txt", "--data.tokenizer", "byte", "--data.length", "16", "--model.width", "32"),
-    *(
-        "--model.blocks",
-        "1",
-        "--model.heads",
-        "2",
-        "--train.batch",
-        "4",
-        "--train.steps",
-        "1",
-        "--train.eval-draws",
-        "2",
-    ),
-    *("--threads", "1", "--dtype", "float32"),
+    *("--model.blocks", "1", "--model.heads", "2", "--threads", "1", "--dtype", "float32"),
+    *("--train.batch", "4", "--train.steps", "1", "--train.eval-draws", "2"),
 ]
 SWEEP = [
     *("frontier", "automaton", "--task", "automaton", "--count", "1", "--blocks", "full", "--workers", "1"),
@@ -100,6 +89,45 @@ def test_folders_that_may_be_written() -> None:
     (folder / LOCK_FILE).unlink()
     with pytest.raises(ConfigError, match="has files that unmask did not write"), run_lock(folder):
         raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("entry", "command", "words"),
+    [
+        ("checkpoints", "train or learn", SWEEP),
+        ("checkpoints", "train or learn", ["reproduce", "policies-transfer", "--quick"]),
+        ("checkpoints", "train or learn", ["learn", "automaton", "--seeds", "1", "2"]),
+        ("checkpoints", "train or learn", ["demo", "--puzzles", "1"]),
+        ("outcomes.jsonl", "frontier", ["train", *TINY]),
+        ("outcomes.jsonl", "frontier", ["reproduce", "policies-transfer", "--quick"]),
+        ("cells", "reproduce", SWEEP),
+        ("cells", "reproduce", ["learn", "automaton", "--learn.rounds", "1", "--learn.pool", "2"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else value,
+)
+def test_a_folder_with_results_of_another_command_is_refused(
+    entry: str, command: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The control, a command in a folder with its own results, is below."""
+    Path("run").mkdir()
+    (Path("run") / LOCK_FILE).touch()
+    (Path("run") / entry).mkdir()
+    assert main([*words, "--out", "run"]) == 2
+    assert f"run holds the results of unmask {command}: choose another folder." in capsys.readouterr().err
+    assert {path.name for path in Path("run").iterdir()} == {LOCK_FILE, entry}
+
+
+def test_frontier_refuses_a_folder_before_it_loads_the_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("unmask.solve.sweep.open_bench", lambda **_: opened.append("model") or 1 / 0)
+    Path("mine").mkdir()
+    Path("mine/thesis.md").write_text("my own")
+    assert main([*SWEEP, "--out", "mine"]) == 2
+    assert opened == []
+    assert main([*SWEEP, "--out", "new"]) == 1  # the control
+    assert opened == ["model"]
 
 
 def test_a_run_and_a_sweep_go_on_in_their_own_folder(capsys: pytest.CaptureFixture[str]) -> None:

@@ -275,7 +275,7 @@ def test_several_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
-def test_several_stop_when_they_are_told_to(tmp_path: Path) -> None:
+def test_several_stop_at_a_signal(tmp_path: Path) -> None:
     """Running ones save, and waiting ones do not start."""
     words = "--seeds 0 1 2 --learn.rounds 100000 --learn.prompts 2 --learn.group 2 --learn.warm 1 --learn.scored 4 "
     words += "--learn.pool 8 --learn.valid-prompts 2 --learn.valid-every 1000 --policy.width 16"
@@ -329,7 +329,7 @@ def test_a_task_that_ends_the_process_is_named(tmp_path: Path, verdict: str, sen
 
 
 @pytest.mark.slow
-def test_nothing_to_learn_from_is_said_before_training(tmp_path: Path) -> None:
+def test_nothing_to_learn_from_is_an_error_before_training(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(TASK.format(verdict="Verdict(0.0)"), encoding="utf-8")
     with typed([f"{file}:Mine"]):
@@ -382,7 +382,8 @@ session = open_learning(RUN, out=sys.argv[1])
 quiet = Quiet()
 fit(session.learner, quiet)
 mine = torch.cat([p.detach().flatten() for p in session.learner.params])
-torch.save({"params": mine, "rewards": [one.reward for one in quiet.reports]}, f"{sys.argv[1]}-{session.group.rank}.pt")
+rewards = [report.reward for report in quiet.reports]
+torch.save({"params": mine, "rewards": rewards}, f"{sys.argv[1]}-{session.group.rank}.pt")
 session.group.leave()
 """
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 
 from unmask.cli.main import main
+from unmask.disk.folders import bundled_policies
 
-HOLDS = "a checkpoint folder holds model.safetensors and config.json"
 TINY = [
     *("--data.length", "32", "--model.width", "32", "--model.blocks", "1", "--model.heads", "2"),
     *("--train.batch", "8", "--train.steps", "2", "--threads", "1", "--dtype", "float32"),
@@ -300,9 +301,10 @@ def test_a_lone_argument_is_a_checkpoint_or_a_text(
 ) -> None:
     def generated(*words: str) -> str:
         capsys.readouterr()
-        assert main(["generate", *words, "--length", "4", "--threads", "1"]) == 0
+        assert main(["generate", "--length", "4", "--threads", "1", *words]) == 0
         return capsys.readouterr().out
 
+    assert generated("--", "-x") == generated("shakespeare", "--", "-x") != generated("shakespeare", "x")
     for text in ("ROMEO.", "", "Once upon/", "no such word", "[5]/[3]"):
         if text == "Once upon/":
             (tmp_path / "Once").mkdir()
@@ -373,7 +375,39 @@ def test_the_version_and_those_of_the_libraries(capsys: pytest.CaptureFixture[st
 
 
 def test_a_bundled_name_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
-    from unmask.disk.folders import bundled
+    assert "did you mean 'shakespeare'?" in sentence_of(capsys, "info", "shakespear")
 
-    sentence = sentence_of(capsys, "info", "shakespear")
-    assert ("did you mean 'shakespeare'?" in sentence) == ("shakespeare" in bundled())
+
+def test_a_picture_that_cannot_be_written_is_no_failure_of_a_training(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is whole and saved. The control: the same command where the picture can be written."""
+    run = Path(shutil.copytree(checkpoint, tmp_path / "run"))
+    for free in (True, False):
+        (run / "curves.png").unlink()
+        if not free:
+            (run / "curves.png").mkdir()
+        capsys.readouterr()
+        assert main(["train", "--resume", str(run), "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["curves"] == (str(run / "curves.png") if free else None)
+        assert ("curves.png cannot be written" in err) == (not free)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"policy": 5}, "is damaged: it has no JSON object in the field 'policy'"),
+        ({"policy": {"features": 5}}, ": the setting 'features' cannot be 5: give a list."),
+        ({"policy": {"width": "x"}}, ": the setting 'width' cannot be \"x\": give a whole number."),
+        ({"calibration": [1]}, "is damaged: it has no JSON object in the field 'calibration'"),
+    ],
+)
+def test_a_damaged_policy_is_not_shown_in_part(
+    changes: dict[str, Any], sentence: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    policy = Path(shutil.copytree(bundled_policies()["automaton_eos"], tmp_path / "policy"))
+    assert main(["info", str(policy)]) == 0  # the control
+    config = json.loads((policy / "config.json").read_text())
+    (policy / "config.json").write_text(json.dumps(config | changes))
+    assert f"config.json{'' if sentence[0] == ':' else ' '}{sentence}" in sentence_of(capsys, "info", str(policy))

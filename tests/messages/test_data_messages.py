@@ -145,35 +145,6 @@ HINT = "name the column of the text with --data.text-key, or those of prompts an
             b"PAR1",
             "a.parquet needs the pyarrow library: pip install 'unmask[hf]', or pip install pyarrow.",
         ),
-    ],
-)
-def test_rows(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, sentence: str) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (folder / name).write_bytes(content)
-    assert message(DataError, lambda: read(name)) == sentence
-
-
-def test_columns_that_are_not_there_or_contradict(folder: Path) -> None:
-    (folder / "a.csv").write_text("id,body\n1,x\n", encoding="utf-8")
-    assert message(DataError, lambda: open_source("a.csv", Columns(None, "id", "answer"))) == (
-        "a.csv, line 2 has no column 'answer' (its columns: id, body): name that of the prompts with --data.prompt-key "
-        "and that of the answers with --data.answer-key."
-    )
-    assert message(ConfigError, lambda: DataSettings(text_key="a", prompt_key="b")) == (
-        "data.text_key is 'a', but data.prompt_key and data.answer_key ask for pairs: give either a column of text or "
-        "the two of prompts and answers."
-    )
-    assert message(ConfigError, lambda: DataSettings(prompt_key="answer")) == (
-        "'answer' cannot be the column of the prompts and of the answers: give two."
-    )
-    assert message(ConfigError, lambda: DataSettings(answer_key="")) == (
-        "data.answer_key is empty: give the name of a column, such as answer."
-    )
-
-
-@pytest.mark.parametrize(
-    "name, content, sentence",
-    [
         ("a.txt", b"", "a.txt is empty: there is no text to learn from."),
         ("a.txt", b"ab\0c", "a.txt is not text: there is a NUL byte at offset 2; give UTF-8 text or .jsonl."),
         (
@@ -223,9 +194,28 @@ def test_columns_that_are_not_there_or_contradict(folder: Path) -> None:
         ),
     ],
 )
-def test_content(folder: Path, name: str, content: bytes, sentence: str) -> None:
+def test_content(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, sentence: str) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     (folder / name).write_bytes(content)
     assert message(DataError, lambda: read(name)) == sentence
+
+
+def test_columns_that_are_not_there_or_contradict(folder: Path) -> None:
+    (folder / "a.csv").write_text("id,body\n1,x\n", encoding="utf-8")
+    assert message(DataError, lambda: open_source("a.csv", Columns(None, "id", "answer"))) == (
+        "a.csv, line 2 has no column 'answer' (its columns: id, body): name that of the prompts with --data.prompt-key "
+        "and that of the answers with --data.answer-key."
+    )
+    assert message(ConfigError, lambda: DataSettings(text_key="a", prompt_key="b")) == (
+        "data.text_key is 'a', but data.prompt_key and data.answer_key ask for pairs: give either a column of text or "
+        "the two of prompts and answers."
+    )
+    assert message(ConfigError, lambda: DataSettings(prompt_key="answer")) == (
+        "'answer' cannot be the column of the prompts and of the answers: give two."
+    )
+    assert message(ConfigError, lambda: DataSettings(answer_key="")) == (
+        "data.answer_key is empty: give the name of a column, such as answer."
+    )
 
 
 def test_folders(folder: Path) -> None:

@@ -3,17 +3,21 @@
 __all__ = ["InfoArguments", "ListArguments", "describe", "run_info", "run_list"]
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from unmask.cli.common import OutputOptions, StatisticsOptions, print_json, size, table
 from unmask.cli.parse import Flat, Positional, parse
+from unmask.config import from_dict, to_dict
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint
 from unmask.disk.folders import locate, locate_policy, reading
 from unmask.disk.json import NotJson, parse_json
+from unmask.errors import CheckpointError
 from unmask.output import show, show_text
+from unmask.policies.learned.settings import PolicySettings
 from unmask.ranges import holds, real
 
 _LEARNED = "learned:from="
@@ -52,11 +56,18 @@ def _described(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Checkpoint -> everything known about it, as plain data."""
-    record, config = checkpoint.run or {}, checkpoint.config
-    settings = _part(record, "settings")
-    bound = _part(record, "bound")
+    """Checkpoint -> everything known about it, as plain data.
+
+    Raises CheckpointError for a part of config.json or run.json that is no JSON object, and for settings of a policy
+    that are impossible.
+    """
+    record, config = checkpoint.run or {}, partial(_part, checkpoint, "config.json")
+    run = partial(_part, checkpoint, "run.json")
+    bound, policy = run("bound"), config("policy")
     nats: Any = bound.get("nats_per_token")
+    if "policy" in checkpoint.config:
+        where = f"{checkpoint.folder}/config.json"
+        policy = to_dict(from_dict(PolicySettings, policy, where, CheckpointError))
     files = {
         path.relative_to(checkpoint.folder).as_posix(): path.stat().st_size
         for path in sorted(checkpoint.folder.rglob("*"))
@@ -65,22 +76,22 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "checkpoint": str(checkpoint.folder),
         "format": checkpoint.format,
-        "architecture": config.get("architecture"),
+        "architecture": checkpoint.config.get("architecture"),
         "parameters": checkpoint.parameters,
-        "model": _part(config, "model"),
+        "model": config("model"),
         "window": checkpoint.network_fact("max_length"),
-        "policy": _part(config, "policy") or None,
-        "trained_on": _part(config, "trained_on") or None,
-        "calibrated": bool(_part(config, "calibration")),
-        "process": _part(config, "process"),
+        "policy": policy or None,
+        "trained_on": config("trained_on") or None,
+        "calibrated": bool(config("calibration")),
+        "process": config("process"),
         "tokenizer": _tokenizer(checkpoint),
         "step": record.get("step"),
-        **{name: _part(record, "plan").get(name) for name in ("steps", "seconds", "capped")},
+        **{name: run("plan").get(name) for name in ("steps", "seconds", "capped")},
         "bound": bound or None,
         "best_step": record.get("best_step"),
         "perplexity": math.exp(min(nats, 700.0)) if holds(real(), nats) else None,
-        "source": _part(settings, "data").get("source"),
-        "settings": settings,
+        "source": run("settings", "data").get("source"),
+        "settings": run("settings"),
         "versions": checkpoint.versions,
         "files": files,
         "can_resume": "state/state.json" in files,
@@ -92,23 +103,23 @@ def _figure(value: object, form: str) -> str:
     return format(value, form) if holds(real(), value) else "?"
 
 
-def _part(value: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """The object under a key; an empty object where the key is missing."""
-    part = value.get(key)
-    return cast(dict[str, Any], part) if isinstance(part, dict) else {}
+def _part(checkpoint: Checkpoint, file: str, *names: str) -> dict[str, Any]:
+    """File and names of nested fields -> the JSON object there; an empty object where there is none."""
+    return checkpoint.fact(dict[str, Any], file, *names) or {}
 
 
 def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """Type and size of the tokenizer: the recorded type, or that of tokenizer.json where none is recorded."""
     if checkpoint.tokenizer_json is None:
         return None
-    name = _part(checkpoint.run or {}, "facts").get("tokenizer")
+    name = _part(checkpoint, "run.json", "facts").get("tokenizer")
     try:
-        record = parse_json(checkpoint.tokenizer_json, dict[str, Any])
+        model = parse_json(checkpoint.tokenizer_json, dict[str, Any]).get("model")
     except NotJson:
-        record = {}
+        model = None
+    type_ = cast(dict[str, Any], model).get("type") if isinstance(model, dict) else None
     return {
-        "kind": name or str(_part(record, "model").get("type", "unknown")).lower(),
+        "kind": name or str(type_ or "unknown").lower(),
         "vocab_size": checkpoint.network_fact("vocab_size"),
     }
 
@@ -146,12 +157,11 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
 def _policy_lines(facts: dict[str, Any]) -> dict[str, str]:
     """The facts of a policy -> the rows of the table: instead of window and tokenizer, denoiser and task."""
     policy, trained = facts["policy"], facts["trained_on"] or facts["settings"]
-    shape = ", ".join(f"{name} {policy[name]}" for name in ("width", "heads", "head") if name in policy)
-    features = policy.get("features")
+    shape = ", ".join(f"{name} {policy[name]}" for name in ("width", "heads", "head"))
     rows = {
         "checkpoint": facts["checkpoint"],
         "policy": f"learned, {facts['parameters']:,} parameters: {shape}",
-        "features": ", ".join(map(str, features)) if isinstance(features, list) else "?",
+        "features": ", ".join(policy["features"]),
         "dial": "calibrated" if facts["calibrated"] else "not calibrated",
     }
     rows |= {name: str(trained[key]) for name, key in (("denoiser", "checkpoint"), ("task", "task")) if key in trained}

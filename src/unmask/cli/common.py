@@ -8,6 +8,7 @@ __all__ = [
     "RecordingOptions",
     "StatisticsOptions",
     "TrustOptions",
+    "draw_curves",
     "duration",
     "keeping",
     "print_json",
@@ -30,7 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from unmask.errors import Interrupted
+from unmask.errors import Interrupted, UnmaskError
 from unmask.output import HIDDEN, console, show_text, visible
 from unmask.ranges import BlockSize, Dial, Guidance, Passes, Seed, Temperature, Threads, TopP
 
@@ -167,6 +168,20 @@ def keeping(what: Callable[[], str]) -> Generator[None]:
 
 
 # ---- output ----------------------------------------------------------------------------------------------------------
+
+
+def draw_curves(run: Path) -> tuple[str | None, str]:
+    """Run folder -> the path of the picture of its metrics (None without one), and that path or the reason as text."""
+    from unmask.run.metrics import plot_curves
+
+    metrics, curves = run / "metrics.jsonl", run / "curves.png"
+    if not metrics.exists() or not metrics.stat().st_size:
+        return None, "none: no step was logged"
+    try:
+        drawn = plot_curves(metrics, curves)
+    except UnmaskError as error:  # the run itself is whole and saved
+        return None, f"none: {error}"
+    return (str(curves), str(curves)) if drawn else (None, "pip install 'unmask[plots]'")
 
 
 def print_json(value: Mapping[str, Any]) -> None:

@@ -17,7 +17,10 @@ from unmask.output import note, show
 from unmask.ranges import Count, Seed, Temperature, Threads
 
 if TYPE_CHECKING:
+    from unmask.eval.frontier import Frontiers
     from unmask.solve.sweep import Outcome
+
+_OUTCOMES = "outcomes.jsonl"  # the file of the measured settings in the folder of a sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,25 @@ class FrontierArguments:
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; measures every setting, writes and prints the results."""
     args = parse(FrontierArguments, argv, "frontier")
+    folder = to_path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
 
+    from unmask.disk.files import explained, refuse_foreign_folder
+
+    with explained(folder):
+        refuse_foreign_folder(folder, _OUTCOMES)  # before the model is loaded
+    facts, result = _measure(args, folder, shlex.join(["unmask", "frontier", *argv]))
+    if args.output.json:
+        print_json(facts)
+    else:
+        _show(args, folder, result)
+    return 0
+
+
+def _measure(args: FrontierArguments, folder: Path, again: str) -> "tuple[dict[str, Any], Frontiers]":
+    """Arguments -> (the data of frontier.json, the frontiers); the files are written. `again` continues the sweep."""
     from unmask.disk.files import run_lock
     from unmask.eval.frontier import frontiers
-    from unmask.eval.report import frontier_lines, write_frontiers
-    from unmask.policies.registry import names as policy_names
+    from unmask.eval.report import write_frontiers
     from unmask.solve.problems import most_holes
     from unmask.solve.settings import block_sizes, every_policy, settings_of
     from unmask.solve.sweep import open_bench, recorded, stamps, sweep
@@ -78,17 +95,15 @@ def run(argv: Sequence[str]) -> int:
     length = most_holes(bench.problems)
     names, sizes = args.policies or every_policy(args.temperature), block_sizes(args.blocks, length)
     settings = settings_of(names, sizes, length)
-    folder = to_path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
     processors = os.cpu_count() if bench.device.type == "cpu" else 1
     workers = min(args.workers or processors or 1, len(settings))
     build = open_bench if workers > 1 else lambda **_: bench  # one process: the model is loaded once
     count = len(bench.problems)
-    stamp, record = stamps(args.checkpoint, args.task), folder / "outcomes.jsonl"
+    stamp, record = stamps(args.checkpoint, args.task), folder / _OUTCOMES
     processes = "1 process" if workers == 1 else f"{workers} processes"
-    again = shlex.join(["unmask", "frontier", *argv])
     keys = {name: [setting.key for setting in settings_of([name], sizes, length)] for name in names}
     by_key: dict[str, Outcome] = {}
-    with run_lock(folder, note), keeping(lambda: _kept(len(by_key), len(settings), folder, again)):
+    with run_lock(folder, note, _OUTCOMES), keeping(lambda: _kept(len(by_key), len(settings), folder, again)):
         known = recorded(record, arguments, settings, stamp)
         note(f"{len(settings)} settings on {count} problems of {bench.task.name}, {processes}, in {folder}")
         if known:  # a stopped sweep that goes on
@@ -100,10 +115,14 @@ def run(argv: Sequence[str]) -> int:
                     meter.moved(len(by_key), _figures(outcome))
         result = frontiers([by_key[setting.key] for setting in settings], length, policies=keys, seed=args.seed)
         title = f"{Path(args.checkpoint).name} on {bench.task.name}: {count} problems, seed {args.seed}"
-        facts = write_frontiers(result, folder, title, arguments)
-    if args.output.json:
-        print_json(facts)
-        return 0
+        return write_frontiers(result, folder, title, arguments), result
+
+
+def _show(args: FrontierArguments, folder: Path, result: "Frontiers") -> None:
+    """Print the table of the frontiers, a line about each policy that was named, and the files."""
+    from unmask.eval.report import frontier_lines
+    from unmask.policies.registry import names as policy_names
+
     show(*frontier_lines(result))
     lines = policy_names()
     about = {name: line for name in args.policies if (line := lines.get(name.partition(":")[0]))}
@@ -112,7 +131,6 @@ def run(argv: Sequence[str]) -> int:
         show("", *(f"  {name:<{width}}  {line}" for name, line in about.items()))
     picture = ", frontier.png" if (folder / "frontier.png").exists() else ""
     show("", f"written to {folder}: frontier.csv, frontier.json{picture}")
-    return 0
 
 
 def _arguments(args: FrontierArguments) -> dict[str, Any]:

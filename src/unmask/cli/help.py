@@ -314,10 +314,10 @@ def _fish() -> str:
             if field.positional:
                 lines += [f"{seen} -a '{values}'"] if values else []
                 continue
-            given_values = "" if field.type is bool else f" -r -a '{values}'" if values else " -r"
+            value_part = "" if field.type is bool else f" -r -a '{values}'" if values else " -r"
             name = _switch(field).split("--")[-1]
             about_it = _sentence(texts_of(field.owner).get(field.path[-1], ""))
-            lines.append(f"{seen} -l {name}{given_values} -d {_quoted(about_it)}")
+            lines.append(f"{seen} -l {name}{value_part} -d {_quoted(about_it)}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,17 @@ from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from unmask.cli.common import Meter, OutputOptions, TrustOptions, keeping, print_json, resume_command, size, table
+from unmask.cli.common import (
+    Meter,
+    OutputOptions,
+    TrustOptions,
+    draw_curves,
+    keeping,
+    print_json,
+    resume_command,
+    size,
+    table,
+)
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.config import to_path
 from unmask.errors import ConfigError
@@ -156,11 +166,8 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
     """Draw the curves and print how the run ended -> exit code; `template` is a problem for the example to type."""
     from dataclasses import asdict
 
-    from unmask.run.metrics import plot_curves
-
     folder = result.folder
-    metrics, curves = folder / "metrics.jsonl", folder / "curves.png"
-    drawn = metrics.exists() and metrics.stat().st_size > 0 and plot_curves(metrics, curves)
+    _, curves = draw_curves(folder)
     if as_json:
         print_json(
             {
@@ -184,7 +191,7 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
         note("dial      " + "  ".join(f"{calibration.dial[n]:7.2f}" for n in shown))
         note("passes    " + "  ".join(f"{calibration.passes[n]:7.2f}" for n in shown))
         note("accuracy  " + "  ".join(f"{calibration.accuracy[n]:7.3f}" for n in shown))
-    note(*table({"policy": str(folder / "policy"), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
+    note(*table({"policy": str(folder / "policy"), "curves": curves}))
     policy = quote(f"learned:from={folder}")
     note(
         "",

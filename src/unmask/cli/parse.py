@@ -153,7 +153,7 @@ def fields_of(cls: type, prefix: str = "", path: tuple[str, ...] = ()) -> tuple[
 
 
 def _scan(cls: type, argv: Sequence[str], verb: str) -> _Scan:
-    """Words -> the options with their values, and the other words."""
+    """Words -> the options with their values, and the other words; no word after "--" is an option."""
     fields = fields_of(cls)
     options: list[_Option] = []
     positionals: list[str] = []
@@ -163,6 +163,8 @@ def _scan(cls: type, argv: Sequence[str], verb: str) -> _Scan:
         at += 1
         if word in ("-h", "--help"):
             return _Scan(options, positionals, True)
+        if word == "--":
+            return _Scan(options, [*positionals, *words[at:]], False)
         if not _is_option(word):
             positionals.append(word)
             continue

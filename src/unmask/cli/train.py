@@ -16,6 +16,7 @@ from unmask.cli.common import (
     Meter,
     OutputOptions,
     TrustOptions,
+    draw_curves,
     duration,
     keeping,
     print_json,
@@ -225,11 +226,9 @@ def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
 def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
     """Draw the curves and print how the run ended -> exit code."""
     from unmask.disk.folders import latest, resolve
-    from unmask.run.metrics import plot_curves
 
-    folder, curves, best = session.folder, session.folder / "curves.png", session.trainer.best
-    metrics = folder / "metrics.jsonl"
-    drawn = metrics.exists() and metrics.stat().st_size > 0 and plot_curves(metrics, curves)
+    folder, best = session.folder, session.trainer.best
+    curves, about_curves = draw_curves(folder)
     interrupted = result.reason == "interrupted"
     if as_json:
         print_json(
@@ -244,7 +243,7 @@ def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
                 "best": None if best is None else asdict(best),
                 "perplexity": None if best is None else best.perplexity,
                 "best_step": result.best_step,
-                "curves": str(curves) if drawn else None,
+                "curves": curves,
             }
         )
     if interrupted:
@@ -254,7 +253,7 @@ def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
     note(f"Done after step {result.step:,}{of} ({result.reason}).")
     if best is not None:
         note(f"Best on held-out text, at step {result.best_step:,}: {_figure(best)}, perplexity {best.perplexity:.2f}")
-    note(*table({"model": str(resolve(folder)), "curves": str(curves) if drawn else "pip install 'unmask[plots]'"}))
+    note(*table({"model": str(resolve(folder)), "curves": about_curves}))
     note("", "Next:", *(f"  {shlex.join(words)}" for words in _next(session)))
     return 0
 

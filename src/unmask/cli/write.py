@@ -89,16 +89,6 @@ class FillArguments:
     output: Flat[StatisticsOptions] = StatisticsOptions()
 
 
-def _tracing(path: str | None) -> "Tracing | None":
-    """The value of --trace -> what records the stream; None without --trace. cli/watch is imported only with it."""
-    if path is None:
-        return None
-
-    from unmask.cli.watch import Tracing
-
-    return Tracing(path)
-
-
 def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
     """Words -> the same; before a lone argument that is a text, or none, the folder of the bundled model as CHECKPOINT.
 
@@ -125,6 +115,60 @@ def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
     return [model, *argv]
 
 
+# ---- both ------------------------------------------------------------------------------------------------------------
+
+
+def _open(arguments: GenerateArguments | FillArguments) -> "tuple[Model, Tracing | None, dict[str, Any]]":
+    """Arguments -> the model, what records its stream (None without --trace), and the keywords of the stream."""
+    tracing = None
+    if arguments.recording.trace is not None:
+        from unmask.cli.watch import Tracing
+
+        tracing = Tracing(arguments.recording.trace)  # before the model is loaded: it refuses a wrong file name
+    model = arguments.machine.load(arguments.checkpoint)
+    alternatives = 0 if tracing is None else tracing.alternatives
+    return model, tracing, {"alternatives": alternatives, **arguments.decoding.keywords(model)}
+
+
+def _decode(
+    arguments: GenerateArguments | FillArguments,
+    model: "Model",
+    tracing: "Tracing | None",
+    stream: "Generator[Snapshot, None, list[Row]]",
+    *,
+    prompt: Sequence[int] = (),
+    total: int,
+    template: str | None = None,
+) -> "tuple[list[Row], float]":
+    """Stream -> its finished rows and the seconds that they took; the first one is shown while it is written.
+
+    That needs --watch. `prompt` and `total` are those of `LiveText`; `template` is the text that is filled, if any.
+    """
+    from unmask.decode.rows import run_to_end
+
+    began = time.perf_counter()
+    if tracing is not None:
+        stream = tracing.record(model, stream, template)
+    if arguments.recording.watch:
+        from unmask.cli.live import LiveText
+
+        on_stdout = _live_on_stdout(arguments)
+        screen = console(stderr=not on_stdout, soft_wrap=not sys.stderr.isatty() and not on_stdout)
+        with LiveText(model.tokenizer, screen, prompt=prompt, total=total) as live:
+            rows = live.follow(stream)
+    else:
+        rows = run_to_end(stream)
+    seconds, decoding = time.perf_counter() - began, arguments.decoding
+    if tracing is not None:
+        tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
+    return rows, seconds
+
+
+def _live_on_stdout(arguments: GenerateArguments | FillArguments) -> bool:
+    """Whether --watch shows the first text on stdout, which then has it already; else it is shown on stderr."""
+    return arguments.recording.watch and sys.stdout.isatty() and not arguments.output.json
+
+
 # ---- generate --------------------------------------------------------------------------------------------------------
 
 
@@ -137,46 +181,31 @@ def run_generate(argv: Sequence[str]) -> int:
 
     from unmask.results import Generation
 
-    decoding, watch, as_json = arguments.decoding, arguments.recording.watch, arguments.output.json
-    tracing = _tracing(arguments.recording.trace)
-    model = arguments.machine.load(arguments.checkpoint)
-    began = time.perf_counter()
-    stream = model.stream(
-        prompts,
-        length=arguments.length,
-        stride=arguments.stride,
-        alternatives=0 if tracing is None else tracing.alternatives,
-        **decoding.keywords(model),
-    )
-    on_stdout = sys.stdout.isatty() and not as_json
+    model, tracing, keywords = _open(arguments)
+    stream = model.stream(prompts, length=arguments.length, stride=arguments.stride, **keywords)
     prompt = model.tokenizer.encode(prompts[0])
-    if tracing is not None:
-        stream = tracing.record(model, stream)
-    rows = _rows(model, stream, watch, on_stdout, prompt, arguments.length)
-    seconds = time.perf_counter() - began
-    if tracing is not None:
-        tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
+    rows, seconds = _decode(arguments, model, tracing, stream, prompt=prompt, total=arguments.length)
     result = Generation.of(rows, model.tokenizer, seconds)
-    passes, tokens = sum(result.passes), sum(map(len, result.log_probs))
-    if as_json:
+    tokens = sum(map(len, result.log_probs))
+    if arguments.output.json:
         print_json(
             {
                 **result.to_dict(),
                 "prompts": prompts,
                 "outside_alphabet": model.tokenizer.unknown(*starts),
-                "policy": decoding.policy,
-                "seed": decoding.seed,
+                "policy": arguments.decoding.policy,
+                "seed": arguments.decoding.seed,
                 "tokens": tokens,
                 "tokens_per_second": tokens / seconds,
             }
         )
     else:
-        _print_texts(result.texts, skip_first=watch and on_stdout)
+        _print_texts(result.texts, skip_first=_live_on_stdout(arguments))
     if arguments.output.verbose:
         note(
             "",
-            f"{tokens:,} token{'s' * (tokens != 1)} in {passes:,} passes of a row, {seconds:.1f} s "
-            f"({tokens / seconds:,.0f} tokens/s); unigram entropy {result.entropy:.2f} of at most "
+            f"{tokens:,} token{'s' * (tokens != 1)} in {sum(result.passes):,} passes of a row, "
+            f"{seconds:.1f} s ({tokens / seconds:,.0f} tokens/s); unigram entropy {result.entropy:.2f} of at most "
             f"{math.log(max(tokens, 1)):.2f} nats",
         )
     return 0
@@ -201,27 +230,6 @@ def _print_texts(texts: list[str], *, skip_first: bool) -> None:
         show_text(text)
 
 
-def _rows(
-    model: "Model",
-    stream: "Generator[Snapshot, None, list[Row]]",
-    watch: bool,
-    on_stdout: bool,
-    prompt: Sequence[int],
-    total: int,
-) -> "list[Row]":
-    """Stream -> its finished rows; with `watch` the first row is shown while it is written."""
-    from unmask.decode.rows import run_to_end
-
-    if not watch:
-        return run_to_end(stream)
-
-    from unmask.cli.live import LiveText
-
-    screen = console(stderr=not on_stdout, soft_wrap=not sys.stderr.isatty() and not on_stdout)
-    with LiveText(model.tokenizer, screen, prompt=prompt, total=total) as live:
-        return live.follow(stream)
-
-
 # ---- fill ------------------------------------------------------------------------------------------------------------
 
 
@@ -234,43 +242,26 @@ def run_fill(argv: Sequence[str]) -> int:
             typed_options(FillArguments, words, "fill") - _WITH_CHOICES,
             "--choices, which writes nothing: it computes the probability of each choice.",
         )
-    decoding, watch, as_json = arguments.decoding, arguments.recording.watch, arguments.output.json
-    tracing = _tracing(arguments.recording.trace)
-    model = arguments.machine.load(arguments.checkpoint)
-    began = time.perf_counter()
-    if arguments.choices:
-        return _print_choices(model, arguments, began)
+        return _print_choices(arguments)
+    model, tracing, keywords = _open(arguments)
     template = arguments.template
     total = model.canvas_of(template).count(model.tokenizer.mask_id)
-    stream = model.stream_fill(
-        template,
-        count=arguments.count,
-        draws=arguments.draws,
-        alternatives=0 if tracing is None else tracing.alternatives,
-        **decoding.keywords(model),
-    )
-    on_stdout = sys.stdout.isatty() and not as_json
-    if tracing is not None:
-        stream = tracing.record(model, stream, template)
-    rows = _rows(model, stream, watch, on_stdout, (), total)
-    if tracing is not None:
-        tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
+    stream = model.stream_fill(template, count=arguments.count, draws=arguments.draws, **keywords)
+    rows, seconds = _decode(arguments, model, tracing, stream, total=total, template=template)
     fills = [_described(model, row) for row in rows]
-    if as_json:
-        seconds = time.perf_counter() - began
-        outside = model.tokenizer.unknown(*model.filler.sketch(template).texts)
+    if arguments.output.json:
         print_json(
             {
                 "fills": fills,
-                "outside_alphabet": outside,
-                "policy": decoding.policy,
-                "seed": decoding.seed,
+                "outside_alphabet": model.tokenizer.unknown(*model.filler.sketch(template).texts),
+                "policy": arguments.decoding.policy,
+                "seed": arguments.decoding.seed,
                 "seconds": seconds,
             }
         )
         return 0
     for number, fill in enumerate(fills, start=1):
-        if not (watch and on_stdout and number == 1) or fill["attempts"]:
+        if not (_live_on_stdout(arguments) and number == 1) or fill["attempts"]:
             show_text(fill["text"])
         if arguments.output.verbose:
             holes = " | ".join(f"{text!r}" for text in fill["holes"])
@@ -280,9 +271,10 @@ def run_fill(argv: Sequence[str]) -> int:
     return 0
 
 
-def _print_choices(model: "Model", arguments: FillArguments, began: float) -> int:
-    """Print how probable each choice is, the most probable first."""
-    seed = arguments.decoding.seed
+def _print_choices(arguments: FillArguments) -> int:
+    """Print how probable each choice is, the most probable first -> exit code 0."""
+    model, seed = arguments.machine.load(arguments.checkpoint), arguments.decoding.seed
+    began = time.perf_counter()
     choices = model.score(arguments.template, arguments.choices, orders=arguments.draws, seed=seed)
     if arguments.output.json:
         seconds = time.perf_counter() - began

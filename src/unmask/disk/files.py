@@ -41,7 +41,8 @@ _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _WRONG_PATH = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP})
 LOCK_FILE = ".unmask-lock"
 """Name of the file in a run folder that `run_lock` locks; it stays there, and is free when no process holds it."""
-
+_RESULTS = {"checkpoints": "train or learn", "outcomes.jsonl": "frontier", "cells": "reproduce"}
+"""Entry of a run folder -> the commands that write it."""
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})  # what a lock that another process has answers
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})  # some network file systems
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)  # it is written to
@@ -176,18 +177,17 @@ def remove_leftovers(parent: Path) -> None:
 
 
 @contextmanager
-def run_lock(folder: Path, note: Callable[[str], None] = lambda sentence: None) -> Generator[None]:
+def run_lock(folder: Path, note: Callable[[str], None] = lambda sentence: None, own: str = "") -> Generator[None]:
     """Context in which this process is the only writer of `folder`, which is created.
 
     The kernel frees the lock when the process ends, however it ends; a forked process does not keep it. At the start
     the temporary files are deleted that ended processes left in the folder and in the folders directly below it.
     Where the file system has no locks, `note` gets a sentence and the block runs without one.
-    Raises ConfigError where another process holds the lock, where the folder holds files of somebody else, and as
-    `explained` does.
+    Raises ConfigError where another process holds the lock, and as `refuse_foreign_folder` and `explained` do.
     """
     path, owner = folder / LOCK_FILE, os.getpid()
     with explained(folder):
-        refuse_foreign_folder(folder)
+        refuse_foreign_folder(folder, own)
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, _LOCK_FLAGS, 0o666)
     try:
@@ -202,13 +202,20 @@ def run_lock(folder: Path, note: Callable[[str], None] = lambda sentence: None) 
             os.close(descriptor)
 
 
-def refuse_foreign_folder(folder: Path) -> None:
-    """Raise ConfigError for a folder with files, unless the lock file or a checkpoint shows that a run wrote them."""
-    if not folder.is_dir() or (folder / LOCK_FILE).exists() or any(folder.glob("checkpoints/step-*/config.json")):
+def refuse_foreign_folder(folder: Path, own: str = "") -> None:
+    """Raise ConfigError for a folder with files that no run wrote, or with results of another command.
+
+    `own` is the entry of `_RESULTS` that the caller writes.
+    """
+    if not folder.is_dir():
         return
-    if names := sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".")):
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    ours = (folder / LOCK_FILE).exists() or any(folder.glob("checkpoints/step-*/config.json"))
+    if names and not ours:
         shown = f"{', '.join(names[:3])}{' and others' if len(names) > 3 else ''}"
         raise ConfigError(f"{folder} has files that unmask did not write there ({shown}): choose a new folder.")
+    if commands := [command for name, command in _RESULTS.items() if name in names and name != own]:
+        raise ConfigError(f"{folder} holds the results of unmask {commands[0]}: choose another folder.")
 
 
 _LOCKS: set[int] = set()

@@ -31,7 +31,7 @@ def reproduce(
     def announce() -> None:
         note(f"Stopping: the cells at work save what they have. Ctrl-C again ends them at once. Go on with: {again}")
 
-    with run_lock(folder, note), Interrupt(announce) as interrupt:
+    with run_lock(folder, note, "cells"), Interrupt(announce) as interrupt:
         with explained(folder):
             (folder / "cells").mkdir(exist_ok=True)
         results = Results(plan)

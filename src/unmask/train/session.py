@@ -202,7 +202,7 @@ def claim(folder: Path, held: ExitStack, group: Group, note: Callable[[str], Non
     Raises ConfigError where another process writes there, or the folder cannot be written; RunError for a full disk.
     """
     if group.first and note is not None:
-        held.enter_context(run_lock(folder, note))
+        held.enter_context(run_lock(folder, note, "checkpoints"))
     return folder
 
 
@@ -255,7 +255,7 @@ def default_folder(source: str) -> Path:
 
 def refuse_taken(out: Path) -> None:
     """Raise ConfigError if a folder holds a run already, or files of somebody else."""
-    refuse_foreign_folder(out)
+    refuse_foreign_folder(out, "checkpoints")
     kept = out / "checkpoints"
     if kept.is_dir() and any(not entry.name.startswith(".") for entry in kept.iterdir()):  # unfinished
         raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
