@@ -1,8 +1,8 @@
 """The speed of decoding: by confidence in blocks, one token per pass, with each cache; and ancestral sampling.
 
 Confidence decoding has the shape of the published loops, and is measured on one thread in CPU-seconds. The matmul rate
-of a processor is that of a 1024-cubed product in the same rounds. Values "at 98 GFLOP/s" are seconds * rate / 98, so
-that machines can be compared. Ancestral sampling runs on T grid steps, like the published `ddpm_cache`.
+of a processor is that of a 1024-cubed product in the same rounds. Ancestral sampling runs on T grid steps, like the
+published `ddpm_cache`.
 """
 
 __all__ = ["ancestral_cell", "bench_ancestral", "bench_blocks", "deviation", "floor_gflop"]
@@ -18,10 +18,6 @@ from torch import Tensor, nn
 from unmask.bench.timing import (
     DECODE,
     FIELD,
-    PUBLISHED,
-    PUBLISHED_CPU_SECONDS,
-    PUBLISHED_RATE,
-    PUBLISHED_RATE_ONE_THREAD,
     Shape,
     measure,
     side_by_side,
@@ -189,7 +185,6 @@ def _cells(denoiser: Denoiser, dtype: torch.dtype, rounds: int) -> list[dict[str
     cells: list[dict[str, Any]] = []
     for cache in _CACHES:
         times = seconds[f"{cache} x1"]
-        scaled = statistics.median(s * r for s, r in zip(times, rates, strict=True)) / PUBLISHED_RATE_ONE_THREAD
         cell: dict[str, Any] = {
             "shape": asdict(FIELD),
             "dtype": str(dtype).removeprefix("torch."),
@@ -199,11 +194,8 @@ def _cells(denoiser: Denoiser, dtype: torch.dtype, rounds: int) -> list[dict[str
             "cpu_seconds": statistics.median(times),
             "cpu_seconds_per_token": statistics.median(times) / tokens,
             "fp32_rate": rate,
-            "cpu_seconds_at_98": scaled,
-            "floor_at_98": floor_gflop(cache) / PUBLISHED_RATE_ONE_THREAD,
+            "floor_cpu_seconds": floor_gflop(cache) / rate,
         }
-        if cache in PUBLISHED_CPU_SECONDS:
-            cell["times_published"] = PUBLISHED_CPU_SECONDS[cache] / scaled
         if f"{cache} x8" in seconds:
             pairs = zip(seconds[f"{cache} x8"], times, strict=True)
             cell["row_at_batch_8"] = statistics.median(batch / 8 / single for batch, single in pairs)
@@ -260,7 +252,7 @@ def _sampled_network(shape: Shape, device: torch.device) -> DiT:
 def ancestral_cell(
     shape: Shape, steps: int, rounds: int, *, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
-    """One cell: tokens/s of `shape.batch` sequences on `steps` grid steps, and the ratio to the published code."""
+    """One cell: tokens/s of `shape.batch` sequences on `steps` grid steps."""
     network = _sampled_network(shape, device)
     denoiser = computing_in(network, dtype)
     decoder = Decoder(denoiser, Ancestral(steps), temperature=1.0)
@@ -273,18 +265,13 @@ def ancestral_cell(
 
     timing = measure(work, rounds, bf16=bfloat16_works(), device=device, warmup=1)
     tokens = shape.batch * shape.length
-    published = PUBLISHED[f"decode T={steps}"]
-    per_rate = tokens * timing.per_fp32
     return {
         "shape": asdict(shape),
         "steps": steps,
         "dtype": str(dtype).removeprefix("torch."),
         "passes_per_row": passes[0],
         "tokens_per_second": tokens / timing.seconds,
-        "tokens_per_second_per_gflops": per_rate,
-        "published_tokens_per_second": published,
-        "published_fp32_rate": PUBLISHED_RATE,
-        "times_published": per_rate / (published / PUBLISHED_RATE),
+        "tokens_per_second_per_gflops": tokens * timing.per_fp32,
         **asdict(timing),
     }
 

@@ -30,9 +30,6 @@ from torch.nn import functional as F
 from unmask.bench.timing import (
     LARGE_VOCABULARY,
     MEMORY,
-    PUBLISHED,
-    PUBLISHED_RATE,
-    PUBLISHED_RATE_ONE_THREAD,
     TRAIN,
     TRAIN_14M,
     Shape,
@@ -101,14 +98,14 @@ def train_cell(
     device: torch.device,
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """One cell: tokens/s, share of the matmul rate, and the ratio to the published code if there is a figure."""
+    """One cell: tokens/s and the share of the matmul rate."""
     trainer = make_trainer(shape, modulation=modulation, dtype=dtype, device=device, compiled=compiled)
     timing = measure(trainer.take_step, rounds, bf16=bfloat16_works(), device=device)
     tokens = shape.batch * shape.length
     flops = flops_per_token(trainer.plan.model) * tokens
     name = str(dtype).removeprefix("torch.")
     rate = shape_rate(tokens, shape.width, dtype, device)
-    cell: dict[str, Any] = {
+    return {
         "shape": asdict(shape),
         "parameters": trainer.plan.parameters,
         "modulation": modulation,
@@ -122,16 +119,10 @@ def train_cell(
         "peak_bytes": peak_bytes(device),
         **asdict(timing),
     }
-    published = PUBLISHED.get(f"train {name}")
-    if shape is TRAIN and published and device.type == "cpu":
-        cell["published_tokens_per_second"] = published
-        cell["published_fp32_rate"] = PUBLISHED_RATE
-        cell["times_published"] = cell["tokens_per_second_per_gflops"] / (published / PUBLISHED_RATE)
-    return cell
 
 
 def large_vocabulary(rounds: int) -> dict[str, Any]:
-    """One cell: V = 50,258 on one thread, in CPU-seconds, like the profile of the published code."""
+    """One cell: V = 50,258 on one thread, in CPU-seconds."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -139,14 +130,7 @@ def large_vocabulary(rounds: int) -> dict[str, Any]:
     finally:
         torch.set_num_threads(threads)
     tokens = LARGE_VOCABULARY.batch * LARGE_VOCABULARY.length
-    published = PUBLISHED["train V=50258 per CPU-second"]
-    ours = tokens / cell["cpu_seconds"]
-    return cell | {
-        "threads": 1,
-        "tokens_per_cpu_second": ours,
-        "published_tokens_per_cpu_second": published,
-        "times_published": (ours / cell["fp32_rate"]) / (published / PUBLISHED_RATE_ONE_THREAD),
-    }
+    return cell | {"threads": 1, "tokens_per_cpu_second": tokens / cell["cpu_seconds"]}
 
 
 def bench_train(rounds: int, device: torch.device, *, compiled: bool = False) -> list[dict[str, Any]]:
