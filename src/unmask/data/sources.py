@@ -48,11 +48,10 @@ class BundledFile:
 
 @dataclass(frozen=True, slots=True)
 class Corpora:
-    """The files of a corpus name, and a line about them."""
+    """A line about a corpus, and the keys of BUNDLED of its files, which are read one after another."""
 
     about: str
     files: tuple[str, ...]
-    """Keys of BUNDLED, read one after another."""
 
 
 BUNDLED = {
@@ -62,6 +61,7 @@ BUNDLED = {
         "shakespeare.jsonl.xz", "e8589383a80b7fa4771fe6a976cb7d0f63f329093c1d27fcd2a521c2d363234c"
     ),
     "sotu": BundledFile("sotu.jsonl.xz", "b992acbac1c03af12b22a5b4886b86a1e00eb488e6c2736736932a39b2c33717"),
+    "wordnet": BundledFile("wordnet.jsonl.xz", "dac706e4baa2172569854986f49e267053e61897027a234cbf1bd109f1037902"),
 }
 CORPORA = {
     "austen": Corpora("the six novels of Jane Austen, 269 chapters, 4.0 MB", ("austen",)),
@@ -69,6 +69,7 @@ CORPORA = {
     "english": Corpora("shakespeare, austen and sotu together, 19.8 MB", ("shakespeare", "austen", "sotu")),
     "shakespeare": Corpora("38 plays of William Shakespeare, 5.0 MB", ("shakespeare",)),
     "sotu": Corpora("233 State of the Union addresses, 1790 to 2021, 10.8 MB", ("sotu",)),
+    "wordnet": Corpora("48,197 words with their definitions, from WordNet 3.0, 3.5 MB", ("wordnet",)),
 }
 
 
@@ -88,8 +89,7 @@ def read_bundled(name: str) -> Iterator[bytes]:
         ) from error
     if hashlib.sha256(packed).hexdigest() != bundled.sha256:
         raise DataError(f"the bundled corpus {path} is damaged (its sha256 is wrong): install unmask again.")
-    with lzma.open(io.BytesIO(packed)) as file:
-        yield from file
+    yield from io.BytesIO(lzma.decompress(packed))
 
 
 _BLOCK = 1 << 20

@@ -263,7 +263,7 @@ def _by_cuts(pieces: Iterable[Piece], cuts: _Cuts) -> Iterator[Unit]:
 
 SAMPLE_BYTES = 50_000_000
 """The maximum of text, in bytes, that a bpe tokenizer is trained on."""
-GENOME = "ecoli-k12"
+_AUTOMATIC = {"ecoli-k12": "dna", "wordnet": "words"}
 _SIZES = ((200_000, 512), (2_000_000, 1024), (20_000_000, 2048), (200_000_000, 8192))
 
 
@@ -281,7 +281,7 @@ def choose_tokenizer(
     plan: Callable[[], SplitPlan],
     note: Callable[[str], None],
 ) -> tuple[Tokenizer, str]:
-    """Settings and sources -> the tokenizer, and byte, char, dna, bpe or file.
+    """Settings and sources -> the tokenizer, and byte, char, dna, bpe, words or file.
 
     `plan` is called only if text must be read. `note` receives progress sentences.
 
@@ -290,7 +290,7 @@ def choose_tokenizer(
     """
     name = settings.tokenizer
     if name == "auto":
-        name = "dna" if settings.source == GENOME else "bpe"
+        name = _AUTOMATIC.get(settings.source, "bpe")
     if name in BUILT_IN_TOKENIZERS and settings.tokenizer != "auto":
         refuse_ambiguous(name, "built-in tokenizer")
     if name not in BUILT_IN_TOKENIZERS:
@@ -326,13 +326,13 @@ def choose_tokenizer(
 
 
 def _make(name: str, vocab_size: int | None, plan: SplitPlan, note: Callable[[str], None]) -> Tokenizer:
-    """char or bpe -> a tokenizer made from the training text."""
+    """char, bpe or words -> a tokenizer made from the training text."""
     if name == "char":
         return char_tokenizer(plan.training_texts())
     size = vocab_size or automatic_vocab_size(plan.bytes)
     size = min(size, SMALLEST_BPE + plan.bytes)  # a merge needs two bytes, and the trainer reserves memory for each id
     note(f"training a bpe tokenizer of {size} ids on {min(plan.bytes, SAMPLE_BYTES) / 1e6:.1f} MB of text.")
-    return bpe_tokenizer(_sample(plan.training_texts(), plan.bytes), size)
+    return bpe_tokenizer(_sample(plan.training_texts(), plan.bytes), size, spaced=name == "words")
 
 
 def _sample(texts: Iterable[str], total: int) -> Iterator[str]:

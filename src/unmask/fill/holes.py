@@ -88,7 +88,7 @@ class Sketch:
     @classmethod
     def of(cls, tokenizer: Tokenizer, parts: Sequence[Part]) -> "Sketch":
         """Parts of a template -> sketch. Each text is encoded by itself. Raises RequestError for [?]."""
-        ids = [_tokens_or_lengths(tokenizer, part) for part in parts]
+        ids = [_tokens_or_lengths(tokenizer, part, inside=at > 0) for at, part in enumerate(parts)]
         return cls(ids, [part if isinstance(part, str) and tokenizer.unknown(part) else "" for part in parts])
 
     @property
@@ -178,7 +178,7 @@ class Filler:
         at = 0
         for part, shown in zip(parts, sketch.parts, strict=True):
             size = shown[0] if isinstance(shown, range) else len(shown)
-            words = self.tokenizer.encode(part.words) if isinstance(part, Edit) else []
+            words = self.tokenizer.encode(part.words, at > 0) if isinstance(part, Edit) else []
             tokens |= dict(enumerate(words, start=at)) if len(words) == size else {}
             at += size
         return {} if any(len(lengths) > 1 for lengths in sketch.holes) else tokens
@@ -326,13 +326,13 @@ class Filler:
         return rows, [slice(len(left) + head, len(left) + len(text) - tail) for text in texts]
 
 
-def _tokens_or_lengths(tokenizer: Tokenizer, part: Part) -> list[int] | range:
-    """Part of a template -> the token ids of a text, or the possible lengths of a hole."""
+def _tokens_or_lengths(tokenizer: Tokenizer, part: Part, inside: bool) -> list[int] | range:
+    """Part of a template (`inside`: not its first) -> the ids of a text, or the possible lengths of a hole."""
     if isinstance(part, str):
-        return tokenizer.encode(part)
+        return tokenizer.encode(part, inside)
     if isinstance(part, Slot):
         raise RequestError("[?] is the place of choices; name them (--choices), or write [5] for a hole of 5 tokens.")
-    hole = part if isinstance(part, Hole) else part.hole or Hole(len(tokenizer.encode(part.words)))
+    hole = part if isinstance(part, Hole) else part.hole or Hole(len(tokenizer.encode(part.words, inside)))
     if hole.length < 1:
         raise RequestError("The words to write anew have no token; say how many to write, such as [3=old words].")
     return range(hole.length, (hole.longest or hole.length) + 1)

@@ -15,6 +15,7 @@ __all__ = [
     "shakespeare",
     "sudoku",
     "text",
+    "wordnet",
 ]
 
 from collections.abc import Callable
@@ -192,6 +193,23 @@ def text() -> TextRun:
     return TextRun()
 
 
+def wordnet() -> TextRun:
+    """Words and their definitions: 48 197 rows of WordNet 3.0 (bundled).
+
+        unmask train wordnet
+
+    With 8192 ids most words are one token, and rows of 64 tokens hold whole definitions. `unmask info wordnet` prints
+    the card of the bundled weights, with the bound that they reached.
+    """
+    return TextRun(
+        data=DataSettings("wordnet", vocab_size=8192, length=64),
+        model=ModelChoice(size="micro", dropout=0.0),
+        train=TrainSettings(
+            steps=4000, batch=64, lr=2e-3, ema=0.999, patience=0, eval_every=500, dtype="bfloat16", threads=1
+        ),
+    )
+
+
 RECIPES: dict[str, Callable[[], TextRun]] = {
     "arithmetic": arithmetic,
     "automaton": automaton,
@@ -204,6 +222,7 @@ RECIPES: dict[str, Callable[[], TextRun]] = {
     "shakespeare": shakespeare,
     "sudoku": sudoku,
     "text": text,
+    "wordnet": wordnet,
 }
 
 

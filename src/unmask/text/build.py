@@ -52,11 +52,13 @@ def dna_tokenizer() -> Tokenizer:
     return _finished(backend)
 
 
-def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def bpe_tokenizer(texts: Iterable[str], vocab_size: int, spaced: bool = False) -> Tokenizer:
     """Texts -> a byte-level BPE tokenizer trained on them: it encodes any string, and decodes it exactly.
 
     `vocab_size` counts all ids: 256 bytes, the merges, and the three special tokens, which have the highest ids. The
-    vocabulary is smaller if the texts have too few pairs to merge.
+    vocabulary is smaller if the texts have too few pairs to merge. With `spaced`, a text that begins with a letter or
+    a digit is encoded as if a space stood before it, and a space at the beginning of a text is lost: a word has the
+    same ids at the beginning of a text and inside it.
 
     Raises:
         DataError: if `vocab_size` is too small for the bytes and the special tokens.
@@ -68,6 +70,10 @@ def bpe_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
+    if spaced:
+        drop = normalizers.Replace(Regex(r"^ (?![\p{L}\p{N}])"), "")
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(" "), drop])
+        backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(_SPECIAL),
         min_frequency=2,

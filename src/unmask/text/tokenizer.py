@@ -55,6 +55,7 @@ EOS_NAMES = ("<eos>", "[EOS]", "</s>", "<|endoftext|>", "<|end_of_text|>", "<|eo
 _LIBRARY = str(Path(__file__).parents[1])
 _NAMED = 8  # so many characters are named in a warning
 _ROLE = "unmask_role"
+_SPACE = BYTE_CHARACTERS[ord(" ")]
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -85,6 +86,8 @@ class Tokenizer:
     """Whether each token is a byte and its id the value of the byte: then no library call is needed."""
     _guarded: bool = field(repr=False)
     """Whether the library could encode text to a special id: then ids are checked after encoding."""
+    _spaced: bool = field(repr=False)
+    """Whether a text that begins with a word is encoded as if a space stood before it, as by the tokenizer `words`."""
     unknown_id: int | None
     """The id of text that has no token; None if every text has tokens."""
 
@@ -99,8 +102,8 @@ class Tokenizer:
         file = file / "tokenizer.json" if file.is_dir() else file
         if not file.is_file():
             raise DataError(
-                f"there is no tokenizer at {file}: give byte, char, dna or bpe, or the path of a tokenizer.json or of "
-                "a folder that holds one."
+                f"there is no tokenizer at {file}: give byte, char, dna, bpe or words, or the path of a "
+                "tokenizer.json or of a folder that holds one."
             )
         try:
             text = read_text(file)
@@ -151,7 +154,7 @@ class Tokenizer:
         vocabulary = backend.get_vocab(with_added_tokens=True)
         ids = {role: vocabulary[name] for role, name in names.items()}
         own = backend.get_vocab(with_added_tokens=False)
-        unknown = record["model"].get("unk_token")
+        unknown, space = record["model"].get("unk_token"), backend.encode(" ", add_special_tokens=False).ids
         return cls(
             backend=backend,
             mask_id=ids["mask"],
@@ -160,6 +163,7 @@ class Tokenizer:
             vocab_size=1 + max(vocabulary.values()),
             _plain_bytes=is_plain_bytes(record),
             _guarded=any(name in own for name in names.values()),
+            _spaced=bool(space) and backend.decode(space) == "",
             unknown_id=own.get(unknown) if isinstance(unknown, str) else None,
         )
 
@@ -169,12 +173,14 @@ class Tokenizer:
         ids = (self.mask_id, self.pad_id)
         return ids if self.eos_id is None else (*ids, self.eos_id)
 
-    def encode(self, text: str) -> list[int]:
-        """Text -> its ids; no id is special, and none is added before or after.
+    def encode(self, text: str, inside: bool = False) -> list[int]:
+        """Text -> its ids; no id is special, and none is added before or after. `inside`: other text stands before it.
 
         Raises:
             DataError: if the text holds half of a surrogate pair, which is not a character.
         """
+        if inside and self._spaced and text[:1].isalnum():
+            return self.encode("\n" + text)[1:]
         try:
             if self._plain_bytes:
                 return list(text.encode("utf-8"))
@@ -282,7 +288,8 @@ class Tokenizer:
             return _REPLACEMENT
         if token.startswith("\u2581"):  # decoding a single word of a SentencePiece vocabulary would lose its space
             return token.replace("\u2581", " ")
-        return self.backend.decode([int(token_id)], skip_special_tokens=False)
+        text = self.backend.decode([int(token_id)], skip_special_tokens=False)
+        return f" {text}" if self._spaced and token.startswith(_SPACE) else text
 
     def part(self, token_id: int) -> bytes | None:
         """One id that is part of a character -> its bytes; None for whole characters, and if the bytes are unknown."""
