@@ -3,10 +3,14 @@
 A matrix product gives a row the same bits whatever else is in the batch only if the number of rows keeps its remainder
 modulo 16 (measured on the CPU). So what depends on the rows beside, or on how much a row has to fill, is padded to a
 multiple of `GRAIN`. "Nested" means here: a tensor with the rows first, a tuple of nested ones, or None.
+
+A pass on a GPU runs ahead of the program until the program asks for a value. `Checks.read` is the only place of the
+decoding loop that asks, once a pass; `placed` brings indices to the device without waiting for it.
 """
 
 __all__ = [
     "GRAIN",
+    "Checks",
     "ceil_div",
     "join_rows",
     "keep_rows",
@@ -14,11 +18,12 @@ __all__ = [
     "pad_rows",
     "padded_size",
     "parts_by_length",
+    "placed",
     "put_rows",
     "used_length",
 ]
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +33,46 @@ from torch import Tensor
 GRAIN = 16
 """Lengths of rows, and numbers of rows of a matrix product, are multiples of this."""
 Count = TypeVar("Count", int, Tensor)
+
+
+class Checks:
+    """Conditions that are errors, and the transfer of values from the device of a pass.
+
+    On a processor a condition is checked at once. On another device it waits for the next transfer, so that it costs
+    none of its own.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Tensor, Callable[[], Exception]]] = []
+
+    def refuse(self, flag: Tensor, error: Callable[[], Exception]) -> None:
+        """Raise `error()` if the `flag` () bool is True: now on a processor, else at the next `read`."""
+        if flag.device.type != "cpu":
+            self._waiting.append((flag, error))
+        elif bool(flag):
+            raise error()
+
+    def read(self, *values: Tensor) -> list[list[Any]]:
+        """Tensors of one device -> the numbers of each as a flat list, in one transfer.
+
+        Numbers from another device than the processor are floats. Raises the error of the first flag that is True.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting and all(value.device.type == "cpu" for value in values):
+            return [value.flatten().tolist() for value in values]
+        parts = [value.flatten() for value in values] + [flag.view(1) for flag, _ in waiting]
+        numbers = iter(torch.cat([part.double() for part in parts]).tolist())
+        lists = [[next(numbers) for _ in range(len(part))] for part in parts]
+        for (_, error), (flag,) in zip(waiting, lists[len(values) :], strict=True):
+            if flag:
+                raise error()
+        return lists[: len(values)]
+
+
+def placed(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """Whole numbers -> an int64 tensor on `device`; to a GPU from pinned memory, without waiting for it."""
+    values = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
+    return values.to(device, non_blocking=True)
 
 
 def ceil_div(count: Count, size: Count | int) -> Count:

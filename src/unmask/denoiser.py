@@ -151,11 +151,17 @@ class Caching(Denoiser, Protocol):
         valid: Tensor | None = None,
         time: Tensor | None = None,
         prompt: Tensor | None = None,
+        sizes: list[int] | None = None,
     ) -> tuple[Tensor, Any]:
         """Tokens (B, L) and a memory, None at first -> hidden states (B, L, D) and the new memory.
 
-        The hidden states are exact or approximate at each MASK of `place.block`, and arbitrary elsewhere.
+        The hidden states are exact or approximate at each MASK of `place.block`, and arbitrary elsewhere. `sizes` are
+        the values of `sizes()` for these arguments, where the caller has read them.
         """
+        ...
+
+    def sizes(self, tokens: Tensor, place: Place, memory: Any) -> Tensor:
+        """The number of positions that `recall` computes in each row, (B,) int64."""
         ...
 
 
@@ -164,7 +170,8 @@ def clean_log_probs(logits: Tensor, mask_id: int) -> Tensor:
 
     The other rule of SUBS, that visible tokens are copied, needs no arithmetic: the head does not run at them.
     """
-    logits = logits.float().index_fill(-1, torch.tensor(mask_id, device=logits.device), -torch.inf)
+    logits = logits.to(torch.float32, copy=True)
+    logits[..., mask_id] = -torch.inf  # a scalar: an index tensor would be a transfer to the device
     return logits.log_softmax(-1)
 
 

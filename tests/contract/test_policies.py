@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from unmask.errors import ArgumentError, ConfigError, PluginError, RequestError
-from unmask.policies.base import Decision, State, UnmaskingPolicy, View
+from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
 from unmask.policies.options import Context
 from unmask.policies.or_else import OrElse
 from unmask.policies.registry import ENTRIES, make, names
-from unmask.policies.top_k import SCORES, TopK, take_best
+from unmask.policies.top_k import SCORES, TopK
 from unmask.testing import TableDenoiser, check_policy, check_task, random_language
 
 CONTEXT = Context(unigram=lambda: torch.tensor([0.7, 0.3, 0.0]))

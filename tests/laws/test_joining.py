@@ -225,8 +225,8 @@ def test_control_the_temperature_of_another_row_is_seen(monkeypatch: pytest.Monk
     decoder, canvas = with_options("random"), start(**OPTIONS)
     alone = decoder.decode(canvas.keep(torch.tensor([2])))
 
-    def first(logits: Tensor, mask_id: int, u: Tensor, temperature: Tensor, top_p: Tensor, allowed: Tensor) -> object:
-        return propose(logits, mask_id, u, float(temperature[0]), float(top_p[0]), allowed)
+    def first(logits: Tensor, mask_id: int, u: Tensor, temperature: Tensor, top_p: Tensor, *rest: Any) -> object:
+        return propose(logits, mask_id, u, float(temperature[0]), float(top_p[0]), *rest)
 
     monkeypatch.setattr(loop, "propose", first)
     canvas, _, step = decoder.step(canvas)

@@ -14,9 +14,8 @@ from unmask.decode.rows import Snapshot
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
-from unmask.policies.base import Decision, State, UnmaskingPolicy, View
+from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
 from unmask.policies.registry import make
-from unmask.policies.top_k import take_best
 from unmask.process import MaskedDiffusion
 from unmask.tasks.sudoku import SHAPES, drawn_as
 from unmask.testing import TableDenoiser, random_language

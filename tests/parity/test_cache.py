@@ -15,10 +15,9 @@ from unmask.model.cache import CACHES, Cache, DelayedCache, DualCache, PrefixCac
 from unmask.model.dit import DiT
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
-from unmask.policies.base import Decision, State, View
+from unmask.policies.base import Decision, State, View, take_best
 from unmask.policies.options import Context
 from unmask.policies.registry import ENTRIES, make
-from unmask.policies.top_k import take_best
 from unmask.process import MaskedDiffusion
 from unmask.testing import TableDenoiser, check_policy, random_language
 from unmask.text.build import byte_tokenizer
@@ -183,18 +182,24 @@ class Clinging(DualCache):
     """Keeps its memory: a row that joins uses the keys and values of another row."""
 
     def recall(self, tokens: Tensor, place: Place, memory: Any, **options: Any) -> Any:
-        if memory is not None:
-            memory = (*memory[:2], place.block, memory[3])
-            place = place._replace(step=place.step + 1)
-        return super().recall(tokens, place, memory, **options)
+        return super().recall(tokens, *self._clung(place, memory), **options)
+
+    def sizes(self, tokens: Tensor, place: Place, memory: Any) -> Tensor:
+        return super().sizes(tokens, *self._clung(place, memory))
+
+    @staticmethod
+    def _clung(place: Place, memory: Any) -> tuple[Place, Any]:
+        if memory is None:
+            return place, None
+        return place._replace(step=place.step + 1), (*memory[:2], place.block, memory[3])
 
 
 class Mixing(DualCache):
     """Computes, in rows with different numbers of stale positions, the largest number."""
 
-    def _sizes(self, stale: Tensor, place: Place, before: Any) -> list[int]:
+    def _sizes(self, stale: Tensor, place: Place, before: Any) -> Tensor:
         sizes = super()._sizes(stale, place, before)
-        return [max(sizes)] * len(sizes)
+        return sizes.amax().expand_as(sizes)
 
 
 @pytest.mark.parametrize("broken", [Clinging, Mixing])

@@ -7,7 +7,7 @@ that it gets alone. `Running` has all that this needs: the canvas, and the state
 __all__ = ["Canvas", "Running", "constraints_of", "join", "leave"]
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
@@ -98,6 +98,35 @@ class Canvas:
         """This canvas with `part` in the places `rows`."""
         return Canvas(
             **{f.name: getattr(self, f.name).index_copy(0, rows, getattr(part, f.name)) for f in fields(self)}
+        )
+
+    def enter(self, mask_id: int, block_size: int | None) -> "tuple[Canvas, Tensor, Tensor, Tensor]":
+        """The rows in their current block of `block_size` positions (None: all), the positions that are still MASK, of
+        these the ones in that block, and the written ones in it: (B, L) bool each. A second call changes nothing."""
+        masked = (self.tokens == mask_id) & self.valid
+        length = masked.shape[-1]
+        places = torch.arange(length, device=masked.device)
+        first = torch.where(masked, places, length).amin(-1)
+        origin = torch.where(self.origin < 0, first, self.origin)
+        block = (places - origin[:, None]).div(block_size or length, rounding_mode="floor")
+        current = torch.where(self.open, self.block, torch.where(masked, block, length).amin(-1))
+        inside = block == current[:, None]
+        eligible = masked & inside
+        fresh = current != self.block
+        step = torch.where(fresh, 0, self.step)
+        total = torch.where(fresh, eligible.sum(-1), self.total)
+        canvas = replace(self, origin=origin, block=current, step=step, total=total)
+        return canvas, masked, eligible, self.written & inside
+
+    def hide(self, where: Tensor, mask_id: int) -> "Canvas":
+        """This canvas with MASK at the written positions `where` (B, L)."""
+        return replace(
+            self,
+            tokens=self.tokens.masked_fill(where, mask_id),
+            written=self.written & ~where,
+            log_prob=self.log_prob.masked_fill(where, torch.nan),
+            margin=self.margin.masked_fill(where, torch.nan),
+            entropy=self.entropy.masked_fill(where, torch.nan),
         )
 
 

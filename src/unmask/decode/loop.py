@@ -4,29 +4,29 @@
 nothing in a row, the loop reveals one eligible position there (`Step.rescued`), so that decoding always ends; the
 decision that is recorded stays the policy's. A policy that hides tokens again returns `done` itself.
 Rows are independent: noise is a function of (seed, turn, position), states never mix, and a finished row leaves the
-batch. Shapes: B rows, L positions, V vocabulary, N picked positions.
+batch. A turn has two halves: `_prepare`, at whose end the program reads from the device what it has to know, in one
+transfer, and `_turn`, which reads nothing, so that the program does not wait for a GPU. Shapes: B rows, L positions, V
+vocabulary, N picked positions.
 """
 
 __all__ = ["Decoder", "Step"]
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from unmask.batch import keep_rows, pad_rows, put_rows
+from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens
 from unmask.decode.propose import Proposal, propose, two_best
 from unmask.denoiser import Caching, Denoiser, Place
-from unmask.errors import PluginError, RequestError, plugin_failure
+from unmask.errors import RequestError
 from unmask.noise import POLICY, TOKENS, uniform
-from unmask.policies.base import Decision, State, UnmaskingPolicy, View, needs_of, pair_of
-from unmask.policies.top_k import take_best
+from unmask.policies.base import Decided, Decision, State, UnmaskingPolicy, View, decide, needs_of
 from unmask.ranges import BlockSize, Natural, Temperature, TopP, check_numbers
 
 
@@ -72,16 +72,19 @@ class Decoder:
 
     def steps(self, canvas: Canvas) -> Iterator[tuple[Canvas, Step]]:
         """The canvas after each pass and what the pass did; rows leave as they are finished."""
-        state: State = None
+        state, checks = None, Checks()
         rows = self.unfinished(canvas).nonzero().squeeze(-1)
         while len(rows):
             every = len(rows) == len(canvas.seed)
-            part, state, step = self.step(canvas if every else canvas.keep(rows), state)
-            canvas = part if every else canvas.put(rows, part)
-            yield canvas, step._replace(rows=rows)
-            left = self.unfinished(part)
-            if not bool(left.all()):
+            ahead = self._prepare(canvas if every else canvas.keep(rows), state, checks)
+            if ahead.decided is not None or all(ahead.left):
+                part, state, step = self._turn(ahead, state, checks)
+                canvas = part if every else canvas.put(rows, part)
+                yield canvas, step._replace(rows=rows)
+            if not all(ahead.left):
+                left = placed([row for row, more in enumerate(ahead.left) if more], rows.device)
                 rows, state = rows[left], keep_rows(state, left)
+        checks.read()
 
     def unfinished(self, canvas: Canvas) -> Tensor:
         """(B,) bool: rows with a MASK left, or whose policy is not done."""
@@ -90,17 +93,54 @@ class Decoder:
     @torch.no_grad()
     def step(self, canvas: Canvas, state: State = None) -> tuple[Canvas, State, Step]:
         """One turn of rows that are all unfinished. `state` is the policy's and, behind it, that of a cache."""
+        checks = Checks()
+        after = self._turn(self._prepare(canvas, state, checks), state, checks)
+        checks.read()
+        return after
+
+    @torch.no_grad()
+    def _prepare(self, canvas: Canvas, state: State, checks: Checks) -> "_Ahead":
+        """What a turn does before its pass, and the transfer of what the program has to know of it."""
         before, memory = (None, None) if state is None else state
-        canvas, masked, eligible, erasable = self._enter(canvas)
+        canvas, masked, eligible, erasable = canvas.enter(self.denoiser.mask_id, self.block_size)
         view = self._view_before(canvas, masked, eligible, erasable)
-        if getattr(self.policy, "looks", True):
-            view, seen, memory = self._look(canvas, view, memory)
-            decision, after, revealed, rescued = self._decide(view, before, view.confidence)
+        decided, where, left = None, eligible, masked.any(-1) | canvas.open
+        if not getattr(self.policy, "looks", True):
+            decided = decision, _, where, _ = decide(self.policy, view, before, view.noise, checks)
+            left = (masked & ~where).any(-1)
+            if decision.done is not None:
+                left |= ~decision.done
+        known = [left, where.sum(-1), canvas.valid.all(-1), canvas.temperature, canvas.top_p, canvas.constraint]
+        if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
+            known.append(cast(Caching, self.denoiser).sizes(canvas.tokens, _place(canvas, view), memory))
+        left, counts, whole, temperature, top_p, constraint, *sizes = checks.read(*known)
+        return _Ahead(
+            canvas,
+            view,
+            decided,
+            where,
+            left,
+            [int(count) for count in counts],
+            all(whole),
+            [self.temperature if math.isnan(value) else value for value in temperature],
+            [self.top_p if math.isnan(value) else value for value in top_p],
+            [int(number) for number in constraint],
+            [int(size) for size in sizes[0]] if sizes else None,
+        )
+
+    @torch.no_grad()
+    def _turn(self, ahead: "_Ahead", state: State, checks: Checks) -> tuple[Canvas, State, Step]:
+        """The pass and what it changes."""
+        before, memory = (None, None) if state is None else state
+        canvas = ahead.canvas
+        if ahead.decided is None:
+            view, seen, memory = self._look(ahead, memory, checks)
+            decision, after, revealed, rescued = decide(self.policy, view, before, view.confidence, checks)
             tokens, log_prob = torch.where(revealed, view.proposal, canvas.tokens), seen.log_prob
             passes = canvas.passes + 1
         else:
-            decision, after, revealed, rescued = self._decide(view, before, view.noise)
-            tokens, seen, memory = self._write(canvas, view, revealed, decision.time, memory)
+            view, (decision, after, revealed, rescued) = ahead.view, ahead.decided
+            tokens, seen, memory = self._write(ahead, decision.time, memory, checks)
             log_prob, passes = seen.log_prob, canvas.passes + revealed.any(-1)
         canvas = replace(
             canvas,
@@ -118,39 +158,12 @@ class Decoder:
         if remasked is None:
             remasked = torch.zeros_like(revealed)
         else:
-            canvas = self._hide(canvas, remasked)
+            canvas = canvas.hide(remasked, self.denoiser.mask_id)
         every = torch.arange(len(tokens), device=tokens.device)
         step = Step(every, view, decision, revealed, remasked, rescued, seen.candidates, seen.candidate_log_probs)
         return canvas, (after, memory), step
 
-    def _hide(self, canvas: Canvas, remasked: Tensor) -> Canvas:
-        return replace(
-            canvas,
-            tokens=canvas.tokens.masked_fill(remasked, self.denoiser.mask_id),
-            written=canvas.written & ~remasked,
-            log_prob=canvas.log_prob.masked_fill(remasked, torch.nan),
-            margin=canvas.margin.masked_fill(remasked, torch.nan),
-            entropy=canvas.entropy.masked_fill(remasked, torch.nan),
-        )
-
     # ---- before the pass ------------------------------------------------------------------------------------------
-
-    def _enter(self, canvas: Canvas) -> tuple[Canvas, Tensor, Tensor, Tensor]:
-        """Find each row's current block, and in it the positions still to fill and those that may be hidden again."""
-        masked = (canvas.tokens == self.denoiser.mask_id) & canvas.valid
-        length = masked.shape[-1]
-        places = torch.arange(length, device=masked.device)
-        first = torch.where(masked, places, length).amin(-1)
-        origin = torch.where(canvas.origin < 0, first, canvas.origin)
-        block = (places - origin[:, None]).div(self.block_size or length, rounding_mode="floor")
-        current = torch.where(canvas.open, canvas.block, torch.where(masked, block, length).amin(-1))
-        inside = block == current[:, None]
-        eligible = masked & inside
-        fresh = current != canvas.block
-        step = torch.where(fresh, 0, canvas.step)
-        total = torch.where(fresh, eligible.sum(-1), canvas.total)
-        canvas = replace(canvas, origin=origin, block=current, step=step, total=total)
-        return canvas, masked, eligible, canvas.written & inside
 
     def _time(self, canvas: Canvas, masked: Tensor, decided: Tensor | None) -> Tensor | None:
         """The time (B,) for a time-conditioned denoiser: what the policy decided, or the share that is masked."""
@@ -158,16 +171,15 @@ class Decoder:
             return None
         return masked.sum(-1) / canvas.valid.sum(-1) if decided is None else decided.float()
 
-    def _hidden(self, canvas: Canvas, view: View, time: Tensor | None, memory: State) -> tuple[Tensor, State]:
+    def _hidden(self, ahead: "_Ahead", time: Tensor | None, memory: State) -> tuple[Tensor, State]:
         """(B, L, D), and what a caching denoiser wants back at the next pass."""
-        valid = None if bool(canvas.valid.all()) else canvas.valid
-        prompt = canvas.valid & ~view.masked & ~view.written
-        if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
-            place = Place(view.eligible | view.erasable, view.masked, canvas.step)
-            return cast(Caching, self.denoiser).recall(
-                canvas.tokens, place, memory, valid=valid, time=time, prompt=prompt
-            )
-        return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt), None
+        canvas, view = ahead.canvas, ahead.view
+        valid, prompt = None if ahead.whole else canvas.valid, canvas.valid & ~view.masked & ~view.written
+        if ahead.sizes is None:
+            return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt), None
+        return cast(Caching, self.denoiser).recall(
+            canvas.tokens, _place(canvas, view), memory, valid=valid, time=time, prompt=prompt, sizes=ahead.sizes
+        )
 
     def _noise(self, canvas: Canvas, stream: int) -> Tensor:
         positions = torch.arange(canvas.tokens.shape[-1], device=canvas.tokens.device)
@@ -192,11 +204,12 @@ class Decoder:
 
     # ---- a policy that looks --------------------------------------------------------------------------------------
 
-    def _look(self, canvas: Canvas, view: View, memory: State) -> tuple[View, "_Seen", State]:
+    def _look(self, ahead: "_Ahead", memory: State, checks: Checks) -> tuple[View, "_Seen", State]:
         """Run the pass; the head, and everything else that is V wide, at eligible positions alone."""
+        canvas, view = ahead.canvas, ahead.view
         eligible = view.eligible
-        hidden, memory = self._hidden(canvas, view, self._time(canvas, view.masked, None), memory)
-        proposed = self._propose(canvas, hidden, eligible)
+        hidden, memory = self._hidden(ahead, self._time(canvas, view.masked, None), memory)
+        proposed = self._propose(ahead, hidden, checks)
         needs = needs_of(self.policy)
         best, values = self._best(proposed, needs.top)
         values = values.exp()
@@ -221,21 +234,22 @@ class Decoder:
         best = proposed.log_probs.topk(min(max(2, top, self.alternatives), proposed.log_probs.shape[-1]), -1)
         return best, best.values
 
-    def _propose(self, canvas: Canvas, hidden: Tensor, where: Tensor) -> Proposal:
-        """Tokens and distributions at the positions `where` (B, L), by each row's temperature, top-p and constraint."""
-        picked = hidden[where]
-        logits = self.denoiser.logits(pad_rows(picked))[: len(picked)]
-        temperature, top_p = _or(canvas.temperature, self.temperature), _or(canvas.top_p, self.top_p)
-        noise = self._noise(canvas, TOKENS)[where] if any(temperature) else None
-        which = canvas.constraint.tolist()
+    def _propose(self, ahead: "_Ahead", hidden: Tensor, checks: Checks) -> Proposal:
+        """Tokens and distributions where the head runs, by each row's temperature, top-p and constraint."""
+        canvas, temperature, top_p = ahead.canvas, ahead.temperature, ahead.top_p
+        places = ahead.where.flatten().nonzero_static(size=sum(ahead.counts)).squeeze(-1)
+        logits = self.denoiser.logits(pad_rows(hidden.flatten(0, 1)[places]))[: len(places)]
+        noise = self._noise(canvas, TOKENS).flatten()[places] if any(temperature) else None
         allowed = None  # where no row has a constraint
-        if any(which) or self.constraints != (None,):
-            allowed = allowed_tokens(self.constraints, which, canvas.tokens, where, logits.shape[-1])
+        if any(ahead.constraint) or self.constraints != (None,):
+            which = ahead.constraint
+            allowed = allowed_tokens(self.constraints, which, canvas.tokens, ahead.where, logits.shape[-1])
+        mask_id, refuse = self.denoiser.mask_id, checks.refuse
         if len(set(zip(temperature, top_p, strict=True))) == 1:
-            return propose(logits, self.denoiser.mask_id, noise, temperature[0], top_p[0], allowed)
-        line = where.nonzero()[:, 0]
+            return propose(logits, mask_id, noise, temperature[0], top_p[0], allowed, refuse)
+        line = places // canvas.tokens.shape[1]
         pairs = torch.tensor([temperature, top_p], dtype=torch.double, device=line.device)[:, line]
-        return propose(logits, self.denoiser.mask_id, noise, pairs[0], pairs[1], allowed)
+        return propose(logits, mask_id, noise, pairs[0], pairs[1], allowed, refuse)
 
     def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> "_Seen":
         if not self.alternatives or best is None:
@@ -246,21 +260,22 @@ class Decoder:
     # ---- a policy that decides before the pass --------------------------------------------------------------------
 
     def _write(
-        self, canvas: Canvas, view: View, revealed: Tensor, decided: Tensor | None, memory: State
+        self, ahead: "_Ahead", decided: Tensor | None, memory: State, checks: Checks
     ) -> tuple[Tensor, "_Seen", State]:
         """Positions first, then tokens: run the pass for the rows that reveal something, and the head where they do."""
+        canvas, revealed = ahead.canvas, ahead.where
         busy = revealed.any(-1)
-        if not bool(busy.any()):
+        if not any(ahead.counts):
             return canvas.tokens, _Seen(canvas.log_prob), put_rows(memory, None, busy, canvas.step == 0)
-        time = self._time(canvas, view.masked, decided)
-        if bool(busy.all()):
-            hidden, memory = self._hidden(canvas, view, time, memory)
+        time = self._time(canvas, ahead.view.masked, decided)
+        if all(ahead.counts):
+            hidden, memory = self._hidden(ahead, time, memory)
         else:
-            part, some, kept = canvas.keep(busy), view.keep(busy), keep_rows(memory, busy)
-            values, after = self._hidden(part, some, None if time is None else time[busy], kept)
+            kept = keep_rows(memory, busy)
+            values, after = self._hidden(ahead.keep(busy), None if time is None else time[busy], kept)
             hidden = put_rows(None, values, busy, ~busy)
             memory = put_rows(memory, after, busy, canvas.step == 0)
-        proposed = self._propose(canvas, hidden, revealed)
+        proposed = self._propose(ahead, hidden, checks)
         log_prob = canvas.log_prob.masked_scatter(revealed, proposed.log_prob)
         best = (
             proposed.log_probs.topk(min(self.alternatives, proposed.log_probs.shape[-1]), -1)
@@ -269,48 +284,26 @@ class Decoder:
         )
         return canvas.tokens.masked_scatter(revealed, proposed.tokens), self._seen(log_prob, revealed, best), memory
 
-    # ---- after the decision ---------------------------------------------------------------------------------------
 
-    def _decide(self, view: View, before: State, surest: Tensor) -> tuple[Decision, State, Tensor, Tensor]:
-        """View and state -> decision and state of the policy, and what `_settle` makes of it.
+class _Ahead(NamedTuple):
+    """A turn before its pass; the lists are what the program knows of it."""
 
-        Raises PluginError, with the policy and its own message, where a policy of somebody else fails or returns what
-        is no decision.
-        """
-        with plugin_failure(f"The policy {self.policy!r}") if _foreign(self.policy) else nullcontext():
-            decision, after = pair_of(self.policy(view, before))
-            if decision.reveal.shape != view.eligible.shape or decision.reveal.dtype != torch.bool:
-                raise TypeError(f"reveal has to be bool {tuple(view.eligible.shape)}, as view.eligible")
-            return decision, after, *self._settle(view, decision, surest)
+    canvas: Canvas
+    view: View
+    decided: Decided | None  # by a policy that does not look
+    where: Tensor  # (B, L) bool: the positions at which the head runs
+    left: list[bool]  # rows that are unfinished: now, or after this turn where it is decided
+    counts: list[int]  # of `where` in each row
+    whole: bool  # whether no row has padding
+    temperature: list[float]
+    top_p: list[float]
+    constraint: list[int]
+    sizes: list[int] | None  # see `Caching.sizes`
 
-    def _settle(self, view: View, decision: Decision, surest: Tensor) -> tuple[Tensor, Tensor]:
-        """What is really revealed: the decision, and in rows where that is nothing the surest eligible position."""
-        if bool((decision.reveal & ~view.eligible).any()):
-            raise PluginError(
-                f"{self.policy!r} revealed positions that were not eligible; a policy picks among view.eligible."
-            )
-        if decision.remask is not None and bool((decision.remask & ~view.erasable).any()):
-            raise PluginError(
-                f"{self.policy!r} hid positions again that it may not; a policy picks among view.erasable."
-            )
-        if decision.done is None:
-            stuck = ~decision.reveal.any(-1)
-            if not bool(stuck.any()):
-                return decision.reveal, stuck
-            score = surest if decision.fallback is None else decision.fallback
-            return decision.reveal | take_best(score, view.eligible, stuck.long()), stuck
-        left = (view.eligible & ~decision.reveal).any(-1) | (decision.remask is not None and decision.remask.any(-1))
-        if bool((decision.done & left).any()):
-            raise PluginError(f"{self.policy!r} is done with a block in which a MASK is left; reveal it first.")
-        return decision.reveal, torch.zeros_like(decision.done)
-
-
-def _foreign(policy: object) -> bool:
-    """Whether a policy, or one inside it, is not of this library; a fault of our own keeps its traceback."""
-    if not type(policy).__module__.startswith("unmask."):
-        return True
-    parts = [getattr(policy, field.name) for field in fields(policy)] if is_dataclass(policy) else []
-    return any(hasattr(part, "looks") and _foreign(part) for part in parts)
+    def keep(self, rows: Tensor) -> "_Ahead":
+        """Of the rows (B,) bool that have a count what their pass needs."""
+        sizes = self.sizes and [size for size, count in zip(self.sizes, self.counts, strict=True) if count]
+        return self._replace(canvas=self.canvas.keep(rows), view=self.view.keep(rows), sizes=sizes)
 
 
 class _Seen(NamedTuple):
@@ -321,13 +314,10 @@ class _Seen(NamedTuple):
     candidate_log_probs: Tensor | None = None
 
 
-def _or(values: Tensor, default: float) -> list[float]:
-    """Numbers (B,) with `default` in place of nan."""
-    return [default if math.isnan(value) else value for value in values.tolist()]
+def _place(canvas: Canvas, view: View) -> Place:
+    return Place(view.eligible | view.erasable, view.masked, canvas.step)
 
 
 def _scattered(where: Tensor, rows: Tensor, empty: float = 0) -> Tensor:
     """Rows (N, K) at the N places of `where` (B, L), `empty` elsewhere: (B, L, K)."""
-    out = rows.new_full((*where.shape, rows.shape[-1]), empty)
-    out[where] = rows
-    return out
+    return rows.new_full((*where.shape, rows.shape[-1]), empty).masked_scatter(where[..., None], rows)

@@ -5,9 +5,9 @@ token of probability 1e-7 is drawn once in ten million times. (Racing Gumbel noi
 do, loses the rare tokens: arXiv:2409.02908.) Shapes: N positions, V vocabulary.
 """
 
-__all__ = ["Proposal", "check_sampling", "propose", "two_best"]
+__all__ = ["Proposal", "at_once", "check_sampling", "propose", "two_best"]
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,12 @@ from unmask.errors import RequestError, RunError
 from unmask.ranges import Temperature, TopP, check_value
 
 _CHUNK = 64  # a maximum is a fast reduction, its place a slow one: so look for the place in one chunk only
+
+
+def at_once(flag: Tensor, error: Callable[[], Exception]) -> None:
+    """Raise `error()` if the `flag` () bool is True."""
+    if bool(flag):
+        raise error()
 
 
 class Proposal(NamedTuple):
@@ -48,25 +54,21 @@ def propose(
     temperature: float | Tensor,
     top_p: float | Tensor,
     allowed: Tensor | None = None,
+    refuse: Callable[[Tensor, Callable[[], Exception]], None] = at_once,
 ) -> Proposal:
     """Draw a token for each of N positions: logits (N, V), `u` (N,) float64 uniforms in (0, 1).
 
     Temperature 0 takes the most probable token and needs no `u`. `top_p` keeps the smallest set of most probable tokens
     whose joint probability, after tempering, reaches it. Both are one number, or both one a position, (N,) float64.
     `allowed` (N, V) or (1, V) bool leaves only these tokens. Raises RequestError where it leaves none but MASK,
-    RunError for logits that are NaN or infinite.
+    RunError for logits that are NaN or infinite; `refuse` (see `Checks.refuse`) may do it later.
     """
     if allowed is not None:
         real = torch.arange(logits.shape[-1], device=logits.device) != mask_id
-        if not bool((allowed & real).any(-1).all()):
-            raise RequestError("The constraint leaves no token for a hole; allow at least one that is not MASK.")
+        refuse(~(allowed & real).any(-1).all(), _nothing_allowed)
         logits = logits.masked_fill(~allowed, -torch.inf)
     clean = clean_log_probs(logits, mask_id)
-    if bool(clean[:, 0].isnan().any()):  # then its whole row is
-        raise RunError(
-            "The network computes logits that are NaN or infinite, so nothing can be written with it; use an earlier "
-            "checkpoint, or --dtype float32."
-        )
+    refuse(clean[:, 0].isnan().any(), _not_finite)  # then its whole row is
     if not isinstance(temperature, Tensor) and not isinstance(top_p, Tensor):
         tokens, best = _choose(clean, u, temperature, top_p)
         return Proposal(tokens, clean, best)
@@ -77,6 +79,17 @@ def propose(
         rows = (group == number).nonzero().squeeze(-1)
         tokens[rows], _ = _choose(clean[rows], None if u is None else u[rows], *pair)
     return Proposal(tokens, clean)
+
+
+def _nothing_allowed() -> RequestError:
+    return RequestError("The constraint leaves no token for a hole; allow at least one that is not MASK.")
+
+
+def _not_finite() -> RunError:
+    return RunError(
+        "The network computes logits that are NaN or infinite, so nothing can be written with it; use an earlier "
+        "checkpoint, or --dtype float32."
+    )
 
 
 def _choose(clean: Tensor, u: Tensor | None, temperature: float, top_p: float) -> tuple[Tensor, Tensor | None]:

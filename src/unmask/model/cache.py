@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from unmask.batch import GRAIN, join_rows, keep_rows, padded_size
+from unmask.batch import GRAIN, join_rows, keep_rows, padded_size, placed
 from unmask.denoiser import Attending, Denoiser, Place, Wrapper, attending
 from unmask.errors import RequestError, did_you_mean
 from unmask.ranges import Count, check_value, number_of
@@ -61,6 +61,7 @@ class Cache(Wrapper, ABC):
         valid: Tensor | None = None,
         time: Tensor | None = None,
         prompt: Tensor | None = None,
+        sizes: list[int] | None = None,
     ) -> tuple[Tensor, Any]:
         """See `unmask.denoiser.Caching`."""
         whole = tokens.shape[1]
@@ -68,26 +69,33 @@ class Cache(Wrapper, ABC):
             return self._run(whole, None, tokens, place, None, valid, time)
         before = _Memory(*memory)
         stale = self.stale(tokens, place, before.tokens)
-        sizes = self._sizes(stale, place, before)
+        sizes = self._sizes(stale, place, before).tolist() if sizes is None else sizes
         if len(set(sizes)) == 1:
             return self._run(sizes[0], stale, tokens, place, before, valid, time)
         order: list[Tensor] = []
         parts: list[Any] = []
         for size in sorted(set(sizes)):
-            rows = torch.tensor([row for row, count in enumerate(sizes) if count == size], device=tokens.device)
+            rows = placed([row for row, count in enumerate(sizes) if count == size], tokens.device)
             group = keep_rows((stale, tokens, place, before, valid, time), rows)
             order.append(rows)
             parts.append(self._run(size, group[0], group[1], Place(*group[2]), _Memory(*group[3]), *group[4:]))
         return keep_rows(join_rows(parts, [len(rows) for rows in order]), torch.cat(order).argsort())
 
-    def _sizes(self, stale: Tensor, place: Place, before: _Memory) -> list[int]:
+    def sizes(self, tokens: Tensor, place: Place, memory: Any) -> Tensor:
+        """See `unmask.denoiser.Caching`."""
+        if memory is None:
+            return torch.full_like(place.step, tokens.shape[1])
+        before = _Memory(*memory)
+        return self._sizes(self.stale(tokens, place, before.tokens), place, before)
+
+    def _sizes(self, stale: Tensor, place: Place, before: _Memory) -> Tensor:
         """The number of positions to compute in each row: all where the memory is of another block or too old."""
         due = (place.step == 0) | (place.block != before.block).any(-1)
         if self.refresh is not None:
             due |= before.age >= self.refresh
         whole = stale.shape[1]
         grains = padded_size(stale.sum(-1)).clamp(min=GRAIN)
-        return torch.where(due, whole, grains.clamp(max=whole)).tolist()
+        return torch.where(due, whole, grains.clamp(max=whole))
 
     def _run(
         self,

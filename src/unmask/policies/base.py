@@ -4,14 +4,30 @@ A policy gets a View and never the model, so that its input can be recorded and 
 V tokens, D width of the network.
 """
 
-__all__ = ["Decision", "Needs", "State", "UnmaskingPolicy", "View", "needs_of", "pair_of", "take_prefix"]
+__all__ = [
+    "Decided",
+    "Decision",
+    "Needs",
+    "State",
+    "UnmaskingPolicy",
+    "View",
+    "decide",
+    "needs_of",
+    "pair_of",
+    "take_best",
+    "take_prefix",
+]
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from unmask.batch import Checks
+from unmask.errors import PluginError, plugin_failure
 
 State = Any  # what a policy gets back at its next call: a tensor or a tuple of tensors, batch first; None at the start
 
@@ -115,6 +131,18 @@ def pair_of(answer: object) -> tuple[Decision, State]:
             raise TypeError(f"it returned {type(answer).__name__}; return a pair, (Decision(reveal), state or None)")
 
 
+def take_best(score: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
+    """Scores (B, L) -> the `count` (B,) eligible positions of each row with the best scores; (B, L) bool.
+
+    Of equal scores the left position is taken.
+    """
+    order = score.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
+    )
+    return (rank < count[:, None]) & eligible
+
+
 def take_prefix(score: Tensor, eligible: Tensor, keep: Callable[[Tensor], Tensor], *features: Tensor) -> Tensor:
     """Scores (B, L) -> the longest run of eligible positions, best score first, that `keep` accepts; (B, L) bool.
 
@@ -126,3 +154,65 @@ def take_prefix(score: Tensor, eligible: Tensor, keep: Callable[[Tensor], Tensor
     run = good.cumprod(-1).bool()
     run[:, 0] = eligible.any(-1)
     return torch.zeros_like(eligible).scatter_(-1, order, run)
+
+
+Decided = tuple[Decision, State, Tensor, Tensor]
+"""Decision and state of a policy, what is really revealed (B, L), and the rows that the loop rescued (B,)."""
+
+
+def decide(policy: UnmaskingPolicy, view: View, before: State, surest: Tensor, checks: Checks) -> Decided:
+    """Policy, View and state -> its decision, checked, with the eligible position of the highest score `surest` (B, L)
+    revealed where it reveals nothing.
+
+    Raises PluginError, with the policy and its own message, where a policy of somebody else fails or returns what is no
+    decision; on a GPU what the values of a decision break is raised by `checks.read`.
+    """
+    with plugin_failure(f"The policy {policy!r}") if _foreign(policy) else nullcontext():
+        decision, after = pair_of(policy(view, before))
+        if decision.reveal.shape != view.eligible.shape or decision.reveal.dtype != torch.bool:
+            raise TypeError(f"reveal has to be bool {tuple(view.eligible.shape)}, as view.eligible")
+        return decision, after, *_settle(policy, view, decision, surest, checks)
+
+
+def _settle(
+    policy: UnmaskingPolicy, view: View, decision: Decision, surest: Tensor, checks: Checks
+) -> tuple[Tensor, Tensor]:
+    """What is really revealed: the decision, and in rows where that is nothing the surest eligible position."""
+    _check(policy, view, decision, checks)
+    if decision.done is not None:
+        return decision.reveal, torch.zeros_like(decision.done)
+    stuck = ~decision.reveal.any(-1)
+    if stuck.device.type == "cpu" and not bool(stuck.any()):  # a look that costs nothing there
+        return decision.reveal, stuck
+    score = surest if decision.fallback is None else decision.fallback
+    return decision.reveal | take_best(score, view.eligible, stuck.long()), stuck
+
+
+def _check(policy: UnmaskingPolicy, view: View, decision: Decision, checks: Checks) -> None:
+    """Refuse a decision outside of what the View allows."""
+
+    def broken(what: str) -> Callable[[], PluginError]:
+        return lambda: PluginError(f"{policy!r} {what}.")
+
+    checks.refuse(
+        (decision.reveal & ~view.eligible).any(),
+        broken("revealed positions that were not eligible; a policy picks among view.eligible"),
+    )
+    if decision.remask is not None:
+        checks.refuse(
+            (decision.remask & ~view.erasable).any(),
+            broken("hid positions again that it may not; a policy picks among view.erasable"),
+        )
+    if decision.done is not None:
+        left = (view.eligible & ~decision.reveal).any(-1) | (decision.remask is not None and decision.remask.any(-1))
+        checks.refuse(
+            (decision.done & left).any(), broken("is done with a block in which a MASK is left; reveal it first")
+        )
+
+
+def _foreign(policy: object) -> bool:
+    """Whether a policy, or one inside it, is not of this library; a fault of our own keeps its traceback."""
+    if not type(policy).__module__.startswith("unmask."):
+        return True
+    parts = [getattr(policy, field.name) for field in fields(policy)] if is_dataclass(policy) else []
+    return any(hasattr(part, "looks") and _foreign(part) for part in parts)

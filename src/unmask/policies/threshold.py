@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from unmask.policies.base import Decision, State, View
-from unmask.policies.top_k import take_best
+from unmask.policies.base import Decision, State, View, take_best
 from unmask.ranges import check_value, real
 
 Feature = Literal["confidence", "margin", "entropy"]

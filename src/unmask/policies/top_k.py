@@ -26,7 +26,6 @@ __all__ = [
     "random",
     "round_up",
     "sizes_of",
-    "take_best",
 ]
 
 import math
@@ -38,7 +37,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import ceil_div
-from unmask.policies.base import Decision, Needs, State, View
+from unmask.policies.base import Decision, Needs, State, View, take_best
 from unmask.ranges import Count, check_numbers, real
 
 Score = Callable[[View], Tensor]
@@ -134,18 +133,6 @@ def sizes_of(pace: Pace, total: int, steps: int) -> tuple[int, ...]:
 def round_up(x: Tensor) -> Tensor:
     """x -> ceil(x - 1e-6), int64; the tolerance absorbs rounding errors, so that every processor has the same sizes."""
     return (x - 1e-6).ceil().long()
-
-
-def take_best(score: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
-    """Scores (B, L) -> the `count` (B,) eligible positions of each row with the best scores; (B, L) bool.
-
-    Of equal scores the left position is taken.
-    """
-    order = score.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = torch.empty_like(order).scatter_(
-        -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
-    )
-    return (rank < count[:, None]) & eligible
 
 
 @dataclass(frozen=True, slots=True)
