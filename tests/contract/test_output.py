@@ -195,7 +195,7 @@ def test_a_closed_file_object_is_a_failure_too() -> None:
 @pytest.mark.parametrize(
     ("line", "code", "says"),
     [
-        ("{} list | head -1 >&2; exit ${{PIPESTATUS[0]}}", 141, "models"),
+        ("(sleep 1; {} list) | true; exit ${{PIPESTATUS[0]}}", 141, ""),  # `true` has ended by then
         ("{} list >&-", 1, "could not be written"),
         ("{} list 2>&- >/dev/null", 0, ""),
         ("{} list >&- 2>&-", 1, ""),
@@ -231,7 +231,7 @@ def test_the_estimate_of_resumed_work_counts_only_what_was_timed(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "code"),
-    [("2>&1 | head -1 >/dev/null; exit ${PIPESTATUS[0]}", 141), (">&- 2>&-", 0), ("2>/dev/full", 1)],
+    [("2>&1 | true; exit ${PIPESTATUS[0]}", 141), (">&- 2>&-", 0), ("2>/dev/full", 1)],
 )
 def test_a_training_goes_on_without_its_output(ending: str, code: int, tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("to be or not to be.\n\n" * 100)

@@ -162,7 +162,7 @@ def test_eval_repeats_and_counts_the_tokens(folder: Path, whole: dict[str, Any])
 
 @pytest.mark.slow
 def test_eval_of_all_pools_its_parts(folder: Path, whole: dict[str, Any]) -> None:
-    """Rates and bits are those of all rows together; the control: the mean of the two parts."""
+    """Rates and bits are those of all rows together, but for float32 sums in other batches. Control: their mean."""
     words = ("eval", "whole", "--draws", "1", "--threads", "1", "--split")
     train, valid, pooled = (json_of(folder, *words, split) for split in ("train", "valid", "all"))
     nats, tokens, size = (
@@ -173,11 +173,11 @@ def test_eval_of_all_pools_its_parts(folder: Path, whole: dict[str, Any]) -> Non
             lambda part: part["nats_per_token"] * part["tokens"] / part["bits_per_byte"],
         )
     )
-    assert pooled["nats_per_token"] == pytest.approx(nats / tokens, rel=1e-9)
-    assert pooled["bits_per_byte"] == pytest.approx(nats / size, rel=1e-9)
+    assert pooled["nats_per_token"] == pytest.approx(nats / tokens, rel=1e-6)
+    assert pooled["bits_per_byte"] == pytest.approx(nats / size, rel=1e-6)
     assert pooled["tokens"] == tokens
     mean = (train["nats_per_token"] + valid["nats_per_token"]) / 2
-    assert pooled["nats_per_token"] != pytest.approx(mean, rel=1e-6)
+    assert pooled["nats_per_token"] != pytest.approx(mean, rel=1e-5)
 
 
 @pytest.mark.slow
