@@ -14,6 +14,7 @@ __all__ = [
     "Shape",
     "Timing",
     "measure",
+    "peak_allocated",
     "shape_rate",
     "side_by_side",
 ]
@@ -22,6 +23,8 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 
@@ -91,6 +94,19 @@ def shape_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device, 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def peak_allocated(work: Callable[[], object]) -> int:
+    """A function -> the largest number of bytes that it holds at a time in tensors, above those that exist before.
+
+    On a processor: every allocation of torch is counted, in this thread and others, the inside of operations included.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    recorded: Any = profile.profiler
+    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    held = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(held, default=0)
 
 
 def _cpu_seconds(work: Callable[[], object]) -> float:

@@ -123,8 +123,8 @@ def _over_heads(valid: Tensor) -> Tensor:
     return valid[:, None, None, :] if valid.ndim == 2 else valid[:, None]
 
 
-def _infer(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None, plain: bool) -> Tensor:
-    """Attention without gradients, over the keys and values of `kept` where it is given."""
+def _infer(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None) -> Tensor:
+    """Attention without gradients, over the keys and values of `kept` where it is given, by the fused kernel."""
     cos, sin = (table.transpose(1, 2)[:, :, :, None] for table in tables)
     turned = torch.empty_like(qkv)
     _turn(qkv[:, :, :2], cos, sin, turned[:, :, :2], 1)
@@ -136,28 +136,21 @@ def _infer(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kep
         both = kept.renew(turned[:, :, 1:])
         q, k, v = (part.transpose(1, 2) for part in (turned[:, :, 0], both[:, :, 0], both[:, :, 1]))
     mask = None if valid is None else _over_heads(valid)
-    if not plain:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
-    scores = q @ k.transpose(-1, -2)
-    if mask is not None:
-        scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
-    return (scores.softmax(-1) @ v).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
 
 
 def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None = None) -> Tensor:
     """Attention with rotary positions: qkv (B, A, 3, H, head) -> (B, A, H, head), over L = A keys, or those of `kept`.
 
     `valid` (B, L) masks padded keys, `valid` (B or 1, A, L) keys of single queries; `kept` is for passes without
-    gradients. On a CPU two matrix products and a softmax are faster than the fused kernel in both dtypes, and are used
-    up to `PLAIN_SCORES` scores; above, and on other devices, the fused kernel is used.
+    gradients. Those use the fused kernel, whose memory grows linearly with the length. With gradients, on a CPU, two
+    matrix products and a softmax are faster in both dtypes, and are used up to `PLAIN_SCORES` scores.
     """
     batch, length, _, heads, _ = qkv.shape
-    keys = kept.before[0].shape[1] if kept is not None and kept.before else length
-    plain = batch * heads * length * keys <= PLAIN_SCORES and not torch.compiler.is_compiling()
-    plain = plain and qkv.device.type == "cpu"
     if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _infer(qkv, tables, valid, kept, plain)
-    if plain:
+        return _infer(qkv, tables, valid, kept)
+    plain = batch * heads * length**2 <= PLAIN_SCORES and qkv.device.type == "cpu"
+    if plain and not torch.compiler.is_compiling():
         return _PlainAttention.apply(qkv, *tables, valid)  # pyright: ignore[reportReturnType]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     mask = None if valid is None else _over_heads(valid)
