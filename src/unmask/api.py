@@ -14,7 +14,7 @@ from unmask.data.packed import Packed
 from unmask.decode.canvas import constraints_of
 from unmask.decode.constraint import Constraint, Constraints
 from unmask.decode.loop import Decoder
-from unmask.decode.options import make_decoder, row_options
+from unmask.decode.options import Defaults, make_decoder, row_options
 from unmask.decode.rows import Snapshot, Source, Written, slide
 from unmask.denoiser import Denoiser, Trainable, computing_in
 from unmask.disk.checkpoint import Checkpoint
@@ -75,6 +75,7 @@ class Model:
         self.process, self.tokenizer, self.checkpoint = process, tokenizer, checkpoint
         self.device, self.dtype = device, dtype
         self.denoiser: Denoiser = computing_in(self.network, dtype)
+        self.defaults = Defaults.of(checkpoint)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.network.parameters())
@@ -88,10 +89,10 @@ class Model:
     @ranges.checked
     def decoder(
         self,
-        policy: str | UnmaskingPolicy = "random",
+        policy: str | UnmaskingPolicy | None = None,
         *,
-        temperature: ranges.Temperature = 1.0,
-        top_p: ranges.TopP = 1.0,
+        temperature: ranges.Temperature | None = None,
+        top_p: ranges.TopP | None = None,
         block_size: ranges.BlockSize | None = None,
         cache: str | None = None,
         guidance: ranges.Guidance = 0.0,
@@ -104,8 +105,9 @@ class Model:
         Temperature and top-p are for rows whose canvas has none. Raises RequestError for what cannot be combined.
         """
         options = {name: value for name, value in locals().items() if name in _DECODING}
-        decoder = make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, policy, **options)
-        return replace(decoder, temperature=temperature, top_p=top_p)
+        options["policy"] = self.defaults.policy if policy is None else policy
+        decoder = make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, **options)
+        return self.defaults.applied(decoder, temperature, top_p)
 
     @ranges.checked
     def generate(
@@ -113,9 +115,9 @@ class Model:
         prompts: str | Sequence[str] = "",
         *,
         length: ranges.Count = 128,
-        policy: str | UnmaskingPolicy = "random",
-        temperature: ranges.Temperature | Sequence[ranges.Temperature] = 1.0,
-        top_p: ranges.TopP | Sequence[ranges.TopP] = 1.0,
+        policy: str | UnmaskingPolicy | None = None,
+        temperature: ranges.Temperature | Sequence[ranges.Temperature] | None = None,
+        top_p: ranges.TopP | Sequence[ranges.TopP] | None = None,
         seed: ranges.Seed | Sequence[ranges.Seed] = 0,
         dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
         passes: ranges.Passes | None = None,
@@ -131,7 +133,8 @@ class Model:
     ) -> Generation:
         """Continue each prompt, which may be empty -> the texts with their tokens and log-probabilities.
 
-        A row's text depends on its seed, its prompt and its options alone, not on the rows beside it.
+        A row's text depends on its seed, its prompt and its options alone. Policy, temperature and top-p have the
+        defaults of the model.
 
         Args:
             prompts: a text, or a list of texts that are continued together.
@@ -162,9 +165,9 @@ class Model:
         prompts: str | Sequence[str] = "",
         *,
         length: ranges.Count = 128,
-        policy: str | UnmaskingPolicy = "random",
-        temperature: ranges.Temperature | Sequence[ranges.Temperature] = 1.0,
-        top_p: ranges.TopP | Sequence[ranges.TopP] = 1.0,
+        policy: str | UnmaskingPolicy | None = None,
+        temperature: ranges.Temperature | Sequence[ranges.Temperature] | None = None,
+        top_p: ranges.TopP | Sequence[ranges.TopP] | None = None,
         seed: ranges.Seed | Sequence[ranges.Seed] = 0,
         dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
         passes: ranges.Passes | None = None,
@@ -180,8 +183,8 @@ class Model:
     ) -> Generator[Snapshot, None, list[Written]]:
         """Continue each prompt as `generate` does, yielding a snapshot after each pass: print its `text`.
 
-        `alternatives` is how many of the most probable tokens the snapshots have for each position that was looked at;
-        the other arguments are those of `generate`. The generator returns the finished rows.
+        The snapshots have so many `alternatives` of each position that was looked at, the most probable tokens; the
+        other arguments are those of `generate`. The generator returns the finished rows.
         """
         decoding = {name: value for name, value in locals().items() if name in _DECODING}
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -216,9 +219,9 @@ class Model:
         template: str,
         *,
         count: ranges.Count = 1,
-        policy: str | UnmaskingPolicy = "random",
-        temperature: ranges.Temperature | Sequence[ranges.Temperature] = 1.0,
-        top_p: ranges.TopP | Sequence[ranges.TopP] = 1.0,
+        policy: str | UnmaskingPolicy | None = None,
+        temperature: ranges.Temperature | Sequence[ranges.Temperature] | None = None,
+        top_p: ranges.TopP | Sequence[ranges.TopP] | None = None,
         seed: ranges.Seed | Sequence[ranges.Seed] = 0,
         dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
         passes: ranges.Passes | None = None,
@@ -241,8 +244,7 @@ class Model:
             count: number of texts; `seed`, `temperature`, `top_p`, `dial` and `constraint` may have an entry for each.
             draws: random maskings of each text, by which lengths are compared.
 
-        The other arguments are those of `generate`. Raises RequestError for a template without holes, one longer than
-        the model's window, or one with too many combinations of lengths.
+        The other arguments are those of `generate`. Raises RequestError for a template that cannot be filled.
         """
         return finished(self, self.stream_fill, Filling.of_fills, locals())
 
@@ -252,9 +254,9 @@ class Model:
         template: str,
         *,
         count: ranges.Count = 1,
-        policy: str | UnmaskingPolicy = "random",
-        temperature: ranges.Temperature | Sequence[ranges.Temperature] = 1.0,
-        top_p: ranges.TopP | Sequence[ranges.TopP] = 1.0,
+        policy: str | UnmaskingPolicy | None = None,
+        temperature: ranges.Temperature | Sequence[ranges.Temperature] | None = None,
+        top_p: ranges.TopP | Sequence[ranges.TopP] | None = None,
         seed: ranges.Seed | Sequence[ranges.Seed] = 0,
         dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
         passes: ranges.Passes | None = None,
@@ -302,9 +304,8 @@ class Model:
         """How probable each choice is where the template has a [?]: score("The king is [?]", ["dead", "here"]).
 
         A choice's nats are the bound on -log p of its tokens given the rest of the text, the mean over the orders in
-        which they can be revealed: over all of them where the tokens are few, else over `orders` random ones. The
-        probabilities are shares of exp(-nats); choices may have different lengths, and a longer one usually
-        has more nats. Other holes stay hidden. Raises RequestError for what cannot be compared.
+        which they can be revealed: all of them where the tokens are few, else `orders` random ones. The probabilities
+        are shares of exp(-nats). Other holes stay hidden. Raises RequestError for what cannot be compared.
         """
         return self.filler.score(template, choices, orders=orders, seed=seed, batch=batch)
 
@@ -319,8 +320,7 @@ class Model:
     ) -> Bound:
         """Texts -> the bound on their -log p; each is cut into windows, with `draws` random maskings a window.
 
-        Characters that the model has no token for are warned of, and then there are no bits per byte.
-        Raises RequestError if there is no token.
+        There are no bits per byte where characters have no token. Raises RequestError if there is no token at all.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = self.tokenizer.encode_batch(texts)
@@ -342,9 +342,7 @@ class Model:
         seed: ranges.Seed = 0,
         batch: ranges.Count = 32,
     ) -> Bound:
-        """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all rows,
-        and None where characters are outside the model's alphabet: a bound for the tokens is none for the text.
-        """
+        """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all."""
         options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed}
         options["stand_in"] = self.tokenizer.stand_in
         return validate(self.denoiser, Masked(self.process), packed, self.device, **options).checked()

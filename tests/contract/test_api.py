@@ -14,11 +14,12 @@ import pytest
 import torch
 
 import unmask
-from unmask.api import Model
+from unmask.api import Generation, Model
 from unmask.cli.main import main
 from unmask.data.packed import Packed
-from unmask.errors import ArgumentError, PluginError, RequestError, UnmaskWarning
-from unmask.model.load import build
+from unmask.disk.checkpoint import write_checkpoint
+from unmask.errors import ArgumentError, CheckpointError, PluginError, RequestError, UnmaskWarning
+from unmask.model.load import build, model_config
 from unmask.model.settings import DiTSettings
 from unmask.policies.prefix import Prefix
 from unmask.process import MaskedDiffusion
@@ -121,7 +122,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
                 "(view, state) (see unmask.policies.base)."
             ),
         )
-        for policy in (None, 5)
+        for policy in (True, 5)
     },
     "None": ("generate", {"seed": None}, "seed is None; give a whole number of at least 0."),
     "a fraction": ("generate", {"seed": 1.5}, "seed is 1.5; give a whole number of at least 0."),
@@ -313,3 +314,39 @@ def test_eval_says_why_there_are_no_bits_per_byte(tmp_path: Path, capsys: pytest
     assert "none: the text has characters outside the model's alphabet" in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bits_per_byte"] is None
+
+
+# ---- the decoding of a request that names none -----------------------------------------------------------------------
+
+
+def saved(folder: Path, model: Model, decoding: object) -> Path:
+    config = model_config(model.network.settings, "linear") | ({} if decoding is None else {"decoding": decoding})
+    tensors = {name: value.clone() for name, value in model.network.state_dict().items()}
+    write_checkpoint(folder, tensors, config, tokenizer_json=model.tokenizer.to_json(), card="")
+    return folder
+
+
+def test_a_checkpoint_has_the_decoding_of_requests_that_name_none(model: Model, tmp_path: Path) -> None:
+    values = {"policy": "confidence:steps=4", "temperature": 0.5, "top_p": 0.9}
+    chosen = unmask.load(saved(tmp_path / "chosen", model, values), dtype="float32")
+    plain = unmask.load(saved(tmp_path / "plain", model, None), dtype="float32")
+    random = {"policy": "random", "temperature": 1.0, "top_p": 1.0}
+
+    def generated(model: Model, **named: Any) -> Generation:
+        return model.generate("the ", length=12, **named)
+
+    def filled(model: Model, **named: Any) -> Generation:
+        return model.fill("the [12]", **named)
+
+    for request in (generated, filled):
+        assert request(chosen).tokens == request(plain, **values).tokens == request(chosen, **values).tokens
+        assert request(plain).tokens == request(plain, **random).tokens == request(chosen, **random).tokens
+        assert request(plain).passes != request(chosen).passes == [4]  # the control
+    rows = chosen.generate(["the ", "abc"], length=12, temperature=[0.5, 1.0], seed=[1, 2])
+    assert rows.tokens[0] == chosen.generate("the ", length=12, seed=[1]).tokens[0]
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"policy": 3}, {"top_p": "much"}])
+def test_a_decoding_that_cannot_be_is_refused(model: Model, tmp_path: Path, wrong: dict[str, object]) -> None:
+    with pytest.raises(CheckpointError):
+        unmask.load(saved(tmp_path / "model", model, wrong))

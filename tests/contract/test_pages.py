@@ -96,6 +96,6 @@ def test_the_page_of_the_api_has_every_public_name(tool: ModuleType) -> None:
 
 def test_a_signature_is_readable(tool: ModuleType) -> None:
     shown = tool.signature_text("generate", unmask.Model.generate)
-    assert 'policy: str | UnmaskingPolicy = "random",' in shown
+    assert "policy: str | UnmaskingPolicy | None = None," in shown
     assert "Annotated" not in shown
     assert "self" not in shown

@@ -86,7 +86,7 @@ ARGUMENTS = [
         "train --data.source shakespear",
         (
             "there is no file, folder or corpus 'shakespear' (the corpora are austen, ecoli-k12, english, shakespeare, "
-            "sotu): did you mean 'shakespeare'?"
+            "sotu, wordnet): did you mean 'shakespeare'?"
         ),
     ),
     ("eval", "eval needs a CHECKPOINT; see unmask eval --help."),

@@ -84,6 +84,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "trained_on": config("trained_on") or None,
         "calibrated": bool(config("calibration")),
         "process": config("process"),
+        "decoding": config("decoding") or None,
         "tokenizer": _tokenizer(checkpoint),
         "step": record.get("step"),
         **{name: run("plan").get(name) for name in ("steps", "seconds", "capped")},
@@ -136,6 +137,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "window": f"{facts['window']} tokens" if facts["window"] else "unknown",
         "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size'] or 0:,} ids",
     }
+    if facts["decoding"]:
+        rows["decoding"] = ", ".join(f"{name} {value}" for name, value in facts["decoding"].items())
     if facts["step"] is not None:
         counted = facts["steps"] and (facts["seconds"] is None or facts["capped"])  # else an estimate, for minutes
         rows["step"] = _figure(facts["step"], ",") + (f" of {_figure(facts['steps'], ',')}" if counted else "")

@@ -48,12 +48,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 class DecodingOptions:
     """How masked positions are filled."""
 
-    policy: str = "random"
-    """Which tokens appear when: a name, or name:key=value (`unmask list policies`)."""
-    temperature: Temperature = 1.0
-    """0 takes the most probable token; 1 samples from the model."""
-    top_p: TopP = 1.0
-    """Sample from the smallest set of tokens that has this share of the probability."""
+    policy: str | None = None
+    """Which tokens appear when: a name, or name:key=value (`unmask list policies`); by default that of the model, see
+    `unmask info`."""
+    temperature: Temperature | None = None
+    """0 takes the most probable token; 1 samples from the model; by default that of the model."""
+    top_p: TopP | None = None
+    """Sample from the smallest set of tokens that has this share of the probability; by default that of the model."""
     dial: Dial | None = None
     """From 0 (accurate) to 1 (one pass), for a learned policy (learned:from=FOLDER); by default 0.25."""
     passes: Passes | None = None

@@ -160,7 +160,9 @@ def _decode(
         rows = run_to_end(stream)
     seconds, decoding = time.perf_counter() - began, arguments.decoding
     if tracing is not None:
-        tracing.save(rows, policy=decoding.policy, seed=decoding.seed, block_size=decoding.block_size)
+        tracing.save(
+            rows, policy=decoding.policy or model.defaults.policy, seed=decoding.seed, block_size=decoding.block_size
+        )
     return rows, seconds
 
 
@@ -193,7 +195,7 @@ def run_generate(argv: Sequence[str]) -> int:
                 **result.to_dict(),
                 "prompts": prompts,
                 "outside_alphabet": model.tokenizer.unknown(*starts),
-                "policy": arguments.decoding.policy,
+                "policy": arguments.decoding.policy or model.defaults.policy,
                 "seed": arguments.decoding.seed,
                 "tokens": tokens,
                 "tokens_per_second": tokens / seconds,
@@ -254,7 +256,7 @@ def run_fill(argv: Sequence[str]) -> int:
             {
                 "fills": fills,
                 "outside_alphabet": model.tokenizer.unknown(*model.filler.sketch(template).texts),
-                "policy": arguments.decoding.policy,
+                "policy": arguments.decoding.policy or model.defaults.policy,
                 "seed": arguments.decoding.seed,
                 "seconds": seconds,
             }

@@ -1,6 +1,6 @@
 """The options of a request: a policy and what goes with it -> a decoder; numbers -> the options of each row."""
 
-__all__ = ["NO_OPTIONS", "RowOptions", "make_decoder", "row_options"]
+__all__ = ["NO_OPTIONS", "Defaults", "RowOptions", "make_decoder", "row_options"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,6 +13,7 @@ from torch import Tensor
 from unmask.decode.loop import Decoder
 from unmask.decode.propose import check_sampling
 from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
+from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import ArgumentError, RequestError
 from unmask.model.cache import cached
 from unmask.policies.base import UnmaskingPolicy
@@ -20,8 +21,31 @@ from unmask.policies.learned.policy import Learned
 from unmask.policies.options import Context
 from unmask.policies.registry import make
 from unmask.process import Schedule
-from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, check_value, checked, shown
+from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, Temperature, TopP, check_value, checked, shown
 from unmask.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The decoding of a request that names none: "decoding" in the config.json of a checkpoint, else these values."""
+
+    policy: str = "random"
+    temperature: Temperature = 1.0
+    top_p: TopP = 1.0
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint | None) -> "Defaults":
+        """A checkpoint -> its defaults. Raises CheckpointError for values that cannot be."""
+        recorded = None if checkpoint is None else checkpoint.fact(Defaults, "config.json", "decoding")
+        return recorded or Defaults()
+
+    def applied(self, decoder: Decoder, temperature: float | None, top_p: float | None) -> Decoder:
+        """A decoder -> the same with temperature and top-p, those of the defaults where they are None."""
+        return replace(
+            decoder,
+            temperature=self.temperature if temperature is None else temperature,
+            top_p=self.top_p if top_p is None else top_p,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +140,19 @@ def row_options(
     count: int,
     *,
     dial: float | Sequence[float] | None,
-    temperature: float | Sequence[float],
-    top_p: float | Sequence[float],
+    temperature: float | Sequence[float] | None,
+    top_p: float | Sequence[float] | None,
     passes: float | None,
 ) -> RowOptions:
-    """The options of `count` rows, each from one number or one a row.
+    """The options of `count` rows, each from one number or one a row; None leaves it to the decoder.
 
     Raises RequestError where there are not as many numbers as rows, for a number that cannot be, for a dial where the
     policy has none, or beside a budget of `passes`.
     """
     rows = RowOptions(
         dial=None if dial is None else _one_a_row("dials", dial, count),
-        temperature=_one_a_row("temperatures", temperature, count),
-        top_p=_one_a_row("values of top_p", top_p, count),
+        temperature=None if temperature is None else _one_a_row("temperatures", temperature, count),
+        top_p=None if top_p is None else _one_a_row("values of top_p", top_p, count),
     )
     check_sampling(rows.temperature or (), rows.top_p or ())
     if rows.dial is None:

@@ -1,0 +1,305 @@
+"""A model of definitions -> its measures as JSON, and as a table for its card.
+
+    apt-get download wamerican && dpkg-deb -x wamerican_*.deb wamerican
+    python tools/text_model.py wordnet --words wamerican/usr/share/dict/american-english
+    python tools/text_model.py RUN --frontier --out frontier.json
+
+A text is what the model writes after the word of a held-out row, `word:`; the reference is what the row has there. Both
+have the same words in front, and are compared by three measures that need no other model: the share of words that a
+dictionary has, the entropy of single tokens, and the perplexity under a 3-gram model of the training rows. `--frontier`
+measures several ways of decoding by the last two; their seeds and words are not those of the table.
+"""
+
+__all__ = [
+    "Passage",
+    "Trigram",
+    "compare",
+    "entropy",
+    "frontier",
+    "lookup",
+    "main",
+    "passages",
+    "words_of",
+]
+
+import argparse
+import itertools
+import json
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from unmask.api import Model, load
+from unmask.data.prepare import open_sources
+from unmask.data.split import plan_split
+from unmask.decode.rows import run_to_end
+from unmask.train.plan import corpus_of
+from unmask.train.settings import trained_on
+
+WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
+POLICIES = (
+    "random",
+    "confidence:steps=32",
+    "entropy-bound:gamma=0.5",
+    "entropy-bound:gamma=2",
+    "threshold:threshold=0.7",
+)
+TEMPERATURES, TOP_PS = (0.6, 0.8, 1.0), (0.9, 1.0)
+SHOWN = 20  # texts in the card
+
+
+class Passage(NamedTuple):
+    """A held-out row in two parts."""
+
+    prompt: str
+    """The word and a colon."""
+    rest: str
+
+
+class Trigram:
+    """An interpolated 3-gram model of token ids with Witten-Bell smoothing (Witten and Bell 1991).
+
+    P(w | h) = (c(h w) + n(h) P(w | h')) / (c(h) + n(h)), where h' is h without its first token and n(h) the number of
+    different tokens after h; below single tokens, all `size` ids are equally likely.
+    """
+
+    def __init__(self, rows: Iterable[Sequence[int]], size: int) -> None:
+        self.size = size
+        self.after: dict[tuple[int, ...], Counter[int]] = {}
+        for row in rows:
+            for at, token in enumerate(row):
+                for order in range(min(at, 2) + 1):
+                    self.after.setdefault(tuple(row[at - order : at]), Counter())[token] += 1
+        self.total = {history: seen.total() for history, seen in self.after.items()}
+
+    def probability(self, token: int, history: Sequence[int]) -> float:
+        """P(token | the last two of `history`)."""
+        past = tuple(history[-2:])
+        shorter = self.probability(token, past[1:]) if past else 1 / self.size
+        seen = self.after.get(past)
+        if seen is None:
+            return shorter
+        return (seen[token] + len(seen) * shorter) / (self.total[past] + len(seen))
+
+    def perplexity(self, rows: Iterable[tuple[Sequence[int], Sequence[int]]]) -> float:
+        """(Tokens before, tokens) of each text -> exp of the mean of -log P of the tokens."""
+        nats, count = 0.0, 0
+        for before, tokens in rows:
+            row = [*before, *tokens]
+            nats -= sum(math.log(self.probability(row[at], row[:at][-2:])) for at in range(len(before), len(row)))
+            count += len(tokens)
+        return math.exp(nats / count)
+
+
+def words_of(text: str) -> list[str]:
+    """A text -> its words in lower case: runs of letters, an apostrophe between letters included."""
+    return [word.lower() for word in WORD.findall(text)]
+
+
+def entropy(tokens: Sequence[int]) -> float:
+    """Tokens -> the entropy of their frequencies, in nats."""
+    return -sum(n / len(tokens) * math.log(n / len(tokens)) for n in Counter(tokens).values())
+
+
+def passages(texts: Iterable[str]) -> list[Passage]:
+    """Rows -> their passages, the first of each word, in the order of the rows."""
+    first: dict[str, Passage] = {}
+    for text in texts:
+        word, colon, rest = text.partition(":")
+        first.setdefault(word, Passage(word + colon, rest))
+    return list(first.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What all measures of a model use."""
+
+    model: Model
+    training: list[str]
+    held_out: list[str]
+    trigram: Trigram
+
+    @classmethod
+    def of(cls, model: Model) -> "Material":
+        """A model -> the rows of its training and the others, split as it was trained, and the 3-gram of the former."""
+        assert model.checkpoint is not None
+        trained = trained_on(model.checkpoint)
+        assert trained is not None
+        plan = plan_split(open_sources(trained.data), trained.data.valid_share)
+        units = list(plan.units())
+        training = [unit.text for unit in units if not unit.valid]
+        rows = (ended(model, text) for text in training)
+        held_out = [unit.text for unit in units if unit.valid]
+        return cls(model, training, held_out, Trigram(rows, model.tokenizer.vocab_size))
+
+
+def ended(model: Model, text: str, inside: bool = False) -> list[int]:
+    """A text -> its ids and EOS."""
+    return [*model.tokenizer.encode(text, inside), *[i for i in (model.tokenizer.eos_id,) if i is not None]]
+
+
+def written(material: Material, passages: Sequence[Passage], seed: int, decoding: dict[str, Any]) -> list[Any]:
+    """Passages -> what the model writes after their prompts, one row each; `decoding` are keywords of `stream`."""
+    model, prompts = material.model, [passage.prompt for passage in passages]
+    length = model.window - max(len(model.tokenizer.encode(prompt)) for prompt in prompts)
+    return run_to_end(model.stream(prompts, length=length, seed=seed, **decoding))
+
+
+def compare(material: Material, passages: Sequence[Passage], seed: int, decoding: dict[str, Any]) -> dict[str, Any]:
+    """Passages -> entropy and perplexity of what the model writes, beside those of what the rows have there."""
+    began = time.process_time()
+    rows = written(material, passages, seed, decoding)
+    seconds = time.process_time() - began
+    tokenizer = material.model.tokenizer
+    end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    samples = [(row.tokens[: row.prompt], row.tokens[row.prompt :] + end * row.stopped) for row in rows]
+    held_out = [(tokenizer.encode(prompt), ended(material.model, rest, inside=True)) for prompt, rest in passages]
+    ours, theirs = ([token for _, tokens in texts for token in tokens] for texts in (samples, held_out))
+    size = min(len(ours), len(theirs))  # the entropy of frequencies grows with the number of tokens
+    texts = [tokenizer.decode([*before, *tokens]) for before, tokens in samples]
+    return {
+        "texts": texts,
+        "rests": [tokenizer.decode(tokens) for _, tokens in samples],
+        "tokens": [len(ours) / len(samples), len(theirs) / len(samples)],
+        "passes": sum(row.passes for row in rows) / len(rows),
+        "ended": sum(row.stopped for row in rows) / len(rows),
+        "entropy": [entropy(ours[:size]), entropy(theirs[:size])],
+        "perplexity": [material.trigram.perplexity(samples), material.trigram.perplexity(held_out)],
+        "seconds": seconds,
+    }
+
+
+def lookup(material: Material, count: int) -> dict[str, Any]:
+    """How often `fill "[1]: DEFINITION"` writes the word of a held-out row, and has it among the five most probable.
+
+    The rows are the first `count` whose word is one token. The definition is without its example, which has the word;
+    the temperature is 0.
+    """
+    model, tokenizer = material.model, material.model.tokenizer
+    answers: list[dict[str, Any]] = []
+    for prompt, rest in passages(material.held_out):
+        word = prompt[:-1]
+        if len(tokenizer.encode(word)) > 1 or len(answers) == count:
+            continue
+        definition = rest.split(' "')[0]
+        *_, last = model.stream_fill(f"[1]:{definition}", temperature=0.0, alternatives=8)
+        assert last.step.candidates is not None
+        ids = [token for token in last.step.candidates[0, 0].tolist() if token not in tokenizer.special_ids]
+        answers.append({"word": word, "definition": definition, "five": [tokenizer.decode([i]) for i in ids[:5]]})
+    return {
+        "count": len(answers),
+        "first": sum(answer["word"] == answer["five"][0] for answer in answers) / len(answers),
+        "five": sum(answer["word"] in answer["five"] for answer in answers) / len(answers),
+        "answers": answers,
+    }
+
+
+def known(texts: Iterable[str], dictionary: frozenset[str]) -> float:
+    """Texts -> the share of their words that the dictionary has."""
+    words = [word for text in texts for word in words_of(text)]
+    return sum(word in dictionary for word in words) / len(words)
+
+
+def frontier(material: Material, rows: Sequence[Passage], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Ways of decoding -> mean entropy and perplexity over `seeds`, relative to the rows themselves, and passes."""
+    points: list[dict[str, Any]] = []
+    for policy, temperature, top_p in itertools.product(POLICIES, TEMPERATURES, TOP_PS):
+        decoding = {"policy": policy, "temperature": temperature, "top_p": top_p}
+        results = [compare(material, rows, seed, decoding) for seed in seeds]
+        ratios = {
+            name: sum(result[name][0] / result[name][1] for result in results) / len(results)
+            for name in ("entropy", "perplexity", "tokens")
+        }
+        points.append(decoding | ratios | {"passes": sum(result["passes"] for result in results) / len(results)})
+        print(json.dumps(points[-1] | {"text": results[0]["texts"][0]}), flush=True)
+    return points
+
+
+def measure(material: Material, options: argparse.Namespace, decoding: dict[str, Any]) -> dict[str, Any]:
+    """The options of the command -> all measures of the table, and the texts of the card."""
+    dictionary = frozenset(word.lower() for word in options.words.read_text("utf-8").split())
+    rows = passages(material.held_out)[: options.count]
+    result = compare(material, rows, 0, decoding)
+    assert material.model.checkpoint is not None
+    trained = trained_on(material.model.checkpoint)
+    assert trained is not None
+    bound = material.model.bound_packed(corpus_of(trained.data, material.model.tokenizer).valid, draws=options.draws)
+    looked_up = lookup(material, options.headwords)
+    texts, rests = result.pop("texts"), result.pop("rests")
+    return {
+        "decoding": decoding,
+        "count": len(rows),
+        **result,
+        "words": [known(rests, dictionary), known((rest for _, rest in rows), dictionary)],
+        "bound": bound.to_dict(),
+        "lookup": looked_up,
+        "samples": texts[:SHOWN],
+    }
+
+
+def table(measures: dict[str, Any]) -> str:
+    """Measures -> the table of the card, and its texts, as Markdown."""
+    lookup, bound, count = measures["lookup"], measures["bound"], measures["count"]
+    error = bound["bits_per_byte"] * bound["stderr"] / bound["nats_per_token"]
+    how = ", ".join(f"{name} {value}" for name, value in measures["decoding"].items())
+    rows = [
+        ("words that the dictionary has", *(f"{100 * value:.1f} %" for value in measures["words"])),
+        ("entropy of single tokens, nats", *(f"{value:.2f}" for value in measures["entropy"])),
+        ("perplexity under the 3-gram model", *(f"{value:.0f}" for value in measures["perplexity"])),
+        ("tokens of a text", *(f"{value:.1f}" for value in measures["tokens"])),
+    ]
+    rates = [lookup[name] for name in ("first", "five")]
+    first, five = (f"{100 * rate:.1f} ± {100 * math.sqrt(rate * (1 - rate) / lookup['count']):.1f} %" for rate in rates)
+    return "\n".join(
+        [
+            f"Texts after the words of {count} held-out rows ({how or 'the default decoding'}), beside those rows:",
+            "",
+            "| measure | model | held-out rows |",
+            "|---|---|---|",
+            *(f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows),
+            "",
+            f"- passes a text: {measures['passes']:.1f}; texts that end: {100 * measures['ended']:.0f} %",
+            f"- {bound['bits_per_byte']:.3f} ± {error:.3f} bits/byte on the held-out rows",
+            f'- `fill "[1]: DEFINITION"` for {lookup["count"]} held-out words: first {first}, among five {five}',
+            f"- the first {len(measures['samples'])} texts, seed 0:",
+            "",
+            *(f"      {text}" for text in measures["samples"]),
+        ]
+    )
+
+
+def main() -> None:
+    """Read the command line, measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a checkpoint or run folder, or the name of a bundled model")
+    parser.add_argument("--words", type=Path, default=Path("/usr/share/dict/american-english"))
+    parser.add_argument("--count", type=int, default=400, help="texts")
+    parser.add_argument("--headwords", type=int, default=200, help="words that are looked up by their definition")
+    parser.add_argument("--draws", type=int, default=4, help="maskings of each held-out row for the bound")
+    parser.add_argument("--policy")
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--frontier", action="store_true", help="compare ways of decoding instead")
+    parser.add_argument("--out", type=Path, help="also write the JSON there")
+    options = parser.parse_args()
+    material = Material.of(load(options.model, dtype="float32"))
+    if options.frontier:
+        validation = passages(material.held_out)[options.count : 2 * options.count]
+        result: Any = frontier(material, validation, (101, 102))
+        text = ""
+    else:
+        named = {"policy": options.policy, "temperature": options.temperature, "top_p": options.top_p}
+        result = measure(material, options, {name: value for name, value in named.items() if value is not None})
+        text = table(result)
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(text or json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
