@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint bench docs golden api picture clean
+.PHONY: help demo test fast lint bench docs golden api pictures clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,8 @@ golden: $(STAMP) ## Rewrite the golden files from what the code does now (then r
 api: $(STAMP) ## Write docs/api.md from the docstrings
 	@$(BIN)/python tools/api_page.py
 
-picture: $(STAMP) ## Draw who imports whom: docs/pictures/imports.png
+pictures: $(STAMP) ## Write the outputs and pictures of README, and draw who imports whom (docs/pictures)
+	@$(BIN)/python tools/page_outputs.py
 	@$(BIN)/python tools/import_picture.py
 
 clean: ## Delete the virtual environment and caches

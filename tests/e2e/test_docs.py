@@ -7,7 +7,8 @@ Each fence of README.md and docs/*.md declares itself in its first line (GitHub 
     ```sh parse     each line is accepted by the parser of its verb; names in capitals stand for the reader's own
     ```python run   the block is executed, in the same folder; it prints something
     ```python parse the block is Python
-    ```json         (or toml) is read; ```text is output
+    ```json         (or toml) is read
+    ```text         is output, ```text head its first lines; `make pictures` writes those of README.md
 
 `SHARD=1/3 make docs` runs a third of the pages.
 """
@@ -21,14 +22,23 @@ import re
 import resource
 import shlex
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from tools.page_outputs import (
+    PAGES,
+    ROOT,
+    Fence,
+    commands_of,
+    fences_of,
+    folder_of,
+    output_of,
+    outputs,
+    shell_words,
+)
 
 from unmask.cli.help import POLICIES, TASKS, arguments_of
 from unmask.cli.main import VERBS
@@ -37,42 +47,10 @@ from unmask.cli.write import with_checkpoint
 from unmask.errors import ConfigError, UnmaskError
 from unmask.policies import registry
 
-ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-DECLARATIONS = {"sh run", "sh dry", "sh parse", "python run", "python parse", "json", "toml", "text"}
+DECLARATIONS = {"sh run", "sh dry", "sh parse", "python run", "python parse", "json", "toml", "text", "text head"}
 LIMIT = 60
 """Seconds that a command may run."""
 TOO_LONG = f"it runs longer than {LIMIT} s; make it smaller, or declare it parse"
-
-
-class Fence(NamedTuple):
-    """A block of code of a page."""
-
-    page: str
-    line: int
-    declaration: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.line}"
-
-
-def fences_of(page: str, text: str) -> list[Fence]:
-    """Markdown -> its fences. Raises AssertionError for one that does not end."""
-    fences: list[Fence] = []
-    lines = iter(enumerate(text.splitlines(), start=1))
-    for number, line in lines:
-        if (start := re.fullmatch(r"(\s*)```(.*)", line)) is None:
-            continue
-        body: list[str] = []
-        for _, inner in lines:
-            if inner.strip() == "```":
-                break
-            body.append(inner.removeprefix(start[1]))
-        else:
-            raise AssertionError(f"{page}:{number}: the fence does not end")
-        fences.append(Fence(page, number, start[2].strip(), "\n".join(body) + "\n"))
-    return fences
 
 
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
@@ -89,13 +67,6 @@ def pages_with(*declarations: str) -> list[str]:
     """The pages of this shard that have a fence with one of these declarations."""
     pages = [page for page in PAGES if any(f.page == page and f.declaration in declarations for f in FENCES)]
     return pages[_part - 1 :: _of]
-
-
-def commands_of(text: str) -> list[str]:
-    """The text of a shell fence -> its commands, a line each, without comments and prompts."""
-    joined = text.replace("\\\n", "")
-    lines = (line.strip().removeprefix("$ ") for line in joined.splitlines())
-    return [line for line in lines if line and shlex.split(line, comments=True)]
 
 
 # ---- declarations ----------------------------------------------------------------------------------------------------
@@ -209,14 +180,6 @@ def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
 # ---- blocks that are run ---------------------------------------------------------------------------------------------
 
 
-def folder_of(page: Path) -> Path:
-    """A folder -> the same, made, with the examples of the repository."""
-    page.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        (page / "examples").symlink_to(ROOT / "examples")
-    return page
-
-
 def processor_seconds() -> float:
     """Processor seconds of the processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -225,30 +188,9 @@ def processor_seconds() -> float:
 
 def run_line(line: str, folder: Path) -> None:
     """Run a line in a shell, offline. Raises AssertionError for an exit code but 0, or after LIMIT seconds."""
-    programs = folder.parent / "programs"
-    programs.mkdir(exist_ok=True)
-    (programs / "unmask").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m unmask "$@"\n')
-    (programs / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    for name in ("unmask", "python"):
-        (programs / name).chmod(0o755)
-    environment = os.environ | {
-        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "src"),
-        "HF_HUB_OFFLINE": "1",
-        **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"),
-    }
     began, used = time.monotonic(), processor_seconds()
     try:
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", line],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=3 * LIMIT,
-            check=False,
-        )
+        done = output_of(shell_words(line), folder)
     except subprocess.TimeoutExpired:
         raise AssertionError(f"{line}: {TOO_LONG}") from None
     assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
@@ -293,6 +235,17 @@ def test_a_line_that_fails_is_noticed(tmp_path: Path) -> None:
     for line in ("false", "false | true", "unmask-no-such"):
         with pytest.raises(AssertionError):
             run_line(line, tmp_path / "page")
+
+
+def test_the_outputs_of_a_page_are_written_into_it(tmp_path: Path) -> None:
+    page = "```sh run\necho a; echo b\necho c >&2\n```\n\n```text\nold\n```\n\nand\n\n```text\nmine\n```\n"
+    python = "```python run\nprint(1 + 1)\n```\n```text\n```\n"
+    written_in = outputs("page", page + python, folder_of(tmp_path / "page"))
+    assert written_in == page.replace("old", "a\nb") + python.replace("text\n", "text\n2\n")  # `mine` is no output
+    head = "```sh run\necho a; echo b; echo c\n```\n```text head\n1\n2\n```\n"
+    assert outputs("page", head, tmp_path / "page") == head.replace("1\n2", "a\nb")
+    with pytest.raises(RuntimeError, match="page:1: false"):
+        outputs("page", "```sh run\nfalse\n```\n", tmp_path / "page")
 
 
 def test_the_tour_ends_at_the_exact_likelihood(capsys: pytest.CaptureFixture[str]) -> None:
