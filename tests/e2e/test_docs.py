@@ -145,7 +145,7 @@ def accept_words(words: list[str]) -> None:
         rest = with_checkpoint(cls, rest, verb)
     arguments = parse(cls, rest, verb)
     decoding = getattr(arguments, "decoding", None)
-    for policy in [*([decoding.policy] if decoding else []), *getattr(arguments, "policies", ())]:
+    for policy in [*([decoding.policy] if decoding and decoding.policy else []), *getattr(arguments, "policies", ())]:
         if "learned" not in policy:
             registry.make(policy)
     task = (getattr(arguments, "task", "") or "").partition(":")
