@@ -186,7 +186,7 @@ HINT = "name the column of the text with --data.text-key, or those of prompts an
         ),
         (
             "a.jsonl.gz",
-            gzip.compress(b'{"text": "a"}')[:-9],
+            gzip.compress(b'{"text": "a"}', mtime=0)[:-9],
             (
                 "a.jsonl.gz is not a whole gzip file (Compressed file ended "
                 "before the end-of-stream marker was reached): make or fetch it again."
