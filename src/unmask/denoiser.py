@@ -10,6 +10,7 @@ __all__ = [
     "Denoiser",
     "Guided",
     "LowPrecision",
+    "Picking",
     "Place",
     "Suppressed",
     "Trainable",
@@ -123,6 +124,17 @@ class Attending(Denoiser, Protocol):
         Without `at` and `kept` it is `hidden` at all A = L positions, equal in every bit. The tensors of `kept` have
         the rows first and then the positions (B, L, ...); none is written to. `valid` is (B, L).
         """
+        ...
+
+
+@runtime_checkable
+class Picking(Denoiser, Protocol):
+    """A denoiser that can end its pass at some positions: what follows the last attention runs at these alone."""
+
+    def hidden_picked(
+        self, tokens: Tensor, picked: Tensor, *, valid: Tensor | None = None, time: Tensor | None = None
+    ) -> Tensor:
+        """Tokens (B, L) and flat indices (N,) into (B, L) -> (N, D), the values of `hidden` there, to rounding."""
         ...
 
 

@@ -1,6 +1,7 @@
 """The network against published sizes, and its fast layers against plain twins of stock functions."""
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from unmask.model import layers
 from unmask.model.dit import DiT
-from unmask.model.layers import Rotary, add_branch, attention, site_keys
+from unmask.model.layers import Rotary, Tables, add_branch, attention, site_keys
 from unmask.model.load import build, freeze_time, parameter_count
 from unmask.model.settings import SIZES, DiTSettings
 from unmask.noise import DROPOUT, row_keys
@@ -91,9 +92,32 @@ def test_attention_equals_the_stock_one(
     )  # the control: other places
 
 
+def test_rotations_by_matrices_equal_those_by_elements() -> None:
+    """In float64, value and gradient; the control: the matrices of other positions. Bfloat16 takes them in training."""
+    batch, length, heads, head = 3, 10, 2, 8
+    generator = torch.Generator().manual_seed(4)
+    qkv = torch.randn(batch, length, 3, heads, head, generator=generator, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(batch, length, heads, head, generator=generator, dtype=torch.float64)
+    cos, sin, none = Rotary(head).tables(length, qkv.device, qkv.dtype)
+    turns = layers._matrices(cos[0, 0], sin[0, 0])  # pyright: ignore[reportPrivateUsage]
+    results = [attention(qkv, Tables(cos, sin, matrices), None) for matrices in (none, turns, turns.roll(1, 0) * 1.01)]
+    assert none is None
+    torch.testing.assert_close(results[1], results[0], rtol=1e-10, atol=1e-12)
+    slow, fast, other = (torch.autograd.grad(result, qkv, grad)[0] for result in results)
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-12)
+    assert float((other - slow).abs().max()) > 1e-3
+    low = Rotary(head).tables(length, qkv.device, torch.bfloat16)
+    assert low.turns is not None
+    with torch.no_grad():
+        assert Rotary(head).tables(length, qkv.device, torch.bfloat16).turns is None
+
+
+@pytest.mark.parametrize("pieces", [False, True])
 @pytest.mark.parametrize("gated", [None, "one", "each"])
-def test_join_is_dropout_of_the_gated_branch(gated: str | None) -> None:
+def test_join_is_dropout_of_the_gated_branch(gated: str | None, pieces: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same formula for the mask that it drew, gradients included; and dropped at its rate."""
+    if pieces:
+        monkeypatch.setattr(layers, "_CACHED", 3 * 500 * 32)  # three rows, then one
     shape, p = (4, 500, 32), 0.1
     generator = torch.Generator().manual_seed(1)
     residual, branch = (
@@ -201,6 +225,28 @@ def test_network_equals_its_plain_twin(modulation: Modulation, padded: bool, gel
         if actual is not None:  # pyright: ignore[reportUnnecessaryComparison]
             scale = float(expected.abs().max()) + 1e-6
             assert float((actual - expected).abs().max()) < 2e-4 * scale, name
+
+
+@pytest.mark.parametrize("modulation", MODULATIONS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_pass_that_ends_at_picked_positions(modulation: Modulation, padded: bool) -> None:
+    """Values and gradients are those of the whole pass there, dropout included; the control: a position beside."""
+    model = lively(replace(settings(modulation), dropout=0.3)).train()
+    tokens = torch.randint(13, (3, 12), generator=torch.Generator().manual_seed(2))
+    valid = some_valid(3, 12) if padded else None
+    time = torch.tensor([0.1, 0.5, 1.0]) if modulation == "time" else None
+    model.dropout_keys = row_keys(1, 4, torch.arange(3), DROPOUT)
+    picked = torch.tensor([0, 3, 4, 12, 17, 24, 29, 0])  # one twice
+    some = model.hidden_picked(tokens, picked, valid=valid, time=time)
+    whole = model.hidden(tokens, valid=valid, time=time).flatten(0, 1)
+    torch.testing.assert_close(some, whole[picked], rtol=1e-5, atol=1e-5)
+    assert float((some - whole[picked + 1]).abs().max().detach()) > 1e-2
+    weights = torch.randn(some.shape, generator=torch.Generator().manual_seed(3))
+    params = [parameter for name, parameter in model.named_parameters() if not name.startswith("head")]
+    a = torch.autograd.grad((some * weights).sum(), params)
+    b = torch.autograd.grad((whole[picked] * weights).sum(), params)
+    for actual, expected in zip(a, b, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_control_the_twin_notices_a_small_change() -> None:

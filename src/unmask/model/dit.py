@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.errors import RequestError
-from unmask.model.layers import Kept, Rotary, add_branch, attention, site_keys
+from unmask.model.layers import Kept, Rotary, Tables, add_branch, attention, pick, site_keys
 from unmask.model.settings import DiTSettings
 
 
@@ -70,9 +70,9 @@ def _vectors(source: nn.Linear | nn.Parameter | None, cond: Tensor | None, parts
     return flat[:, None].chunk(parts, -1)
 
 
-def _shifted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift."""
-    return torch.addcmul(shift, x, 1 + scale)
+def _shifted(x: Tensor, vectors: tuple[Tensor, ...] | None, first: int) -> Tensor:
+    """x * (1 + scale) + shift, which are two of the vectors of a modulation; x where there is none."""
+    return x if vectors is None else torch.addcmul(vectors[first], x, 1 + vectors[first + 1])
 
 
 class _Block(nn.Module):
@@ -95,12 +95,10 @@ class _Block(nn.Module):
             nn.init.zeros_(self.down.weight)
             nn.init.zeros_(self.down.bias)
 
-    def attend(
-        self, x: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None = None
-    ) -> Tensor:
+    def attend(self, x: Tensor, tables: Tables, valid: Tensor | None, kept: Kept | None = None) -> Tensor:
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
-        return self.out(attention(qkv, tables, valid, kept).reshape(batch, length, width))
+        return attention(qkv, tables, valid, kept).reshape(batch, length, width)
 
     def mlp(self, x: Tensor) -> Tensor:
         x = self.up(x)
@@ -111,21 +109,25 @@ class _Block(nn.Module):
     def forward(
         self,
         x: Tensor,
-        tables: tuple[Tensor, Tensor],
+        tables: Tables,
         valid: Tensor | None,
         cond: Tensor | None,
         kept: Kept | None,
         keys: tuple[Tensor | None, Tensor | None],
+        picked: Tensor | None = None,
     ) -> Tensor:
+        """With `picked`, flat indices (N,) into (B, L), all that follows attention runs at these positions: (N, D)."""
         six = _vectors(self.modulation, cond, 6)
-        if six is None:
-            x = add_branch(x, self.attend(self.norm_1(x), tables, valid, kept), None, self.dropout, keys[0])
-            return add_branch(x, self.mlp(self.norm_2(x)), None, self.dropout, keys[1])
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = six
-        branch = self.attend(_shifted(self.norm_1(x), shift_a, scale_a), tables, valid, kept)
-        x = add_branch(x, branch, gate_a, self.dropout, keys[0])
-        branch = self.mlp(_shifted(self.norm_2(x), shift_m, scale_m))
-        return add_branch(x, branch, gate_m, self.dropout, keys[1])
+        heads = self.attend(_shifted(self.norm_1(x), six, 0), tables, valid, kept)
+        if picked is not None:
+            shape = x.shape[:2]
+            x, heads = pick(x, picked, shape), pick(heads, picked, shape)
+            six = None if six is None else tuple(pick(vector, picked, shape) for vector in six)
+            first, second = (None if site is None else site.flatten(1)[:, picked] for site in keys)
+            keys = (first, second)
+        x = add_branch(x, self.out(heads), None if six is None else six[2], self.dropout, keys[0])
+        branch = self.mlp(_shifted(self.norm_2(x), six, 3))
+        return add_branch(x, branch, None if six is None else six[5], self.dropout, keys[1])
 
 
 class DiT(nn.Module):
@@ -181,6 +183,13 @@ class DiT(nn.Module):
         places = tokens.shape[1] if positions is None else positions
         return self._pass(tokens, places, self._seen(valid, places, tokens), time, None)
 
+    def hidden_picked(
+        self, tokens: Tensor, picked: Tensor, *, valid: Tensor | None = None, time: Tensor | None = None
+    ) -> Tensor:
+        """See `unmask.denoiser.Picking`."""
+        self._fits(tokens, valid)
+        return self._pass(tokens, tokens.shape[1], self._seen(valid, tokens.shape[1], tokens), time, None, picked)
+
     @torch.no_grad()
     def hidden_at(
         self,
@@ -217,9 +226,18 @@ class DiT(nn.Module):
         return seen if valid is None else seen & valid[:, None]
 
     def _pass(
-        self, tokens: Tensor, at: Tensor | int, seen: Tensor | None, time: Tensor | None, kept: Kept | None
+        self,
+        tokens: Tensor,
+        at: Tensor | int,
+        seen: Tensor | None,
+        time: Tensor | None,
+        kept: Kept | None,
+        picked: Tensor | None = None,
     ) -> Tensor:
-        """Tokens (B, A) at positions 0 .. `at` - 1, or at `at` (B, A) -> the output of all blocks (B, A, D)."""
+        """Tokens (B, A) at positions 0 .. `at` - 1, or at `at` (B, A) -> the output of all blocks (B, A, D).
+
+        With `picked` (N,), flat indices into (B, A), that of these positions, (N, D).
+        """
         x = self.embedding(tokens)
         if self.places is not None:
             x = x + self._learned(self.places, at)
@@ -231,11 +249,13 @@ class DiT(nn.Module):
         if self.time is not None and time is None:
             raise ValueError("This denoiser is time-conditioned: pass time (B,).")
         cond = None if self.time is None or time is None else self.time(time)
-        for block, keys in zip(self.blocks, self._dropout(tokens.shape[1]), strict=True):
-            x = block(x, tables, seen, cond, kept, keys)
-        x = self.norm(x)
-        modulation = _vectors(self.modulation, cond, 2)
-        return x if modulation is None else _shifted(x, *modulation)
+        last = len(self.blocks) - 1
+        for place, (block, keys) in enumerate(zip(self.blocks, self._dropout(tokens.shape[1]), strict=True)):
+            x = block(x, tables, seen, cond, kept, keys, picked if place == last else None)
+        vectors = _vectors(self.modulation, cond, 2)
+        if picked is not None and vectors is not None:
+            vectors = tuple(pick(vector, picked, tokens.shape) for vector in vectors)
+        return _shifted(self.norm(x), vectors, 0)
 
     def _dropout(self, length: int) -> list[tuple[Tensor | None, Tensor | None]]:
         """The keys of each block's two sites of dropout, None where nothing is dropped."""

@@ -4,10 +4,10 @@ Each is one autograd function whose backward is written out: no slice is padded 
 slow twins are in tests/parity, the measurements in docs/log.md.
 """
 
-__all__ = ["Kept", "Rotary", "add_branch", "attention", "site_keys"]
+__all__ = ["Kept", "Rotary", "Tables", "add_branch", "attention", "pick", "site_keys"]
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,19 @@ from unmask.noise import fold
 
 _LANE = 2**16
 PLAIN_SCORES = 2**26  # with more attention scores the fused kernel is used, which needs less memory
+_CACHED = 2**18  # elements of a tensor that the first caches hold together with what is computed from it
+_LONGEST_TURNS = 1024
+
+
+class Tables(NamedTuple):
+    """Cosines and sines of rotary positions, each (1 or B, 1, L, head/2), or the rotations as matrices.
+
+    `turns` (L, head, head), where it is present, maps a row of each position to the rotated one.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    turns: Tensor | None = None
 
 
 class Rotary:
@@ -28,29 +41,42 @@ class Rotary:
 
     def __init__(self, head: int, base: float = 10_000.0) -> None:
         self.head, self.base = head, base
-        self._tables: dict[tuple[int, torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._tables: dict[tuple[int, torch.device, torch.dtype, bool], Tables] = {}
 
-    def tables(self, positions: Tensor | int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Length, or positions (B, L) -> cosines and sines, each (1 or B, 1, L, head/2)."""
+    def tables(self, positions: Tensor | int, device: torch.device, dtype: torch.dtype) -> Tables:
+        """Length, or positions (B, L) -> cosines and sines.
+
+        With gradients in bfloat16 on a CPU, whose matrix units do these few products in a fifth of the time of the
+        elementwise rotation (its rows are short), it is matrices too.
+        """
         if isinstance(positions, Tensor):
             return self._angles(positions.to(device), dtype)
-        key = (positions, device, dtype)
+        multiply = torch.is_grad_enabled() and dtype == torch.bfloat16 and device.type == "cpu"
+        multiply = multiply and positions <= _LONGEST_TURNS and not torch.compiler.is_compiling()
+        key = (positions, device, dtype, multiply)
         if key not in self._tables:
             if len(self._tables) > 8:
                 self._tables.clear()
-            self._tables[key] = self._angles(torch.arange(positions, device=device)[None], dtype)
+            cos, sin, _ = self._angles(torch.arange(positions, device=device)[None], dtype)
+            self._tables[key] = Tables(cos, sin, _matrices(cos[0, 0], sin[0, 0]) if multiply else None)
         return self._tables[key]
 
-    def some(self, at: Tensor, length: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def some(self, at: Tensor, length: int, device: torch.device, dtype: torch.dtype) -> Tables:
         """Positions `at` (B, A), below `length` -> cosines and sines, each (B, 1, A, head/2)."""
-        cos, sin = self.tables(length, device, dtype)
-        return cos[0, 0][at][:, None], sin[0, 0][at][:, None]
+        cos, sin, _ = self.tables(length, device, dtype)
+        return Tables(cos[0, 0][at][:, None], sin[0, 0][at][:, None])
 
-    def _angles(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _angles(self, positions: Tensor, dtype: torch.dtype) -> Tables:
         half = torch.arange(0, self.head, 2, dtype=torch.float64, device=positions.device)
         angle = (positions.double()[..., None] * self.base ** (-half / self.head))[:, None]
         root = self.head**-0.25
-        return (angle.cos() * root).to(dtype), (angle.sin() * root).to(dtype)
+        return Tables((angle.cos() * root).to(dtype), (angle.sin() * root).to(dtype))
+
+
+def _matrices(cos: Tensor, sin: Tensor) -> Tensor:
+    """Cosines and sines (L, head/2) -> matrices (L, head, head) that rotate a row by multiplication from the right."""
+    cos, sin = cos.diag_embed(), sin.diag_embed()
+    return torch.cat([torch.cat([cos, sin], -1), torch.cat([-sin, cos], -1)], -2)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> None:
@@ -61,35 +87,49 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> None:
     torch.mul(second, cos, out=right).addcmul_(first, sin, value=sign)
 
 
+def _rotate(x: Tensor, out: Tensor, tables: Tables, sign: int) -> None:
+    """Queries and keys `x` (2, B, H, L, head), any strides, into `out`, rotated; sign -1: the transposed map."""
+    if tables.turns is None:
+        return _turn(x, tables.cos, tables.sin, out, sign)
+    rows = x.permute(3, 0, 1, 2, 4)
+    turns = tables.turns if sign > 0 else tables.turns.transpose(1, 2)
+    turned = torch.bmm(rows.reshape(len(rows), -1, x.shape[-1]), turns)
+    out.copy_(turned.view(rows.shape).permute(1, 2, 3, 0, 4))
+    return None
+
+
 class _PlainAttention(torch.autograd.Function):
     """qkv (B, L, 3, H, head) -> (B, L, H, head) by two matmuls and a softmax, rotation included."""
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, valid: Tensor | None) -> Tensor:
-        batch, length, _, heads, head = qkv.shape
-        q, k, v = torch.empty(3, batch, heads, length, head, dtype=qkv.dtype)
+    def forward(ctx: Any, qkv: Tensor, tables: Tables, valid: Tensor | None) -> Tensor:
         parts = qkv.permute(2, 0, 3, 1, 4)
-        _turn(parts[0], cos, sin, q, 1)
-        _turn(parts[1], cos, sin, k, 1)
-        v.copy_(parts[2])
+        heads = torch.empty(parts.shape, dtype=qkv.dtype)
+        _rotate(parts[:2], heads[:2], tables, 1)
+        heads[2].copy_(parts[2])
+        q, k, v = heads
         scores = q @ k.transpose(-1, -2)
         if valid is not None:
             scores.masked_fill_(~_over_heads(valid), torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1)
-        ctx.save_for_backward(q, k, v, weights, cos, sin)
+        ctx.save_for_backward(heads, weights)
+        ctx.tables = tables
         return (weights @ v).transpose(1, 2).contiguous()
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        q, k, v, weights, cos, sin = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        heads, weights = ctx.saved_tensors
+        q, k, v = heads
         grad = grads[0].transpose(1, 2).contiguous()
         out = torch.empty(grads[0].shape[0], grads[0].shape[1], 3, *grads[0].shape[2:], dtype=q.dtype)
         parts = out.permute(2, 0, 3, 1, 4)
         parts[2].copy_(weights.transpose(-1, -2) @ grad)
         scores = torch._softmax_backward_data(grad @ v.transpose(-1, -2), weights, -1, q.dtype)  # pyright: ignore
-        _turn(scores @ k, cos, sin, parts[0], -1)
-        _turn(scores.transpose(-1, -2) @ q, cos, sin, parts[1], -1)
-        return out, None, None, None
+        turned = torch.empty_like(heads[:2])
+        torch.matmul(scores, k, out=turned[0])
+        torch.matmul(scores.transpose(-1, -2), q, out=turned[1])
+        _rotate(turned, parts[:2], ctx.tables, -1)
+        return out, None, None
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -123,9 +163,9 @@ def _over_heads(valid: Tensor) -> Tensor:
     return valid[:, None, None, :] if valid.ndim == 2 else valid[:, None]
 
 
-def _infer(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None) -> Tensor:
+def _infer(qkv: Tensor, tables: Tables, valid: Tensor | None, kept: Kept | None) -> Tensor:
     """Attention without gradients, over the keys and values of `kept` where it is given, by the fused kernel."""
-    cos, sin = (table.transpose(1, 2)[:, :, :, None] for table in tables)
+    cos, sin = (table.transpose(1, 2)[:, :, :, None] for table in tables[:2])
     turned = torch.empty_like(qkv)
     _turn(qkv[:, :, :2], cos, sin, turned[:, :, :2], 1)
     values = qkv[:, :, 2]
@@ -139,7 +179,7 @@ def _infer(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kep
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
 
 
-def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, kept: Kept | None = None) -> Tensor:
+def attention(qkv: Tensor, tables: Tables, valid: Tensor | None, kept: Kept | None = None) -> Tensor:
     """Attention with rotary positions: qkv (B, A, 3, H, head) -> (B, A, H, head), over L = A keys, or those of `kept`.
 
     `valid` (B, L) masks padded keys, `valid` (B or 1, A, L) keys of single queries; `kept` is for passes without
@@ -151,10 +191,10 @@ def attention(qkv: Tensor, tables: tuple[Tensor, Tensor], valid: Tensor | None, 
         return _infer(qkv, tables, valid, kept)
     plain = batch * heads * length**2 <= PLAIN_SCORES and qkv.device.type == "cpu"
     if plain and not torch.compiler.is_compiling():
-        return _PlainAttention.apply(qkv, *tables, valid)  # pyright: ignore[reportReturnType]
+        return _PlainAttention.apply(qkv, tables, valid)  # pyright: ignore[reportReturnType]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     mask = None if valid is None else _over_heads(valid)
-    q, k = _rotated(q, *tables), _rotated(k, *tables)
+    q, k = _rotated(q, *tables[:2]), _rotated(k, *tables[:2])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
 
 
@@ -186,37 +226,65 @@ def _lanes(keys: Tensor, width: int) -> Tensor:
     return words.view(torch.int16)[..., :width]
 
 
+def _pieces(x: Tensor) -> list[slice]:
+    """Slices of the first dimension in which a CPU does several operations while the data are in its first caches."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return [slice(None)]
+    size = max(1, _CACHED * len(x) // max(1, x.numel()))
+    return [slice(start, start + size) for start in range(0, len(x), size)]
+
+
+def _add_kept(residual: Tensor, kept: Tensor, keep: Tensor, scale: float, out: Tensor) -> None:
+    """residual + scale * kept * keep, into `out`; one type at a time, since operations on mixed types are slow."""
+    if kept.dtype == out.dtype == keep.dtype:
+        torch.addcmul(residual, kept, keep, value=scale, out=out)
+    else:
+        torch.add(residual, (kept * keep).to(out.dtype), alpha=scale, out=out)
+
+
 class _Join(torch.autograd.Function):
-    """residual + gate * branch * keep / (1 - p), `keep` made of 16 random bits an element; `gate` (B or 1, 1, D)."""
+    """residual + gate * branch * keep / (1 - p), `keep` made of 16 random bits an element."""
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, keys: Tensor) -> Tensor:
         dropped = round(p * _LANE)
-        lanes = _lanes(keys, branch.shape[-1])
-        keep = torch.ge(lanes, dropped - _LANE // 2, out=torch.empty_like(branch))
         ctx.scale = _LANE / (_LANE - dropped)
-        kept = branch if gate is None else branch * gate
+        keep, out = torch.empty_like(branch), torch.empty_like(residual)
+        for part in _pieces(branch):
+            torch.ge(_lanes(keys[:, part], branch.shape[-1]), dropped - _LANE // 2, out=keep[part])
+            some = branch[part]
+            if gate is not None:
+                some = some * (gate if len(gate) == 1 else gate[part])
+            _add_kept(residual[part], some, keep[part], ctx.scale, out[part])
         ctx.save_for_backward(keep, gate, None if gate is None else branch)
-        return torch.addcmul(residual, kept, keep, value=ctx.scale)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         (grad,) = grads
         keep, gate, branch = ctx.saved_tensors
-        kept = grad.to(keep.dtype) * keep
         if gate is None:
-            return grad, kept.mul_(ctx.scale), None, None, None
-        to_gate = (kept * branch).sum(1, keepdim=True).mul_(ctx.scale)
-        if gate.shape[0] == 1:
-            to_gate = to_gate.sum(0, keepdim=True)
+            kept = torch.empty_like(keep)
+            for part in _pieces(keep):
+                torch.mul(grad[part].to(keep.dtype), keep[part], out=kept[part]).mul_(ctx.scale)
+            return grad, kept, None, None, None
+        kept = grad.to(keep.dtype) * keep
+        to_gate = (kept * branch).sum_to_size(gate.shape).mul_(ctx.scale)
         return grad, kept.mul_(gate * ctx.scale), to_gate.to(gate.dtype), None, None
 
 
-def add_branch(residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, keys: Tensor | None) -> Tensor:
-    """residual + dropout(gate * branch): (B, L, D) each, `gate` (B or 1, 1, D) or None for 1.
+def pick(x: Tensor, picked: Tensor, shape: torch.Size) -> Tensor:
+    """Values of the positions of a batch (B or 1, L or 1, D), and flat indices (N,) into (B, L) -> (N or 1, D)."""
+    if x.shape[:2] == shape:
+        return x.flatten(0, 1).index_select(0, picked)
+    return x[:, 0] if len(x) == 1 else x[:, 0].index_select(0, picked // shape[1])
 
-    Dropped elements are a function of the site's `keys` (2, B, L), see `site_keys`, and the channel; without keys there
-    are none. `p` is rounded to a multiple of 2**-16, and the scale is 1 / (1 - p) of the rounded p.
+
+def add_branch(residual: Tensor, branch: Tensor, gate: Tensor | None, p: float, keys: Tensor | None) -> Tensor:
+    """residual + dropout(gate * branch): (B, L, D) or (N, D) each; `gate` (B or 1, 1, D), (N or 1, D), or None for 1.
+
+    Dropped elements are a function of the site's `keys` (2, B, L) or (2, N), see `site_keys`, and the channel; without
+    keys there are none. `p` is rounded to a multiple of 2**-16, and the scale is 1 / (1 - p) of the rounded p.
     """
     if keys is not None and round(p * _LANE):
         return _Join.apply(residual, branch, gate, p, keys)  # pyright: ignore[reportReturnType]

@@ -10,6 +10,7 @@ __all__ = [
     "Architecture",
     "Loaded",
     "build",
+    "compile_passes",
     "freeze_time",
     "load_denoiser",
     "model_config",
@@ -98,6 +99,13 @@ def build(settings: Any, seed: int = 0) -> Trainable:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _constructed(settings)
+
+
+def compile_passes(network: Trainable) -> None:
+    """Compile the passes of training with torch.compile, in place."""
+    for name in ("hidden", "hidden_picked"):
+        if hasattr(network, name):
+            setattr(network, name, torch.compile(getattr(network, name)))
 
 
 def _constructed(settings: Any) -> Trainable:

@@ -25,7 +25,7 @@ from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import load_state, write_checkpoint
 from unmask.disk.folders import best_folder, keep_best, keep_last, latest, require_step, step_folder
 from unmask.errors import CheckpointError, RunError
-from unmask.model.load import model_config
+from unmask.model.load import compile_passes, model_config
 from unmask.noise import DROPOUT, derive, row_keys
 from unmask.objective.base import Objective, Rows
 from unmask.objective.bound import Bound, validate
@@ -106,7 +106,7 @@ class Trainer:
         self.timed_from = (time.perf_counter(), 0)  # when the speed was last reported, and `read` then
         group.copy_first(self.params)
         if run.train.compile:
-            model.hidden = torch.compile(model.hidden)
+            compile_passes(model)
 
     # ---- one step -------------------------------------------------------------------------------------------------
 
