@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,25 @@ def test_all_rows_but_the_last_are_full_and_padding_is_pad(many: Path) -> None:
     assert (batch.ids[~batch.valid] == corpus.tokenizer.pad_id).all()
     assert (batch.maskable == batch.valid).all()
     assert corpus.train.tokens == batch.maskable.sum() == corpus.facts.train.tokens
+
+
+def test_whole_documents_are_each_in_one_row(tmp_path: Path) -> None:
+    """Each row begins with a document and holds whole ones; only those longer than a row are cut."""
+    short = [f"{n}: {'word ' * (n * 7 % 13)}end" for n in range(400)]
+    path = write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in [*short, "x" * 250]])
+    asked = DataSettings(source=str(path), tokenizer="byte", length=100, rows="whole")
+    whole, stream = prepare(asked), prepare(replace(asked, rows="stream"))
+    eos = whole.tokenizer.eos_id
+    for corpus, begins in ((whole, True), (stream, False)):  # the control: a stream begins rows inside of documents
+        batch = corpus.train.batch(np.arange(len(corpus.train)))
+        rows = [ids[valid].tolist() for ids, valid in zip(batch.ids, batch.valid, strict=True)]
+        rows = [row for row in rows if ord("x") not in row]
+        assert all(row[-1] == eos for row in rows) is begins
+    assert sorted(tokens(whole.train)) == sorted(tokens(stream.train))
+    assert {text for text in texts(whole, whole.train) if "x" not in text} <= set(short)
+    assert whole.facts.train.tokens == stream.facts.train.tokens == whole.train.tokens
+    assert whole.train.tokens / (100 * len(whole.train)) > 0.9  # little is padding
+    assert whole.fingerprint != stream.fingerprint
 
 
 def test_without_eos_documents_are_not_separated(many: Path) -> None:

@@ -3,41 +3,29 @@
 The result is kept in the cache and loaded from there by later runs.
 """
 
-__all__ = ["Dropped", "Encoded", "Packer", "corpus_key", "encode_units", "open_sources", "prepare", "silent"]
+__all__ = ["corpus_key", "encode_units", "open_sources", "prepare", "silent"]
 
 import functools
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from unmask.batch import ceil_div
 from unmask.data.packed import Corpus, Facts, PartFacts, Sources, cache_folder, load_corpus, token_type, write_facts
+from unmask.data.packer import Encoded, Packer
 from unmask.data.settings import SPLIT_RULE, DataSettings
 from unmask.data.sources import open_source
-from unmask.data.split import SplitPlan, Unit, choose_tokenizer, plan_split, utf8_size
+from unmask.data.split import SplitPlan, Unit, choose_tokenizer, plan_split
 from unmask.disk.files import atomic_folder, remove_leftovers
 from unmask.errors import ConfigError, DataError, RunError
 from unmask.limits import require_memory
 from unmask.text.tokenizer import Tokenizer
 
 _BATCH_CHARACTERS = 1 << 17
-_CHUNK_ROWS = 1 << 16
-
-
-class Encoded(NamedTuple):
-    """A unit with the ids of its prompt and of its text."""
-
-    unit: Unit
-    prompt: list[int]
-    ids: list[int]
 
 
 def encode_units(units: Iterable[Unit], tokenizer: Tokenizer, workers: int) -> Iterator[Encoded]:
@@ -84,90 +72,6 @@ def _ordered_map(
                 future.cancel()
 
 
-@dataclass(slots=True)
-class Dropped:
-    """The numbers of pairs that were left out, by reason."""
-
-    too_long: int = 0
-    no_answer: int = 0
-
-
-class Packer:
-    """A writer of the rows of one part (train or valid) into the files NAME.ids, NAME.first and NAME.last of a folder.
-
-    Documents are one stream of tokens, cut every `length`; the last row is padded. Each pair is one padded row. It is a
-    context manager; call `finish` before its end.
-    """
-
-    def __init__(
-        self, folder: Path, name: str, tokenizer: Tokenizer, length: int, dtype: np.dtype[Any], eos: bool
-    ) -> None:
-        """Open the files of the part `name` in `folder`; `eos`: whether each document ends with EOS."""
-        self.folder, self.name, self.length, self.dtype = folder, name, length, dtype
-        self.pad_id = tokenizer.pad_id
-        self.end = [tokenizer.eos_id] if eos and tokenizer.eos_id is not None else []
-        self.dropped = Dropped()
-        self.documents = self.bytes = self.tokens = self.rows = 0
-        self.ids, self.first, self.last = (self._open(suffix) for suffix in ("ids", "first", "last"))
-
-    def _open(self, suffix: str) -> BinaryIO:
-        return (self.folder / f"{self.name}.{suffix}").open("wb")
-
-    def __enter__(self) -> "Packer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in (self.ids, self.first, self.last):
-            file.close()
-
-    def add(self, encoded: Encoded) -> None:
-        """Write the next unit of this part."""
-        unit = encoded.unit
-        ids = encoded.ids + self.end if unit.ends else encoded.ids
-        if unit.prompt is not None:
-            self._add_pair(encoded.prompt, encoded.ids, ids, utf8_size(unit.text))
-            return
-        self._write(ids)
-        self.documents += unit.starts
-        self.bytes += utf8_size(unit.text)
-        self.tokens += len(ids)
-
-    def _add_pair(self, prompt: list[int], answer: list[int], ids: list[int], size: int) -> None:
-        """Write a pair as one row, or count it in `dropped`."""
-        total = len(prompt) + len(ids)
-        if not answer:
-            self.dropped.no_answer += 1
-        elif total > self.length:
-            self.dropped.too_long += 1
-        else:
-            self._write(prompt + ids + [self.pad_id] * (self.length - total))
-            self.first.write(np.int32(len(prompt)).tobytes())
-            self.last.write(np.int32(total).tobytes())
-            self.documents += 1
-            self.rows += 1
-            self.bytes += size
-            self.tokens += len(ids)
-
-    def _write(self, ids: list[int]) -> None:
-        self.ids.write(np.array(ids, dtype=self.dtype).tobytes())
-
-    def finish(self, paired: bool) -> PartFacts:
-        """Write the rest, flush all files to the disk, and return the sizes."""
-        if not paired:
-            self.rows = ceil_div(self.tokens, self.length)
-            self._write([self.pad_id] * (self.rows * self.length - self.tokens))
-            for start in range(0, self.rows, _CHUNK_ROWS):
-                ends = np.full(min(_CHUNK_ROWS, self.rows - start), self.length, dtype=np.int32)
-                if start + len(ends) == self.rows:
-                    ends[-1] = self.tokens - (self.rows - 1) * self.length
-                self.first.write(np.zeros_like(ends).tobytes())
-                self.last.write(ends.tobytes())
-        for file in (self.ids, self.first, self.last):
-            file.flush()
-            os.fsync(file.fileno())
-        return PartFacts(self.documents, self.bytes, self.tokens, self.rows)
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """Everything that determines the rows."""
@@ -203,6 +107,8 @@ def corpus_key(settings: DataSettings, sources: Sources, tokenizer: Tokenizer) -
         "length": settings.length,
         "eos": _appends_eos(settings, tokenizer),
     }
+    if settings.rows != "stream":
+        identity["rows"] = settings.rows
     if sources.rule > 1:
         identity["pair_keys"] = [settings.prompt_key, settings.answer_key]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -289,8 +195,9 @@ def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
     dtype = token_type(job.tokenizer.vocab_size)
     length = job.settings.length
     require_memory(8 * length, f"A row of {length:,} tokens", "set a smaller --data.length")
+    whole = job.settings.rows == "whole"
     make = functools.partial(
-        Packer, folder, tokenizer=job.tokenizer, length=job.settings.length, dtype=dtype, eos=job.appends_eos
+        Packer, folder, tokenizer=job.tokenizer, length=length, dtype=dtype, eos=job.appends_eos, whole=whole
     )
     with make(name="train") as train, make(name="valid") as valid:
         for encoded in encode_units(plan.units(), job.tokenizer, job.settings.workers):

@@ -58,6 +58,10 @@ class DataSettings:
     length: Annotated[int, whole(2)] = 256
     """Positions in a row."""
 
+    rows: Literal["stream", "whole"] = "stream"
+    """How documents fill rows. stream: one after another, cut where a row ends. whole: each in one row, beside others
+    that fit there; only a document longer than a row is cut. Then every row begins with a document."""
+
     eos: Literal["append", "none"] = "append"
     """Whether EOS follows each document."""
 

@@ -198,11 +198,11 @@ def wordnet() -> TextRun:
 
         unmask train wordnet
 
-    With 8192 ids most words are one token, and rows of 64 tokens hold whole definitions. `unmask info wordnet` prints
-    the card of the bundled weights, with the bound that they reached.
+    With 8192 ids most words are one token. Rows of 64 tokens hold whole definitions, so that a text begins with a word.
+    `unmask info wordnet` prints the card of the bundled weights, with the bound that they reached.
     """
     return TextRun(
-        data=DataSettings("wordnet", vocab_size=8192, length=64),
+        data=DataSettings("wordnet", vocab_size=8192, length=64, rows="whole"),
         model=ModelChoice(size="micro", dropout=0.0),
         train=TrainSettings(
             steps=4000, batch=64, lr=2e-3, ema=0.999, patience=0, eval_every=500, dtype="bfloat16", threads=1
