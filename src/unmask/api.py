@@ -55,7 +55,7 @@ def load(
     held = next(loaded.denoiser.parameters()).dtype
     if dtype == "auto" and held == torch.bfloat16:
         dtype = "bfloat16"  # refused in a sentence where it would kill the process
-    chosen = held if dtype == "auto" and held != torch.float32 else choose_dtype(dtype, target)
+    chosen = held if dtype == "auto" and held != torch.float32 else choose_dtype(dtype, target, loaded.denoiser.width)
     return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, target, chosen)
 
 

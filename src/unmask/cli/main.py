@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Words of the command line -> exit code, one of EXIT_CODES; 141 comes once work that writes files is done."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Threads that spin while they wait make a machine with other work up to 18 times slower; threads that sleep at once
-    # halve the speed on an idle machine. A short spin is near the better of both (docs/log.md). torch reads this.
+    # are slow on an idle machine. The shortest spin loses least (docs/performance.md). torch reads this.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     with standard_streams(ends=_ends_without_output(arguments)) as streams:
         code = _guarded(arguments)
         if argv is None:  # the process ends: an impatient Ctrl-C is to leave no traceback

@@ -25,7 +25,7 @@ from unmask.rl.loop import ValidationResult, fit
 from unmask.rl.rollout import World, make_world
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Interrupt, Listener
-from unmask.run.machine import prepare, set_threads
+from unmask.run.machine import fastest_threads, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
 from unmask.run.workers import Workers
 from unmask.train.session import claim, default_folder, refuse_taken, set_newer_aside
@@ -62,7 +62,8 @@ def open_learning(
     if out is not None:
         refuse_taken(to_path(out))
     prepare()
-    set_threads(run.learn.threads)
+    measured = fastest_threads() if run.learn.dtype == "float32" else None
+    set_threads(measured if run.learn.threads is None else run.learn.threads)
     with ExitStack() as held:
         group, device = enter_group(held, run.learn.device, run.learn.prompts)
         require_rows(run.learn.prompts * (run.learn.group + run.learn.steering), 1)

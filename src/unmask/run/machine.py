@@ -10,6 +10,7 @@ __all__ = [
     "bfloat16_works",
     "choose_device",
     "choose_dtype",
+    "fastest_threads",
     "matmul_rates",
     "peak_bytes",
     "prepare",
@@ -26,6 +27,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -44,6 +46,9 @@ DtypeName = Literal["auto", "float32", "bfloat16"]
 _ISA_NAMES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _WITHOUT_AMX = "AVX512_CORE_BF16"
 _LEAST_SPEEDUP = 1.2
+_NARROW = 256  # narrower networks decode a row faster in float32: the casts cost more than the products gain
+_THREADS_GAIN = 1.1
+_USUAL_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _REPRODUCIBLE = "MKL_CBWR"  # conditional numerical reproducibility of MKL's matrix products
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's names of what mallopt sets
 _KEPT_BYTES = 32 << 20
@@ -159,6 +164,38 @@ def set_threads(count: int | None) -> int:
     return torch.get_num_threads()
 
 
+@cache
+def fastest_threads() -> int:
+    """The faster number of threads on the machine as it is now: one, or torch's own choice; measured once a process.
+
+    Threads wait for each other after every operation. Where another process has one of their processors, all wait for
+    it, and one thread is faster. Small operations in the size of a block's are timed in turn with either number, by the
+    clock, for at most 0.1 s. A number in OMP_NUM_THREADS or MKL_NUM_THREADS is kept. float32 results have the same bits
+    with any number (`prepare`); for bfloat16 the number has to be recorded.
+    """
+    most = torch.get_num_threads()
+    if most == 1 or any(name in os.environ for name in _USUAL_THREADS):
+        return most
+    left, right = torch.ones(256, 256), torch.ones(1024, 256).t()
+    seconds = {1: 0.0, most: 0.0}
+    began = time.perf_counter()
+    try:
+        with torch.inference_mode():
+            for turn in range(12):
+                for count in seconds:
+                    torch.set_num_threads(count)
+                    torch.mm(left, right)
+                    start = time.perf_counter()
+                    for _ in range(4):
+                        torch.mm(left, right).relu_()
+                    seconds[count] += (time.perf_counter() - start) * (turn > 0)  # the first makes the threads
+                if turn > 1 and time.perf_counter() - began > 0.1:
+                    break
+    finally:
+        torch.set_num_threads(most)
+    return most if _THREADS_GAIN * seconds[most] < seconds[1] else 1
+
+
 def choose_device(name: str) -> torch.device:
     """Name ("auto", "cpu", "cuda", "cuda:N", "mps" or any other torch device) -> the device.
 
@@ -221,12 +258,14 @@ def _high_water_bytes() -> int | None:
         return None
 
 
-def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+def choose_dtype(name: DtypeName, device: torch.device, width: int | None = None) -> torch.dtype:
     """Name and device -> the format of matrix products; "auto" is bfloat16 where that is safe and faster, else float32.
 
-    On the processor "faster" is measured (about 50 ms, once a process) and means at least 1.2 times as fast. "auto" is
-    never float16, whose range is too small for the weights of the objective. Raises ConfigError for another name, and
-    for bfloat16 where it would kill the process.
+    On the processor "faster" is measured (about 50 ms, once a process): a product is at least 1.2 times as fast on one
+    thread, in processor seconds, so that other work on the machine does not change the choice. `width` is that of a
+    network that is to decode: where it is below 256, "auto" is float32. "auto" is never float16, whose range is too
+    small for the weights of the objective. Raises ConfigError for another name, and for bfloat16 where it would kill
+    the process.
     """
     if name not in get_args(DtypeName):
         raise ConfigError(f"dtype '{name}' is not possible: give auto, float32 or bfloat16.")
@@ -237,9 +276,8 @@ def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
         return torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu" and _speedup() >= _LEAST_SPEEDUP:
-        return torch.bfloat16
-    return torch.float32
+    narrow = width is not None and width < _NARROW
+    return torch.bfloat16 if device.type == "cpu" and not narrow and _speedup() >= _LEAST_SPEEDUP else torch.float32
 
 
 def _refuse_unusable_bfloat16(device: torch.device) -> None:
@@ -259,14 +297,15 @@ def _speedup() -> float:
     """Speed of a bfloat16 product over a float32 product on the processor; 0 where bfloat16 is absent or unsafe."""
     if not processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"}:
         return 0.0
-    rates = matmul_rates(None)
+    rates = matmul_rates(1, time.thread_time)
     return 0.0 if rates.bf16 is None else rates.bf16 / rates.fp32
 
 
-def matmul_rates(threads: int | None) -> Rates:
+def matmul_rates(threads: int | None, clock: Callable[[], float] = time.perf_counter) -> Rates:
     """Thread count (None: as set now) -> measured speed of the processor's matrix products; takes about 50 ms.
 
     The speeds are medians of interleaved repetitions, so that another process on the machine slows both formats alike.
+    `clock` returns seconds; with one thread it may be `time.thread_time`, which does not count other processes.
     """
     before = torch.get_num_threads()
     set_threads(threads)
@@ -277,7 +316,7 @@ def matmul_rates(threads: int | None) -> Rates:
         with torch.inference_mode():
             for left, right in pairs:
                 torch.mm(left, right)
-            rounds = [[_rate(left, right) for left, right in pairs] for _ in range(9)]
+            rounds = [[_rate(left, right, clock) for left, right in pairs] for _ in range(9)]
     finally:
         torch.set_num_threads(before)
     medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
@@ -289,9 +328,9 @@ def _operands(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return torch.ones(512, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype).t()
 
 
-def _rate(left: Tensor, right: Tensor) -> float:
+def _rate(left: Tensor, right: Tensor, clock: Callable[[], float]) -> float:
     """GFLOP/s of one product."""
-    start = time.perf_counter()
+    start = clock()
     torch.mm(left, right)
-    seconds = max(time.perf_counter() - start, 1e-9)
+    seconds = max(clock() - start, 1e-9)
     return 2 * left.shape[0] * left.shape[1] * right.shape[1] / seconds / 1e9

@@ -34,7 +34,7 @@ from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
 from unmask.objective.masked import Masked
 from unmask.process import MaskedDiffusion, make_schedule
-from unmask.run.machine import choose_dtype, prepare, set_threads
+from unmask.run.machine import choose_dtype, fastest_threads, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
@@ -153,12 +153,13 @@ def plan_session(
         refuse_taken(to_path(out))
     began = time.perf_counter() if began is None else began
     prepare()
-    threads = set_threads(run.train.threads)
     with ExitStack() as held:
         group, device = enter_group(held, run.train.device, run.train.batch)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, None if dry else note)
         start = _start_of(run, point, init)
+        before = None if start.record is None else start.record.record.threads
+        threads = set_threads(run.train.threads or before or fastest_threads())
         dtype = choose_dtype(run.train.dtype if start.record is None else start.record.dtype, device)
         corpus = _corpus(run, start, folder, threads, note, sampled=dry and point is None)
         probe = Probe(corpus, objective_of(run.train, corpus), device, dtype, group)

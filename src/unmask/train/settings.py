@@ -108,7 +108,7 @@ class TrainSettings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: Threads | None = None
-    """Processor threads; by default torch's own choice."""
+    """Processor threads; by default the faster of one and all, measured; a run that goes on keeps its number."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Also send the metrics there."""
 
