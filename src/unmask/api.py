@@ -16,11 +16,12 @@ from unmask.decode.constraint import Constraint, Constraints
 from unmask.decode.loop import Decoder
 from unmask.decode.options import Defaults, make_decoder, row_options
 from unmask.decode.rows import Snapshot, Source, Written, slide
-from unmask.denoiser import Denoiser, Trainable, computing_in
+from unmask.denoiser import Denoiser, Trainable
 from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import bundled, locate
 from unmask.errors import RequestError
 from unmask.fill.holes import Choice, Fill, Filler
+from unmask.model.inference import computing_in
 from unmask.model.load import load_denoiser
 from unmask.noise import row_seeds
 from unmask.objective.bound import Bound, validate

@@ -9,15 +9,15 @@ __all__ = [
     "Caching",
     "Denoiser",
     "Guided",
-    "LowPrecision",
     "Picking",
     "Place",
+    "Selecting",
     "Suppressed",
     "Trainable",
     "Wrapper",
     "attending",
     "clean_log_probs",
-    "computing_in",
+    "selection",
 ]
 
 from collections.abc import Iterator, Mapping
@@ -69,6 +69,17 @@ class Denoiser(Protocol):
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) -> logits (..., V), at any selection of positions."""
         ...
+
+
+@runtime_checkable
+class Selecting(Denoiser, Protocol):
+    """A denoiser whose `hidden` and `hidden_at` take `where` (B, A) bool: the positions whose hidden states are needed.
+
+    The others are arbitrary. What a position gets does not depend on which others are needed.
+    """
+
+    @property
+    def selects(self) -> bool: ...
 
 
 class Trainable(Denoiser, Protocol):
@@ -136,6 +147,11 @@ class Picking(Denoiser, Protocol):
     ) -> Tensor:
         """Tokens (B, L) and flat indices (N,) into (B, L) -> (N, D), the values of `hidden` there, to rounding."""
         ...
+
+
+def selection(denoiser: Denoiser, where: Tensor | None) -> dict[str, Any]:
+    """A denoiser and the positions whose hidden states are needed -> the argument that says so, if it takes it."""
+    return {} if where is None or not getattr(denoiser, "selects", False) else {"where": where}
 
 
 class Place(NamedTuple):
@@ -218,6 +234,10 @@ class Wrapper:
     def time_conditioned(self) -> bool:
         return self.inner.time_conditioned
 
+    @property
+    def selects(self) -> bool:
+        return getattr(self.inner, "selects", False)
+
     def hidden(
         self,
         tokens: Tensor,
@@ -226,8 +246,11 @@ class Wrapper:
         time: Tensor | None = None,
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> Tensor:
-        return self.inner.hidden(tokens, valid=valid, time=time, positions=positions, prompt=prompt)
+        return self.inner.hidden(
+            tokens, valid=valid, time=time, positions=positions, prompt=prompt, **selection(self.inner, where)
+        )
 
     def hidden_at(
         self,
@@ -237,37 +260,14 @@ class Wrapper:
         *,
         valid: Tensor | None = None,
         time: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `Attending`, if the inner denoiser supports it: see `attending`."""
-        return cast(Attending, self.inner).hidden_at(tokens, at, kept, valid=valid, time=time)
+        inner = cast(Attending, self.inner)
+        return inner.hidden_at(tokens, at, kept, valid=valid, time=time, **selection(inner, where))
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.inner.logits(hidden)
-
-
-@dataclass(frozen=True)
-class LowPrecision(Wrapper):
-    """A denoiser whose `hidden` runs under autocast in `dtype`; the head is unchanged."""
-
-    dtype: torch.dtype
-
-    def hidden(self, tokens: Tensor, **options: Tensor | None) -> Tensor:
-        with torch.autocast(tokens.device.type, self.dtype):
-            return super().hidden(tokens, **options)
-
-    def hidden_at(
-        self, tokens: Tensor, at: Tensor | None = None, kept: tuple[Tensor, ...] = (), **options: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        with torch.autocast(tokens.device.type, self.dtype):
-            return super().hidden_at(tokens, at, kept, **options)
-
-
-def computing_in(network: Trainable, dtype: torch.dtype) -> Denoiser:
-    """A network -> a denoiser whose hidden states are computed in `dtype`.
-
-    With float32 it is the network itself; else its weights are converted in place and `LowPrecision` wraps it.
-    """
-    return network if dtype == torch.float32 else LowPrecision(network.lowered(dtype), dtype)
 
 
 @dataclass(frozen=True)
@@ -316,13 +316,17 @@ class Guided(Wrapper):
         time: Tensor | None = None,
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> Tensor:
         """As `Denoiser.hidden`. Raises RequestError without `prompt`."""
         if prompt is None:
             raise RequestError("Guidance has to know which tokens are the prompt; pass prompt (B, L).")
         both = torch.cat([tokens, tokens.masked_fill(prompt, self.mask_id)])
-        valid, time, positions = (None if x is None else torch.cat([x, x]) for x in (valid, time, positions))
-        return torch.cat(super().hidden(both, valid=valid, time=time, positions=positions).chunk(2), -1)
+        valid, time, positions, where = (
+            None if x is None else torch.cat([x, x]) for x in (valid, time, positions, where)
+        )
+        hidden = super().hidden(both, valid=valid, time=time, positions=positions, where=where)
+        return torch.cat(hidden.chunk(2), -1)
 
     def hidden_at(self, tokens: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Raises RequestError: a cache keeps one pass, and guidance has two."""

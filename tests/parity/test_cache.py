@@ -9,10 +9,11 @@ from torch import Tensor
 from unmask.api import Model
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
-from unmask.denoiser import Denoiser, Guided, LowPrecision, Place, Suppressed
+from unmask.denoiser import Denoiser, Guided, Place, Suppressed
 from unmask.errors import PluginError, RequestError
 from unmask.model.cache import CACHES, Cache, DelayedCache, DualCache, PrefixCache, cached
 from unmask.model.dit import DiT
+from unmask.model.inference import LowPrecision
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.base import Decision, State, View, take_best

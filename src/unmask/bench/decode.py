@@ -25,9 +25,10 @@ from unmask.bench.timing import (
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.decode.propose import propose, two_best
-from unmask.denoiser import Denoiser, Place, Wrapper, clean_log_probs, computing_in
+from unmask.denoiser import Denoiser, Place, Wrapper, clean_log_probs
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
+from unmask.model.inference import computing_in
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator

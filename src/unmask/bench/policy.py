@@ -17,7 +17,8 @@ import torch
 from unmask.bench.timing import DECODE, side_by_side
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
-from unmask.denoiser import Denoiser, computing_in
+from unmask.denoiser import Denoiser
+from unmask.model.inference import computing_in
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.learned.network import PolicyNetwork

@@ -23,7 +23,7 @@ from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens
 from unmask.decode.propose import Proposal, propose, two_best
-from unmask.denoiser import Caching, Denoiser, Place
+from unmask.denoiser import Caching, Denoiser, Place, selection
 from unmask.errors import RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decided, Decision, State, UnmaskingPolicy, View, decide, needs_of
@@ -176,7 +176,9 @@ class Decoder:
         canvas, view = ahead.canvas, ahead.view
         valid, prompt = None if ahead.whole else canvas.valid, canvas.valid & ~view.masked & ~view.written
         if ahead.sizes is None:
-            return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt), None
+            where = None if needs_of(self.policy).hidden else ahead.where
+            only = selection(self.denoiser, where)
+            return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt, **only), None
         return cast(Caching, self.denoiser).recall(
             canvas.tokens, _place(canvas, view), memory, valid=valid, time=time, prompt=prompt, sizes=ahead.sizes
         )
@@ -303,7 +305,8 @@ class _Ahead(NamedTuple):
     def keep(self, rows: Tensor) -> "_Ahead":
         """Of the rows (B,) bool that have a count what their pass needs."""
         sizes = self.sizes and [size for size, count in zip(self.sizes, self.counts, strict=True) if count]
-        return self._replace(canvas=self.canvas.keep(rows), view=self.view.keep(rows), sizes=sizes)
+        where = self.where[rows]
+        return self._replace(canvas=self.canvas.keep(rows), view=self.view.keep(rows), where=where, sizes=sizes)
 
 
 class _Seen(NamedTuple):

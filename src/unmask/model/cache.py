@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import GRAIN, join_rows, keep_rows, padded_size, placed
-from unmask.denoiser import Attending, Denoiser, Place, Wrapper, attending
+from unmask.denoiser import Attending, Denoiser, Place, Wrapper, attending, selection
 from unmask.errors import RequestError, did_you_mean
 from unmask.ranges import Count, check_value, number_of
 
@@ -109,11 +109,13 @@ class Cache(Wrapper, ABC):
     ) -> tuple[Tensor, Any]:
         """A pass over `size` positions of each row -> hidden states (B, L, D), zero at the others, and the memory."""
         inner = cast(Attending, self.inner)  # checked in __post_init__; protocols are slow to check
+        where = place.block & place.masked
         if stale is None or before is None or size == tokens.shape[1]:
-            hidden, kept = inner.hidden_at(tokens, valid=valid, time=time)
+            hidden, kept = inner.hidden_at(tokens, valid=valid, time=time, **selection(inner, where))
             return hidden, _Memory(kept, tokens, place.block, torch.ones_like(place.step))
         at = stale.byte().argsort(dim=-1, descending=True, stable=True)[:, :size]
-        computed, kept = inner.hidden_at(tokens.gather(-1, at), at, before.kept, valid=valid, time=time)
+        only = selection(inner, where.gather(-1, at))
+        computed, kept = inner.hidden_at(tokens.gather(-1, at), at, before.kept, valid=valid, time=time, **only)
         hidden = computed.new_zeros((*tokens.shape, computed.shape[-1]))
         hidden.scatter_(1, at[..., None].expand_as(computed), computed)
         return hidden, _Memory(kept, tokens, place.block, before.age + 1)

@@ -10,14 +10,16 @@ V vocabulary.
 __all__ = ["DiT"]
 
 import math
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmask.batch import GRAIN, padded_size
 from unmask.errors import RequestError
-from unmask.model.layers import Kept, Rotary, Tables, add_branch, attention, pick, site_keys
+from unmask.model.inference import Kept, PackedWeights, Run, run_blocks
+from unmask.model.layers import Rotary, Tables, add_branch, attention, pick, site_keys
 from unmask.model.settings import DiTSettings
 
 
@@ -95,16 +97,13 @@ class _Block(nn.Module):
             nn.init.zeros_(self.down.weight)
             nn.init.zeros_(self.down.bias)
 
-    def attend(self, x: Tensor, tables: Tables, valid: Tensor | None, kept: Kept | None = None) -> Tensor:
+    def attend(self, x: Tensor, tables: Tables, valid: Tensor | None) -> Tensor:
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
-        return attention(qkv, tables, valid, kept).reshape(batch, length, width)
+        return attention(qkv, tables, valid).reshape(batch, length, width)
 
     def mlp(self, x: Tensor) -> Tensor:
-        x = self.up(x)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self.down(F.gelu(x, approximate=self.gelu))
-        return self.down(torch.ops.aten.gelu_(x, approximate=self.gelu))  # in place: a third less memory traffic
+        return self.down(F.gelu(self.up(x), approximate=self.gelu))
 
     def forward(
         self,
@@ -112,13 +111,12 @@ class _Block(nn.Module):
         tables: Tables,
         valid: Tensor | None,
         cond: Tensor | None,
-        kept: Kept | None,
         keys: tuple[Tensor | None, Tensor | None],
         picked: Tensor | None = None,
     ) -> Tensor:
         """With `picked`, flat indices (N,) into (B, L), all that follows attention runs at these positions: (N, D)."""
         six = _vectors(self.modulation, cond, 6)
-        heads = self.attend(_shifted(self.norm_1(x), six, 0), tables, valid, kept)
+        heads = self.attend(_shifted(self.norm_1(x), six, 0), tables, valid)
         if picked is not None:
             shape = x.shape[:2]
             x, heads = pick(x, picked, shape), pick(heads, picked, shape)
@@ -149,6 +147,7 @@ class DiT(nn.Module):
         nn.init.zeros_(self.head.weight)  # so that training starts at exactly log V
         nn.init.zeros_(self.head.bias)
         self.rotary = Rotary(settings.width // settings.heads)
+        self.packed: PackedWeights | None = None  # made by `lowered`
 
     @property
     def vocab_size(self) -> int:
@@ -170,6 +169,10 @@ class DiT(nn.Module):
     def time_conditioned(self) -> bool:
         return self.time is not None
 
+    @property
+    def selects(self) -> bool:
+        return True
+
     def hidden(
         self,
         tokens: Tensor,
@@ -178,17 +181,20 @@ class DiT(nn.Module):
         time: Tensor | None = None,
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> Tensor:
         self._fits(tokens, valid)
         places = tokens.shape[1] if positions is None else positions
-        return self._pass(tokens, places, self._seen(valid, places, tokens), time, None)
+        return self._pass_where(where, tokens, places, self._seen(valid, places, tokens), time, None)
 
     def hidden_picked(
         self, tokens: Tensor, picked: Tensor, *, valid: Tensor | None = None, time: Tensor | None = None
     ) -> Tensor:
         """See `unmask.denoiser.Picking`."""
         self._fits(tokens, valid)
-        return self._pass(tokens, tokens.shape[1], self._seen(valid, tokens.shape[1], tokens), time, None, picked)
+        return self._pass(
+            tokens, tokens.shape[1], self._seen(valid, tokens.shape[1], tokens), time, None, picked=picked
+        )
 
     @torch.no_grad()
     def hidden_at(
@@ -199,17 +205,19 @@ class DiT(nn.Module):
         *,
         valid: Tensor | None = None,
         time: Tensor | None = None,
+        where: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `unmask.denoiser.Attending`; the memory is a tensor (B, L, 2, H, head) a block: rotated keys, values."""
         if at is None:
             self._fits(tokens, valid)
             memory = Kept()
-            x = self._pass(tokens, tokens.shape[1], self._seen(valid, tokens.shape[1], tokens), time, memory)
+            seen = self._seen(valid, tokens.shape[1], tokens)
+            x = self._pass_where(where, tokens, tokens.shape[1], seen, time, memory)
         else:
             rows, length = kept[0].shape[:2]
             flat = (at + length * torch.arange(rows, device=at.device)[:, None]).flatten()
             memory = Kept(flat, kept)
-            x = self._pass(tokens, at, self._seen(valid, at, tokens, length), time, memory)
+            x = self._pass_where(where, tokens, at, self._seen(valid, at, tokens, length), time, memory)
         return x, tuple(memory.after)
 
     def _seen(self, valid: Tensor | None, at: Tensor | int, tokens: Tensor, length: int | None = None) -> Tensor | None:
@@ -225,6 +233,18 @@ class DiT(nn.Module):
         seen = (keys // self.settings.causal_block)[:, None] <= (own // self.settings.causal_block)[..., None]
         return seen if valid is None else seen & valid[:, None]
 
+    def _pass_where(self, where: Tensor | None, tokens: Tensor, *rest: Any) -> Tensor:
+        """As `_pass`; with `where` (B, A) bool only these positions are computed to the end, the others are zero."""
+        if where is None or where.device.type != "cpu" or torch.is_grad_enabled():  # a GPU would be waited for
+            return self._pass(tokens, *rest)
+        picked = where.flatten().nonzero().squeeze(-1)
+        size = max(GRAIN, padded_size(len(picked)))
+        if size >= tokens.numel():
+            return self._pass(tokens, *rest)
+        x = self._pass(tokens, *rest, picked=F.pad(picked, (0, size - len(picked))))[: len(picked)]
+        out = x.new_zeros(tokens.numel(), x.shape[-1])
+        return out.index_copy_(0, picked, x).view(*tokens.shape, -1)
+
     def _pass(
         self,
         tokens: Tensor,
@@ -232,6 +252,7 @@ class DiT(nn.Module):
         seen: Tensor | None,
         time: Tensor | None,
         kept: Kept | None,
+        *,
         picked: Tensor | None = None,
     ) -> Tensor:
         """Tokens (B, A) at positions 0 .. `at` - 1, or at `at` (B, A) -> the output of all blocks (B, A, D).
@@ -249,9 +270,13 @@ class DiT(nn.Module):
         if self.time is not None and time is None:
             raise ValueError("This denoiser is time-conditioned: pass time (B,).")
         cond = None if self.time is None or time is None else self.time(time)
-        last = len(self.blocks) - 1
-        for place, (block, keys) in enumerate(zip(self.blocks, self._dropout(tokens.shape[1]), strict=True)):
-            x = block(x, tables, seen, cond, kept, keys, picked if place == last else None)
+        dropout, last = self._dropout(tokens.shape[1]), len(self.blocks) - 1
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or dropout[0][0] is not None:
+            for place, (block, keys) in enumerate(zip(self.blocks, dropout, strict=True)):
+                x = block(x, tables, seen, cond, keys, picked if place == last else None)
+        else:
+            six = [_vectors(cast(_Block, block).modulation, cond, 6) for block in self.blocks]
+            x = run_blocks(list(self.blocks), six, x, Run(tables, seen, kept, self.packed, dtype), picked)
         vectors = _vectors(self.modulation, cond, 2)
         if picked is not None and vectors is not None:
             vectors = tuple(pick(vector, picked, tokens.shape) for vector in vectors)
@@ -286,14 +311,18 @@ class DiT(nn.Module):
         if self.training:
             return self.head(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float(), self.head.weight.float(), self.head.bias.float())
+            return F.linear(hidden.float(), self.head.weight.float()).add_(self.head.bias)
 
     def lowered(self, dtype: torch.dtype) -> Self:
-        """Convert the matrices of the blocks to `dtype`, in place, so that autocast has nothing to do -> itself."""
+        """Convert the matrices of the blocks to `dtype`, in place, so that autocast has nothing to do -> itself.
+
+        On a processor passes without gradients use packed copies of them, where there is memory.
+        """
         for block in self.blocks:
             for module in block.modules():
                 if isinstance(module, nn.Linear):
                     module.to(dtype)
+        self.packed = PackedWeights()
         return self
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None, time: Tensor | None = None) -> Tensor:

@@ -4,9 +4,8 @@ Each is one autograd function whose backward is written out: no slice is padded 
 slow twins are in tests/parity, the measurements in docs/log.md.
 """
 
-__all__ = ["Kept", "Rotary", "Tables", "add_branch", "attention", "pick", "site_keys"]
+__all__ = ["Rotary", "Tables", "add_branch", "attention", "over_heads", "pick", "site_keys", "turn"]
 
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -79,7 +78,7 @@ def _matrices(cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([torch.cat([cos, sin], -1), torch.cat([-sin, cos], -1)], -2)
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> None:
+def turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> None:
     """Rotate the halves of the last axis of `x` by the angles times `sign` (1 or -1), into `out`."""
     first, second = x.chunk(2, -1)
     left, right = out.chunk(2, -1)
@@ -90,7 +89,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> None:
 def _rotate(x: Tensor, out: Tensor, tables: Tables, sign: int) -> None:
     """Queries and keys `x` (2, B, H, L, head), any strides, into `out`, rotated; sign -1: the transposed map."""
     if tables.turns is None:
-        return _turn(x, tables.cos, tables.sin, out, sign)
+        return turn(x, tables.cos, tables.sin, out, sign)
     rows = x.permute(3, 0, 1, 2, 4)
     turns = tables.turns if sign > 0 else tables.turns.transpose(1, 2)
     turned = torch.bmm(rows.reshape(len(rows), -1, x.shape[-1]), turns)
@@ -110,7 +109,7 @@ class _PlainAttention(torch.autograd.Function):
         q, k, v = heads
         scores = q @ k.transpose(-1, -2)
         if valid is not None:
-            scores.masked_fill_(~_over_heads(valid), torch.finfo(scores.dtype).min)
+            scores.masked_fill_(~over_heads(valid), torch.finfo(scores.dtype).min)
         weights = scores.softmax(-1)
         ctx.save_for_backward(heads, weights)
         ctx.tables = tables
@@ -137,63 +136,24 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
 
-@dataclass(slots=True)
-class Kept:
-    """Keys and values before and after a pass: a tensor (B, L, 2, H, head) for each block, rotated, keys first.
-
-    With `at`, the positions of its A tokens as flat indices (B * A,) into (B, L), a pass computes these positions only,
-    and takes the others from `before`, whose tensors it does not change.
-    """
-
-    at: Tensor | None = None
-    before: tuple[Tensor, ...] = ()
-    after: list[Tensor] = field(default_factory=list[Tensor])
-
-    def renew(self, fresh: Tensor) -> Tensor:
-        """New keys and values (B, A, 2, H, head) of the next block -> those of all positions, (B, L, 2, H, head)."""
-        if self.at is not None:
-            old = self.before[len(self.after)]
-            fresh = old.flatten(0, 1).index_copy(0, self.at, fresh.flatten(0, 1)).view_as(old)
-        self.after.append(fresh)
-        return fresh
-
-
-def _over_heads(valid: Tensor) -> Tensor:
+def over_heads(valid: Tensor) -> Tensor:
     """`valid` (B, L), equal for all queries, or (B or 1, Q, L) -> a mask for scores (B, H, Q, L)."""
     return valid[:, None, None, :] if valid.ndim == 2 else valid[:, None]
 
 
-def _infer(qkv: Tensor, tables: Tables, valid: Tensor | None, kept: Kept | None) -> Tensor:
-    """Attention without gradients, over the keys and values of `kept` where it is given, by the fused kernel."""
-    cos, sin = (table.transpose(1, 2)[:, :, :, None] for table in tables[:2])
-    turned = torch.empty_like(qkv)
-    _turn(qkv[:, :, :2], cos, sin, turned[:, :, :2], 1)
-    values = qkv[:, :, 2]
-    if kept is None:
-        q, k, v = (part.transpose(1, 2) for part in (turned[:, :, 0], turned[:, :, 1], values))
-    else:
-        turned[:, :, 2] = values
-        both = kept.renew(turned[:, :, 1:])
-        q, k, v = (part.transpose(1, 2) for part in (turned[:, :, 0], both[:, :, 0], both[:, :, 1]))
-    mask = None if valid is None else _over_heads(valid)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
+def attention(qkv: Tensor, tables: Tables, valid: Tensor | None) -> Tensor:
+    """Attention with rotary positions and gradients: qkv (B, L, 3, H, head) -> (B, L, H, head).
 
-
-def attention(qkv: Tensor, tables: Tables, valid: Tensor | None, kept: Kept | None = None) -> Tensor:
-    """Attention with rotary positions: qkv (B, A, 3, H, head) -> (B, A, H, head), over L = A keys, or those of `kept`.
-
-    `valid` (B, L) masks padded keys, `valid` (B or 1, A, L) keys of single queries; `kept` is for passes without
-    gradients. Those use the fused kernel, whose memory grows linearly with the length. With gradients, on a CPU, two
-    matrix products and a softmax are faster in both dtypes, and are used up to `PLAIN_SCORES` scores.
+    `valid` (B, L) masks padded keys, `valid` (B or 1, L, L) keys of single queries. On a CPU two matrix products and a
+    softmax are faster than the fused kernel in both dtypes, and are used up to `PLAIN_SCORES` scores. Passes without
+    gradients (`unmask.model.inference`) use the fused kernel, whose memory grows linearly with the length.
     """
     batch, length, _, heads, _ = qkv.shape
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _infer(qkv, tables, valid, kept)
     plain = batch * heads * length**2 <= PLAIN_SCORES and qkv.device.type == "cpu"
     if plain and not torch.compiler.is_compiling():
         return _PlainAttention.apply(qkv, tables, valid)  # pyright: ignore[reportReturnType]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    mask = None if valid is None else _over_heads(valid)
+    mask = None if valid is None else over_heads(valid)
     q, k = _rotated(q, *tables[:2]), _rotated(k, *tables[:2])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
 
