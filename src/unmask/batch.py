@@ -5,7 +5,7 @@ modulo 16 (measured on the CPU). So what depends on the rows beside, or on how m
 multiple of `GRAIN`. "Nested" means here: a tensor with the rows first, a tuple of nested ones, or None.
 
 A pass on a GPU runs ahead of the program until the program asks for a value. `Checks.read` is the only place of the
-decoding loop that asks, once a pass; `placed` brings indices to the device without waiting for it.
+decoding loop that asks, once a pass; `to_device` and `placed` bring tensors and indices there without waiting.
 """
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "parts_by_length",
     "placed",
     "put_rows",
+    "to_device",
     "used_length",
 ]
 
@@ -61,7 +62,7 @@ class Checks:
         if not waiting and all(value.device.type == "cpu" for value in values):
             return [value.flatten().tolist() for value in values]
         parts = [value.flatten() for value in values] + [flag.view(1) for flag, _ in waiting]
-        numbers = iter(torch.cat([part.double() for part in parts]).tolist())
+        numbers = iter(torch.cat([part.double() for part in parts]).cpu().tolist())
         lists = [[next(numbers) for _ in range(len(part))] for part in parts]
         for (_, error), (flag,) in zip(waiting, lists[len(values) :], strict=True):
             if flag:
@@ -69,10 +70,14 @@ class Checks:
         return lists[: len(values)]
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the processor -> the same on `device`; to a GPU from pinned memory, without waiting for the copy."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
 def placed(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """Whole numbers -> an int64 tensor on `device`; to a GPU from pinned memory, without waiting for it."""
-    values = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda")
-    return values.to(device, non_blocking=True)
+    """Whole numbers -> an int64 tensor on `device`, as `to_device`."""
+    return to_device(torch.tensor(numbers, dtype=torch.int64), device)
 
 
 def ceil_div(count: Count, size: Count | int) -> Count:

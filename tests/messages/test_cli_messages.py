@@ -64,7 +64,10 @@ ARGUMENTS = [
     ("bench decode --threads 2", "--threads does not go with bench decode, which uses --rounds alone."),
     ("bench policy --device cuda", "--device does not go with bench policy, which uses --rounds alone."),
     ("bench memory --device cpu", "--device does not go with bench memory, which uses --threads alone."),
-    ("bench scaling --device cpu", "--device does not go with bench scaling, which uses --plot and --threads alone."),
+    (
+        "bench scaling --device cpu",
+        "--device does not go with bench scaling, which uses --plot and --quick and --threads alone.",
+    ),
     ("bench decode --compile", "--compile does not go with bench decode, which uses --rounds alone."),
     ("bench memory --rounds 9", "--rounds does not go with bench memory, which uses --threads alone."),
     ("watch trace.jsonl --html page.html --row 1", "--row does not go with --html: the page has every row."),

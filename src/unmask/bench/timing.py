@@ -27,6 +27,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+from torch._C._profiler import _ExperimentalConfig  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +101,19 @@ def peak_allocated(work: Callable[[], object]) -> int:
     """A function -> the largest number of bytes that it holds at a time in tensors, above those that exist before.
 
     On a processor: every allocation of torch is counted, in this thread and others, the inside of operations included.
+    The older profiler of torch does this without lines on stderr.
     """
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    plain = torch.autograd.ProfilerState.CPU
+    config = torch.autograd.ProfilerConfig(plain, False, True, False, False, False, _ExperimentalConfig())
+    torch.autograd._enable_profiler_legacy(config)  # pyright: ignore[reportPrivateUsage]
+    try:
         work()
-    recorded: Any = profile.profiler
-    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
-    held = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    finally:
+        threads: list[list[Any]] = torch.autograd._disable_profiler_legacy()  # pyright: ignore[reportPrivateUsage]
+    events = [event for events in threads for event in events]
+    start = next(event for event in events if event.name() == "__start_profile")
+    allocations = [event for event in events if event.kind() == "memory_alloc"]
+    held = accumulate(event.cpu_memory_usage() for event in sorted(allocations, key=start.cpu_elapsed_us))
     return max(held, default=0)
 
 

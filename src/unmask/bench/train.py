@@ -1,24 +1,22 @@
 """The speed and peak memory of a training step: masking, forward, backward, clipping, AdamW and averaged weights.
 
-Memory is compared with that of full-sequence logits, and measured as L, B, V and the width grow. Each cell of memory
-runs in a new process, because the peak of a process never decreases.
+Memory is compared with that of full-sequence logits, each in a new process, because the peak of a process never
+decreases.
 """
 
 __all__ = [
     "bench_memory",
-    "bench_scaling",
     "bench_train",
     "cell",
     "large_vocabulary",
     "make_trainer",
-    "plot_scaling",
     "train_cell",
 ]
 
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -208,40 +206,3 @@ def bench_memory(threads: int) -> list[dict[str, Any]]:
     """Two cells: logits at masked positions, and full-sequence float32 logits, at V = 50,258, B 8, L 1024."""
     picked, full = _run(MEMORY, "picked", threads), _run(MEMORY, "full", threads)
     return [picked, full | {"picked_over_full": picked["peak"] / full["peak"]}]
-
-
-def bench_scaling(threads: int) -> dict[str, list[dict[str, Any]]]:
-    """Axis -> cells of time and memory along it, the others fixed at d 256, 4 blocks, V 1024, L 128, B 8."""
-    start = Shape("scaling", 256, 4, 4, 1024, 128, 8)
-    axes: dict[str, list[Shape]] = {
-        "L": [replace(start, length=n) for n in (64, 128, 256, 512, 1024)],
-        "B": [replace(start, batch=n) for n in (2, 4, 8, 16, 32)],
-        "V": [replace(start, vocab=n) for n in (256, 1024, 4096, 16384, 65536)],
-        "width": [replace(start, width=n, heads=n // 64) for n in (64, 128, 256, 512)],
-    }
-    return {axis: [_run(shape, "picked", threads) for shape in shapes] for axis, shapes in axes.items()}
-
-
-def plot_scaling(cells_by_axis: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """The cells of `bench_scaling` -> a picture of seconds and peak memory; dashed: the growth of the arithmetic."""
-    from unmask.plots import new_figure, save_figure
-
-    keys = {"L": "length", "B": "batch", "V": "vocab", "width": "width"}
-    figure = new_figure(3.2 * len(cells_by_axis), 5.6)
-    panels = figure.subplots(2, len(cells_by_axis))
-    for column, (axis, cells) in enumerate(cells_by_axis.items()):
-        x = [c["shape"][keys[axis]] for c in cells]
-        work = []
-        for c in cells:
-            s = Shape(**c["shape"])
-            model = DiTSettings(s.vocab, s.vocab - 1, s.length, s.width, s.blocks, s.heads)
-            work.append(flops_per_token(model) * s.batch * s.length)
-        seconds = [c["cpu_seconds"] for c in cells]
-        panels[0, column].loglog(x, seconds, "o-", label="measured")
-        panels[0, column].loglog(x, [w * seconds[-1] / work[-1] for w in work], "k--", lw=1, label="arithmetic")
-        panels[1, column].loglog(x, [(c["peak"] - c["before"]) / 2**20 for c in cells], "o-")
-        panels[1, column].set_xlabel(axis)
-    panels[0, 0].set_ylabel("CPU-seconds a step")
-    panels[1, 0].set_ylabel("peak above the empty process, MiB")
-    panels[0, 0].legend(frameon=False)
-    save_figure(path, figure)

@@ -2,7 +2,7 @@
 
 __all__ = ["BenchArguments", "run"]
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ _USED = {
     "ancestral": {"rounds", "device", "threads"},
     "policy": {"rounds"},
     "memory": {"threads"},
-    "scaling": {"threads", "plot"},
+    "scaling": {"threads", "plot", "quick"},
 }
 """Benchmark -> the options that change it; the others are refused."""
 
@@ -30,11 +30,13 @@ class BenchArguments:
     what: Positional[Literal["train", "decode", "ancestral", "policy", "memory", "scaling"]]
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
     1000 steps; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
-    vocabulary; scaling: time and memory along length, batch, vocabulary and width."""
+    vocabulary; scaling: time and memory along length, batch, vocabulary and parameters, minutes."""
     rounds: Count = 5
     """Measurements of each cell (train, decode, ancestral, policy)."""
     compile: bool = False
     """Compile the network with torch.compile (train)."""
+    quick: bool = False
+    """Tiny sizes, to try the command (scaling)."""
     plot: str | None = None
     """Write the plot to this PNG file (scaling)."""
     device: str = "auto"
@@ -51,6 +53,7 @@ def run(argv: Sequence[str]) -> int:
     refused = typed_options(BenchArguments, argv, "bench") - used - {"json"}
     refuse(refused, f"bench {args.what}, which uses {' and '.join(f'--{name}' for name in sorted(used))} alone.")
 
+    from unmask.bench.scaling import scaling_table
     from unmask.config import run_record
     from unmask.run.machine import choose_device, matmul_rates, prepare, set_threads
 
@@ -61,7 +64,7 @@ def run(argv: Sequence[str]) -> int:
     for cell in _cells(args, device, threads):
         cells.append(cell)
         if not args.output.json:
-            show(_line(cell))
+            show(*([_line(cell)] if "shape" in cell else ["", *scaling_table(cell)]))
     if args.output.json:
         rates = asdict(matmul_rates(threads))
         print_json({"bench": args.what, "machine": run_record(), "threads": threads, "rates": rates, "cells": cells})
@@ -86,24 +89,33 @@ def _cells(args: BenchArguments, device: Any, threads: int) -> Iterable[dict[str
         from unmask.bench.policy import bench_policy
 
         return bench_policy(args.rounds)
-    from unmask.bench.train import bench_memory, bench_scaling, plot_scaling
+    if args.what == "memory":
+        from unmask.bench.train import bench_memory
+
+        return bench_memory(threads)
+    return _scaling(args, threads)
+
+
+def _scaling(args: BenchArguments, threads: int) -> Iterator[dict[str, Any]]:
+    """The curves of time and memory, and at last their picture."""
+    from unmask.bench.scaling import bench_scaling, plot_scaling
     from unmask.eval.report import check_plot
 
-    if args.what == "memory":
-        return bench_memory(threads)
     if args.plot is not None:
         check_plot(args.plot)
-    axes = bench_scaling(threads)
+    curves: list[dict[str, Any]] = []
+    for curve in bench_scaling(threads, quick=args.quick):
+        curves.append(curve)
+        yield curve
     if args.plot is not None:
-        plot_scaling(axes, to_path(args.plot))
-    return [{"axis": axis, **cell} for axis, cells in axes.items() for cell in cells]
+        plot_scaling(curves, to_path(args.plot))
 
 
 def _line(cell: dict[str, Any]) -> str:
     """Measured cell -> one line: its name, then each number with its unit."""
     shape = cell["shape"]
     name = (
-        " ".join(str(cell[key]) for key in ("axis", "dtype", "policy", "cache", "modulation", "logits") if key in cell)
+        " ".join(str(cell[key]) for key in ("dtype", "policy", "cache", "modulation", "logits") if key in cell)
         + f" {shape['name']} L{shape['length']} B{shape['batch']} V{shape['vocab']} d{shape['width']}"
     )
     parts = [f"T={cell['steps']}"] if "steps" in cell else []

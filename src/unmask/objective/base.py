@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from unmask.batch import to_device
 from unmask.denoiser import Denoiser
 
 Draw: TypeAlias = tuple[Tensor, ...]
@@ -39,8 +40,8 @@ class Rows(NamedTuple):
         Rows on the CPU are looked at there, so that no GPU is waited for.
         """
         valid = None if self.valid is None or bool(self.valid[rows].all()) else self.valid[rows]
-        ids, maskable = (x[rows].to(device, non_blocking=True) for x in (self.ids, self.maskable))
-        return Rows(ids, maskable, None if valid is None else valid.to(device, non_blocking=True))
+        ids, maskable = (to_device(x[rows], device) for x in (self.ids, self.maskable))
+        return Rows(ids, maskable, None if valid is None else to_device(valid, device))
 
 
 class Loss(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unmask.batch import parts_by_length
+from unmask.batch import parts_by_length, to_device
 from unmask.config import run_record, to_dict
 from unmask.data.packed import Corpus, batch_indices
 from unmask.denoiser import Trainable
@@ -125,9 +125,9 @@ class Trainer:
         draw = self.objective.draw(settings.seed, self.step, index, settings.batch, rows.maskable)
         loss = torch.zeros((), device=self.device)
         for part in self._parts(rows):
-            self.model.dropout_keys = row_keys(settings.seed, self.step, index[part], DROPOUT).to(self.device)
+            self.model.dropout_keys = to_device(row_keys(settings.seed, self.step, index[part], DROPOUT), self.device)
             with self.autocast():
-                drawn = tuple(x[part].to(self.device, non_blocking=True) for x in draw)
+                drawn = tuple(to_device(x[part], self.device) for x in draw)
                 nats = self.objective.loss(self.model, rows.part(part, self.device), drawn).nats.sum() / tokens
             (nats * self.group.size).backward()
             loss += nats.detach()
