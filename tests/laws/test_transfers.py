@@ -22,7 +22,7 @@ from unmask.decode.loop import Decoder
 from unmask.errors import PluginError, RunError
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
-from unmask.model.load import build
+from unmask.model.load import build, compile_passes
 from unmask.model.settings import DiTSettings
 from unmask.policies.base import Decision, State, View
 from unmask.policies.registry import make
@@ -224,3 +224,44 @@ def test_tensors_go_to_a_gpu_from_pinned_memory_without_waiting(monkeypatch: pyt
     calls.clear()
     to_device(torch.ones(3), torch.device("cpu"))
     assert calls == [((torch.device("cpu"),), {"non_blocking": True})]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own, where it compiles
+def test_compiled_passes_are_those_that_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in one graph, with and without a cache; the control is another network."""
+    compiled: list[Any] = []
+
+    def in_one_graph(function: Any, **_: Any) -> Any:
+        compiled.append(function)
+        return torch_compile(function, backend="eager", fullgraph=True, dynamic=False)
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", in_one_graph)
+    quick, plain, control = network(), network(), network()
+    control.head.weight.mul_(1.5)
+    compile_passes(quick, decoding=True)
+    assert len(compiled) == 2
+    for cache in (None, "dual"):
+
+        def decoded(model: DiT, cache: str | None = cache) -> Canvas:
+            decoder = Decoder(model if cache is None else cached(model, cache), make("confidence"), block_size=BLOCK)
+            return decoder.decode(canvas().keep(torch.tensor([1, 1])))
+
+        same, expected = decoded(quick), decoded(plain)
+        assert torch.equal(same.tokens, expected.tokens)
+        torch.testing.assert_close(same.log_prob, expected.log_prob, equal_nan=True, rtol=1e-5, atol=1e-5)
+        assert not torch.equal(decoded(control).log_prob.nan_to_num(), expected.log_prob.nan_to_num())
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_fused_attention_is_the_one_that_is_written_out(padded: bool) -> None:
+    """In inference, and on a GPU in training, against two products and a softmax, the rotation included."""
+    model, tokens = network(), canvas().tokens
+    valid = torch.ones_like(tokens).bool()
+    valid[0, -9:] = not padded
+    written = model.hidden(tokens, valid=valid)  # with gradients, on a processor
+    with torch.no_grad():
+        fused = model.hidden(tokens, valid=valid)
+        torch.testing.assert_close(fused[valid], written[valid], rtol=1e-4, atol=1e-4)
+        assert (model.hidden(tokens.roll(1, 1), valid=valid) - written)[valid].abs().max() > 1e-2  # the control

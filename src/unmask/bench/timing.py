@@ -14,9 +14,11 @@ __all__ = [
     "Shape",
     "Timing",
     "measure",
+    "measured_rate",
     "peak_allocated",
     "shape_rate",
     "side_by_side",
+    "wait",
 ]
 
 import statistics
@@ -49,15 +51,15 @@ def measure(work: Callable[[], object], rounds: int, *, bf16: bool, device: torc
         work()
     seconds, cpu, fp32, bf16_rates, ratio = [], [], [], [], []
     for _ in range(rounds):
-        before = _rate(torch.float32, device)
-        _wait(device)
+        before = measured_rate(torch.float32, device)
+        wait(device)
         wall, process = time.perf_counter(), time.process_time()
         work()
-        _wait(device)
+        wait(device)
         seconds.append(time.perf_counter() - wall)
         cpu.append(time.process_time() - process)
-        fp32.append((before + _rate(torch.float32, device)) / 2)
-        bf16_rates.append(_rate(torch.bfloat16, device) if bf16 else 0.0)
+        fp32.append((before + measured_rate(torch.float32, device)) / 2)
+        bf16_rates.append(measured_rate(torch.bfloat16, device) if bf16 else 0.0)
         ratio.append(1 / (seconds[-1] * fp32[-1]))
     median = statistics.median
     return Timing(
@@ -65,16 +67,16 @@ def measure(work: Callable[[], object], rounds: int, *, bf16: bool, device: torc
     )
 
 
-def _rate(dtype: torch.dtype, device: torch.device, size: int | None = None, repeats: int = 4) -> float:
+def measured_rate(dtype: torch.dtype, device: torch.device, size: int | None = None, repeats: int = 4) -> float:
     """GFLOP/s of square matrix products: of width 1024 on a CPU, else 8192."""
     n = size or (1024 if device.type == "cpu" else 8192)
     left, right = torch.ones(n, n, dtype=dtype, device=device), torch.ones(n, n, dtype=dtype, device=device)
     torch.matmul(left, right)
-    _wait(device)
+    wait(device)
     began = time.perf_counter()
     for _ in range(repeats):
         torch.matmul(left, right)
-    _wait(device)
+    wait(device)
     return 2 * n**3 * repeats / (time.perf_counter() - began) / 1e9
 
 
@@ -84,15 +86,16 @@ def shape_rate(rows: int, width: int, dtype: torch.dtype, device: torch.device, 
     right = torch.ones(width, 4 * width, dtype=dtype, device=device)
     times = []
     for _ in range(repeats):
-        _wait(device)
+        wait(device)
         began = time.perf_counter()
         torch.matmul(left, right)
-        _wait(device)
+        wait(device)
         times.append(time.perf_counter() - began)
     return 8 * rows * width**2 / statistics.median(times) / 1e9
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

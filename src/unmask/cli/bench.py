@@ -9,6 +9,7 @@ from typing import Any, Literal
 from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.config import to_path
+from unmask.errors import ConfigError
 from unmask.output import show
 from unmask.ranges import Count, Threads
 
@@ -19,6 +20,7 @@ _USED = {
     "policy": {"rounds"},
     "memory": {"threads"},
     "scaling": {"threads", "plot", "quick"},
+    "gpu": {"rounds", "device", "quick"},
 }
 """Benchmark -> the options that change it; the others are refused."""
 
@@ -27,20 +29,21 @@ _USED = {
 class BenchArguments:
     """Measure speed and memory: medians over rounds. Each round measures the matmul rates of the machine too."""
 
-    what: Positional[Literal["train", "decode", "ancestral", "policy", "memory", "scaling"]]
+    what: Positional[Literal["train", "decode", "ancestral", "policy", "memory", "scaling", "gpu"]]
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
     1000 steps; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
-    vocabulary; scaling: time and memory along length, batch, vocabulary and parameters, minutes."""
+    vocabulary; scaling: time and memory along length, batch, vocabulary and parameters, minutes; gpu: training and
+    decoding on a GPU, compared with its rates, minutes."""
     rounds: Count = 5
-    """Measurements of each cell (train, decode, ancestral, policy)."""
+    """Measurements of each cell (train, decode, ancestral, policy, gpu)."""
     compile: bool = False
     """Compile the network with torch.compile (train)."""
     quick: bool = False
-    """Tiny sizes, to try the command (scaling)."""
+    """Tiny sizes, to try the command (scaling, gpu)."""
     plot: str | None = None
     """Write the plot to this PNG file (scaling)."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps (train, ancestral)."""
+    """auto, cpu, cuda, cuda:N or mps (train, ancestral, gpu)."""
     threads: Threads | None = None
     """Processor threads; by default torch's own choice (train, ancestral, memory, scaling)."""
     output: Flat[OutputOptions] = OutputOptions()
@@ -89,6 +92,12 @@ def _cells(args: BenchArguments, device: Any, threads: int) -> Iterable[dict[str
         from unmask.bench.policy import bench_policy
 
         return bench_policy(args.rounds)
+    if args.what == "gpu":
+        from unmask.bench.gpu import bench_gpu
+
+        if device.type == "cpu" and not args.quick:
+            raise ConfigError("bench gpu measures a GPU, and this machine has none; --quick tries it on the processor.")
+        return bench_gpu(device, args.rounds, quick=args.quick)
     if args.what == "memory":
         from unmask.bench.train import bench_memory
 
@@ -123,6 +132,9 @@ def _line(cell: dict[str, Any]) -> str:
         ("tokens_per_second", "{:,.0f} tokens/s"),
         ("tokens_per_second_per_gflops", "{:.2f} tokens/s per fp32 GFLOP/s"),
         ("share_of_matmul_rate", "{:.0%} of the shape's matmul rate"),
+        ("share_of_bf16_rate", "{:.0%} of the bf16 rate"),
+        ("passes_per_second", "{:,.1f} passes/s"),
+        ("share_of_floor", "{:.0%} of the least time of a pass"),
         ("passes_per_row", "{:.1f} passes a row"),
         ("fp32_rate", "fp32 {:.0f} GFLOP/s"),
         ("bf16_rate", "bf16 {:.0f} GFLOP/s"),
@@ -137,6 +149,8 @@ def _line(cell: dict[str, Any]) -> str:
         ("final_tokens_differ", "{:.0%} of the final tokens differ"),
     )
     parts += [form.format(cell[key]) for key, form in units if cell.get(key) is not None]
+    if cell.get("compiled"):
+        parts.append("compiled")
     if "peak" in cell:
         parts.append(f"peak {cell['peak'] / 2**20:,.0f} MiB")
     return f"{name}: " + ", ".join(parts)

@@ -45,7 +45,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "info": ("about:run_info", "CHECKPOINT", "the facts of a checkpoint: network, tokenizer, step, bound"),
     "list": ("about:run_list", "[CATEGORY]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
-    "bench": ("bench", "train|decode|ancestral|policy|memory|scaling", "measure speed and memory on this machine"),
+    "bench": ("bench", "train|decode|ancestral|policy|memory|scaling|gpu", "measure speed and memory on this machine"),
     "completion": ("help:run_completion", "bash|zsh|fish", "print a script that completes unmask's words in a shell"),
 }
 """Verb -> its module in this package (with the function where that is not `run`), its arguments, what it does."""

@@ -210,13 +210,13 @@ class DiT(nn.Module):
         """See `unmask.denoiser.Attending`; the memory is a tensor (B, L, 2, H, head) a block: rotated keys, values."""
         if at is None:
             self._fits(tokens, valid)
-            memory = Kept()
+            memory = Kept(after=[])
             seen = self._seen(valid, tokens.shape[1], tokens)
             x = self._pass_where(where, tokens, tokens.shape[1], seen, time, memory)
         else:
             rows, length = kept[0].shape[:2]
             flat = (at + length * torch.arange(rows, device=at.device)[:, None]).flatten()
-            memory = Kept(flat, kept)
+            memory = Kept(flat, kept, [])
             x = self._pass_where(where, tokens, at, self._seen(valid, at, tokens, length), time, memory)
         return x, tuple(memory.after)
 
@@ -235,7 +235,8 @@ class DiT(nn.Module):
 
     def _pass_where(self, where: Tensor | None, tokens: Tensor, *rest: Any) -> Tensor:
         """As `_pass`; with `where` (B, A) bool only these positions are computed to the end, the others are zero."""
-        if where is None or where.device.type != "cpu" or torch.is_grad_enabled():  # a GPU would be waited for
+        known = where is not None and where.device.type == "cpu"  # elsewhere their number would be waited for
+        if where is None or not known or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._pass(tokens, *rest)
         picked = where.flatten().nonzero().squeeze(-1)
         size = max(GRAIN, padded_size(len(picked)))
@@ -271,7 +272,8 @@ class DiT(nn.Module):
             raise ValueError("This denoiser is time-conditioned: pass time (B,).")
         cond = None if self.time is None or time is None else self.time(time)
         dropout, last = self._dropout(tokens.shape[1]), len(self.blocks) - 1
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or dropout[0][0] is not None:
+        compiling = torch.compiler.is_compiling() and kept is None
+        if torch.is_grad_enabled() or compiling or dropout[0][0] is not None:
             for place, (block, keys) in enumerate(zip(self.blocks, dropout, strict=True)):
                 x = block(x, tables, seen, cond, keys, picked if place == last else None)
         else:

@@ -82,6 +82,10 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, sign: int) -> None:
     """Rotate the halves of the last axis of `x` by the angles times `sign` (1 or -1), into `out`."""
     first, second = x.chunk(2, -1)
     left, right = out.chunk(2, -1)
+    if torch.compiler.is_compiling():  # which knows no `out` that is a part of a tensor
+        left.copy_(torch.addcmul(first * cos, second, sin, value=-sign))
+        right.copy_(torch.addcmul(second * cos, first, sin, value=sign))
+        return
     torch.mul(first, cos, out=left).addcmul_(second, sin, value=-sign)
     torch.mul(second, cos, out=right).addcmul_(first, sin, value=sign)
 

@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from unmask.config import from_dict, to_dict
 from unmask.denoiser import Trainable
@@ -101,11 +102,26 @@ def build(settings: Any, seed: int = 0) -> Trainable:
         return _constructed(settings)
 
 
-def compile_passes(network: Trainable) -> None:
-    """Compile the passes of training with torch.compile, in place."""
-    for name in ("hidden", "hidden_picked"):
+def compile_passes(network: Trainable, *, decoding: bool = False) -> None:
+    """Compile the passes of training, or of `decoding`, with torch.compile, in place.
+
+    Decoding on a GPU replays CUDA graphs, one for each shape of a batch: with a cache that of a block and that of whole
+    rows. The tensors of a graph are overwritten by its next replay, so that results are copied out of them.
+    """
+    for name in ("hidden", "hidden_at") if decoding else ("hidden", "hidden_picked"):
         if hasattr(network, name):
-            setattr(network, name, torch.compile(getattr(network, name)))
+            function = getattr(network, name)
+            setattr(network, name, _replayed(function) if decoding else torch.compile(function))
+
+
+def _replayed(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(function, dynamic=False, mode="reduce-overhead" if torch.cuda.is_available() else None)
+
+    def replay(*args: Any, **options: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return tree_map(torch.clone, compiled(*args, **options))
+
+    return replay
 
 
 def _constructed(settings: Any) -> Trainable:
