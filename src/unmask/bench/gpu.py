@@ -6,7 +6,7 @@ attention (keys and values are read) and the vocabulary head (in float32). On a 
 runs on tiny sizes: that tests it, and measures nothing.
 """
 
-__all__ = ["bench_gpu", "pass_floor"]
+__all__ = ["Speed", "bench_gpu", "pass_floor"]
 
 import time
 from collections.abc import Callable, Iterator
