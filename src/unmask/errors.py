@@ -30,7 +30,6 @@ __all__ = [
 import errno
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
-from difflib import get_close_matches
 
 from unmask.output import visible
 
@@ -95,6 +94,8 @@ class Interrupted(KeyboardInterrupt):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """An unknown name and the known ones -> the end of a sentence: the nearest known name, or all of them."""
+    from difflib import get_close_matches  # here, for the sake of the start time
+
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names)}."

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -105,6 +104,8 @@ def _guarded(arguments: list[str]) -> int:
 
         failure = failure_of(error)  # the machine failed: no memory, no file; all else is a fault of the program
         if failure is None:
+            import traceback
+
             traceback.print_exc()  # here, so that it passes the streams that escape control characters
             return 1
         note(f"unmask: {failure}")

@@ -20,13 +20,10 @@ __all__ = [
 
 import ctypes
 import errno
-import hashlib
 import os
 import re
-import secrets
 import shlex
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -113,8 +110,10 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
 
 def file_sha256(path: Path) -> str:
     """A file -> the sha256 of its content, in hexadecimal; a gigabyte takes about a second. Raises OSError."""
+    from hashlib import file_digest  # here, as in `_host`, for the sake of the start time
+
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(file, "sha256").hexdigest()
 
 
 def atomic_text(path: str | os.PathLike[str], text: str) -> None:
@@ -247,7 +246,7 @@ def _lock(descriptor: int, folder: Path, note: Callable[[str], None]) -> None:
         note(f"{folder} is on a file system without locks ({reason_of(error)}): let no other command write there.")
         return
     command = shlex.join(["unmask", *sys.argv[1:]])
-    text = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')} ({command}"
+    text = f"process {os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')} ({command}"
     with suppress(OSError):  # the text is for the message alone: a full disk does not matter
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
@@ -276,13 +275,15 @@ def _holder(descriptor: int) -> str:
 
 def _temporary(target: Path, role: str) -> Path:
     """Path of a hidden file or folder beside `target`; its name holds the host, the process and the role."""
-    return target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.{role}")
+    return target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{os.urandom(4).hex()}.{role}")
 
 
 @cache
 def _host() -> str:
     """Six hexadecimal digits for this machine, because process ids of other machines mean nothing here."""
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+    from hashlib import sha256
+
+    return sha256(os.uname().nodename.encode()).hexdigest()[:6]
 
 
 def _alive(pid: int) -> bool:
