@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.model import layers
@@ -141,6 +141,33 @@ def test_join_is_dropout_of_the_gated_branch(gated: str | None, pieces: bool, mo
     assert abs(dropped - 0.11) > 4.5 * deviation  # the control
     neighbours = float(((kept[..., 1:] - 0.9) * (kept[..., :-1] - 0.9)).mean()) / 0.09 * math.sqrt(kept.numel())
     assert abs(neighbours) < 4.5  # two elements share one hash, and are independent all the same
+
+
+@pytest.mark.parametrize("gelu", ["none", "tanh"])
+def test_mlp_equals_the_stock_one(gelu: str) -> None:
+    """Value and every gradient in float64; in bfloat16 to its rounding. The control: the other form of GELU."""
+    torch.manual_seed(5)
+    up, down, x = nn.Linear(16, 64).double(), nn.Linear(64, 16).double(), torch.randn(3, 40, 16, dtype=torch.float64)
+    x.requires_grad_()
+    inputs, weights = [x, *up.parameters(), *down.parameters()], torch.randn(3, 40, 16, dtype=torch.float64)
+
+    def gradients(out: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad((out.double() * weights).sum(), inputs, retain_graph=True)
+
+    slow = down(F.gelu(up(x), approximate=gelu))
+    other = down(F.gelu(up(x), approximate="tanh" if gelu == "none" else "none"))
+    fast = layers.mlp(x, up, down, gelu)
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-12)
+    differs = list[float]()
+    for a, b, c in zip(gradients(fast), gradients(slow), gradients(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        differs.append(float((c - b).abs().max()))
+    assert max(differs) > 1e-4
+    with torch.autocast("cpu", torch.bfloat16):
+        low = layers.mlp(x.float(), up, down, gelu)
+    assert low.dtype == torch.bfloat16
+    for a, b in zip((low, *gradients(low)), (slow, *gradients(slow)), strict=True):
+        assert float((a - b).norm().detach() / b.norm().detach()) < 0.02
 
 
 def test_join_without_dropout_is_a_sum() -> None:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from unmask.batch import GRAIN, padded_size
 from unmask.errors import RequestError
 from unmask.model.inference import Kept, PackedWeights, Run, run_blocks
-from unmask.model.layers import Rotary, Tables, add_branch, attention, pick, site_keys
+from unmask.model.layers import Rotary, Tables, add_branch, attention, mlp, pick, site_keys
 from unmask.model.settings import DiTSettings
 
 
@@ -102,9 +102,6 @@ class _Block(nn.Module):
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
         return attention(qkv, tables, valid).reshape(batch, length, width)
 
-    def mlp(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate=self.gelu))
-
     def forward(
         self,
         x: Tensor,
@@ -124,7 +121,7 @@ class _Block(nn.Module):
             first, second = (None if site is None else site.flatten(1)[:, picked] for site in keys)
             keys = (first, second)
         x = add_branch(x, self.out(heads), None if six is None else six[2], self.dropout, keys[0])
-        branch = self.mlp(_shifted(self.norm_2(x), six, 3))
+        branch = mlp(_shifted(self.norm_2(x), six, 3), self.up, self.down, self.gelu)
         return add_branch(x, branch, None if six is None else six[5], self.dropout, keys[1])
 
 

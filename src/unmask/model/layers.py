@@ -4,12 +4,12 @@ Each is one autograd function whose backward is written out: no slice is padded 
 slow twins are in tests/parity, the measurements in docs/log.md.
 """
 
-__all__ = ["Rotary", "Tables", "add_branch", "attention", "over_heads", "pick", "site_keys", "turn"]
+__all__ = ["Rotary", "Tables", "add_branch", "attention", "mlp", "over_heads", "pick", "site_keys", "turn"]
 
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.noise import fold
@@ -235,6 +235,44 @@ class _Join(torch.autograd.Function):
         kept = grad.to(keep.dtype) * keep
         to_gate = (kept * branch).sum_to_size(gate.shape).mul_(ctx.scale)
         return grad, kept.mul_(gate * ctx.scale), to_gate.to(gate.dtype), None, None
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x weight' + bias, (N, I) -> (N, O); in bfloat16 without the copy of the bias that `addmm` begins with."""
+    if x.dtype == torch.bfloat16 and torch.backends.mkldnn.is_available():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # pyright: ignore
+    return torch.addmm(bias, x, weight.t())
+
+
+class _Mlp(torch.autograd.Function):
+    """down(gelu(up(x))), (N, D) -> (N, D), all in one type."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor, gelu: str) -> Tensor:
+        wide = _affine(x, up, up_bias)
+        active = torch.ops.aten.gelu(wide, approximate=gelu)
+        ctx.save_for_backward(x, wide, active, up, down)
+        ctx.gelu = gelu
+        return _affine(active, down, down_bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, wide, active, up, down = ctx.saved_tensors
+        (grad,) = grads
+        slope = grad @ down
+        torch.ops.aten.gelu_backward.grad_input(slope, wide, approximate=ctx.gelu, grad_input=slope)
+        return slope @ up, slope.t() @ x, slope.sum(0), grad.t() @ active, grad.sum(0), None
+
+
+def mlp(x: Tensor, up: nn.Linear, down: nn.Linear, gelu: str) -> Tensor:
+    """down(gelu(up(x))) with gradients, (..., D) -> (..., D); `gelu` is "none" for the exact one, or "tanh"."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return down(F.gelu(up(x), approximate=gelu))
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    weights = [weight.to(dtype) for weight in (up.weight, up.bias, down.weight, down.bias)]
+    out = _Mlp.apply(x.to(dtype).flatten(0, -2), *weights, gelu)
+    assert isinstance(out, Tensor)
+    return out.view(x.shape)
 
 
 def pick(x: Tensor, picked: Tensor, shape: torch.Size) -> Tensor:

@@ -104,7 +104,7 @@ class _LogLikelihood(torch.autograd.Function):
             part.amax(-1, keepdim=True) for part in (logits[:, :mask_id], logits[:, mask_id + 1 :]) if part.shape[1]
         ]
         top = torch.stack(sides).amax(0).float()
-        weights = (logits - top).exp_() if logits.dtype == torch.float32 else (logits.float() - top).exp_()
+        weights = (logits - top).exp_() if logits.dtype == torch.float32 else logits.float().sub_(top).exp_()
         weights[:, mask_id] = 0
         total = weights.sum(-1, keepdim=True)
         ctx.save_for_backward(weights, total, targets)

@@ -81,7 +81,10 @@ def clip(params: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """
     present = [param for param in params if param.grad is not None]
     foreach = all(param.device.type in ("cpu", "cuda") for param in present)
-    return nn.utils.clip_grad_norm_(present, max_norm, foreach=foreach)
+    norm = nn.utils.get_total_norm([param.grad for param in present if param.grad is not None], foreach=foreach)
+    if norm.device.type != "cpu" or not float(norm) + 1e-6 <= max_norm:  # a GPU is not waited for
+        nn.utils.clip_grads_with_norm_(present, max_norm, norm, foreach=foreach)
+    return norm
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
