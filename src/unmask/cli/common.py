@@ -99,7 +99,7 @@ class MachineOptions:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the network."""
     threads: Threads | None = None
-    """Processor threads; by default the faster of one and all, measured; all in bfloat16, whose bits depend on it."""
+    """Processor threads; by default the faster of one and all, measured; texts do not depend on it."""
 
     def load(self, checkpoint: str) -> "Model":
         """Checkpoint or run folder, or the name of a bundled model -> the model on this machine."""
@@ -107,8 +107,8 @@ class MachineOptions:
         from unmask.run.machine import fastest_threads, set_threads
 
         model = load(checkpoint, device=self.device, dtype=self.dtype, threads=self.threads)
-        if self.threads is None and model.device.type == "cpu" and model.dtype.itemsize == 4:
-            set_threads(fastest_threads())  # the bits of float32 do not depend on it
+        if self.threads is None and model.device.type == "cpu":
+            set_threads(fastest_threads())
         return model
 
 

@@ -62,8 +62,7 @@ def open_learning(
     if out is not None:
         refuse_taken(to_path(out))
     prepare()
-    measured = fastest_threads() if run.learn.dtype == "float32" else None
-    set_threads(measured if run.learn.threads is None else run.learn.threads)
+    set_threads(run.learn.threads or fastest_threads())
     with ExitStack() as held:
         group, device = enter_group(held, run.learn.device, run.learn.prompts)
         require_rows(run.learn.prompts * (run.learn.group + run.learn.steering), 1)

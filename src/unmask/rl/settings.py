@@ -78,7 +78,7 @@ class LearnSettings:
     """Arithmetic of the denoiser; auto is what is fastest here. Policies are compared, so that the default is the same
     on every machine."""
     threads: Threads | None = None
-    """Processor threads; by default the faster of one and all, measured; all in bfloat16."""
+    """Processor threads; by default the faster of one and all, measured."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Also send the metrics there."""
 

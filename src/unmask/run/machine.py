@@ -46,7 +46,7 @@ DtypeName = Literal["auto", "float32", "bfloat16"]
 _ISA_NAMES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _WITHOUT_AMX = "AVX512_CORE_BF16"
 _LEAST_SPEEDUP = 1.2
-_NARROW = 256  # narrower networks decode a row faster in float32: the casts cost more than the products gain
+_NARROW = 256  # in narrower networks a row decodes no faster in bfloat16: the casts cost what the products gain
 _THREADS_GAIN = 1.1
 _USUAL_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _REPRODUCIBLE = "MKL_CBWR"  # conditional numerical reproducibility of MKL's matrix products
@@ -170,8 +170,8 @@ def fastest_threads() -> int:
 
     Threads wait for each other after every operation. Where another process has one of their processors, all wait for
     it, and one thread is faster. Small operations in the size of a block's are timed in turn with either number, by the
-    clock, for at most 0.1 s. A number in OMP_NUM_THREADS or MKL_NUM_THREADS is kept. float32 results have the same bits
-    with any number (`prepare`); for bfloat16 the number has to be recorded.
+    clock, for at most 0.1 s. A number in OMP_NUM_THREADS or MKL_NUM_THREADS is kept. Bits of a pass do not depend on
+    the number, in float32 (`prepare`) and in bfloat16 (`unmask.model.inference`); training records it.
     """
     most = torch.get_num_threads()
     if most == 1 or any(name in os.environ for name in _USUAL_THREADS):
