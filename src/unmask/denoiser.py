@@ -67,7 +67,7 @@ class Denoiser(Protocol):
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., D) -> logits (..., V), at any selection of positions."""
+        """Hidden states (..., D), at any positions -> logits (..., V): a new tensor, which the caller may change."""
         ...
 
 
@@ -193,12 +193,12 @@ class Caching(Denoiser, Protocol):
         ...
 
 
-def clean_log_probs(logits: Tensor, mask_id: int) -> Tensor:
+def clean_log_probs(logits: Tensor, mask_id: int, *, keep: bool = True) -> Tensor:
     """Logits (..., V) -> log p(x_0) (..., V) in float32, with probability zero for MASK (SUBS, MDLM 3.2.3).
 
-    The other rule of SUBS, that visible tokens are copied, needs no arithmetic: the head does not run at them.
+    Visible tokens are copied (SUBS) without arithmetic. Without `keep` the logit of MASK is overwritten, not a copy's.
     """
-    logits = logits.to(torch.float32, copy=True)
+    logits = logits.to(torch.float32, copy=keep)
     logits[..., mask_id] = -torch.inf  # a scalar: an index tensor would be a transfer to the device
     return logits.log_softmax(-1)
 

@@ -189,6 +189,8 @@ class Decoder:
 
     def _view_before(self, canvas: Canvas, masked: Tensor, eligible: Tensor, erasable: Tensor) -> View:
         """The View before the pass: the features of written positions, as they were at the pass that wrote them."""
+        drawn = needs_of(self.policy).noise or not getattr(self.policy, "looks", True)
+        noise = self._noise(canvas, POLICY) if drawn else torch.full_like(canvas.log_prob, torch.nan).double()
         return View(
             eligible=eligible,
             masked=masked,
@@ -200,7 +202,7 @@ class Decoder:
             entropy=canvas.entropy,
             step=canvas.step,
             total=canvas.total,
-            noise=self._noise(canvas, POLICY),
+            noise=noise,
             dial=canvas.dial,
         )
 
@@ -215,7 +217,7 @@ class Decoder:
         needs = needs_of(self.policy)
         best, values = self._best(proposed, needs.top)
         values = values.exp()
-        spread = -proposed.log_probs.exp().mul_(proposed.log_probs.clamp(min=-1e4)).sum(-1)
+        spread = -proposed.log_probs.exp().mul_(proposed.log_probs).nansum(-1)  # nan: tokens of probability 0
         log_prob = canvas.log_prob.masked_scatter(eligible, proposed.log_prob)
         view = replace(
             view,

@@ -56,7 +56,7 @@ def propose(
     allowed: Tensor | None = None,
     refuse: Callable[[Tensor, Callable[[], Exception]], None] = at_once,
 ) -> Proposal:
-    """Draw a token for each of N positions: logits (N, V), `u` (N,) float64 uniforms in (0, 1).
+    """Draw a token for each of N positions: logits (N, V), overwritten, and `u` (N,) float64 uniforms in (0, 1).
 
     Temperature 0 takes the most probable token and needs no `u`. `top_p` keeps the smallest set of most probable tokens
     whose joint probability, after tempering, reaches it. Both are one number, or both one a position, (N,) float64.
@@ -67,7 +67,7 @@ def propose(
         real = torch.arange(logits.shape[-1], device=logits.device) != mask_id
         refuse(~(allowed & real).any(-1).all(), _nothing_allowed)
         logits = logits.masked_fill(~allowed, -torch.inf)
-    clean = clean_log_probs(logits, mask_id)
+    clean = clean_log_probs(logits, mask_id, keep=False)
     refuse(clean[:, 0].isnan().any(), _not_finite)  # then its whole row is
     if not isinstance(temperature, Tensor) and not isinstance(top_p, Tensor):
         tokens, best = _choose(clean, u, temperature, top_p)

@@ -42,10 +42,17 @@ class Needs:
     """The whole distribution of each position: V numbers each, so set it only where `top` does not suffice."""
     hidden: bool = False
     """The network's output at each position, before the vocabulary head."""
+    noise: bool = True
+    """The uniforms of `View.noise`; without it they are nan, since a hash of every position takes time."""
 
     def __or__(self, other: "Needs") -> "Needs":
         """The union of two requirements."""
-        return Needs(max(self.top, other.top), self.log_probs or other.log_probs, self.hidden or other.hidden)
+        return Needs(
+            max(self.top, other.top),
+            self.log_probs or other.log_probs,
+            self.hidden or other.hidden,
+            self.noise or other.noise,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class View:
     entropy: Tensor  # of the clean distribution, in nats
     step: Tensor  # (B,) passes already spent in this block; 0 at its start
     total: Tensor  # (B,) positions that were eligible at the start of this block
-    noise: Tensor  # float64 uniforms for the policy alone, new at each pass
+    noise: Tensor  # float64 uniforms for the policy alone, new at each pass; nan where `Needs.noise` is False
     top: Tensor | None = None  # (B, L, k) the highest clean probabilities, descending; zero where not eligible
     log_probs: Tensor | None = None  # (B, L, V) clean; zero where not eligible
     hidden: Tensor | None = None  # (B, L, D)
@@ -136,7 +143,11 @@ def take_best(score: Tensor, eligible: Tensor, count: Tensor) -> Tensor:
 
     Of equal scores the left position is taken.
     """
-    order = score.masked_fill(~eligible, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    score = score.masked_fill(~eligible, -torch.inf)
+    if score.device.type == "cpu" and score.dtype.is_floating_point and int(count.max()) <= 1:  # without a sort
+        best = torch.zeros_like(eligible).scatter_(-1, score.argmax(-1, keepdim=True), count[:, None] > 0)
+        return best & eligible
+    order = score.argsort(dim=-1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(
         -1, order, torch.arange(order.shape[-1], device=order.device).expand_as(order)
     )

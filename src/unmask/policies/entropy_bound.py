@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from unmask.policies.base import Decision, State, View, take_prefix
+from unmask.policies.base import Decision, Needs, State, View, take_prefix
 from unmask.ranges import check_numbers, real
 
 
@@ -30,6 +30,10 @@ class EntropyBound:
     @property
     def looks(self) -> bool:
         return True
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(noise=False)
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         score = -view.entropy if self.order == "entropy" else getattr(view, self.order)

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from unmask.policies.base import Decision, State, View, take_prefix
+from unmask.policies.base import Decision, Needs, State, View, take_prefix
 from unmask.ranges import check_numbers, real
 
 
@@ -28,6 +28,10 @@ class Factor:
     @property
     def looks(self) -> bool:
         return True
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(noise=False)
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return Decision(take_prefix(view.confidence, view.eligible, self._accepts, view.confidence)), None

@@ -35,7 +35,7 @@ class Klass:
 
     @property
     def needs(self) -> Needs:
-        return Needs(log_probs=True)
+        return Needs(log_probs=True, noise=False)
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         assert view.log_probs is not None

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import torch
 
-from unmask.policies.base import Decision, State, View, take_best
+from unmask.policies.base import Decision, Needs, State, View, take_best
 from unmask.ranges import check_value, real
 
 Feature = Literal["confidence", "margin", "entropy"]
@@ -30,6 +30,10 @@ class Threshold:
     @property
     def looks(self) -> bool:
         return True
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(noise=False)
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         score = -view.entropy if self.feature == "entropy" else getattr(view, self.feature)

@@ -84,7 +84,13 @@ SCORES: dict[str, Score] = {
 }
 MODEL_FREE: frozenset[Score] = frozenset({random, left_to_right})
 """Scores that do not depend on the model's output."""
-NEEDS: dict[Score, Needs] = {best_confidence: Needs(top=1)}
+_LOOK = Needs(noise=False)
+NEEDS: dict[Score, Needs] = {
+    best_confidence: Needs(top=1, noise=False),
+    confidence: _LOOK,
+    margin: _LOOK,
+    entropy: _LOOK,
+}
 
 
 Pace = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -127,7 +127,8 @@ class Learned:
     @property
     def needs(self) -> Needs:
         features = self.settings.features
-        return Needs(top=self.settings.top if "top" in features else 0, hidden="hidden" in features)
+        top = self.settings.top if "top" in features else 0
+        return Needs(top=top, hidden="hidden" in features, noise=self.sample)
 
     def cost(self, dial: Tensor) -> Tensor:
         """Dial values (B,) -> the cost of a pass (B,); nan is this policy's own dial."""
