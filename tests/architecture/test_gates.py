@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -50,6 +51,12 @@ PYTHON = {
 }
 PAGES = {path.name: path.read_text("utf-8") for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))}
 del PAGES["log.md"]  # dated entries stay as they were written
+
+
+def test_the_source_archive_names_what_exists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    names = project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
+    assert [name for name in [*names, "/bench"] if not (ROOT / name.lstrip("/")).exists()] == ["/bench"]  # the control
 
 
 def test_names_are_textbook_names() -> None:

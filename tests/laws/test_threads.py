@@ -19,18 +19,18 @@ def _threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("width", "heads"), [(128, 2), (256, 4), (512, 8)])
+@pytest.mark.parametrize(("width", "heads"), [(128, 2), (512, 8)])
 def test_a_pass_has_the_same_bits_with_one_thread_and_with_two(dtype: torch.dtype, width: int, heads: int) -> None:
     if dtype == torch.bfloat16 and not bfloat16_works():
         pytest.skip("bfloat16 products fail on this machine")
     torch.manual_seed(0)
-    network = build(DiTSettings(500, 499, 144, width, 2, heads)).eval()
+    network = build(DiTSettings(100, 99, 144, width, 1, heads)).eval()
     for value in network.parameters():
         if value.ndim > 1:
             torch.nn.init.normal_(value, std=value.shape[1] ** -0.5)
     denoiser = computing_in(network, dtype)
-    for rows, length in ((1, 16), (1, 144), (3, 64), (8, 32)):
-        tokens = torch.randint(499, (rows, length))
+    for rows, length in ((1, 144), (3, 64)):
+        tokens = torch.randint(99, (rows, length))
         hidden = []
         for count in (1, 2):
             torch.set_num_threads(count)
