@@ -10,6 +10,7 @@ __all__ = [
     "cell",
     "large_vocabulary",
     "make_trainer",
+    "parts_of_step",
     "train_cell",
 ]
 
@@ -96,7 +97,7 @@ def train_cell(
     device: torch.device,
     compiled: bool = False,
 ) -> dict[str, Any]:
-    """One cell: tokens/s and the share of the matmul rate."""
+    """One cell: tokens/s, the share of the matmul rate of its shape, and ms of a step by part."""
     trainer = make_trainer(shape, modulation=modulation, dtype=dtype, device=device, compiled=compiled)
     timing = measure(trainer.take_step, rounds, bf16=bfloat16_works(), device=device)
     tokens = shape.batch * shape.length
@@ -116,7 +117,50 @@ def train_cell(
         "shape_matmul_rate": rate,
         "peak_bytes": peak_bytes(device),
         **asdict(timing),
+        "parts_ms": parts_of_step(trainer) if device.type == "cpu" and not compiled else {},
     }
+
+
+_PARTS = {
+    "linear": ("mm", "addmm", "addmm_", "linear", "_linear_pointwise"),
+    "attention products": ("bmm", "baddbmm"),
+    "softmax": ("_softmax", "_softmax_backward_data", "_log_softmax"),
+    "GELU": ("gelu", "gelu_", "gelu_backward"),
+    "LayerNorm": ("native_layer_norm", "native_layer_norm_backward"),
+    "copies and casts": ("copy_", "fill_"),
+    "other operations by element": (
+        "add",
+        "add_",
+        "sub_",
+        "mul",
+        "mul_",
+        "addcmul",
+        "sum",
+        "ge",
+        "bitwise_xor",
+        "__rshift__",
+    ),
+    "optimiser, average, clipping": ("_fused_adamw_", "lerp_", "_foreach_lerp_", "_foreach_norm", "linalg_vector_norm"),
+}
+"""Parts of a step, and the names of torch's operations in each."""
+
+
+def parts_of_step(trainer: Trainer, steps: int = 3) -> dict[str, float]:
+    """A trainer -> elapsed ms of a step by part, each operation without those that it calls; "other" is the rest.
+
+    A profiled step is slower than others: each of its operations is recorded.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    part_of = {name: part for part, names in _PARTS.items() for name in names}
+    parts = dict.fromkeys([*_PARTS, "other"], 0.0)
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        for _ in range(steps):
+            trainer.take_step()
+    for event in recorded.key_averages():
+        part = part_of.get(event.key.rpartition("::")[2], "other")
+        parts[part] += event.self_cpu_time_total / 1000 / steps
+    return parts
 
 
 def large_vocabulary(rounds: int) -> dict[str, Any]:

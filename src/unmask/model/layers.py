@@ -6,6 +6,7 @@ slow twins are in tests/parity, the measurements in docs/log.md.
 
 __all__ = ["Rotary", "Tables", "add_branch", "attention", "mlp", "over_heads", "pick", "site_keys", "turn"]
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -190,12 +191,13 @@ def _lanes(keys: Tensor, width: int) -> Tensor:
     return words.view(torch.int16)[..., :width]
 
 
-def _pieces(x: Tensor) -> list[slice]:
-    """Slices of the first dimension in which a CPU does several operations while the data are in its first caches."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return [slice(None)]
-    size = max(1, _CACHED * len(x) // max(1, x.numel()))
-    return [slice(start, start + size) for start in range(0, len(x), size)]
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of tensors along their first dimension, so small that a CPU does several operations within its caches."""
+    first = tensors[0]
+    if first.device.type != "cpu" or torch.compiler.is_compiling():
+        return iter([tensors])
+    size = max(1, _CACHED * len(first) // max(1, first.numel()))
+    return zip(*(tensor.split(size) for tensor in tensors), strict=True)
 
 
 def _add_kept(residual: Tensor, kept: Tensor, keep: Tensor, scale: float, out: Tensor) -> None:
@@ -214,12 +216,10 @@ class _Join(torch.autograd.Function):
         dropped = round(p * _LANE)
         ctx.scale = _LANE / (_LANE - dropped)
         keep, out = torch.empty_like(branch), torch.empty_like(residual)
-        for part in _pieces(branch):
-            torch.ge(_lanes(keys[:, part], branch.shape[-1]), dropped - _LANE // 2, out=keep[part])
-            some = branch[part]
-            if gate is not None:
-                some = some * (gate if len(gate) == 1 else gate[part])
-            _add_kept(residual[part], some, keep[part], ctx.scale, out[part])
+        gated = branch if gate is None else branch * gate
+        for kept, some, words, to, total in _pieces(gated, keep, keys.transpose(0, 1), residual, out):
+            torch.ge(_lanes(words.transpose(0, 1), branch.shape[-1]), dropped - _LANE // 2, out=some)
+            _add_kept(to, kept, some, ctx.scale, total)
         ctx.save_for_backward(keep, gate, None if gate is None else branch)
         return out
 
@@ -229,8 +229,8 @@ class _Join(torch.autograd.Function):
         keep, gate, branch = ctx.saved_tensors
         if gate is None:
             kept = torch.empty_like(keep)
-            for part in _pieces(keep):
-                torch.mul(grad[part].to(keep.dtype), keep[part], out=kept[part]).mul_(ctx.scale)
+            for some, part, out in _pieces(keep, grad, kept):
+                torch.mul(part.to(keep.dtype), some, out=out).mul_(ctx.scale)
             return grad, kept, None, None, None
         kept = grad.to(keep.dtype) * keep
         to_gate = (kept * branch).sum_to_size(gate.shape).mul_(ctx.scale)
