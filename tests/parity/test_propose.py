@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unmask.decode.propose import two_best
+from unmask.decode.propose import best_values, two_best
 from unmask.noise import POLICY, TOKENS, uniform
 
 
@@ -23,6 +23,16 @@ def test_two_best_is_argmax_and_topk(size: int, case: str) -> None:
     assert torch.equal(best, values.topk(2).values)
     if case == "ties":
         assert not torch.equal(index, size - 1 - values.flip(-1).argmax(-1))  # the control: not the right one
+
+
+@pytest.mark.parametrize("size", [3, 1000, 1024, 1100, 8191])
+@pytest.mark.parametrize("count", [3, 4, 9])
+def test_best_values_are_those_of_topk(size: int, count: int) -> None:
+    values = torch.randn(33, size, generator=torch.Generator().manual_seed(size))
+    values[:11] = (2 * values[:11]).round()  # ties, within chunks and across them
+    values[11:22, count:] = -torch.inf
+    values[22] = values[22].sort().values  # all of them in the last chunk
+    assert torch.equal(best_values(values, count), values.topk(min(count, size)).values)
 
 
 @pytest.mark.parametrize("stream", [TOKENS, POLICY])

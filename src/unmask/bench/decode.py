@@ -24,7 +24,7 @@ from unmask.bench.timing import (
 )
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
-from unmask.decode.propose import propose, two_best
+from unmask.decode.propose import propose
 from unmask.denoiser import Denoiser, Place, Wrapper, clean_log_probs
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
@@ -68,7 +68,8 @@ def _decoder(denoiser: Denoiser, cache: str) -> Decoder:
 def floor_gflop(cache: str) -> float:
     """A cache -> the arithmetic of a whole decoding of FIELD, in GFLOP.
 
-    It counts products with weights, attention, and the head at the positions whose logits are needed.
+    It counts products with weights, attention, and at the positions whose logits are needed the head and what follows
+    the attention of the last block.
     """
     d, length = FIELD.width, FIELD.length
     total = 0.0
@@ -80,6 +81,7 @@ def floor_gflop(cache: str) -> float:
             partial["delayed"] = left + 1 + length - end
             rows = length if cache == "none" or turn == 0 or (cache == "delayed" and turn % 8 == 0) else partial[cache]
             total += FIELD.blocks * rows * (2 * (4 + 2 * _MLP) * d * d + 4 * length * d)
+            total -= (rows - left) * 2 * (1 + 2 * _MLP) * d * d
             total += left * 2 * d * FIELD.vocab
     return total / 1e9
 
@@ -107,17 +109,17 @@ class _Constant(Wrapper):
         return self.stored_logits[: len(hidden)]
 
 
-def _bookkeeping(denoiser: Denoiser, rounds: int) -> dict[str, float]:
-    """CPU-seconds of a pass in the first block: all of it, and the part after the reductions over the vocabulary."""
+def _split(denoiser: Denoiser, rounds: int) -> dict[str, float]:
+    """Milliseconds of a pass in the first block without a cache: in the network with its head, in the reductions over
+    the vocabulary, and in the rest of the loop (bookkeeping)."""
     canvas = _canvas(1, denoiser.mask_id)
     whole, loop = _decoder(denoiser, "none"), _decoder(_Constant(denoiser, canvas), "none")
     canvas, state, _ = whole.step(canvas)
-    logits = loop.denoiser.logits(torch.empty(15, 1))
+    logits = loop.denoiser.logits(torch.empty(_BLOCK - 1, 1))  # of the positions of the block that are left
 
     def reductions() -> None:
         proposal = propose(logits, denoiser.mask_id, None, 0.0, 1.0)
-        two_best(proposal.log_probs)  # a little more than the loop does
-        proposal.log_probs.exp().mul_(proposal.log_probs.clamp(min=-1e4)).sum(-1)
+        proposal.log_probs.exp().mul_(proposal.log_probs).nansum(-1)
 
     works: dict[str, Callable[[], object]] = {
         "pass": lambda: whole.step(canvas, state),
@@ -125,9 +127,11 @@ def _bookkeeping(denoiser: Denoiser, rounds: int) -> dict[str, float]:
         "reductions": lambda: [reductions() for _ in range(10)],
     }
     seconds, _ = side_by_side(works, 4 * rounds)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    after = max(0.0, medians["loop"] - medians["reductions"]) / 10
-    return {"pass_cpu_seconds": medians["pass"], "after_cpu_seconds": after, "after_share": after / medians["pass"]}
+    ms = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+    loop_ms, reductions_ms = ms["loop"] / 10, ms["reductions"] / 10
+    after = max(0.0, loop_ms - reductions_ms)
+    parts = {"network_ms": ms["pass"] - loop_ms, "reductions_ms": reductions_ms, "bookkeeping_ms": after}
+    return {"pass_ms": ms["pass"], **parts, "after_share": after / ms["pass"]}
 
 
 # ---- the deviation of caches ---------------------------------------------------------------------------------------
@@ -193,6 +197,7 @@ def _cells(denoiser: Denoiser, dtype: torch.dtype, rounds: int) -> list[dict[str
             "threads": 1,
             "passes_per_row": tokens,
             "cpu_seconds": statistics.median(times),
+            "passes_per_second": tokens / statistics.median(times),
             "cpu_seconds_per_token": statistics.median(times) / tokens,
             "fp32_rate": rate,
             "floor_cpu_seconds": floor_gflop(cache) / rate,
@@ -230,12 +235,15 @@ def bench_blocks(rounds: int) -> Iterator[dict[str, Any]]:
     try:
         network = _network()
         cells = _cells(network, torch.float32, rounds)
-        cells[0] |= _bookkeeping(network, rounds)
+        cells[0] |= _split(network, rounds)
         yield from cells
         yield from _deviations(network, FIELD, _canvas(4, network.mask_id))
         yield from _bundled()
         if bfloat16_works():
-            yield from _cells(computing_in(network, torch.bfloat16), torch.bfloat16, rounds)
+            lowered = computing_in(network, torch.bfloat16)
+            cells = _cells(lowered, torch.bfloat16, rounds)
+            cells[0] |= _split(lowered, rounds)
+            yield from cells
     finally:
         torch.set_num_threads(threads)
 

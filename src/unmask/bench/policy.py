@@ -50,6 +50,8 @@ def policy_cell(denoiser: Denoiser, name: str, settings: PolicySettings, rows: i
         "policy": name,
         "parameters": sum(p.numel() for p in policy.network.parameters()),
         "cpu_seconds": policy_seconds,
+        "policy_ms": 1e3 * policy_seconds,
+        "pass_ms": 1e3 * statistics.median(seconds["pass"]),
         "pass_cpu_seconds": statistics.median(seconds["pass"]),
         "share_of_pass": policy_seconds / statistics.median(seconds["pass"]),
         "fp32_rate": statistics.median(rates),

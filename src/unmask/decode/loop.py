@@ -22,7 +22,7 @@ from torch import Tensor
 from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens
-from unmask.decode.propose import Proposal, propose, two_best
+from unmask.decode.propose import Proposal, best_values, propose, two_best
 from unmask.denoiser import Caching, Denoiser, Place, selection
 from unmask.errors import RequestError
 from unmask.noise import POLICY, TOKENS, uniform
@@ -235,6 +235,8 @@ class Decoder:
         """The highest log-probabilities, as many as the policy wants, and at least two (N, k); with ids for a trace."""
         if top <= 2 and not self.alternatives:
             return None, two_best(proposed.log_probs)[1] if proposed.best is None else proposed.best
+        if not self.alternatives:
+            return None, best_values(proposed.log_probs, top)
         best = proposed.log_probs.topk(min(max(2, top, self.alternatives), proposed.log_probs.shape[-1]), -1)
         return best, best.values
 

@@ -144,8 +144,9 @@ class PolicyNetwork(nn.Module):
         """Observation -> logits (N, A); those of positions that are not eligible have no meaning."""
         count = len(seen.time)
         condition = self._condition(seen)
-        x = self.inputs(seen.features) + _by_state(condition[:count], seen.state)
-        six = _by_state(self.adapt(F.silu(condition))[:count], seen.state).chunk(6, -1)
+        table = torch.cat([condition, self.adapt(F.silu(condition))], -1)
+        first, *six = _by_state(table[:count], seen.state).chunk(7, -1)
+        x = self.inputs(seen.features) + first
         x = x + (1 + six[2]) * self._attend(self.norm_1(x) * (1 + six[0]) + six[1], seen)
         x = x + (1 + six[5]) * self.down(F.gelu(self.up(self.norm_2(x) * (1 + six[3]) + six[4])))
         return self.head(self.norm(x)).squeeze(-1)
@@ -185,7 +186,10 @@ def _vector(inputs: int, width: int) -> nn.Sequential:
 
 
 def _by_state(table: Tensor, state: Tensor) -> Tensor:
-    """Table (N, S, E) and states (N, A) -> the entry of each position, (N, A, E)."""
+    """Table (N, S, E) and states (N, A) -> the entry of each position, (N, A, E): a product where gradients have to be
+    added up, else a look-up."""
+    if not torch.is_grad_enabled():
+        return table[torch.arange(len(state), device=state.device)[:, None], state]
     return torch.einsum("nse,nas->nae", table, F.one_hot(state, STATES).to(table.dtype))
 
 
