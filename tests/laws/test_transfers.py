@@ -20,6 +20,7 @@ from unmask.batch import Checks, to_device
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.errors import PluginError, RunError
+from unmask.model import dit, inference
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
 from unmask.model.load import build, compile_passes
@@ -91,11 +92,21 @@ class Device(TorchDispatchMode):
             self.waits.append(str(func))
 
 
+class Torch:
+    """The module torch, without autocast."""
+
+    def __getattr__(self, name: str) -> Any:
+        replaced = {"autocast": lambda *_, **__: nullcontext(), "is_autocast_enabled": lambda *_: False}
+        return replaced[name] if name in replaced else getattr(torch, name)
+
+
 @contextmanager
 def device(monkeypatch: pytest.MonkeyPatch) -> Generator[Device]:
     """The pretended device; autocast does not know it."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    for module in (dit, inference):
+        monkeypatch.setattr(
+            module, "torch", Torch()
+        )  # torch itself stays: torch.compile knows its functions by identity
     with Device() as mode:
         yield mode
 
