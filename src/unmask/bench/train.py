@@ -43,7 +43,7 @@ from unmask.model.load import build, parameter_count
 from unmask.model.settings import DiTSettings
 from unmask.objective.base import Draw, Loss, Objective, Rows, Turn
 from unmask.output import show
-from unmask.run.machine import bfloat16_works, peak_bytes
+from unmask.run.machine import bfloat16_works, keep_all_memory, peak_bytes
 from unmask.run.parallel import Group
 from unmask.text.build import byte_tokenizer
 from unmask.train.loop import Trainer
@@ -74,6 +74,7 @@ def make_trainer(
 ) -> Trainer:
     """A shape -> the Trainer of `unmask train` on random rows; it writes nothing until `fit` is called."""
     target = device or torch.device("cpu")
+    keep_all_memory()
     model = DiTSettings(
         shape.vocab, shape.vocab - 1, shape.length, shape.width, shape.blocks, shape.heads, modulation=modulation
     )

@@ -11,6 +11,7 @@ __all__ = [
     "choose_device",
     "choose_dtype",
     "fastest_threads",
+    "keep_all_memory",
     "matmul_rates",
     "peak_bytes",
     "prepare",
@@ -50,7 +51,7 @@ _NARROW = 256  # in narrower networks a row decodes no faster in bfloat16: the c
 _THREADS_GAIN = 1.1
 _USUAL_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _REPRODUCIBLE = "MKL_CBWR"  # conditional numerical reproducibility of MKL's matrix products
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's names of what mallopt sets
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's names of what mallopt sets
 _KEPT_BYTES = 32 << 20
 
 
@@ -92,13 +93,23 @@ def prepare() -> None:
 
 @cache
 def _keep_freed_memory() -> None:
-    """Set glibc's thresholds; nothing elsewhere, or where the user has set one."""
+    """Set glibc's thresholds."""
+    _set_allocator({_MMAP_THRESHOLD: _KEPT_BYTES, _TRIM_THRESHOLD: 2 * _KEPT_BYTES})
+
+
+def keep_all_memory() -> None:
+    """Let the process keep all freed memory, for training: each step takes what the last one freed, up to gigabytes."""
+    _set_allocator({_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1})
+
+
+def _set_allocator(values: dict[int, int]) -> None:
+    """Set parameters of glibc's allocator; nothing elsewhere, or where the user has set one."""
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     allocator = ctypes.CDLL(None)
     if hasattr(allocator, "mallopt"):  # musl has none
-        allocator.mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
-        allocator.mallopt(_TRIM_THRESHOLD, 2 * _KEPT_BYTES)
+        for parameter, value in values.items():
+            allocator.mallopt(parameter, value)
 
 
 def bfloat16_works() -> bool:

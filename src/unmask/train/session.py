@@ -34,7 +34,7 @@ from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
 from unmask.objective.masked import Masked
 from unmask.process import MaskedDiffusion, make_schedule
-from unmask.run.machine import choose_dtype, fastest_threads, prepare, set_threads
+from unmask.run.machine import choose_dtype, fastest_threads, keep_all_memory, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
@@ -114,6 +114,7 @@ def open_session(planned: Planned) -> Session:
         held.enter_context(planned.held)
         network = (start.network or build(plan.model, run.train.seed)).to(probe.device)
         corpus, folder = planned.corpus, planned.folder
+        keep_all_memory()
         trainer = Trainer(run, plan, corpus, network, probe.objective, folder, probe.group, probe.dtype, planned.began)
         trainer.origin = _origin(run, start)
         if point is not None:
