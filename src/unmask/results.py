@@ -1,6 +1,6 @@
 """The finished rows of a request -> what a person gets: texts with their tokens, log-probabilities, passes and time."""
 
-__all__ = ["Filling", "Generation", "finished", "recorder_of", "trace_of"]
+__all__ = ["Filling", "Generation", "finished", "hole_texts", "recorder_of", "trace_of"]
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -63,6 +63,12 @@ class Generation:
         return _named({f.name: getattr(self, f.name) for f in fields(self) if f.name != "trace"})
 
 
+def hole_texts(row: Fill | Attempt, tokenizer: Tokenizer) -> list[str]:
+    """A filled row -> the text of each hole; a space at its beginning is kept, but for a hole that begins the row."""
+    begins = [at == 0 and row.tokens[: len(hole)] == hole for at, hole in enumerate(row.holes)]
+    return [tokenizer.decode(hole, not first) for hole, first in zip(row.holes, begins, strict=True)]
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Filling(Generation):
     """Texts whose holes were filled; log-probabilities of the template's tokens are 0."""
@@ -76,7 +82,7 @@ class Filling(Generation):
     def of_fills(cls, rows: Sequence[Fill], tokenizer: Tokenizer, seconds: float) -> Self:
         """The rows that `Model.stream_fill` returned, and the seconds that it took -> the samples."""
         written = [[token for hole in row.holes for token in hole] for row in rows]
-        holes = [[tokenizer.decode(hole) for hole in row.holes] for row in rows]
+        holes = [hole_texts(row, tokenizer) for row in rows]
         columns = _columns(rows, tokenizer)
         return cls(*columns, seconds, unigram_entropy(written), holes, [row.attempts for row in rows])
 

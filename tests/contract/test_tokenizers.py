@@ -139,6 +139,9 @@ def test_words_gives_a_word_the_same_id_at_the_beginning_of_a_text() -> None:
     assert words.decode(words.encode(" dog")) == "dog"  # what it loses
     assert words.piece(words.encode("dog")[0])[0] == " "
     assert words.piece(words.encode("dog", inside=True)[0])[0] == "d"
+    for at in range(5):  # the parts of a text are its text
+        ids = words.encode("river: a dog")
+        assert words.decode(ids[:at]) + words.decode(ids[at:], inside=at > 0) == "river: a dog"
     assert Tokenizer.from_json(words.to_json()).encode("ho", inside=True) == words.encode("ho", inside=True)
 
 

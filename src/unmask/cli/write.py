@@ -313,9 +313,11 @@ def _lengths(attempt: dict[str, Any]) -> str:
 
 def _described(model: "Model", row: "Fill") -> dict[str, Any]:
     """Filling -> plain data for JSON; `nats` is minus the sum of the log-probabilities of the written tokens."""
+    from unmask.results import hole_texts
+
     return {
         "text": model.tokenizer.text(row.tokens, row.typed),
-        "holes": [model.tokenizer.decode(hole) for hole in row.holes],
+        "holes": hole_texts(row, model.tokenizer),
         "log_probs": row.hole_log_probs,
         "nats": -sum(row.log_probs),
         "passes": row.passes,
@@ -323,7 +325,7 @@ def _described(model: "Model", row: "Fill") -> dict[str, Any]:
             {
                 "lengths": attempt.lengths,
                 "text": model.tokenizer.text(attempt.tokens, attempt.typed),
-                "holes": [model.tokenizer.decode(hole) for hole in attempt.holes],
+                "holes": hole_texts(attempt, model.tokenizer),
                 "nats": attempt.nats,
                 "stderr": attempt.stderr,
                 "behind": attempt.behind,

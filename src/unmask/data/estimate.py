@@ -24,7 +24,13 @@ SAMPLE = 400_000
 SAMPLE_PAIRS = 2_000
 """Problems of a task that are made, at most."""
 _LEAST_PAIRS = 100  # problems that are made of a task that is slow
-_BUNDLED_BYTES = {"austen": 4_012_309, "ecoli-k12": 4_639_675, "shakespeare": 4_998_265, "sotu": 10_760_195}
+_BUNDLED_BYTES = {
+    "austen": 4_012_309,
+    "ecoli-k12": 4_639_675,
+    "shakespeare": 4_998_265,
+    "sotu": 10_760_195,
+    "wordnet": 3_510_708,
+}
 _SECONDS = 0.8  # of reading, the sample included, to count the text
 
 

@@ -203,8 +203,13 @@ class Tokenizer:
         replaced = [self.unknown_id if token in special else token for token in ids]
         return [token for token in replaced if token is not None]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Ids -> text, special tokens left out; bytes that are not UTF-8 become replacement characters."""
+    def decode(self, ids: Sequence[int], inside: bool = False) -> str:
+        """Ids -> text, special tokens left out; bytes that are not UTF-8 become replacement characters.
+
+        `inside`: other text stands before it, so that a space at its beginning is kept.
+        """
+        if inside and self._spaced:
+            return self.decode([*self.encode("\n"), *ids])[1:]
         if self._plain_bytes:
             return bytes(token for token in map(int, ids) if token < 256).decode("utf-8", "replace")
         return self.backend.decode([int(token) for token in ids], skip_special_tokens=True)

@@ -63,7 +63,7 @@ def write_sample(model: Trainable, corpus: Corpus, schedule: Schedule, device: t
     )
     written = run_to_end(stream)[0].tokens[start:]
     answer = tokenizer.decode(ids[first:]) if corpus.facts.paired else None
-    return Sample(tokenizer.decode(ids[:start]), tokenizer.decode(written), answer)
+    return Sample(tokenizer.decode(ids[:start]), tokenizer.decode(written, start > 0), answer)
 
 
 class Look(NamedTuple):
