@@ -332,7 +332,7 @@ def test_training_speaks_early_and_minutes_end_it(
     assert report["reason"] in ("finished", "no better bound")
     assert "  sample: " in err
     assert "in 0.15 min, about " in err
-    assert f"Done after step {report['step']} (" in err  # a budget has no number of steps
+    assert f"Done after step {report['step']:,} (" in err  # a budget has no number of steps
     assert math.isfinite(report["best"]["nats_per_token"])
     lines = read_metrics(book / "run" / "metrics.jsonl")
     assert any(line.get("sample") for line in lines)

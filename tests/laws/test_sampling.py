@@ -216,7 +216,7 @@ def draws(probabilities: list[float], count: int, top_p: float = 1.0, temperatur
     size = min(count, 1_000_000)
     for at in range(0, count, size):
         u = uniform(torch.tensor([at + 1]), torch.tensor([0]), torch.arange(size), TOKENS)
-        proposal = propose(logits.expand(size, -1), len(probabilities), u, temperature, top_p)
+        proposal = propose(logits.repeat(size, 1), len(probabilities), u, temperature, top_p)
         total += proposal.tokens.bincount(minlength=len(logits))
     return total
 
@@ -243,7 +243,7 @@ def test_rare_tokens_have_their_share_of_the_uniform_numbers(rare: float, place:
     start = float(weights[:place].sum() / weights.sum())
     inside = torch.linspace(start - 2 * rare, start + 3 * rare, 50_001, dtype=torch.float64)
     inside = inside[(inside > 0) & (inside < 1)]
-    drawn = propose(logits.expand(len(inside), -1), 3, inside, 1.0, 1.0).tokens == place
+    drawn = propose(logits.repeat(len(inside), 1), 3, inside, 1.0, 1.0).tokens == place
     length = float(drawn.sum()) * 5 * rare / 50_000
     assert length == pytest.approx(rare, rel=2e-3)
 
@@ -276,7 +276,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     edge = torch.tensor([1e-300, 0.25, 0.5, 0.5 + 1e-16, 0.75, 1 - 2.0**-53], dtype=torch.float64)
     logits = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0, 3.0]).log()
     for top_p in (1.0, 0.4):
-        tokens = propose(logits.expand(len(edge), -1), 5, edge, 1.0, top_p).tokens
+        tokens = propose(logits.repeat(len(edge), 1), 5, edge, 1.0, top_p).tokens
         assert set(tokens.tolist()) <= {1, 3}
     assert int(draws([0.0, 0.3, 0.0, 0.7], 1_000_000)[[0, 2, 4]].sum()) == 0
 
