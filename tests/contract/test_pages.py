@@ -1,11 +1,10 @@
 """README.md and docs/: docs/api.md is what its program writes, lines are short, and words are those of a textbook."""
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tools import api_page
 
 import unmask
 
@@ -21,17 +20,6 @@ FIGURES = re.compile(
     re.IGNORECASE,
 )
 """Private words and figures of speech, beside those that tests/architecture/gates.py lists."""
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    """tools/api_page.py as a module."""
-    spec = importlib.util.spec_from_file_location("api_page", ROOT / "tools" / "api_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def prose(text: str) -> list[tuple[int, str]]:
@@ -79,23 +67,23 @@ def test_long_lines_and_private_words_are_noticed() -> None:
     assert figures("page", "| what it buys |") == ["page:1: buys"]
 
 
-def test_the_page_of_the_api_is_what_its_program_writes(tool: ModuleType) -> None:
+def test_the_page_of_the_api_is_what_its_program_writes() -> None:
     written = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    assert written == tool.page(), "docs/api.md is not what the code says: run make api"
+    assert written == api_page.page(), "docs/api.md is not what the code says: run make api"
 
 
-def test_the_page_of_the_api_has_every_public_name(tool: ModuleType) -> None:
-    names = {name for _, group in tool.SECTIONS.values() for name in group}
+def test_the_page_of_the_api_has_every_public_name() -> None:
+    names = {name for _, group in api_page.SECTIONS.values() for name in group}
     modules = {"policies", "tasks", "testing"}
     assert {f"unmask.{name}" for name in unmask.__all__} - {f"unmask.{name}" for name in modules} <= names
     for module in modules:
         assert any(name.startswith(f"unmask.{module}.") for name in names)
     with pytest.raises(AttributeError):
-        tool.entry("unmask.no_such_name")
+        api_page.entry("unmask.no_such_name")
 
 
-def test_a_signature_is_readable(tool: ModuleType) -> None:
-    shown = tool.signature_text("generate", unmask.Model.generate)
+def test_a_signature_is_readable() -> None:
+    shown = api_page.signature_text("generate", unmask.Model.generate)
     assert "policy: str | UnmaskingPolicy | None = None," in shown
     assert "Annotated" not in shown
     assert "self" not in shown
