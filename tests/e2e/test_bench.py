@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
+import unmask
 from unmask.bench.gpu import Speed, pass_floor
+from unmask.bench.pairs import Cell, Workload, doubtful, pair, pair_lines
 from unmask.bench.scaling import bench_scaling, scaling_table
 from unmask.bench.timing import Shape
 from unmask.cli.main import main
+from unmask.errors import ConfigError, RunError
+
+HERE = Path(unmask.__file__).parents[2]
+TINY = Shape("tiny", 32, 1, 2, 64, 16, 2)
 
 
 def test_scaling_draws_measured_and_worked_out_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,3 +65,47 @@ def test_the_floor_of_a_pass_is_its_bytes_or_its_operations() -> None:
     assert pass_floor(replace(shape, batch=64), 32, 16, computing) == pytest.approx(
         64 * pass_floor(shape, 32, 16, computing), rel=1e-3
     )
+
+
+TRAINING = Workload("train", TINY)
+DECODING = Workload("decode", TINY, turns=1, cache="dual", prompt=2, block=4, mlp=2)
+
+
+@pytest.mark.parametrize(
+    ("work", "equal", "words"),
+    [
+        (DECODING, {"equal_tokens": 1}, "100.0% of the tokens equal"),
+        pytest.param(TRAINING, {"loss_difference": 0}, "losses within 0.0e+00 relative", marks=pytest.mark.slow),
+    ],
+)
+def test_a_checkout_is_compared_with_itself(work: Workload, equal: dict[str, float], words: str) -> None:
+    cell = pair(Cell("tiny", work, "float32"), HERE, 2, 1)
+    assert equal.items() <= cell.items()
+    for ratio in (cell["ratio"], cell["cpu_ratio"]):
+        assert 0 < ratio["least"] <= ratio["median"] <= ratio["largest"]
+    assert min(cell[name] for name in ("ms", "other_ms", "cpu_ms", "other_cpu_ms", "float32_rate")) > 0
+    assert words in pair_lines(cell)[1]
+
+
+def test_rounds_that_vary_are_doubtful() -> None:
+    steady = {"cell": "steady", "ratio": {"spread": 0.1}, "cpu_ratio": {"spread": 0.1}}
+    assert doubtful([steady]) is None
+    sentence = doubtful([steady, steady | {"cell": "busy", "ratio": {"spread": 0.3}}])
+    assert sentence is not None
+    assert "busy (elapsed);" in sentence
+    assert "steady" not in sentence
+
+
+@pytest.mark.slow
+def test_checkouts_that_cannot_be_compared(tmp_path: Path) -> None:
+    cell = Cell("tiny", TRAINING, "float32")
+    with pytest.raises(ConfigError, match=r"is no checkout of unmask: it has no src/unmask/__init__.py\.$"):
+        pair(cell, tmp_path, 1, 1)
+    package = tmp_path / "src" / "unmask"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be compared with: its code has no 'prepare'\.$"):
+        pair(cell, tmp_path, 1, 1)
+    (package / "__init__.py").write_text("raise ValueError('an old mistake.')")
+    with pytest.raises(RunError, match=r"ended: ValueError: an old mistake\.$"):
+        pair(cell, tmp_path, 1, 1)

@@ -61,14 +61,22 @@ ARGUMENTS = [
     ("train --train.lr 3", "--train.lr cannot be '3'; give a number between 0 and 1 (for example 1e-3)."),
     ("train tetx", "There is no recipe named 'tetx'; did you mean 'text'?"),
     ("train text more", "'more' is a word too many for train; put a text of several words between quotation marks."),
-    ("bench decode --threads 2", "--threads does not go with bench decode, which uses --rounds alone."),
-    ("bench policy --device cuda", "--device does not go with bench policy, which uses --rounds alone."),
+    ("bench decode --threads 2", "--threads does not go with bench decode, which uses --against and --rounds alone."),
+    ("bench policy --device cuda", "--device does not go with bench policy, which uses --against and --rounds alone."),
     ("bench memory --device cpu", "--device does not go with bench memory, which uses --threads alone."),
     (
         "bench scaling --device cpu",
         "--device does not go with bench scaling, which uses --plot and --quick and --threads alone.",
     ),
-    ("bench decode --compile", "--compile does not go with bench decode, which uses --rounds alone."),
+    ("bench decode --compile", "--compile does not go with bench decode, which uses --against and --rounds alone."),
+    (
+        "bench train --against . --compile",
+        (
+            "--compile does not go with bench train --against, "
+            "which uses --against and --only and --rounds and --threads alone."
+        ),
+    ),
+    ("bench decode --against .", ". is no checkout of unmask: it has no src/unmask/__init__.py."),
     ("bench memory --rounds 9", "--rounds does not go with bench memory, which uses --threads alone."),
     ("watch trace.jsonl --html page.html --row 1", "--row does not go with --html: the page has every row."),
     ("reproduce --list --workers 2", "--workers does not go with --list, which runs nothing."),

@@ -10,17 +10,21 @@ from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.config import to_path
 from unmask.errors import ConfigError
-from unmask.output import show
+from unmask.output import note, show
 from unmask.ranges import Count, Threads
 
+_PAIRED = {"against", "only", "rounds", "threads"}
 _USED = {
-    "train": {"rounds", "compile", "device", "threads"},
-    "decode": {"rounds"},
+    "train": {"against", "rounds", "compile", "device", "threads"},
+    "decode": {"against", "rounds"},
     "ancestral": {"rounds", "device", "threads"},
-    "policy": {"rounds"},
+    "policy": {"against", "rounds"},
     "memory": {"threads"},
     "scaling": {"threads", "plot", "quick"},
     "gpu": {"rounds", "device", "quick"},
+    "train --against": _PAIRED,
+    "decode --against": _PAIRED,
+    "policy --against": _PAIRED,
 }
 """Benchmark -> the options that change it; the others are refused."""
 
@@ -34,8 +38,14 @@ class BenchArguments:
     1000 steps; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
     vocabulary; scaling: time and memory along length, batch, vocabulary and parameters, minutes; gpu: training and
     decoding on a GPU, compared with its rates, minutes."""
-    rounds: Count = 5
-    """Measurements of each cell (train, decode, ancestral, policy, gpu)."""
+    rounds: Count | None = None
+    """Measurements of each cell; by default 5, with --against 7 (train, decode, ancestral, policy, gpu)."""
+    against: str | None = None
+    """A checkout of unmask (a folder with src/unmask) to compare with: two processes, one with the code of each, take
+    turns at the same work. Printed are the ratios of their times, median, least and largest of the rounds, with the
+    matmul rates of the same rounds (train, decode, policy)."""
+    only: str | None = None
+    """Only the cells with this text in their name, such as "6.6M float32" or dual (with --against)."""
     compile: bool = False
     """Compile the network with torch.compile (train)."""
     quick: bool = False
@@ -45,59 +55,76 @@ class BenchArguments:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (train, ancestral, gpu)."""
     threads: Threads | None = None
-    """Processor threads; by default torch's own choice (train, ancestral, memory, scaling)."""
+    """Processor threads; by default torch's own choice, with --against 1 (train, ancestral, memory, scaling; decode and
+    policy with --against)."""
     output: Flat[OutputOptions] = OutputOptions()
 
 
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints the measurements as lines or JSON."""
     args = parse(BenchArguments, argv, "bench")
-    used = _USED[args.what]
+    pairs = f"{args.what} --against"
+    name = pairs if args.against is not None and pairs in _USED else args.what
+    used = _USED[name]
     refused = typed_options(BenchArguments, argv, "bench") - used - {"json"}
-    refuse(refused, f"bench {args.what}, which uses {' and '.join(f'--{name}' for name in sorted(used))} alone.")
+    refuse(refused, f"bench {name}, which uses {' and '.join(f'--{option}' for option in sorted(used))} alone.")
 
-    from unmask.bench.scaling import scaling_table
     from unmask.config import run_record
-    from unmask.run.machine import choose_device, matmul_rates, prepare, set_threads
+    from unmask.run.machine import matmul_rates, prepare, set_threads
 
     prepare()
-    threads = set_threads(args.threads)
-    device = choose_device(args.device)
+    threads = set_threads(1 if name == pairs and args.threads is None else args.threads)
     cells: list[dict[str, Any]] = []
-    for cell in _cells(args, device, threads):
+    for cell in _paired(args, threads) if name == pairs else _cells(args, threads):
         cells.append(cell)
         if not args.output.json:
-            show(*([_line(cell)] if "shape" in cell else ["", *scaling_table(cell)]))
+            show(*_lines(cell))
     if args.output.json:
         rates = asdict(matmul_rates(threads))
         print_json({"bench": args.what, "machine": run_record(), "threads": threads, "rates": rates, "cells": cells})
     return 0
 
 
-def _cells(args: BenchArguments, device: Any, threads: int) -> Iterable[dict[str, Any]]:
+def _paired(args: BenchArguments, threads: int) -> Iterator[dict[str, Any]]:
+    """The comparison with another checkout, and at last a sentence if the machine was too busy for it."""
+    from unmask.bench.pairs import bench_pairs, doubtful
+
+    cells: list[dict[str, Any]] = []
+    for cell in bench_pairs(args.what, to_path(args.against or ""), args.rounds or 7, threads, args.only):
+        cells.append(cell)
+        yield cell
+    sentence = doubtful(cells)
+    if sentence is not None:
+        note(sentence)
+
+
+def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
     """Run the benchmark that was asked for -> its measurements, one dictionary a cell."""
+    from unmask.run.machine import choose_device
+
+    device, rounds = choose_device(args.device), args.rounds or 5
     if args.what == "train":
         from unmask.bench.train import bench_train
 
-        return bench_train(args.rounds, device, compiled=args.compile)
+        return bench_train(rounds, device, compiled=args.compile)
     if args.what == "decode":
         from unmask.bench.decode import bench_blocks
 
-        return bench_blocks(args.rounds)
+        return bench_blocks(rounds)
     if args.what == "ancestral":
         from unmask.bench.decode import bench_ancestral
 
-        return bench_ancestral(args.rounds, device)
+        return bench_ancestral(rounds, device)
     if args.what == "policy":
         from unmask.bench.policy import bench_policy
 
-        return bench_policy(args.rounds)
+        return bench_policy(rounds)
     if args.what == "gpu":
         from unmask.bench.gpu import bench_gpu
 
         if device.type == "cpu" and not args.quick:
             raise ConfigError("bench gpu measures a GPU, and this machine has none; --quick tries it on the processor.")
-        return bench_gpu(device, args.rounds, quick=args.quick)
+        return bench_gpu(device, rounds, quick=args.quick)
     if args.what == "memory":
         from unmask.bench.train import bench_memory
 
@@ -118,6 +145,19 @@ def _scaling(args: BenchArguments, threads: int) -> Iterator[dict[str, Any]]:
         yield curve
     if args.plot is not None:
         plot_scaling(curves, to_path(args.plot))
+
+
+def _lines(cell: dict[str, Any]) -> list[str]:
+    """Measured cell -> the lines to print."""
+    if "ratio" in cell:
+        from unmask.bench.pairs import pair_lines
+
+        return pair_lines(cell)
+    if "shape" in cell:
+        return [_line(cell)]
+    from unmask.bench.scaling import scaling_table
+
+    return ["", *scaling_table(cell)]
 
 
 def _line(cell: dict[str, Any]) -> str:
