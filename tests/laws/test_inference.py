@@ -19,12 +19,13 @@ from unmask.model.settings import DiTSettings
 from unmask.run.machine import bfloat16_works, processor_flags
 
 SRC = Path(inference.__file__).parents[2]
-LENGTH, WIDTH = 48, 128  # the last product of a block has sums of 512 terms
+LENGTH, WIDTH = 48, 128  # the last product of a block has sums of 512 terms: too long in bfloat16
+WIDER = 256  # and of 1,024 terms: too long in float32
 
 
-def network(seed: int = 0) -> DiT:
+def network(seed: int = 0, width: int = WIDTH) -> DiT:
     """Every weight random, so that each position depends on all."""
-    model = build(DiTSettings(64, 63, LENGTH, WIDTH, 2, 2)).eval()
+    model = build(DiTSettings(64, 63, LENGTH, width, 2, 2)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in model.parameters():
@@ -39,9 +40,9 @@ def some_tokens(rows: int = 9) -> Tensor:
 
 
 @torch.no_grad()
-def differing(dtype: torch.dtype) -> list[str]:
+def differing(dtype: torch.dtype, width: int = WIDTH) -> list[str]:
     """Which ways of computing a row give it other bits than alone: in batches, and where few positions are needed."""
-    denoiser, tokens = computing_in(network(), dtype), some_tokens()
+    denoiser, tokens = computing_in(network(width=width), dtype), some_tokens()
     alone = torch.cat([denoiser.hidden(row[None]) for row in tokens])
     where = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(1)) < 0.3
     ways = {
@@ -49,6 +50,9 @@ def differing(dtype: torch.dtype) -> list[str]:
         "part": torch.cat([denoiser.hidden(tokens[:4]), denoiser.hidden(tokens[4:])]),
     }
     bad = [name for name, value in ways.items() if not torch.equal(value, alone)]
+    heads = torch.cat([denoiser.logits(row[:16]) for row in alone])
+    if not torch.equal(denoiser.logits(alone[:, :16]).flatten(0, 1), heads):
+        bad.append("head")
     options: dict[str, Any] = {"where": where}
     if not torch.equal(denoiser.hidden(tokens, **options)[where], alone[where]):
         bad.append("where")
@@ -56,15 +60,15 @@ def differing(dtype: torch.dtype) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "width"), [("float32", WIDTH), ("float32", WIDER), ("bfloat16", WIDTH)])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("units", [True, False])
-def test_a_row_has_the_bits_that_it_has_alone(dtype: str, threads: int, units: bool) -> None:
+def test_a_row_has_the_bits_that_it_has_alone(dtype: str, width: int, threads: int, units: bool) -> None:
     """With packed weights, one and two threads, with and without the matrix units, each in a process of its own."""
     code = (
         "from unmask.run.machine import prepare; prepare()\n"
         "import torch; torch.set_num_threads(int(__import__('os').environ['OMP_NUM_THREADS']))\n"
-        f"from test_inference import differing; print(differing(torch.{dtype}))"
+        f"from test_inference import differing; print(differing(torch.{dtype}, {width}))"
     )
     environment = os.environ | {"PYTHONPATH": f"{SRC}:{Path(__file__).parent}", "OMP_NUM_THREADS": str(threads)}
     if not units:
@@ -85,7 +89,7 @@ def test_row_by_row_in_this_process() -> None:
 @bf16
 @pytest.mark.skipif("amx_bf16" not in processor_flags(), reason="only matrix units divide long sums by the batch")
 def test_control_long_sums_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "LONGEST_SUM", 10**6)
+    monkeypatch.setattr(inference, "LONGEST_SUM", dict.fromkeys(inference.LONGEST_SUM, 10**6))
     assert "batch" in differing(torch.bfloat16)
 
 
@@ -141,15 +145,15 @@ def test_control_weights_that_are_not_packed_again_are_noticed(monkeypatch: pyte
     tokens, model = some_tokens(2), network(0)
     denoiser = computing_in(model, torch.bfloat16)
     before = denoiser.hidden(tokens)
-    if model.packed is None or model.packed.of(model.blocks[0].qkv) is None:  # pyright: ignore
+    if model.packed is None or model.packed.of(model.blocks[0].qkv, 96) is None:  # pyright: ignore
         pytest.skip("this processor packs nothing")
     stale = {
-        id(layer): model.packed.of(layer)
+        id(layer): model.packed.of(layer, 96)
         for block in model.blocks
         for layer in block.modules()
         if isinstance(layer, torch.nn.Linear)
     }
-    monkeypatch.setattr(inference.PackedWeights, "of", lambda self, layer: stale[id(layer)])
+    monkeypatch.setattr(inference.PackedWeights, "of", lambda self, layer, rows: stale[id(layer)])
     for block in model.blocks:
         block.qkv.weight.mul_(2)  # pyright: ignore
     assert torch.equal(denoiser.hidden(tokens), before)
@@ -167,9 +171,36 @@ def test_without_memory_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> No
     model = network()
     plain = computing_in(model, torch.bfloat16).hidden(tokens)
     assert model.packed is not None
-    assert model.packed.of(model.blocks[0].qkv) is None  # pyright: ignore
+    assert model.packed.of(model.blocks[0].qkv, 96) is None  # pyright: ignore
     assert float((plain - packed).abs().max()) < 0.05
     assert isinstance(deepcopy(model.packed), inference.PackedWeights)
+
+
+mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="float32 weights are packed by MKL")
+
+
+@mkl
+@pytest.mark.skipif("avx512f" not in processor_flags(), reason="other processors may divide no sum of 1,024 terms")
+def test_control_long_float32_sums_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "LONGEST_SUM", dict.fromkeys(inference.LONGEST_SUM, 10**6))
+    assert "batch" in differing(torch.float32, WIDER)
+
+
+@mkl
+@torch.no_grad()
+def test_float32_weights_are_packed_for_the_numbers_of_rows_that_return() -> None:
+    """At the third use, for the three latest numbers; plain and packed weights give the same bits."""
+    layer, packed = torch.nn.Linear(WIDER, 64), inference.PackedWeights()
+    x = torch.randn(96, WIDER, generator=torch.Generator().manual_seed(0))
+    plain = inference.product(layer, x, None)
+    assert [packed.of(layer, 96) is None for _ in range(4)] == [True, True, False, False]
+    assert torch.equal(inference.product(layer, x, packed), plain)
+    for rows in (16, 32, 48):
+        assert [packed.of(layer, rows) is None for _ in range(3)] == [True, True, False]
+    assert packed.of(layer, 96) is None  # the one that was not used for longest
+    layer.weight.mul_(2)
+    assert [packed.of(layer, 48) is None for _ in range(3)] == [True, True, False]
+    assert torch.equal(inference.product(layer, x[:48], packed), inference.product(layer, x[:48], None))
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from unmask.batch import GRAIN, padded_size
 from unmask.errors import RequestError
-from unmask.model.inference import Kept, PackedWeights, Run, run_blocks
+from unmask.model.inference import Kept, PackedWeights, Run, product, run_blocks
 from unmask.model.layers import Rotary, Tables, add_branch, attention, mlp, pick, site_keys
 from unmask.model.settings import DiTSettings
 
@@ -310,7 +310,9 @@ class DiT(nn.Module):
         if self.training:
             return self.head(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(hidden.float(), self.head.weight.float()).add_(self.head.bias)
+            packed = None if torch.is_grad_enabled() or torch.compiler.is_compiling() else self.packed
+            flat = hidden.float().flatten(0, -2)
+            return product(self.head, flat, packed).unflatten(0, hidden.shape[:-1])
 
     def lowered(self, dtype: torch.dtype) -> Self:
         """Convert the matrices of the blocks to `dtype`, in place, so that autocast has nothing to do -> itself.

@@ -2,17 +2,18 @@
 
 The residual stream keeps the format of the embedding and is written in place; in float32 the product that ends a branch
 adds to it. Nothing after the attention of the last block mixes positions, so that it runs only where hidden states are
-needed. Products in bfloat16 on a processor use weights that were packed once.
+needed. Products on a processor use weights that were packed once.
 
-A row of a product has the same bits in any batch where the number of rows is a multiple of 16 (`unmask.batch`) and, on
-Intel's matrix units, no bfloat16 sum is longer than `LONGEST_SUM`: longer ones are divided differently for different
-numbers of rows. So they are divided here. Shapes: B rows, A positions, D width, N picked positions.
+A row of a product has the same bits in any batch, and with packed weights or plain ones, where the number of rows is a
+multiple of 16 (`unmask.batch`) and no sum is longer than `LONGEST_SUM`: MKL and oneDNN divide longer ones differently
+for different numbers of rows. So they are divided here. Shapes: B rows, A positions, D width, N picked positions.
 """
 
-__all__ = ["LONGEST_SUM", "Kept", "LowPrecision", "PackedWeights", "Run", "computing_in", "run_blocks"]
+__all__ = ["LONGEST_SUM", "Kept", "LowPrecision", "PackedWeights", "Run", "computing_in", "product", "run_blocks"]
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -23,9 +24,11 @@ from unmask.denoiser import Denoiser, Trainable, Wrapper
 from unmask.limits import available_bytes
 from unmask.model.layers import Tables, over_heads, pick, turn
 
-LONGEST_SUM = 384
-"""Terms of one bfloat16 sum on a processor: with 384 rows were equal in every batch, with 512 they were not."""
+LONGEST_SUM = {torch.bfloat16: 384, torch.float32: 768}
+"""Terms of one sum on a processor: with so many rows were equal in every batch, with 512 and 1,024 they were not."""
 _ROWS = 32  # for which oneDNN chooses its layout; no other number was faster
+_USES, _SIZES = 3, 3  # MKL packs for one number of rows: at its third use, for three numbers at most
+_SHARE = 4  # packed weights take at most this part of the memory that is available
 
 
 @dataclass(slots=True)
@@ -49,15 +52,20 @@ class Kept:
         return fresh
 
 
-class _Packed(NamedTuple):
-    weight: Tensor  # the Parameter that was packed, its version and its address then
+Parts = tuple[Tensor, ...]
+
+
+@dataclass(slots=True)
+class _Packed:
+    weight: Tensor  # the Parameter that is packed, its version and its address when it was
     version: int
     address: int
-    parts: tuple[Tensor, ...] | None  # None where there was no memory for them
+    uses: dict[int, int] = field(default_factory=dict[int, int])  # by number of rows
+    parts: dict[int, Parts | None] = field(default_factory=dict[int, Parts | None])  # the latest used last
 
 
 class PackedWeights:
-    """bfloat16 weights in the layout in which oneDNN multiplies, made at their first use.
+    """Weights in the layouts in which oneDNN (bfloat16) and MKL (float32) multiply, in parts of `LONGEST_SUM` inputs.
 
     They are made anew where the Parameter is another, lies elsewhere, or was written since, by autograd's count of
     writes. What is written around that count (`weight.data`) is seen after `DiT.lowered` was called again.
@@ -65,6 +73,7 @@ class PackedWeights:
 
     def __init__(self) -> None:
         self._packed: dict[int, _Packed] = {}
+        self._bytes = 0
 
     def __deepcopy__(self, memo: Any) -> "PackedWeights":
         return PackedWeights()
@@ -72,10 +81,10 @@ class PackedWeights:
     def __reduce__(self) -> tuple[type["PackedWeights"], tuple[()]]:
         return PackedWeights, ()
 
-    def of(self, layer: nn.Linear) -> tuple[Tensor, ...] | None:
-        """A layer -> its weight in parts of `LONGEST_SUM` inputs, packed; None where it cannot be packed."""
+    def of(self, layer: nn.Linear, rows: int) -> Parts | None:
+        """A layer and the number of rows of its input -> its packed weight; None where the plain one is to be used."""
         weight = layer.weight
-        if weight.dtype != torch.bfloat16 or weight.device.type != "cpu" or weight.is_inference():
+        if weight.dtype not in LONGEST_SUM or weight.device.type != "cpu" or weight.is_inference():
             return None
         packed = self._packed.get(id(layer))
         if (
@@ -84,19 +93,42 @@ class PackedWeights:
             or packed.version != weight._version
             or packed.address != weight.data_ptr()
         ):
-            packed = _Packed(weight, weight._version, weight.data_ptr(), _pack(weight.detach()))
-            self._packed[id(layer)] = packed
-        return packed.parts
+            packed = self._packed[id(layer)] = _Packed(weight, weight._version, weight.data_ptr())
+        if weight.dtype == torch.bfloat16:
+            rows = _ROWS  # for any number
+        if rows in packed.parts:
+            packed.parts[rows] = packed.parts.pop(rows)
+            return packed.parts[rows]
+        return self._pack(packed, rows)
+
+    def _pack(self, packed: _Packed, rows: int) -> Parts | None:
+        """Count a use for that number of rows -> the packed weight, made now if it is used often."""
+        packed.uses[rows] = packed.uses.get(rows, 0) + 1
+        weight = packed.weight.detach()
+        if weight.dtype == torch.float32 and packed.uses[rows] < _USES:
+            return None
+        if len(packed.parts) >= _SIZES:
+            oldest = next(iter(packed.parts))
+            packed.uses[oldest] = 0
+            if packed.parts.pop(oldest) is not None:
+                self._bytes -= weight.nbytes
+        pack = _packer(weight, rows)
+        if pack is None or self._bytes + weight.nbytes > available_bytes() / _SHARE:
+            packed.parts[rows] = None
+        else:
+            self._bytes += weight.nbytes
+            packed.parts[rows] = tuple(pack(part.contiguous()) for part in weight.split(LONGEST_SUM[weight.dtype], 1))
+        return packed.parts[rows]
 
 
-def _pack(weight: Tensor) -> tuple[Tensor, ...] | None:
-    """A bfloat16 weight -> its packed parts; None without oneDNN's bfloat16 products, or without memory for a copy."""
-    ops = torch.ops.mkldnn
-    if not torch.backends.mkldnn.is_available() or not ops._is_mkldnn_bf16_supported():  # pyright: ignore
+def _packer(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor] | None:
+    """A weight -> the function that packs it for a number of rows; None where torch has none for this processor."""
+    dnn, mkl = torch.ops.mkldnn, torch.ops.mkl
+    if weight.dtype == torch.float32:
+        return partial(mkl._mkl_reorder_linear_weight, batch_size=rows) if torch.backends.mkl.is_available() else None
+    if not torch.backends.mkldnn.is_available() or not dnn._is_mkldnn_bf16_supported():  # pyright: ignore
         return None
-    if available_bytes() < 4 * weight.nbytes:
-        return None
-    return tuple(ops._reorder_linear_weight(part.contiguous(), _ROWS) for part in weight.split(LONGEST_SUM, 1))
+    return partial(dnn._reorder_linear_weight, batch_size=rows)
 
 
 @dataclass(frozen=True)
@@ -119,9 +151,10 @@ class LowPrecision(Wrapper):
 def computing_in(network: Trainable, dtype: torch.dtype) -> Denoiser:
     """A network -> a denoiser whose hidden states are computed in `dtype`.
 
-    With float32 it is the network itself; else its weights are converted in place and `LowPrecision` wraps it.
+    Its weights are converted in place. With float32 it is the network itself; else `LowPrecision` wraps it.
     """
-    return network if dtype == torch.float32 else LowPrecision(network.lowered(dtype), dtype)
+    network = network.lowered(dtype)
+    return network if dtype == torch.float32 else LowPrecision(network, dtype)
 
 
 class Run(NamedTuple):
@@ -154,14 +187,15 @@ def _run_block(block: Any, six: tuple[Tensor, ...] | None, x: Tensor, run: Run, 
     """A block; with `rows` the part after its attention for these alone."""
     batch, length, width = x.shape
     normal = _shifted(block.norm_1(x), six, 0).view(-1, width)
-    qkv = _product(block.qkv, normal, run).view(batch, length, 3, block.heads, width // block.heads)
+    qkv = product(block.qkv, normal.to(run.dtype), run.packed).view(batch, length, 3, block.heads, width // block.heads)
     branch = _attention(qkv, run)
     if rows is not None:
         shape = x.shape[:2]
         x, branch = pick(x, rows, shape), pick(branch, rows, shape)
         six = None if six is None else tuple(pick(vector, rows, shape) for vector in six)
     x = _join(block.out, x, branch, None if six is None else six[2], run)
-    inner = _product(block.up, _shifted(block.norm_2(x), six, 3).view(-1, width), run, block.gelu)
+    normal = _shifted(block.norm_2(x), six, 3).view(-1, width)
+    inner = product(block.up, normal.to(run.dtype), run.packed, block.gelu)
     return _join(block.down, x, inner, None if six is None else six[5], run)
 
 
@@ -169,55 +203,58 @@ def _shifted(x: Tensor, six: tuple[Tensor, ...] | None, first: int) -> Tensor:
     return x if six is None else torch.addcmul(six[first], x, 1 + six[first + 1])
 
 
-def _bias(layer: nn.Linear, dtype: torch.dtype) -> Tensor | None:
-    bias = cast(Tensor | None, layer.bias)
-    return None if bias is None else bias.to(dtype)
+def product(layer: nn.Linear, x: Tensor, packed: PackedWeights | None, gelu: str | None = None) -> Tensor:
+    """Inputs (N, D) in the type of the product -> layer(x) (N, E), with GELU of that form if it is named.
+
+    The same bits in any batch, if N is a multiple of 16.
+    """
+    (out, *rest), done = _terms(layer, x, packed, gelu)
+    if rest:
+        total = out.float()
+        for term in rest:
+            total.add_(term)
+        out = total.to(x.dtype)
+    return out if gelu is None or done else torch.ops.aten.gelu_(out, approximate=gelu)
 
 
-def _terms(layer: nn.Linear, x: Tensor, run: Run, gelu: str | None = None) -> tuple[list[Tensor], bool]:
+def _terms(
+    layer: nn.Linear, x: Tensor, packed: PackedWeights | None, gelu: str | None = None
+) -> tuple[list[Tensor], bool]:
     """Inputs (N, D) -> the terms, (N, E) each, whose sum is layer(x), and whether GELU was applied, if it was asked."""
-    x, weight, bias = x.to(run.dtype), layer.weight, _bias(layer, run.dtype)
-    if run.dtype != torch.bfloat16 or x.device.type != "cpu":
-        return [F.linear(x, weight.to(run.dtype), bias)], False
-    inputs = x.split(LONGEST_SUM, 1)
+    weight, bias = layer.weight.to(x.dtype), cast(Tensor | None, layer.bias)
+    bias = None if bias is None else bias.to(x.dtype)
+    if x.device.type != "cpu" or x.dtype not in LONGEST_SUM:
+        return [F.linear(x, weight, bias)], False
+    inputs, weights = (each.split(LONGEST_SUM[x.dtype], 1) for each in (x, weight))
+    parts = None if packed is None or weight is not layer.weight else packed.of(layer, len(x))
+    if x.dtype == torch.float32:  # the bias within the product costs twice as much as after it
+        pairs = zip(inputs, weights, strict=True)
+        terms = [F.linear(*pair) for pair in pairs] if parts is None else _by_mkl(inputs, parts, weights)
+        if bias is not None:
+            terms[0].add_(bias)
+        return terms, False
     biases = [bias, *[None] * (len(inputs) - 1)]
-    packed = None if run.packed is None else run.packed.of(layer)
-    if packed is None:
-        pieces = weight.to(run.dtype).split(LONGEST_SUM, 1)
-        return [F.linear(*each) for each in zip(inputs, pieces, biases, strict=True)], False
-    fused = gelu is not None and len(packed) == 1
+    if parts is None:
+        return [F.linear(*each) for each in zip(inputs, weights, biases, strict=True)], False
+    fused = gelu is not None and len(parts) == 1
     end = ("gelu", [], gelu) if fused else ("none", [], "")
     multiply = torch.ops.mkldnn._linear_pointwise
-    return [multiply(*each, *end) for each in zip(inputs, packed, biases, strict=True)], fused
+    return [multiply(*each, *end) for each in zip(inputs, parts, biases, strict=True)], fused
 
 
-def _product(layer: nn.Linear, x: Tensor, run: Run, gelu: str | None = None) -> Tensor:
-    """Inputs (N, D) -> layer(x) (N, E), with GELU of that form if it is named."""
-    bias = _bias(layer, run.dtype)
-    if run.dtype == torch.float32 and bias is not None:  # the bias within the product costs twice as much
-        out, done = F.linear(x, layer.weight).add_(bias), False
-    else:
-        (out, *rest), done = _terms(layer, x, run, gelu)
-        if rest:
-            total = out.float()
-            for term in rest:
-                total.add_(term)
-            out = total.to(run.dtype)
-    return out if gelu is None or done else torch.ops.aten.gelu_(out, approximate=gelu)
+def _by_mkl(inputs: Parts, parts: Parts, weights: Parts) -> list[Tensor]:
+    rows = len(inputs[0])
+    multiply = torch.ops.mkl._mkl_linear
+    return [multiply(x, part, weight, None, rows) for x, part, weight in zip(inputs, parts, weights, strict=True)]
 
 
 def _join(layer: nn.Linear, x: Tensor, branch: Tensor, gate: Tensor | None, run: Run) -> Tensor:
     """x + gate * layer(branch), written into x; `branch` is (..., E) or its rows side by side."""
-    flat, branch = x.view(-1, x.shape[-1]), branch.view(-1, branch.shape[-1])
+    flat, branch = x.view(-1, x.shape[-1]), branch.view(-1, branch.shape[-1]).to(run.dtype)
     if gate is not None:
-        return x.addcmul_(_product(layer, branch, run).view_as(x), gate)
-    if run.dtype == torch.float32:
-        if (bias := _bias(layer, run.dtype)) is not None:
-            flat.add_(bias)
-        flat.addmm_(branch, layer.weight.t())
-    else:
-        for term in _terms(layer, branch, run)[0]:
-            flat.add_(term)
+        return x.addcmul_(product(layer, branch, run.packed).view_as(x), gate)
+    for term in _terms(layer, branch, run.packed)[0]:
+        flat.add_(term)
     return x
 
 
