@@ -20,6 +20,7 @@ __all__ = [
     "parts_by_length",
     "placed",
     "put_rows",
+    "rounded_size",
     "to_device",
     "used_length",
 ]
@@ -88,6 +89,15 @@ def ceil_div(count: Count, size: Count | int) -> Count:
 def padded_size(count: Count) -> Count:
     """The next multiple of `GRAIN`, `count` itself where it is one."""
     return ceil_div(count, GRAIN) * GRAIN
+
+
+def rounded_size(count: int) -> int:
+    """A number of positions -> the next multiple of `GRAIN`, or of a larger power of two, at most a sixteenth above it.
+
+    The libraries of products prepare code or weights for each number of rows, so that few numbers should occur.
+    """
+    grain = max(GRAIN, 2 ** (count.bit_length() - 5))
+    return max(1, ceil_div(count, grain)) * grain
 
 
 def pad_rows(values: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ __all__ = [
     "Caching",
     "Denoiser",
     "Guided",
-    "Picking",
     "Place",
     "Selecting",
     "Suppressed",
@@ -75,7 +74,7 @@ class Denoiser(Protocol):
 class Selecting(Denoiser, Protocol):
     """A denoiser whose `hidden` and `hidden_at` take `where` (B, A) bool: the positions whose hidden states are needed.
 
-    The others are arbitrary. What a position gets does not depend on which others are needed.
+    The others are arbitrary. What a position gets does not depend on which others are needed, in training to rounding.
     """
 
     @property
@@ -135,17 +134,6 @@ class Attending(Denoiser, Protocol):
         Without `at` and `kept` it is `hidden` at all A = L positions, equal in every bit. The tensors of `kept` have
         the rows first and then the positions (B, L, ...); none is written to. `valid` is (B, L).
         """
-        ...
-
-
-@runtime_checkable
-class Picking(Denoiser, Protocol):
-    """A denoiser that can end its pass at some positions: what follows the last attention runs at these alone."""
-
-    def hidden_picked(
-        self, tokens: Tensor, picked: Tensor, *, valid: Tensor | None = None, time: Tensor | None = None
-    ) -> Tensor:
-        """Tokens (B, L) and flat indices (N,) into (B, L) -> (N, D), the values of `hidden` there, to rounding."""
         ...
 
 

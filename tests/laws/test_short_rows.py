@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from unmask.batch import parts_by_length, used_length
 from unmask.data.packed import Corpus, Facts, Packed, PartFacts, Split
 from unmask.data.settings import DataSettings
-from unmask.denoiser import Picking
 from unmask.model.load import build
 from unmask.objective import masked
 from unmask.run.optim import optimizer_tensors
@@ -108,14 +107,13 @@ def test_fewer_positions_are_computed(tmp_path: Path, monkeypatch: pytest.Monkey
     """The network runs on less than half of the window's positions; rows of full length are one part, in order."""
     monkeypatch.setattr(loop, "_LEAST_ON_CPU", 64)
     run, shapes = trainer(tmp_path), list[torch.Size]()
-    assert isinstance(run.model, Picking)
-    hidden = run.model.hidden_picked
+    hidden = run.model.hidden
 
-    def watched(tokens: torch.Tensor, picked: torch.Tensor, **options: Any) -> torch.Tensor:
+    def watched(tokens: torch.Tensor, **options: Any) -> torch.Tensor:
         shapes.append(tokens.shape)
-        return hidden(tokens, picked, **options)
+        return hidden(tokens, **options)
 
-    run.model.hidden_picked = watched
+    monkeypatch.setattr(run.model, "hidden", watched)
     run.take_step()
     assert sum(shape[0] for shape in shapes) == 16
     assert sum(shape.numel() for shape in shapes) < 16 * WINDOW / 2

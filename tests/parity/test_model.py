@@ -256,15 +256,18 @@ def test_network_equals_its_plain_twin(modulation: Modulation, padded: bool, gel
 
 @pytest.mark.parametrize("modulation", MODULATIONS)
 @pytest.mark.parametrize("padded", [False, True])
-def test_a_pass_that_ends_at_picked_positions(modulation: Modulation, padded: bool) -> None:
+def test_a_training_pass_that_ends_at_some_positions(modulation: Modulation, padded: bool) -> None:
     """Values and gradients are those of the whole pass there, dropout included; the control: a position beside."""
     model = lively(replace(settings(modulation), dropout=0.3)).train()
     tokens = torch.randint(13, (3, 12), generator=torch.Generator().manual_seed(2))
     valid = some_valid(3, 12) if padded else None
     time = torch.tensor([0.1, 0.5, 1.0]) if modulation == "time" else None
     model.dropout_keys = row_keys(1, 4, torch.arange(3), DROPOUT)
-    picked = torch.tensor([0, 3, 4, 12, 17, 24, 29, 0])  # one twice
-    some = model.hidden_picked(tokens, picked, valid=valid, time=time)
+    picked = torch.tensor([0, 3, 4, 12, 17, 24, 29])
+    where = torch.zeros(36, dtype=torch.bool).index_fill(0, picked, True).view(3, 12)
+    some = model.hidden(tokens, valid=valid, time=time, where=where).flatten(0, 1)
+    assert not some[~where.flatten()].any()
+    some = some[picked]
     whole = model.hidden(tokens, valid=valid, time=time).flatten(0, 1)
     torch.testing.assert_close(some, whole[picked], rtol=1e-5, atol=1e-5)
     assert float((some - whole[picked + 1]).abs().max().detach()) > 1e-2

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmask.batch import GRAIN, padded_size
+from unmask.batch import rounded_size
 from unmask.errors import RequestError
 from unmask.model.inference import Kept, PackedWeights, Run, product, run_blocks
 from unmask.model.layers import Rotary, Tables, add_branch, attention, mlp, pick, site_keys
@@ -184,15 +184,6 @@ class DiT(nn.Module):
         places = tokens.shape[1] if positions is None else positions
         return self._pass_where(where, tokens, places, self._seen(valid, places, tokens), time, None)
 
-    def hidden_picked(
-        self, tokens: Tensor, picked: Tensor, *, valid: Tensor | None = None, time: Tensor | None = None
-    ) -> Tensor:
-        """See `unmask.denoiser.Picking`."""
-        self._fits(tokens, valid)
-        return self._pass(
-            tokens, tokens.shape[1], self._seen(valid, tokens.shape[1], tokens), time, None, picked=picked
-        )
-
     @torch.no_grad()
     def hidden_at(
         self,
@@ -232,11 +223,11 @@ class DiT(nn.Module):
 
     def _pass_where(self, where: Tensor | None, tokens: Tensor, *rest: Any) -> Tensor:
         """As `_pass`; with `where` (B, A) bool only these positions are computed to the end, the others are zero."""
-        known = where is not None and where.device.type == "cpu"  # elsewhere their number would be waited for
-        if where is None or not known or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        known = torch.is_grad_enabled() or tokens.device.type == "cpu"  # else their number would be waited for
+        if where is None or not known or torch.compiler.is_compiling():
             return self._pass(tokens, *rest)
         picked = where.flatten().nonzero().squeeze(-1)
-        size = max(GRAIN, padded_size(len(picked)))
+        size = rounded_size(len(picked))
         if size >= tokens.numel():
             return self._pass(tokens, *rest)
         x = self._pass(tokens, *rest, picked=F.pad(picked, (0, size - len(picked))))[: len(picked)]

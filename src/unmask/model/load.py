@@ -108,7 +108,7 @@ def compile_passes(network: Trainable, *, decoding: bool = False) -> None:
     Decoding on a GPU replays CUDA graphs, one for each shape of a batch: with a cache that of a block and that of whole
     rows. The tensors of a graph are overwritten by its next replay, so that results are copied out of them.
     """
-    for name in ("hidden", "hidden_at") if decoding else ("hidden", "hidden_picked"):
+    for name in ("hidden", "hidden_at") if decoding else ("hidden",):
         if hasattr(network, name):
             function = getattr(network, name)
             setattr(network, name, _replayed(function) if decoding else torch.compile(function))

@@ -29,8 +29,8 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from unmask.batch import GRAIN, used_length
-from unmask.denoiser import Denoiser, Picking
+from unmask.batch import rounded_size, used_length
+from unmask.denoiser import Denoiser, selection
 from unmask.errors import ConfigError, did_you_mean
 from unmask.noise import generator, uniform
 from unmask.objective.base import Draw, Loss, Rows, Turn, log_likelihoods
@@ -109,11 +109,8 @@ def nelbo(
         length = used_length(valid)
         x_0, hide, valid = x_0[:, :length], hide[:, :length], valid[:, :length]
     tokens, (picked, count) = torch.where(hide, denoiser.mask_id, x_0), _picked(hide)
-    if isinstance(denoiser, Picking):
-        hidden = denoiser.hidden_picked(tokens, picked, valid=valid, time=time)
-    else:
-        hidden = denoiser.hidden(tokens, valid=valid, time=time).flatten(0, 1).index_select(0, picked)
-    log_p = log_likelihoods(denoiser, hidden, x_0.flatten()[picked])[:count]
+    hidden = denoiser.hidden(tokens, valid=valid, time=time, **selection(denoiser, hide)).flatten(0, 1)
+    log_p = log_likelihoods(denoiser, hidden.index_select(0, picked), x_0.flatten()[picked])[:count]
     nats = torch.zeros_like(x_0, dtype=log_p.dtype).masked_scatter(hide, -log_p).sum(-1)
     return nats * weight.to(nats.dtype)
 
@@ -121,13 +118,12 @@ def nelbo(
 def _picked(hide: Tensor) -> tuple[Tensor, int]:
     """What is hidden, (B, L) bool -> flat indices (M,), and the number N of those that count: the first.
 
-    The others repeat the first index. M is N rounded up by at most a sixteenth: the library of bfloat16 products
-    prepares code for each new shape, which takes as long as hundreds of products, and N differs in each step.
+    The others repeat the first index. M is N rounded up (`rounded_size`), since N differs in each step.
     """
     indices = hide.flatten().nonzero().squeeze(1)
     count = len(indices)
-    grain = max(GRAIN, 2 ** (count.bit_length() - 5)) if count else 1
-    return torch.cat([indices, indices[:1].expand(-count % grain)]), count
+    more = rounded_size(count) - count if count else 0
+    return torch.cat([indices, indices[:1].expand(more)]), count
 
 
 Estimator = Literal["uniform", "stratified", "count", "bernoulli"]
