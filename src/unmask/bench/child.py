@@ -76,7 +76,7 @@ class _Training:
 
 
 class _Decoding:
-    """Passes in the middle of the first block; a turn is a pass."""
+    """The passes of a text, and again from its start; a turn is a pass, which reveals a token."""
 
     def __init__(self, work: dict[str, Any]) -> None:
         network = _network(work)
@@ -91,12 +91,17 @@ class _Decoding:
         if work["cache"] != "none":
             denoiser = library("cached")(denoiser, work["cache"])
         self.decoder = library("Decoder")(denoiser, library("make")("confidence"), 0.0, block_size=work["block"])
-        self.canvas, self.state = self.start, None
-        for _ in range(work["block"] // 2):
-            self.canvas, self.state, _ = self.decoder.step(self.canvas, self.state)
+        self.passes = work["shape"]["length"] - work["prompt"]  # of a whole text: one token a pass
+        self.turn, self.canvas, self.state = 0, self.start, None
 
     def seconds(self, turns: int) -> tuple[float, float]:
-        return _timed(lambda: self.decoder.step(self.canvas, self.state), turns)
+        return _timed(self._step, turns)
+
+    def _step(self) -> None:
+        if self.turn % self.passes == 0:
+            self.canvas, self.state = self.start, None
+        self.canvas, self.state, _ = self.decoder.step(self.canvas, self.state)
+        self.turn += 1
 
     def result(self) -> list[list[int]]:
         return self.decoder.decode(self.start).tokens.tolist()

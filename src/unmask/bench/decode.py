@@ -122,6 +122,7 @@ def _split(denoiser: Denoiser, rounds: int) -> dict[str, float]:
         proposal.log_probs.exp().mul_(proposal.log_probs).nansum(-1)
 
     works: dict[str, Callable[[], object]] = {
+        "warm-up": lambda: whole.step(canvas, state),  # as in bench/policy.py
         "pass": lambda: whole.step(canvas, state),
         "loop": lambda: [loop.step(canvas, state) for _ in range(10)],
         "reductions": lambda: [reductions() for _ in range(10)],

@@ -35,7 +35,7 @@ _UNITS = {"train": "step", "decode": "pass", "policy": "decision"}
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a child process computes: a training step, a pass in the middle of a block, or a policy's decision."""
+    """What a child process computes: a training step, a pass of decoding, or a policy's decision."""
 
     what: Literal["train", "decode", "policy"]
     shape: Shape
@@ -234,11 +234,11 @@ def _cells(what: str) -> list[Cell]:
         ]
     pairs = [*same, *([("bfloat16", "float32")] if bf16 else [])]
     cells = [
-        Cell(f"{cache} {_dtypes(*dtypes)}", Workload("decode", FIELD, dtypes[0], turns=12, cache=cache), dtypes[1])
+        Cell(f"{cache} {_dtypes(*dtypes)}", Workload("decode", FIELD, dtypes[0], turns=32, cache=cache), dtypes[1])
         for cache in ("none", "dual")
         for dtypes in pairs
     ]
-    return [*cells, Cell("loop", Workload("decode", FIELD, turns=40, constant=True), "float32")]
+    return [*cells, Cell("loop", Workload("decode", FIELD, turns=128, constant=True), "float32")]
 
 
 def _dtypes(ours: str, other: str) -> str:
