@@ -1,12 +1,13 @@
 """Texts longer than the window: every token written once, in context, prompts verbatim, up to EOS."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.decode.rows import Snapshot, Written, decode_rows, run_to_end, slide
 from unmask.errors import RequestError
@@ -116,6 +117,31 @@ def test_it_stops_at_the_end_of_the_text(last: int, new: int) -> None:
     assert text.tokens[-1] == last
     assert EOS not in text.tokens
     assert len(text.log_probs) == len(text.tokens) - text.prompt
+
+
+POLICIES = ["left-to-right", "random", "confidence:steps=6", "ancestral:steps=9", "threshold:threshold=0.9", "remdm"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("block_size", [None, 5])
+def test_an_ended_row_needs_no_more_passes(policy: str, block_size: int | None) -> None:
+    """The text up to EOS is that of a row that is written to its end; some rows need fewer passes, none needs more."""
+    model = build(DiTSettings(22, MASK, 48, 32, 1, 2), seed=3).eval()
+    tokens = torch.full((12, 48), MASK).index_fill(1, torch.arange(3), 4)
+    canvas = Canvas.start(tokens, torch.arange(12))
+    whole = Decoder(model, make(policy), 1.0, block_size=block_size)
+    every, ended = whole.decode(canvas), replace(whole, end_id=EOS).decode(canvas)
+    for line in range(12):
+        end = every.tokens[line].tolist().index(EOS) + 1 if EOS in every.tokens[line] else 48
+        assert torch.equal(ended.tokens[line, :end], every.tokens[line, :end])
+        assert torch.equal(ended.log_prob[line, 3:end], every.log_prob[line, 3:end])
+    assert bool((ended.passes <= every.passes).all())
+    changes = policy != "remdm" or block_size is not None  # it is not done before the last pass of a block
+    assert bool((ended.passes < every.passes).any()) == changes
+    assert bool((ended.tokens == MASK).any()) == changes
+    alone = replace(whole, end_id=EOS).decode(canvas.keep(torch.tensor([5])))
+    assert torch.equal(alone.tokens[0], ended.tokens[5])
+    assert int(alone.passes[0]) == int(ended.passes[5])
 
 
 def test_a_stopped_row_leaves_and_the_others_go_on() -> None:

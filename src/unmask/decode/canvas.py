@@ -100,10 +100,24 @@ class Canvas:
             **{f.name: getattr(self, f.name).index_copy(0, rows, getattr(part, f.name)) for f in fields(self)}
         )
 
-    def enter(self, mask_id: int, block_size: int | None) -> "tuple[Canvas, Tensor, Tensor, Tensor]":
-        """The rows in their current block of `block_size` positions (None: all), the positions that are still MASK, of
-        these the ones in that block, and the written ones in it: (B, L) bool each. A second call changes nothing."""
+    def masked(self, mask_id: int, end_id: int | None = None) -> Tensor:
+        """(B, L) bool: the positions that are to be written: MASK, and not behind the end of a row.
+
+        A row ends at a written `end_id` with no MASK before it, since what is behind it is not wanted; it does not
+        while its policy is not done, which may hide tokens again.
+        """
         masked = (self.tokens == mask_id) & self.valid
+        if end_id is None:
+            return masked
+        ends = self.written & (self.tokens == end_id) & (masked.cumsum(-1) == 0)
+        return masked & ~(ends.any(-1) & ~self.open)[:, None]
+
+    def enter(
+        self, mask_id: int, block_size: int | None, end_id: int | None = None
+    ) -> "tuple[Canvas, Tensor, Tensor, Tensor]":
+        """The rows in their current block of `block_size` positions (None: all), the positions to be written, of these
+        the ones in that block, and the written ones in it: (B, L) bool each. A second call changes nothing."""
+        masked = self.masked(mask_id, end_id)
         length = masked.shape[-1]
         places = torch.arange(length, device=masked.device)
         first = torch.where(masked, places, length).amin(-1)

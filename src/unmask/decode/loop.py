@@ -46,7 +46,8 @@ class Step(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Decoder:
     """A denoiser, a policy, and how tokens are drawn. `block_size` positions are filled before the next begin; the
-    first block begins at the first position to fill.
+    first block begins at the first position to fill. A row also ends at a written `end_id` with no MASK before it; what
+    is behind it stays MASK.
 
     `temperature` and `top_p` hold for rows without values of their own; each row names one of the `constraints`, by
     default the first, which says which tokens may be written where (None: all). With `alternatives` = k each Step has
@@ -60,12 +61,13 @@ class Decoder:
     block_size: BlockSize | None = None
     alternatives: Natural = 0
     constraints: tuple[Constraint | None, ...] = (None,)
+    end_id: Natural | None = None
 
     def __post_init__(self) -> None:
         check_numbers(self, error=RequestError)
 
     def decode(self, canvas: Canvas) -> Canvas:
-        """Fill the canvas: every valid MASK becomes a token."""
+        """Fill the canvas: every valid MASK becomes a token, up to the end of each row."""
         for canvas, _ in self.steps(canvas):  # noqa: B007  (only the last canvas is returned)
             pass
         return canvas
@@ -77,18 +79,19 @@ class Decoder:
         while len(rows):
             every = len(rows) == len(canvas.seed)
             ahead = self._prepare(canvas if every else canvas.keep(rows), state, checks)
-            if ahead.decided is not None or all(ahead.left):
+            left = ahead.left if all(ahead.open) else ahead.open
+            if all(ahead.open) and (ahead.decided is not None or all(left)):
                 part, state, step = self._turn(ahead, state, checks)
                 canvas = part if every else canvas.put(rows, part)
                 yield canvas, step._replace(rows=rows)
-            if not all(ahead.left):
-                left = placed([row for row, more in enumerate(ahead.left) if more], rows.device)
-                rows, state = rows[left], keep_rows(state, left)
+            if not all(left):
+                stay = placed([row for row, more in enumerate(left) if more], rows.device)
+                rows, state = rows[stay], keep_rows(state, stay)
         checks.read()
 
     def unfinished(self, canvas: Canvas) -> Tensor:
-        """(B,) bool: rows with a MASK left, or whose policy is not done."""
-        return ((canvas.tokens == self.denoiser.mask_id) & canvas.valid).any(-1) | canvas.open
+        """(B,) bool: rows with a MASK left before their end, or whose policy is not done."""
+        return canvas.masked(self.denoiser.mask_id, self.end_id).any(-1) | canvas.open
 
     @torch.no_grad()
     def step(self, canvas: Canvas, state: State = None) -> tuple[Canvas, State, Step]:
@@ -102,23 +105,25 @@ class Decoder:
     def _prepare(self, canvas: Canvas, state: State, checks: Checks) -> "_Ahead":
         """What a turn does before its pass, and the transfer of what the program has to know of it."""
         before, memory = (None, None) if state is None else state
-        canvas, masked, eligible, erasable = canvas.enter(self.denoiser.mask_id, self.block_size)
+        canvas, masked, eligible, erasable = canvas.enter(self.denoiser.mask_id, self.block_size, self.end_id)
         view = self._view_before(canvas, masked, eligible, erasable)
-        decided, where, left = None, eligible, masked.any(-1) | canvas.open
+        open_ = masked.any(-1) | canvas.open
+        decided, where, left = None, eligible, open_
         if not getattr(self.policy, "looks", True):
             decided = decision, _, where, _ = decide(self.policy, view, before, view.noise, checks)
             left = (masked & ~where).any(-1)
             if decision.done is not None:
                 left |= ~decision.done
-        known = [left, where.sum(-1), canvas.valid.all(-1), canvas.temperature, canvas.top_p, canvas.constraint]
+        known = [open_, left, where.sum(-1), canvas.valid.all(-1), canvas.temperature, canvas.top_p, canvas.constraint]
         if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
             known.append(cast(Caching, self.denoiser).sizes(canvas.tokens, _place(canvas, view), memory))
-        left, counts, whole, temperature, top_p, constraint, *sizes = checks.read(*known)
+        open_, left, counts, whole, temperature, top_p, constraint, *sizes = checks.read(*known)
         return _Ahead(
             canvas,
             view,
             decided,
             where,
+            open_,
             left,
             [int(count) for count in counts],
             all(whole),
@@ -298,7 +303,8 @@ class _Ahead(NamedTuple):
     view: View
     decided: Decided | None  # by a policy that does not look
     where: Tensor  # (B, L) bool: the positions at which the head runs
-    left: list[bool]  # rows that are unfinished: now, or after this turn where it is decided
+    open: list[bool]  # rows that are unfinished
+    left: list[bool]  # the same, or those that are unfinished after this turn where it is decided
     counts: list[int]  # of `where` in each row
     whole: bool  # whether no row has padding
     temperature: list[float]

@@ -10,7 +10,7 @@ __all__ = ["MASKED", "Filled", "Snapshot", "Source", "Written", "decode_rows", "
 import math
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -157,10 +157,12 @@ def slide(
 ) -> Generator[Snapshot, None, list[Written]]:
     """Write `new[i]` tokens after prompt i, or up to the first EOS; yields after each pass, returns the rows in order.
 
-    A window holds at most `window` tokens. The first is filled to its end; each later one keeps the last
-    `window - stride` tokens as its prompt and writes up to `stride`.
+    A row needs no more passes once it has an EOS with nothing left to write before it. A window holds at most `window`
+    tokens. The first is filled to its end; each later one keeps the last `window - stride` tokens as its prompt and
+    writes up to `stride`.
     """
     require_rows(len(new), sum(new) // max(len(new), 1))
+    decoder = replace(decoder, end_id=eos_id)
     typed = [{} for _ in prompts] if source is None else source.typed
     texts = [Written(list(ids), len(ids), typed=kept) for ids, kept in zip(prompts, typed, strict=True)]
     turn = 0
