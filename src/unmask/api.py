@@ -106,7 +106,7 @@ class Model:
         Temperature and top-p are for rows whose canvas has none. Raises RequestError for what cannot be combined.
         """
         options = {name: value for name, value in locals().items() if name in _DECODING}
-        options["policy"] = self.defaults.policy if policy is None else policy
+        options["policy"], options["block_size"] = self.defaults.rule(policy, block_size)
         decoder = make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, **options)
         return self.defaults.applied(decoder, temperature, top_p)
 
@@ -134,8 +134,8 @@ class Model:
     ) -> Generation:
         """Continue each prompt, which may be empty -> the texts with their tokens and log-probabilities.
 
-        A row's text depends on its seed, its prompt and its options alone. Policy, temperature and top-p have the
-        defaults of the model.
+        A row's text depends on its seed, its prompt and its options alone. Temperature and top-p have the defaults of
+        the model, and so has the policy, with the block size that goes with it.
 
         Args:
             prompts: a text, or a list of texts that are continued together.
@@ -147,7 +147,8 @@ class Model:
             dial: 0 (accurate) to 1 (fast), for a policy that has a dial; one number, or one a row.
             passes: the mean number of forward passes a row, for a calibrated learned policy.
             stride: tokens that each later window adds; by default half a window.
-            block_size: fill blocks of so many positions from left to right; by default all positions are one block.
+            block_size: fill blocks of so many positions from left to right; where a policy is named, all positions are
+                one block by default.
             cache: "prefix", "dual" or "delayed" keep keys and values between passes (see `unmask.model.cache`).
             guidance: the scale of classifier-free guidance towards the prompt.
             suppress: tokens that are never written: ids, or texts of one token each.

@@ -104,8 +104,9 @@ def finished(
     result = collect(rows, model.tokenizer, time.perf_counter() - start)
     if recorder is None:
         return result
-    facts = {name: options[name] for name in ("policy", "seed", "block_size")}
-    return replace(result, trace=trace_of(model, recorder, rows, **facts))
+    policy, block_size = model.defaults.rule(options["policy"], options["block_size"])
+    trace = trace_of(model, recorder, rows, policy=policy, seed=options["seed"], block_size=block_size)
+    return replace(result, trace=trace)
 
 
 def recorder_of(model: Any, template: str | None = None) -> Recorder:

@@ -346,6 +346,20 @@ def test_a_checkpoint_has_the_decoding_of_requests_that_name_none(model: Model, 
     assert rows.tokens[0] == chosen.generate("the ", length=12, seed=[1]).tokens[0]
 
 
+def test_the_block_size_of_a_checkpoint_goes_with_its_policy(model: Model, tmp_path: Path) -> None:
+    """The trace has both by name; a policy that is named has all positions in one block."""
+    values: dict[str, Any] = {"policy": "confidence:steps=2", "block_size": 4}
+    chosen = unmask.load(saved(tmp_path / "chosen", model, values), dtype="float32")
+    plain = unmask.load(saved(tmp_path / "plain", model, None), dtype="float32")
+    written = chosen.generate("the ", length=12, trace=True, stop_at_eos=False)
+    assert written.tokens == plain.generate("the ", length=12, stop_at_eos=False, **values).tokens
+    assert written.trace is not None
+    assert (written.trace.header.policy, written.trace.header.block_size) == ("confidence:steps=2", 4)
+    assert written.passes == [6]
+    assert chosen.generate("the ", length=12, policy=values["policy"], stop_at_eos=False).passes == [2]
+    assert chosen.generate("the ", length=12, block_size=6, stop_at_eos=False).passes == [4]
+
+
 @pytest.mark.parametrize("wrong", [{"temperature": -1.0}, {"policy": 3}, {"top_p": "much"}])
 def test_a_decoding_that_cannot_be_is_refused(model: Model, tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(CheckpointError):

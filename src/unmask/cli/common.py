@@ -60,7 +60,7 @@ class DecodingOptions:
     passes: Passes | None = None
     """Mean number of passes that a learned policy may use: its calibration gives the dial value."""
     block_size: BlockSize | None = None
-    """Fill blocks of so many positions from left to right; by default all at once."""
+    """Fill blocks of so many positions from left to right; by default, with --policy, all at once."""
     cache: str | None = None
     """Keep keys and values between passes: prefix, dual (both with blocks) or delayed; an option is written
     dual:refresh=8. This is faster, and the text is only approximately the same."""

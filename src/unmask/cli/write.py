@@ -160,9 +160,8 @@ def _decode(
         rows = run_to_end(stream)
     seconds, decoding = time.perf_counter() - began, arguments.decoding
     if tracing is not None:
-        tracing.save(
-            rows, policy=decoding.policy or model.defaults.policy, seed=decoding.seed, block_size=decoding.block_size
-        )
+        policy, block_size = model.defaults.rule(decoding.policy, decoding.block_size)
+        tracing.save(rows, policy=policy, seed=decoding.seed, block_size=block_size)
     return rows, seconds
 
 

@@ -32,12 +32,22 @@ class Defaults:
     policy: str = "random"
     temperature: Temperature = 1.0
     top_p: TopP = 1.0
+    block_size: BlockSize | None = None
+    """Goes with `policy`: where another one is named, all positions are one block."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint | None) -> "Defaults":
         """A checkpoint -> its defaults. Raises CheckpointError for values that cannot be."""
         recorded = None if checkpoint is None else checkpoint.fact(Defaults, "config.json", "decoding")
         return recorded or Defaults()
+
+    def rule(
+        self, policy: str | UnmaskingPolicy | None, block_size: int | None
+    ) -> tuple[str | UnmaskingPolicy, int | None]:
+        """The policy and the block size of a request -> the same, with the defaults where there is no policy."""
+        if policy is not None:
+            return policy, block_size
+        return self.policy, self.block_size if block_size is None else block_size
 
     def applied(self, decoder: Decoder, temperature: float | None, top_p: float | None) -> Decoder:
         """A decoder -> the same with temperature and top-p, those of the defaults where they are None."""
