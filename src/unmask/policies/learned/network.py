@@ -171,14 +171,17 @@ class PolicyNetwork(nn.Module):
 
     def _attend(self, x: Tensor, seen: Observation) -> Tensor:
         """Attention over the positions that are present."""
-        heads = self.settings.heads
-        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        qk, v = self.qkv(x).split([2 * x.shape[-1], x.shape[-1]], -1)
         if self.settings.positions:
-            angles = _angles(seen.positions, q.shape[-1] // 2)
-            q, k = _rotated(q, angles), _rotated(k, angles)
-        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-        weights = scores.masked_fill(~seen.present[:, None, None], -1e4).softmax(-1)
-        return self.out((weights @ v).transpose(1, 2).flatten(-2))
+            qk = _rotated(qk, seen.positions, x.shape[-1] // self.settings.heads // 2)
+        q, k, v = (part.unflatten(-1, (self.settings.heads, -1)).transpose(1, 2) for part in (*qk.chunk(2, -1), v))
+        mask = seen.present[:, None, None]
+        if torch.is_grad_enabled():  # on a CPU the fused kernel is five times slower with gradients
+            scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+            out = scores.masked_fill(~mask, -1e4).softmax(-1) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(out.transpose(1, 2).flatten(-2))
 
 
 def _vector(inputs: int, width: int) -> nn.Sequential:
@@ -189,18 +192,18 @@ def _by_state(table: Tensor, state: Tensor) -> Tensor:
     """Table (N, S, E) and states (N, A) -> the entry of each position, (N, A, E): a product where gradients have to be
     added up, else a look-up."""
     if not torch.is_grad_enabled():
-        return table[torch.arange(len(state), device=state.device)[:, None], state]
+        rows = state + STATES * torch.arange(len(state), device=state.device)[:, None]
+        return table.flatten(0, 1).index_select(0, rows.flatten()).view(*state.shape, -1)
     return torch.einsum("nse,nas->nae", table, F.one_hot(state, STATES).to(table.dtype))
 
 
-def _angles(positions: Tensor, half: int) -> tuple[Tensor, Tensor]:
-    """Positions (N, A) -> cosines and sines (N, 1, A, half) of the rotary embedding, base 10000."""
-    angles = positions[:, None, :, None] * 10_000.0 ** (-torch.arange(half, device=positions.device) / half)
-    return angles.cos(), angles.sin()
+def _rotated(x: Tensor, positions: Tensor, half: int) -> Tensor:
+    """x (N, A, D), in parts of 2 `half` channels, and positions (N, A) -> each part with its halves rotated.
 
-
-def _rotated(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """x (N, H, A, E), its halves rotated by the angles (cosines, sines)."""
-    cos, sin = angles
-    first, second = x.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    Rotary embedding, base 10000. The tables have all channels, since operations on rows of `half` elements are slow.
+    """
+    angles = positions[..., None] * 10_000.0 ** (-torch.arange(half, device=positions.device) / half)
+    parts = x.shape[-1] // half
+    cos, sin = angles.cos(), angles.sin()
+    swapped = x.unflatten(-1, (-1, 2, half)).flip(-2).flatten(-3)
+    return x * cos.repeat(1, 1, parts) + swapped * torch.cat([-sin, sin], -1).repeat(1, 1, parts // 2)

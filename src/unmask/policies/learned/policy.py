@@ -153,7 +153,9 @@ class Learned:
 
     def logits(self, view: View) -> Tensor:
         """View -> logits (B, L); those of positions that are not eligible have no meaning."""
-        self.network.to(view.eligible.device)  # `read_policy` loads it on the CPU
+        device = view.eligible.device
+        if self.network.head.weight.device != device:  # `read_policy` loads it on the CPU
+            self.network.to(device)
         seen = observe(view, self.settings, self.cost(_dial(view)))
         logits = self.network(seen)
         return logits.new_zeros(view.eligible.shape).scatter_(1, seen.positions, logits)
