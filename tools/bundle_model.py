@@ -1,9 +1,12 @@
 """A finished run -> a bundled checkpoint: bf16 weights, the bound measured on them, and a card.
 
-    unmask train shakespeare --out runs/shakespeare
-    python tools/bundle_model.py runs/shakespeare src/unmask/assets/models/shakespeare --recipe shakespeare
+    unmask train wordnet --out runs/wordnet
+    python tools/bundle_model.py runs/wordnet src/unmask/assets/models/wordnet --recipe wordnet \
+        --policy entropy:steps=4 --block-size 8 --temperature 0.8 --top-p 0.9
+    python tools/text_model.py wordnet --card --words FILE          # adds its measures to the card
 
-The bound is measured with the rounded weights, on all validation rows, with `--draws` maskings each.
+The bound is measured with the rounded weights, on all validation rows, with `--draws` maskings each. `--policy`,
+`--block-size`, `--temperature` and `--top-p` become the defaults of `generate` and `fill` with this model.
 """
 
 import argparse
@@ -17,6 +20,8 @@ from unmask.solve.problems import problems, solve
 from unmask.tasks import make
 from unmask.train.plan import corpus_of
 from unmask.train.settings import TextRun
+
+_DECODING = {"policy": str, "block_size": int, "temperature": float, "top_p": float}
 
 
 def origin(run: dict) -> str:
@@ -74,11 +79,15 @@ def main() -> None:
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--remark", default="", help="a remark about the training, for the card")
+    for name, type_ in _DECODING.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type_)
     args = parser.parse_args()
+    decoding = {name: value for name in _DECODING if (value := getattr(args, name)) is not None}
     source = read_checkpoint(args.run)
     assert source.run is not None
     rounded = {name: value.bfloat16() for name, value in load_tensors(args.run).items()}
-    write_checkpoint(args.target, rounded, source.config, tokenizer_json=source.tokenizer_json, run=source.run, card="")
+    config = source.config | ({"decoding": decoding} if decoding else {})
+    write_checkpoint(args.target, rounded, config, tokenizer_json=source.tokenizer_json, run=source.run, card="")
     model = load(str(args.target), dtype="float32")
     data = corpus_of(from_dict(TextRun, source.run["settings"], "run.json").data, model.tokenizer)
     bound = to_dict(model.bound_packed(data.valid, draws=args.draws))
@@ -92,7 +101,7 @@ def main() -> None:
     write_checkpoint(
         args.target,
         rounded,
-        source.config,
+        config,
         tokenizer_json=source.tokenizer_json,
         run={name: part for name, part in source.run.items() if name != "solved"} | {"bound": bound},
         card=text,

@@ -25,7 +25,7 @@ LIMITS = {
     # policies/base.py: what a policy returns is checked before it is used
     # results.py: rows become texts and figures by the same function in Python and on the command line
     # model/inference.py: passes without gradients have other operations than those of training
-    ("generate", "shakespeare", "ROMEO.", "--length", "40"): 33,
+    ("generate", "wordnet", "river:", "--length", "40"): 33,
     # data/packer.py: prepare.py outgrew a file when rows could hold whole documents
     # without samples, which are the files of `generate`; train/clock.py: budgets of time, and when a run is looked at
     ("train", "--data.source", "shakespeare", "--train.steps", "2", "--sample-every", "0"): 44,

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-MODELS = ("shakespeare", "sudoku", "automaton", "automaton_eos")
+PUZZLES = ("sudoku", "automaton", "automaton_eos")
 POLICIES = {"sudoku": "sudoku:side=6", "automaton": "automaton:traces=mixed", "automaton_eos": "automaton:traces=mixed"}
 RULES = ("random", "entropy-bound:gamma=0.3", "ancestral:steps=12", "remdm:steps=12")
 CACHES: tuple[str | None, ...] = (None, "prefix", "dual", "delayed")
@@ -96,6 +96,11 @@ def _load(base: Path, name: str, threads: int) -> Any:
     return unmask.load(str(base / "src/unmask/assets/models" / name), device="cpu", dtype="float32", threads=threads)
 
 
+def _text_model(base: Path) -> str:
+    """The bundled model of text that BASE has: shakespeare before issue 13."""
+    return next(name for name in ("wordnet", "shakespeare") if (base / "src/unmask/assets/models" / name).is_dir())
+
+
 def _learned(base: Path, name: str) -> str:
     return f"learned:from={base}/src/unmask/assets/policies/{name}"
 
@@ -113,7 +118,7 @@ def logits(base: Path, threads: int) -> Any:
     import torch
 
     results: dict[str, Any] = {}
-    for name in MODELS:
+    for name in (_text_model(base), *PUZZLES):
         model = _load(base, name, threads)
         generator = torch.Generator().manual_seed(5)
         tokens = torch.randint(model.denoiser.vocab_size, (3, model.window), generator=generator)
@@ -131,15 +136,15 @@ def logits(base: Path, threads: int) -> Any:
 def texts(base: Path, threads: int) -> Any:
     """Generation with heuristics: four models, temperatures 0 and 1, without and with each cache."""
     results: dict[str, Any] = {}
-    for name in MODELS:
+    for name in (_text_model(base), *PUZZLES):
         model = _load(base, name, threads)
-        prompts = ["ROMEO.", "The king"] if name == "shakespeare" else [""]
+        prompts = [""] if name in PUZZLES else ["ROMEO.", "The king"]
         for rule in RULES:
             for temperature in (0.0, 1.0):
                 for cache in CACHES:
                     key = f"{name} {rule} {temperature} {cache}"
                     results[key] = _generated(model, prompts, 32, rule, temperature, cache)
-    model = _load(base, "shakespeare", threads)
+    model = _load(base, _text_model(base), threads)
     filled = model.fill("My[= king] is [1-6].", policy="confidence:steps=4", seed=2)
     results["fill"] = [filled.tokens, filled.log_probs, filled.passes]
     results["long"] = _generated(model, ["ROMEO."], 300, "confidence:steps=20", 1.0, None)
@@ -186,12 +191,12 @@ def commands(base: Path, threads: int) -> Any:
     models = base / "src/unmask/assets/models"
     machine = ("--device", "cpu", "--dtype", "float32", "--threads", str(threads))
     compared = ("texts", "token_ids", "log_probs", "passes", "holes", "nats_per_token", "stderr", "bits_per_byte")
-    shakespeare = str(models / "shakespeare")
+    text = str(models / _text_model(base))
     Path("text.txt").write_text(TEXT * 40, encoding="utf-8")
     results = {
-        "generate": _command("generate", shakespeare, "ROMEO.", "--length", "40", *machine),
-        "fill": _command("fill", shakespeare, "To be or [5] to be", *machine),
-        "eval": _command("eval", shakespeare, "--data.source", "text.txt", "--limit", "8", "--split", "all", *machine),
+        "generate": _command("generate", text, "ROMEO.", "--length", "40", *machine),
+        "fill": _command("fill", text, "To be or [5] to be", *machine),
+        "eval": _command("eval", text, "--data.source", "text.txt", "--limit", "8", "--split", "all", *machine),
     }
     facts = {name: {key: value[key] for key in compared if key in value} for name, value in results.items()}
     for name, task in POLICIES.items():

@@ -7,7 +7,7 @@
 A text is what the model writes after the word of a held-out row, `word:`; the reference is what the row has there. Both
 have the same words in front, and are compared by three measures that need no other model: the share of words that a
 dictionary has, the entropy of single tokens, and the perplexity under a 3-gram model of the training rows. `--frontier`
-measures several ways of decoding by the last two; their seeds and words are not those of the table.
+measures several ways of decoding; their seeds and words are not those of the table.
 """
 
 __all__ = [
@@ -38,19 +38,23 @@ from unmask.api import Model, load
 from unmask.data.prepare import open_sources
 from unmask.data.split import plan_split
 from unmask.decode.rows import run_to_end
+from unmask.disk.files import atomic_text
+from unmask.disk.folders import locate
 from unmask.train.plan import corpus_of
 from unmask.train.settings import trained_on
 
 WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
-POLICIES = (
-    "random",
-    "confidence:steps=32",
-    "entropy-bound:gamma=0.5",
-    "entropy-bound:gamma=2",
-    "threshold:threshold=0.7",
+RULES = (  # policies with the size of their blocks
+    ("left-to-right", None),
+    ("entropy:steps=4", 8),
+    ("confidence:steps=4", 8),
+    ("random:steps=4", 8),
+    ("entropy-bound:gamma=0.5", 8),
+    ("entropy:steps=16", None),
 )
-TEMPERATURES, TOP_PS = (0.6, 0.8, 1.0), (0.9, 1.0)
+TEMPERATURES, TOP_PS = (0.65, 0.8), (0.9, 1.0)
 SHOWN = 20  # texts in the card
+_HEADING = "## Measures"
 
 
 class Passage(NamedTuple):
@@ -175,28 +179,40 @@ def compare(material: Material, passages: Sequence[Passage], seed: int, decoding
 
 
 def lookup(material: Material, count: int) -> dict[str, Any]:
-    """How often `fill "[1]: DEFINITION"` writes the word of a held-out row, and has it among the five most probable.
+    """How often `fill "[1]: DEFINITION"` writes the word of a held-out row, has it among the five most probable, and
+    prefers it to the words of the nine next rows.
 
     The rows are the first `count` whose word is one token. The definition is without its example, which has the word;
     the temperature is 0.
     """
     model, tokenizer = material.model, material.model.tokenizer
     answers: list[dict[str, Any]] = []
+    orders: list[list[int]] = []
     for prompt, rest in passages(material.held_out):
         word = prompt[:-1]
         if len(tokenizer.encode(word)) > 1 or len(answers) == count:
             continue
         definition = rest.split(' "')[0]
-        *_, last = model.stream_fill(f"[1]:{definition}", temperature=0.0, alternatives=8)
+        *_, last = model.stream_fill(f"[1]:{definition}", temperature=0.0, alternatives=tokenizer.vocab_size)
         assert last.step.candidates is not None
         ids = [token for token in last.step.candidates[0, 0].tolist() if token not in tokenizer.special_ids]
         answers.append({"word": word, "definition": definition, "five": [tokenizer.decode([i]) for i in ids[:5]]})
+        orders.append(ids)
+    targets = [tokenizer.encode(answer["word"])[0] for answer in answers]
+    tens = [{targets[(row + further) % len(targets)] for further in range(10)} for row in range(len(targets))]
+    firsts = [next(token for token in order if token in ten) for order, ten in zip(orders, tens, strict=True)]
     return {
         "count": len(answers),
         "first": sum(answer["word"] == answer["five"][0] for answer in answers) / len(answers),
         "five": sum(answer["word"] in answer["five"] for answer in answers) / len(answers),
+        "among_ten": sum(map(int.__eq__, firsts, targets)) / len(answers),
         "answers": answers,
     }
+
+
+def dictionary_of(path: Path) -> frozenset[str]:
+    """A file with a word on each line -> its words in lower case."""
+    return frozenset(word.lower() for word in path.read_text("utf-8").split())
 
 
 def known(texts: Iterable[str], dictionary: frozenset[str]) -> float:
@@ -205,24 +221,29 @@ def known(texts: Iterable[str], dictionary: frozenset[str]) -> float:
     return sum(word in dictionary for word in words) / len(words)
 
 
-def frontier(material: Material, rows: Sequence[Passage], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Ways of decoding -> mean entropy and perplexity over `seeds`, relative to the rows themselves, and passes."""
+def frontier(
+    material: Material, rows: Sequence[Passage], seeds: Sequence[int], dictionary: frozenset[str]
+) -> list[dict[str, Any]]:
+    """Ways of decoding -> means over `seeds`: entropy, perplexity and length relative to those of the rows, the share
+    of words in the dictionary, and passes.
+    """
     points: list[dict[str, Any]] = []
-    for policy, temperature, top_p in itertools.product(POLICIES, TEMPERATURES, TOP_PS):
-        decoding = {"policy": policy, "temperature": temperature, "top_p": top_p}
+    for (policy, block_size), temperature, top_p in itertools.product(RULES, TEMPERATURES, TOP_PS):
+        decoding = {"policy": policy, "block_size": block_size, "temperature": temperature, "top_p": top_p}
         results = [compare(material, rows, seed, decoding) for seed in seeds]
-        ratios = {
+        means = {
             name: sum(result[name][0] / result[name][1] for result in results) / len(results)
             for name in ("entropy", "perplexity", "tokens")
         }
-        points.append(decoding | ratios | {"passes": sum(result["passes"] for result in results) / len(results)})
+        means["words"] = known((text for result in results for text in result["rests"]), dictionary)
+        points.append(decoding | means | {"passes": sum(result["passes"] for result in results) / len(results)})
         print(json.dumps(points[-1] | {"text": results[0]["texts"][0]}), flush=True)
     return points
 
 
 def measure(material: Material, options: argparse.Namespace, decoding: dict[str, Any]) -> dict[str, Any]:
     """The options of the command -> all measures of the table, and the texts of the card."""
-    dictionary = frozenset(word.lower() for word in options.words.read_text("utf-8").split())
+    dictionary = dictionary_of(options.words)
     rows = passages(material.held_out)[: options.count]
     result = compare(material, rows, 0, decoding)
     assert material.model.checkpoint is not None
@@ -242,6 +263,11 @@ def measure(material: Material, options: argparse.Namespace, decoding: dict[str,
     }
 
 
+def _percent(rate: float, count: int) -> str:
+    """A rate among `count` answers -> per cent, with the standard error."""
+    return f"{100 * rate:.1f} ± {100 * math.sqrt(rate * (1 - rate) / count):.1f} %"
+
+
 def table(measures: dict[str, Any]) -> str:
     """Measures -> the table of the card, and its texts, as Markdown."""
     lookup, bound, count = measures["lookup"], measures["bound"], measures["count"]
@@ -253,8 +279,7 @@ def table(measures: dict[str, Any]) -> str:
         ("perplexity under the 3-gram model", *(f"{value:.0f}" for value in measures["perplexity"])),
         ("tokens of a text", *(f"{value:.1f}" for value in measures["tokens"])),
     ]
-    rates = [lookup[name] for name in ("first", "five")]
-    first, five = (f"{100 * rate:.1f} ± {100 * math.sqrt(rate * (1 - rate) / lookup['count']):.1f} %" for rate in rates)
+    first, five, ten = (_percent(lookup[name], lookup["count"]) for name in ("first", "five", "among_ten"))
     return "\n".join(
         [
             f"Texts after the words of {count} held-out rows ({how or 'the default decoding'}), beside those rows:",
@@ -265,7 +290,8 @@ def table(measures: dict[str, Any]) -> str:
             "",
             f"- passes a text: {measures['passes']:.1f}; texts that end: {100 * measures['ended']:.0f} %",
             f"- {bound['bits_per_byte']:.3f} ± {error:.3f} bits/byte on the held-out rows",
-            f'- `fill "[1]: DEFINITION"` for {lookup["count"]} held-out words: first {first}, among five {five}',
+            f'- `fill "[1]: DEFINITION"` for {lookup["count"]} held-out words: first {first}, among five {five};',
+            f"  before the words of nine other rows {ten} (by chance 10 %)",
             f"- the first {len(measures['samples'])} texts, seed 0:",
             "",
             *(f"      {text}" for text in measures["samples"]),
@@ -282,20 +308,26 @@ def main() -> None:
     parser.add_argument("--headwords", type=int, default=200, help="words that are looked up by their definition")
     parser.add_argument("--draws", type=int, default=4, help="maskings of each held-out row for the bound")
     parser.add_argument("--policy")
+    parser.add_argument("--block-size", type=int)
     parser.add_argument("--temperature", type=float)
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--frontier", action="store_true", help="compare ways of decoding instead")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102], help="of the frontier")
+    parser.add_argument("--card", action="store_true", help="write the table at the end of the card of the model")
     parser.add_argument("--out", type=Path, help="also write the JSON there")
     options = parser.parse_args()
     material = Material.of(load(options.model, dtype="float32"))
     if options.frontier:
         validation = passages(material.held_out)[options.count : 2 * options.count]
-        result: Any = frontier(material, validation, (101, 102))
+        result: Any = frontier(material, validation, options.seeds, dictionary_of(options.words))
         text = ""
     else:
-        named = {"policy": options.policy, "temperature": options.temperature, "top_p": options.top_p}
+        named = {name: getattr(options, name) for name in ("policy", "block_size", "temperature", "top_p")}
         result = measure(material, options, {name: value for name, value in named.items() if value is not None})
         text = table(result)
+        if options.card:
+            card = Path(locate(options.model)) / "card.md"
+            atomic_text(card, card.read_text("utf-8").partition(f"\n{_HEADING}")[0] + f"\n{_HEADING}\n\n{text}\n")
     if options.out is not None:
         options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(text or json.dumps(result, indent=1))

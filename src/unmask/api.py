@@ -18,7 +18,7 @@ from unmask.decode.options import Defaults, make_decoder, row_options
 from unmask.decode.rows import Snapshot, Source, Written, slide
 from unmask.denoiser import Denoiser, Trainable
 from unmask.disk.checkpoint import Checkpoint
-from unmask.disk.folders import bundled, locate
+from unmask.disk.folders import DEFAULT_MODEL, bundled, locate
 from unmask.errors import RequestError
 from unmask.fill.holes import Choice, Fill, Filler
 from unmask.model.inference import computing_in
@@ -37,7 +37,7 @@ _DECODING = ("block_size", "cache", "guidance", "suppress", "passes", "alternati
 
 @ranges.checked
 def load(
-    name_or_path: str | os.PathLike[str] = "shakespeare",
+    name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
     device: str = "auto",
     dtype: DtypeName = "auto",

@@ -111,7 +111,7 @@ COMPLETED = [
     (["gen"], {"generate"}),
     (["generate", "--policy", "kla"], {"klass"}),
     (["generate", "--tem"], {"--temperature"}),
-    (["generate", "shake"], {"shakespeare"}),
+    (["generate", "wor"], {"wordnet"}),
     (["train", "--data.source", "aus"], {"austen"}),
     (["train", "--train.sh"], {"--train.shape"}),
     (["train", "--train.shape", "cos"], {"cosine"}),
@@ -142,7 +142,7 @@ def test_help_of_a_verb_by_either_word(capsys: pytest.CaptureFixture[str]) -> No
 def test_info_shows_versions_and_files_with_v(capsys: pytest.CaptureFixture[str]) -> None:
     names: list[set[str]] = []
     for words in ([], ["-v"]):
-        assert main(["info", "shakespeare", *words]) == 0
+        assert main(["info", "wordnet", *words]) == 0
         names.append({line.split("  ")[1] for line in capsys.readouterr().out.splitlines() if line[:2] == "  "})
     assert {"network", "bound", "can resume"} <= names[0]
     assert names[1] - names[0] == {"versions", "files"}

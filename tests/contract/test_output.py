@@ -80,7 +80,7 @@ def test_a_sentence_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         [FORGED],
         ["train", f"--{FORGED}"],
         ["train", "--train.steps", FORGED],
-        ["generate", "shakespeare", "a", "--policy", f"random:{FORGED}=1"],
+        ["generate", "wordnet", "a", "--policy", f"random:{FORGED}=1"],
         ["train", "--data.source", f"{EVIL}.txt"],
         ["frontier", "automaton", "--task", EVIL],
     ],
@@ -149,7 +149,7 @@ def test_a_command_without_its_output(
 
 
 def test_notes_that_nobody_reads(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["fill", "shakespeare", "a [3] b", "--temperature", "0", "-v"]
+    words = ["fill", "wordnet", "a [3] b", "--temperature", "0", "-v"]
     assert cli.main(words) == 0
     whole = capsys.readouterr().out
     monkeypatch.setattr(sys, "stderr", Broken(errno.EPIPE))

@@ -164,7 +164,7 @@ def test_every_command_is_accepted(fence: Fence) -> None:
         "unmask generat x",
         "unmask train --train.lrr 3",
         "unmask generate x y z",
-        "unmask generate shakespear",
+        "unmask generate wordne",
         "unmask fill a[5] --policy klas",
         "make tea",
         "pip install 'unmask[no]'",

@@ -38,16 +38,25 @@ def test_every_combination_of_lengths_is_reported(capsys: pytest.CaptureFixture[
             assert f"{attempt['holes'][0]!r} | {attempt['holes'][1]!r}" in err
 
 
+def test_a_hole_at_the_beginning_has_its_text_without_a_space(capsys: pytest.CaptureFixture[str]) -> None:
+    """The token of a word has a space before it, which the beginning of a text has not; the control is the other."""
+    letters = " abcdefghijklmnopqrstuvwxyz"
+    (fill,) = json_of(capsys, "[1]: a[1] of water", "--temperature", "0", "--only", letters)["fills"]
+    first, second = fill["holes"]
+    assert fill["text"] == f"{first}: a{second} of water"
+    assert not first.startswith(" ")
+
+
 def test_choices_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("O Romeo, Romeo, wherefore art [?] Romeo?", "--choices", "thou", "king of the sea")
+    words = ("river: a large natural [?] of water", "--choices", "stream", "king of the sea")
     choices = json_of(capsys, *words)["choices"]
-    assert [choice["text"] for choice in choices] == ["thou", "king of the sea"]
+    assert [choice["text"] for choice in choices] == ["stream", "king of the sea"]
     assert choices[0]["probability"] > 0.95
     assert sum(choice["probability"] for choice in choices) == pytest.approx(1)
     assert main(["fill", *words, *FAST]) == 0
     head, first, second = capsys.readouterr().out.splitlines()
     assert head.split() == ["probability", "nats", "tokens"]
-    assert first.startswith("'thou'")
+    assert first.startswith("'stream'")
     assert f"{choices[0]['nats']:.2f}" in first
     assert second.startswith("'king of the sea'")
 
@@ -55,19 +64,19 @@ def test_choices_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_choice_is_read_together_with_the_space_before_it() -> None:
     model = unmask.load(device="cpu", dtype="float32", threads=1)
     (apart,), (together,) = (
-        model.score(text, [choice]) for text, choice in (("art [?] Romeo", "thou"), ("art[?] Romeo", " thou"))
+        model.score(text, [choice]) for text, choice in (("a [?] of water", "stream"), ("a[?] of water", " stream"))
     )
     assert (apart.nats, apart.tokens) == (together.nats, together.tokens) == (pytest.approx(together.nats), 1)
 
 
 def test_digits_only(capsys: pytest.CaptureFixture[str]) -> None:
-    (fill,) = json_of(capsys, "shakespeare", "In the year [4] of our lord", "--only", "0123456789")["fills"]
+    (fill,) = json_of(capsys, "wordnet", "In the year [4] of our lord", "--only", "0123456789")["fills"]
     assert fill["holes"][0].isdigit()
 
 
 def test_generate_and_fill_have_the_same_options(capsys: pytest.CaptureFixture[str]) -> None:
     """Characters, suppressed tokens and guidance in both; the control is the same request without them."""
-    for verb, words in (("generate", ["shakespeare", "To be", "--length", "6"]), ("fill", ["To be[6]."])):
+    for verb, words in (("generate", ["wordnet", "To be", "--length", "6"]), ("fill", ["To be[6]."])):
         texts: list[str] = []
         for more in ([], ["--only", " abcdefgh"], ["--suppress", ",", " "], ["--guidance", "2"]):
             capsys.readouterr()

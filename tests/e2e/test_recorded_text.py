@@ -189,8 +189,8 @@ def test_fine_tuning_keeps_the_rule_of_the_same_text_and_says_if_it_changed(here
 
 
 def bundled() -> tuple[Trained, Tokenizer, dict[str, Any]]:
-    """What the bundled model of Shakespeare records, and its tokenizer."""
-    checkpoint = read_checkpoint(locate("shakespeare"))
+    """What the bundled model of text records, and its tokenizer."""
+    checkpoint = read_checkpoint(locate("wordnet"))
     trained, tokenizer = trained_on(checkpoint), Tokenizer.from_json(checkpoint.tokenizer_json or "")
     assert trained is not None
     return trained, tokenizer, checkpoint.run or {}
@@ -199,7 +199,7 @@ def bundled() -> tuple[Trained, Tokenizer, dict[str, Any]]:
 def test_the_bundled_model_keeps_its_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     trained, tokenizer, _ = bundled()
     monkeypatch.setattr("unmask.train.plan.prepare", lambda settings, tokenizer, note, sources: sources.rule)
-    assert corpus_of(trained.data, tokenizer, trained=trained, advice="or nothing") == 1
+    assert corpus_of(trained.data, tokenizer, trained=trained, advice="or nothing") == 2
     other = replace(trained, fingerprint="0" * 64)
     with pytest.raises(RequestError, match="no longer"):  # the control: it is compared
         corpus_of(trained.data, tokenizer, trained=other, advice="or nothing")

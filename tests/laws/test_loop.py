@@ -280,6 +280,6 @@ def test_a_command_without_work_to_save_ends_quietly(
     monkeypatch.setattr(measure, "run_eval", work)
     if name == "SIGINT":  # ignored in a process that a shell began in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    assert main(["eval", "shakespeare"]) == code
+    assert main(["eval", "wordnet"]) == code
     assert capsys.readouterr().err == "unmask: interrupted: nothing was saved.\n"
     assert signal.getsignal(signal.SIGTERM) is former

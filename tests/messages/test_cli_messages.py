@@ -171,8 +171,8 @@ def test_a_run_is_not_overwritten_or_changed(capsys: pytest.CaptureFixture[str],
         "(what may change: device, keep, log_every, minutes, patience, sample_every, save_every, steps, threads, "
         "track)."
     )
-    assert sentence_of(capsys, "train", "shakespeare", "--resume", str(checkpoint)) == (
-        "--resume takes the recipe from the run; leave 'shakespeare' out."
+    assert sentence_of(capsys, "train", "wordnet", "--resume", str(checkpoint)) == (
+        "--resume takes the recipe from the run; leave 'wordnet' out."
     )
     assert sentence_of(capsys, "train", "--init", str(checkpoint), "--model.width", "64") == (
         "--model.width does not go with --init: network and tokenizer are the checkpoint's."
@@ -315,29 +315,29 @@ def test_a_lone_argument_is_a_checkpoint_or_a_text(
         assert main(["generate", "--length", "4", "--threads", "1", *words]) == 0
         return capsys.readouterr().out
 
-    assert generated("--", "-x") == generated("shakespeare", "--", "-x") != generated("shakespeare", "x")
+    assert generated("--", "-x") == generated("wordnet", "--", "-x") != generated("wordnet", "x")
     for text in ("ROMEO.", "", "Once upon/", "no such word", "[5]/[3]"):
         if text == "Once upon/":
             (tmp_path / "Once").mkdir()
-        assert generated(text) == generated("shakespeare", text) != generated("shakespeare", "x")
+        assert generated(text) == generated("wordnet", text) != generated("wordnet", "x")
     assert generated(str(checkpoint)) == generated(str(checkpoint), "")
-    assert generated("shakespeare") == generated("shakespeare", "")
+    assert generated("wordnet") == generated("wordnet", "")
     with pytest.raises(AssertionError):
-        generated("shakespeare", "a", "b")
+        generated("wordnet", "a", "b")
     text = generated("ROMEO.")
-    (tmp_path / "shakespeare").mkdir()  # a path of that name does not matter where the name was not typed
+    (tmp_path / "wordnet").mkdir()  # a path of that name does not matter where the name was not typed
     assert generated("ROMEO.") == text
     assert generated()
 
 
 def test_a_text_to_fill_alone(capsys: pytest.CaptureFixture[str]) -> None:
     outputs: list[str] = []
-    for words in (["To be or [5]"], ["shakespeare", "To be or [5]"]):
+    for words in (["To be or [5]"], ["wordnet", "To be or [5]"]):
         assert main(["fill", *words, "--threads", "1"]) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
     assert outputs[0].startswith("To be or ")
-    assert sentence_of(capsys, "fill", "shakespeare") == "fill needs a TEMPLATE; see unmask fill --help."
+    assert sentence_of(capsys, "fill", "wordnet") == "fill needs a TEMPLATE; see unmask fill --help."
 
 
 @pytest.mark.parametrize("verb", ["generate", "fill"])
@@ -346,11 +346,11 @@ def test_a_word_that_looks_like_a_path_is_no_text(verb: str, word: str, capsys: 
     sentence = sentence_of(capsys, verb, word)
     assert sentence.startswith("There is no ")
     assert f"'{word}'" in sentence
-    assert sentence.endswith(f"If it is a text, write: unmask {verb} shakespeare {shlex.quote(word)}")
+    assert sentence.endswith(f"If it is a text, write: unmask {verb} wordnet {shlex.quote(word)}")
 
 
 @pytest.mark.parametrize("verb", ["generate", "fill"])
-@pytest.mark.parametrize("word", ["shakespear", "Shakespeare", "sudoko"])
+@pytest.mark.parametrize("word", ["wordne", "Wordnet", "sudoko"])
 def test_a_word_that_is_nearly_a_name_is_asked_about(verb: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert sentence_of(capsys, verb, word).startswith(f"There is no bundled model '{word}'; did you mean '")
 
@@ -366,7 +366,7 @@ def test_statistics_are_printed_with_v(capsys: pytest.CaptureFixture[str]) -> No
         for flag in ([], ["-v"], ["--verbose"]):
             first, *rest = verb.split()
             length = ["--length", "4"] if first == "generate" else []
-            assert main([first, "shakespeare", text, *rest, *length, *flag, "--threads", "1"]) == 0
+            assert main([first, "wordnet", text, *rest, *length, *flag, "--threads", "1"]) == 0
             out, err = capsys.readouterr()
             outputs.append(out)
             assert (statistics in err) == bool(flag)
@@ -386,7 +386,7 @@ def test_the_version_and_those_of_the_libraries(capsys: pytest.CaptureFixture[st
 
 
 def test_a_bundled_name_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "did you mean 'shakespeare'?" in sentence_of(capsys, "info", "shakespear")
+    assert "did you mean 'wordnet'?" in sentence_of(capsys, "info", "wordne")
 
 
 def test_a_picture_that_cannot_be_written_is_no_failure_of_a_training(

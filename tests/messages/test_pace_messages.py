@@ -98,19 +98,19 @@ def test_objects() -> None:
 
 ARGUMENTS = [
     ("pace", "pace needs a CHECKPOINT; see unmask pace --help."),
-    ("pace shakespeare --steps 4 0", "--steps cannot be '0'; give a whole number of at least 1."),
-    ("pace shakespeare --steps", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
-    ("pace shakespeare --prompt 1", "--prompt cannot be '1'; give a number of at least 0 and below 1."),
-    ("pace shakespeare --sequences 1", "--sequences cannot be '1'; give a whole number of at least 2."),
-    ("pace shakespeare --batch 0", "--batch cannot be '0'; give a whole number of at least 1."),
-    ("pace shakespeare --out pace.txt", "--out is 'pace.txt'; the name of the file has to end in .json."),
-    ("pace shakespeare --plot plot.pdf", "--plot is 'plot.pdf'; the name of the file has to end in .png."),
+    ("pace wordnet --steps 4 0", "--steps cannot be '0'; give a whole number of at least 1."),
+    ("pace wordnet --steps", "--steps needs numbers of passes of at least 1, for example --steps 8 16 32."),
+    ("pace wordnet --prompt 1", "--prompt cannot be '1'; give a number of at least 0 and below 1."),
+    ("pace wordnet --sequences 1", "--sequences cannot be '1'; give a whole number of at least 2."),
+    ("pace wordnet --batch 0", "--batch cannot be '0'; give a whole number of at least 1."),
+    ("pace wordnet --out pace.txt", "--out is 'pace.txt'; the name of the file has to end in .json."),
+    ("pace wordnet --plot plot.pdf", "--plot is 'plot.pdf'; the name of the file has to end in .png."),
     (
-        "pace shakespeare --data.length 999",
-        "data.length is 999, but the model's window is 256 tokens; set --data.length 256 or less.",
+        "pace wordnet --data.length 999",
+        "data.length is 999, but the model's window is 64 tokens; set --data.length 64 or less.",
     ),
     (
-        "pace shakespeare --data.tokenizer byte",
+        "pace wordnet --data.tokenizer byte",
         "--data.tokenizer does not go with pace: the tokenizer is the checkpoint's.",
     ),
 ]

@@ -26,6 +26,7 @@ from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.decode.propose import propose
 from unmask.denoiser import Denoiser, Place, Wrapper, clean_log_probs
+from unmask.disk.folders import DEFAULT_MODEL
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
 from unmask.model.inference import computing_in
@@ -221,9 +222,9 @@ def _bundled() -> list[dict[str, Any]]:
 
     model = unmask.load(dtype="float32", device="cpu", threads=1)
     s = model.network.settings
-    shape = Shape("shakespeare", s.width, s.blocks, s.heads, s.vocab_size, min(128, s.max_length), 4)
+    shape = Shape(DEFAULT_MODEL, s.width, s.blocks, s.heads, s.vocab_size, min(128, s.max_length), 4)
     tokens = torch.full((shape.batch, shape.length), s.mask_id)
-    text = model.tokenizer.encode("To be, or not to be")[:_PROMPT]
+    text = model.tokenizer.encode("river: a large stream")[:_PROMPT]
     tokens[:, : len(text)] = torch.tensor(text)
     tokens[:, len(text)] = torch.arange(shape.batch)  # so that the rows differ
     return _deviations(model.denoiser, shape, Canvas.start(tokens, torch.arange(shape.batch)))

@@ -6,13 +6,13 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.config import to_path
+from unmask.disk.folders import DEFAULT_MODEL
 from unmask.errors import DataError, PluginError, RequestError
 from unmask.output import console as screen
 from unmask.output import note
@@ -22,20 +22,28 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from unmask.api import Model
-    from unmask.policies.base import UnmaskingPolicy
     from unmask.solve.puzzles import DialPoint, PolicyRun, Puzzles, PuzzleSet
 
-_BUNDLED = "shakespeare"
 _SEQUENCES, _PATIENCE = 16, 5.0  # the most sequences to measure, and the seconds that measuring may take, about
 _LENGTH, _PAUSE = 120, 0.03
-_STEPS, _GAMMA = 32, 16.0  # with 16 nats a pass there are about 32 passes; with 1 nat 113
-_TEMPLATES = ("ROMEO.\nBut, soft! what [6] through yonder window breaks?", "The [3] of the [2].", "[2]")
+_RULES = ("entropy-bound:gamma=16", "random:steps=32")  # of models that are not bundled
+_PROMPTS = ("river:", "teacher:", "music:")
+_DEFINITIONS = "garden: a[2] where[2] grow"
+_LOOKUP = (
+    "a large natural stream of water",
+    "a person who teaches",
+    "sounds that are played or sung",
+    "with speed; in a hurry",
+)
+_WORDS = ("river", "teacher", "music", "quickly")
+_TEMPLATES = (_DEFINITIONS, "The [3] of the [2].", "[2]")
 _PUZZLES, _OUT = 104, "runs/demo"
 
 
 @dataclass(frozen=True, slots=True)
 class DemoArguments:
-    """A demonstration of a minute: puzzles by several unmasking policies, several dial values, a text, a filled hole.
+    """A demonstration of a minute: puzzles by several unmasking policies and dial values, texts, filled holes, words
+    for definitions.
 
     With a checkpoint it shows that model alone: a text, a filled hole, and the bound on held-out text.
     With --dtype auto puzzles are solved in float32, so that their figures are the same on every machine.
@@ -46,9 +54,9 @@ class DemoArguments:
     puzzles: Count | None = None
     """Number of puzzles of each set; by default 104, or what this machine decodes in 30 s, but at least 24."""
     prompt: str = ""
-    """The start of the generated text."""
+    """The start of the generated text; by default there are three texts."""
     template: str | None = None
-    """The text with holes to fill; by default a line of Romeo, or a shorter text for a model with a short window."""
+    """The text with holes to fill; by default a definition, or a shorter text for a model with a short window."""
     seed: Seed = 0
     """The same seed gives the same puzzles and texts."""
     out: str | None = None
@@ -101,16 +109,15 @@ def run(argv: Sequence[str]) -> int:
             results = _solve(console, arguments)
             report["puzzles"] = {result.puzzle_set.title: result.facts() for result in results}
             report["files"] = [str(path) for path in _write(results, folder, arguments.seed)]
-    name = arguments.checkpoint or _BUNDLED
+    name = arguments.checkpoint or DEFAULT_MODEL
     model = arguments.machine.load(name)
     console.rule("A text, written in no particular order", align="left", style="dim")
     console.print(f"{name}: {model!r}", markup=False)
     report |= {
         "checkpoint": name,
-        "generated": [
-            _generate(model, console, arguments, label, policy) for label, policy in _writers(arguments.checkpoint)
-        ],
+        "generated": _texts(model, console, arguments),
         "filled": _fill(model, console, arguments),
+        "words": [] if arguments.checkpoint else _words(model, console),
         "bound": _measure(model, console),
     }
     report["seconds"] = time.perf_counter() - began
@@ -125,10 +132,10 @@ def run(argv: Sequence[str]) -> int:
 
 def _next(checkpoint: str | None) -> str:
     """Checkpoint -> lines with commands to try after the demo."""
-    name = checkpoint or _BUNDLED
+    name = checkpoint or DEFAULT_MODEL
     lines = [
-        f"  unmask generate {name} 'HAMLET.' --length 400 --watch",
-        f"  unmask fill {name} 'My kingdom for a [3]!' --count 5",
+        f"  unmask generate {name} 'music:' --watch",
+        f"  unmask fill {name} 'teacher: a person who[5]' --count 5",
         "  unmask train --data.source YOUR.txt",
     ]
     if checkpoint is None:
@@ -231,54 +238,38 @@ def _plot(results: Sequence[_Result], path: Path, seed: int) -> None:
 # ---- text ------------------------------------------------------------------------------------------------------------
 
 
-def _writers(checkpoint: str | None) -> "list[tuple[str, UnmaskingPolicy]]":
-    """(label, policy) of the two policies that generate text. The bundled pace fits the bundled model alone.
-
-    The file of the pace was made with `unmask pace shakespeare --data.length 120 --steps 8 16 32 64 --sequences 16
-    --dtype float32 --threads 1 --out src/unmask/assets/paces/shakespeare.json`.
-    """
-    from unmask.policies.entropy_bound import EntropyBound
-    from unmask.policies.pace import read_pace
-    from unmask.policies.top_k import SCORES, TopK, linear
-
-    random = SCORES["random"]
-    if checkpoint is None:
-        path = resources.files("unmask.assets") / "paces" / f"{_BUNDLED}.json"
-        paced = (
-            f"random order, optimal pace of {_STEPS} passes",
-            TopK(random, _STEPS, read_pace(str(path), _STEPS)),
+def _texts(model: "Model", console: "Console", arguments: DemoArguments) -> list[dict[str, Any]]:
+    """Texts, shown while they are written -> their facts. A model that is not bundled writes by two rules."""
+    if arguments.checkpoint is None:
+        prompts = (arguments.prompt,) if arguments.prompt else _PROMPTS
+        label = f"{model.defaults.policy}, blocks of {model.defaults.block_size}"
+        return [_generate(model, console, arguments, prompt, label, {}) for prompt in prompts]
+    return [
+        _generate(
+            model, console, arguments, arguments.prompt, rule, {"policy": rule, "temperature": 0.8, "top_p": 0.95}
         )
-    else:
-        paced = (f"random order, {_STEPS} equal passes", TopK(random, _STEPS, linear))
-    return [(f"entropy bound, {_GAMMA:g} nats a pass", EntropyBound(_GAMMA)), paced]
+        for rule in _RULES
+    ]
 
 
 def _generate(
-    model: "Model", console: "Console", arguments: DemoArguments, label: str, policy: "UnmaskingPolicy"
+    model: "Model", console: "Console", arguments: DemoArguments, start: str, label: str, decoding: dict[str, Any]
 ) -> dict[str, Any]:
-    """Generate a text by `policy`, shown while it is written -> its facts."""
+    """Write a text after `start`, shown while it is written -> its facts. `decoding` has keywords of `stream`."""
     from unmask.cli.live import LiveText
     from unmask.decode.rows import unigram_entropy
 
-    length = min(_LENGTH, model.window)
+    prompt = model.tokenizer.encode(start)
+    length = min(_LENGTH, model.window - len(prompt)) if len(prompt) < model.window else _LENGTH
     console.print(f"\n{label}", style="bold", markup=False)
-    prompt = model.tokenizer.encode(arguments.prompt)
-    stream = model.stream(
-        arguments.prompt,
-        length=length,
-        policy=policy,
-        seed=arguments.seed,
-        temperature=0.8,
-        top_p=0.95,
-        stop_at_eos=False,
-    )
+    stream = model.stream(start, length=length, seed=arguments.seed, **decoding)
     with LiveText(model.tokenizer, console, prompt=prompt, total=length, pause=_PAUSE) as live:
         row = live.follow(stream)[0]
     entropy = unigram_entropy([row.tokens[row.prompt :]])
-    console.print(f"{length} tokens in {row.passes} passes; unigram entropy {entropy:.2f} nats\n", style="dim")
+    written = len(row.tokens) - row.prompt
+    console.print(f"{written} tokens in {row.passes} passes; unigram entropy {entropy:.2f} nats\n", style="dim")
     return {
         "label": label,
-        "policy": repr(policy),
         "text": model.tokenizer.text(row.tokens, row.typed),
         "passes": row.passes,
         "entropy": entropy,
@@ -290,7 +281,7 @@ def _fill(model: "Model", console: "Console", arguments: DemoArguments) -> list[
     console.rule("Filling a hole, with text on both sides", align="left", style="dim")
     text = arguments.template or _fitting(model)
     console.print(text, markup=False)
-    result = model.fill(text, count=6, seed=arguments.seed, temperature=0.8)
+    result = model.fill(text, count=6, seed=arguments.seed, temperature=0.8 if arguments.checkpoint else None)
     pairs = zip(result.holes, result.log_probs, strict=True)
     fills: list[dict[str, Any]] = [{"holes": holes, "log_prob": sum(log_probs)} for holes, log_probs in pairs]
     fills.sort(key=lambda fill: -fill["log_prob"])
@@ -298,6 +289,19 @@ def _fill(model: "Model", console: "Console", arguments: DemoArguments) -> list[
         shown = " … ".join(text.strip().replace("\n", " / ") for text in fill["holes"])
         console.print(f"  {shown}   (log-probability {fill['log_prob']:.1f})", markup=False)
     return fills[:3]
+
+
+def _words(model: "Model", console: "Console") -> list[dict[str, Any]]:
+    """Definitions -> the probabilities of some words for each."""
+    console.print()
+    console.rule(f"The word for a definition, among {len(_WORDS)}", align="left", style="dim")
+    answers: list[dict[str, Any]] = []
+    for definition in _LOOKUP:
+        choices = sorted(model.score(f"[?]: {definition}", _WORDS), key=lambda choice: -choice.probability)
+        answers.append({"definition": definition, "words": {choice.text: choice.probability for choice in choices}})
+        shown = ", ".join(f"{choice.text} {choice.probability:.0%}" for choice in choices)
+        console.print(f"  {definition}: {shown}", markup=False)
+    return answers
 
 
 def _fitting(model: "Model") -> str:

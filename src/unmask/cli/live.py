@@ -125,7 +125,7 @@ class LiveText:
         self._tokens, self._log_probs = list(prompt), [math.nan] * len(prompt)
         self._header = Header(tokenizer.mask_id, (), {tokenizer.pad_id: ""})
         if tokenizer.eos_id is not None:
-            self._header.pieces[tokenizer.eos_id] = ""
+            self._header.pieces[tokenizer.eos_id] = "\n"
         self._typed: Mapping[int, str] = {}
         self._passes, self._turn_passes, self._turn_start = 0, 0, -1
         self._drawn, self._stage = 0.0, 0
@@ -202,6 +202,8 @@ class LiveText:
         if row.stopped:
             del self._tokens[len(row.tokens) :], self._log_probs[len(row.tokens) :]
             self._total = self._filled()
+            if self._live is None and self._stage < STAGES:
+                self._print(1.0)
 
     def _render(self) -> None:
         """Draw a frame, at most 20 a second; without a terminal print the text, about six times over the whole run."""
@@ -209,9 +211,7 @@ class LiveText:
         if self._live is None:
             share = filled / max(self._total, 1)
             if share >= (self._stage + 1) / STAGES:
-                self._stage = int(share * STAGES)
-                heading = f"{share:4.0%}, {self._passes + self._turn_passes} passes"
-                print_stage(self._console, heading, frame(self.cells(), PLAIN_MASK))
+                self._print(share)
             return
         if now - self._drawn >= _FRAME or filled >= self._total:
             self._drawn = now
@@ -219,6 +219,11 @@ class LiveText:
             self._live.update(cropped(text, self._console, "dim", [self._status()]), refresh=True)
         if self._pause:
             time.sleep(self._pause)
+
+    def _print(self, share: float) -> None:
+        self._stage = int(share * STAGES)
+        heading = f"{share:4.0%}, {self._passes + self._turn_passes} passes"
+        print_stage(self._console, heading, frame(self.cells(), PLAIN_MASK))
 
     def _filled(self) -> int:
         return len(self._tokens) - sum(math.isnan(value) for value in self._log_probs)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmask.cli.common import DecodingOptions, MachineOptions, RecordingOptions, StatisticsOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
-from unmask.disk.folders import bundled, locate
+from unmask.disk.folders import DEFAULT_MODEL, bundled, locate
 from unmask.disk.json import read_lines
 from unmask.errors import ConfigError, RequestError
 from unmask.limits import require_rows
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row", bound="Written")
 
-_BUNDLED = "shakespeare"
 _WITH_CHOICES = {"choices", "draws", "seed", "device", "dtype", "threads", "json", "verbose"}
 
 
@@ -41,7 +40,7 @@ class GenerateArguments:
     and the bundled model continues it.
     """
 
-    checkpoint: Positional[str] = _BUNDLED
+    checkpoint: Positional[str] = DEFAULT_MODEL
     """A checkpoint or run folder, or the name of a bundled model."""
     prompt: Positional[str] = ""
     """The start of the text."""
@@ -96,14 +95,16 @@ def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
     a word that looks like a path (it has a / or begins with . or ~), and for one that is nearly the name of a model.
     """
     alone = typed_positionals(cls, argv, verb)
-    model = str(bundled().get(_BUNDLED, _BUNDLED))  # its folder: nobody typed the name, so that it is not ambiguous
+    model = str(
+        bundled().get(DEFAULT_MODEL, DEFAULT_MODEL)
+    )  # its folder: nobody typed the name, so that it is not ambiguous
     if not alone and verb == "generate":
         return [model, *argv]
     if len(alone) != 1 or alone[0] in bundled() or os.path.exists(os.path.expanduser(alone[0])):
         return list(argv)
     word = alone[0]
     if word and "[" not in word and not any(sign.isspace() for sign in word):
-        as_text = f"If it is a text, write: unmask {verb} {_BUNDLED} {shlex.quote(word)}"
+        as_text = f"If it is a text, write: unmask {verb} {DEFAULT_MODEL} {shlex.quote(word)}"
         if "/" in word or word[0] in ".~":
             try:
                 locate(word)

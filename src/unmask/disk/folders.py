@@ -1,6 +1,7 @@
 """Names and paths -> checkpoint folders: bundled by name, the newest and the best of a run; imported without torch."""
 
 __all__ = [
+    "DEFAULT_MODEL",
     "PICKLE_START",
     "best_folder",
     "bundled",
@@ -38,6 +39,9 @@ from unmask.disk.json import read_json
 from unmask.errors import CheckpointError, ConfigError, RequestError, did_you_mean
 
 Value = TypeVar("Value")
+
+DEFAULT_MODEL = "wordnet"
+"""The bundled model that `generate` and `fill` use where none is named."""
 
 _MODEL, _CONFIG = "model.safetensors", "config.json"
 _HOLDS = "a checkpoint folder holds model.safetensors and config.json"

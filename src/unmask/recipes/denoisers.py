@@ -12,7 +12,6 @@ __all__ = [
     "mdlm_owt",
     "names",
     "read",
-    "shakespeare",
     "sudoku",
     "text",
     "wordnet",
@@ -155,21 +154,6 @@ def mdlm_owt() -> TextRun:
     )
 
 
-def shakespeare() -> TextRun:
-    """The bundled model: 38 plays of Shakespeare, a micro network, 1400 steps.
-
-        unmask train shakespeare
-
-    `unmask train shakespeare --dry` prints the time it takes on this machine. The card beside the bundled weights has
-    the bound that it reached; `unmask info shakespeare` prints it.
-    """
-    return TextRun(
-        data=DataSettings("shakespeare"),
-        model=ModelChoice(size="micro"),
-        train=TrainSettings(steps=1400, batch=16, lr=1.2e-3, patience=0, eval_every=250, dtype="float32"),
-    )
-
-
 def sudoku() -> TextRun:
     """Sudoku 6x6: a denoiser that is trained on full grids with random cells masked (bundled).
 
@@ -219,7 +203,6 @@ RECIPES: dict[str, Callable[[], TextRun]] = {
     "countdown": countdown,
     "dna": dna,
     "mdlm_owt": mdlm_owt,
-    "shakespeare": shakespeare,
     "sudoku": sudoku,
     "text": text,
     "wordnet": wordnet,
