@@ -14,7 +14,7 @@ from unmask.data.packed import Packed
 from unmask.decode.canvas import constraints_of
 from unmask.decode.constraint import Constraint, Constraints
 from unmask.decode.loop import Decoder
-from unmask.decode.options import Defaults, make_decoder, row_options
+from unmask.decode.options import Defaults, make_decoder, row_options, writable
 from unmask.decode.rows import Snapshot, Source, Written, slide
 from unmask.denoiser import Denoiser, Trainable
 from unmask.disk.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ class Model:
         self.network = network.to(device).eval()
         self.process, self.tokenizer, self.checkpoint = process, tokenizer, checkpoint
         self.device, self.dtype = device, dtype
-        self.denoiser: Denoiser = computing_in(self.network, dtype)
+        self.denoiser: Denoiser = writable(computing_in(self.network, dtype), tokenizer)
         self.defaults = Defaults.of(checkpoint)
 
     def __repr__(self) -> str:
@@ -106,7 +106,7 @@ class Model:
         Temperature and top-p are for rows whose canvas has none. Raises RequestError for what cannot be combined.
         """
         options = {name: value for name, value in locals().items() if name in _DECODING}
-        options["policy"], options["block_size"] = self.defaults.rule(policy, block_size)
+        options["policy"], options["block_size"] = self.defaults.rule(self.denoiser, policy, block_size)
         decoder = make_decoder(self.denoiser, self.tokenizer, self.process.schedule, self.device, **options)
         return self.defaults.applied(decoder, temperature, top_p)
 

@@ -35,7 +35,9 @@ class Denoiser(Protocol):
     """A bidirectional network that predicts clean tokens from a partly masked sequence.
 
     `vocab_size` is V, the number of ids of the head, MASK included; `max_length` is the longest sequence that it
-    supports (None: no limit); `time_conditioned` is True if `hidden` needs `time`.
+    supports (None: no limit); `time_conditioned` is True if `hidden` needs `time`. It may have two attributes more:
+    `causal_block`, the size of the blocks of block-causal attention (0: a position attends to all), and `shifted`, True
+    if the prediction for position i needs a pass at position i - 1.
     """
 
     @property
@@ -128,11 +130,13 @@ class Attending(Denoiser, Protocol):
         *,
         valid: Tensor | None = None,
         time: Tensor | None = None,
+        length: int = 0,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Tokens (B, A) at positions `at` (B, A), distinct in a row -> (B, A, D), and `kept` with new values there.
 
         Without `at` and `kept` it is `hidden` at all A = L positions, equal in every bit. The tensors of `kept` have
-        the rows first and then the positions (B, L, ...); none is written to. `valid` is (B, L).
+        the rows first and then the positions (B, L, ...); none is written to. `valid` is (B, L). With `at` and no
+        `kept`, what is not computed is zero, and `length` is L.
         """
         ...
 
@@ -191,6 +195,11 @@ def clean_log_probs(logits: Tensor, mask_id: int, *, keep: bool = True) -> Tenso
     return logits.log_softmax(-1)
 
 
+def _inherited(name: str) -> Any:
+    """The name of an attribute -> the property of a wrapper with the value of the inner denoiser; 0 without one."""
+    return property(lambda wrapper: getattr(wrapper.inner, name, 0))
+
+
 @dataclass(frozen=True)
 class Wrapper:
     """A denoiser around another; a subclass changes a part of its behaviour.
@@ -206,25 +215,9 @@ class Wrapper:
                 f"{type(self).__name__} cannot go around {type(self.inner).__name__}: a cache is the outermost wrapper."
             )
 
-    @property
-    def vocab_size(self) -> int:
-        return self.inner.vocab_size
-
-    @property
-    def mask_id(self) -> int:
-        return self.inner.mask_id
-
-    @property
-    def max_length(self) -> int | None:
-        return self.inner.max_length
-
-    @property
-    def time_conditioned(self) -> bool:
-        return self.inner.time_conditioned
-
-    @property
-    def selects(self) -> bool:
-        return getattr(self.inner, "selects", False)
+    vocab_size, mask_id, max_length = map(_inherited, ("vocab_size", "mask_id", "max_length"))
+    time_conditioned = _inherited("time_conditioned")
+    selects, causal_block, shifted = map(_inherited, ("selects", "causal_block", "shifted"))
 
     def hidden(
         self,
@@ -249,10 +242,11 @@ class Wrapper:
         valid: Tensor | None = None,
         time: Tensor | None = None,
         where: Tensor | None = None,
+        length: int = 0,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `Attending`, if the inner denoiser supports it: see `attending`."""
         inner = cast(Attending, self.inner)
-        return inner.hidden_at(tokens, at, kept, valid=valid, time=time, **selection(inner, where))
+        return inner.hidden_at(tokens, at, kept, valid=valid, time=time, length=length, **selection(inner, where))
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.inner.logits(hidden)
@@ -277,7 +271,7 @@ class Suppressed(Wrapper):
 
     def logits(self, hidden: Tensor) -> Tensor:
         logits = super().logits(hidden)
-        return logits.index_fill(-1, torch.tensor(self.ids, dtype=torch.int64, device=logits.device), -torch.inf)
+        return logits.index_fill_(-1, torch.tensor(self.ids, dtype=torch.int64, device=logits.device), -torch.inf)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def finished(
     result = collect(rows, model.tokenizer, time.perf_counter() - start)
     if recorder is None:
         return result
-    policy, block_size = model.defaults.rule(options["policy"], options["block_size"])
+    policy, block_size = model.defaults.rule(model.denoiser, options["policy"], options["block_size"])
     trace = trace_of(model, recorder, rows, policy=policy, seed=options["seed"], block_size=block_size)
     return replace(result, trace=trace)
 

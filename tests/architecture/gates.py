@@ -59,7 +59,7 @@ READERS = {
     "disk/files.py": "locks, and the last byte of a file before it is appended to",
     "disk/folders.py": "the first bytes of a file, to tell a pickle",
     "disk/torch_files.py": "a mapped file of tensors, whose pickle is interpreted and never loaded",
-    "disk/checkpoint.py": "the length in the header of a safetensors file that its library refused",
+    "disk/tensors.py": "the length in the header of a safetensors file that its library refused",
     "data/documents.py": "opens what the reader decodes line by line, gzip too",
     "data/sources.py": "blocks of a corpus, which documents.decode_utf8 decodes; bundled corpora with their checksum",
     "data/packed.py": "checksums",

@@ -12,8 +12,9 @@ from tokenizers import models, pre_tokenizers
 
 from unmask.errors import DataError
 from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
+from unmask.text.roles import MASK_NAMES
 from unmask.text.template import Edit, Hole, Part, Slot, parse_template
-from unmask.text.tokenizer import MASK_NAMES, Tokenizer
+from unmask.text.tokenizer import Tokenizer
 
 TEXT = ["the cat sat on the mat, and the cat is fat.\n\nSo it sat <mask> \N{SNOWMAN}.\n"] * 20
 BYTE, CHAR, DNA, BPE = byte_tokenizer(), char_tokenizer(TEXT), dna_tokenizer(), bpe_tokenizer(TEXT, 300)

@@ -34,9 +34,9 @@ VOCABULARY, MASK, LENGTH, BLOCK, ROWS = 11, 10, 32, 16, 5
 
 
 @cache
-def network() -> DiT:
+def network(causal_block: int = 0) -> DiT:
     """Every weight random, so that positions depend on one another."""
-    model = build(DiTSettings(VOCABULARY, MASK, LENGTH, 32, 2, 2)).eval()
+    model = build(DiTSettings(VOCABULARY, MASK, LENGTH, 32, 2, 2, causal_block=causal_block)).eval()
     _randomise(model, 0)
     with torch.no_grad():
         model.head.weight.mul_(0.5)  # so that no token is certain
@@ -128,7 +128,7 @@ def differing(decoder: Decoder, canvas: Canvas, results: dict[int, Canvas]) -> l
 
 
 def decoder_of(policy: str, kept: str | None = None, block_size: int | None = BLOCK) -> Decoder:
-    denoiser = network() if kept is None else cached(network(), kept)
+    denoiser = network() if kept is None else cached(network(8 if kept == "causal" else 0), kept)
     return Decoder(denoiser, POLICIES[policy](), 1.0, 1.0, block_size)
 
 
@@ -193,7 +193,7 @@ RULES = (None, Vocabulary(torch.arange(VOCABULARY) < 6), Vocabulary(torch.arange
 
 
 def with_options(policy: str, kept: str | None = None) -> Decoder:
-    denoiser = network() if kept is None else cached(network(), kept)
+    denoiser = network() if kept is None else cached(network(8 if kept == "causal" else 0), kept)
     return Decoder(denoiser, POLICIES[policy](), 1.0, 0.9, BLOCK, constraints=RULES)
 
 

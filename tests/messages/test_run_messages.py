@@ -125,7 +125,7 @@ def test_formats(folder: Path) -> None:
         config.write_text(f'{{"format": {number}}}')
         assert _refused(folder).startswith(f"{config} has no format number, so unmask did not write it: ")
     config.write_text('{"model_type": "bert"}')
-    assert "holds a model of the transformers library, bert (config.json)" in _refused(folder)
+    assert _refused(folder).startswith(f"{config} has no format number, so unmask did not write it: ")
     config.write_text("{")
     assert _refused(folder) == f"{config} is damaged: it is not JSON; copy or write the file again."
     config.write_text("[]")

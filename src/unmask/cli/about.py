@@ -12,16 +12,28 @@ from typing import Any, Literal, cast
 from unmask.cli.common import OutputOptions, StatisticsOptions, print_json, size, table
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.config import from_dict, to_dict
-from unmask.disk.checkpoint import Checkpoint, read_checkpoint
+from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import locate, locate_policy, reading
 from unmask.disk.json import NotJson, parse_json
 from unmask.errors import CheckpointError
+from unmask.limits import bytes_text
+from unmask.model.zoo.read import FAMILIES, read_model
 from unmask.output import show, show_text
 from unmask.policies.learned.settings import PolicySettings
 from unmask.ranges import holds, real
 
 _LEARNED = "learned:from="
-_CATEGORIES = ("models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules")
+_CATEGORIES = (
+    "models",
+    "families",
+    "policies",
+    "tasks",
+    "recipes",
+    "policy-recipes",
+    "corpora",
+    "estimators",
+    "schedules",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +63,7 @@ def run_info(argv: Sequence[str]) -> int:
 
 def _described(folder: Path) -> tuple[Checkpoint, dict[str, Any]]:
     """A checkpoint folder -> the checkpoint and everything known about it."""
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_model(folder)
     return checkpoint, describe(checkpoint)
 
 
@@ -77,7 +89,10 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "checkpoint": str(checkpoint.folder),
         "format": checkpoint.format,
         "architecture": checkpoint.config.get("architecture"),
+        "family": checkpoint.config.get("family"),
         "parameters": checkpoint.parameters,
+        "stored": sorted({tensor.dtype for tensor in checkpoint.tensors.values()}),
+        "memory": {name: checkpoint.parameters * size for name, size in (("float32", 4), ("bfloat16", 2))},
         "model": config("model"),
         "window": checkpoint.network_fact("max_length"),
         "policy": policy or None,
@@ -134,6 +149,9 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
     rows = {
         "checkpoint": facts["checkpoint"],
         "network": f"{facts['architecture']}, {facts['parameters']:,} parameters: {shape}",
+        "family": f"{facts['family']}: {FAMILIES[facts['family']].about}" if facts["family"] in FAMILIES else "",
+        "weights": f"stored as {', '.join(facts['stored'])}; "
+        + ", ".join(f"{bytes_text(count)} in {name}" for name, count in facts["memory"].items()),
         "window": f"{facts['window']} tokens" if facts["window"] else "unknown",
         "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size'] or 0:,} ids",
     }
@@ -175,10 +193,21 @@ def _policy_lines(facts: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ListArguments:
-    """The names that options accept: models, policies, tasks, recipes, corpora, estimators, schedules."""
+    """The names that options accept: models, families, policies, tasks, recipes, corpora, estimators, schedules."""
 
     category: Positional[
-        Literal["models", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators", "schedules", "all"]
+        Literal[
+            "models",
+            "families",
+            "policies",
+            "tasks",
+            "recipes",
+            "policy-recipes",
+            "corpora",
+            "estimators",
+            "schedules",
+            "all",
+        ]
     ] = "all"
     """Which names to list."""
     output: Flat[OutputOptions] = OutputOptions()
@@ -203,6 +232,9 @@ def _listed(category: str) -> dict[str, str]:
     """Category -> a line about each of its names. The modules of a category are imported only when it is listed."""
     if category == "models":
         return _models()
+    if category == "families":
+        places = {name: ", ".join(family.repositories) or "none on the hub" for name, family in FAMILIES.items()}
+        return {name: f"{family.about}: {places[name]}." for name, family in FAMILIES.items()}
     if category == "recipes":
         from unmask.recipes import denoisers
 
@@ -260,7 +292,7 @@ def _models() -> dict[str, str]:
 
     lines: dict[str, str] = {}
     for name, folder in bundled().items():
-        checkpoint = read_checkpoint(folder)
+        checkpoint = read_model(folder)
         window = checkpoint.network_fact("max_length")
         lines[name] = f"{checkpoint.parameters:,} parameters, window {window} tokens"
     return lines

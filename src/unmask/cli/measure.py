@@ -101,11 +101,11 @@ def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> tupl
     typed = typed_options(cls, argv, verb)
     refuse(typed & {f"data.{name}" for name in FIXED}, f"{verb}: the tokenizer is the checkpoint's.")
 
-    from unmask.disk.checkpoint import read_checkpoint
     from unmask.disk.folders import locate
+    from unmask.model.zoo.read import read_model
     from unmask.train.settings import trained_on
 
-    checkpoint = read_checkpoint(locate(first.checkpoint))
+    checkpoint = read_model(locate(first.checkpoint))
     trained = trained_on(checkpoint)
     if trained is not None:
         base = trained.data

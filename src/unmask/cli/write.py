@@ -161,7 +161,7 @@ def _decode(
         rows = run_to_end(stream)
     seconds, decoding = time.perf_counter() - began, arguments.decoding
     if tracing is not None:
-        policy, block_size = model.defaults.rule(decoding.policy, decoding.block_size)
+        policy, block_size = model.defaults.rule(model.denoiser, decoding.policy, decoding.block_size)
         tracing.save(rows, policy=policy, seed=decoding.seed, block_size=block_size)
     return rows, seconds
 

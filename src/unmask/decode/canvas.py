@@ -113,14 +113,17 @@ class Canvas:
         return masked & ~(ends.any(-1) & ~self.open)[:, None]
 
     def enter(
-        self, mask_id: int, block_size: int | None, end_id: int | None = None
+        self, mask_id: int, block_size: int | None, end_id: int | None = None, grid: bool = False
     ) -> "tuple[Canvas, Tensor, Tensor, Tensor]":
         """The rows in their current block of `block_size` positions (None: all), the positions to be written, of these
-        the ones in that block, and the written ones in it: (B, L) bool each. A second call changes nothing."""
+        the ones in that block, and the written ones in it: (B, L) bool each. A second call changes nothing.
+
+        The first block begins at the first position to fill; on a `grid` blocks begin at position 0, as those of
+        block-causal attention do, so that the first one to fill can be a part of a block."""
         masked = self.masked(mask_id, end_id)
         length = masked.shape[-1]
         places = torch.arange(length, device=masked.device)
-        first = torch.where(masked, places, length).amin(-1)
+        first = torch.zeros_like(self.origin) if grid else torch.where(masked, places, length).amin(-1)
         origin = torch.where(self.origin < 0, first, self.origin)
         block = (places - origin[:, None]).div(block_size or length, rounding_mode="floor")
         current = torch.where(self.open, self.block, torch.where(masked, block, length).amin(-1))

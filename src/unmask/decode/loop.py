@@ -46,8 +46,8 @@ class Step(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Decoder:
     """A denoiser, a policy, and how tokens are drawn. `block_size` positions are filled before the next begin; the
-    first block begins at the first position to fill. A row also ends at a written `end_id` with no MASK before it; what
-    is behind it stays MASK.
+    first block begins at the first position to fill, or, with block-causal attention, at position 0. A row also ends at
+    a written `end_id` with no MASK before it; what is behind it stays MASK.
 
     `temperature` and `top_p` hold for rows without values of their own; each row names one of the `constraints`, by
     default the first, which says which tokens may be written where (None: all). With `alternatives` = k each Step has
@@ -105,7 +105,8 @@ class Decoder:
     def _prepare(self, canvas: Canvas, state: State, checks: Checks) -> "_Ahead":
         """What a turn does before its pass, and the transfer of what the program has to know of it."""
         before, memory = (None, None) if state is None else state
-        canvas, masked, eligible, erasable = canvas.enter(self.denoiser.mask_id, self.block_size, self.end_id)
+        grid = bool(getattr(self.denoiser, "causal_block", 0))
+        canvas, masked, eligible, erasable = canvas.enter(self.denoiser.mask_id, self.block_size, self.end_id, grid)
         view = self._view_before(canvas, masked, eligible, erasable)
         open_ = masked.any(-1) | canvas.open
         decided, where, left = None, eligible, open_

@@ -1,6 +1,6 @@
 """The options of a request: a policy and what goes with it -> a decoder; numbers -> the options of each row."""
 
-__all__ = ["NO_OPTIONS", "Defaults", "RowOptions", "make_decoder", "row_options"]
+__all__ = ["NO_OPTIONS", "Defaults", "RowOptions", "make_decoder", "row_options", "writable"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -33,7 +33,7 @@ class Defaults:
     temperature: Temperature = 1.0
     top_p: TopP = 1.0
     block_size: BlockSize | None = None
-    """Goes with `policy`: where another one is named, all positions are one block."""
+    """Goes with `policy`: where another one is named, all positions are one block, but in block-causal attention."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint | None) -> "Defaults":
@@ -42,12 +42,15 @@ class Defaults:
         return recorded or Defaults()
 
     def rule(
-        self, policy: str | UnmaskingPolicy | None, block_size: int | None
+        self, denoiser: Denoiser, policy: str | UnmaskingPolicy | None, size: int | None
     ) -> tuple[str | UnmaskingPolicy, int | None]:
-        """The policy and the block size of a request -> the same, with the defaults where there is no policy."""
-        if policy is not None:
-            return policy, block_size
-        return self.policy, self.block_size if block_size is None else block_size
+        """Policy and block size of a request -> the same, with the defaults for what is None.
+
+        The default block size is for the default policy; for any policy with block-causal attention, whose first blocks
+        cannot see what is behind them.
+        """
+        usual = size is None and (policy is None or getattr(denoiser, "causal_block", 0))
+        return self.policy if policy is None else policy, self.block_size if usual else size
 
     def applied(self, decoder: Decoder, temperature: float | None, top_p: float | None) -> Decoder:
         """A decoder -> the same with temperature and top-p, those of the defaults where they are None."""
@@ -131,6 +134,12 @@ def make_decoder(
                 f"The cache '{cache}' saves nothing in a single block; give block_size, or the cache 'delayed'."
             )
     return Decoder(denoiser, rule, block_size=block_size, alternatives=alternatives)
+
+
+def writable(denoiser: Denoiser, tokenizer: Tokenizer) -> Denoiser:
+    """A denoiser -> the same, which never writes an id that has no token: the padding rows of published models."""
+    missing = tokenizer.missing(denoiser.vocab_size)
+    return Suppressed(denoiser, missing) if missing else denoiser
 
 
 def _usable(policy: Any) -> UnmaskingPolicy:

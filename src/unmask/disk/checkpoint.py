@@ -9,31 +9,28 @@ state/              what training needs to continue: NAME.safetensors and state.
 __all__ = [
     "FORMAT",
     "Checkpoint",
-    "TensorFacts",
-    "TensorHeader",
     "iterate_tensors",
     "load_state",
     "load_tensors",
     "read_checkpoint",
-    "read_header",
     "resuming",
     "write_checkpoint",
 ]
 
 import json
-import math
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from unmask.config import library_versions, to_path
-from unmask.disk.files import as_os_error, atomic_folder, reason_of
-from unmask.disk.folders import earlier, reading, refuse_foreign
-from unmask.disk.json import JSON_BYTES, NotJson, Shape, fact_of, parse_json, read_json, read_text
+from unmask.disk.files import atomic_folder, reason_of
+from unmask.disk.folders import MODEL, earlier, reading
+from unmask.disk.json import JSON_BYTES, NotJson, Shape, fact_of, read_json, read_text
+from unmask.disk.tensors import Layout, TensorFacts, iterate_layout, own_layout, read_header, save_tensors
 from unmask.errors import CheckpointError, UnmaskError
 from unmask.ranges import Count, holds
 
@@ -46,29 +43,8 @@ if TYPE_CHECKING:  # `unmask info` reads checkpoints without torch
 FORMAT = 1
 """The number of the format that this library writes; it reads this format and older ones."""
 
-_MODEL, _CONFIG, _RESERVED = "model.safetensors", "config.json", ("format", "versions")
+_CONFIG, _RESERVED = "config.json", ("format", "versions")
 _AGAIN, _OBJECT = "copy or write the file again", dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class TensorFacts:
-    """Shape of a stored tensor, and its format as safetensors names it ("F32", "BF16")."""
-
-    shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def count(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class TensorHeader:
-    """The header of a file: its tensors by name, and its text metadata."""
-
-    tensors: dict[str, TensorFacts] = field(repr=False)
-    metadata: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +59,8 @@ class Checkpoint:
     run: dict[str, Any] | None = field(repr=False)
     card: str | None = field(repr=False)
     tensors: dict[str, TensorFacts] = field(repr=False)
+    """By name of the parameter; a tensor with two names has one of them."""
+    layout: Layout = field(repr=False)
 
     @property
     def parameters(self) -> int:
@@ -140,8 +118,8 @@ def write_checkpoint(
             (temporary / "state").mkdir()
             _write_json(temporary / "state" / "state.json", state_facts or {})
             for name, part in (state or {}).items():
-                _save(temporary / "state" / f"{name}.safetensors", part)
-        _save(temporary / _MODEL, tensors)
+                save_tensors(temporary / "state" / f"{name}.safetensors", part)
+        save_tensors(temporary / MODEL, tensors)
     return to_path(folder)
 
 
@@ -170,20 +148,21 @@ def _read(folder: Path) -> Checkpoint:
     facts.pop("versions", None)
     run = read_json(folder / "run.json", _OBJECT, CheckpointError) if (folder / "run.json").exists() else None
     tokenizer, card = _read_text(folder / "tokenizer.json"), _read_text(folder / "card.md")
-    tensors = read_header(folder / _MODEL).tensors
-    return Checkpoint(folder, number, versions, facts, tokenizer, run, card, tensors)
+    tensors, layout = own_layout(folder / MODEL)
+    return Checkpoint(folder, number, versions, facts, tokenizer, run, card, tensors, layout)
 
 
 def iterate_tensors(
-    path: str | os.PathLike[str], device: str = "cpu", dtype: "torch.dtype | None" = None
+    source: str | os.PathLike[str] | Checkpoint, device: str = "cpu", dtype: "torch.dtype | None" = None
 ) -> "Iterator[tuple[str, Tensor]]":
-    """Checkpoint or run folder -> (name, tensor on `device`) of each of its weights, read when the iterator reaches it.
+    """A checkpoint, or its path -> (name, tensor on `device`) of each of its weights, read as the iterator reaches it.
 
     Floating point tensors are converted to `dtype`, by default not. A name that shares the memory of another follows it
     directly, with the same tensor. No tensor is kept, so a caller that copies each into its network needs
     memory for one copy of the weights and one tensor. Raises CheckpointError as `read_checkpoint` does.
     """
-    yield from _iterate(read_checkpoint(path).folder / _MODEL, device, dtype)
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    yield from iterate_layout(checkpoint.layout, device, dtype)
 
 
 def load_tensors(
@@ -210,7 +189,8 @@ def load_state(
     for name in parts:
         if not (folder / f"{name}.safetensors").is_file():
             raise CheckpointError(f"{folder} has no {name}.safetensors: copy it back, or take another checkpoint.")
-    stored = {file.stem: dict(_iterate(file, device)) for file in sorted(folder.glob("*.safetensors"))}
+    files = sorted(folder.glob("*.safetensors"))
+    stored = {file.stem: dict(iterate_layout(own_layout(file)[1], device)) for file in files}
     return stored, read_json(folder / "state.json", facts, CheckpointError)
 
 
@@ -258,92 +238,3 @@ def _read_text(path: Path) -> str | None:
         raise CheckpointError(f"{path} cannot be read ({reason_of(error)}): {_AGAIN}.") from error
     except NotJson as error:
         raise CheckpointError(f"{path} is damaged: it {error.reason}; {_AGAIN}.") from error
-
-
-def _save(path: Path, tensors: "Mapping[str, Tensor]") -> None:
-    """Write tensors as safetensors; the second name of a tensor becomes an alias in the metadata."""
-    from safetensors.torch import save_file
-
-    stored: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    memories: set[int] = set()
-    for name, tensor in tensors.items():
-        key = (str(tensor.device), tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-        if tensor.numel() and key in seen:
-            aliases[name] = seen[key]
-            continue
-        seen[key] = name
-        plain = tensor.detach().cpu().contiguous()
-        memory = plain.untyped_storage()
-        if memory.data_ptr() in memories or memory.nbytes() != plain.nbytes:  # views are stored separately
-            plain = plain.clone()
-        memories.add(plain.untyped_storage().data_ptr())
-        stored[name] = plain
-    with as_os_error():
-        save_file(stored, path, metadata={"aliases": json.dumps(aliases)})
-        path.chmod(path.parent.stat().st_mode & 0o666)  # safetensors ignores the umask
-
-
-def _iterate(path: Path, device: str, dtype: "torch.dtype | None" = None) -> "Iterator[tuple[str, Tensor]]":
-    """Safetensors file -> (name, tensor) pairs; an alias comes with the same tensor as its name."""
-    from safetensors import SafetensorError, safe_open
-
-    names = _names(path)
-    try:
-        with safe_open(path, framework="pt", device=device) as file:
-            for stored, shared in names.items():
-                tensor: Tensor = file.get_tensor(stored)
-                if dtype is not None and tensor.is_floating_point():
-                    tensor = tensor.to(dtype)
-                for name in shared:
-                    yield name, tensor
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged ({error}): {_AGAIN}.") from error
-
-
-def _names(path: Path) -> dict[str, list[str]]:
-    """Safetensors file -> the names of each stored tensor, its stored name first."""
-    header = read_header(path)
-    names = {name: [name] for name in header.tensors}
-    try:
-        for alias, name in parse_json(header.metadata.get("aliases", "{}"), dict[str, str]).items():
-            names[name].append(alias)
-    except (NotJson, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged: its names of shared tensors cannot be read; {_AGAIN}.") from error
-    return names
-
-
-def read_header(path: Path) -> TensorHeader:
-    """File -> its header, checked by the safetensors library. Only the header is read.
-
-    Raises CheckpointError for a pickle, a file that is not safetensors, and one that is shorter or longer than its
-    header says.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    refuse_foreign(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
-            tensors = {name: TensorFacts(tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
-            return TensorHeader(tensors, file.metadata() or {})
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is damaged: {_damage(path)}; copy or write the file again.") from error
-
-
-def _damage(path: Path) -> str:
-    """File that the safetensors library refused -> what is wrong: its length, or else its header."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 + length:
-            return f"its header says at least {8 + length} bytes and the file has {size}"
-        text = file.read(length)
-    with suppress(ValueError, TypeError, KeyError):
-        header = parse_json(text.decode("utf-8"), dict[str, Any])
-        header.pop("__metadata__", None)
-        whole = 8 + length + max((facts["data_offsets"][1] for facts in header.values()), default=0)
-        if size != whole:
-            return f"its header says {whole} bytes and the file has {size}"
-    return "its header cannot be read"

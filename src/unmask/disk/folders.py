@@ -2,6 +2,8 @@
 
 __all__ = [
     "DEFAULT_MODEL",
+    "INDEX",
+    "MODEL",
     "PICKLE_START",
     "best_folder",
     "bundled",
@@ -42,13 +44,11 @@ Value = TypeVar("Value")
 
 DEFAULT_MODEL = "wordnet"
 """The bundled model that `generate` and `fill` use where none is named."""
-
-_MODEL, _CONFIG = "model.safetensors", "config.json"
+MODEL, INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _HOLDS = "a checkpoint folder holds model.safetensors and config.json"
 _LOADABLE = "a checkpoint or run folder that unmask wrote, or a bundled model (unmask list models)"
 _HUB = re.compile(r"(https?://(www\.)?huggingface\.co/|hf:/*)[\w./@:-]+|(?!runs/)\w[\w.-]*/\w[\w.-]*/?")
 _FOREIGN = {
-    "config.json": (("model_type", "architectures"), "a model of the transformers library"),
     "adapter_config.json": (("peft_type", "base_model_name_or_path"), "an adapter of the peft library"),
     "model_index.json": (("_class_name",), "a pipeline of the diffusers library"),
 }
@@ -202,7 +202,7 @@ def resolve(path: str | os.PathLike[str]) -> Path:
         raise CheckpointError(f"{folder} {what}: give a checkpoint or run folder; {_HOLDS}.")
     if foreign := _foreign(folder):
         raise CheckpointError(f"{folder} holds {foreign}. unmask cannot load such models yet; give {_LOADABLE}.")
-    if (folder / _CONFIG).is_file() or (folder / _MODEL).is_file():
+    if any((folder / name).is_file() for name in (_CONFIG, MODEL, INDEX)):
         return _whole(folder)
     inside = folder if folder.name == "checkpoints" else folder / "checkpoints"
     for prefix in ("best", "step"):
@@ -293,18 +293,18 @@ def _listed(folder: Path, prefix: str) -> list[Path]:
     whole = [
         (int(match["step"]), entry)
         for match, entry in named
-        if match["prefix"] == prefix and (entry / _MODEL).is_file() and (entry / _CONFIG).is_file()
+        if match["prefix"] == prefix and (entry / MODEL).is_file() and (entry / _CONFIG).is_file()
     ]
     return [entry for _, entry in sorted(whole)]
 
 
 def _whole(folder: Path) -> Path:
     """Folder -> the same folder. Raises CheckpointError where the weights or the config are missing."""
-    missing = [name for name in (_MODEL, _CONFIG) if not (folder / name).is_file()]
-    if not missing:
+    missing = [name for name in (MODEL, _CONFIG) if not (folder / name).is_file()]
+    if not missing or (missing == [MODEL] and (folder / INDEX).is_file()):
         return folder
     for entry in sorted(folder.iterdir()):
-        if _MODEL in missing and entry.is_file() and looks_like_pickle(entry):
+        if MODEL in missing and entry.is_file() and looks_like_pickle(entry):
             refuse_pickle(entry)
     raise CheckpointError(f"{folder} has no {' and no '.join(missing)}: {_HOLDS}.")
 

@@ -2,18 +2,19 @@
 
 With bidirectional attention every key and value depends on every token, so that cached ones are stale once a token was
 written. The output with a cache is an approximation. It is exact only where every pass is a full one (`refresh=1`), or,
-for the prefix and the dual cache, under block-causal attention (`DiTSettings.causal_block`) where the lengths of prompt
-and blocks are multiples of its blocks. `unmask bench decode` measures the difference.
+for the prefix and the dual cache, under block-causal attention (`DiTSettings.causal_block`) where blocks are multiples
+of its blocks. The causal cache, for such attention alone, is always exact and computes least. `unmask bench decode`
+measures the difference.
 
 A cache is the outermost wrapper: `DualCache(LowPrecision(network))`. Its memory of a row is the keys and values of all
 positions, the tokens and the block at the pass that computed them, and their age in passes. A row without a memory of
-its block is computed in full. In other rows the stale positions, as each cache defines them, are computed, and as many
-of the others as bring their number to a multiple of 16, which is harmless. Rows with equal numbers are computed
-together, so that a row has the same shapes, and the same bits, in any batch. Shapes: B rows, L positions, A of them
-computed, D width.
+its block is computed in full, but for the causal cache. In other rows the stale positions, as each cache defines them,
+are computed, and as many of the others as bring their number to a multiple of 16, which is harmless. Rows with equal
+numbers are computed together, so that a row has the same shapes, and the same bits, in any batch. Shapes: B rows, L
+positions, A of them computed, D width.
 """
 
-__all__ = ["CACHES", "Cache", "DelayedCache", "DualCache", "PrefixCache", "cached"]
+__all__ = ["CACHES", "Cache", "CausalCache", "DelayedCache", "DualCache", "PrefixCache", "cached"]
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from unmask.batch import GRAIN, join_rows, keep_rows, padded_size, placed
 from unmask.denoiser import Attending, Denoiser, Place, Wrapper, attending, selection
@@ -40,6 +42,7 @@ class Cache(Wrapper, ABC):
     """Base class of the caches. `refresh`: a full pass every so many passes; None: only at the start of a block."""
 
     refresh: int | None = None
+    exact: ClassVar[bool] = False  # whether it records of each position the token that its keys and values are of
     needs_blocks: ClassVar[bool] = True  # whether nothing is saved where the whole window is one block
 
     def __post_init__(self) -> None:
@@ -64,11 +67,9 @@ class Cache(Wrapper, ABC):
         sizes: list[int] | None = None,
     ) -> tuple[Tensor, Any]:
         """See `unmask.denoiser.Caching`."""
-        whole = tokens.shape[1]
-        if memory is None:
-            return self._run(whole, None, tokens, place, None, valid, time)
-        before = _Memory(*memory)
-        stale = self.stale(tokens, place, before.tokens)
+        if (before := self._before(tokens, place, memory)) is None:
+            return self._run(tokens.shape[1], None, tokens, place, None, valid, time)
+        stale = self._stale(tokens, place, before)
         sizes = self._sizes(stale, place, before).tolist() if sizes is None else sizes
         if len(set(sizes)) == 1:
             return self._run(sizes[0], stale, tokens, place, before, valid, time)
@@ -83,19 +84,34 @@ class Cache(Wrapper, ABC):
 
     def sizes(self, tokens: Tensor, place: Place, memory: Any) -> Tensor:
         """See `unmask.denoiser.Caching`."""
-        if memory is None:
+        if (before := self._before(tokens, place, memory)) is None:
             return torch.full_like(place.step, tokens.shape[1])
-        before = _Memory(*memory)
-        return self._sizes(self.stale(tokens, place, before.tokens), place, before)
+        return self._sizes(self._stale(tokens, place, before), place, before)
+
+    def _before(self, tokens: Tensor, place: Place, memory: Any) -> _Memory | None:
+        """The memory of the last pass; None where every row is computed in full."""
+        return None if memory is None else _Memory(*memory)
+
+    def _stale(self, tokens: Tensor, place: Place, before: _Memory) -> Tensor:
+        """As `stale`, and of a shifted denoiser also the position before each that can be asked for."""
+        stale = self.stale(tokens, place, before.tokens)
+        if not self.shifted:
+            return stale
+        asked = place.block & place.masked
+        return stale | F.pad(asked[:, 1:], (0, 1))
 
     def _sizes(self, stale: Tensor, place: Place, before: _Memory) -> Tensor:
         """The number of positions to compute in each row: all where the memory is of another block or too old."""
-        due = (place.step == 0) | (place.block != before.block).any(-1)
+        due = self._due(place, before)
         if self.refresh is not None:
             due |= before.age >= self.refresh
         whole = stale.shape[1]
         grains = padded_size(stale.sum(-1)).clamp(min=GRAIN)
         return torch.where(due, whole, grains.clamp(max=whole))
+
+    def _due(self, place: Place, before: _Memory) -> Tensor:
+        """(B,) bool: rows whose memory is of another block than that of this pass."""
+        return (place.step == 0) | (place.block != before.block).any(-1)
 
     def _run(
         self,
@@ -115,10 +131,14 @@ class Cache(Wrapper, ABC):
             return hidden, _Memory(kept, tokens, place.block, torch.ones_like(place.step))
         at = stale.byte().argsort(dim=-1, descending=True, stable=True)[:, :size]
         only = selection(inner, where.gather(-1, at))
-        computed, kept = inner.hidden_at(tokens.gather(-1, at), at, before.kept, valid=valid, time=time, **only)
+        length = tokens.shape[1]
+        computed, kept = inner.hidden_at(
+            tokens.gather(-1, at), at, before.kept, valid=valid, time=time, length=length, **only
+        )
         hidden = computed.new_zeros((*tokens.shape, computed.shape[-1]))
         hidden.scatter_(1, at[..., None].expand_as(computed), computed)
-        return hidden, _Memory(kept, tokens, place.block, before.age + 1)
+        after = before.tokens.scatter(1, at, tokens.gather(-1, at)) if self.exact else tokens
+        return hidden, _Memory(kept, after, place.block, before.age + 1)
 
 
 class PrefixCache(Cache):
@@ -146,7 +166,49 @@ class DelayedCache(Cache):
         return place.masked | (tokens != before)
 
 
-CACHES: dict[str, type[Cache]] = {"delayed": DelayedCache, "dual": DualCache, "prefix": PrefixCache}
+class CausalCache(Cache):
+    """Caches what block-causal attention makes final; computes the block, and before it what has changed. It is exact.
+
+    A block that is entered is computed together with the one before it, whose last tokens have just been written; that
+    one is never computed again. What is behind the block is not computed at all. (BD3-LM, arXiv:2503.09573, 4.)
+    """
+
+    exact: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.causal_block:
+            raise RequestError(
+                "The cache 'causal' is for block-causal attention, and this model attends to all positions; use the "
+                "cache 'dual' or 'prefix'."
+            )
+
+    def stale(self, tokens: Tensor, place: Place, before: Tensor) -> Tensor:
+        """From the first block of the attention with a token that has changed, to the end of the block."""
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        end = torch.where(place.block, places, -1).amax(-1, keepdim=True) // self.causal_block
+        changed = place.block | (tokens != before)
+        start = torch.where(changed, places, len(places)).amin(-1, keepdim=True) // self.causal_block
+        own = places // self.causal_block
+        return (own >= start) & (own <= end)
+
+    def _before(self, tokens: Tensor, place: Place, memory: Any) -> _Memory:
+        """The memory, with the token -1 where nothing was computed; an age of 0 is that of an empty one."""
+        if memory is None:
+            return _Memory((), torch.full_like(tokens, -1), place.block, torch.zeros_like(place.step))
+        before = _Memory(*memory)
+        return before._replace(tokens=before.tokens.masked_fill((before.age == 0)[:, None], -1))
+
+    def _due(self, place: Place, before: _Memory) -> Tensor:
+        return torch.zeros_like(place.step, dtype=torch.bool)
+
+
+CACHES: dict[str, type[Cache]] = {
+    "causal": CausalCache,
+    "delayed": DelayedCache,
+    "dual": DualCache,
+    "prefix": PrefixCache,
+}
 
 
 def cached(denoiser: Denoiser, text: str) -> Cache:

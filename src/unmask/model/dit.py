@@ -10,16 +10,16 @@ V vocabulary.
 __all__ = ["DiT"]
 
 import math
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmask.batch import rounded_size
 from unmask.errors import RequestError
 from unmask.model.inference import Kept, PackedWeights, Run, product, run_blocks
 from unmask.model.layers import Rotary, Tables, add_branch, attention, mlp, pick, site_keys
+from unmask.model.network import Network
 from unmask.model.settings import DiTSettings
 
 
@@ -125,13 +125,13 @@ class _Block(nn.Module):
         return add_branch(x, branch, None if six is None else six[5], self.dropout, keys[1])
 
 
-class DiT(nn.Module):
+class DiT(Network):
     """A Trainable denoiser (see `unmask.denoiser`)."""
 
+    settings: DiTSettings
+
     def __init__(self, settings: DiTSettings) -> None:
-        super().__init__()
-        self.settings = settings
-        self.dropout_keys: Tensor | None = None
+        super().__init__(settings)
         self.embedding = nn.Embedding(settings.vocab_size, settings.width)
         nn.init.normal_(self.embedding.weight)
         # "places" is the name of learned positions in checkpoints
@@ -147,92 +147,8 @@ class DiT(nn.Module):
         self.packed: PackedWeights | None = None  # made by `lowered`
 
     @property
-    def vocab_size(self) -> int:
-        return self.settings.vocab_size
-
-    @property
-    def mask_id(self) -> int:
-        return self.settings.mask_id
-
-    @property
-    def max_length(self) -> int:
-        return self.settings.max_length
-
-    @property
-    def width(self) -> int:
-        return self.settings.width
-
-    @property
     def time_conditioned(self) -> bool:
         return self.time is not None
-
-    @property
-    def selects(self) -> bool:
-        return True
-
-    def hidden(
-        self,
-        tokens: Tensor,
-        *,
-        valid: Tensor | None = None,
-        time: Tensor | None = None,
-        positions: Tensor | None = None,
-        prompt: Tensor | None = None,
-        where: Tensor | None = None,
-    ) -> Tensor:
-        self._fits(tokens, valid)
-        places = tokens.shape[1] if positions is None else positions
-        return self._pass_where(where, tokens, places, self._seen(valid, places, tokens), time, None)
-
-    @torch.no_grad()
-    def hidden_at(
-        self,
-        tokens: Tensor,
-        at: Tensor | None = None,
-        kept: tuple[Tensor, ...] = (),
-        *,
-        valid: Tensor | None = None,
-        time: Tensor | None = None,
-        where: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """See `unmask.denoiser.Attending`; the memory is a tensor (B, L, 2, H, head) a block: rotated keys, values."""
-        if at is None:
-            self._fits(tokens, valid)
-            memory = Kept(after=[])
-            seen = self._seen(valid, tokens.shape[1], tokens)
-            x = self._pass_where(where, tokens, tokens.shape[1], seen, time, memory)
-        else:
-            rows, length = kept[0].shape[:2]
-            flat = (at + length * torch.arange(rows, device=at.device)[:, None]).flatten()
-            memory = Kept(flat, kept, [])
-            x = self._pass_where(where, tokens, at, self._seen(valid, at, tokens, length), time, memory)
-        return x, tuple(memory.after)
-
-    def _seen(self, valid: Tensor | None, at: Tensor | int, tokens: Tensor, length: int | None = None) -> Tensor | None:
-        """The keys that a query attends to: (B, L) for all queries, (B or 1, A, L) if block-causal, None for all keys.
-
-        `at` are the positions of the queries (B, A), or their number. The positions of the keys are 0 .. `length` - 1,
-        or, without `length`, those of the queries.
-        """
-        if not self.settings.causal_block:
-            return valid
-        own = torch.arange(at, device=tokens.device)[None] if isinstance(at, int) else at
-        keys = own if length is None else torch.arange(length, device=tokens.device)[None]
-        seen = (keys // self.settings.causal_block)[:, None] <= (own // self.settings.causal_block)[..., None]
-        return seen if valid is None else seen & valid[:, None]
-
-    def _pass_where(self, where: Tensor | None, tokens: Tensor, *rest: Any) -> Tensor:
-        """As `_pass`; with `where` (B, A) bool only these positions are computed to the end, the others are zero."""
-        known = torch.is_grad_enabled() or tokens.device.type == "cpu"  # else their number would be waited for
-        if where is None or not known or torch.compiler.is_compiling():
-            return self._pass(tokens, *rest)
-        picked = where.flatten().nonzero().squeeze(-1)
-        size = rounded_size(len(picked))
-        if size >= tokens.numel():
-            return self._pass(tokens, *rest)
-        x = self._pass(tokens, *rest, picked=F.pad(picked, (0, size - len(picked))))[: len(picked)]
-        out = x.new_zeros(tokens.numel(), x.shape[-1])
-        return out.index_copy_(0, picked, x).view(*tokens.shape, -1)
 
     def _pass(
         self,
@@ -244,10 +160,6 @@ class DiT(nn.Module):
         *,
         picked: Tensor | None = None,
     ) -> Tensor:
-        """Tokens (B, A) at positions 0 .. `at` - 1, or at `at` (B, A) -> the output of all blocks (B, A, D).
-
-        With `picked` (N,), flat indices into (B, A), that of these positions, (N, D).
-        """
         x = self.embedding(tokens)
         if self.places is not None:
             x = x + self._learned(self.places, at)
@@ -255,7 +167,7 @@ class DiT(nn.Module):
         if kept is None or isinstance(at, int):
             tables = self.rotary.tables(at, x.device, dtype)
         else:
-            tables = self.rotary.some(at, kept.before[0].shape[1], x.device, dtype)
+            tables = self.rotary.some(at, kept.length, x.device, dtype)
         if self.time is not None and time is None:
             raise ValueError("This denoiser is time-conditioned: pass time (B,).")
         cond = None if self.time is None or time is None else self.time(time)
@@ -316,7 +228,3 @@ class DiT(nn.Module):
                     module.to(dtype)
         self.packed = PackedWeights()
         return self
-
-    def forward(self, tokens: Tensor, valid: Tensor | None = None, time: Tensor | None = None) -> Tensor:
-        """All logits (B, L, V) at once: for export and for tests; the library itself calls the two halves."""
-        return self.logits(self.hidden(tokens, valid=valid, time=time))

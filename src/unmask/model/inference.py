@@ -36,17 +36,20 @@ class Kept:
     """Keys and values before and after a pass: a tensor (B, L, 2, H, head) for each block, rotated, keys first.
 
     With `at`, the positions of its A tokens as flat indices (B * A,) into (B, L), a pass computes these positions only,
-    and takes the others from `before`, whose tensors it does not change.
+    and takes the others from `before`, whose tensors it does not change; zeros where `before` is empty.
     """
 
     at: Tensor | None = None
     before: tuple[Tensor, ...] = ()
+    length: int = 0
+    """L, where `at` is present."""
     after: list[Tensor] = field(default_factory=list[Tensor])
 
     def renew(self, fresh: Tensor) -> Tensor:
         """New keys and values (B, A, 2, H, head) of the next block -> those of all positions, (B, L, 2, H, head)."""
         if self.at is not None:
-            old = self.before[len(self.after)]
+            shape = (len(fresh), self.length, *fresh.shape[2:])
+            old = self.before[len(self.after)] if self.before else fresh.new_zeros(shape)
             fresh = old.flatten(0, 1).index_copy(0, self.at, fresh.flatten(0, 1)).view_as(old)
         self.after.append(fresh)
         return fresh
@@ -142,7 +145,7 @@ class LowPrecision(Wrapper):
             return super().hidden(tokens, **options)
 
     def hidden_at(
-        self, tokens: Tensor, at: Tensor | None = None, kept: tuple[Tensor, ...] = (), **options: Tensor | None
+        self, tokens: Tensor, at: Tensor | None = None, kept: tuple[Tensor, ...] = (), **options: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         with torch.autocast(tokens.device.type, self.dtype):
             return super().hidden_at(tokens, at, kept, **options)

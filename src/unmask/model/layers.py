@@ -4,7 +4,7 @@ Each is one autograd function whose backward is written out: no slice is padded 
 slow twins are in tests/parity, the measurements in docs/log.md.
 """
 
-__all__ = ["Rotary", "Tables", "add_branch", "attention", "mlp", "over_heads", "pick", "site_keys", "turn"]
+__all__ = ["Rotary", "Tables", "add_branch", "attention", "mlp", "over_heads", "pick", "rotated", "site_keys", "turn"]
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -33,14 +33,15 @@ class Tables(NamedTuple):
 
 
 class Rotary:
-    """Tables of rotary positions (RoFormer, arXiv:2104.09864): base 10 000, halves as in GPT-NeoX.
+    """Tables of rotary positions (RoFormer, arXiv:2104.09864): halves as in GPT-NeoX, by default with base 10 000.
 
     The tables include the factor 1/sqrt(head) of attention, its square root for queries and for keys, so that the
-    scaling takes no time.
+    scaling takes no time. With `frequencies` (head/2,), the angles of one position, they do not; those of a published
+    model are then rotated as its own program rotates them.
     """
 
-    def __init__(self, head: int, base: float = 10_000.0) -> None:
-        self.head, self.base = head, base
+    def __init__(self, head: int, frequencies: tuple[float, ...] = ()) -> None:
+        self.head, self.frequencies = head, frequencies
         self._tables: dict[tuple[int, torch.device, torch.dtype, bool], Tables] = {}
 
     def tables(self, positions: Tensor | int, device: torch.device, dtype: torch.dtype) -> Tables:
@@ -53,6 +54,7 @@ class Rotary:
             return self._angles(positions.to(device), dtype)
         multiply = torch.is_grad_enabled() and dtype == torch.bfloat16 and device.type == "cpu"
         multiply = multiply and positions <= _LONGEST_TURNS and not torch.compiler.is_compiling()
+        multiply = multiply and not self.frequencies
         key = (positions, device, dtype, multiply)
         if key not in self._tables:
             if len(self._tables) > 8:
@@ -67,9 +69,12 @@ class Rotary:
         return Tables(cos[0, 0][at][:, None], sin[0, 0][at][:, None])
 
     def _angles(self, positions: Tensor, dtype: torch.dtype) -> Tables:
-        half = torch.arange(0, self.head, 2, dtype=torch.float64, device=positions.device)
-        angle = (positions.double()[..., None] * self.base ** (-half / self.head))[:, None]
-        root = self.head**-0.25
+        turns = torch.tensor(self.frequencies, dtype=torch.float64, device=positions.device)
+        if not self.frequencies:
+            half = torch.arange(0, self.head, 2, dtype=torch.float64, device=positions.device)
+            turns = 10_000.0 ** (-half / self.head)
+        angle = (positions.double()[..., None] * turns)[:, None]
+        root = 1.0 if self.frequencies else self.head**-0.25
         return Tables((angle.cos() * root).to(dtype), (angle.sin() * root).to(dtype))
 
 
@@ -136,7 +141,8 @@ class _PlainAttention(torch.autograd.Function):
         return out, None, None
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys (B, H, L, head) -> the same, the halves of each head rotated by the angles of its position."""
     first, second = x.chunk(2, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
@@ -159,7 +165,7 @@ def attention(qkv: Tensor, tables: Tables, valid: Tensor | None) -> Tensor:
         return _PlainAttention.apply(qkv, tables, valid)  # pyright: ignore[reportReturnType]
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     mask = None if valid is None else over_heads(valid)
-    q, k = _rotated(q, *tables[:2]), _rotated(k, *tables[:2])
+    q, k = rotated(q, *tables[:2]), rotated(k, *tables[:2])
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0).transpose(1, 2)
 
 

@@ -32,12 +32,14 @@ from torch.utils._pytree import tree_map
 
 from unmask.config import from_dict, to_dict
 from unmask.denoiser import Trainable
-from unmask.disk.checkpoint import Checkpoint, iterate_tensors, read_checkpoint
+from unmask.disk.checkpoint import Checkpoint, iterate_tensors
 from unmask.disk.folders import reading
 from unmask.errors import CheckpointError, ConfigError, plugin_failure
 from unmask.limits import require_finite, require_memory, sentences
 from unmask.model.dit import DiT
-from unmask.model.settings import DiTSettings
+from unmask.model.settings import DiTSettings, TransformerSettings
+from unmask.model.transformer import Transformer
+from unmask.model.zoo.read import read_model
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.text.tokenizer import Tokenizer
 
@@ -54,7 +56,10 @@ class Architecture(NamedTuple):
     build: Callable[[Any], Trainable]
 
 
-ARCHITECTURES: dict[str, Architecture] = {"dit": Architecture(DiTSettings, DiT)}
+ARCHITECTURES: dict[str, Architecture] = {
+    "dit": Architecture(DiTSettings, DiT),
+    "transformer": Architecture(TransformerSettings, Transformer),
+}
 """Architectures by the name that config.json has under "architecture"; `register` adds to them."""
 
 
@@ -228,7 +233,7 @@ def load_denoiser(path: str, device: str = "cpu", dtype: torch.dtype | Literal["
 
 def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None) -> Loaded:
     """A checkpoint folder -> what `load_denoiser` returns."""
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_model(path)
     folder, settings = checkpoint.folder, stored_settings(checkpoint)
     if checkpoint.tokenizer_json is None:
         raise CheckpointError(f"{folder} has no tokenizer.json; copy it from where the checkpoint came from.")
@@ -237,7 +242,8 @@ def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None
             f"{folder} does not fit its own config.json, which says {settings.blocks:,} blocks, and there are "
             f"{len(checkpoint.tensors):,} tensors; the two files come from different models."
         )
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, name=f"{folder}/tokenizer.json")
+    roles = checkpoint.fact(dict[str, int], "config.json", "tokens")
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, name=f"{folder}/tokenizer.json", roles=roles)
     with torch.device("meta"):
         network = _constructed(settings)
     _match(network, tokenizer, str(folder))
@@ -285,7 +291,7 @@ def _fill(network: nn.Module, checkpoint: Checkpoint, device: str, dtype: torch.
     """
     parameters: dict[str, Tensor] = network.state_dict(keep_vars=True)
     wrong, fresh = set(parameters), dict[int, Tensor]()
-    for name, value in iterate_tensors(checkpoint.folder, device, dtype):
+    for name, value in iterate_tensors(checkpoint, device, dtype):
         old = parameters.get(name)
         if old is None or old.shape != value.shape:
             wrong.add(name)

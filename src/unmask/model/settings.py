@@ -1,6 +1,6 @@
-"""Settings of a DiT: the shape of the network. Imported without torch, so that `--help` and `--dry` stay fast."""
+"""Settings of the networks: their shapes. Imported without torch, so that `--help` and `--dry` stay fast."""
 
-__all__ = ["SIZES", "DiTSettings"]
+__all__ = ["SIZES", "DiTSettings", "RotaryScaling", "TransformerSettings"]
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -62,6 +62,75 @@ class DiTSettings:
         time = self.cond * (256 + 1) + self.cond * (self.cond + 1) if self.modulation == "time" else 0
         ends = 2 * self.vocab_size * width + self.vocab_size + self.max_length * width * self.absolute
         return self.blocks * (12 * width**2 + 7 * width + 6 * vector) + ends + time + width + 2 * vector
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryScaling:
+    """How rotary frequencies were changed for texts longer than those of the first training."""
+
+    rule: Literal["yarn", "llama3", "linear"]
+    """YaRN (arXiv:2309.00071), the rule of Llama 3.1, or all frequencies divided by the factor."""
+    factor: Annotated[float, real(1)]
+    """Ratio of the longest text to that of the first training."""
+    original: Count = 1
+    """Longest text of the first training, in tokens."""
+    slow: Annotated[float, real(0, above=True)] = 1.0
+    """Turns over `original` positions below which a frequency is divided by the factor."""
+    fast: Annotated[float, real(0, above=True)] = 32.0
+    """Turns over `original` positions above which a frequency is unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerSettings:
+    """A transformer of the kind of Llama (arXiv:2302.13971) and Qwen (arXiv:2412.15115), bidirectional by default."""
+
+    vocab_size: Count
+    """Number of token ids of the embedding and the head, MASK and padding rows included."""
+    mask_id: Natural
+    """The id of MASK."""
+    max_length: Count
+    """Longest sequence in tokens."""
+    width: Count
+    """Size of the residual stream."""
+    blocks: Count
+    """Number of transformer blocks."""
+    heads: Count
+    """Heads of queries."""
+    kv_heads: Count
+    """Heads of keys and values; a divisor of `heads` (grouped-query attention, arXiv:2305.13245)."""
+    head: Count
+    """Size of a head; even."""
+    inner: Count
+    """Width of the SwiGLU feed-forward (arXiv:2002.05202)."""
+    eps: Annotated[float, real(0, 1)] = 1e-6
+    """Added to the mean square in RMSNorm."""
+    base: Annotated[float, real(1)] = 10_000.0
+    """Base of the rotary frequencies."""
+    scaling: RotaryScaling | None = None
+    """Change of the rotary frequencies; None for none."""
+    rotation: Literal["float32", "model"] = "model"
+    """Number format in which queries and keys are rotated: float32, or that of the products."""
+    qkv_bias: bool = False
+    """Biases of queries, keys and values."""
+    qk_norm: bool = False
+    """RMSNorm of each head's queries and keys, before their rotation."""
+    tied: bool = False
+    """Whether the head has the weights of the embedding."""
+    causal_block: Natural = 0
+    """Block-causal attention over blocks of so many positions, as in `DiTSettings`; 1: causal. 0: all positions."""
+    shift: bool = False
+    """Whether the hidden state at position i predicts token i + 1, as in the causal model that it was made from."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "model.")
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f"model.kv_heads {self.kv_heads} does not divide model.heads {self.heads}; choose a divisor."
+            )
+        if self.head % 2:
+            raise ConfigError(f"model.head is {self.head}; rotary positions need an even size.")
+        if self.mask_id >= self.vocab_size:
+            raise ConfigError(f"model.mask_id is {self.mask_id}, outside the vocabulary of {self.vocab_size} ids.")
 
 
 # (width, blocks, heads). tiny, small and medium are MDLM's; the others are ours, for a laptop.

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from unmask.disk.checkpoint import read_checkpoint
 from unmask.disk.folders import locate, resolve
 from unmask.errors import ConfigError, did_you_mean
+from unmask.model.zoo.read import read_model
 from unmask.policies.learned.settings import PolicySettings
 from unmask.reproduce.plan import (
     ALPHAS,
@@ -68,7 +68,7 @@ def ablations(options: QuestionOptions) -> list[Cell]:
     checkpoint = options.denoisers[0]
     against = heuristics(options, checkpoint, AUTOMATON.tests[-1])
     variants, cells = dict(_PUBLISHED), list[Cell]([against])
-    width = read_checkpoint(locate(checkpoint)).network_fact("width")
+    width = read_model(locate(checkpoint)).network_fact("width")
     if width is None:
         cells.append(Blocked("hidden-state", f"the configuration of {checkpoint} has no width"))
     else:

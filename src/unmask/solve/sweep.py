@@ -200,6 +200,6 @@ def stamps(checkpoint: str, task: str) -> Callable[[Setting], str]:
 
 
 def _weights(folder: Path) -> str:
-    """Folder -> name, size and time of its weight file; reading the weights themselves can take too long."""
-    facts = reading(folder, lambda checkpoint: (checkpoint / "model.safetensors").stat())
-    return f"model.safetensors {facts.st_size} {facts.st_mtime_ns}"
+    """Folder -> name, size and time of its weight files; reading the weights themselves can take too long."""
+    facts = reading(folder, lambda checkpoint: {p.name: p.stat() for p in sorted(checkpoint.glob("*.safetensors"))})
+    return ", ".join(f"{name} {fact.st_size} {fact.st_mtime_ns}" for name, fact in facts.items())

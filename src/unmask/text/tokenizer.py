@@ -11,7 +11,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +23,7 @@ from unmask.config import to_path
 from unmask.disk.files import atomic_text, reason_of
 from unmask.disk.json import NotJson, fact_of, parse_json, read_text
 from unmask.errors import DataError, UnmaskWarning
+from unmask.text.roles import ROLE, names_of, role_names
 
 
 def _characters() -> tuple[str, ...]:
@@ -49,12 +50,8 @@ def is_plain_bytes(record: Mapping[str, Any]) -> bool:
     )
 
 
-MASK_NAMES = ("[MASK]", "<mask>", "<|mask|>", "<|mdm_mask|>", "<|mask_token|>", "<MASK>", "<|MASK|>")
-PAD_NAMES = ("[PAD]", "<pad>", "<|pad|>", "<|padding|>", "<PAD>", "<|finetune_right_pad_id|>")
-EOS_NAMES = ("<eos>", "[EOS]", "</s>", "<|endoftext|>", "<|end_of_text|>", "<|eos|>", "<EOS>", "[SEP]")
 _LIBRARY = str(Path(__file__).parents[1])
 _NAMED = 8  # so many characters are named in a warning
-_ROLE = "unmask_role"
 _SPACE = BYTE_CHARACTERS[ord(" ")]
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -113,11 +110,18 @@ class Tokenizer:
         return cls.from_json(text, mask_token=mask_token, name=str(file))
 
     @classmethod
-    def from_json(cls, text: str, mask_token: str | None = None, name: str = "the tokenizer") -> "Tokenizer":
+    def from_json(
+        cls,
+        text: str,
+        mask_token: str | None = None,
+        name: str = "the tokenizer",
+        roles: Mapping[str, int] | None = None,
+    ) -> "Tokenizer":
         """The content of a tokenizer.json -> the tokenizer; missing special tokens are added as new ids.
 
         MASK is `mask_token` (added if it is missing), else the token recorded by `to_json`, else the first usual name
-        that exists. PAD and EOS are chosen likewise, but a missing EOS is not added. `name` is used in errors.
+        that exists. PAD and EOS are chosen likewise, but a missing EOS is not added. `name` is used in errors. With
+        `roles` these three are the tokens of the ids "mask", "pad" and "eos", of which the last two can be equal.
 
         Raises:
             DataError: if the text is not a tokenizer, or it has no MASK.
@@ -134,7 +138,7 @@ class Tokenizer:
         vocabulary = backend.get_vocab(with_added_tokens=True)
         if len(set(vocabulary.values())) < len(vocabulary):
             raise DataError(f"{name} has several tokens with the same id: give a file in which each has its own.")
-        names = _role_names(record, vocabulary, mask_token)
+        names = role_names(record, vocabulary, mask_token) if roles is None else names_of(roles, vocabulary, name)
         if names is None:
             raise DataError(
                 f"{name} has no MASK token under a usual name such as [MASK] or <mask>: name a token with "
@@ -172,6 +176,11 @@ class Tokenizer:
         """The ids of MASK, PAD and, if it exists, EOS."""
         ids = (self.mask_id, self.pad_id)
         return ids if self.eos_id is None else (*ids, self.eos_id)
+
+    def missing(self, count: int) -> tuple[int, ...]:
+        """The ids below `count` that have no token."""
+        present = set(self.backend.get_vocab(with_added_tokens=True).values())
+        return tuple(token for token in range(count) if token not in present)
 
     def encode(self, text: str, inside: bool = False) -> list[int]:
         """Text -> its ids; no id is special, and none is added before or after. `inside`: other text stands before it.
@@ -309,10 +318,10 @@ class Tokenizer:
     def to_json(self) -> str:
         """The content of a tokenizer.json in which the roles of the special tokens are recorded."""
         record: dict[str, Any] = json.loads(self.backend.to_str())
-        roles = {self.mask_id: "mask", self.pad_id: "pad", self.eos_id: "eos"}
+        roles = {"mask": self.mask_id, "pad": self.pad_id, "eos": self.eos_id}
         for token in record["added_tokens"]:
-            if token["id"] in roles:
-                token[_ROLE] = roles[token["id"]]
+            if labels := [role for role, number in roles.items() if number == token["id"]]:
+                token[ROLE] = " ".join(labels)
         return json.dumps(record, ensure_ascii=False, indent=1) + "\n"
 
     def save(self, folder: str | Path) -> None:
@@ -331,19 +340,3 @@ def _outside() -> int:
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARY):
         frame, level = frame.f_back, level + 1
     return max(level, 1)
-
-
-def _role_names(record: dict[str, Any], known: Collection[str], mask_token: str | None) -> dict[str, str] | None:
-    """The names of MASK, PAD and EOS (if it exists) by role; None without a MASK."""
-    roles: dict[str, str] = {token[_ROLE]: token["content"] for token in record["added_tokens"] if _ROLE in token}
-
-    def find(role: str, usual: tuple[str, ...], taken: set[str]) -> str | None:
-        candidates = (roles[role], *usual) if role in roles else usual
-        return next((name for name in candidates if name in known and name not in taken), None)
-
-    mask = mask_token or find("mask", MASK_NAMES, set())
-    if mask is None:
-        return None
-    pad = find("pad", PAD_NAMES, {mask}) or next(name for name in PAD_NAMES[1:] if name not in known and name != mask)
-    eos = find("eos", EOS_NAMES, {mask, pad})
-    return {"mask": mask, "pad": pad} if eos is None else {"mask": mask, "pad": pad, "eos": eos}

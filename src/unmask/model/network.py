@@ -1,0 +1,190 @@
+"""What every network of the library shares: the methods of a Trainable denoiser around one pass over its blocks.
+
+A subclass defines `_pass`, from tokens and positions to hidden states, and `logits`. This class defines which keys a
+query attends to, passes at some positions, passes that end at some positions, and the shift of models whose hidden
+state at position i predicts token i + 1. Shapes: B batch, L positions, A of them computed, N picked, D width.
+"""
+
+__all__ = ["Network"]
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unmask.batch import rounded_size
+from unmask.model.inference import Kept
+
+
+class Network(nn.Module, ABC):
+    """Base class of the networks; `settings` has vocab_size, mask_id, max_length, width and causal_block."""
+
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        self.settings = settings
+        self.dropout_keys: Tensor | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        return self.settings.vocab_size
+
+    @property
+    def mask_id(self) -> int:
+        return self.settings.mask_id
+
+    @property
+    def max_length(self) -> int:
+        return self.settings.max_length
+
+    @property
+    def width(self) -> int:
+        return self.settings.width
+
+    @property
+    def time_conditioned(self) -> bool:
+        return False
+
+    @property
+    def selects(self) -> bool:
+        return True
+
+    @property
+    def causal_block(self) -> int:
+        """See `unmask.denoiser.Denoiser`."""
+        return self.settings.causal_block
+
+    @property
+    def shifted(self) -> bool:
+        """See `unmask.denoiser.Denoiser`."""
+        return False
+
+    @abstractmethod
+    def _pass(
+        self,
+        tokens: Tensor,
+        at: Tensor | int,
+        seen: Tensor | None,
+        time: Tensor | None,
+        kept: Kept | None,
+        *,
+        picked: Tensor | None = None,
+    ) -> Tensor:
+        """Tokens (B, A) at positions 0 .. `at` - 1, or at `at` (B, A) -> the output of all blocks (B, A, D).
+
+        `seen` is what `_seen` returns. With `picked` (N,), flat indices into (B, A), the output there, (N, D).
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See `unmask.denoiser.Denoiser`."""
+
+    def _fits(self, tokens: Tensor, valid: Tensor | None) -> None:
+        """Raise RequestError for tokens after the last position that the network can represent."""
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+        positions: Tensor | None = None,
+        prompt: Tensor | None = None,
+        where: Tensor | None = None,
+    ) -> Tensor:
+        """See `unmask.denoiser.Denoiser` and `Selecting`."""
+        self._fits(tokens, valid)
+        at = tokens.shape[1] if positions is None else positions
+        before = _before(tokens) if self.shifted else None
+        x = self._pass_where(_earlier(where, before), tokens, at, self._seen(valid, at, tokens), time, None)
+        return _moved(x, before)
+
+    @torch.no_grad()
+    def hidden_at(
+        self,
+        tokens: Tensor,
+        at: Tensor | None = None,
+        kept: tuple[Tensor, ...] = (),
+        *,
+        valid: Tensor | None = None,
+        time: Tensor | None = None,
+        where: Tensor | None = None,
+        length: int = 0,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """See `unmask.denoiser.Attending`; the memory is a tensor (B, L, 2, heads, head) a block: rotated keys, values.
+
+        Where the network is shifted, a position gets the right hidden state if its predecessor is in `at` too.
+        """
+        length = kept[0].shape[1] if kept else length
+        before = _before(tokens, at, length) if self.shifted else None
+        where = _earlier(where, before)
+        if at is None:
+            self._fits(tokens, valid)
+            memory = Kept()
+            seen = self._seen(valid, tokens.shape[1], tokens)
+            x = self._pass_where(where, tokens, tokens.shape[1], seen, time, memory)
+        else:
+            flat = (at + length * torch.arange(len(at), device=at.device)[:, None]).flatten()
+            memory = Kept(flat, kept, length)
+            x = self._pass_where(where, tokens, at, self._seen(valid, at, tokens, length), time, memory)
+        return _moved(x, before), tuple(memory.after)
+
+    def _seen(self, valid: Tensor | None, at: Tensor | int, tokens: Tensor, length: int | None = None) -> Tensor | None:
+        """The keys that a query attends to: (B, L) for all queries, (B or 1, A, L) if block-causal, None for all keys.
+
+        `at` are the positions of the queries (B, A), or their number. The positions of the keys are 0 .. `length` - 1,
+        or, without `length`, those of the queries.
+        """
+        if not self.causal_block:
+            return valid
+        own = torch.arange(at, device=tokens.device)[None] if isinstance(at, int) else at
+        keys = own if length is None else torch.arange(length, device=tokens.device)[None]
+        seen = (keys // self.causal_block)[:, None] <= (own // self.causal_block)[..., None]
+        return seen if valid is None else seen & valid[:, None]
+
+    def _pass_where(self, where: Tensor | None, tokens: Tensor, *rest: Any) -> Tensor:
+        """As `_pass`; with `where` (B, A) bool only these positions are computed to the end, the others are zero."""
+        known = torch.is_grad_enabled() or tokens.device.type == "cpu"  # else their number would be waited for
+        if where is None or not known or torch.compiler.is_compiling():
+            return self._pass(tokens, *rest)
+        picked = where.flatten().nonzero().squeeze(-1)
+        size = rounded_size(len(picked))
+        if size >= tokens.numel():
+            return self._pass(tokens, *rest)
+        x = self._pass(tokens, *rest, picked=F.pad(picked, (0, size - len(picked))))[: len(picked)]
+        out = x.new_zeros(tokens.numel(), x.shape[-1])
+        return out.index_copy_(0, picked, x).view(*tokens.shape, -1)
+
+    def forward(self, tokens: Tensor, valid: Tensor | None = None, time: Tensor | None = None) -> Tensor:
+        """All logits (B, L, V) at once: for export and for tests; the library itself calls the two halves."""
+        return self.logits(self.hidden(tokens, valid=valid, time=time))
+
+
+# ---- the shift: the prediction for position i is read at position i - 1, that for position 0 at position 0 ----
+
+
+def _before(tokens: Tensor, at: Tensor | None = None, length: int = 0) -> Tensor:
+    """Positions `at` (B, A) below `length`, None for 0 .. A - 1 -> the index among them (B, A) of each predecessor.
+
+    The index of the position itself where its predecessor is not among them.
+    """
+    rows, count = tokens.shape
+    own = torch.arange(count, device=tokens.device).expand(rows, count)
+    if at is None:
+        return (own - 1).clamp(min=0)
+    index = own.new_full((rows, length), -1).scatter_(1, at, own)
+    before = index.gather(1, (at - 1).clamp(min=0))
+    return torch.where(before < 0, own, before)
+
+
+def _earlier(where: Tensor | None, before: Tensor | None) -> Tensor | None:
+    """Positions whose prediction is needed (B, A) -> those at which it is read."""
+    if where is None or before is None:
+        return where
+    return torch.zeros_like(where, dtype=torch.uint8).scatter_reduce_(1, before, where.byte(), "amax").bool()
+
+
+def _moved(x: Tensor, before: Tensor | None) -> Tensor:
+    """Hidden states (B, A, D) -> those of the predecessors."""
+    return x if before is None else x.gather(1, before[..., None].expand_as(x))

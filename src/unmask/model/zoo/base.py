@@ -1,0 +1,70 @@
+"""The table of a family: how config.json, the names of tensors and the tokens of a published model are read."""
+
+__all__ = ["Chat", "Family"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """The text around the messages of a conversation. Names of special tokens in it are the tokens themselves."""
+
+    message: str
+    """A message, with {role} and {text}; texts are stripped of white space at their ends."""
+    answer: str
+    """What begins the answer."""
+    start: str = ""
+    """What begins the conversation."""
+    system: str = ""
+    """The text of the system message where there is none; "" for no such message."""
+    roles: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The names of roles, where they are not system, user and assistant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Published models with one kind of config.json and of tensor names.
+
+    A place in config.json is written "key", "key.inner", "key / key" for a quotient, "=4" for that number, and "a | b"
+    for the first that exists; all but those of `fixed` have to exist: defaults of the original classes are often wrong.
+    """
+
+    about: str
+    """The models in words."""
+    repositories: tuple[str, ...]
+    """Their names on the Hugging Face hub."""
+    matches: Mapping[str, Any]
+    """Place in config.json -> the value there, or its first element, by which the family is recognised."""
+    keys: Mapping[str, str]
+    """Setting of the network -> its place in config.json."""
+    names: Mapping[str, str | tuple[str, ...]]
+    """Name of a tensor -> our name, {} for the number of a block in both; "" for a tensor that is not needed; several
+    names for a matrix that holds queries, keys and values one below the other."""
+    mask: int | str
+    """MASK: an id, a place in config.json that ends with "_id", or the name of a token. "" for a causal model, which
+    has none: the first id after the tokenizer's."""
+    eos: int | str
+    """EOS, likewise."""
+    token: str = ""
+    """A token that the tokenizer has to have, where config.json is that of another family."""
+    pad: int | str = ""
+    """Padding, likewise; "" for that of EOS. It is never attended to."""
+    bos: int | str = ""
+    """The token that begins a text, likewise; "" for none."""
+    architecture: str = "transformer"
+    """The network, by its name in `unmask.model.load.ARCHITECTURES`."""
+    constants: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    """Setting of the network -> its value, which config.json does not have."""
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: _EMPTY)
+    """Place in config.json -> the values for which the network is the right one; None: absent or null."""
+    refused: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: _EMPTY)
+    """Place in config.json -> values of models of the same name that are other networks."""
+    decoding: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
+    """The default decoding: policy, temperature, top_p, block_size."""
+    chat: Chat | None = None
+    """The template of conversations, where the models were trained on any."""

@@ -1,0 +1,218 @@
+"""A folder laid out as its authors published it -> a Checkpoint, by the table of its family; imported without torch.
+
+Nothing in the folder is run: config.json is read as data, the weights are safetensors, templates of a tokenizer are
+ignored. A folder that unmask wrote is read as `unmask.disk.checkpoint` reads it.
+"""
+
+__all__ = ["FAMILIES", "family_of", "read_model"]
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from unmask.disk.checkpoint import FORMAT, Checkpoint, read_checkpoint
+from unmask.disk.folders import reading
+from unmask.disk.json import read_json
+from unmask.disk.tensors import Part, TensorFacts, read_shards
+from unmask.errors import CheckpointError
+from unmask.model.zoo.base import Family
+from unmask.model.zoo.causal import LLAMA, QWEN2, QWEN3
+from unmask.model.zoo.dream import DREAM
+from unmask.model.zoo.llada import ILLADA, LLADA
+from unmask.model.zoo.qwen import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3, FAST_DLLM, OPEN_DCODER, SDAR
+from unmask.text.published import Vocabulary, read_vocabulary
+
+FAMILIES: dict[str, Family] = {
+    "a2d-llama": A2D_LLAMA,
+    "a2d-qwen2": A2D_QWEN2,
+    "a2d-qwen3": A2D_QWEN3,
+    "dream": DREAM,
+    "fast-dllm-v2": FAST_DLLM,
+    "illada": ILLADA,
+    "llada": LLADA,
+    "llama": LLAMA,
+    "open-dcoder": OPEN_DCODER,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "sdar": SDAR,
+}
+"""Families by name, in the order in which they are tried."""
+_CONFIG = "config.json"
+_HEADS = ("query", "key", "value")
+
+
+def read_model(path: str | os.PathLike[str]) -> Checkpoint:
+    """Checkpoint folder, run folder, or folder of a published model -> everything but the weights.
+
+    Raises CheckpointError for anything else, for a family that is not known, and for a config.json in which a key is
+    missing or has a value for which the network would be another one.
+    """
+    return reading(path, _read)
+
+
+def _read(folder: Path) -> Checkpoint:
+    config = read_json(folder / _CONFIG, dict[str, Any], CheckpointError)
+    if "format" in config or not ("model_type" in config or "architectures" in config):
+        return read_checkpoint(folder)
+    return _published(folder, config)
+
+
+def family_of(config: Mapping[str, Any], tokens: Collection[str], folder: Path) -> str:
+    """The content of a config.json and the tokens -> the name of the family. Raises CheckpointError without one."""
+    for name, family in FAMILIES.items():
+        if (not family.token or family.token in tokens) and all(
+            _first(config.get(key)) == value for key, value in family.matches.items()
+        ):
+            return name
+    names = [str(value) for key in ("model_type", "architectures") if (value := _first(config.get(key)))]
+    raise CheckpointError(
+        f"{folder} holds a model of the transformers library, {', '.join(names)} ({_CONFIG}), of no family that is "
+        f"known here: {', '.join(FAMILIES)} (unmask list families)."
+    )
+
+
+def _first(value: object) -> object:
+    return value[0] if isinstance(value, list) and value else value
+
+
+def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
+    """Folder and its config.json -> the checkpoint, in the names and settings of our network."""
+    vocabulary = read_vocabulary(folder)
+    name = family_of(config, vocabulary.ids, folder)
+    family = FAMILIES[name]
+    _check(config, name, folder)
+    settings = {key: _required(config, place, folder) for key, place in family.keys.items()} | dict(family.constants)
+    token = partial(_token, config, vocabulary, folder)
+    mask = _spare(vocabulary, settings, folder) if family.mask == "" else token("MASK", family.mask)
+    tokens = {"mask": mask, "eos": token("EOS", family.eos)}
+    tokens["pad"] = tokens["eos"] if family.pad == "" else token("padding", family.pad)
+    if family.bos != "":
+        tokens["bos"] = token("BOS", family.bos)
+    settings["mask_id"] = tokens["mask"]
+    layout, tensors = _layout(family, settings, read_shards(folder), folder)
+    record = {
+        "family": name,
+        "architecture": family.architecture,
+        "model": settings,
+        "network": {key: settings[key] for key in ("max_length", "vocab_size", "width")},
+        "process": {"kernel": "absorbing", "schedule": "linear"},
+        "decoding": dict(family.decoding),
+        "tokens": tokens,
+    }
+    versions = {"transformers": str(config.get("transformers_version", "unknown"))}
+    return Checkpoint(folder, FORMAT, versions, record, vocabulary.text, None, None, tensors, layout)
+
+
+def _check(config: Mapping[str, Any], name: str, folder: Path) -> None:
+    """Raise CheckpointError for a config.json of another network than that of the family."""
+    for place, values in FAMILIES[name].fixed.items():
+        if (value := _at(config, place)) not in values:
+            raise CheckpointError(
+                f"{folder / _CONFIG} has {place} {value!r}, and the family '{name}' is implemented for "
+                f"{' or '.join(map(repr, values))} only: this is another network."
+            )
+    for place, values in FAMILIES[name].refused.items():
+        if (value := _at(config, place)) in values:
+            raise CheckpointError(
+                f"{folder / _CONFIG} has {place} {value!r}, which is that of another network than those of the family "
+                f"'{name}', whose name it has; unmask does not know it."
+            )
+
+
+def _spare(vocabulary: Vocabulary, settings: Mapping[str, Any], folder: Path) -> int:
+    """The first id after the tokenizer's, for MASK of a causal model. Raises CheckpointError where there is none."""
+    spare = 1 + max(vocabulary.ids.values(), default=-1)
+    if spare >= settings["vocab_size"]:
+        raise CheckpointError(
+            f"{folder} has no MASK: it is a causal model, and none of its {settings['vocab_size']:,} ids is free; make "
+            "a masked model of it with unmask train adapt."
+        )
+    return spare
+
+
+def _at(config: Mapping[str, Any], place: str) -> Any:
+    """A place in config.json (see `Family`) -> the value there; None without one."""
+    for choice in place.split(" | "):
+        if choice.startswith("="):
+            return int(choice[1:])
+        values = [_nested(config, key) for key in choice.split(" / ")]
+        if None not in values:
+            return values[0] // values[1] if len(values) > 1 else values[0]
+    return None
+
+
+def _nested(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, Mapping) else None
+    return config
+
+
+def _required(config: Mapping[str, Any], place: str, folder: Path) -> Any:
+    if (value := _at(config, place)) is None:
+        raise CheckpointError(
+            f"{folder / _CONFIG} has no key {place!r}, without which the network is unknown: download the file again."
+        )
+    return value
+
+
+def _token(config: Mapping[str, Any], vocabulary: Vocabulary, folder: Path, role: str, place: int | str) -> int:
+    """MASK or EOS of a family (see `Family.mask`) -> its id. Raises CheckpointError where the folder does not say."""
+    if isinstance(place, int):
+        return place
+    value = _first(_at(config, place)) if place.endswith("_id") else vocabulary.ids.get(place)
+    if not isinstance(value, int):
+        where = f"{_CONFIG} has no key" if place.endswith("_id") else "the tokenizer has no token"
+        raise CheckpointError(f"{folder} does not say which token is {role}: {where} '{place}'.")
+    return value
+
+
+def _layout(
+    family: Family, settings: Mapping[str, Any], shards: Mapping[Path, Mapping[str, TensorFacts]], folder: Path
+) -> tuple[dict[Path, dict[str, list[Part]]], dict[str, TensorFacts]]:
+    """The stored tensors -> the parameters that they become, and their facts by our names.
+
+    Raises CheckpointError for a tensor that the family does not have.
+    """
+    patterns = [(re.compile(re.escape(name).replace(r"\{\}", r"(\d+)")), ours) for name, ours in family.names.items()]
+    layout: dict[Path, dict[str, list[Part]]] = {}
+    facts: dict[str, TensorFacts] = {}
+    extra: list[str] = []
+    for path, stored in shards.items():
+        layout[path] = {}
+        for name, fact in stored.items():
+            match = next(((m, ours) for pattern, ours in patterns if (m := pattern.fullmatch(name))), None)
+            if match is None:
+                extra.append(name)
+                continue
+            layout[path][name] = _parts(match[1], match[0].groups(), settings)
+            for part in layout[path][name]:
+                rows = fact.shape if part.rows is None else (part.rows[1] - part.rows[0], *fact.shape[1:])
+                facts.setdefault(part.name, TensorFacts(rows, fact.dtype))
+    if extra:
+        raise CheckpointError(
+            f"{folder} has {len(extra)} tensors that its family does not have, the first is '{min(extra)}': this is "
+            "another network, or a quantised or adapted copy."
+        )
+    if settings.get("tied"):
+        facts.pop("head.weight", None)  # counted once, as "embedding.weight"
+    return layout, facts
+
+
+def _parts(ours: str | tuple[str, ...], numbers: Sequence[str], settings: Mapping[str, Any]) -> list[Part]:
+    """Our name or names of a stored tensor, and the numbers in its own name -> the parameters that it becomes."""
+    if isinstance(ours, str):
+        name = ours.format(*numbers)
+        tied = bool(settings.get("tied"))
+        if tied and name == "embedding.weight":
+            return [Part(name), Part("head.weight")]
+        return [] if not name or (tied and name == "head.weight") else [Part(name)]
+    parts: list[Part] = []
+    start = 0
+    for name, heads in zip(ours, (settings["heads"], settings["kv_heads"], settings["kv_heads"]), strict=True):
+        end = start + heads * settings["head"]
+        parts.append(Part(name.format(*numbers), (start, end)))
+        start = end
+    return parts
