@@ -1,0 +1,202 @@
+"""Published folders against slow twins: logits, gradients, decodes with and without caches, padding, direction.
+
+The twins compute in float64, one row, one head and one query at a time, from the tensors under their published names.
+The same numbers were compared with the classes of the transformers library 5.24 (docs/log.md).
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.parity.published import SPECS, Spec, write
+from torch import Tensor
+
+import unmask
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
+from unmask.model.cache import cached
+from unmask.model.inference import LowPrecision
+from unmask.model.load import load_denoiser
+from unmask.model.transformer import Transformer
+from unmask.policies.registry import make
+from unmask.run.machine import bfloat16_works
+
+FAMILIES = sorted(SPECS)
+LENGTH = 24
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+def turned(x: Tensor, position: int, base: float) -> Tensor:
+    """A head (d,) -> the same, the pair (i, i + d/2) turned by position * base^(-2i/d) as a complex number."""
+    half = len(x) // 2
+    angle = position * base ** (-2 * torch.arange(half, dtype=torch.float64) / len(x))
+    value = torch.complex(x[:half], x[half:]) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([value.real, value.imag])
+
+
+def twin(
+    spec: Spec, state: dict[str, Tensor], tokens: list[int], r: Callable[[Tensor], Tensor] = lambda x: x
+) -> Tensor:
+    """Token ids of one row -> logits (L, V) in float64, the shift of the family included; `r` rounds each result."""
+
+    def get(role: str, block: int = 0) -> Tensor:
+        return state[spec.names[role].format(block)].double()
+
+    x = torch.stack([get("embed")[token] for token in tokens])
+    for block in range(2):
+        normal = r(norm(x, get("norm_1", block), spec.eps))
+        heads = {part: r(normal @ get(part, block).T) for part in "qkv"}
+        if spec.bias:
+            heads = {part: r(value + get(f"{part}_bias", block)) for part, value in heads.items()}
+        heads = {part: value.unflatten(-1, (-1, spec.head)) for part, value in heads.items()}
+        if spec.norms:
+            heads |= {part: r(norm(heads[part], get(f"{part}_norm", block), spec.eps)) for part in "qk"}
+        rows: list[Tensor] = []
+        for at in range(len(tokens)):
+            end = (at // spec.block + 1) * spec.block if spec.block else len(tokens)
+            parts: list[Tensor] = []
+            for head in range(spec.heads):
+                group = head // (spec.heads // spec.kv)
+                query = r(turned(heads["q"][at, head], at, spec.base))
+                keys = [r(turned(heads["k"][j, group], j, spec.base)) for j in range(min(end, len(tokens)))]
+                scores = torch.stack([query @ key for key in keys]) / math.sqrt(spec.head)
+                parts.append(r(scores.softmax(0)) @ heads["v"][: len(keys), group])
+            rows.append(r(torch.cat(parts)))
+        x = r(x + r(torch.stack(rows) @ get("o", block).T))
+        normal = r(norm(x, get("norm_2", block), spec.eps))
+        gate = r(normal @ get("gate", block).T)
+        inner = r(r(gate / (1 + (-gate).exp())) * r(normal @ get("up", block).T))
+        x = r(x + r(inner @ get("down", block).T))
+    logits = r(norm(x, get("norm"), spec.eps)) @ get("embed" if spec.tied else "lm_head").T
+    return torch.cat([logits[:1], logits[:-1]]) if spec.shift else logits
+
+
+def loaded(family: str, folder: Path, dtype: Any = torch.float32) -> tuple[Transformer, dict[str, Tensor]]:
+    state = write(family, folder)
+    network = load_denoiser(str(folder), dtype=dtype).denoiser
+    assert isinstance(network, Transformer)
+    return network, state
+
+
+def some_tokens(network: Transformer, masked: bool = True, rows: int = 1) -> Tensor:
+    tokens = torch.randint(256, (rows, LENGTH), generator=torch.Generator().manual_seed(3))
+    if masked:
+        tokens[:, 9::2] = network.mask_id
+    return tokens
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_the_twin(family: str, tmp_path: Path) -> None:
+    """float32 within 1e-5 of the largest logit; the control is the twin without one of the family's facts."""
+    network, state = loaded(family, tmp_path)
+    tokens, spec = some_tokens(network), SPECS[family]
+    expected = twin(spec, state, tokens[0].tolist())
+    scale = float(expected.abs().max())
+    with torch.no_grad():
+        logits = network(tokens)[0]
+    assert float((logits - expected).abs().max()) < 1e-5 * max(scale, 1)
+    logits = network(tokens)[0].detach()  # by the operations with gradients
+    assert float((logits - expected).abs().max()) < 1e-5 * max(scale, 1)
+    for fact, other in (("shift", not spec.shift), ("block", 0 if spec.block else 4), ("base", 1e4)):
+        changed = twin(Spec(**{**vars(spec), fact: other}), state, tokens[0].tolist())
+        assert float((changed - expected).abs().max()) > 1e-2, fact
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
+def test_gradients_are_those_of_the_twin(family: str, tmp_path: Path) -> None:
+    network, state = loaded(family, tmp_path)
+    tokens, spec = some_tokens(network), SPECS[family]
+    state = {name: value.double().requires_grad_() for name, value in state.items()}
+    loss = twin(spec, state, tokens[0].tolist()).log_softmax(-1)[:, 7].sum()
+    names = [spec.names[role].format(1) for role in ("q", "k", "v", "o", "gate", "down", "norm_1", "embed")]
+    expected = torch.autograd.grad(loss, [state[name] for name in names])
+    network.train()
+    network(tokens)[0].log_softmax(-1)[:, 7].sum().backward()
+    block = network.blocks[1]
+    got = [block.query, block.key, block.value, block.out, block.gate, block.down, block.norm_1, network.embedding]
+    for value, layer in zip(expected, got, strict=True):
+        assert isinstance(layer.weight.grad, Tensor)  # pyright: ignore
+        error = (layer.weight.grad - value).abs().max() / value.abs().max()  # pyright: ignore
+        assert float(error) < 1e-4
+    picked = torch.tensor([0, 1, 8, 23])
+    assert torch.allclose(network.hidden_picked(tokens, picked), network.hidden(tokens)[0, picked], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bfloat16_stays_within_its_own_noise(family: str, tmp_path: Path) -> None:
+    """Weights held as stored: the error is at most twice that of the twin with each of its results rounded."""
+    if not bfloat16_works():
+        pytest.skip("this processor cannot compute in bfloat16")
+    network, state = loaded(family, tmp_path, "stored")
+    assert {value.dtype for value in network.parameters()} == {torch.bfloat16}
+    tokens = some_tokens(network)
+    expected = twin(SPECS[family], state, tokens[0].tolist())
+    low = LowPrecision(network.lowered(torch.bfloat16), torch.bfloat16)
+    with torch.no_grad():
+        error = float((low.logits(low.hidden(tokens))[0] - expected).abs().max())
+    noise = twin(SPECS[family], state, tokens[0].tolist(), lambda x: x.bfloat16().double()) - expected
+    assert 0.1 * float(noise.abs().max()) < error < 2 * float(noise.abs().max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_and_direction(family: str, tmp_path: Path) -> None:
+    """Right padding changes nothing; a later token changes earlier logits, but not earlier blocks of the attention."""
+    network, spec = loaded(family, tmp_path)[0], SPECS[family]
+    tokens = some_tokens(network)
+    padded = torch.cat([tokens, torch.full((1, 8), 65)], 1)
+    valid = torch.arange(LENGTH + 8)[None] < LENGTH
+    with torch.no_grad():
+        plain = network(tokens)
+        assert torch.allclose(network(padded, valid)[:, :LENGTH], plain, atol=1e-5)
+        if not spec.block:  # the control
+            assert not torch.allclose(network(padded)[:, :LENGTH], plain, atol=1e-2)
+        changed = tokens.clone()
+        changed[0, 17] = (changed[0, 17] + 1) % 256
+        moved = (network(changed) - plain)[0].abs().amax(-1)
+    start = 17 // spec.block * spec.block if spec.block else 0
+    assert float(moved[start + spec.shift :].min()) > 0
+    if spec.block:
+        assert float(moved[: start + spec.shift].max()) == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_decodes_are_the_uncached_ones(family: str, tmp_path: Path) -> None:
+    """Greedy, in blocks: the caches that compute every pass whole, and the causal cache; first positions included."""
+    network, spec = loaded(family, tmp_path)[0], SPECS[family]
+    tokens = some_tokens(network, masked=False, rows=2)
+    tokens = torch.cat([tokens, tokens.flip(1)], 1)  # 48 positions
+    tokens[0, 5:], tokens[1, 16:] = network.mask_id, network.mask_id
+    canvas = Canvas.start(tokens, torch.tensor([1, 2]))
+
+    def decoded(denoiser: Any) -> Tensor:
+        return Decoder(denoiser, make("confidence:steps=4"), 0.0, block_size=16).decode(canvas).tokens
+
+    plain = decoded(network)
+    names = ["prefix:refresh=1", "dual:refresh=1", "delayed:refresh=1"]
+    if spec.block:
+        names += ["prefix", "dual", "causal"]
+    for name in names:
+        assert torch.equal(decoded(cached(network, name)), plain), name
+    if not spec.block:  # the control
+        assert not torch.equal(decoded(cached(network, "dual")), plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_as_published_loads_and_generates(family: str, tmp_path: Path, capsys: Any) -> None:
+    """By the command line; ids without a token are never written, whatever their logits."""
+    from unmask.cli.main import main
+
+    write(family, tmp_path)
+    assert main(["info", str(tmp_path)]) == 0
+    assert family in capsys.readouterr().out
+    assert main(["generate", str(tmp_path), "ab", "--length", "12"]) == 0
+    model = unmask.load(tmp_path, device="cpu", dtype="float32")
+    result = model.generate("ab", length=40, temperature=5.0, policy="random:steps=2", stop_at_eos=False)
+    assert max(result.tokens[0]) < model.tokenizer.vocab_size < model.network.vocab_size
+    assert model.network.mask_id not in result.tokens[0]
