@@ -289,3 +289,62 @@ def write_tokenizer(folder: Path, special: tuple[str, ...], files: str) -> None:
     record = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None}
     record |= {"pre_tokenizer": level, "post_processor": None, "decoder": level, "model": model}
     (folder / "tokenizer.json").write_text(json.dumps(record))
+
+
+# ---- diffusion transformers -----------------------------------------------------------------------------------------
+
+DIT_ROWS = 258  # 256 bytes, EOS and MASK, the last of which the tokenizer does not have
+_SEDD_CONFIG = {
+    "tokens": DIT_ROWS - 1,
+    "graph": {"type": "absorb", "file": "data"},
+    "noise": {"type": "loglinear", "sigma_min": 1e-4, "sigma_max": 20},
+    "model": {"name": "tiny", "type": "ddit", "hidden_size": 32, "cond_dim": 16, "length": 64, "n_blocks": 2}
+    | {"n_heads": 2, "scale_by_sigma": True, "dropout": 0.1},
+}
+
+
+def dit_config(model_type: str, **changes: Any) -> dict[str, Any]:
+    """A config.json of MDLM, BD3-LM or SEDD."""
+    if model_type == "sedd":
+        return _SEDD_CONFIG
+    plain = {"model_type": model_type, "vocab_size": DIT_ROWS, "model_length": 64, "hidden_dim": 32, "cond_dim": 16}
+    plain |= {"n_blocks": 2, "n_heads": 2, "dropout": 0.1, "time_conditioning": False, "return_dict": False}
+    block = {"block_size": 4, "cross_attn": True, "adaln": True, "attn_backend": "flex", "causal": False}
+    return plain | (block if model_type == "bd3lm" else {}) | changes
+
+
+def dit_shapes(model_type: str) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor of a diffusion transformer by its published name."""
+    width, cond = 32, 16
+    sizes: dict[str, tuple[int, ...]] = {
+        "vocab_embed.embedding": (DIT_ROWS, width),
+        "sigma_map.mlp.0.weight": (cond, 256),
+        "sigma_map.mlp.0.bias": (cond,),
+        "sigma_map.mlp.2.weight": (cond, cond),
+        "sigma_map.mlp.2.bias": (cond,),
+        "rotary_emb.inv_freq": (8,),
+        "output_layer.norm_final.weight": (width,),
+        "output_layer.linear.weight": (DIT_ROWS, width),
+        "output_layer.linear.bias": (DIT_ROWS,),
+        "output_layer.adaLN_modulation.weight": (2 * width, cond),
+        "output_layer.adaLN_modulation.bias": (2 * width,),
+    }
+    for n in range(2):
+        block = f"blocks.{n}."
+        sizes |= {f"{block}norm1.weight": (width,), f"{block}norm2.weight": (width,)}
+        sizes |= {f"{block}attn_qkv.weight": (3 * width, width), f"{block}attn_out.weight": (width, width)}
+        sizes |= {f"{block}mlp.0.weight": (4 * width, width), f"{block}mlp.0.bias": (4 * width,)}
+        sizes |= {f"{block}mlp.2.weight": (width, 4 * width), f"{block}mlp.2.bias": (width,)}
+        sizes |= {f"{block}adaLN_modulation.weight": (6 * width, cond), f"{block}adaLN_modulation.bias": (6 * width,)}
+    if model_type == "sedd":
+        return sizes
+    return {f"backbone.{name}": size for name, size in sizes.items()}
+
+
+def write_dit(model_type: str, folder: Path, seed: int = 0) -> dict[str, Tensor]:
+    """Write the folder of a diffusion transformer, GPT-2's files beside it -> its tensors by their published names."""
+    state = weights(dit_shapes(model_type), seed)
+    if model_type == "bd3lm":
+        state |= {"sampling_eps_min": torch.tensor(1e-3), "sampling_eps_max": torch.tensor(0.999)}
+    write_folder(folder, dit_config(model_type), state, ("<|endoftext|>",), 1, "tokenizer.json", torch.float32)
+    return state

@@ -168,15 +168,17 @@ def freeze_time(model: DiT, time: float = 0.0) -> DiT:
     """
     if model.time is None:
         return model
-    frozen = DiT(replace(model.settings, modulation="constant"))
+    device = next(model.parameters()).device
+    with torch.device("meta"):
+        frozen = DiT(replace(model.settings, modulation="constant"))
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("time.")}
     with torch.no_grad():
-        cond = model.time(torch.tensor([time]))
+        cond = model.time(torch.tensor([time], device=device))
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear) and name.endswith("modulation"):
                 state[name] = module(cond)[0]
                 del state[f"{name}.weight"], state[f"{name}.bias"]
-    frozen.load_state_dict(state)
+    frozen.load_state_dict(state, assign=True)
     return frozen.train(model.training)
 
 
@@ -236,7 +238,8 @@ def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None
     checkpoint = read_model(path)
     folder, settings = checkpoint.folder, stored_settings(checkpoint)
     if checkpoint.tokenizer_json is None:
-        raise CheckpointError(f"{folder} has no tokenizer.json; copy it from where the checkpoint came from.")
+        source = checkpoint.fact(str, "config.json", "tokenizer") or "where the checkpoint came from"
+        raise CheckpointError(f"{folder} has no tokenizer.json; copy it from {source}.")
     if isinstance(settings, DiTSettings) and settings.blocks > len(checkpoint.tensors):
         raise CheckpointError(
             f"{folder} does not fit its own config.json, which says {settings.blocks:,} blocks, and there are "
@@ -257,6 +260,8 @@ def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None
         device,
     )
     _fill(cast(nn.Module, network), checkpoint, device, kept_as)
+    if (time := checkpoint.fact(float, "config.json", "time")) is not None:
+        network = freeze_time(cast(DiT, network), time)
     schedule = make_schedule(checkpoint.fact(str, "config.json", "process", "schedule") or "linear")
     return Loaded(network.eval(), MaskedDiffusion(network.mask_id, schedule), tokenizer, checkpoint)
 

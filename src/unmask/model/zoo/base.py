@@ -30,8 +30,9 @@ class Chat:
 class Family:
     """Published models with one kind of config.json and of tensor names.
 
-    A place in config.json is written "key", "key.inner", "key / key" for a quotient, "=4" for that number, and "a | b"
-    for the first that exists; all but those of `fixed` have to exist: defaults of the original classes are often wrong.
+    A place in config.json is written "key", "key.inner", "key / key" for a quotient, "key + 1" for a sum, "=4" for that
+    number, and "a | b" for the first that exists. All but those of `fixed` have to exist: the defaults of the original
+    classes are often wrong.
     """
 
     about: str
@@ -46,10 +47,14 @@ class Family:
     """Name of a tensor -> our name, {} for the number of a block in both; "" for a tensor that is not needed; several
     names for a matrix that holds queries, keys and values one below the other."""
     mask: int | str
-    """MASK: an id, a place in config.json that ends with "_id", or the name of a token. "" for a causal model, which
-    has none: the first id after the tokenizer's."""
+    """MASK: an id, a place in config.json (a sum, or one that ends with "_id"), or the name of a token. "" for a causal
+    model, which has none: the first id after the tokenizer's."""
     eos: int | str
     """EOS, likewise."""
+    time: float | None = None
+    """The time at which a network with a time input is always run; its effect is folded into constants."""
+    tokenizer: str = ""
+    """The repository of the tokenizer, where it is not published with the weights."""
     token: str = ""
     """A token that the tokenizer has to have, where config.json is that of another family."""
     pad: int | str = ""

@@ -22,6 +22,7 @@ from unmask.model.zoo.base import Family
 from unmask.model.zoo.causal import LLAMA, QWEN2, QWEN3
 from unmask.model.zoo.dream import DREAM
 from unmask.model.zoo.llada import ILLADA, LLADA
+from unmask.model.zoo.mdlm import BD3LM, MDLM, SEDD
 from unmask.model.zoo.qwen import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3, FAST_DLLM, OPEN_DCODER, SDAR
 from unmask.text.published import Vocabulary, read_vocabulary
 
@@ -29,18 +30,22 @@ FAMILIES: dict[str, Family] = {
     "a2d-llama": A2D_LLAMA,
     "a2d-qwen2": A2D_QWEN2,
     "a2d-qwen3": A2D_QWEN3,
+    "bd3lm": BD3LM,
     "dream": DREAM,
     "fast-dllm-v2": FAST_DLLM,
     "illada": ILLADA,
     "llada": LLADA,
     "llama": LLAMA,
+    "mdlm": MDLM,
     "open-dcoder": OPEN_DCODER,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "sdar": SDAR,
+    "sedd": SEDD,
 }
 """Families by name, in the order in which they are tried."""
 _CONFIG = "config.json"
+_SUM = re.compile(r"(\S+) ([+-]) (\d+)")
 _HEADS = ("query", "key", "value")
 
 
@@ -55,7 +60,7 @@ def read_model(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _read(folder: Path) -> Checkpoint:
     config = read_json(folder / _CONFIG, dict[str, Any], CheckpointError)
-    if "format" in config or not ("model_type" in config or "architectures" in config):
+    if "format" in config or not {"model_type", "architectures", "graph"} & config.keys():
         return read_checkpoint(folder)
     return _published(folder, config)
 
@@ -64,7 +69,7 @@ def family_of(config: Mapping[str, Any], tokens: Collection[str], folder: Path) 
     """The content of a config.json and the tokens -> the name of the family. Raises CheckpointError without one."""
     for name, family in FAMILIES.items():
         if (not family.token or family.token in tokens) and all(
-            _first(config.get(key)) == value for key, value in family.matches.items()
+            _first(_at(config, key)) == value for key, value in family.matches.items()
         ):
             return name
     names = [str(value) for key in ("model_type", "architectures") if (value := _first(config.get(key)))]
@@ -101,6 +106,8 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
         "process": {"kernel": "absorbing", "schedule": "linear"},
         "decoding": dict(family.decoding),
         "tokens": tokens,
+        "time": family.time,
+        "tokenizer": family.tokenizer or None,
     }
     versions = {"transformers": str(config.get("transformers_version", "unknown"))}
     return Checkpoint(folder, FORMAT, versions, record, vocabulary.text, None, None, tensors, layout)
@@ -138,6 +145,9 @@ def _at(config: Mapping[str, Any], place: str) -> Any:
     for choice in place.split(" | "):
         if choice.startswith("="):
             return int(choice[1:])
+        if match := _SUM.fullmatch(choice):
+            value = _nested(config, match[1])
+            return value if value is None else value + int(match[2] + match[3])
         values = [_nested(config, key) for key in choice.split(" / ")]
         if None not in values:
             return values[0] // values[1] if len(values) > 1 else values[0]
@@ -162,9 +172,10 @@ def _token(config: Mapping[str, Any], vocabulary: Vocabulary, folder: Path, role
     """MASK or EOS of a family (see `Family.mask`) -> its id. Raises CheckpointError where the folder does not say."""
     if isinstance(place, int):
         return place
-    value = _first(_at(config, place)) if place.endswith("_id") else vocabulary.ids.get(place)
+    in_config = place.endswith("_id") or _SUM.fullmatch(place) is not None
+    value = _first(_at(config, place)) if in_config else vocabulary.ids.get(place)
     if not isinstance(value, int):
-        where = f"{_CONFIG} has no key" if place.endswith("_id") else "the tokenizer has no token"
+        where = f"{_CONFIG} has no key" if in_config else "the tokenizer has no token"
         raise CheckpointError(f"{folder} does not say which token is {role}: {where} '{place}'.")
     return value
 
