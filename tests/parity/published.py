@@ -127,8 +127,9 @@ def hf(model_type: str, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-_LLADA_TOKENS = ("<|mdm_mask|>", "<|endoftext|>", "<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>")
-_LLADA_TOKENS += ("<|eot_id|>",)
+_LLADA_TOKENS = (
+    "<|mdm_mask|>", "<|endoftext|>", "<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
+)  # fmt: skip
 _QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _DREAM = hf("Dream", architectures=["DreamModel"], mask_token_id=259, eos_token_id=256, pad_token_id=256)
 _QWEN2: dict[str, Any] = {"names": QWEN2_NAMES, "kv": 2, "bias": True}

@@ -39,7 +39,7 @@ from unmask.limits import require_finite, require_memory, sentences
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings, TransformerSettings
 from unmask.model.transformer import Transformer
-from unmask.model.zoo.read import read_model
+from unmask.model.zoo.read import published_name, read_model
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.text.tokenizer import Tokenizer
 
@@ -250,6 +250,7 @@ def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None
     with torch.device("meta"):
         network = _constructed(settings)
     _match(network, tokenizer, str(folder))
+    _check_tensors(network, checkpoint)
     if dtype is None:
         dtype = torch.float32 if checkpoint.parameters < STORED_FROM else "stored"
     kept_as = None if dtype == "stored" else dtype
@@ -289,28 +290,44 @@ def _match(network: Trainable, tokenizer: Tokenizer, where: str) -> None:
         )
 
 
+def _check_tensors(network: Trainable, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError, before a tensor is read, where these are not those of the network, in name and shape."""
+    parameters = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    stored = {
+        part.name: (name, checkpoint.tensors.get(part.name))
+        for tensors in checkpoint.layout.values()
+        for name, parts in tensors.items()
+        for part in parts
+    }
+    faults = {
+        "missing": [published_name(checkpoint, name) for name in parameters.keys() - stored.keys()],
+        "of no use": [name for ours, (name, _) in stored.items() if ours not in parameters],
+        "of another shape": [
+            f"{name} {list(fact.shape)} instead of {list(parameters[ours])}"
+            for ours, (name, fact) in stored.items()
+            if fact is not None and parameters.get(ours, fact.shape) != fact.shape
+        ],
+    }
+    if listed := [f"{len(names)} {fault} ({min(names)})" for fault, names in faults.items() if names]:
+        raise CheckpointError(
+            f"{checkpoint.folder} does not fit its own config.json: of its tensors {', '.join(listed)}; the files come "
+            "from different models, or were changed: download them again."
+        )
+
+
 def _fill(network: nn.Module, checkpoint: Checkpoint, device: str, dtype: torch.dtype | None) -> None:
     """Replace the parameters of a network on the meta device by the stored ones in `dtype` (None: as stored).
 
     A Parameter that has several names (tied weights) stays a single one.
     """
     parameters: dict[str, Tensor] = network.state_dict(keep_vars=True)
-    wrong, fresh = set(parameters), dict[int, Tensor]()
+    fresh = dict[int, Tensor]()
     for name, value in iterate_tensors(checkpoint, device, dtype):
-        old = parameters.get(name)
-        if old is None or old.shape != value.shape:
-            wrong.add(name)
-            continue
-        wrong.discard(name)
+        old = parameters[name]  # see `_check_tensors`
         require_finite(value, name, str(checkpoint.folder))
         new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
         owner, _, leaf = name.rpartition(".")
         setattr(network.get_submodule(owner), leaf, fresh.setdefault(id(old), new))
-    if wrong:
-        raise CheckpointError(
-            f"{checkpoint.folder} does not fit its own config.json: {len(wrong)} tensors differ, the first is "
-            f"'{min(wrong)}'; the two files come from different models."
-        )
     if left := [name for name, value in network.named_buffers() if value.is_meta]:
         raise CheckpointError(
             f"{checkpoint.folder} does not hold the buffer '{left[0]}' of its network; its architecture has to store "

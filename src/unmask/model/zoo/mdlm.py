@@ -62,7 +62,7 @@ BD3LM = replace(
     about="BD3-LM on OpenWebText: a diffusion transformer, block-causal attention",
     repositories=tuple(f"kuleshov-group/bd3lm-owt-block_size{size}" for size in (4, 8, 16)),
     matches={"model_type": "bd3lm"},
-    keys=MDLM.keys | {"causal_block": "block_size"},
+    keys={**MDLM.keys, "causal_block": "block_size"},
     fixed={"time_conditioning": (False,), "cross_attn": (True,), "adaln": (True,), "causal": (False,)},
     names=_NAMES | {"sampling_eps_min": "", "sampling_eps_max": ""},
     decoding={"policy": "ancestral:steps=inf", "temperature": 1.0},

@@ -4,7 +4,7 @@ Nothing in the folder is run: config.json is read as data, the weights are safet
 ignored. A folder that unmask wrote is read as `unmask.disk.checkpoint` reads it.
 """
 
-__all__ = ["FAMILIES", "family_of", "read_model"]
+__all__ = ["FAMILIES", "family_of", "published_name", "read_model"]
 
 import os
 import re
@@ -77,6 +77,21 @@ def family_of(config: Mapping[str, Any], tokens: Collection[str], folder: Path) 
         f"{folder} holds a model of the transformers library, {', '.join(names)} ({_CONFIG}), of no family that is "
         f"known here: {', '.join(FAMILIES)} (unmask list families)."
     )
+
+
+def published_name(checkpoint: Checkpoint, ours: str) -> str:
+    """Our name of a tensor -> its name in the files of the checkpoint."""
+    family = FAMILIES.get(checkpoint.config.get("family", ""))
+    for name, parts in family.names.items() if family else ():
+        for part in (parts,) if isinstance(parts, str) else parts:
+            if match := _pattern(part).fullmatch(ours):
+                return name.format(*match.groups())
+    return ours
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """A name with {} for each number -> the expression that finds the numbers."""
+    return re.compile(re.escape(name).replace(r"\{\}", r"(\d+)"))
 
 
 def _first(value: object) -> object:
@@ -187,7 +202,7 @@ def _layout(
 
     Raises CheckpointError for a tensor that the family does not have.
     """
-    patterns = [(re.compile(re.escape(name).replace(r"\{\}", r"(\d+)")), ours) for name, ours in family.names.items()]
+    patterns = [(_pattern(name), ours) for name, ours in family.names.items()]
     layout: dict[Path, dict[str, list[Part]]] = {}
     facts: dict[str, TensorFacts] = {}
     extra: list[str] = []

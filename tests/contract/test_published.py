@@ -1,0 +1,158 @@
+"""Folders of published models that are damaged, changed or of another kind: each is refused in one sentence."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tests.parity.published import write
+
+import unmask
+from unmask.errors import CheckpointError, DataError, UnmaskError
+from unmask.model.load import load_denoiser
+from unmask.model.zoo.read import FAMILIES, read_model
+
+INDEX = "model.safetensors.index.json"
+SHARD = "model-00002-of-00002.safetensors"
+
+
+def edited(folder: Path, **changes: Any) -> None:
+    """Change keys of config.json; None removes a key."""
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def edit(**changes: Any) -> Callable[[Path], None]:
+    return lambda folder: edited(folder, **changes)
+
+
+def reindexed(folder: Path, change: Callable[[dict[str, str]], None]) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    change(index["weight_map"])
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def resaved(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Change the tensors of the second file, and the index with them."""
+    tensors = load_file(folder / SHARD)
+    names = set(tensors)
+    change(tensors)
+    save_file(tensors, folder / SHARD)
+
+    def follow(names_of: dict[str, str]) -> None:
+        for name in names - tensors.keys():
+            del names_of[name]
+        names_of.update(dict.fromkeys(tensors, SHARD))
+
+    reindexed(folder, follow)
+
+
+def name_in(folder: Path) -> str:
+    return min(name for name in load_file(folder / SHARD) if "blocks.1" in name)
+
+
+CASES: list[tuple[str, Callable[[Path], Any], str]] = [
+    (
+        "llada",
+        lambda folder: (folder / SHARD).unlink(),
+        r"index\.json names model-00002-of-00002\.safetensors, which is not in the folder: copy or download all of",
+    ),
+    (
+        "llada",
+        lambda folder: (folder / SHARD).write_bytes((folder / SHARD).read_bytes()[:-9]),
+        r"model-00002-of-00002\.safetensors is damaged: its header says \d+ bytes and the file has \d+",
+    ),
+    (
+        "llada",
+        lambda folder: reindexed(folder, lambda names: names.update(x=SHARD)),
+        r"does not hold what model\.safetensors\.index\.json says, for example 'x'",
+    ),
+    (
+        "llada",
+        lambda folder: reindexed(folder, lambda names: names.update(x="/etc/x.safetensors")),
+        r"names the file '/etc/x\.safetensors'; only safetensors files in the folder itself are read",
+    ),
+    (
+        "llada",
+        lambda folder: reindexed(folder, lambda names: names.update(x="../x.safetensors")),
+        r"names the file '\.\./x\.safetensors'; only safetensors files in the folder itself are read",
+    ),
+    (
+        "llada",
+        lambda folder: resaved(folder, lambda tensors: tensors.update(odd=torch.ones(1))),
+        r"has 1 tensors that its family does not have, the first is 'odd': this is another network",
+    ),
+    (
+        "llada",
+        lambda folder: resaved(folder, lambda tensors: tensors.__delitem__(name_in(folder))),
+        r"of its tensors 1 missing \(model\.transformer\.blocks\.1\.\w+\.weight\); the files come from",
+    ),
+    (
+        "llada",
+        lambda folder: resaved(folder, lambda tensors: tensors.update({name_in(folder): torch.ones(7)})),
+        r"of its tensors 1 of another shape \(model\.transformer\.blocks\.1\.\w+\.weight \[7\] instead of \[32",
+    ),
+    ("llada", edit(n_layers=1), r"of its tensors 9 of no use \(model\.transformer\.blocks\.1\."),
+    ("llada", edit(rms_norm_eps=None), r"has no key 'rms_norm_eps', without which"),
+    ("llada", edit(alibi=True), r"has alibi True, and the family 'llada' is implemented for F"),
+    ("llada", edit(rope=None), r"has rope None, and the family 'llada' is implemented for True"),
+    ("llada", edit(mask_token_id=None), r"does not say which token is MASK: config\.json has no"),
+    ("llada", edit(mask_token_id=280), r"has no token with the id 280, which is MASK of the mod"),
+    ("llada", edit(n_heads=5), r"kv_heads 4 does not divide"),
+    ("dream", edit(mask_token_id=151669), r"has mask_token_id 151669, which is that of another"),
+    ("dream", edit(rope_scaling={"factor": 2}), r"has rope_scaling \{'factor': 2\}, and the fam"),
+    ("dream", edit(architectures=["T5"]), r"Dream, T5 \(config\.json\), of no"),
+    ("sdar", lambda folder: (folder / "tokenizer.json").unlink(), r"MASK: the tokenizer has no token '<\|m"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family, damage, sentence", CASES, ids=range(len(CASES)))
+def test_what_does_not_fit_is_refused(
+    family: str, damage: Callable[[Path], Any], sentence: str, tmp_path: Path
+) -> None:
+    write(family, tmp_path)
+    load_denoiser(str(tmp_path))  # the control
+    damage(tmp_path)
+    with pytest.raises(UnmaskError, match=sentence) as caught:
+        load_denoiser(str(tmp_path))
+    assert isinstance(caught.value, CheckpointError | DataError)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_as_pickles_are_refused(tmp_path: Path) -> None:
+    write("a2d-qwen3", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(60))
+    with pytest.raises(CheckpointError, match="is a pickle, which unmask never opens"):
+        load_denoiser(str(tmp_path))
+
+
+def test_a_prompt_is_text_and_never_a_special_token(tmp_path: Path) -> None:
+    """Literal names of MASK and of other special tokens are encoded as their characters, and kept."""
+    write("llada", tmp_path)
+    model = unmask.load(tmp_path, device="cpu", dtype="float32")
+    prompt = "a<|mdm_mask|>b<|eot_id|>"
+    result = model.generate(prompt, length=4)
+    assert result.tokens[0][: len(prompt)] == list(prompt.encode())
+    assert result.texts[0].startswith(prompt)
+
+
+def test_a_window_longer_than_trained_is_written_in_windows(tmp_path: Path) -> None:
+    """No pass has more positions than the model was trained with."""
+    write("llada", tmp_path)
+    model = unmask.load(tmp_path, device="cpu", dtype="float32")
+    assert model.window == 128
+    assert len(model.generate("ab", length=150, policy="random:steps=2", stop_at_eos=False).tokens[0]) == 152
+
+
+def test_tables_name_repositories_and_need_no_torch() -> None:
+    assert all(family.keys and family.names for family in FAMILIES.values())
+    assert "torch" not in {name.split(".")[0] for name in read_model.__globals__}
+    import subprocess
+
+    code = "import sys; import unmask.model.zoo.read; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
