@@ -43,20 +43,18 @@ def load(
     dtype: DtypeName = "auto",
     threads: ranges.Threads | None = None,
 ) -> "Model":
-    """A checkpoint folder, a run folder, or the name of a bundled checkpoint -> a model.
+    """A checkpoint folder, run folder, folder of a published model, or the name of a bundled checkpoint -> a model.
 
     `dtype` is the format of matrix products. Weights are held in float32 if `dtype` is float32 or the checkpoint has
-    fewer than `unmask.model.load.STORED_FROM` parameters. Larger checkpoints keep the format that they are stored in,
-    and "auto" then computes in it. Raises RequestError or CheckpointError if it is missing or cannot be read.
+    fewer than `unmask.model.load.STORED_FROM` parameters. Larger ones keep the format that they are stored in, and
+    "auto" then computes in it. Raises RequestError or CheckpointError if it is missing or cannot be read.
     """
     prepare()
     set_threads(threads)
     target = choose_device(device)
     loaded = load_denoiser(locate(name_or_path), str(target), torch.float32 if dtype == "float32" else None)
     held = next(loaded.denoiser.parameters()).dtype
-    if dtype == "auto" and held == torch.bfloat16:
-        dtype = "bfloat16"  # refused in a sentence where it would kill the process
-    chosen = held if dtype == "auto" and held != torch.float32 else choose_dtype(dtype, target, loaded.denoiser.width)
+    chosen = choose_dtype(dtype, target, loaded.denoiser.width, held)
     return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, target, chosen)
 
 
@@ -129,6 +127,7 @@ class Model:
         suppress: Sequence[int | str] = (),
         constraint: Constraints = None,
         stop_at_eos: bool = True,
+        chat: bool = False,
         batch: ranges.Count = 32,
         trace: bool = False,
     ) -> Generation:
@@ -154,6 +153,7 @@ class Model:
             suppress: tokens that are never written: ids, or texts of one token each.
             constraint: which tokens may be written where (see `only`, whose constraint leaves EOS out), or one a row.
             stop_at_eos: end a text at its first EOS.
+            chat: each prompt is a user's message in the conversation template of a published model.
             batch: rows that go through the network at once.
             trace: record every change of a position in the result's `trace`.
 
@@ -180,6 +180,7 @@ class Model:
         suppress: Sequence[int | str] = (),
         constraint: Constraints = None,
         stop_at_eos: bool = True,
+        chat: bool = False,
         batch: ranges.Count = 32,
         alternatives: ranges.Natural = 0,
     ) -> Generator[Snapshot, None, list[Written]]:
@@ -198,7 +199,7 @@ class Model:
         if not 0 < step <= self.window:
             raise RequestError(f"stride is {step}; give 1 to {self.window} tokens, the model's window.")
         options = row_options(decoder, len(texts), dial=dial, temperature=temperature, top_p=top_p, passes=passes)
-        ids = self.tokenizer.encode_batch(texts)
+        ids = self.defaults.prompt_ids(self.tokenizer, self.network, texts, chat)
         self.tokenizer.warn(texts)
         return slide(
             decoder,
@@ -329,8 +330,8 @@ class Model:
         rows = [row[at : at + self.window] for row in ids for at in range(0, len(row), self.window)]
         if not rows:
             raise RequestError("There is no text to measure: every text given is empty.")
-        unknown = self.tokenizer.warn(texts)
-        size = 0 if unknown else sum(len(text.encode()) for text in texts)  # then the bound is not one of these bytes
+        unknown = self.tokenizer.warn(texts)  # then the bound is not of these bytes
+        size = 0 if unknown else sum(len(text.encode()) for text in texts)
         packed = Packed.of(rows, self.window, self.tokenizer.pad_id, size)
         return self.bound_packed(packed, draws=draws, seed=seed, batch=batch)
 
@@ -345,6 +346,6 @@ class Model:
         batch: ranges.Count = 32,
     ) -> Bound:
         """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all."""
-        options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed}
-        options["stand_in"] = self.tokenizer.stand_in
+        stand_in = self.tokenizer.stand_in
+        options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed, "stand_in": stand_in}
         return validate(self.denoiser, Masked(self.process), packed, self.device, **options).checked()

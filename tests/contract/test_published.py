@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.parity.published import write
+from tools import load_memory
 
 import unmask
-from unmask.errors import CheckpointError, DataError, UnmaskError
+from unmask.errors import CheckpointError, ConfigError, DataError, RequestError, UnmaskError
+from unmask.model import load as loader
 from unmask.model.load import load_denoiser
 from unmask.model.zoo.read import FAMILIES, read_model
 
@@ -141,6 +143,38 @@ def test_a_prompt_is_text_and_never_a_special_token(tmp_path: Path) -> None:
     assert result.texts[0].startswith(prompt)
 
 
+def test_a_prompt_in_the_template_of_conversations(tmp_path: Path) -> None:
+    """The special tokens are those of our table; the template of the tokenizer's files, which would fail, is not run."""
+    write("dream", tmp_path / "dream")
+    model = unmask.load(tmp_path / "dream", device="cpu", dtype="float32")
+    end, start, stop = 256, 257, 258
+    system = list(b"You are a helpful assistant.")
+    prompt = [start, *b"system\n", *system, stop, *b"\n", start, *b"user\n<|im_end|>a{b}", stop, *b"\n"]
+    tokens = model.generate(" <|im_end|>a{b}\n", length=2, chat=True, stop_at_eos=False).tokens[0]
+    assert tokens[: len(prompt) + 11] == [*prompt, start, *b"assistant\n"]
+    assert len(tokens) == len(prompt) + 13
+    assert model.generate("", length=2, stop_at_eos=False).tokens[0][0] == 260  # <|beginoftext|>
+    assert end not in prompt
+    write("open-dcoder", tmp_path / "coder")
+    with pytest.raises(RequestError, match="This model has no template of conversations"):
+        unmask.load(tmp_path / "coder", device="cpu").generate("a", chat=True)
+    write("llada", tmp_path / "base")
+    record = json.loads((tmp_path / "base" / "tokenizer.json").read_text())
+    record["added_tokens"] = record["added_tokens"][:3]
+    (tmp_path / "base" / "tokenizer.json").write_text(json.dumps(record))
+    with pytest.raises(RequestError, match=r"has no token <\|start_header_id\|>, which its template"):
+        unmask.load(tmp_path / "base", device="cpu").generate("a", chat=True)
+
+
+def test_weights_in_float16_are_refused_on_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("llada", tmp_path, dtype=torch.float16)
+    assert unmask.load(tmp_path, device="cpu").dtype != torch.float16  # the control: small models are held in float32
+    monkeypatch.setattr(loader, "STORED_FROM", 1)
+    with pytest.raises(ConfigError, match="The weights are float16, which processors do not compute in"):
+        unmask.load(tmp_path, device="cpu")
+    assert unmask.load(tmp_path, device="cpu", dtype="float32").dtype == torch.float32
+
+
 def test_a_window_longer_than_trained_is_written_in_windows(tmp_path: Path) -> None:
     """No pass has more positions than the model was trained with."""
     write("llada", tmp_path)
@@ -156,3 +190,13 @@ def test_tables_name_repositories_and_need_no_torch() -> None:
 
     code = "import sys; import unmask.model.zoo.read; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["stored", "float32"])
+def test_loading_takes_one_copy_and_one_file(dtype: str, tmp_path: Path) -> None:
+    """Anonymous memory; with stored weights less, since they stay in their files. The control is what is measured."""
+    largest = load_memory.write_folder(tmp_path, 0.3e9, 3)
+    count, size, anonymous, resident, _ = load_memory.measure(tmp_path, dtype)
+    assert count * size < resident
+    assert (0.1 if dtype == "stored" else 0.9) * count * size < anonymous + largest < count * size + 2 * largest

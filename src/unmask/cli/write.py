@@ -52,6 +52,8 @@ class GenerateArguments:
     """Number of texts for each prompt."""
     stride: Count | None = None
     """Tokens that each later window adds; by default half a window."""
+    chat: bool = False
+    """Write the prompt as a user's message in the conversation template of a published model."""
     decoding: Flat[DecodingOptions] = DecodingOptions()
     recording: Flat[RecordingOptions] = RecordingOptions()
     machine: Flat[MachineOptions] = MachineOptions()
@@ -184,8 +186,9 @@ def run_generate(argv: Sequence[str]) -> int:
     from unmask.results import Generation
 
     model, tracing, keywords = _open(arguments)
-    stream = model.stream(prompts, length=arguments.length, stride=arguments.stride, **keywords)
-    prompt = model.tokenizer.encode(prompts[0])
+    keywords |= {"length": arguments.length, "stride": arguments.stride, "chat": arguments.chat}
+    stream = model.stream(prompts, **keywords)
+    prompt = model.defaults.prompt_ids(model.tokenizer, model.network, prompts[:1], arguments.chat)[0]
     rows, seconds = _decode(arguments, model, tracing, stream, prompt=prompt, total=arguments.length)
     result = Generation.of(rows, model.tokenizer, seconds)
     tokens = sum(map(len, result.log_probs))

@@ -16,12 +16,14 @@ from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
 from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import ArgumentError, RequestError
 from unmask.model.cache import cached
+from unmask.model.zoo.read import FAMILIES
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.learned.policy import Learned
 from unmask.policies.options import Context
 from unmask.policies.registry import make
 from unmask.process import Schedule
 from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, Temperature, TopP, check_value, checked, shown
+from unmask.text.chat import chat_ids
 from unmask.text.tokenizer import Tokenizer
 
 
@@ -34,12 +36,33 @@ class Defaults:
     top_p: TopP = 1.0
     block_size: BlockSize | None = None
     """Goes with `policy`: where another one is named, all positions are one block, but in block-causal attention."""
+    family: str | None = None
+    """The family of a published model, which has the template of conversations."""
+    start: int | None = None
+    """The token that begins a text."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint | None) -> "Defaults":
         """A checkpoint -> its defaults. Raises CheckpointError for values that cannot be."""
         recorded = None if checkpoint is None else checkpoint.fact(Defaults, "config.json", "decoding")
-        return recorded or Defaults()
+        if checkpoint is None or (family := checkpoint.fact(str, "config.json", "family")) is None:
+            return recorded or Defaults()
+        start = checkpoint.fact(int, "config.json", "tokens", "bos")
+        return replace(recorded or Defaults(), family=family, start=start)
+
+    def prompt_ids(self, tokenizer: Tokenizer, denoiser: Denoiser, texts: Sequence[str], chat: bool) -> list[list[int]]:
+        """Prompts -> their ids: each as a user's message in the model's template if `chat`, else as they are.
+
+        An empty prompt of a shifted denoiser, which cannot write the first token of a text, is the token that begins
+        one. Raises RequestError where the model has no template.
+        """
+        template = FAMILIES[self.family].chat if self.family in FAMILIES else None
+        if chat and template is None:
+            raise RequestError("This model has no template of conversations; leave out --chat.")
+        if chat and template is not None:
+            return [chat_ids(tokenizer, template, [("user", text)]) for text in texts]
+        first = [] if self.start is None or not getattr(denoiser, "shifted", False) else [self.start]
+        return [row or first for row in tokenizer.encode_batch(texts)]
 
     def rule(
         self, denoiser: Denoiser, policy: str | UnmaskingPolicy | None, size: int | None

@@ -44,11 +44,9 @@ from unmask.ranges import Threads, check_value
 DtypeName = Literal["auto", "float32", "bfloat16"]
 """Names for the number format of matrix products."""
 
-_ISA_NAMES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
-_WITHOUT_AMX = "AVX512_CORE_BF16"
-_LEAST_SPEEDUP = 1.2
+_ISA_NAMES, _WITHOUT_AMX = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"), "AVX512_CORE_BF16"
+_LEAST_SPEEDUP, _THREADS_GAIN = 1.2, 1.1
 _NARROW = 256  # in narrower networks a row decodes no faster in bfloat16: the casts cost what the products gain
-_THREADS_GAIN = 1.1
 _USUAL_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _REPRODUCIBLE = "MKL_CBWR"  # conditional numerical reproducibility of MKL's matrix products
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's names of what mallopt sets
@@ -269,20 +267,24 @@ def _high_water_bytes() -> int | None:
         return None
 
 
-def choose_dtype(name: DtypeName, device: torch.device, width: int | None = None) -> torch.dtype:
+def choose_dtype(
+    name: DtypeName, device: torch.device, width: int | None = None, held: torch.dtype = torch.float32
+) -> torch.dtype:
     """Name and device -> the format of matrix products; "auto" is bfloat16 where that is safe and faster, else float32.
 
     On the processor "faster" is measured (about 50 ms, once a process): a product is at least 1.2 times as fast on one
-    thread, in processor seconds, so that other work on the machine does not change the choice. `width` is that of a
-    network that is to decode: where it is below 256, "auto" is float32. "auto" is never float16, whose range is too
-    small for the weights of the objective. Raises ConfigError for another name, and for bfloat16 where it would kill
-    the process.
+    thread, in processor seconds, so that other work does not change the choice. `width` is that of a network that is to
+    decode: where it is below 256, "auto" is float32. "auto" is the 16 bit format that weights are `held` in, and else
+    never float16, whose range is too small for the weights of the objective. Raises ConfigError for another name, for
+    bfloat16 where it would kill the process, and for float16 on a processor.
     """
     if name not in get_args(DtypeName):
         raise ConfigError(f"dtype '{name}' is not possible: give auto, float32 or bfloat16.")
-    if name == "float32":
-        return torch.float32
-    if name == "bfloat16":
+    if name == "float32" or (name == "auto" and held == torch.float16):
+        if name == "auto" and device.type == "cpu":
+            raise ConfigError("The weights are float16, which processors do not compute in: give --dtype float32.")
+        return held if name == "auto" else torch.float32
+    if name == "bfloat16" or (name == "auto" and held == torch.bfloat16):
         _refuse_unusable_bfloat16(device)
         return torch.bfloat16
     if device.type == "cuda":

@@ -1,8 +1,9 @@
 """The tokenizer of a published model: tokenizer.json, or what one is made from, vocab.json and merges.txt."""
 
-__all__ = ["Vocabulary", "read_vocabulary"]
+__all__ = ["Chat", "Vocabulary", "read_vocabulary"]
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,22 @@ _QWEN_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How Qwen's tokenizer splits a text before byte pairs are merged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """The text around the messages of a conversation. Names of special tokens in it are the tokens themselves."""
+
+    message: str
+    """A message, with {role} and {text}; texts are stripped of white space at their ends."""
+    answer: str
+    """What begins the answer."""
+    start: str = ""
+    """What begins the conversation."""
+    system: str = ""
+    """The text of the system message where there is none; "" for no such message."""
+    roles: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The names of roles, where they are not system, user and assistant."""
 
 
 @dataclass(frozen=True, slots=True)

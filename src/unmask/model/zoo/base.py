@@ -1,29 +1,15 @@
 """The table of a family: how config.json, the names of tensors and the tokens of a published model are read."""
 
-__all__ = ["Chat", "Family"]
+__all__ = ["Family"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from unmask.text.published import Chat
+
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """The text around the messages of a conversation. Names of special tokens in it are the tokens themselves."""
-
-    message: str
-    """A message, with {role} and {text}; texts are stripped of white space at their ends."""
-    answer: str
-    """What begins the answer."""
-    start: str = ""
-    """What begins the conversation."""
-    system: str = ""
-    """The text of the system message where there is none; "" for no such message."""
-    roles: Mapping[str, str] = field(default_factory=dict[str, str])
-    """The names of roles, where they are not system, user and assistant."""
 
 
 @dataclass(frozen=True, slots=True)

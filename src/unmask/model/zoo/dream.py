@@ -2,8 +2,9 @@
 
 __all__ = ["DREAM", "QWEN_CHAT"]
 
-from unmask.model.zoo.base import Chat, Family
+from unmask.model.zoo.base import Family
 from unmask.model.zoo.llama import LLAMA_KEYS, PLAIN, QWEN2_NAMES
+from unmask.text.published import Chat
 
 QWEN_CHAT = Chat(
     message="<|im_start|>{role}\n{text}<|im_end|>\n",

@@ -2,8 +2,9 @@
 
 __all__ = ["ILLADA", "LLADA"]
 
-from unmask.model.zoo.base import Chat, Family
+from unmask.model.zoo.base import Family
 from unmask.model.zoo.llama import LLAMA_KEYS, LLAMA_NAMES, PLAIN
+from unmask.text.published import Chat
 
 _CHAT = Chat(
     start="<|startoftext|>",
