@@ -144,7 +144,7 @@ def test_a_prompt_is_text_and_never_a_special_token(tmp_path: Path) -> None:
 
 
 def test_a_prompt_in_the_template_of_conversations(tmp_path: Path) -> None:
-    """The special tokens are those of our table; the template of the tokenizer's files, which would fail, is not run."""
+    """The special tokens are those of our table; the template in the tokenizer's files, which fails, is not run."""
     write("dream", tmp_path / "dream")
     model = unmask.load(tmp_path / "dream", device="cpu", dtype="float32")
     end, start, stop = 256, 257, 258

@@ -17,6 +17,7 @@ from unmask.disk.folders import locate_policy
 from unmask.errors import ConfigError, RequestError, UnmaskError, did_you_mean, plugin_failure
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.dream import ALL, Dream
 from unmask.policies.early_stop import EarlyStop
 from unmask.policies.entropy_bound import EntropyBound
 from unmask.policies.factor import Factor
@@ -100,10 +101,6 @@ def _pace(name: str, options: Options) -> Pace:
     return PACES[name]
 
 
-def _ancestral(options: Options) -> UnmaskingPolicy:
-    return Ancestral(options.steps(), options.schedule())
-
-
 def _threshold(feature: Any, default: float, options: Options) -> UnmaskingPolicy:
     return Threshold(options.number("threshold", default), feature)
 
@@ -112,10 +109,6 @@ def _entropy_bound(options: Options) -> UnmaskingPolicy:
     return EntropyBound(
         options.number("gamma", 0.1), options.choice("order", "entropy", ("entropy", "confidence", "margin"))
     )
-
-
-def _klass(options: Options) -> UnmaskingPolicy:
-    return Klass(options.number("kl", 0.01), options.number("threshold", 0.9), options.count("history", 2))
 
 
 def _remdm(options: Options) -> UnmaskingPolicy:
@@ -163,10 +156,22 @@ _NATS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.01, 0.003, 0.001)
 ENTRIES: dict[str, Entry] = {
     **{name: _top_k_entry(name) for name in SCORES},
     "ancestral": Entry(
-        _ancestral,
+        lambda options: Ancestral(options.steps(), options.schedule()),
         frozenset({"steps", "schedule"}),
         "The reverse process on `steps` grid steps, or inf (MDLM, arXiv:2406.07524; first hitting, arXiv:2409.02908).",
         "limit",
+        Knob("steps"),
+    ),
+    "dream": Entry(
+        lambda options: Dream(
+            options.count("steps", 512),
+            options.number("temperature", 0.0),
+            options.number("top_p", 1.0),
+            options.count("top_k", ALL),
+        ),
+        frozenset({"steps", "temperature", "top_p", "top_k"}),
+        "Low entropy after temperature and top-p, as Dream's own program (arXiv:2508.15487).",
+        "no",
         Knob("steps"),
     ),
     "entropy-bound": Entry(
@@ -191,7 +196,7 @@ ENTRIES: dict[str, Entry] = {
         Knob("factor", (3.0, 2.0, 1.0, 0.6, 0.3, 0.1, 0.03, 0.01, 0.003)),
     ),
     "klass": Entry(
-        _klass,
+        lambda typed: Klass(typed.number("kl", 0.01), typed.number("threshold", 0.9), typed.count("history", 2)),
         frozenset({"kl", "threshold", "history"}),
         "All with a high confidence and a distribution that no longer changes (KLASS, arXiv:2511.05664).",
         "no",

@@ -19,6 +19,7 @@ __all__ = [
     "confidence",
     "cosine",
     "entropy",
+    "front",
     "left_to_right",
     "linear",
     "margin",
@@ -101,6 +102,11 @@ def linear(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
     return ceil_div(total * step, steps)
 
 
+def front(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
+    """n // k each, and one more in the first n % k passes (LLaDA's own program)."""
+    return total // steps * step + torch.minimum(step, total % steps)
+
+
 def cosine(total: Tensor, step: Tensor, steps: Tensor) -> Tensor:
     """n (1 - cos(pi/2 i/k)), rounded up: small sizes first (MaskGIT, arXiv:2202.04200)."""
     return round_up(total * (1 - (step.double() / steps * (math.pi / 2)).cos()))
@@ -119,7 +125,7 @@ class Power:
         return round_up(total * (step.double() / steps) ** self.power)
 
 
-PACES: dict[str, Pace] = {"cosine": cosine, "linear": linear}
+PACES: dict[str, Pace] = {"cosine": cosine, "front": front, "linear": linear}
 
 
 def quota(pace: Pace, total: Tensor, left: Tensor, step: Tensor, steps: Tensor) -> Tensor:

@@ -30,6 +30,6 @@ DREAM = Family(
     eos="eos_token_id",
     pad="pad_token_id",
     bos="<|beginoftext|>",
-    decoding={"policy": "entropy", "temperature": 0.2, "top_p": 0.95},
+    decoding={"policy": "dream:temperature=0.2,top_p=0.95", "temperature": 0.2, "top_p": 0.95},
     chat=QWEN_CHAT,
 )

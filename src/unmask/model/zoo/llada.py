@@ -62,7 +62,7 @@ LLADA = Family(
     mask="mask_token_id",
     eos="eos_token_id",
     pad="pad_token_id",
-    decoding={"policy": "confidence:steps=128", "temperature": 0.0, "block_size": 32},
+    decoding={"policy": "confidence:steps=32,pace=front", "temperature": 0.0, "block_size": 32},
     chat=_CHAT,
 )
 
@@ -77,5 +77,5 @@ ILLADA = Family(
     eos="eos_token_id",
     pad="pad_token_id",
     bos="bos_token_id",
-    decoding={"policy": "confidence:steps=128", "temperature": 0.0, "block_size": 32},
+    decoding={"policy": "confidence:steps=32,pace=front", "temperature": 0.0, "block_size": 32},
 )
