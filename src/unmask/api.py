@@ -18,9 +18,10 @@ from unmask.decode.options import Defaults, make_decoder, row_options, writable
 from unmask.decode.rows import Snapshot, Source, Written, slide
 from unmask.denoiser import Denoiser, Trainable
 from unmask.disk.checkpoint import Checkpoint
-from unmask.disk.folders import DEFAULT_MODEL, bundled, locate
+from unmask.disk.folders import DEFAULT_MODEL, bundled
 from unmask.errors import RequestError
 from unmask.fill.holes import Choice, Fill, Filler
+from unmask.hf.names import locate
 from unmask.model.inference import computing_in
 from unmask.model.load import load_denoiser
 from unmask.noise import row_seeds
@@ -43,11 +44,10 @@ def load(
     dtype: DtypeName = "auto",
     threads: ranges.Threads | None = None,
 ) -> "Model":
-    """A checkpoint folder, run folder, folder of a published model, or the name of a bundled checkpoint -> a model.
+    """A checkpoint or run folder, folder of a published model, or name (bundled, cached, of the hub) -> a model.
 
-    `dtype` is the format of matrix products. Weights are held in float32 if `dtype` is float32 or the checkpoint has
-    fewer than `unmask.model.load.STORED_FROM` parameters. Larger ones keep the format that they are stored in, and
-    "auto" then computes in it. Raises RequestError or CheckpointError if it is missing or cannot be read.
+    `dtype` is the format of products. Weights are held in float32 if it is float32, or below `STORED_FROM` parameters
+    (`unmask.model.load`); else as they are stored, and "auto" computes in that. Raises RequestError or CheckpointError.
     """
     prepare()
     set_threads(threads)

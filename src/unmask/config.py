@@ -6,6 +6,7 @@ This module does not import torch, and imports pydantic only when settings are c
 __all__ = [
     "absolute_path",
     "adapter",
+    "cache_folder",
     "first_problem",
     "from_dict",
     "is_typed",
@@ -119,6 +120,12 @@ def to_path(text: str | os.PathLike[str]) -> Path:
         user = name.partition("/")[0]
         raise ConfigError(f"'{name}' begins with {user}, and there is no home folder of that name: write ./{name}.")
     return Path(path)
+
+
+def cache_folder() -> Path:
+    """The folder of the cache: $UNMASK_CACHE, else ~/.cache/unmask."""
+    setting = os.environ.get("UNMASK_CACHE")
+    return to_path(setting) if setting else Path.home() / ".cache" / "unmask"
 
 
 def absolute_path(typed: str) -> str:

@@ -35,9 +35,10 @@ class Denoiser(Protocol):
     """A bidirectional network that predicts clean tokens from a partly masked sequence.
 
     `vocab_size` is V, the number of ids of the head, MASK included; `max_length` is the longest sequence that it
-    supports (None: no limit); `time_conditioned` is True if `hidden` needs `time`. It may have two attributes more:
+    supports (None: no limit); `time_conditioned` is True if `hidden` needs `time`. It may have attributes more:
     `causal_block`, the size of the blocks of block-causal attention (0: a position attends to all), and `shifted`, True
-    if the prediction for position i needs a pass at position i - 1.
+    if the prediction for position i needs a pass at position i - 1; and `frame`, the ids of the start and end tokens
+    that it puts around every text itself.
     """
 
     @property
@@ -217,7 +218,7 @@ class Wrapper:
 
     vocab_size, mask_id, max_length = map(_inherited, ("vocab_size", "mask_id", "max_length"))
     time_conditioned = _inherited("time_conditioned")
-    selects, causal_block, shifted = map(_inherited, ("selects", "causal_block", "shifted"))
+    selects, causal_block, shifted, frame = map(_inherited, ("selects", "causal_block", "shifted", "frame"))
 
     def hidden(
         self,

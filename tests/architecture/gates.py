@@ -17,6 +17,7 @@ APART = (("policies", "model"), ("model", "policies"))
 DOORS = {
     "matplotlib": "plots",
     "transformers": "hf",
+    "huggingface_hub": "hf",
     "fastapi": "serve",
     "ray": "rl",
     "datasets": "data",
@@ -66,6 +67,8 @@ READERS = {
     "data/split.py": "the checksum of a tokenizer in the cache",
     "run/metrics.py": "opens what the reader decodes line by line",
     "solve/sweep.py": "opens what the reader decodes line by line",
+    "hf/convert.py": "files of a wheel whose checksum was compared",
+    "hf/gguf.py": "a mapped file of tensors, with its own bounded header",
     "tasks/gsm8k.py": "bytes that are hashed, and that the reader decodes line by line",
     "tasks/registry.py": "bytes that are hashed",
     "trace/events.py": "an asset of the library",

@@ -129,7 +129,7 @@ def test_weights_as_pickles_are_refused(tmp_path: Path) -> None:
     write("a2d-qwen3", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK\x03\x04" + bytes(60))
-    with pytest.raises(CheckpointError, match="is a pickle, which unmask never opens"):
+    with pytest.raises(CheckpointError, match="is a pickle, which is never loaded"):
         load_denoiser(str(tmp_path))
 
 

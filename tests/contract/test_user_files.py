@@ -14,10 +14,11 @@ from unmask.cli.watch import Tracing
 from unmask.config import to_path
 from unmask.data.sources import open_source
 from unmask.disk.files import LOCK_FILE, atomic_text, run_lock
-from unmask.disk.folders import bundled, locate, locate_policy, refuse_foreign_file
+from unmask.disk.folders import bundled, locate_policy, refuse_foreign_file
 from unmask.disk.json import read_text, read_toml
 from unmask.errors import ConfigError, RequestError
 from unmask.eval.report import check_plot
+from unmask.hf.names import locate
 from unmask.plots import new_figure, save_figure
 from unmask.policies.pace import read_pace
 from unmask.tasks import make

@@ -11,8 +11,8 @@ import pytest
 
 from unmask.cli.main import main
 from unmask.disk.checkpoint import read_checkpoint
-from unmask.disk.folders import locate
 from unmask.errors import RequestError
+from unmask.hf.names import locate
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.plan import corpus_of
 from unmask.train.session import plan_session

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # as where the extra is not installed
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path.parent / "cache"))
 
 
 def sentence_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -45,7 +48,7 @@ def sentence_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return last.removeprefix("unmask: ")
 
 
-CATEGORIES = "models, families, policies, tasks, recipes, policy-recipes, corpora, estimators, schedules, all"
+CATEGORIES = "models, cache, families, policies, tasks, recipes, policy-recipes, corpora, estimators, schedules, all"
 CHOICES = "--{} does not go with --choices, which writes nothing: it computes the probability of each choice."
 ARGUMENTS = [
     ("trian", "there is no verb 'trian'; did you mean 'train'?"),
@@ -245,11 +248,11 @@ def test_checkpoints_that_are_none(capsys: pytest.CaptureFixture[str], tmp_path:
         )
     foreign = tmp_path / "foreign"
     foreign.mkdir()
-    (foreign / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (foreign / "config.json").write_text(json.dumps({"model_type": "t5"}))
     (foreign / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     for verb in ("info", "generate"):
         assert sentence_of(capsys, verb, "foreign").startswith(
-            "foreign holds a model of the transformers library, bert (config.json), of no family that is known here: "
+            "foreign holds a model of the transformers library, t5 (config.json), of no family that is known here: "
         )
     (foreign / "config.json").write_text("{}")
     assert sentence_of(capsys, "info", "foreign") == (
@@ -295,9 +298,10 @@ def test_a_folder_of_another_library(
 @pytest.mark.parametrize("name", ["GSAI-ML/LLaDA-8B-Instruct", "kuleshov-group/mdlm-owt", "https://huggingface.co/a/b"])
 @pytest.mark.parametrize("verb", ["info", "eval", "generate", "frontier --task sudoku"])
 def test_a_name_of_the_hub(verb: str, name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plain = name.removeprefix("https://huggingface.co/")
     assert sentence_of(capsys, *verb.split(), name).startswith(
-        f"There is no folder '{name}'. If it is a model on the Hugging Face hub: unmask cannot load models of other "
-        f"libraries yet; give {LOADABLE}."
+        f"There is no folder '{plain}'. If it is a model on the Hugging Face hub: pip install 'unmask[hf]' to download "
+        "it, or give a folder laid out as it is published."
     )
     folder, _, _ = name.partition("/")
     (tmp_path / folder).mkdir()  # the control: with a folder of that name it is a path

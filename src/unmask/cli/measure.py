@@ -101,7 +101,7 @@ def _over_training(cls: type[Arguments], argv: Sequence[str], verb: str) -> tupl
     typed = typed_options(cls, argv, verb)
     refuse(typed & {f"data.{name}" for name in FIXED}, f"{verb}: the tokenizer is the checkpoint's.")
 
-    from unmask.disk.folders import locate
+    from unmask.hf.names import locate
     from unmask.model.zoo.read import read_model
     from unmask.train.settings import trained_on
 

@@ -216,7 +216,7 @@ def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
     """Recipe -> the same with the window of the checkpoint. Raises ConfigError for options of tokenizer or network."""
     fixed = ("model.", "data.tokenizer", "data.vocab_size", "data.mask_token")
     refuse([name for name in typed if name.startswith(fixed)], "--init: network and tokenizer are the checkpoint's.")
-    from unmask.disk.folders import locate
+    from unmask.hf.names import locate
     from unmask.model.zoo.read import read_model
 
     window = read_model(locate(init)).network_fact("max_length") or base.data.length

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from unmask.cli.common import DecodingOptions, MachineOptions, RecordingOptions, StatisticsOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
-from unmask.disk.folders import DEFAULT_MODEL, bundled, locate
+from unmask.disk.folders import DEFAULT_MODEL, bundled
 from unmask.disk.json import read_lines
-from unmask.errors import ConfigError, RequestError
+from unmask.errors import ConfigError, RequestError, RunError
+from unmask.hf.names import is_name, locate
 from unmask.limits import require_rows
 from unmask.output import console, note, show, show_text
 from unmask.ranges import Count, Draws
@@ -36,12 +37,12 @@ _WITH_CHOICES = {"choices", "draws", "seed", "device", "dtype", "threads", "json
 class GenerateArguments:
     """Write text: continue a prompt, or start from an empty one.
 
-    A lone argument is the CHECKPOINT if it is the name of a bundled model or a path that exists; else it is the PROMPT,
+    A lone argument is the CHECKPOINT if it is the name of a model or a path that exists; else it is the PROMPT,
     and the bundled model continues it.
     """
 
     checkpoint: Positional[str] = DEFAULT_MODEL
-    """A checkpoint or run folder, or the name of a bundled model."""
+    """A checkpoint or run folder, or the name of a model: bundled, in the cache, or of the Hugging Face hub."""
     prompt: Positional[str] = ""
     """The start of the text."""
     prompts: str | None = None
@@ -70,12 +71,12 @@ class FillArguments:
 
     A likelihood favours shorter texts, because each additional token adds its own nats.
 
-    A lone argument is the TEMPLATE unless it is the name of a bundled model or a path that exists; the bundled model
+    A lone argument is the TEMPLATE unless it is the name of a model or a path that exists; the bundled model
     fills it.
     """
 
     checkpoint: Positional[str]
-    """A checkpoint or run folder, or the name of a bundled model."""
+    """A checkpoint or run folder, or the name of a model: bundled, in the cache, or of the Hugging Face hub."""
     template: Positional[str]
     """The text with holes."""
     choices: tuple[str, ...] = ()
@@ -93,7 +94,7 @@ class FillArguments:
 def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
     """Words -> the same; before a lone argument that is a text, or none, the folder of the bundled model as CHECKPOINT.
 
-    A lone argument is a checkpoint if it is the name of a bundled model or a path that exists. Raises RequestError for
+    A lone argument is a checkpoint if it is the name of a model or a path that exists. Raises RequestError for
     a word that looks like a path (it has a / or begins with . or ~), and for one that is nearly the name of a model.
     """
     alone = typed_positionals(cls, argv, verb)
@@ -102,7 +103,7 @@ def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
     )  # its folder: nobody typed the name, so that it is not ambiguous
     if not alone and verb == "generate":
         return [model, *argv]
-    if len(alone) != 1 or alone[0] in bundled() or os.path.exists(os.path.expanduser(alone[0])):
+    if len(alone) != 1 or is_name(alone[0]) or os.path.exists(os.path.expanduser(alone[0])):
         return list(argv)
     word = alone[0]
     if word and "[" not in word and not any(sign.isspace() for sign in word):
@@ -110,8 +111,9 @@ def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
         if "/" in word or word[0] in ".~":
             try:
                 locate(word)
-            except (ConfigError, RequestError) as error:
+            except (ConfigError, RequestError, RunError) as error:
                 raise RequestError(f"{error} {as_text}") from None
+            return list(argv)
         near = get_close_matches(word.lower(), bundled(), n=1, cutoff=0.8)
         if near:
             raise RequestError(f"There is no bundled model '{word}'; did you mean '{near[0]}'? {as_text}")

@@ -12,7 +12,6 @@ __all__ = [
     "Sources",
     "Split",
     "batch_indices",
-    "cache_folder",
     "load_corpus",
     "token_type",
     "write_facts",
@@ -21,7 +20,6 @@ __all__ = [
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +28,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unmask.config import to_path
 from unmask.data.settings import SPLIT_RULE
 from unmask.data.sources import Source
 from unmask.disk.files import file_sha256
@@ -229,12 +226,6 @@ class Corpus:
     """Sentences about the preparation: how the source was split, what was left out."""
     facts: Facts
     split: Split
-
-
-def cache_folder() -> Path:
-    """The folder of the cache: $UNMASK_CACHE, else ~/.cache/unmask."""
-    setting = os.environ.get("UNMASK_CACHE")
-    return to_path(setting) if setting else Path.home() / ".cache" / "unmask"
 
 
 def token_type(vocab_size: int) -> np.dtype[Any]:

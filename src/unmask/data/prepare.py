@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unmask.data.packed import Corpus, Facts, PartFacts, Sources, cache_folder, load_corpus, token_type, write_facts
+from unmask.config import cache_folder
+from unmask.data.packed import Corpus, Facts, PartFacts, Sources, load_corpus, token_type, write_facts
 from unmask.data.packer import Encoded, Packer
 from unmask.data.settings import SPLIT_RULE, DataSettings
 from unmask.data.sources import open_source

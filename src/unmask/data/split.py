@@ -24,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from unmask.config import cache_folder
 from unmask.data.documents import Pair, Piece
-from unmask.data.packed import Sources, cache_folder
+from unmask.data.packed import Sources
 from unmask.data.settings import BUILT_IN_TOKENIZERS, SMALLEST_BPE, DataSettings
 from unmask.data.sources import Source
 from unmask.disk.files import atomic_text, file_sha256

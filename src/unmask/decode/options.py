@@ -160,9 +160,15 @@ def make_decoder(
 
 
 def writable(denoiser: Denoiser, tokenizer: Tokenizer) -> Denoiser:
-    """A denoiser -> the same, which never writes an id that has no token: the padding rows of published models."""
-    missing = tokenizer.missing(denoiser.vocab_size)
-    return Suppressed(denoiser, missing) if missing else denoiser
+    """A denoiser -> the same, which never writes an id that is no part of a text.
+
+    These are the ids that have no token (the padding rows of published models), and where the network itself puts a
+    start and an end token around a text (`frame`), those two, padding and the unknown token.
+    """
+    ids = tokenizer.missing(denoiser.vocab_size)
+    if frame := getattr(denoiser, "frame", None):
+        ids += (*frame, tokenizer.pad_id, *([] if tokenizer.unknown_id is None else [tokenizer.unknown_id]))
+    return Suppressed(denoiser, tuple(sorted({*ids} - {denoiser.mask_id}))) if ids else denoiser
 
 
 def _usable(policy: Any) -> UnmaskingPolicy:

@@ -12,7 +12,6 @@ __all__ = [
     "keep_best",
     "keep_last",
     "latest",
-    "locate",
     "locate_policy",
     "looks_like_pickle",
     "reading",
@@ -38,7 +37,7 @@ from typing import Any, TypeVar
 from unmask.config import to_path
 from unmask.disk.files import explained, remove_folder
 from unmask.disk.json import read_json
-from unmask.errors import CheckpointError, ConfigError, RequestError, did_you_mean
+from unmask.errors import CheckpointError, ConfigError, RequestError
 
 Value = TypeVar("Value")
 
@@ -47,7 +46,6 @@ DEFAULT_MODEL = "wordnet"
 MODEL, INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _HOLDS = "a checkpoint folder holds model.safetensors and config.json"
 _LOADABLE = "a checkpoint or run folder that unmask wrote, or a bundled model (unmask list models)"
-_HUB = re.compile(r"(https?://(www\.)?huggingface\.co/|hf:/*)[\w./@:-]+|(?!runs/)\w[\w.-]*/\w[\w.-]*/?")
 _FOREIGN = {
     "adapter_config.json": (("peft_type", "base_model_name_or_path"), "an adapter of the peft library"),
     "model_index.json": (("_class_name",), "a pipeline of the diffusers library"),
@@ -67,26 +65,6 @@ _POLICIES = _MODELS.with_name("policies")
 def bundled() -> dict[str, Path]:
     """The bundled checkpoints: name -> folder."""
     return _folders(_MODELS)
-
-
-def locate(name_or_path: str | os.PathLike[str]) -> str:
-    """Name of a bundled checkpoint, or a path -> its folder, or the path. A path object is never a name.
-
-    Raises RequestError if there is none, or if a path has the name of a bundled checkpoint.
-    """
-    name, known = os.fsdecode(name_or_path), bundled() if isinstance(name_or_path, str) else {}
-    if name in known:
-        refuse_ambiguous(name, "bundled model")
-    path = known.get(name, to_path(name))
-    if not path.exists():
-        if _HUB.fullmatch(name) and not Path(name.partition("/")[0]).is_dir():
-            raise RequestError(
-                f"There is no folder '{name}'. If it is a model on the Hugging Face hub: unmask cannot load models of "
-                f"other libraries yet; give {_LOADABLE}."
-            )
-        hint = f"or one of the bundled models; {did_you_mean(name, known)}" if known else "that exists."
-        raise RequestError(f"There is no checkpoint at '{name}'; give a checkpoint or run folder {hint}")
-    return str(path)
 
 
 def bundled_policies() -> dict[str, Path]:
@@ -312,8 +290,8 @@ def _whole(folder: Path) -> Path:
 def refuse_pickle(path: Path) -> None:
     """Raise CheckpointError for a pickle, which can run any program when it is opened."""
     raise CheckpointError(
-        f"{path} is a pickle, which unmask never opens because it can run any program: "
-        "save its tensors as model.safetensors with the library that made it."
+        f"{path} is a pickle, which is never loaded because it can run any program: convert a published model with "
+        "unmask import, which runs nothing, or save the tensors as model.safetensors with the library that made it."
     )
 
 

@@ -37,7 +37,8 @@ from unmask.disk.folders import reading
 from unmask.errors import CheckpointError, ConfigError, plugin_failure
 from unmask.limits import require_finite, require_memory, sentences
 from unmask.model.dit import DiT
-from unmask.model.settings import DiTSettings, TransformerSettings
+from unmask.model.encoder import Encoder
+from unmask.model.settings import DiTSettings, EncoderSettings, TransformerSettings
 from unmask.model.transformer import Transformer
 from unmask.model.zoo.read import published_name, read_model
 from unmask.process import MaskedDiffusion, make_schedule
@@ -58,6 +59,7 @@ class Architecture(NamedTuple):
 
 ARCHITECTURES: dict[str, Architecture] = {
     "dit": Architecture(DiTSettings, DiT),
+    "encoder": Architecture(EncoderSettings, Encoder),
     "transformer": Architecture(TransformerSettings, Transformer),
 }
 """Architectures by the name that config.json has under "architecture"; `register` adds to them."""

@@ -1,6 +1,6 @@
 """Settings of the networks: their shapes. Imported without torch, so that `--help` and `--dry` stay fast."""
 
-__all__ = ["SIZES", "DiTSettings", "RotaryScaling", "TransformerSettings"]
+__all__ = ["SIZES", "DiTSettings", "EncoderSettings", "RotaryScaling", "TransformerSettings"]
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -131,6 +131,50 @@ class TransformerSettings:
             raise ConfigError(f"model.head is {self.head}; rotary positions need an even size.")
         if self.mask_id >= self.vocab_size:
             raise ConfigError(f"model.mask_id is {self.mask_id}, outside the vocabulary of {self.vocab_size} ids.")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """The encoder of BERT (arXiv:1810.04805) and RoBERTa (arXiv:1907.11692) with its masked-language-model head."""
+
+    vocab_size: Count
+    """Number of token ids of the embedding, which is the last layer of the head too."""
+    mask_id: Natural
+    """The id of MASK."""
+    start_id: Natural
+    """The id of the token before every text ([CLS], <s>)."""
+    end_id: Natural
+    """The id of the token after every text ([SEP], </s>)."""
+    positions: Count
+    """Number of learned positions."""
+    width: Count
+    """Size of the residual stream."""
+    blocks: Count
+    """Number of transformer blocks."""
+    heads: Count
+    """Attention heads; a divisor of the width."""
+    inner: Count
+    """Width of the feed-forward."""
+    eps: Annotated[float, real(0, 1)] = 1e-12
+    """Added to the variance in LayerNorm."""
+    first: Natural = 0
+    """Row of the learned positions that belongs to the start token: 2 in RoBERTa."""
+    types: Natural = 0
+    """Number of embeddings of token types, of which the first is used; 0: there are none."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "model.")
+        if self.width % self.heads:
+            raise ConfigError(f"model.width {self.width} does not divide into {self.heads} heads; choose a multiple.")
+        if self.max_length < 1:
+            raise ConfigError(f"model.positions is {self.positions}: at least {self.first + 3} are needed.")
+        if max(self.mask_id, self.start_id, self.end_id) >= self.vocab_size:
+            raise ConfigError(f"The ids of MASK, start and end have to be below model.vocab_size {self.vocab_size}.")
+
+    @property
+    def max_length(self) -> int:
+        """Longest text in tokens: start and end token have positions too."""
+        return self.positions - self.first - 2
 
 
 # (width, blocks, heads). tiny, small and medium are MDLM's; the others are ours, for a laptop.

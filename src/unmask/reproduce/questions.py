@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from unmask.disk.folders import locate, resolve
+from unmask.disk.folders import resolve
 from unmask.errors import ConfigError, did_you_mean
+from unmask.hf.names import locate
 from unmask.model.zoo.read import read_model
 from unmask.policies.learned.settings import PolicySettings
 from unmask.reproduce.plan import (

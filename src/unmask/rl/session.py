@@ -15,8 +15,9 @@ from unmask.api import Model, load
 from unmask.config import absolute_path, from_dict, moved, to_path
 from unmask.disk.checkpoint import read_checkpoint, resuming
 from unmask.disk.files import file_sha256, run_lock
-from unmask.disk.folders import bundled, locate, resolve, resume_point
+from unmask.disk.folders import bundled, resolve, resume_point
 from unmask.errors import CheckpointError, ConfigError, RequestError, UnmaskError
+from unmask.hf.names import locate
 from unmask.limits import require_rows
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore

@@ -19,9 +19,10 @@ import torch
 from unmask.api import load
 from unmask.decode.loop import Decoder
 from unmask.disk.files import atomic_text, explained
-from unmask.disk.folders import locate, locate_policy, reading
+from unmask.disk.folders import locate_policy, reading
 from unmask.disk.json import NotJson, json_lines
 from unmask.errors import ConfigError
+from unmask.hf.names import locate
 from unmask.policies.registry import learned_names
 from unmask.ranges import Natural, real
 from unmask.run.machine import DtypeName

@@ -1,8 +1,8 @@
 """Tokenizers made by this library: bytes, characters, DNA letters, and trained byte-level BPE (byte-pair encoding)."""
 
-__all__ = ["bpe_tokenizer", "byte_tokenizer", "char_tokenizer", "dna_tokenizer"]
+__all__ = ["bpe_tokenizer", "byte_tokenizer", "char_tokenizer", "dna_tokenizer", "letter_tokenizer"]
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
@@ -50,6 +50,13 @@ def dna_tokenizer() -> Tokenizer:
     drop = [normalizers.Replace(lines, ""), normalizers.Replace(Regex(r"[^\p{L}]+"), "")]
     backend.normalizer = normalizers.Sequence([*drop, *fold])
     return _finished(backend)
+
+
+def letter_tokenizer(tokens: Sequence[str], unknown: str, special: Sequence[str]) -> Tokenizer:
+    """The tokens of a published model of letters by id -> its tokenizer: a letter is a token, others are `unknown`."""
+    backend = _alphabet(list(tokens), unknown)
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+    return Tokenizer.from_json(backend.to_str())
 
 
 def bpe_tokenizer(texts: Iterable[str], vocab_size: int, spaced: bool = False) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""The tokenizer of a published model: tokenizer.json, or what one is made from, vocab.json and merges.txt."""
+"""The tokenizer of a published model: tokenizer.json, or vocab.json with merges.txt, or vocab.txt."""
 
 __all__ = ["Chat", "Vocabulary", "read_vocabulary"]
 
@@ -51,6 +51,9 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         record = _byte_pairs(folder)
         ids = record["model"]["vocab"] | {token["content"]: token["id"] for token in record["added_tokens"]}
         return Vocabulary(json.dumps(record, ensure_ascii=False), ids)
+    if (folder / "vocab.txt").is_file():
+        record = _word_pieces(folder)
+        return Vocabulary(json.dumps(record, ensure_ascii=False), record["model"]["vocab"])
     return Vocabulary(None, {})
 
 
@@ -115,3 +118,37 @@ def _added(folder: Path) -> list[dict[str, Any]]:
             tokens[int(number)] = {"content": facts["content"], "special": bool(facts.get("special"))}
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [{"id": number, **plain, **tokens[number]} for number in sorted(tokens)]
+
+
+def _word_pieces(folder: Path) -> dict[str, Any]:
+    """vocab.txt of a BERT, a token on each line -> the record of a tokenizer.json of word pieces."""
+    lines = read_lines(folder / "vocab.txt", CheckpointError, "the vocab.txt of its authors")
+    options = folder / "tokenizer_config.json"
+    facts = read_json(options, dict[str, Any], CheckpointError) if options.is_file() else {}
+    lower = facts.get("do_lower_case", True) is True  # the default of BertTokenizer
+    vocabulary = {token: number for number, token in enumerate(lines)}
+    special = [token for token in lines if token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": vocabulary[token], "content": token} | flags for token in special],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": lower,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": None,
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": vocabulary,
+        },
+    }

@@ -28,8 +28,9 @@ from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
 from unmask.disk.files import refuse_foreign_folder, run_lock
-from unmask.disk.folders import latest, locate, resume_point, set_aside
+from unmask.disk.folders import latest, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
+from unmask.hf.names import locate
 from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
 from unmask.objective.masked import Masked

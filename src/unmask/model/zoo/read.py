@@ -9,16 +9,18 @@ __all__ = ["FAMILIES", "family_of", "published_name", "read_model"]
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from unmask.disk.checkpoint import FORMAT, Checkpoint, read_checkpoint
 from unmask.disk.folders import reading
-from unmask.disk.json import read_json
+from unmask.disk.json import fact_of, read_json
 from unmask.disk.tensors import Part, TensorFacts, read_shards
 from unmask.errors import CheckpointError
 from unmask.model.zoo.base import Family
+from unmask.model.zoo.bert import BERT, ROBERTA
 from unmask.model.zoo.causal import LLAMA, QWEN2, QWEN3
 from unmask.model.zoo.dream import DREAM
 from unmask.model.zoo.llada import ILLADA, LLADA
@@ -31,6 +33,7 @@ FAMILIES: dict[str, Family] = {
     "a2d-qwen2": A2D_QWEN2,
     "a2d-qwen3": A2D_QWEN3,
     "bd3lm": BD3LM,
+    "bert": BERT,
     "dream": DREAM,
     "fast-dllm-v2": FAST_DLLM,
     "illada": ILLADA,
@@ -40,6 +43,7 @@ FAMILIES: dict[str, Family] = {
     "open-dcoder": OPEN_DCODER,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
+    "roberta": ROBERTA,
     "sdar": SDAR,
     "sedd": SEDD,
 }
@@ -104,28 +108,59 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
     name = family_of(config, vocabulary.ids, folder)
     family = FAMILIES[name]
     _check(config, name, folder)
-    settings = {key: _required(config, place, folder) for key, place in family.keys.items()} | dict(family.constants)
-    token = partial(_token, config, vocabulary, folder)
-    mask = _spare(vocabulary, settings, folder) if family.mask == "" else token("MASK", family.mask)
-    tokens = {"mask": mask, "eos": token("EOS", family.eos)}
-    tokens["pad"] = tokens["eos"] if family.pad == "" else token("padding", family.pad)
-    if family.bos != "":
-        tokens["bos"] = token("BOS", family.bos)
-    settings["mask_id"] = tokens["mask"]
+    settings: dict[str, Any] = {key: _required(config, place, folder) for key, place in family.keys.items()} | dict(
+        family.constants
+    )
+    own = fact_of(config, ["unmask"], _Exported, folder / _CONFIG, CheckpointError) or _Exported({}, {})
+    tokens = _roles(family, config, vocabulary, settings | own.settings, folder)
+    settings |= {"mask_id": tokens["mask"]} | own.settings
+    if settings.get("modulation") == "none":  # an exported DiT: its modulation has no effect
+        idle = {
+            name: "" for name, ours in family.names.items() if "modulation" in ours or str(ours).startswith("time.")
+        }
+        family = replace(family, names=dict(family.names) | idle, time=None)
+    network: dict[str, Any] = {key: settings.get(key) for key in ("max_length", "vocab_size", "width")}
+    if family.architecture == "encoder":
+        settings = {"start_id": tokens.get("bos"), "end_id": tokens["eos"]} | settings
+        network["max_length"] = settings["positions"] - settings.get("first", 0) - 2
     layout, tensors = _layout(family, settings, read_shards(folder), folder)
     record = {
         "family": name,
         "architecture": family.architecture,
         "model": settings,
-        "network": {key: settings[key] for key in ("max_length", "vocab_size", "width")},
+        "network": network,
         "process": {"kernel": "absorbing", "schedule": "linear"},
-        "decoding": dict(family.decoding),
+        "decoding": own.decoding if own.settings else dict(family.decoding),
         "tokens": tokens,
         "time": family.time,
         "tokenizer": family.tokenizer or None,
     }
     versions = {"transformers": str(config.get("transformers_version", "unknown"))}
     return Checkpoint(folder, FORMAT, versions, record, vocabulary.text, None, None, tensors, layout)
+
+
+@dataclass(frozen=True, slots=True)
+class _Exported:
+    """What `unmask export` adds to a config.json: settings that it does not have there, and the default decoding."""
+
+    settings: dict[str, Any]
+    decoding: dict[str, Any]
+
+
+def _roles(
+    family: Family, config: Mapping[str, Any], vocabulary: Vocabulary, settings: Mapping[str, Any], folder: Path
+) -> dict[str, int]:
+    """The ids of MASK, EOS, padding and the token that begins a text, by role."""
+    if "mask_id" in settings:  # of an exported model
+        pad = _required(config, "pad_token_id", folder)
+        return {"mask": settings["mask_id"], "pad": pad, "eos": _at(config, "eos_token_id | pad_token_id")}
+    token = partial(_token, config, vocabulary, folder)
+    mask = _spare(vocabulary, settings, folder) if family.mask == "" else token("MASK", family.mask)
+    tokens = {"mask": mask, "eos": token("EOS", family.eos)}
+    tokens["pad"] = tokens["eos"] if family.pad == "" else token("padding", family.pad)
+    if family.bos != "":
+        tokens["bos"] = token("BOS", family.bos)
+    return tokens
 
 
 def _check(config: Mapping[str, Any], name: str, folder: Path) -> None:

