@@ -13,6 +13,7 @@ from tests.parity.published import write
 from tools import load_memory
 
 import unmask
+from unmask.cli.main import main
 from unmask.errors import CheckpointError, ConfigError, DataError, RequestError, UnmaskError
 from unmask.model import load as loader
 from unmask.model.load import load_denoiser
@@ -195,8 +196,25 @@ def test_tables_name_repositories_and_need_no_torch() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["stored", "float32"])
 def test_loading_takes_one_copy_and_one_file(dtype: str, tmp_path: Path) -> None:
-    """Anonymous memory; with stored weights less, since they stay in their files. The control is what is measured."""
+    """Anonymous memory; with stored weights less, since they stay in their files."""
     largest = load_memory.write_folder(tmp_path, 0.3e9, 3)
     count, size, anonymous, resident, _ = load_memory.measure(tmp_path, dtype)
     assert count * size < resident
     assert (0.1 if dtype == "stored" else 0.9) * count * size < anonymous + largest < count * size + 2 * largest
+
+
+def test_a_published_model_is_fine_tuned_and_keeps_its_family(tmp_path: Path, capsys: Any) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat. " * 200)
+    words = f"--data.source {text} --data.length 32 --train.steps 2 --sample-every 0 --train.batch 4".split()
+    for family in ("llada", "dream"):
+        write(family, tmp_path / family)
+        run = str(tmp_path / f"run-{family}")
+        assert main(["train", "--init", str(tmp_path / family), *words, "--train.eval-every", "2", "--out", run]) == 0
+        assert main(["info", run]) == 0
+        assert f"  {family}: " in capsys.readouterr().out
+        before, after = (unmask.load(path, device="cpu") for path in (tmp_path / family, run))
+        assert after.network.settings == before.network.settings
+        assert after.tokenizer.special_ids == before.tokenizer.special_ids
+        assert after.defaults.policy == before.defaults.policy
+        assert len(after.generate("a", length=4, chat=True).texts) == 1

@@ -91,7 +91,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "checkpoint": str(checkpoint.folder),
         "format": checkpoint.format,
         "architecture": checkpoint.config.get("architecture"),
-        "family": checkpoint.config.get("family"),
+        "family": checkpoint.config.get("family") or config("model").get("family"),
         "parameters": checkpoint.parameters,
         "stored": sorted({tensor.dtype for tensor in checkpoint.tensors.values()}),
         "memory": {name: checkpoint.parameters * size for name, size in (("float32", 4), ("bfloat16", 2))},
@@ -151,7 +151,7 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
     rows = {
         "checkpoint": facts["checkpoint"],
         "network": f"{facts['architecture']}, {facts['parameters']:,} parameters: {shape}",
-        "family": f"{facts['family']}: {FAMILIES[facts['family']].about}" if facts["family"] in FAMILIES else "",
+        **({"family": f"{facts['family']}: {FAMILIES[facts['family']].about}"} if facts["family"] in FAMILIES else {}),
         "weights": f"stored as {', '.join(facts['stored'])}; "
         + ", ".join(f"{bytes_text(count)} in {name}" for name, count in facts["memory"].items()),
         "window": f"{facts['window']} tokens" if facts["window"] else "unknown",

@@ -44,11 +44,14 @@ class Defaults:
     @classmethod
     def of(cls, checkpoint: Checkpoint | None) -> "Defaults":
         """A checkpoint -> its defaults. Raises CheckpointError for values that cannot be."""
-        recorded = None if checkpoint is None else checkpoint.fact(Defaults, "config.json", "decoding")
-        if checkpoint is None or (family := checkpoint.fact(str, "config.json", "family")) is None:
+        if checkpoint is None:
+            return Defaults()
+        recorded = checkpoint.fact(Defaults, "config.json", "decoding")
+        family = checkpoint.fact(str, "config.json", "family") or checkpoint.fact(str, "config.json", "model", "family")
+        if family not in FAMILIES:
             return recorded or Defaults()
         start = checkpoint.fact(int, "config.json", "tokens", "bos")
-        return replace(recorded or Defaults(), family=family, start=start)
+        return replace(recorded or Defaults(**FAMILIES[family].decoding), family=family, start=start)
 
     def prompt_ids(self, tokenizer: Tokenizer, denoiser: Denoiser, texts: Sequence[str], chat: bool) -> list[list[int]]:
         """Prompts -> their ids: each as a user's message in the model's template if `chat`, else as they are.
@@ -56,7 +59,7 @@ class Defaults:
         An empty prompt of a shifted denoiser, which cannot write the first token of a text, is the token that begins
         one. Raises RequestError where the model has no template.
         """
-        template = FAMILIES[self.family].chat if self.family in FAMILIES else None
+        template = None if self.family is None else FAMILIES[self.family].chat
         if chat and template is None:
             raise RequestError("This model has no template of conversations; leave out --chat.")
         if chat and template is not None:

@@ -120,6 +120,8 @@ class TransformerSettings:
     """Block-causal attention over blocks of so many positions, as in `DiTSettings`; 1: causal. 0: all positions."""
     shift: bool = False
     """Whether the hidden state at position i predicts token i + 1, as in the causal model that it was made from."""
+    family: str = ""
+    """The family of published models that it comes from, whose conversations and decoding are its defaults."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")

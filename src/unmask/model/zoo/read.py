@@ -123,6 +123,8 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
     if family.architecture == "encoder":
         settings = {"start_id": tokens.get("bos"), "end_id": tokens["eos"]} | settings
         network["max_length"] = settings["positions"] - settings.get("first", 0) - 2
+    if family.architecture == "transformer":
+        settings["family"] = name  # a model that is fine-tuned keeps it
     layout, tensors = _layout(family, settings, read_shards(folder), folder)
     record = {
         "family": name,
