@@ -37,6 +37,10 @@ class Spec:
     shift: bool = False
     files: str = "tokenizer.json"  # or "vocab.json"
     shards: int = 2
+    rotary: int = 0  # channels of a head that are turned; 0: all
+    experts: int = 0
+    dense: int = 0  # first blocks without experts
+    fused: bool = False  # queries, keys and values in one tensor
 
 
 _LLADA = "model.transformer.blocks.{}."
@@ -207,6 +211,49 @@ SPECS: dict[str, Spec] = {
     ),
 }
 
+_MOE = {f"{part}_expert": f"{_HF}mlp.experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")}
+_MOE |= {"router": f"{_HF}mlp.gate.weight", "router_bias": f"{_HF}mlp.gate.expert_bias"}
+_DENSE = ("gate", "up", "down")
+_LLADA2_NAMES = {
+    "embed": "model.word_embeddings.weight",
+    "norm_1": f"{_HF}input_layernorm.weight",
+    "qkv": f"{_HF}attention.query_key_value.weight",
+    "q_norm": f"{_HF}attention.query_layernorm.weight",
+    "k_norm": f"{_HF}attention.key_layernorm.weight",
+    "o": f"{_HF}attention.dense.weight",
+    "norm_2": f"{_HF}post_attention_layernorm.weight",
+    **{f"{part}_shared": f"{_HF}mlp.shared_experts.{part}_proj.weight" for part in _DENSE},
+    **{role: HF_NAMES[role] for role in ("gate", "up", "down", "norm", "lm_head")},
+    **_MOE,
+}
+_MOE_TOKENS = ("<|endoftext|>", "<|mask|>", "<role>", "</role>", "<|role_end|>")
+SPECS |= {
+    "llada-moe": Spec(
+        hf("llada", architectures=["LLaDAMoEModelLM"], num_experts=6, num_experts_per_tok=2, qk_layernorm=True)
+        | {"expert_intermediate_size": 24, "dense_intermediate_size": 64, "attention_bias": False, "clip_qkv": None}
+        | {"moe_router_enable_expert_bias": False, "num_key_value_heads": 4},
+        {name: value for name, value in QWEN3_NAMES.items() if name not in _DENSE}
+        | {name: value for name, value in _MOE.items() if name != "router_bias"},
+        _MOE_TOKENS,
+        norms=True,
+        experts=6,
+    ),
+    "llada2": Spec(
+        hf("llada2_moe", head_dim=8, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=24, use_bias=False)
+        | {"num_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1, "norm_topk_prob": True}
+        | {"routed_scaling_factor": 2.5, "partial_rotary_factor": 0.5, "block_size": 8},
+        _LLADA2_NAMES,
+        _MOE_TOKENS,
+        kv=2,
+        norms=True,
+        block=8,
+        rotary=4,
+        experts=8,
+        dense=1,
+        fused=True,
+    ),
+}
+
 
 def shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor by its published name; a tied head is not stored."""
@@ -214,12 +261,19 @@ def shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     sizes = {"embed": (ROWS, 32), "norm": (32,), "lm_head": (ROWS, 32), "norm_1": (32,), "norm_2": (32,)}
     sizes |= {"q": (q, 32), "k": (kv, 32), "v": (kv, 32), "o": (32, q)}
     sizes |= {"gate": (64, 32), "up": (64, 32), "down": (32, 64)}
+    sizes |= {"qkv": (q + 2 * kv, 32), "router": (spec.experts, 32), "router_bias": (spec.experts,)}
+    for part in ("shared", "expert"):
+        sizes |= {f"gate_{part}": (24, 32), f"up_{part}": (24, 32), f"down_{part}": (32, 24)}
     sizes |= {"q_bias": (q,), "k_bias": (kv,), "v_bias": (kv,), "q_norm": (spec.head,), "k_norm": (spec.head,)}
     shapes: dict[str, tuple[int, ...]] = {}
     for role, name in spec.names.items():
         if role == "lm_head" and spec.tied:
             continue
-        shapes |= {name.format(n): sizes[role] for n in range(blocks if "{}" in name else 1)}
+        first = spec.dense if role in _MOE or role.endswith("_shared") else 0
+        last = spec.dense if spec.experts and role in _DENSE else blocks
+        members = range(spec.experts) if role.endswith("_expert") else range(1)
+        for n in range(first, last) if "{}" in name else range(1):
+            shapes |= {name.format(n, member): sizes[role] for member in members}
     return shapes
 
 
@@ -229,7 +283,8 @@ def weights(sizes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Te
     state: dict[str, Tensor] = {}
     for name, size in sizes.items():
         value = 0.3 * torch.randn(size, generator=generator)
-        state[name] = (1 + value if "norm" in name or name.endswith("ln_f.weight") else value).bfloat16().float()
+        norm = "norm" in name or name.endswith("ln_f.weight")
+        state[name] = (1 + value if norm else value).bfloat16().float()
     return state
 
 

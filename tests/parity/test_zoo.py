@@ -33,12 +33,26 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
 
 
-def turned(x: Tensor, position: int, base: float) -> Tensor:
-    """A head (d,) -> the same, the pair (i, i + d/2) turned by position * base^(-2i/d) as a complex number."""
-    half = len(x) // 2
-    angle = position * base ** (-2 * torch.arange(half, dtype=torch.float64) / len(x))
-    value = torch.complex(x[:half], x[half:]) * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([value.real, value.imag])
+def turned(x: Tensor, position: int, base: float, size: int = 0) -> Tensor:
+    """A head -> pairs (i, i + d/2) of its first d = `size` channels turned by position * base^(-2i/d)."""
+    size = size or len(x)
+    half = size // 2
+    angle = position * base ** (-2 * torch.arange(half, dtype=torch.float64) / size)
+    value = torch.complex(x[:half], x[half:size]) * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([value.real, value.imag, x[size:]])
+
+
+def experts_of(spec: Spec, logits: list[float], bias: list[float]) -> dict[int, float]:
+    """The router's output at a position -> the chosen experts with their weights, two of them."""
+    if spec.config["model_type"] == "llada":
+        total = sum(math.exp(x) for x in logits)
+        weights = {i: math.exp(x) / total for i, x in enumerate(logits)}
+        return {i: weights[i] for i in sorted(weights, key=lambda i: -weights[i])[:2]}
+    scores = [1 / (1 + math.exp(-x)) for x in logits]
+    choice = [s + b for s, b in zip(scores, bias, strict=True)]
+    group = max((0, 4), key=lambda start: sum(sorted(choice[start : start + 4])[-2:]))
+    best = sorted(range(group, group + 4), key=lambda i: -choice[i])[:2]
+    return {i: 2.5 * scores[i] / sum(scores[j] for j in best) for i in best}
 
 
 def twin(
@@ -46,8 +60,30 @@ def twin(
 ) -> Tensor:
     """Token ids of one row -> logits (L, V) in float64, the shift of the family included; `r` rounds each result."""
 
-    def get(role: str, block: int = 0) -> Tensor:
-        return state[spec.names[role].format(block)].double()
+    def get(role: str, block: int = 0, member: int = 0) -> Tensor:
+        if spec.fused and role in ("q", "k", "v"):
+            sizes = [spec.heads * spec.head, spec.kv * spec.head, spec.kv * spec.head]
+            return get("qkv", block).split(sizes)["qkv".index(role)]
+        return state[spec.names[role].format(block, member)].double()
+
+    def swiglu(x: Tensor, end: str, block: int, member: int = 0) -> Tensor:
+        gate = r(x @ get(f"gate{end}", block, member).T)
+        inner = r(r(gate / (1 + (-gate).exp())) * r(x @ get(f"up{end}", block, member).T))
+        return r(inner @ get(f"down{end}", block, member).T)
+
+    def feed(x: Tensor, block: int) -> Tensor:
+        if not spec.experts or block < spec.dense:
+            return swiglu(x, "", block)
+        logits, bias = x @ get("router", block).T, [0.0] * spec.experts
+        if "router_bias" in spec.names:
+            bias = get("router_bias", block).tolist()
+        rows: list[Tensor] = []
+        for row, scores in zip(x, logits.tolist(), strict=True):
+            out = swiglu(row, "_shared", block) if "gate_shared" in spec.names else torch.zeros(32).double()
+            for member, weight in experts_of(spec, scores, bias).items():
+                out = out + weight * swiglu(row, "_expert", block, member)
+            rows.append(r(out))
+        return torch.stack(rows)
 
     x = torch.stack([get("embed")[token] for token in tokens])
     for block in range(2):
@@ -58,22 +94,23 @@ def twin(
         heads = {part: value.unflatten(-1, (-1, spec.head)) for part, value in heads.items()}
         if spec.norms:
             heads |= {part: r(norm(heads[part], get(f"{part}_norm", block), spec.eps)) for part in "qk"}
+        spun = {
+            part: [[r(turned(x, at, spec.base, spec.rotary)) for x in row] for at, row in enumerate(heads[part])]
+            for part in "qk"
+        }
         rows: list[Tensor] = []
         for at in range(len(tokens)):
             end = (at // spec.block + 1) * spec.block if spec.block else len(tokens)
             parts: list[Tensor] = []
             for head in range(spec.heads):
                 group = head // (spec.heads // spec.kv)
-                query = r(turned(heads["q"][at, head], at, spec.base))
-                keys = [r(turned(heads["k"][j, group], j, spec.base)) for j in range(min(end, len(tokens)))]
+                query, keys = spun["q"][at][head], [row[group] for row in spun["k"][:end]]
                 scores = torch.stack([query @ key for key in keys]) / math.sqrt(spec.head)
                 parts.append(r(scores.softmax(0)) @ heads["v"][: len(keys), group])
             rows.append(r(torch.cat(parts)))
         x = r(x + r(torch.stack(rows) @ get("o", block).T))
         normal = r(norm(x, get("norm_2", block), spec.eps))
-        gate = r(normal @ get("gate", block).T)
-        inner = r(r(gate / (1 + (-gate).exp())) * r(normal @ get("up", block).T))
-        x = r(x + r(inner @ get("down", block).T))
+        x = r(x + feed(normal, block))
     logits = r(norm(x, get("norm"), spec.eps)) @ get("embed" if spec.tied else "lm_head").T
     return torch.cat([logits[:1], logits[:-1]]) if spec.shift else logits
 
@@ -123,11 +160,20 @@ def test_gradients_are_those_of_the_twin(family: str, tmp_path: Path) -> None:
     expected = torch.autograd.grad(loss, [state[name] for name in names])
     network.train()
     network(tokens)[0].log_softmax(-1)[:, 7].sum().backward()
-    block = network.blocks[1]
-    got = [block.query, block.key, block.value, block.out, block.gate, block.down, block.norm_1, network.embedding]
+    block: Any = network.blocks[1]
+    got = [
+        block.query,
+        block.key,
+        block.value,
+        block.out,
+        block.feed.gate,
+        block.feed.down,
+        block.norm_1,
+        network.embedding,
+    ]
     for value, layer in zip(expected, got, strict=True):
-        assert isinstance(layer.weight.grad, Tensor)  # pyright: ignore
-        error = (layer.weight.grad - value).abs().max() / value.abs().max()  # pyright: ignore
+        assert isinstance(layer.weight.grad, Tensor)
+        error = (layer.weight.grad - value).abs().max() / value.abs().max()
         assert float(error) < 1e-4
     picked = torch.tensor([0, 1, 8, 23])
     assert torch.allclose(network.hidden_picked(tokens, picked), network.hidden(tokens)[0, picked], atol=1e-5)

@@ -1,6 +1,6 @@
 """Settings of the networks: their shapes. Imported without torch, so that `--help` and `--dry` stay fast."""
 
-__all__ = ["SIZES", "DiTSettings", "EncoderSettings", "RotaryScaling", "TransformerSettings"]
+__all__ = ["SIZES", "DiTSettings", "EncoderSettings", "ExpertSettings", "RotaryScaling", "TransformerSettings"]
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -81,6 +81,33 @@ class RotaryScaling:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertSettings:
+    """A feed-forward of several experts, of which a router chooses some for each position."""
+
+    count: Count
+    """Number of experts."""
+    chosen: Count
+    """Experts of a position."""
+    inner: Count
+    """Width of an expert."""
+    shared: Natural = 0
+    """Width of an expert that every position has besides; 0: none."""
+    dense: Natural = 0
+    """First blocks that have a single feed-forward instead."""
+    rule: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: the probabilities among all experts, not renormalised (LLaDA-MoE). sigmoid: those of the chosen experts,
+    divided by their sum; the bias takes part in the choice alone (LLaDA2)."""
+    bias: bool = False
+    """Whether the router has a bias."""
+    groups: Count = 1
+    """Groups of experts of equal size."""
+    groups_chosen: Count = 1
+    """Groups, by the sum of their two best scores, in which experts are chosen."""
+    scale: Annotated[float, real(0)] = 1.0
+    """Factor of the weights of the experts."""
+
+
+@dataclass(frozen=True, slots=True)
 class TransformerSettings:
     """A transformer of the kind of Llama (arXiv:2302.13971) and Qwen (arXiv:2412.15115), bidirectional by default."""
 
@@ -120,6 +147,10 @@ class TransformerSettings:
     """Block-causal attention over blocks of so many positions, as in `DiTSettings`; 1: causal. 0: all positions."""
     shift: bool = False
     """Whether the hidden state at position i predicts token i + 1, as in the causal model that it was made from."""
+    rotary: Natural = 0
+    """Channels of a head that are rotated, from the first on; 0: all."""
+    experts: ExpertSettings | None = None
+    """A mixture of experts in place of the feed-forward; None: none."""
     family: str = ""
     """The family of published models that it comes from, whose conversations and decoding are its defaults."""
 

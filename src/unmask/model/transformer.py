@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from unmask.model.inference import Kept
 from unmask.model.layers import Rotary, Tables, over_heads, pick, rotated
 from unmask.model.network import Network
-from unmask.model.settings import RotaryScaling, TransformerSettings
+from unmask.model.settings import ExpertSettings, RotaryScaling, TransformerSettings
 
 _HEAD_ROWS = 8192  # rows of the head that are converted to float32 at a time
 
@@ -43,13 +43,68 @@ class _Pass(NamedTuple):
     kept: Kept | None
 
 
+class _FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate, self.up = (nn.Linear(width, inner, bias=False) for _ in range(2))
+        self.down = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class _Experts(nn.Module):
+    """A mixture of feed-forwards: those that a router chooses for each position (LLaDA-MoE and LLaDA2).
+
+    A product of an expert has as many rows as positions chose it, so that the last bits of a row depend on the rest of
+    its batch.
+    """
+
+    def __init__(self, settings: TransformerSettings, experts: ExpertSettings) -> None:
+        super().__init__()
+        self.settings = experts
+        self.router = nn.Linear(settings.width, experts.count, bias=False)
+        self.bias = nn.Parameter(torch.zeros(experts.count)) if experts.bias else None
+        self.members = nn.ModuleList(_FeedForward(settings.width, experts.inner) for _ in range(experts.count))
+        self.shared = _FeedForward(settings.width, experts.shared) if experts.shared else None
+
+    def chosen(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (N, D) -> the weights and the numbers of the chosen experts of each, (N, k), in float32."""
+        facts = self.settings
+        with torch.autocast(x.device.type, enabled=False):
+            logits = F.linear(x.float(), self.router.weight.float())
+        bias = 0.0 if self.bias is None else self.bias.float()
+        if facts.rule == "softmax":
+            weights, numbers = (logits.softmax(-1) + bias).topk(facts.chosen, -1)
+            return weights * facts.scale, numbers
+        scores = logits.sigmoid()
+        grouped = (scores + bias).unflatten(-1, (facts.groups, -1))
+        best = grouped.topk(2, -1).values.sum(-1).topk(facts.groups_chosen, -1).indices
+        closed = torch.ones_like(grouped[..., 0], dtype=torch.bool).scatter(-1, best, False)
+        numbers = grouped.masked_fill(closed[..., None], -torch.inf).flatten(-2).topk(facts.chosen, -1).indices
+        weights = scores.gather(-1, numbers)
+        return weights / (weights.sum(-1, keepdim=True) + 1e-20) * facts.scale, numbers
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(0, -2)
+        weights, numbers = self.chosen(flat)
+        out = torch.zeros_like(flat) if self.shared is None else self.shared(flat)
+        for number in numbers.unique().tolist():
+            rows, places = (numbers == number).nonzero(as_tuple=True)
+            part = self.members[number](flat[rows]) * weights[rows, places, None].to(flat.dtype)
+            out = out.index_add(0, rows, part.to(out.dtype))
+        return out.view_as(x)
+
+
 class _Block(nn.Module):
     """Attention, then the feed-forward; the output of each is added to the residual stream."""
 
-    def __init__(self, settings: TransformerSettings) -> None:
+    def __init__(self, settings: TransformerSettings, number: int) -> None:
         super().__init__()
         width, head, bias = settings.width, settings.head, settings.qkv_bias
-        self.head, self.exact = head, settings.rotation == "float32"
+        self.head = head
         self.norm_1, self.norm_2 = _Norm(width, settings.eps), _Norm(width, settings.eps)
         self.query = nn.Linear(width, settings.heads * head, bias=bias)
         self.key = nn.Linear(width, settings.kv_heads * head, bias=bias)
@@ -57,8 +112,11 @@ class _Block(nn.Module):
         self.out = nn.Linear(settings.heads * head, width, bias=False)
         self.query_norm = _Norm(head, settings.eps) if settings.qk_norm else nn.Identity()
         self.key_norm = _Norm(head, settings.eps) if settings.qk_norm else nn.Identity()
-        self.gate, self.up = (nn.Linear(width, settings.inner, bias=False) for _ in range(2))
-        self.down = nn.Linear(settings.inner, width, bias=False)
+        experts = settings.experts
+        if experts is None or number < experts.dense:
+            self.feed: nn.Module = _FeedForward(width, settings.inner)
+        else:
+            self.feed = _Experts(settings, experts)
 
     def attend(self, x: Tensor, shared: _Pass) -> Tensor:
         """Normalised input (B, A, D) -> the heads side by side (B, A, H * head)."""
@@ -74,7 +132,9 @@ class _Block(nn.Module):
         return out.transpose(1, 2).flatten(2)
 
     def _rotated(self, x: Tensor, tables: Tables) -> Tensor:
-        return rotated(x.to(tables.cos.dtype), *tables[:2]).to(x.dtype)
+        size = 2 * tables.cos.shape[-1]
+        turned = rotated(x[..., :size].to(tables.cos.dtype), *tables[:2]).to(x.dtype)
+        return turned if size == self.head else torch.cat([turned, x[..., size:]], -1)
 
     def forward(self, x: Tensor, shared: _Pass, picked: Tensor | None) -> Tensor:
         """With `picked`, flat indices (N,) into (B, A), all that follows attention runs at these positions: (N, D)."""
@@ -83,8 +143,7 @@ class _Block(nn.Module):
             shape = x.shape[:2]
             x, heads = pick(x, picked, shape), pick(heads, picked, shape)
         x = x + self.out(heads)
-        inner = self.norm_2(x)
-        return x + self.down(F.silu(self.gate(inner)) * self.up(inner))
+        return x + self.feed(self.norm_2(x))
 
 
 class Transformer(Network):
@@ -95,7 +154,7 @@ class Transformer(Network):
     def __init__(self, settings: TransformerSettings) -> None:
         super().__init__(settings)
         self.embedding = nn.Embedding(settings.vocab_size, settings.width)
-        self.blocks = nn.ModuleList(_Block(settings) for _ in range(settings.blocks))
+        self.blocks = nn.ModuleList(_Block(settings, number) for number in range(settings.blocks))
         self.norm = _Norm(settings.width, settings.eps)
         self.head = nn.Linear(settings.width, settings.vocab_size, bias=False)
         for layer in self.modules():
@@ -103,7 +162,8 @@ class Transformer(Network):
                 nn.init.normal_(layer.weight, std=0.02)  # as in the published programs
         if settings.tied:
             self.head.weight = self.embedding.weight
-        self.rotary = Rotary(settings.head, _frequencies(settings.head, settings.base, settings.scaling))
+        turned = settings.rotary or settings.head
+        self.rotary = Rotary(turned, _frequencies(turned, settings.base, settings.scaling))
 
     @property
     def shifted(self) -> bool:

@@ -16,9 +16,9 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 class Family:
     """Published models with one kind of config.json and of tensor names.
 
-    A place in config.json is written "key", "key.inner", "key / key" for a quotient, "key + 1" for a sum, "=4" for that
-    number, and "a | b" for the first that exists. All but those of `fixed` have to exist: the defaults of the original
-    classes are often wrong.
+    A place in config.json is written "key", "key.inner", "key / key" for a quotient, "key * key" for a product,
+    "key + 1" for a sum, "=4" for that number, and "a | b" for the first that exists. All but those of `fixed` have to
+    exist: the defaults of the original classes are often wrong. A setting "a.b" is the field b of the field a.
     """
 
     about: str

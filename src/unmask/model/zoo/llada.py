@@ -53,9 +53,9 @@ LLADA = Family(
         f"{_BLOCK}v_proj.weight": "blocks.{}.value.weight",
         f"{_BLOCK}attn_out.weight": "blocks.{}.out.weight",
         f"{_BLOCK}ff_norm.weight": "blocks.{}.norm_2.weight",
-        f"{_BLOCK}ff_proj.weight": "blocks.{}.gate.weight",
-        f"{_BLOCK}up_proj.weight": "blocks.{}.up.weight",
-        f"{_BLOCK}ff_out.weight": "blocks.{}.down.weight",
+        f"{_BLOCK}ff_proj.weight": "blocks.{}.feed.gate.weight",
+        f"{_BLOCK}up_proj.weight": "blocks.{}.feed.up.weight",
+        f"{_BLOCK}ff_out.weight": "blocks.{}.feed.down.weight",
         "model.transformer.ln_f.weight": "norm.weight",
         "model.transformer.ff_out.weight": "head.weight",  # not that of a block
     },

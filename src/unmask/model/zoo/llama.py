@@ -36,9 +36,9 @@ LLAMA_NAMES = {
     f"{_BLOCK}self_attn.v_proj.weight": "blocks.{}.value.weight",
     f"{_BLOCK}self_attn.o_proj.weight": "blocks.{}.out.weight",
     f"{_BLOCK}post_attention_layernorm.weight": "blocks.{}.norm_2.weight",
-    f"{_BLOCK}mlp.gate_proj.weight": "blocks.{}.gate.weight",
-    f"{_BLOCK}mlp.up_proj.weight": "blocks.{}.up.weight",
-    f"{_BLOCK}mlp.down_proj.weight": "blocks.{}.down.weight",
+    f"{_BLOCK}mlp.gate_proj.weight": "blocks.{}.feed.gate.weight",
+    f"{_BLOCK}mlp.up_proj.weight": "blocks.{}.feed.up.weight",
+    f"{_BLOCK}mlp.down_proj.weight": "blocks.{}.feed.down.weight",
     f"{_BLOCK}self_attn.rotary_emb.inv_freq": "",  # stored by old versions
     "model.norm.weight": "norm.weight",
     "lm_head.weight": "head.weight",

@@ -25,6 +25,7 @@ from unmask.model.zoo.causal import LLAMA, QWEN2, QWEN3
 from unmask.model.zoo.dream import DREAM
 from unmask.model.zoo.llada import ILLADA, LLADA
 from unmask.model.zoo.mdlm import BD3LM, MDLM, SEDD
+from unmask.model.zoo.moe import LLADA2, LLADA_MOE
 from unmask.model.zoo.qwen import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3, FAST_DLLM, OPEN_DCODER, SDAR
 from unmask.text.published import Vocabulary, read_vocabulary
 
@@ -38,6 +39,8 @@ FAMILIES: dict[str, Family] = {
     "fast-dllm-v2": FAST_DLLM,
     "illada": ILLADA,
     "llada": LLADA,
+    "llada-moe": LLADA_MOE,
+    "llada2": LLADA2,
     "llama": LLAMA,
     "mdlm": MDLM,
     "open-dcoder": OPEN_DCODER,
@@ -125,6 +128,7 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
         network["max_length"] = settings["positions"] - settings.get("first", 0) - 2
     if family.architecture == "transformer":
         settings["family"] = name  # a model that is fine-tuned keeps it
+    settings = _grouped(settings)
     layout, tensors = _layout(family, settings, read_shards(folder), folder)
     record = {
         "family": name,
@@ -165,6 +169,15 @@ def _roles(
     return tokens
 
 
+def _grouped(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which "a.b" is the field b of the field a -> the same as nested records."""
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        outer, _, inner = name.rpartition(".")
+        (nested.setdefault(outer, {}) if outer else nested)[inner] = value
+    return nested
+
+
 def _check(config: Mapping[str, Any], name: str, folder: Path) -> None:
     """Raise CheckpointError for a config.json of another network than that of the family."""
     for place, values in FAMILIES[name].fixed.items():
@@ -200,9 +213,10 @@ def _at(config: Mapping[str, Any], place: str) -> Any:
         if match := _SUM.fullmatch(choice):
             value = _nested(config, match[1])
             return value if value is None else value + int(match[2] + match[3])
-        values = [_nested(config, key) for key in choice.split(" / ")]
+        values = [_nested(config, key) for key in re.split(" [/*] ", choice)]
         if None not in values:
-            return values[0] // values[1] if len(values) > 1 else values[0]
+            product = values[0] * values[1] if " * " in choice else values[0] // values[1] if " / " in choice else None
+            return values[0] if product is None else int(product)
     return None
 
 
