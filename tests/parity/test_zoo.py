@@ -18,12 +18,14 @@ from torch import Tensor
 import unmask
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
+from unmask.errors import PluginError
 from unmask.model.cache import cached
 from unmask.model.inference import LowPrecision
 from unmask.model.load import load_denoiser
 from unmask.model.transformer import Transformer
 from unmask.policies.registry import make
 from unmask.run.machine import bfloat16_works
+from unmask.testing import check_policy
 
 FAMILIES = sorted(SPECS)
 LENGTH = 24
@@ -236,6 +238,19 @@ def test_cached_decodes_are_the_uncached_ones(family: str, tmp_path: Path) -> No
         assert torch.equal(decoded(cached(network, name)), plain), name
     if not spec.block:  # the control
         assert not torch.equal(decoded(cached(network, "dual")), plain)
+
+
+@pytest.mark.parametrize(
+    "family, cache", [("llada", None), ("dream", "dual"), ("sdar", "causal"), ("fast-dllm-v2", "causal")]
+)
+def test_a_row_has_its_bits_in_any_batch(family: str, cache: str | None, tmp_path: Path) -> None:
+    """In float32. The control is a mixture of experts: a product has as many rows as positions chose the expert."""
+    network = loaded(family, tmp_path)[0]
+    denoiser = network if cache is None else cached(network, cache)
+    check_policy(lambda: make("confidence:steps=3"), temperature=1.0, block_size=16, denoiser=denoiser)
+    mixture = loaded("llada-moe", tmp_path / "mixture")[0]
+    with pytest.raises(PluginError, match="writes a row differently"):
+        check_policy(lambda: make("confidence:steps=3"), temperature=1.0, block_size=16, denoiser=mixture)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

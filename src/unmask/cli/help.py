@@ -54,7 +54,8 @@ FIRST = {
 """Verb -> the options that people use most; its help page begins with them."""
 
 POLICIES = (
-    *("ancestral", "best-confidence", "confidence", "early-stop", "entropy", "entropy-bound", "entropy-threshold"),
+    *("ancestral", "best-confidence", "confidence", "dream", "early-stop", "entropy", "entropy-bound"),
+    "entropy-threshold",
     *("factor", "klass", "learned", "left-to-right", "margin", "margin-threshold", "or", "pc", "prefix", "random"),
     *("remdm", "threshold"),
 )
