@@ -21,9 +21,8 @@ from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import DEFAULT_MODEL, bundled
 from unmask.errors import RequestError
 from unmask.fill.holes import Choice, Fill, Filler
-from unmask.hf.names import locate
+from unmask.hf.masked import open_denoiser
 from unmask.model.inference import computing_in
-from unmask.model.load import load_denoiser
 from unmask.noise import row_seeds
 from unmask.objective.bound import Bound, validate
 from unmask.objective.masked import Masked
@@ -52,7 +51,7 @@ def load(
     prepare()
     set_threads(threads)
     target = choose_device(device)
-    loaded = load_denoiser(locate(name_or_path), str(target), torch.float32 if dtype == "float32" else None)
+    loaded = open_denoiser(name_or_path, str(target), torch.float32 if dtype == "float32" else None)
     held = next(loaded.denoiser.parameters()).dtype
     chosen = choose_dtype(dtype, target, loaded.denoiser.width, held)
     return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, target, chosen)

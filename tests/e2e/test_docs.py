@@ -261,8 +261,10 @@ def test_the_tour_ends_at_the_exact_likelihood(capsys: pytest.CaptureFixture[str
 PROSE = {"again", "cannot", "could", "did", "in", "never", "reads", "unmask", "wrote"}
 """Words that follow the word unmask in a sentence and are no verbs of the command line."""
 SHARED = {"--help", "--version", "--json", "--device", "--dtype", "--threads", "--no-", "--minutes", "--sample-every"}
-OTHERS = {"--maskings", "--master-port", "--nproc-per-node", "--words"}
-"""Options of other programs (tools/estimators.py, tools/text_model.py, torchrun) that pages and messages name."""
+OTHERS = {"--maskings", "--master-port", "--nproc-per-node", "--words"} | {
+    *("--dest", "--disable-pip-version-check", "--no-deps", "--no-input", "--only-binary", "--quiet")
+}
+"""Options of other programs (tools/estimators.py, tools/text_model.py, torchrun, pip) that pages and messages name."""
 HISTORY = {"docs/log.md", "docs/papers.md"}
 """Pages that tell what was, with the names of its time."""
 
@@ -365,7 +367,7 @@ def test_no_text_names_what_does_not_exist() -> None:
 
 def test_names_that_do_not_exist_are_noticed() -> None:
     known = all_options()
-    assert unknown_verbs("bring it in with 'unmask import'; unmask cannot; `unmask train`") == ["import"]
+    assert unknown_verbs("bring it in with 'unmask convert'; unmask cannot; `unmask train`") == ["convert"]
     assert unknown_options("use --train.lrr or --data.source, --train.eval_every, a--b", known) == ["--train.lrr"]
     assert misplaced_options("`unmask eval --steps 3` and `unmask pace --steps 3`") != []
     assert misplaced_options("`unmask pace CHECKPOINT --steps 3`") == []

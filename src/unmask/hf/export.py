@@ -27,7 +27,7 @@ from unmask.model.zoo.llama import LLAMA_NAMES, QWEN2_NAMES, QWEN3_NAMES
 from unmask.model.zoo.mdlm import BD3LM, MDLM
 from unmask.text.tokenizer import Tokenizer
 
-_OWN = ("mask_id", "start_id", "end_id", "shift", "causal_block", "rotation", "gelu", "modulation")
+_OWN = ("mask_id", "start_id", "end_id", "shift", "causal_block", "rotation", "gelu", "modulation", "family")
 """Settings that config.json of these classes does not have."""
 
 

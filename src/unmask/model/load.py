@@ -252,6 +252,8 @@ def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None
     with torch.device("meta"):
         network = _constructed(settings)
     _match(network, tokenizer, str(folder))
+    if getattr(network, "frame", None):  # it ends every text itself: no token of a text does
+        tokenizer = replace(tokenizer, eos_id=None)
     _check_tensors(network, checkpoint)
     if dtype is None:
         dtype = torch.float32 if checkpoint.parameters < STORED_FROM else "stored"

@@ -127,7 +127,7 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
         settings = {"start_id": tokens.get("bos"), "end_id": tokens["eos"]} | settings
         network["max_length"] = settings["positions"] - settings.get("first", 0) - 2
     if family.architecture == "transformer":
-        settings["family"] = name  # a model that is fine-tuned keeps it
+        settings.setdefault("family", name)  # a model that is fine-tuned keeps it
     settings = _grouped(settings)
     layout, tensors = _layout(family, settings, read_shards(folder), folder)
     record = {
@@ -190,7 +190,7 @@ def _check(config: Mapping[str, Any], name: str, folder: Path) -> None:
         if (value := _at(config, place)) in values:
             raise CheckpointError(
                 f"{folder / _CONFIG} has {place} {value!r}, which is that of another network than those of the family "
-                f"'{name}', whose name it has; unmask does not know it."
+                f"'{name}', whose name it has: it is not known here."
             )
 
 
