@@ -20,7 +20,7 @@ NAMES = [
     ("random:steps=4,pace=cosin", "There is no pace named 'cosin'; did you mean 'cosine'?"),
     (
         "random:pace=xyzzy,steps=4",
-        "There is no pace named 'xyzzy'; known: cosine, linear, power, or a file that ends in .json.",
+        "There is no pace named 'xyzzy'; known: cosine, front, linear, power, or a file that ends in .json.",
     ),
     ("margin:pace=cosine", "pace=cosine needs steps; give for example margin:steps=16,pace=cosine."),
     (
