@@ -44,7 +44,10 @@ def import_model(source: Path, out: Path, tokenizer: Path | None = None, length:
             file = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
             (folder / "tokenizer.json").unlink(missing_ok=True)
             (folder / "tokenizer.json").symlink_to(file.resolve())
-        loaded = load_denoiser(str(folder), dtype="stored")
+        try:
+            loaded = load_denoiser(str(folder), dtype="stored")
+        except CheckpointError as error:  # of the files that the caller knows
+            raise CheckpointError(str(error).replace(str(folder), str(source))) from error
         schedule = loaded.checkpoint.fact(str, "config.json", "process", "schedule") or "linear"
         config = model_config(loaded.denoiser.settings, schedule)
         config |= {name: value for name in _KEPT if (value := loaded.checkpoint.config.get(name)) is not None}
