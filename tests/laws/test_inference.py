@@ -11,21 +11,38 @@ import pytest
 import torch
 from torch import Tensor
 
+from unmask.denoiser import selection
 from unmask.model import inference
 from unmask.model.dit import DiT
 from unmask.model.inference import computing_in
 from unmask.model.load import build
-from unmask.model.settings import DiTSettings
+from unmask.model.settings import DiTSettings, EncoderSettings, TransformerSettings
 from unmask.run.machine import bfloat16_works, processor_flags
 
 SRC = Path(inference.__file__).parents[2]
 LENGTH, WIDTH = 48, 128  # the last product of a block has sums of 512 terms: too long in bfloat16
+ARCHITECTURES = ("dit", "transformer", "encoder")
 WIDER = 256  # and of 1,024 terms: too long in float32
 
 
 def network(seed: int = 0, width: int = WIDTH) -> DiT:
     """Every weight random, so that each position depends on all."""
-    model = build(DiTSettings(64, 63, LENGTH, width, 2, 2)).eval()
+    model = randomized(DiTSettings(64, 63, LENGTH, width, 2, 2), seed)
+    assert isinstance(model, DiT)
+    return model
+
+
+def settings(architecture: str, width: int) -> Any:
+    """With a feed-forward of four times the width, as that of the DiT."""
+    if architecture == "transformer":
+        return TransformerSettings(64, 63, LENGTH, width, 2, 4, 2, width // 4, 4 * width)
+    if architecture == "encoder":
+        return EncoderSettings(64, 63, 61, 62, LENGTH + 2, width, 2, 2, 4 * width)
+    return DiTSettings(64, 63, LENGTH, width, 2, 2)
+
+
+def randomized(settings: Any, seed: int = 0) -> Any:
+    model: Any = build(settings).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for value in model.parameters():
@@ -40,9 +57,9 @@ def some_tokens(rows: int = 9) -> Tensor:
 
 
 @torch.no_grad()
-def differing(dtype: torch.dtype, width: int = WIDTH) -> list[str]:
+def differing(dtype: torch.dtype, width: int = WIDTH, architecture: str = "dit") -> list[str]:
     """Which ways of computing a row give it other bits than alone: in batches, and where few positions are needed."""
-    denoiser, tokens = computing_in(network(width=width), dtype), some_tokens()
+    denoiser, tokens = computing_in(randomized(settings(architecture, width)), dtype), some_tokens()
     alone = torch.cat([denoiser.hidden(row[None]) for row in tokens])
     where = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(1)) < 0.3
     ways = {
@@ -53,8 +70,7 @@ def differing(dtype: torch.dtype, width: int = WIDTH) -> list[str]:
     heads = torch.cat([denoiser.logits(row[:16]) for row in alone])
     if not torch.equal(denoiser.logits(alone[:, :16]).flatten(0, 1), heads):
         bad.append("head")
-    options: dict[str, Any] = {"where": where}
-    if not torch.equal(denoiser.hidden(tokens, **options)[where], alone[where]):
+    if not torch.equal(denoiser.hidden(tokens, **selection(denoiser, where))[where], alone[where]):
         bad.append("where")
     return bad
 
@@ -68,7 +84,8 @@ def test_a_row_has_the_bits_that_it_has_alone(dtype: str, width: int, threads: i
     code = (
         "from unmask.run.machine import prepare; prepare()\n"
         "import torch; torch.set_num_threads(int(__import__('os').environ['OMP_NUM_THREADS']))\n"
-        f"from test_inference import differing; print(differing(torch.{dtype}, {width}))"
+        "from test_inference import ARCHITECTURES, differing\n"
+        f"print([name for each in ARCHITECTURES for name in differing(torch.{dtype}, {width}, each)])"
     )
     environment = os.environ | {"PYTHONPATH": f"{SRC}:{Path(__file__).parent}", "OMP_NUM_THREADS": str(threads)}
     if not units:
@@ -82,15 +99,18 @@ bf16 = pytest.mark.skipif(not bfloat16_works(), reason="bfloat16 products are no
 
 
 @bf16
-def test_row_by_row_in_this_process() -> None:
-    assert differing(torch.float32) == differing(torch.bfloat16) == []
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_row_by_row_in_this_process(architecture: str) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        assert differing(dtype, architecture=architecture) == []
 
 
 @bf16
 @pytest.mark.skipif("amx_bf16" not in processor_flags(), reason="only matrix units divide long sums by the batch")
-def test_control_long_sums_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_control_long_sums_depend_on_the_batch(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "LONGEST_SUM", dict.fromkeys(inference.LONGEST_SUM, 10**6))
-    assert "batch" in differing(torch.bfloat16)
+    assert "batch" in differing(torch.bfloat16, architecture=architecture)
 
 
 def written(model: DiT, other: DiT) -> None:
@@ -181,9 +201,10 @@ mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="float32 
 
 @mkl
 @pytest.mark.skipif("avx512f" not in processor_flags(), reason="other processors may divide no sum of 1,024 terms")
-def test_control_long_float32_sums_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_control_long_float32_sums_depend_on_the_batch(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "LONGEST_SUM", dict.fromkeys(inference.LONGEST_SUM, 10**6))
-    assert "batch" in differing(torch.float32, WIDER)
+    assert "batch" in differing(torch.float32, WIDER, architecture)
 
 
 @mkl

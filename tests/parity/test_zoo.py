@@ -20,7 +20,7 @@ from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.errors import PluginError
 from unmask.model.cache import cached
-from unmask.model.inference import LowPrecision
+from unmask.model.inference import LowPrecision, computing_in
 from unmask.model.load import load_denoiser
 from unmask.model.transformer import Transformer
 from unmask.policies.registry import make
@@ -177,8 +177,9 @@ def test_gradients_are_those_of_the_twin(family: str, tmp_path: Path) -> None:
         assert isinstance(layer.weight.grad, Tensor)
         error = (layer.weight.grad - value).abs().max() / value.abs().max()
         assert float(error) < 1e-4
-    picked = torch.tensor([0, 1, 8, 23])
-    assert torch.allclose(network.hidden_picked(tokens, picked), network.hidden(tokens)[0, picked], atol=1e-5)
+    where = torch.zeros_like(tokens, dtype=torch.bool)
+    where[0, [0, 1, 8, 23]] = True
+    assert torch.allclose(network.hidden(tokens, where=where)[where], network.hidden(tokens)[where], atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -241,14 +242,22 @@ def test_cached_decodes_are_the_uncached_ones(family: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "family, cache", [("llada", None), ("dream", "dual"), ("sdar", "causal"), ("fast-dllm-v2", "causal")]
+    "family, cache",
+    [("llada", None), ("dream", "dual"), ("sdar", "causal"), ("fast-dllm-v2", "causal"), ("llada-moe", None)],
 )
-def test_a_row_has_its_bits_in_any_batch(family: str, cache: str | None, tmp_path: Path) -> None:
-    """In float32. The control is a mixture of experts: a product has as many rows as positions chose the expert."""
-    network = loaded(family, tmp_path)[0]
-    denoiser = network if cache is None else cached(network, cache)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_has_its_bits_in_any_batch(family: str, cache: str | None, dtype: torch.dtype, tmp_path: Path) -> None:
+    if dtype == torch.bfloat16 and not bfloat16_works():
+        pytest.skip("this processor cannot compute in bfloat16")
+    denoiser: Any = computing_in(loaded(family, tmp_path)[0], dtype)
+    denoiser = denoiser if cache is None else cached(denoiser, cache)
     check_policy(lambda: make("confidence:steps=3"), temperature=1.0, block_size=16, denoiser=denoiser)
-    mixture = loaded("llada-moe", tmp_path / "mixture")[0]
+
+
+def test_control_products_of_any_number_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An expert multiplies as many rows as positions chose it."""
+    monkeypatch.setattr("unmask.model.transformer.pad_rows", lambda rows: rows)
+    mixture = loaded("llada-moe", tmp_path)[0]
     with pytest.raises(PluginError, match="writes a row differently"):
         check_policy(lambda: make("confidence:steps=3"), temperature=1.0, block_size=16, denoiser=mixture)
 

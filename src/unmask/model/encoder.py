@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from unmask.batch import padded_size
 from unmask.errors import RequestError
+from unmask.model.inference import PackedWeights, Products, plain_product
 from unmask.model.layers import over_heads
 from unmask.model.settings import EncoderSettings
 
@@ -49,12 +50,12 @@ class _Block(nn.Module):
         self.up, self.down = nn.Linear(width, settings.inner), nn.Linear(settings.inner, width)
         self.norm_1, self.norm_2 = (nn.LayerNorm(width, settings.eps) for _ in range(2))
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        parts = (layer(x).unflatten(-1, (self.heads, -1)) for layer in (self.query, self.key, self.value))
-        q, k, v = (part.transpose(1, 2) for part in parts)
+    def forward(self, x: Tensor, seen: Tensor, products: Products) -> Tensor:
+        parts = (products(layer, x) for layer in (self.query, self.key, self.value))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         heads = F.scaled_dot_product_attention(q, k, v, attn_mask=over_heads(seen))
-        x = self.norm_1(x + self.out(heads.transpose(1, 2).flatten(2)))
-        return self.norm_2(x + self.down(F.gelu(self.up(x))))
+        x = self.norm_1(x + products(self.out, heads.transpose(1, 2).flatten(2)))
+        return self.norm_2(x + products(self.down, products(self.up, x, "none")))
 
 
 class Encoder(nn.Module):
@@ -64,6 +65,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.settings = settings
         self.dropout_keys: Tensor | None = None  # it has no dropout
+        self.packed: PackedWeights | None = None  # made by `lowered`
         self.embedding = nn.Embedding(settings.vocab_size, settings.width)
         self.places = nn.Embedding(settings.positions, settings.width)
         self.types = nn.Embedding(settings.types, settings.width) if settings.types else None
@@ -120,24 +122,30 @@ class Encoder(nn.Module):
             at = F.pad(positions + 1, (1, ids.shape[1] - length - 1))
         x = self.embedding(ids) + self.places((at + self.settings.first).clamp(max=self.settings.positions - 1))
         x = self.norm(x if self.types is None else x + self.types.weight[0])
+        low = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         for block in self.blocks:
-            x = block(x, seen)
+            x = block(x, seen, Products(self.packed, low))
         return x[:, 1 : length + 1]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """In training the head follows autocast; else it runs in float32, as that of the DiT."""
-        with torch.autocast(
-            hidden.device.type, enabled=self.training and torch.is_autocast_enabled(hidden.device.type)
-        ):
-            hidden = hidden if self.training else hidden.float()
+        if self.training:
             hidden = self.head_norm(F.gelu(self.transform(hidden)))
             return F.linear(hidden, self.embedding.weight, self.head_bias)
+        with torch.autocast(hidden.device.type, enabled=False):
+            hidden = self.head_norm(Products(self.packed, torch.float32)(self.transform, hidden.float(), "none"))
+            logits = plain_product(hidden.flatten(0, -2), self.embedding.weight, self.head_bias)
+            return logits.unflatten(0, hidden.shape[:-1])
 
     def lowered(self, dtype: torch.dtype) -> Self:
-        """Convert the matrices of the blocks to `dtype`, in place, so that autocast has nothing to do -> itself."""
+        """Convert the matrices of the blocks to `dtype`, in place, so that autocast has nothing to do -> itself.
+
+        On a processor passes without gradients use packed copies of them, where there is memory.
+        """
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 module.to(dtype)
+        self.packed = PackedWeights()
         return self
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -9,7 +9,18 @@ multiple of 16 (`unmask.batch`) and no sum is longer than `LONGEST_SUM`: MKL and
 for different numbers of rows. So they are divided here. Shapes: B rows, A positions, D width, N picked positions.
 """
 
-__all__ = ["LONGEST_SUM", "Kept", "LowPrecision", "PackedWeights", "Run", "computing_in", "product", "run_blocks"]
+__all__ = [
+    "LONGEST_SUM",
+    "Kept",
+    "LowPrecision",
+    "PackedWeights",
+    "Products",
+    "Run",
+    "computing_in",
+    "plain_product",
+    "product",
+    "run_blocks",
+]
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -206,39 +217,80 @@ def _shifted(x: Tensor, six: tuple[Tensor, ...] | None, first: int) -> Tensor:
     return x if six is None else torch.addcmul(six[first], x, 1 + six[first + 1])
 
 
+class Products(NamedTuple):
+    """How the layers of a pass multiply: the packed weights, and the number format."""
+
+    packed: PackedWeights | None
+    dtype: torch.dtype
+
+    def __call__(self, layer: nn.Linear, x: Tensor, gelu: str | None = None) -> Tensor:
+        """Inputs (..., D) -> layer(x) (..., E), with GELU of that form if it is named.
+
+        By `product` in passes without gradients; in others by the layer itself, which autocast converts.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            out = layer(x)
+            return out if gelu is None else F.gelu(out, approximate=gelu)
+        flat = x.to(self.dtype).flatten(0, -2)
+        return product(layer, flat, self.packed, gelu).unflatten(0, x.shape[:-1])
+
+
 def product(layer: nn.Linear, x: Tensor, packed: PackedWeights | None, gelu: str | None = None) -> Tensor:
     """Inputs (N, D) in the type of the product -> layer(x) (N, E), with GELU of that form if it is named.
 
     The same bits in any batch, if N is a multiple of 16.
     """
-    (out, *rest), done = _terms(layer, x, packed, gelu)
-    if rest:
-        total = out.float()
-        for term in rest:
-            total.add_(term)
-        out = total.to(x.dtype)
+    terms, done = _terms(layer, x, packed, gelu)
+    out = _sum(terms)
     return out if gelu is None or done else torch.ops.aten.gelu_(out, approximate=gelu)
+
+
+def plain_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Inputs (N, D), weight (E, D) and bias (E,), both converted to the type of the inputs -> (N, E); as `product`."""
+    return _sum(_plain(x, weight, bias))
+
+
+def _sum(terms: list[Tensor]) -> Tensor:
+    """Terms of one type -> their sum in it, computed in float32."""
+    out, *rest = terms
+    if not rest:
+        return out
+    total = out.float()
+    for term in rest:
+        total.add_(term)
+    return total.to(out.dtype)
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
+    """As `plain_product`, the terms whose sum it is."""
+    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    if x.device.type != "cpu" or x.dtype not in LONGEST_SUM:
+        return [F.linear(x, weight, bias)]
+    pairs = list(zip(*(each.split(LONGEST_SUM[x.dtype], 1) for each in (x, weight)), strict=True))
+    if x.dtype == torch.float32:  # the bias within the product costs twice as much as after it
+        return _with_bias([F.linear(*pair) for pair in pairs], bias)
+    biases = [bias, *[None] * (len(pairs) - 1)]
+    return [F.linear(*pair, each) for pair, each in zip(pairs, biases, strict=True)]
+
+
+def _with_bias(terms: list[Tensor], bias: Tensor | None) -> list[Tensor]:
+    if bias is not None:
+        terms[0].add_(bias)
+    return terms
 
 
 def _terms(
     layer: nn.Linear, x: Tensor, packed: PackedWeights | None, gelu: str | None = None
 ) -> tuple[list[Tensor], bool]:
     """Inputs (N, D) -> the terms, (N, E) each, whose sum is layer(x), and whether GELU was applied, if it was asked."""
-    weight, bias = layer.weight.to(x.dtype), cast(Tensor | None, layer.bias)
-    bias = None if bias is None else bias.to(x.dtype)
-    if x.device.type != "cpu" or x.dtype not in LONGEST_SUM:
-        return [F.linear(x, weight, bias)], False
-    inputs, weights = (each.split(LONGEST_SUM[x.dtype], 1) for each in (x, weight))
-    parts = None if packed is None or weight is not layer.weight else packed.of(layer, len(x))
-    if x.dtype == torch.float32:  # the bias within the product costs twice as much as after it
-        pairs = zip(inputs, weights, strict=True)
-        terms = [F.linear(*pair) for pair in pairs] if parts is None else _by_mkl(inputs, parts, weights)
-        if bias is not None:
-            terms[0].add_(bias)
-        return terms, False
-    biases = [bias, *[None] * (len(inputs) - 1)]
+    weight, bias = layer.weight, cast(Tensor | None, layer.bias)
+    parts = packed.of(layer, len(x)) if packed is not None and weight.dtype == x.dtype else None
     if parts is None:
-        return [F.linear(*each) for each in zip(inputs, weights, biases, strict=True)], False
+        return _plain(x, weight, bias), False
+    inputs = x.split(LONGEST_SUM[x.dtype], 1)
+    if x.dtype == torch.float32:
+        return _with_bias(_by_mkl(inputs, parts, weight.split(LONGEST_SUM[x.dtype], 1)), bias), False
+    biases = [None if bias is None else bias.to(x.dtype), *[None] * (len(inputs) - 1)]
     fused = gelu is not None and len(parts) == 1
     end = ("gelu", [], gelu) if fused else ("none", [], "")
     multiply = torch.ops.mkldnn._linear_pointwise

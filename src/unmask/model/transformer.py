@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unmask.model.inference import Kept
+from unmask.batch import pad_rows
+from unmask.model.inference import Kept, PackedWeights, Products, plain_product
 from unmask.model.layers import Rotary, Tables, over_heads, pick, rotated
 from unmask.model.network import Network
 from unmask.model.settings import ExpertSettings, RotaryScaling, TransformerSettings
@@ -41,6 +42,7 @@ class _Pass(NamedTuple):
     tables: Tables
     seen: Tensor | None  # keys that queries attend to
     kept: Kept | None
+    products: Products
 
 
 class _FeedForward(nn.Module):
@@ -51,15 +53,14 @@ class _FeedForward(nn.Module):
         self.gate, self.up = (nn.Linear(width, inner, bias=False) for _ in range(2))
         self.down = nn.Linear(inner, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+    def forward(self, x: Tensor, products: Products) -> Tensor:
+        return products(self.down, F.silu(products(self.gate, x)) * products(self.up, x))
 
 
 class _Experts(nn.Module):
     """A mixture of feed-forwards: those that a router chooses for each position (LLaDA-MoE and LLaDA2).
 
-    A product of an expert has as many rows as positions chose it, so that the last bits of a row depend on the rest of
-    its batch.
+    A product of an expert has as many rows as positions chose it, rounded up to a multiple of 16.
     """
 
     def __init__(self, settings: TransformerSettings, experts: ExpertSettings) -> None:
@@ -74,7 +75,7 @@ class _Experts(nn.Module):
         """Inputs (N, D) -> the weights and the numbers of the chosen experts of each, (N, k), in float32."""
         facts = self.settings
         with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(x.float(), self.router.weight.float())
+            logits = plain_product(x.float(), self.router.weight)
         bias = 0.0 if self.bias is None else self.bias.float()
         if facts.rule == "softmax":
             weights, numbers = (logits.softmax(-1) + bias).topk(facts.chosen, -1)
@@ -87,14 +88,15 @@ class _Experts(nn.Module):
         weights = scores.gather(-1, numbers)
         return weights / (weights.sum(-1, keepdim=True) + 1e-20) * facts.scale, numbers
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, products: Products) -> Tensor:
         flat = x.flatten(0, -2)
         weights, numbers = self.chosen(flat)
-        out = torch.zeros_like(flat) if self.shared is None else self.shared(flat)
+        out = torch.zeros_like(flat) if self.shared is None else self.shared(flat, products)
+        plain = products._replace(packed=None)  # MKL would pack for each number of rows
         for number in numbers.unique().tolist():
             rows, places = (numbers == number).nonzero(as_tuple=True)
-            part = self.members[number](flat[rows]) * weights[rows, places, None].to(flat.dtype)
-            out = out.index_add(0, rows, part.to(out.dtype))
+            part = self.members[number](pad_rows(flat[rows]), plain)[: len(rows)]
+            out = out.index_add(0, rows, (part * weights[rows, places, None].to(flat.dtype)).to(out.dtype))
         return out.view_as(x)
 
 
@@ -120,8 +122,8 @@ class _Block(nn.Module):
 
     def attend(self, x: Tensor, shared: _Pass) -> Tensor:
         """Normalised input (B, A, D) -> the heads side by side (B, A, H * head)."""
-        parts = (layer(x).unflatten(-1, (-1, self.head)) for layer in (self.query, self.key, self.value))
-        q, k, v = (part.transpose(1, 2) for part in parts)
+        parts = (shared.products(layer, x) for layer in (self.query, self.key, self.value))
+        q, k, v = (part.unflatten(-1, (-1, self.head)).transpose(1, 2) for part in parts)
         q, k = self._rotated(self.query_norm(q), shared.tables), self._rotated(self.key_norm(k), shared.tables)
         k, v = k.to(v.dtype), v  # products may be in a lower format than the norms
         if shared.kept is not None:
@@ -142,8 +144,8 @@ class _Block(nn.Module):
         if picked is not None:
             shape = x.shape[:2]
             x, heads = pick(x, picked, shape), pick(heads, picked, shape)
-        x = x + self.out(heads)
-        return x + self.feed(self.norm_2(x))
+        x = x + shared.products(self.out, heads)
+        return x + self.feed(self.norm_2(x), shared.products)
 
 
 class Transformer(Network):
@@ -164,6 +166,7 @@ class Transformer(Network):
             self.head.weight = self.embedding.weight
         turned = settings.rotary or settings.head
         self.rotary = Rotary(turned, _frequencies(turned, settings.base, settings.scaling))
+        self.packed: PackedWeights | None = None  # made by `lowered`
 
     @property
     def shifted(self) -> bool:
@@ -187,7 +190,7 @@ class Transformer(Network):
             tables = self.rotary.tables(at, x.device, dtype)
         else:
             tables = self.rotary.some(at, kept.length, x.device, dtype)
-        shared, last = _Pass(tables, seen, kept), len(self.blocks) - 1
+        shared, last = _Pass(tables, seen, kept, Products(self.packed, low)), len(self.blocks) - 1
         for number, block in enumerate(self.blocks):
             x = block(x, shared, picked if number == last else None)
         return self.norm(x)
@@ -195,19 +198,26 @@ class Transformer(Network):
     def logits(self, hidden: Tensor) -> Tensor:
         """In training the head follows autocast; else it runs in float32: bfloat16 logits are off by up to 1/16.
 
-        The head of a large model is converted a part at a time, so that no second copy of it is in memory.
+        One that is stored in a lower format is converted a part at a time, so that no second copy is in memory.
         """
         if self.training:
             return self.head(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            parts = [F.linear(hidden.float(), part.float()) for part in self.head.weight.split(_HEAD_ROWS)]
-            return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+            if self.head.weight.dtype == torch.float32:
+                return Products(self.packed, torch.float32)(self.head, hidden.float())
+            flat = hidden.float().flatten(0, -2)
+            parts = [plain_product(flat, part) for part in self.head.weight.split(_HEAD_ROWS)]
+            return torch.cat(parts, -1).unflatten(0, hidden.shape[:-1])
 
     def lowered(self, dtype: torch.dtype) -> Self:
-        """Convert the matrices of the blocks to `dtype`, in place, so that autocast has nothing to do -> itself."""
+        """Convert the matrices of the blocks to `dtype`, in place, so that autocast has nothing to do -> itself.
+
+        On a processor passes without gradients use packed copies of them, where there is memory.
+        """
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 module.to(dtype)
+        self.packed = PackedWeights()
         return self
 
 
