@@ -73,8 +73,18 @@ def test_a_folder_of_pickles(indexed: bool, tmp_path: Path, capsys: pytest.Captu
             import_model(tmp_path / "llada", tmp_path / "again")
 
 
-def lightning(folder: Path, state: dict[str, Tensor], shadows: list[Tensor] | None) -> Path:
-    """Write the .ckpt of a run, with a configuration and callbacks in it."""
+def untrained(value: Tensor) -> Tensor:
+    """A tensor of a run -> the same, but the weight of the time input as it began at the inputs that are 0."""
+    if value.shape[1:] != (256,):
+        return value
+    return torch.cat([value[:, :128], value[:, 128:].clamp(-1 / 16, 1 / 16)], 1)
+
+
+def lightning(folder: Path, state: dict[str, Tensor], shadows: list[Tensor] | None, timed: bool = False) -> Path:
+    """Write the .ckpt of a run without time input, with a configuration and callbacks in it."""
+    if not timed:
+        state = {name: untrained(value) for name, value in state.items()}
+        shadows = shadows and [untrained(value) for value in shadows]
     value: dict[str, Any] = {
         "epoch": 0,
         "state_dict": state,
@@ -135,6 +145,17 @@ def test_other_runs(value: Any, reason: str, tmp_path: Path) -> None:
         import_model(tmp_path / "x.ckpt", tmp_path / "out")
 
 
+def test_runs_of_other_diffusions(tmp_path: Path) -> None:
+    """Their tensors have the names and shapes of MDLM's. The control is the same file as a run without time input."""
+    state = write_dit("mdlm", tmp_path / "raw")
+    with pytest.raises(CheckpointError, match="time input that was trained: it is a run of Duo"):
+        import_model(lightning(tmp_path, state, None, timed=True), tmp_path / "out", tokenizer=tmp_path / "raw")
+    clipped = state | {"sampling_eps_min": torch.tensor(1e-3), "sampling_eps_max": torch.tensor(1.0)}
+    with pytest.raises(CheckpointError, match="is a run of BD3-LM, whose block size is not in the file"):
+        import_model(lightning(tmp_path, clipped, None), tmp_path / "out", tokenizer=tmp_path / "raw")
+    import_model(lightning(tmp_path, state, None), tmp_path / "out", tokenizer=tmp_path / "raw")
+
+
 def test_a_damaged_network_is_named(tmp_path: Path) -> None:
     """A tensor that is missing in the pickle is missing in the sentence of loading."""
     state = write_dit("mdlm", tmp_path / "raw")
@@ -149,6 +170,7 @@ def test_a_damaged_network_is_named(tmp_path: Path) -> None:
 _SHAPE: dict[str, Any] = {"max_length": 64, "width": 32, "blocks": 2, "heads": 4}
 _LLAMA = TransformerSettings(272, 256, **_SHAPE, kv_heads=2, head=8, inner=48, base=5e4)
 NETWORKS: dict[str, Any] = {
+    "llama scaled": replace(_LLAMA, scaling=RotaryScaling("llama3", 32.0, 64, 1.0, 4.0)),
     "llama": _LLAMA,
     "qwen2": replace(_LLAMA, qkv_bias=True, tied=True, shift=True),
     "qwen3": replace(_LLAMA, qk_norm=True, head=16, causal_block=4),
@@ -212,7 +234,7 @@ def test_what_is_not_exported(settings: Any, reason: str, tmp_path: Path) -> Non
     assert not (tmp_path / "theirs").exists()
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "bert"])
+@pytest.mark.parametrize("name", ["llama", "llama scaled", "qwen2", "qwen3", "bert"])
 def test_transformers_loads_what_is_exported(name: str, tmp_path: Path) -> None:
     """Needs the extra hf. An all-zero additive mask is full attention."""
     transformers: Any = pytest.importorskip("transformers")

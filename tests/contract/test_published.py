@@ -216,5 +216,6 @@ def test_a_published_model_is_fine_tuned_and_keeps_its_family(tmp_path: Path, ca
         before, after = (unmask.load(path, device="cpu") for path in (tmp_path / family, run))
         assert after.network.settings == before.network.settings
         assert after.tokenizer.special_ids == before.tokenizer.special_ids
-        assert after.defaults.policy == before.defaults.policy
+        assert after.defaults == before.defaults
+        assert (after.defaults.start is not None) == (family == "dream")
         assert len(after.generate("a", length=4, chat=True).texts) == 1

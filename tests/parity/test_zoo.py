@@ -4,6 +4,7 @@ The twins compute in float64, one row, one head and one query at a time, from th
 The same numbers were compared with the classes of the transformers library 5.24 (docs/log.md).
 """
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -196,6 +197,33 @@ def test_bfloat16_stays_within_its_own_noise(family: str, tmp_path: Path) -> Non
         error = float((low.logits(low.hidden(tokens))[0] - expected).abs().max())
     noise = twin(SPECS[family], state, tokens[0].tolist(), lambda x: x.bfloat16().double()) - expected
     assert 0.1 * float(noise.abs().max()) < error < 2 * float(noise.abs().max())
+
+
+@pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
+def test_frequencies_of_llama_3_2(place: str, tmp_path: Path) -> None:
+    """Slow pairs of channels turn `factor` times slower, fast ones as before; the control is the plain table."""
+    write("llama", tmp_path)
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    factor, low, high, original = 32.0, 1.0, 4.0, 400
+    scaling = {"rope_type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high}
+    scaling |= {"original_max_position_embeddings": original, "rope_theta": config["rope_theta"]}
+    plain = load_denoiser(str(tmp_path)).denoiser
+    file.write_text(json.dumps(config | {place: scaling}))
+    network = load_denoiser(str(tmp_path)).denoiser
+    assert isinstance(network, Transformer)
+    assert isinstance(plain, Transformer)
+    expected: list[float] = []
+    for value in plain.rotary.frequencies:
+        length = 2 * math.pi / value
+        share = (original / length - low) / (high - low)
+        slow, fast = length > original / low, length < original / high
+        expected.append(value / factor if slow else value if fast else (1 - share) * value / factor + share * value)
+    assert network.rotary.frequencies == pytest.approx(expected)
+    tokens = some_tokens(plain)
+    with torch.no_grad():
+        assert not torch.allclose(network(tokens), plain(tokens), atol=1e-3)
+    assert len({round(value / base, 3) for value, base in zip(expected, plain.rotary.frequencies, strict=True)}) == 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)

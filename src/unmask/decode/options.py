@@ -50,7 +50,7 @@ class Defaults:
         family = checkpoint.fact(str, "config.json", "family") or checkpoint.fact(str, "config.json", "model", "family")
         if family not in FAMILIES:
             return recorded or Defaults()
-        start = checkpoint.fact(int, "config.json", "tokens", "bos")
+        start = checkpoint.fact(int, "config.json", "model", "start_id")
         return replace(recorded or Defaults(**FAMILIES[family].decoding), family=family, start=start)
 
     def prompt_ids(self, tokenizer: Tokenizer, denoiser: Denoiser, texts: Sequence[str], chat: bool) -> list[list[int]]:

@@ -26,7 +26,8 @@ from unmask.model.load import load_denoiser, model_config
 
 _PICKLES = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 _KEPT = ("decoding", "family")  # of the config of a published model
-_BUFFERS = ("backbone.rotary_emb.inv_freq", "sampling_eps_min", "sampling_eps_max")
+_BUFFERS = ("backbone.rotary_emb.inv_freq",)
+_CLIPPED = "sampling_eps_min"  # of the noise of BD3-LM
 
 
 def import_model(source: Path, out: Path, tokenizer: Path | None = None, length: int = 1024, raw: bool = False) -> Path:
@@ -114,6 +115,11 @@ def _lightning(file: TorchFile, raw: bool) -> dict[str, Tensor]:
     tensors = _tensors(file.read("state_dict"), file.path)
     if not any(name.startswith("backbone.") for name in tensors):
         raise CheckpointError(f"{file.path} has no tensor 'backbone.*': it is not a run of MDLM's program.")
+    if _CLIPPED in tensors or _CLIPPED in file.keys:
+        raise CheckpointError(
+            f"{file.path} has '{_CLIPPED}': it is a run of BD3-LM, whose block size is not in the file. Give a folder "
+            "with the weights and a config.json as of kuleshov-group/bd3lm-owt-block_size4."
+        )
     if raw or "ema" not in file.keys:
         return tensors
     shadows: list[Tensor] = file.read("ema", "shadow_params")
@@ -136,11 +142,13 @@ def _mdlm_config(tensors: Mapping[str, Tensor], file: Path, length: int) -> dict
     """
     names = {
         "vocab": "backbone.vocab_embed.embedding",
+        "time": "backbone.sigma_map.mlp.0.weight",
         "cond": "backbone.sigma_map.mlp.2.weight",
         "rotary": "backbone.rotary_emb.inv_freq",
     }
     if missing := [name for name in names.values() if name not in tensors]:
         raise CheckpointError(f"{file} has no tensor '{missing[0]}': it is not a run of MDLM's program with its DiT.")
+    _check_time(tensors["backbone.sigma_map.mlp.0.weight"], file)
     vocab, width = tensors[names["vocab"]].shape
     blocks = {match[1] for name in tensors if (match := re.match(r"backbone\.blocks\.(\d+)\.", name))}
     return {
@@ -155,3 +163,17 @@ def _mdlm_config(tensors: Mapping[str, Tensor], file: Path, length: int) -> dict
         "dropout": 0.1,
         "time_conditioning": False,
     }
+
+
+def _check_time(weight: Tensor, file: Path) -> None:
+    """Raise CheckpointError where the weight (cond, 256) of the time input was trained: with Duo's runs, for example.
+
+    Without time conditioning the time is always 0: the sines, which are the second half of the inputs, are 0, and their
+    weights keep the values they began with, which torch draws between -1/16 and 1/16 (1 / sqrt(256)).
+    """
+    inputs = weight.shape[-1]
+    if float(weight[:, inputs // 2 :].abs().max()) > inputs**-0.5 * 1.001:
+        raise CheckpointError(
+            f"{file} has a time input that was trained: it is a run of Duo, or of MDLM with time conditioning. Only "
+            "models without it are imported from a .ckpt."
+        )

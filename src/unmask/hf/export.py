@@ -82,8 +82,11 @@ def _renamed(state: Mapping[str, Tensor], names: Mapping[str, Any]) -> dict[str,
 
 def _causal(settings: TransformerSettings, state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A transformer -> config and tensors of the class of Llama, Qwen2 or Qwen3."""
-    if (settings.qk_norm and settings.qkv_bias) or settings.scaling is not None:
-        raise RequestError("A transformer with biases and norms of queries, or with scaled positions, is not exported.")
+    scaling = settings.scaling
+    if settings.qk_norm and settings.qkv_bias:
+        raise RequestError("A transformer with biases and norms of queries is not exported.")
+    if scaling is not None and (scaling.rule != "llama3" or settings.qk_norm or settings.qkv_bias):
+        raise RequestError("A transformer with scaled positions is exported only if it is that of Llama 3.1 or 3.2.")
     name, names = ("llama", LLAMA_NAMES)
     if settings.qk_norm or settings.qkv_bias:
         name, names = ("qwen3", QWEN3_NAMES) if settings.qk_norm else ("qwen2", QWEN2_NAMES)
@@ -110,6 +113,14 @@ def _causal(settings: TransformerSettings, state: dict[str, Tensor]) -> tuple[di
         "tie_word_embeddings": settings.tied,
         "torch_dtype": str(state["embedding.weight"].dtype).removeprefix("torch."),
     }
+    if scaling is not None:
+        config["rope_scaling"] = {
+            "rope_type": scaling.rule,
+            "factor": scaling.factor,
+            "original_max_position_embeddings": scaling.original,
+            "low_freq_factor": scaling.slow,
+            "high_freq_factor": scaling.fast,
+        }
     return config, _renamed(state, names)
 
 

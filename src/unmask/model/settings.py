@@ -153,6 +153,8 @@ class TransformerSettings:
     """A mixture of experts in place of the feed-forward; None: none."""
     family: str = ""
     """The family of published models that it comes from, whose conversations and decoding are its defaults."""
+    start_id: Natural | None = None
+    """The id of the token that begins a text: an empty prompt is this token where the network is shifted."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")

@@ -51,6 +51,8 @@ class Family:
     """The network, by its name in `unmask.model.load.ARCHITECTURES`."""
     constants: Mapping[str, Any] = field(default_factory=lambda: _EMPTY)
     """Setting of the network -> its value, which config.json does not have."""
+    scaling: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    """As `keys`, where the first of them, "scaling.rule", has a value other than "default" in config.json."""
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: _EMPTY)
     """Place in config.json -> the values for which the network is the right one; None: absent or null."""
     refused: Mapping[str, tuple[Any, ...]] = field(default_factory=lambda: _EMPTY)

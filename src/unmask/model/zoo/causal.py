@@ -5,7 +5,7 @@ __all__ = ["LLAMA", "QWEN2", "QWEN3"]
 from dataclasses import replace
 
 from unmask.model.zoo.dream import QWEN_CHAT
-from unmask.model.zoo.llama import LLAMA_KEYS, LLAMA_NAMES, QWEN2_NAMES
+from unmask.model.zoo.llama import LLAMA_FIXED, LLAMA_KEYS, LLAMA_NAMES, LLAMA_SCALING, QWEN2_NAMES
 from unmask.model.zoo.qwen import A2D_QWEN3
 
 QWEN3 = replace(
@@ -34,6 +34,8 @@ LLAMA = replace(
     repositories=("HuggingFaceTB/SmolLM2-135M-Instruct", "meta-llama/Llama-3.2-1B-Instruct"),
     matches={"model_type": "llama"},
     constants={"shift": True, "causal_block": 1},
+    scaling=LLAMA_SCALING,
+    fixed=LLAMA_FIXED,
     names=LLAMA_NAMES,
     eos="eos_token_id",
     pad="",

@@ -1,6 +1,15 @@
 """Names and settings that the classes of Llama and Qwen in the transformers library share, and causal checkpoints."""
 
-__all__ = ["LLAMA_KEYS", "LLAMA_NAMES", "PLAIN", "QWEN2_NAMES", "QWEN3_KEYS", "QWEN3_NAMES"]
+__all__ = [
+    "LLAMA_FIXED",
+    "LLAMA_KEYS",
+    "LLAMA_NAMES",
+    "LLAMA_SCALING",
+    "PLAIN",
+    "QWEN2_NAMES",
+    "QWEN3_KEYS",
+    "QWEN3_NAMES",
+]
 
 LLAMA_KEYS = {
     "vocab_size": "vocab_size",
@@ -17,6 +26,18 @@ LLAMA_KEYS = {
 }
 QWEN3_KEYS = LLAMA_KEYS | {"head": "head_dim"}
 
+LLAMA_SCALING = {
+    "scaling.rule": "rope_scaling.rope_type | rope_scaling.type | rope_parameters.rope_type",
+} | {
+    f"scaling.{name}": f"rope_scaling.{theirs} | rope_parameters.{theirs}"
+    for name, theirs in (
+        ("factor", "factor"),
+        ("original", "original_max_position_embeddings"),
+        ("slow", "low_freq_factor"),
+        ("fast", "high_freq_factor"),
+    )
+}
+"""Rotary frequencies of Llama 3.1 and 3.2."""
 PLAIN = {
     "hidden_act": ("silu",),
     "attention_bias": (False, None),
@@ -26,6 +47,9 @@ PLAIN = {
     "use_sliding_window": (False, None),
 }
 """What the network does not have: biases of the output and the feed-forward, sliding windows, scaled positions."""
+LLAMA_FIXED = {name: value for name, value in PLAIN.items() if not name.startswith("rope")} | {
+    LLAMA_SCALING["scaling.rule"]: ("llama3", "default", None),
+}
 
 _BLOCK = "model.layers.{}."
 LLAMA_NAMES = {

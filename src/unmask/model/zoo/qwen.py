@@ -6,7 +6,16 @@ from dataclasses import replace
 
 from unmask.model.zoo.base import Family
 from unmask.model.zoo.dream import QWEN_CHAT
-from unmask.model.zoo.llama import LLAMA_KEYS, LLAMA_NAMES, PLAIN, QWEN2_NAMES, QWEN3_KEYS, QWEN3_NAMES
+from unmask.model.zoo.llama import (
+    LLAMA_FIXED,
+    LLAMA_KEYS,
+    LLAMA_NAMES,
+    LLAMA_SCALING,
+    PLAIN,
+    QWEN2_NAMES,
+    QWEN3_KEYS,
+    QWEN3_NAMES,
+)
 
 _THOUGHTLESS = replace(QWEN_CHAT, system="", answer=QWEN_CHAT.answer + "<think>\n\n</think>\n\n")
 
@@ -41,6 +50,8 @@ A2D_LLAMA = replace(
     matches={"model_type": "a2d-llama"},
     keys=LLAMA_KEYS,
     constants={},
+    scaling=LLAMA_SCALING,
+    fixed=LLAMA_FIXED,
     names=LLAMA_NAMES,
     eos="eos_token_id",
     pad="",

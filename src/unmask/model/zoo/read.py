@@ -53,7 +53,6 @@ FAMILIES: dict[str, Family] = {
 """Families by name, in the order in which they are tried."""
 _CONFIG = "config.json"
 _SUM = re.compile(r"(\S+) ([+-]) (\d+)")
-_HEADS = ("query", "key", "value")
 
 
 def read_model(path: str | os.PathLike[str]) -> Checkpoint:
@@ -111,7 +110,10 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
     name = family_of(config, vocabulary.ids, folder)
     family = FAMILIES[name]
     _check(config, name, folder)
-    settings: dict[str, Any] = {key: _required(config, place, folder) for key, place in family.keys.items()} | dict(
+    keys = dict(family.keys)
+    if _at(config, family.scaling.get("scaling.rule", "")) not in (None, "default"):
+        keys |= family.scaling
+    settings: dict[str, Any] = {key: _required(config, place, folder) for key, place in keys.items()} | dict(
         family.constants
     )
     own = fact_of(config, ["unmask"], _Exported, folder / _CONFIG, CheckpointError) or _Exported({}, {})
@@ -127,7 +129,7 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
         settings = {"start_id": tokens.get("bos"), "end_id": tokens["eos"]} | settings
         network["max_length"] = settings["positions"] - settings.get("first", 0) - 2
     if family.architecture == "transformer":
-        settings.setdefault("family", name)  # a model that is fine-tuned keeps it
+        settings = {"family": name, "start_id": tokens.get("bos")} | settings  # a model that is fine-tuned keeps them
     settings = _grouped(settings)
     layout, tensors = _layout(family, settings, read_shards(folder), folder)
     record = {
