@@ -91,7 +91,19 @@ def problems(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def chains(tmp_path: Path) -> Path:
+    """A file of antibody chains with enough lineages for each split."""
+    draw = random.Random(3)
+    rows = [{"cdr3": "".join(draw.choices("ADGSWY", k=9 + n % 5)), "clone": str(n)} for n in range(80)]
+    lines = [json.dumps({**row, "sequence": f"EVQLV{row['cdr3'][::-1]}YYC{row['cdr3']}WGQGTLVTVSS"}) for row in rows]
+    path = tmp_path / "chains.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
 EXAMPLES = {
+    "antibody-cdr3": ("antibody-cdr3:path={chains}",),
     "arithmetic": ("arithmetic", "arithmetic:modulus=23,length=3,shortest=3", "arithmetic:modulus=2,shortest=9"),
     "automaton": tuple(f"automaton:traces={traces}" for traces in ("natural", "long", "mixed", "short")),
     "countdown": ("countdown", "countdown:numbers=2,largest=9,low=1", "countdown:numbers=6,high=999"),
@@ -107,8 +119,8 @@ def test_every_registered_task_is_tried() -> None:
 
 @pytest.mark.parametrize("text", [text for texts in EXAMPLES.values() for text in texts])
 @pytest.mark.usefixtures("gym")
-def test_a_registered_task_fulfils_the_contract(text: str, problems: Path) -> None:
-    text = text.format(problems=problems)
+def test_a_registered_task_fulfils_the_contract(text: str, problems: Path, chains: Path) -> None:
+    text = text.format(problems=problems, chains=chains)
     check_task(lambda: make(text), count=4)
     assert make(make(text).name).name == make(text).name
     assert make(text).examples("test", 3) == make(make(text).name).examples("test", 3)

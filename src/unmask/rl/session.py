@@ -103,7 +103,7 @@ def _origin(run: LearnRun, point: Path | None) -> dict[str, str]:
             f"{run.checkpoint} is not, or no longer, the denoiser that {point} was trained with: give it as it was "
             "with --checkpoint PATH, or start a new run."
         )
-    place = run.checkpoint if run.checkpoint in bundled() else absolute_path(run.checkpoint)
+    place = run.checkpoint if run.checkpoint in bundled() else absolute_path(locate(run.checkpoint))
     typed = before.get("typed", run.checkpoint) if same else run.checkpoint
     return {"checkpoint": place, "typed": typed, "weights": weights.hexdigest()}
 

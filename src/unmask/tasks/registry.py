@@ -33,6 +33,7 @@ from typing import Any
 from unmask.config import is_typed, to_path, typed
 from unmask.errors import PluginError, RequestError, did_you_mean, plugin_failure, reason_in_words
 from unmask.ranges import LARGEST, Range, checked, number_of, range_of, real, whole
+from unmask.tasks.antibody import AntibodyCdr3
 from unmask.tasks.arithmetic import Arithmetic
 from unmask.tasks.automaton import Automaton
 from unmask.tasks.base import Task
@@ -118,6 +119,7 @@ def _loader(point: importlib.metadata.EntryPoint) -> Callable[[], type[Any]]:
 
 
 _BUILT_IN: dict[str, type[Any]] = {
+    "antibody-cdr3": AntibodyCdr3,
     "arithmetic": Arithmetic,
     "automaton": Automaton,
     "countdown": Countdown,
