@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tools.antibody import main as measure
 
 from unmask.cli.main import main
 from unmask.errors import DataError, RequestError
@@ -203,4 +204,23 @@ def test_a_masked_language_model_is_measured_and_a_policy_learned_on_it(
     assert main([*sweep, "--policies", "confidence", "learned:from=policy,dial=0.5", "--out", "sweep", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert set(facts["policies"]) == {"confidence", "learned:from=policy,dial=0.5"}
+    table = [
+        "antibody",
+        "sapiens",
+        "--count",
+        "3",
+        "--rules",
+        "entropy-bound",
+        "--learned",
+        "policy",
+        "--sweep",
+        "sweep",
+    ]
+    monkeypatch.setattr(sys, "argv", [*table, "--sweep", "sweep", "--out", "table.json", "--plot", "table.png"])
+    measure()
+    truth, frequent, *others = json.loads(Path("table.json").read_text())
+    assert (truth["recovery"], frequent["nats"]) == ([1, 1, 1], None)
+    assert [line["rule"] for line in others] == ["entropy-bound"] * 3 + ["learned-0"] * 6
+    assert all(line["passes"] >= 1 and line["nats"][1] <= line["nats"][0] <= line["nats"][2] for line in others)
+    assert Path("table.png").stat().st_size > 10_000
     assert main(["learn", "--resume", "policy", "--learn.rounds", "2"]) == 0  # the model is named, not a path
