@@ -140,6 +140,20 @@ def test_chains_of_fasta_are_searched(tmp_path: Path) -> None:
     assert {example.answer for example in task.examples("test", 99)} <= answers
 
 
+def test_the_package_itself_finds_the_cdr3_of_a_chain() -> None:
+    pytest.importorskip("immunum", reason="immunum is not installed: pip install 'unmask[antibody]'")
+    heavy = (
+        "QVQLVQSGAEVKRPGSSVTVSCKASGGSFSTYALSWVRQAPGRGLEWMGGVIPLLTITNYAPRFQGRITITADRSTSTAYLELNSLRPEDTAVYYC"
+        "AREGTTGKPIGAFAHWGQGTLVTVSS"
+    )
+    light = (
+        "DIQMTQSPSSLSASVGDRVTITCRASQSISSYLNWYQQKPGKAPKLLIYAASSLQSGVPSRFSGSGSGTDFTLTISSLQPEDFATYYCQQSYSTPLTFGGGTKVEIK"
+    )
+    assert antibody._searched(heavy) == "AREGTTGKPIGAFAH"
+    assert antibody._searched(light) == "QQSYSTPLT"
+    assert antibody._searched("ACDEFGHIKL") == ""
+
+
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
