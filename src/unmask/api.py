@@ -45,15 +45,15 @@ def load(
 ) -> "Model":
     """A checkpoint or run folder, folder of a published model, or name (bundled, cached, of the hub) -> a model.
 
-    `dtype` is the format of products. Weights are held in float32 if it is float32, or below `STORED_FROM` parameters
-    (`unmask.model.load`); else as they are stored, and "auto" computes in that. Raises RequestError or CheckpointError.
+    `dtype` is the format of products. Weights are held in it if it is float32, and in float32 below `STORED_FROM`
+    parameters; else as they are stored, and "auto" computes in that. "int8" holds the matrices of a transformer in int8
+    and computes in bfloat16. Raises RequestError or CheckpointError.
     """
     prepare()
     set_threads(threads)
     target = choose_device(device)
-    loaded = open_denoiser(name_or_path, str(target), torch.float32 if dtype == "float32" else None)
-    held = next(loaded.denoiser.parameters()).dtype
-    chosen = choose_dtype(dtype, target, loaded.denoiser.width, held)
+    loaded = open_denoiser(name_or_path, str(target), dtype)
+    chosen = choose_dtype(dtype, target, loaded.denoiser.width, next(loaded.denoiser.parameters()).dtype)
     return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, target, chosen)
 
 

@@ -18,6 +18,7 @@ DOORS = {
     "matplotlib": "plots",
     "transformers": "hf",
     "huggingface_hub": "hf",
+    "torchao": "hf",
     "fastapi": "serve",
     "ray": "rl",
     "datasets": "data",

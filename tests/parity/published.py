@@ -212,7 +212,7 @@ SPECS: dict[str, Spec] = {
 }
 
 _MOE = {f"{part}_expert": f"{_HF}mlp.experts.{{}}.{part}_proj.weight" for part in ("gate", "up", "down")}
-_MOE |= {"router": f"{_HF}mlp.gate.weight", "router_bias": f"{_HF}mlp.gate.expert_bias"}
+_MOE.update({"router": f"{_HF}mlp.gate.weight", "router_bias": f"{_HF}mlp.gate.expert_bias"})
 _DENSE = ("gate", "up", "down")
 _LLADA2_NAMES = {
     "embed": "model.word_embeddings.weight",
@@ -227,32 +227,40 @@ _LLADA2_NAMES = {
     **_MOE,
 }
 _MOE_TOKENS = ("<|endoftext|>", "<|mask|>", "<role>", "</role>", "<|role_end|>")
-SPECS |= {
-    "llada-moe": Spec(
-        hf("llada", architectures=["LLaDAMoEModelLM"], num_experts=6, num_experts_per_tok=2, qk_layernorm=True)
-        | {"expert_intermediate_size": 24, "dense_intermediate_size": 64, "attention_bias": False, "clip_qkv": None}
-        | {"moe_router_enable_expert_bias": False, "num_key_value_heads": 4},
-        {name: value for name, value in QWEN3_NAMES.items() if name not in _DENSE}
-        | {name: value for name, value in _MOE.items() if name != "router_bias"},
-        _MOE_TOKENS,
-        norms=True,
-        experts=6,
-    ),
-    "llada2": Spec(
-        hf("llada2_moe", head_dim=8, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=24, use_bias=False)
-        | {"num_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1, "norm_topk_prob": True}
-        | {"routed_scaling_factor": 2.5, "partial_rotary_factor": 0.5, "block_size": 8},
-        _LLADA2_NAMES,
-        _MOE_TOKENS,
-        kv=2,
-        norms=True,
-        block=8,
-        rotary=4,
-        experts=8,
-        dense=1,
-        fused=True,
-    ),
-}
+SPECS.update(
+    {
+        "llada-moe": Spec(
+            hf("llada", architectures=["LLaDAMoEModelLM"], num_experts=6, num_experts_per_tok=2, qk_layernorm=True)
+            | {"expert_intermediate_size": 24, "dense_intermediate_size": 64, "attention_bias": False, "clip_qkv": None}
+            | {"moe_router_enable_expert_bias": False, "num_key_value_heads": 4},
+            {name: value for name, value in QWEN3_NAMES.items() if name not in _DENSE}
+            | {name: value for name, value in _MOE.items() if name != "router_bias"},
+            _MOE_TOKENS,
+            norms=True,
+            experts=6,
+        ),
+        "llada2": Spec(
+            hf("llada2_moe", head_dim=8, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=24, use_bias=False)
+            | {
+                "num_shared_experts": 1,
+                "first_k_dense_replace": 1,
+                "n_group": 2,
+                "topk_group": 1,
+                "norm_topk_prob": True,
+            }
+            | {"routed_scaling_factor": 2.5, "partial_rotary_factor": 0.5, "block_size": 8},
+            _LLADA2_NAMES,
+            _MOE_TOKENS,
+            kv=2,
+            norms=True,
+            block=8,
+            rotary=4,
+            experts=8,
+            dense=1,
+            fused=True,
+        ),
+    }
+)
 
 
 def shapes(spec: Spec) -> dict[str, tuple[int, ...]]:

@@ -18,6 +18,7 @@ from unmask.disk.json import NotJson, parse_json
 from unmask.errors import CheckpointError
 from unmask.hf.names import locate
 from unmask.limits import bytes_text
+from unmask.model.settings import in_int8
 from unmask.model.zoo.read import FAMILIES, read_model
 from unmask.output import show, show_text
 from unmask.policies.learned.settings import PolicySettings
@@ -94,7 +95,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "family": checkpoint.config.get("family") or config("model").get("family"),
         "parameters": checkpoint.parameters,
         "stored": sorted({tensor.dtype for tensor in checkpoint.tensors.values()}),
-        "memory": {name: checkpoint.parameters * size for name, size in (("float32", 4), ("bfloat16", 2))},
+        "memory": _memory(checkpoint),
         "model": config("model"),
         "window": checkpoint.network_fact("max_length"),
         "policy": policy or None,
@@ -114,6 +115,23 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "files": files,
         "can_resume": "state/state.json" in files,
     }
+
+
+def _memory(checkpoint: Checkpoint) -> dict[str, int]:
+    """Checkpoint -> the bytes of its weights by format; in int8 of a transformer alone, with a scale a row.
+
+    "cache": of a transformer the keys and values of a position, which a cache keeps in bfloat16.
+    """
+    sizes = {name: checkpoint.parameters * size for name, size in (("float32", 4), ("bfloat16", 2))}
+    model = _part(checkpoint, "config.json", "model")
+    if checkpoint.config.get("architecture") != "transformer":
+        return sizes
+    parts = ((name, facts.shape, facts.count) for name, facts in checkpoint.tensors.items())
+    sizes["int8"] = sum(
+        count + 4 * shape[0] if in_int8(name, len(shape)) else 2 * count for name, shape, count in parts
+    )
+    heads = [count for name in ("blocks", "kv_heads", "head") if isinstance(count := model.get(name), int)]
+    return sizes | ({"cache": 4 * math.prod(heads)} if len(heads) == 3 else {})
 
 
 def _figure(value: object, form: str) -> str:
@@ -153,8 +171,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "network": f"{facts['architecture']}, {facts['parameters']:,} parameters: {shape}",
         **({"family": f"{facts['family']}: {FAMILIES[facts['family']].about}"} if facts["family"] in FAMILIES else {}),
         "weights": f"stored as {', '.join(facts['stored'])}; "
-        + ", ".join(f"{bytes_text(count)} in {name}" for name, count in facts["memory"].items()),
-        "window": f"{facts['window']} tokens" if facts["window"] else "unknown",
+        + ", ".join(f"{bytes_text(count)} in {name}" for name, count in facts["memory"].items() if name != "cache"),
+        "window": (f"{facts['window']} tokens" if facts["window"] else "unknown") + _cache_line(facts),
         "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size'] or 0:,} ids",
     }
     if facts["decoding"]:
@@ -176,6 +194,12 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
     rows["files"] = ", ".join(f"{name} {size(count)}" for name, count in facts["files"].items())
     rows["can resume"] = "yes" if facts["can_resume"] else "no; fine-tune it with unmask train --init"
     return rows
+
+
+def _cache_line(facts: dict[str, Any]) -> str:
+    """What a cache of the whole window takes, where that is known."""
+    size, window = facts["memory"].get("cache"), facts["window"]
+    return f"; keys and values of a row in a cache: {bytes_text(size * window)}" if size and window else ""
 
 
 def _policy_lines(facts: dict[str, Any]) -> dict[str, str]:

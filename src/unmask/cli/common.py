@@ -96,8 +96,8 @@ class MachineOptions:
 
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Arithmetic of the network."""
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
+    """Arithmetic of the network; int8: bfloat16 with the matrices of a transformer in int8, which saves memory."""
     threads: Threads | None = None
     """Processor threads; by default the faster of one and all, measured; texts do not depend on it."""
 

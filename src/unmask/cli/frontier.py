@@ -50,7 +50,7 @@ class FrontierArguments:
     """Number of processes, each with one thread; by default one for each processor, and a single process on a GPU."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "float32"
     """Arithmetic of the network; auto is the fastest on this machine. The default is the same on every machine,
     so that results can be compared."""
     out: str | None = None
@@ -140,7 +140,7 @@ def _arguments(args: FrontierArguments) -> dict[str, Any]:
     prepare()
     device = choose_device(args.device)
     named = {name: getattr(args, name) for name in ("checkpoint", "task", "split", "count", "seed", "temperature")}
-    dtype = str(choose_dtype(args.dtype, device)).removeprefix("torch.")
+    dtype = "int8" if args.dtype == "int8" else str(choose_dtype(args.dtype, device)).removeprefix("torch.")
     return {**named, "device": str(device), "dtype": dtype}
 
 

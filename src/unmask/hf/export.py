@@ -94,7 +94,7 @@ def _causal(settings: TransformerSettings, state: dict[str, Tensor]) -> tuple[di
         state.pop("head.weight")
     if settings.head * settings.heads != settings.width and name == "qwen2":
         raise RequestError("The class of Qwen2 has no size of a head of its own: this transformer is not exported.")
-    config = {
+    config: dict[str, Any] = {
         "architectures": [f"{name.capitalize()}ForCausalLM"],
         "model_type": name,
         "vocab_size": settings.vocab_size,

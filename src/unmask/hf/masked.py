@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -137,21 +137,27 @@ class MaskedLM(nn.Module):
         return self
 
 
-def open_denoiser(
-    name_or_path: str | os.PathLike[str], device: str = "cpu", dtype: torch.dtype | Literal["stored"] | None = None
-) -> Loaded:
-    """A name or a path -> its network, process and tokenizer, as `unmask.model.load.load_denoiser`.
+def open_denoiser(name_or_path: str | os.PathLike[str], device: str, dtype: str) -> Loaded:
+    """A name or a path, and the name of an arithmetic -> network, process and tokenizer, as `load_denoiser`.
 
-    What it refuses is given to the transformers library where config.json says that it is a masked language model.
+    With float32 weights are held in it; with int8 the matrices of a transformer's blocks are, and all else in bfloat16.
+    What `load_denoiser` refuses is given to the transformers library where config.json says that it is a masked
+    language model.
     """
     path = locate(name_or_path)
+    held = {"float32": torch.float32, "int8": torch.bfloat16}.get(dtype)
+    quantise = None
+    if dtype == "int8":
+        from unmask.hf.int8 import int8_weights
+
+        quantise = int8_weights()
     try:
-        return load_denoiser(path, device, dtype)
+        return load_denoiser(path, device, held, quantise)
     except CheckpointError as error:
         config = _masked_config(path)
-        if config is None:
+        if config is None or quantise is not None:
             raise
-        return _load(resolve(path), config, device, dtype, error)
+        return _load(resolve(path), config, device, held, error)
 
 
 def _masked_config(path: str) -> dict[str, Any] | None:
@@ -165,16 +171,14 @@ def _masked_config(path: str) -> dict[str, Any] | None:
     return config if masked and "format" not in config and "auto_map" not in config else None
 
 
-def _load(
-    folder: Path, config: dict[str, Any], device: str, dtype: torch.dtype | Literal["stored"] | None, reason: Exception
-) -> Loaded:
+def _load(folder: Path, config: dict[str, Any], device: str, dtype: torch.dtype | None, reason: Exception) -> Loaded:
     try:
         library: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise CheckpointError(f"{reason} The transformers library could run it: pip install 'unmask[hf]'.") from error
     tensors = {name: facts for shard in read_shards(folder).values() for name, facts in shard.items()}
     count = sum(facts.count for facts in tensors.values())
-    held = "auto" if dtype == "stored" or (dtype is None and count >= STORED_FROM) else dtype or torch.float32
+    held = "auto" if dtype is None and count >= STORED_FROM else dtype or torch.float32
     require_memory(
         count * 2, f"{folder} with {count:,} parameters", "use a machine with more memory, or a smaller model"
     )

@@ -7,9 +7,10 @@ run without time); with "none", our default, there is no modulation. Shapes: B b
 V vocabulary.
 """
 
-__all__ = ["DiT"]
+__all__ = ["DiT", "freeze_time"]
 
 import math
+from dataclasses import replace
 from typing import Self, cast
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.errors import RequestError
-from unmask.model.inference import Kept, PackedWeights, Run, product, run_blocks
+from unmask.model.inference import Kept, PackedWeights, Run, lower, product, run_blocks
 from unmask.model.layers import Rotary, Tables, add_branch, attention, mlp, pick, site_keys
 from unmask.model.network import Network
 from unmask.model.settings import DiTSettings
@@ -222,9 +223,26 @@ class DiT(Network):
 
         On a processor passes without gradients use packed copies of them, where there is memory.
         """
-        for block in self.blocks:
-            for module in block.modules():
-                if isinstance(module, nn.Linear):
-                    module.to(dtype)
-        self.packed = PackedWeights()
+        self.packed = lower(self.blocks, dtype)
         return self
+
+
+def freeze_time(model: DiT, time: float = 0.0) -> DiT:
+    """A network -> the same function at one fixed time, with adaLN replaced by constants (modulation "constant").
+
+    Published MDLM checkpoints without time conditioning have adaLN with the input sigma = 0.
+    """
+    if model.time is None:
+        return model
+    device = next(model.parameters()).device
+    with torch.device("meta"):
+        frozen = DiT(replace(model.settings, modulation="constant"))
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("time.")}
+    with torch.no_grad():
+        cond = model.time(torch.tensor([time], device=device))
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear) and name.endswith("modulation"):
+                state[name] = module(cond)[0]
+                del state[f"{name}.weight"], state[f"{name}.bias"]
+    frozen.load_state_dict(state, assign=True)
+    return frozen.train(model.training)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unmask.batch import padded_size
 from unmask.errors import RequestError
-from unmask.model.inference import PackedWeights, Products, plain_product
+from unmask.model.inference import PackedWeights, Products, lower, plain_product
 from unmask.model.layers import over_heads
 from unmask.model.settings import EncoderSettings
 
@@ -142,10 +142,7 @@ class Encoder(nn.Module):
 
         On a processor passes without gradients use packed copies of them, where there is memory.
         """
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
-        self.packed = PackedWeights()
+        self.packed = lower(self.blocks, dtype)
         return self
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -17,6 +17,7 @@ __all__ = [
     "Products",
     "Run",
     "computing_in",
+    "lower",
     "plain_product",
     "product",
     "run_blocks",
@@ -270,7 +271,20 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
     if x.dtype == torch.float32:  # the bias within the product costs twice as much as after it
         return _with_bias([F.linear(*pair) for pair in pairs], bias)
     biases = [bias, *[None] * (len(pairs) - 1)]
-    return [F.linear(*pair, each) for pair, each in zip(pairs, biases, strict=True)]
+    return [F.linear(*pair, bias=each) for pair, each in zip(pairs, biases, strict=True)]
+
+
+def _quantised(layer: nn.Linear) -> bool:
+    """Whether the weight is of a class of another library, which multiplies in its own way."""
+    return type(layer.weight) not in (Tensor, nn.Parameter)
+
+
+def lower(blocks: nn.Module, dtype: torch.dtype) -> PackedWeights:
+    """Convert the matrices of the blocks to `dtype`, in place -> an empty collection of packed ones."""
+    for module in blocks.modules():
+        if isinstance(module, nn.Linear) and not _quantised(module):
+            module.to(dtype)
+    return PackedWeights()
 
 
 def _with_bias(terms: list[Tensor], bias: Tensor | None) -> list[Tensor]:
@@ -284,6 +298,8 @@ def _terms(
 ) -> tuple[list[Tensor], bool]:
     """Inputs (N, D) -> the terms, (N, E) each, whose sum is layer(x), and whether GELU was applied, if it was asked."""
     weight, bias = layer.weight, cast(Tensor | None, layer.bias)
+    if _quantised(layer):
+        return [F.linear(x, weight, bias)], False
     parts = packed.of(layer, len(x)) if packed is not None and weight.dtype == x.dtype else None
     if parts is None:
         return _plain(x, weight, bias), False

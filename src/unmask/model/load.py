@@ -8,10 +8,10 @@ __all__ = [
     "ARCHITECTURES",
     "STORED_FROM",
     "Architecture",
+    "Held",
     "Loaded",
     "build",
     "compile_passes",
-    "freeze_time",
     "load_denoiser",
     "model_config",
     "parameter_count",
@@ -24,7 +24,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -34,11 +34,11 @@ from unmask.config import from_dict, to_dict
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, iterate_tensors
 from unmask.disk.folders import reading
-from unmask.errors import CheckpointError, ConfigError, plugin_failure
+from unmask.errors import CheckpointError, ConfigError, RequestError, plugin_failure
 from unmask.limits import require_finite, require_memory, sentences
-from unmask.model.dit import DiT
+from unmask.model.dit import DiT, freeze_time
 from unmask.model.encoder import Encoder
-from unmask.model.settings import DiTSettings, EncoderSettings, TransformerSettings
+from unmask.model.settings import DiTSettings, EncoderSettings, TransformerSettings, in_int8
 from unmask.model.transformer import Transformer
 from unmask.model.zoo.read import published_name, read_model
 from unmask.process import MaskedDiffusion, make_schedule
@@ -48,6 +48,10 @@ STORED_FROM = 1_000_000_000
 """Number of parameters from which weights stay in the format they are stored in, unless another is requested."""
 _BLOCK_OBJECTS = 32 << 10  # bytes of the Python objects of a block; 46 kB were measured
 _STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of an element, by safetensors' names
+
+
+Held: TypeAlias = torch.dtype | Literal["stored"] | None
+"""In which format weights are held, see `load_denoiser`."""
 
 
 class Architecture(NamedTuple):
@@ -163,27 +167,6 @@ def require_network(settings: Any, copies: int = 1, more: int = 0, device: objec
         )
 
 
-def freeze_time(model: DiT, time: float = 0.0) -> DiT:
-    """A network -> the same function at one fixed time, with adaLN replaced by constants (modulation "constant").
-
-    Published MDLM checkpoints without time conditioning have adaLN with the input sigma = 0.
-    """
-    if model.time is None:
-        return model
-    device = next(model.parameters()).device
-    with torch.device("meta"):
-        frozen = DiT(replace(model.settings, modulation="constant"))
-    state = {name: value for name, value in model.state_dict().items() if not name.startswith("time.")}
-    with torch.no_grad():
-        cond = model.time(torch.tensor([time], device=device))
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and name.endswith("modulation"):
-                state[name] = module(cond)[0]
-                del state[f"{name}.weight"], state[f"{name}.bias"]
-    frozen.load_state_dict(state, assign=True)
-    return frozen.train(model.training)
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The content of a checkpoint: the network in eval mode, its process, and its tokenizer."""
@@ -225,17 +208,20 @@ def stored_settings(checkpoint: Checkpoint) -> Any:
 
 
 @sentences()
-def load_denoiser(path: str, device: str = "cpu", dtype: torch.dtype | Literal["stored"] | None = None) -> Loaded:
+def load_denoiser(
+    path: str, device: str = "cpu", dtype: Held = None, quantise: Callable[[nn.Linear], None] | None = None
+) -> Loaded:
     """A checkpoint or run folder -> its network on `device`, its process and its tokenizer.
 
     `dtype` is the format that the weights are held in: "stored" is that of the file; None is float32 below
-    `STORED_FROM` parameters and that of the file from there on.
-    Raises CheckpointError if it is not a whole checkpoint of a registered architecture.
+    `STORED_FROM` parameters and that of the file from there on. `quantise` changes the weight of a layer to int8, in
+    place, as soon as it was read. Raises CheckpointError if it is not a whole checkpoint of a registered architecture,
+    RequestError for a network that is not held in int8.
     """
-    return reading(path, lambda folder: _load(folder, device, dtype))
+    return reading(path, lambda folder: _load(folder, device, dtype, quantise))
 
 
-def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None) -> Loaded:
+def _load(path: Path, device: str, dtype: Held, quantise: Callable[[nn.Linear], None] | None) -> Loaded:
     """A checkpoint folder -> what `load_denoiser` returns."""
     checkpoint = read_model(path)
     folder, settings = checkpoint.folder, stored_settings(checkpoint)
@@ -255,29 +241,32 @@ def _load(path: Path, device: str, dtype: torch.dtype | Literal["stored"] | None
     if getattr(network, "frame", None):  # it ends every text itself: no token of a text does
         tokenizer = replace(tokenizer, eos_id=None)
     _check_tensors(network, checkpoint)
+    if quantise is not None and not isinstance(settings, TransformerSettings):
+        raise RequestError(f"Weights in int8 are for transformers, and {folder} is none: leave out --dtype int8.")
     if dtype is None:
         dtype = torch.float32 if checkpoint.parameters < STORED_FROM else "stored"
     kept_as = None if dtype == "stored" else dtype
     require_memory(
-        _fresh_bytes(checkpoint, device, kept_as),
+        _fresh_bytes(checkpoint, device, kept_as, quantise is not None),
         f"{folder} with {checkpoint.parameters:,} parameters",
         "use a machine or device with more memory, or a smaller model",
         device,
     )
-    _fill(cast(nn.Module, network), checkpoint, device, kept_as)
+    _fill(cast(nn.Module, network), checkpoint, device, kept_as, quantise)
     if (time := checkpoint.fact(float, "config.json", "time")) is not None:
         network = freeze_time(cast(DiT, network), time)
     schedule = make_schedule(checkpoint.fact(str, "config.json", "process", "schedule") or "linear")
     return Loaded(network.eval(), MaskedDiffusion(network.mask_id, schedule), tokenizer, checkpoint)
 
 
-def _fresh_bytes(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None) -> int:
+def _fresh_bytes(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, int8: bool) -> int:
     """The bytes that loading certainly allocates: on the processor a tensor may stay in its file as it is stored."""
-    size = None if dtype is None else dtype.itemsize
-    stored = [(facts.count, _STORED_BYTES.get(facts.dtype, 4)) for facts in checkpoint.tensors.values()]
-    return sum(
-        count * (size or own) for count, own in stored if not device.startswith("cpu") or size not in (None, own)
-    )
+    total = 0
+    for name, facts in checkpoint.tensors.items():
+        own = _STORED_BYTES.get(facts.dtype, 4)
+        size = 1 if int8 and in_int8(name, len(facts.shape)) else own if dtype is None else dtype.itemsize
+        total += facts.count * size if size != own or not device.startswith("cpu") else 0
+    return total
 
 
 def _match(network: Trainable, tokenizer: Tokenizer, where: str) -> None:
@@ -319,19 +308,30 @@ def _check_tensors(network: Trainable, checkpoint: Checkpoint) -> None:
         )
 
 
-def _fill(network: nn.Module, checkpoint: Checkpoint, device: str, dtype: torch.dtype | None) -> None:
+def _fill(
+    network: nn.Module,
+    checkpoint: Checkpoint,
+    device: str,
+    dtype: torch.dtype | None,
+    quantise: Callable[[nn.Linear], None] | None,
+) -> None:
     """Replace the parameters of a network on the meta device by the stored ones in `dtype` (None: as stored).
 
-    A Parameter that has several names (tied weights) stays a single one.
+    A Parameter that has several names (tied weights), which come one after the other, stays a single one.
     """
     parameters: dict[str, Tensor] = network.state_dict(keep_vars=True)
-    fresh = dict[int, Tensor]()
+    old = new = torch.empty(0)
     for name, value in iterate_tensors(checkpoint, device, dtype):
-        old = parameters[name]  # see `_check_tensors`
-        require_finite(value, name, str(checkpoint.folder))
-        new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
+        if parameters[name] is not old:  # it exists: see `_check_tensors`
+            require_finite(value, name, str(checkpoint.folder))
+            old = parameters[name]
+            new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
         owner, _, leaf = name.rpartition(".")
-        setattr(network.get_submodule(owner), leaf, fresh.setdefault(id(old), new))
+        layer = network.get_submodule(owner)
+        setattr(layer, leaf, new)
+        if quantise is not None and in_int8(name, value.ndim) and isinstance(layer, nn.Linear):
+            quantise(layer)
+            new = torch.empty(0)  # the weight that was read is not kept
     if left := [name for name, value in network.named_buffers() if value.is_meta]:
         raise CheckpointError(
             f"{checkpoint.folder} does not hold the buffer '{left[0]}' of its network; its architecture has to store "

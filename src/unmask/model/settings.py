@@ -1,6 +1,14 @@
 """Settings of the networks: their shapes. Imported without torch, so that `--help` and `--dry` stay fast."""
 
-__all__ = ["SIZES", "DiTSettings", "EncoderSettings", "ExpertSettings", "RotaryScaling", "TransformerSettings"]
+__all__ = [
+    "SIZES",
+    "DiTSettings",
+    "EncoderSettings",
+    "ExpertSettings",
+    "RotaryScaling",
+    "TransformerSettings",
+    "in_int8",
+]
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -166,6 +174,14 @@ class TransformerSettings:
             raise ConfigError(f"model.head is {self.head}; rotary positions need an even size.")
         if self.mask_id >= self.vocab_size:
             raise ConfigError(f"model.mask_id is {self.mask_id}, outside the vocabulary of {self.vocab_size} ids.")
+
+
+def in_int8(name: str, dimensions: int) -> bool:
+    """Our name of a tensor of a transformer, and its number of dimensions -> whether weight-only int8 changes it.
+
+    It changes the matrices of the blocks, but for routers. Embedding, head, norms and biases stay as they are.
+    """
+    return name.startswith("blocks.") and dimensions == 2 and ".router." not in name
 
 
 @dataclass(frozen=True, slots=True)

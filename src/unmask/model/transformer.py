@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.batch import pad_rows
-from unmask.model.inference import Kept, PackedWeights, Products, plain_product
+from unmask.model.inference import Kept, PackedWeights, Products, lower, plain_product
 from unmask.model.layers import Rotary, Tables, over_heads, pick, rotated
 from unmask.model.network import Network
 from unmask.model.settings import ExpertSettings, RotaryScaling, TransformerSettings
@@ -214,10 +214,7 @@ class Transformer(Network):
 
         On a processor passes without gradients use packed copies of them, where there is memory.
         """
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
-        self.packed = PackedWeights()
+        self.packed = lower(self.blocks, dtype)
         return self
 
 

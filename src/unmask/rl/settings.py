@@ -74,7 +74,7 @@ class LearnSettings:
     """Seed of the problems, the weights and the rollouts."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = "float32"
     """Arithmetic of the denoiser; auto is what is fastest here. Policies are compared, so that the default is the same
     on every machine."""
     threads: Threads | None = None

@@ -41,7 +41,7 @@ from unmask.config import processor_facts
 from unmask.errors import ConfigError
 from unmask.ranges import Threads, check_value
 
-DtypeName = Literal["auto", "float32", "bfloat16"]
+DtypeName = Literal["auto", "float32", "bfloat16", "int8"]
 """Names for the number format of matrix products."""
 
 _ISA_NAMES, _WITHOUT_AMX = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"), "AVX512_CORE_BF16"
@@ -275,16 +275,17 @@ def choose_dtype(
     On the processor "faster" is measured (about 50 ms, once a process): a product is at least 1.2 times as fast on one
     thread, in processor seconds, so that other work does not change the choice. `width` is that of a network that is to
     decode: where it is below 256, "auto" is float32. "auto" is the 16 bit format that weights are `held` in, and else
-    never float16, whose range is too small for the weights of the objective. Raises ConfigError for another name, for
-    bfloat16 where it would kill the process, and for float16 on a processor.
+    never float16, whose range is too small for the weights of the objective. "int8" is about weights: their products
+    are in bfloat16. Raises ConfigError for another name, for bfloat16 where it would kill the process, and for float16
+    on a processor.
     """
     if name not in get_args(DtypeName):
-        raise ConfigError(f"dtype '{name}' is not possible: give auto, float32 or bfloat16.")
+        raise ConfigError(f"dtype '{name}' is not possible: give auto, float32, bfloat16 or int8.")
     if name == "float32" or (name == "auto" and held == torch.float16):
         if name == "auto" and device.type == "cpu":
             raise ConfigError("The weights are float16, which processors do not compute in: give --dtype float32.")
         return held if name == "auto" else torch.float32
-    if name == "bfloat16" or (name == "auto" and held == torch.bfloat16):
+    if name in ("bfloat16", "int8") or (name == "auto" and held == torch.bfloat16):
         _refuse_unusable_bfloat16(device)
         return torch.bfloat16
     if device.type == "cuda":
