@@ -234,7 +234,7 @@ def test_a_masked_language_model_is_measured_and_a_policy_learned_on_it(
     measure()
     truth, frequent, *others = json.loads(Path("table.json").read_text())
     assert (truth["recovery"], frequent["nats"]) == ([1, 1, 1], None)
-    assert [line["rule"] for line in others] == ["entropy-bound"] * 3 + ["learned-0"] * 6
+    assert [line["rule"] for line in others] == ["entropy-bound"] * 2 + ["learned-0"] * 4
     assert all(line["passes"] >= 1 and line["nats"][1] <= line["nats"][0] <= line["nats"][2] for line in others)
     assert Path("table.png").stat().st_size > 10_000
     assert main(["learn", "--resume", "policy", "--learn.rounds", "2"]) == 0  # the model is named, not a path
