@@ -39,7 +39,7 @@ from unmask.data.prepare import open_sources
 from unmask.data.split import plan_split
 from unmask.decode.rows import run_to_end
 from unmask.disk.files import atomic_text
-from unmask.disk.folders import locate
+from unmask.hf.names import locate
 from unmask.train.plan import corpus_of
 from unmask.train.settings import trained_on
 
