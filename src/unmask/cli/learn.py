@@ -288,4 +288,7 @@ def _one_pass(accuracy: float) -> str:
     """Mean accuracy of a policy that reveals everything in one pass -> what that result means."""
     if accuracy > 0.9:
         return f"One pass is right {accuracy:.0%} of the time: this denoiser leaves a policy nothing to decide here."
-    return "The policy reveals everything in one pass at every alpha: give it a warm start (learn.warm)."
+    return (
+        f"The policy reveals everything in one pass at every alpha, with an accuracy of {accuracy:.2f}: give it a warm "
+        "start (learn.warm) if a rule with more passes is more accurate, else passes are not worth anything here."
+    )
