@@ -196,6 +196,19 @@ def test_without_memory_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> No
     assert isinstance(deepcopy(model.packed), inference.PackedWeights)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@torch.no_grad()
+def test_large_networks_are_not_packed(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pass has the same bits in float32; the control is the collection of the smaller network."""
+    tokens, model = some_tokens(2), randomized(settings(architecture, WIDTH))
+    packed = computing_in(model, torch.float32)
+    assert model.packed is not None
+    expected = [packed.hidden(tokens) for _ in range(4)][-1]
+    monkeypatch.setattr(inference, "_LARGEST", 1000)
+    assert torch.equal(computing_in(model, torch.float32).hidden(tokens), expected)
+    assert model.packed is None
+
+
 mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="float32 weights are packed by MKL")
 
 

@@ -222,7 +222,7 @@ def test_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     wrong: Any = "float16"
     assert _sentence(ConfigError, lambda: choose_dtype(wrong, cpu)) == (
-        "dtype 'float16' is not possible: give auto, float32 or bfloat16."
+        "dtype 'float16' is not possible: give auto, float32, bfloat16 or int8."
     )
     monkeypatch.setattr(machine, "_prepare_once", lambda: False)
     assert _sentence(ConfigError, lambda: choose_dtype("bfloat16", cpu)) == (

@@ -40,6 +40,7 @@ LONGEST_SUM = {torch.bfloat16: 384, torch.float32: 768}
 """Terms of one sum on a processor: with so many rows were equal in every batch, with 512 and 1,024 they were not."""
 _ROWS = 32  # for which oneDNN chooses its layout; no other number was faster
 _USES, _SIZES = 3, 3  # MKL packs for one number of rows: at its third use, for three numbers at most
+_LARGEST = 1_000_000_000  # parameters of a network whose weights are packed
 _SHARE = 4  # packed weights take at most this part of the memory that is available
 
 
@@ -279,12 +280,13 @@ def _quantised(layer: nn.Linear) -> bool:
     return type(layer.weight) not in (Tensor, nn.Parameter)
 
 
-def lower(blocks: nn.Module, dtype: torch.dtype) -> PackedWeights:
-    """Convert the matrices of the blocks to `dtype`, in place -> an empty collection of packed ones."""
+def lower(blocks: nn.Module, dtype: torch.dtype) -> PackedWeights | None:
+    """Convert the matrices of the blocks to `dtype`, in place -> an empty collection of packed ones; None for large
+    networks, for which there should be memory for one copy alone."""
     for module in blocks.modules():
         if isinstance(module, nn.Linear) and not _quantised(module):
             module.to(dtype)
-    return PackedWeights()
+    return PackedWeights() if sum(value.numel() for value in blocks.parameters()) < _LARGEST else None
 
 
 def _with_bias(terms: list[Tensor], bias: Tensor | None) -> list[Tensor]:
