@@ -261,7 +261,7 @@ def test_the_tour_ends_at_the_exact_likelihood(capsys: pytest.CaptureFixture[str
 PROSE = {"again", "cannot", "could", "did", "in", "never", "reads", "unmask", "wrote"}
 """Words that follow the word unmask in a sentence and are no verbs of the command line."""
 SHARED = {"--help", "--version", "--json", "--device", "--dtype", "--threads", "--no-", "--minutes", "--sample-every"}
-OTHERS = {"--learned", "--maskings", "--master-port", "--nproc-per-node", "--sweep", "--words"} | {
+OTHERS = {"--frontier", "--learned", "--maskings", "--master-port", "--nproc-per-node", "--sweep", "--words"} | {
     *("--dest", "--disable-pip-version-check", "--no-deps", "--no-input", "--only-binary", "--quiet")
 }
 """Options of other programs (those in tools, torchrun, pip) that pages and messages name."""
