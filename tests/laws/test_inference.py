@@ -198,8 +198,10 @@ def test_float32_weights_are_packed_for_the_numbers_of_rows_that_return() -> Non
     for rows in (16, 32, 48):
         assert [packed.of(layer, rows) is None for _ in range(3)] == [True, True, False]
     assert packed.of(layer, 96) is None  # the one that was not used for longest
+    assert packed.bytes == 3 * layer.weight.nbytes
     layer.weight.mul_(2)
     assert [packed.of(layer, 48) is None for _ in range(3)] == [True, True, False]
+    assert packed.bytes == layer.weight.nbytes
     assert torch.equal(inference.product(layer, x[:48], packed), inference.product(layer, x[:48], None))
 
 

@@ -63,6 +63,10 @@ class _Packed:
     uses: dict[int, int] = field(default_factory=dict[int, int])  # by number of rows
     parts: dict[int, Parts | None] = field(default_factory=dict[int, Parts | None])  # the latest used last
 
+    @property
+    def bytes(self) -> int:
+        return self.weight.nbytes * sum(part is not None for part in self.parts.values())
+
 
 class PackedWeights:
     """Weights in the layouts in which oneDNN (bfloat16) and MKL (float32) multiply, in parts of `LONGEST_SUM` inputs.
@@ -73,7 +77,7 @@ class PackedWeights:
 
     def __init__(self) -> None:
         self._packed: dict[int, _Packed] = {}
-        self._bytes = 0
+        self.bytes = 0
 
     def __deepcopy__(self, memo: Any) -> "PackedWeights":
         return PackedWeights()
@@ -93,6 +97,7 @@ class PackedWeights:
             or packed.version != weight._version
             or packed.address != weight.data_ptr()
         ):
+            self.bytes -= 0 if packed is None else packed.bytes
             packed = self._packed[id(layer)] = _Packed(weight, weight._version, weight.data_ptr())
         if weight.dtype == torch.bfloat16:
             rows = _ROWS  # for any number
@@ -111,12 +116,12 @@ class PackedWeights:
             oldest = next(iter(packed.parts))
             packed.uses[oldest] = 0
             if packed.parts.pop(oldest) is not None:
-                self._bytes -= weight.nbytes
+                self.bytes -= weight.nbytes
         pack = _packer(weight, rows)
-        if pack is None or self._bytes + weight.nbytes > available_bytes() / _SHARE:
+        if pack is None or self.bytes + weight.nbytes > available_bytes() / _SHARE:
             packed.parts[rows] = None
         else:
-            self._bytes += weight.nbytes
+            self.bytes += weight.nbytes
             packed.parts[rows] = tuple(pack(part.contiguous()) for part in weight.split(LONGEST_SUM[weight.dtype], 1))
         return packed.parts[rows]
 
