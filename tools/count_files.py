@@ -28,7 +28,8 @@ LIMITS = {
     ("generate", "wordnet", "river:", "--length", "40"): 33,
     # data/packer.py: prepare.py outgrew a file when rows could hold whole documents
     # without samples, which are the files of `generate`; train/clock.py: budgets of time, and when a run is looked at
-    ("train", "--data.source", "shakespeare", "--train.steps", "2", "--sample-every", "0"): 44,
+    # denoiser.py: the positions that are needed are named in training as in decoding
+    ("train", "--data.source", "shakespeare", "--train.steps", "2", "--sample-every", "0"): 45,
 }
 
 

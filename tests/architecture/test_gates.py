@@ -193,6 +193,6 @@ def test_a_reader_of_generate_and_train_opens_few_files() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    counts = [int(line.split(": ")[1].split()[0]) for line in result.stdout.splitlines()]
+    counts = [int(line.rsplit(": ", 1)[1].split()[0]) for line in result.stdout.splitlines()]
     assert len(counts) == 2
     assert min(counts) > 15
