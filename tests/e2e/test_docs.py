@@ -261,7 +261,7 @@ def test_the_tour_ends_at_the_exact_likelihood(capsys: pytest.CaptureFixture[str
 PROSE = {"again", "cannot", "could", "did", "in", "never", "reads", "unmask", "wrote"}
 """Words that follow the word unmask in a sentence and are no verbs of the command line."""
 SHARED = {"--help", "--version", "--json", "--device", "--dtype", "--threads", "--no-", "--minutes", "--sample-every"}
-OTHERS = {"--maskings", "--master-port", "--nproc-per-node", "--words"}
+OTHERS = {"--frontier", "--maskings", "--master-port", "--nproc-per-node", "--words"}
 """Options of other programs (tools/estimators.py, tools/text_model.py, torchrun) that pages and messages name."""
 HISTORY = {"docs/log.md", "docs/papers.md"}
 """Pages that tell what was, with the names of its time."""
