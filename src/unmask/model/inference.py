@@ -248,6 +248,7 @@ def _terms(
 
 
 def _by_mkl(inputs: Parts, parts: Parts, weights: Parts) -> list[Tensor]:
+    """Parts of the inputs (N, I) and of the weight, packed for N rows and plain -> their products (N, E)."""
     rows = len(inputs[0])
     multiply = torch.ops.mkl._mkl_linear
     return [multiply(x, part, weight, None, rows) for x, part, weight in zip(inputs, parts, weights, strict=True)]
