@@ -2,7 +2,7 @@
 
     unmask train wordnet --out runs/wordnet
     python tools/bundle_model.py runs/wordnet src/unmask/assets/models/wordnet --recipe wordnet \
-        --policy entropy:steps=4 --block-size 8 --temperature 0.8 --top-p 0.9
+        --policy confidence:steps=4 --block-size 8 --temperature 0.8 --top-p 0.9
     python tools/text_model.py wordnet --card --words FILE          # adds its measures to the card
 
 The bound is measured with the rounded weights, on all validation rows, with `--draws` maskings each. `--policy`,

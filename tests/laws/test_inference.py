@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from unmask.denoiser import selection
-from unmask.model import inference
+from unmask.model import products
 from unmask.model.dit import DiT
 from unmask.model.inference import computing_in
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings, EncoderSettings, TransformerSettings
 from unmask.run.machine import bfloat16_works, processor_flags
 
-SRC = Path(inference.__file__).parents[2]
+SRC = Path(products.__file__).parents[2]
 LENGTH, WIDTH = 48, 128  # the last product of a block has sums of 512 terms: too long in bfloat16
 ARCHITECTURES = ("dit", "transformer", "encoder")
 WIDER = 256  # and of 1,024 terms: too long in float32
@@ -109,7 +109,7 @@ def test_row_by_row_in_this_process(architecture: str) -> None:
 @pytest.mark.skipif("amx_bf16" not in processor_flags(), reason="only matrix units divide long sums by the batch")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_control_long_sums_depend_on_the_batch(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "LONGEST_SUM", dict.fromkeys(inference.LONGEST_SUM, 10**6))
+    monkeypatch.setattr(products, "LONGEST_SUM", dict.fromkeys(products.LONGEST_SUM, 10**6))
     assert "batch" in differing(torch.bfloat16, architecture=architecture)
 
 
@@ -173,7 +173,7 @@ def test_control_weights_that_are_not_packed_again_are_noticed(monkeypatch: pyte
         for layer in block.modules()
         if isinstance(layer, torch.nn.Linear)
     }
-    monkeypatch.setattr(inference.PackedWeights, "of", lambda self, layer, rows: stale[id(layer)])
+    monkeypatch.setattr(products.PackedWeights, "of", lambda self, layer, rows: stale[id(layer)])
     for block in model.blocks:
         block.qkv.weight.mul_(2)  # pyright: ignore
     assert torch.equal(denoiser.hidden(tokens), before)
@@ -187,13 +187,13 @@ def test_without_memory_nothing_is_packed(monkeypatch: pytest.MonkeyPatch) -> No
     """The pass is then that of the plain weights, to rounding; a copy and a pickle pack anew."""
     tokens = some_tokens(2)
     packed = computing_in(network(), torch.bfloat16).hidden(tokens)
-    monkeypatch.setattr(inference, "available_bytes", lambda: 0)
+    monkeypatch.setattr(products, "available_bytes", lambda: 0)
     model = network()
     plain = computing_in(model, torch.bfloat16).hidden(tokens)
     assert model.packed is not None
     assert model.packed.of(model.blocks[0].qkv, 96) is None  # pyright: ignore
     assert float((plain - packed).abs().max()) < 0.05
-    assert isinstance(deepcopy(model.packed), inference.PackedWeights)
+    assert isinstance(deepcopy(model.packed), products.PackedWeights)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -204,7 +204,7 @@ def test_large_networks_are_not_packed(architecture: str, monkeypatch: pytest.Mo
     packed = computing_in(model, torch.float32)
     assert model.packed is not None
     expected = [packed.hidden(tokens) for _ in range(4)][-1]
-    monkeypatch.setattr(inference, "_LARGEST", 1000)
+    monkeypatch.setattr(products, "_LARGEST", 1000)
     assert torch.equal(computing_in(model, torch.float32).hidden(tokens), expected)
     assert model.packed is None
 
@@ -216,7 +216,7 @@ mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="float32 
 @pytest.mark.skipif("avx512f" not in processor_flags(), reason="other processors may divide no sum of 1,024 terms")
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_control_long_float32_sums_depend_on_the_batch(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "LONGEST_SUM", dict.fromkeys(inference.LONGEST_SUM, 10**6))
+    monkeypatch.setattr(products, "LONGEST_SUM", dict.fromkeys(products.LONGEST_SUM, 10**6))
     assert "batch" in differing(torch.float32, WIDER, architecture)
 
 
@@ -224,17 +224,19 @@ def test_control_long_float32_sums_depend_on_the_batch(architecture: str, monkey
 @torch.no_grad()
 def test_float32_weights_are_packed_for_the_numbers_of_rows_that_return() -> None:
     """At the third use, for the three latest numbers; plain and packed weights give the same bits."""
-    layer, packed = torch.nn.Linear(WIDER, 64), inference.PackedWeights()
+    layer, packed = torch.nn.Linear(WIDER, 64), products.PackedWeights()
     x = torch.randn(96, WIDER, generator=torch.Generator().manual_seed(0))
-    plain = inference.product(layer, x, None)
+    plain = products.product(layer, x, None)
     assert [packed.of(layer, 96) is None for _ in range(4)] == [True, True, False, False]
-    assert torch.equal(inference.product(layer, x, packed), plain)
+    assert torch.equal(products.product(layer, x, packed), plain)
     for rows in (16, 32, 48):
         assert [packed.of(layer, rows) is None for _ in range(3)] == [True, True, False]
     assert packed.of(layer, 96) is None  # the one that was not used for longest
+    assert packed.bytes == 3 * layer.weight.nbytes
     layer.weight.mul_(2)
     assert [packed.of(layer, 48) is None for _ in range(3)] == [True, True, False]
-    assert torch.equal(inference.product(layer, x[:48], packed), inference.product(layer, x[:48], None))
+    assert packed.bytes == layer.weight.nbytes
+    assert torch.equal(products.product(layer, x[:48], packed), products.product(layer, x[:48], None))
 
 
 @torch.no_grad()

@@ -82,10 +82,10 @@ class _Decoding:
         network = _network(work)
         self.parameters = sum(parameter.numel() for parameter in network.parameters())
         self.start = _canvas(work, network.mask_id)
-        denoiser: Any = network
-        if work["dtype"] != "float32":
-            dtype = getattr(torch, work["dtype"])
-            denoiser = library("LowPrecision")(network.lowered(dtype), dtype)
+        dtype = getattr(torch, work["dtype"])
+        denoiser: Any = network.lowered(dtype)  # in float32 too: its weights are packed then
+        if dtype != torch.float32:
+            denoiser = library("LowPrecision")(denoiser, dtype)
         if work["constant"]:
             denoiser = _Constant(denoiser, self.start.tokens)
         if work["cache"] != "none":

@@ -98,9 +98,8 @@ def with_checkpoint(cls: type, argv: Sequence[str], verb: str) -> list[str]:
     a word that looks like a path (it has a / or begins with . or ~), and for one that is nearly the name of a model.
     """
     alone = typed_positionals(cls, argv, verb)
-    model = str(
-        bundled().get(DEFAULT_MODEL, DEFAULT_MODEL)
-    )  # its folder: nobody typed the name, so that it is not ambiguous
+    # its folder: nobody typed the name, so that it is not ambiguous
+    model = str(bundled().get(DEFAULT_MODEL, DEFAULT_MODEL))
     if not alone and verb == "generate":
         return [model, *argv]
     if len(alone) != 1 or is_name(alone[0]) or os.path.exists(os.path.expanduser(alone[0])):

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.errors import RequestError
-from unmask.model.inference import Kept, PackedWeights, Run, lower, product, run_blocks
+from unmask.model.inference import Kept, Run, run_blocks
 from unmask.model.layers import Rotary, Tables, add_branch, attention, mlp, pick, site_keys
 from unmask.model.network import Network
+from unmask.model.products import PackedWeights, lower, product
 from unmask.model.settings import DiTSettings
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from unmask.batch import padded_size
 from unmask.errors import RequestError
-from unmask.model.inference import PackedWeights, Products, lower, plain_product
 from unmask.model.layers import over_heads
+from unmask.model.products import PackedWeights, Products, lower, plain_product
 from unmask.model.settings import EncoderSettings
 
 

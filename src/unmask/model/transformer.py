@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.batch import pad_rows
-from unmask.model.inference import Kept, PackedWeights, Products, lower, plain_product
+from unmask.model.inference import Kept
 from unmask.model.layers import Rotary, Tables, over_heads, pick, rotated
 from unmask.model.network import Network
+from unmask.model.products import PackedWeights, Products, lower, plain_product
 from unmask.model.settings import ExpertSettings, RotaryScaling, TransformerSettings
 
 _HEAD_ROWS = 8192  # rows of the head that are converted to float32 at a time
