@@ -32,7 +32,7 @@ class Kept:
     before: tuple[Tensor, ...] = ()
     length: int = 0
     """L, where `at` is present."""
-    after: list[Tensor] = field(default_factory=list[Tensor])
+    after: list[Tensor] = field(default_factory=lambda: [])  # torch.compile cannot trace `list[Tensor]`
 
     def renew(self, fresh: Tensor) -> Tensor:
         """New keys and values (B, A, 2, H, head) of the next block -> those of all positions, (B, L, 2, H, head)."""
