@@ -8,7 +8,7 @@ needed. Shapes: B rows, A positions, D width, N picked positions.
 __all__ = ["Kept", "LowPrecision", "Run", "computing_in", "run_blocks"]
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -28,11 +28,11 @@ class Kept:
     and takes the others from `before`, whose tensors it does not change; zeros where `before` is empty.
     """
 
+    after: list[Tensor]
     at: Tensor | None = None
     before: tuple[Tensor, ...] = ()
     length: int = 0
     """L, where `at` is present."""
-    after: list[Tensor] = field(default_factory=lambda: [])  # torch.compile cannot trace `list[Tensor]`
 
     def renew(self, fresh: Tensor) -> Tensor:
         """New keys and values (B, A, 2, H, head) of the next block -> those of all positions, (B, L, 2, H, head)."""

@@ -121,12 +121,12 @@ class Network(nn.Module, ABC):
         where = _earlier(where, before)
         if at is None:
             self._fits(tokens, valid)
-            memory = Kept()
+            memory = Kept([])
             seen = self._seen(valid, tokens.shape[1], tokens)
             x = self._pass_where(where, tokens, tokens.shape[1], seen, time, memory)
         else:
             flat = (at + length * torch.arange(len(at), device=at.device)[:, None]).flatten()
-            memory = Kept(flat, kept, length)
+            memory = Kept([], flat, kept, length)
             x = self._pass_where(where, tokens, at, self._seen(valid, at, tokens, length), time, memory)
         return _moved(x, before), tuple(memory.after)
 
