@@ -27,7 +27,7 @@ from unmask.run.machine import prepare as prepare_machine
 from unmask.run.parallel import Group
 from unmask.train.loop import StepReport, Trainer
 from unmask.train.plan import make_plan
-from unmask.train.session import objective_of
+from unmask.train.session import run_objective
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 
@@ -86,7 +86,7 @@ def curves(steps: int, seeds: list[int], batch: int, length: int) -> None:
             listener = _Validations()
             with tempfile.TemporaryDirectory() as folder:
                 model = build(plan.model, seed)
-                objective = objective_of(run.train, corpus)
+                objective = run_objective(run, corpus)
                 Trainer(run, plan, corpus, model, objective, Path(folder), Group(), torch.float32).fit(listener)
             cells = " | ".join(f"{nats:.4f}" for _, nats in listener.bounds)
             print(f"| {name} | {seed} | {cells} |", flush=True)

@@ -16,9 +16,11 @@ __all__ = [
     "Wrapper",
     "attending",
     "clean_log_probs",
+    "clean_mass",
     "selection",
 ]
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, cast, runtime_checkable
@@ -37,8 +39,8 @@ class Denoiser(Protocol):
     `vocab_size` is V, the number of ids of the head, MASK included; `max_length` is the longest sequence that it
     supports (None: no limit); `time_conditioned` is True if `hidden` needs `time`. It may have attributes more:
     `causal_block`, the size of the blocks of block-causal attention (0: a position attends to all), and `shifted`, True
-    if the prediction for position i needs a pass at position i - 1; and `frame`, the ids of the start and end tokens
-    that it puts around every text itself.
+    if the prediction for position i needs a pass at position i - 1; `frame`, the ids of the start and end tokens that
+    it puts around every text itself; and `parameterization`, what its logits are (`DiTSettings`), by default "subs".
     """
 
     @property
@@ -196,6 +198,19 @@ def clean_log_probs(logits: Tensor, mask_id: int, *, keep: bool = True) -> Tenso
     return logits.log_softmax(-1)
 
 
+def clean_mass(logits: Tensor, mask_id: int, parameterization: str) -> Tensor:
+    """Logits (N, V) and what they are -> the sum of the prediction over all tokens but MASK, (N,) float32.
+
+    1 for "subs"; 1 - p(MASK) for "d3pm"; for "sedd" the sum of the scores times (1 - alpha) / alpha.
+    """
+    if parameterization == "sedd":
+        scores = (logits.float() - math.log(logits.shape[-1] - 1)).exp()
+        return scores.sum(-1) - scores[:, mask_id]
+    if parameterization == "d3pm":
+        return 1 - logits.float().softmax(-1)[:, mask_id]
+    return logits.new_ones(len(logits), dtype=torch.float32)
+
+
 def _inherited(name: str) -> Any:
     """The name of an attribute -> the property of a wrapper with the value of the inner denoiser; 0 without one."""
     return property(lambda wrapper: getattr(wrapper.inner, name, 0))
@@ -219,6 +234,7 @@ class Wrapper:
     vocab_size, mask_id, max_length = map(_inherited, ("vocab_size", "mask_id", "max_length"))
     time_conditioned = _inherited("time_conditioned")
     selects, causal_block, shifted, frame = map(_inherited, ("selects", "causal_block", "shifted", "frame"))
+    parameterization = _inherited("parameterization")
 
     def hidden(
         self,

@@ -33,7 +33,7 @@ from unmask.train import budget, clock
 from unmask.train.clock import Watch
 from unmask.train.loop import StepReport, Trainer
 from unmask.train.plan import make_plan
-from unmask.train.session import objective_of
+from unmask.train.session import run_objective
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 LENGTH = 24
@@ -61,7 +61,7 @@ def trainer(folder: Path, *, paired: bool = False, model: dict[str, Any] | None 
     run = TextRun(DataSettings(length=LENGTH), choice, replace(chosen, **changes))
     plan = make_plan(run, data)
     network = build(plan.model, 1)
-    return Trainer(run, plan, data, network, objective_of(run.train, data), folder, Group(), torch.float32)
+    return Trainer(run, plan, data, network, run_objective(run, data), folder, Group(), torch.float32)
 
 
 def everything(run: Trainer) -> list[torch.Tensor]:
@@ -250,7 +250,7 @@ def test_the_size_follows_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     facts = trainer(tmp_path).corpus.facts
     part = PartFacts(1, 10**8, 10**8, 10**6)
     corpus = replace(trainer(tmp_path).corpus, facts=replace(facts, train=part, length=256))
-    probe = budget.Probe(corpus, objective_of(run.train, corpus), torch.device("cpu"), torch.float32, Group())
+    probe = budget.Probe(corpus, run_objective(run, corpus), torch.device("cpu"), torch.float32, Group())
 
     def seconds(run: TextRun, plan: Any, *_: Any) -> float:
         return run.train.batch * 100 * budget.flops_per_token(plan.model) / 1e10

@@ -32,7 +32,7 @@ from unmask.text.build import char_tokenizer
 from unmask.train import loop
 from unmask.train.loop import StepReport, Trainer
 from unmask.train.plan import make_plan
-from unmask.train.session import objective_of
+from unmask.train.session import run_objective
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 STEPS, LENGTH = 12, 16
@@ -71,7 +71,7 @@ def trainer(run: TextRun, folder: Path, objective: Objective | None = None, grou
     data = corpus()
     plan = make_plan(run, data)
     model = build(plan.model, run.train.seed)
-    objective = objective or objective_of(run.train, data)
+    objective = objective or run_objective(run, data)
     return Trainer(run, plan, data, model, objective, folder, group or Group(), torch.float32)
 
 

@@ -22,7 +22,7 @@ from unmask.text.build import char_tokenizer
 from unmask.train import loop
 from unmask.train.loop import Trainer
 from unmask.train.plan import make_plan
-from unmask.train.session import objective_of
+from unmask.train.session import run_objective
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 WINDOW = 96
@@ -53,7 +53,7 @@ def trainer(folder: Path, *, model: dict[str, Any] | None = None, **changes: Any
     run = TextRun(DataSettings(length=WINDOW), choice, replace(chosen, **changes))
     plan = make_plan(run, data)
     return Trainer(
-        run, plan, data, build(plan.model, 1).train(), objective_of(run.train, data), folder, Group(), torch.float32
+        run, plan, data, build(plan.model, 1).train(), run_objective(run, data), folder, Group(), torch.float32
     )
 
 

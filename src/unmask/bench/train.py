@@ -48,7 +48,7 @@ from unmask.run.parallel import Group
 from unmask.text.build import byte_tokenizer
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, flops_per_token
-from unmask.train.session import objective_of
+from unmask.train.session import run_objective
 from unmask.train.settings import TextRun, TrainSettings
 
 Modulation = Literal["none", "time"]
@@ -85,7 +85,7 @@ def make_trainer(
     plan = TrainPlan(model, parameter_count(model), 10_000, 3e-4, 2500, 10_000, 10_000, 1, tokens, tokens, 1.0)
     network = build(model).to(target).train()
     corpus = _noise_corpus(shape, 8 * shape.batch)
-    objective = objective_of(run.train, corpus)
+    objective = run_objective(run, corpus)
     return Trainer(run, plan, corpus, network, objective, Path("unused"), Group(), dtype)
 
 

@@ -23,7 +23,7 @@ from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens
 from unmask.decode.propose import Proposal, best_values, propose, two_best
-from unmask.denoiser import Caching, Denoiser, Place, selection
+from unmask.denoiser import Caching, Denoiser, Place, clean_mass, selection
 from unmask.errors import RequestError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decided, Decision, State, UnmaskingPolicy, View, decide, needs_of
@@ -219,8 +219,8 @@ class Decoder:
         canvas, view = ahead.canvas, ahead.view
         eligible = view.eligible
         hidden, memory = self._hidden(ahead, self._time(canvas, view.masked, None), memory)
-        proposed = self._propose(ahead, hidden, checks)
         needs = needs_of(self.policy)
+        proposed, mass = self._propose(ahead, hidden, checks, needs.mass)
         best, values = self._best(proposed, needs.top)
         values = values.exp()
         spread = -proposed.log_probs.exp().mul_(proposed.log_probs).nansum(-1)  # nan: tokens of probability 0
@@ -234,6 +234,7 @@ class Decoder:
             top=_scattered(eligible, values[:, : needs.top]) if needs.top else None,
             log_probs=_scattered(eligible, proposed.log_probs) if needs.log_probs else None,
             hidden=hidden if needs.hidden else None,
+            mass=None if mass is None else torch.zeros_like(log_prob, dtype=mass.dtype).masked_scatter(eligible, mass),
         )
         return view, self._seen(log_prob, eligible, best), memory
 
@@ -246,8 +247,10 @@ class Decoder:
         best = proposed.log_probs.topk(min(max(2, top, self.alternatives), proposed.log_probs.shape[-1]), -1)
         return best, best.values
 
-    def _propose(self, ahead: "_Ahead", hidden: Tensor, checks: Checks) -> Proposal:
-        """Tokens and distributions where the head runs, by each row's temperature, top-p and constraint."""
+    def _propose(
+        self, ahead: "_Ahead", hidden: Tensor, checks: Checks, mass: bool = False
+    ) -> tuple[Proposal, Tensor | None]:
+        """Tokens and distributions where the head runs, by each row's temperature, top-p and constraint; the `mass`."""
         canvas, temperature, top_p = ahead.canvas, ahead.temperature, ahead.top_p
         places = ahead.where.flatten().nonzero_static(size=sum(ahead.counts)).squeeze(-1)
         logits = self.denoiser.logits(pad_rows(hidden.flatten(0, 1)[places]))[: len(places)]
@@ -257,11 +260,13 @@ class Decoder:
             which = ahead.constraint
             allowed = allowed_tokens(self.constraints, which, canvas.tokens, ahead.where, logits.shape[-1])
         mask_id, refuse = self.denoiser.mask_id, checks.refuse
+        name = getattr(self.denoiser, "parameterization", "subs")
+        total = clean_mass(logits, mask_id, name) if mass else None  # before the logit of MASK is overwritten
         if len(set(zip(temperature, top_p, strict=True))) == 1:
-            return propose(logits, mask_id, noise, temperature[0], top_p[0], allowed, refuse)
+            return propose(logits, mask_id, noise, temperature[0], top_p[0], allowed, refuse), total
         line = places // canvas.tokens.shape[1]
         pairs = torch.tensor([temperature, top_p], dtype=torch.double, device=line.device)[:, line]
-        return propose(logits, mask_id, noise, pairs[0], pairs[1], allowed, refuse)
+        return propose(logits, mask_id, noise, pairs[0], pairs[1], allowed, refuse), total
 
     def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> "_Seen":
         if not self.alternatives or best is None:
@@ -287,7 +292,7 @@ class Decoder:
             values, after = self._hidden(ahead.keep(busy), None if time is None else time[busy], kept)
             hidden = put_rows(None, values, busy, ~busy)
             memory = put_rows(memory, after, busy, canvas.step == 0)
-        proposed = self._propose(ahead, hidden, checks)
+        proposed, _ = self._propose(ahead, hidden, checks)
         log_prob = canvas.log_prob.masked_scatter(revealed, proposed.log_prob)
         best = (
             proposed.log_probs.topk(min(self.alternatives, proposed.log_probs.shape[-1]), -1)

@@ -145,7 +145,7 @@ def make_decoder(
     Raises RequestError for what does not go together.
     """
     plain = denoiser
-    context = Context(schedule, lambda: _unigram(plain, device))
+    context = Context(schedule, lambda: _unigram(plain, device), getattr(plain, "parameterization", "") or "subs")
     rule = make(policy, context) if isinstance(policy, str) else _usable(policy)
     if passes is not None:
         rule = _within(rule, passes, policy if isinstance(policy, str) else repr(policy))

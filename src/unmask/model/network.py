@@ -58,7 +58,12 @@ class Network(nn.Module, ABC):
     @property
     def shifted(self) -> bool:
         """See `unmask.denoiser.Denoiser`."""
-        return False
+        return getattr(self.settings, "shift", False)
+
+    @property
+    def parameterization(self) -> str:
+        """See `unmask.denoiser.Denoiser`."""
+        return getattr(self.settings, "parameterization", "subs")
 
     @abstractmethod
     def _pass(

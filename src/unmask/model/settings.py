@@ -48,6 +48,11 @@ class DiTSettings:
     to earlier blocks, so that keys and values of finished blocks stay exact. 0: attention to all positions."""
     cond: Count = 128
     """Width of the time embedding, for modulation by time."""
+    shift: bool = False
+    """Whether the hidden state at position i predicts token i + 1: in an autoregressive model (`causal_block` 1)."""
+    parameterization: Literal["subs", "zero-masking", "d3pm", "sedd"] = "subs"
+    """What the logits are. subs: of the clean token, and visible tokens are copied (MDLM). zero-masking: without the
+    copy. d3pm: MASK has a probability too. sedd: logarithms of scores, which have no sum (`objective.baselines`)."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")

@@ -169,11 +169,6 @@ class Transformer(Network):
         self.rotary = Rotary(turned, _frequencies(turned, settings.base, settings.scaling))
         self.packed: PackedWeights | None = None  # made by `lowered`
 
-    @property
-    def shifted(self) -> bool:
-        """See `unmask.denoiser.Denoiser`."""
-        return self.settings.shift
-
     def _pass(
         self,
         tokens: Tensor,

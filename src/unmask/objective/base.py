@@ -9,8 +9,9 @@ the length of the batch. A slice keeps one buffer of the size of its logits, the
 written over it.
 """
 
-__all__ = ["BUDGET", "Draw", "Loss", "Objective", "Rows", "Turn", "log_likelihoods"]
+__all__ = ["BUDGET", "Draw", "Loss", "Objective", "Rows", "Turn", "head_values", "log_likelihoods"]
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -127,10 +128,25 @@ def log_likelihoods(denoiser: Denoiser, hidden: Tensor, targets: Tensor, budget:
     A target is never MASK. Differentiable once: the exponentials are overwritten by the gradient.
     """
 
-    def at(rows: Tensor, wanted: Tensor) -> Tensor:
-        values = _LogLikelihood.apply(denoiser.logits(rows), wanted, denoiser.mask_id)
+    def of(logits: Tensor, wanted: Tensor) -> Tensor:
+        values = _LogLikelihood.apply(logits, wanted, denoiser.mask_id)
         assert isinstance(values, Tensor)
         return values
+
+    return head_values(denoiser, hidden, targets, of, budget)
+
+
+def head_values(
+    denoiser: Denoiser,
+    hidden: Tensor,
+    targets: Tensor,
+    function: Callable[[Tensor, Tensor], Tensor],
+    budget: int = BUDGET,
+) -> Tensor:
+    """Hidden states (N, D) and targets (N,) -> function(logits (N, V), targets), (N, ...), a slice at a time."""
+
+    def at(rows: Tensor, wanted: Tensor) -> Tensor:
+        return function(denoiser.logits(rows), wanted)
 
     size = max(1, budget // denoiser.vocab_size)
     if len(targets) <= size:

@@ -9,9 +9,11 @@ estimator that it was made with, and reports the bound by "count", whose varianc
 
 __all__ = [
     "ESTIMATORS",
+    "Cost",
     "Estimator",
     "Masked",
     "Masking",
+    "cross_entropy",
     "hide_bernoulli",
     "hide_by_count",
     "hide_by_step",
@@ -20,9 +22,11 @@ __all__ = [
     "nelbo",
     "spread",
     "stratified",
+    "summed_cost",
 ]
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -91,6 +95,15 @@ def hide_bernoulli(r: Tensor, u: Tensor, maskable: Tensor) -> tuple[Tensor, Tens
     return hide, torch.where(count > 0, (n + 1) / count.clamp(min=1), 0.0)
 
 
+Cost = Callable[[Denoiser, Tensor, Tensor, Tensor], Tensor]
+"""Denoiser, hidden states (N, D), true ids (N,), rows (N,) of the batch -> what each costs in nats (N,)."""
+
+
+def cross_entropy(denoiser: Denoiser, hidden: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
+    """The cost of masked diffusion: -log p of the true token."""
+    return -log_likelihoods(denoiser, hidden, targets)
+
+
 def nelbo(
     denoiser: Denoiser,
     x_0: Tensor,
@@ -99,28 +112,47 @@ def nelbo(
     *,
     valid: Tensor | None = None,
     time: Tensor | None = None,
+    cost: Cost = cross_entropy,
 ) -> Tensor:
     """One draw of the bound (B,): x_0 (B, L) int64, hide (B, L) bool, weight (B,); the rest as in Denoiser.hidden.
+
+    `cost` is what a hidden token costs, before it is multiplied by the weight.
+    """
+    nats = summed_cost(denoiser, x_0, hide, hide, valid=valid, time=time, cost=cost)
+    return nats * weight.to(nats.dtype)
+
+
+def summed_cost(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    hide: Tensor,
+    where: Tensor,
+    *,
+    valid: Tensor | None = None,
+    time: Tensor | None = None,
+    cost: Cost = cross_entropy,
+) -> Tensor:
+    """Tokens x_0 (B, L) int64, of which `hide` are shown as MASK, and `where` (B, L) is predicted -> the costs (B,).
 
     Positions that are padding in every row are left out of the computation, in multiples of `GRAIN`: they are not
     attended to and not predicted, so that the value is the same to rounding.
     """
     if valid is not None:
         length = used_length(valid)
-        x_0, hide, valid = x_0[:, :length], hide[:, :length], valid[:, :length]
-    tokens, (picked, count) = torch.where(hide, denoiser.mask_id, x_0), _picked(hide)
-    hidden = denoiser.hidden(tokens, valid=valid, time=time, **selection(denoiser, hide)).flatten(0, 1)
-    log_p = log_likelihoods(denoiser, hidden.index_select(0, picked), x_0.flatten()[picked])[:count]
-    nats = torch.zeros_like(x_0, dtype=log_p.dtype).masked_scatter(hide, -log_p).sum(-1)
-    return nats * weight.to(nats.dtype)
+        x_0, hide, where, valid = x_0[:, :length], hide[:, :length], where[:, :length], valid[:, :length]
+    tokens, (picked, count) = torch.where(hide, denoiser.mask_id, x_0), _picked(where)
+    hidden = denoiser.hidden(tokens, valid=valid, time=time, **selection(denoiser, where)).flatten(0, 1)
+    rows = picked.div(x_0.shape[1], rounding_mode="floor")
+    costs = cost(denoiser, hidden.index_select(0, picked), x_0.flatten()[picked], rows)[:count]
+    return torch.zeros_like(x_0, dtype=costs.dtype).masked_scatter(where, costs).sum(-1)
 
 
-def _picked(hide: Tensor) -> tuple[Tensor, int]:
-    """What is hidden, (B, L) bool -> flat indices (M,), and the number N of those that count: the first.
+def _picked(where: Tensor) -> tuple[Tensor, int]:
+    """What is predicted, (B, L) bool -> flat indices (M,), and the number N of those that count: the first.
 
     The others repeat the first index. M is N rounded up (`rounded_size`), since N differs in each step.
     """
-    indices = hide.flatten().nonzero().squeeze(1)
+    indices = where.flatten().nonzero().squeeze(1)
     count = len(indices)
     more = rounded_size(count) - count if count else 0
     return torch.cat([indices, indices[:1].expand(more)]), count
@@ -177,6 +209,7 @@ class Masked:
 
     process: MaskedDiffusion
     estimator: Estimator = "count"
+    cost: Cost = cross_entropy
 
     def draw(self, seed: int, step: int, rows: Tensor, total: int, maskable: Tensor) -> Draw:
         """The masking of some rows: (hide, weight, time), as in `Masking`.
@@ -191,7 +224,8 @@ class Masked:
         """One draw of the bound."""
         hide, weight, time = draw
         time = time if model.time_conditioned else None
-        return Loss(nelbo(model, rows.ids, hide, weight, valid=rows.valid, time=time), rows.maskable.sum(-1))
+        nats = nelbo(model, rows.ids, hide, weight, valid=rows.valid, time=time, cost=self.cost)
+        return Loss(nats, rows.maskable.sum(-1))
 
     @torch.no_grad()
     def bound(self, model: Denoiser, rows: Rows, turn: Turn) -> Loss:

@@ -42,6 +42,8 @@ class Needs:
     """The whole distribution of each position: V numbers each, so set it only where `top` does not suffice."""
     hidden: bool = False
     """The network's output at each position, before the vocabulary head."""
+    mass: bool = False
+    """`View.mass`."""
     noise: bool = True
     """The uniforms of `View.noise`; without it they are nan, since a hash of every position takes time."""
 
@@ -51,6 +53,7 @@ class Needs:
             max(self.top, other.top),
             self.log_probs or other.log_probs,
             self.hidden or other.hidden,
+            self.mass or other.mass,
             self.noise or other.noise,
         )
 
@@ -77,6 +80,7 @@ class View:
     top: Tensor | None = None  # (B, L, k) the highest clean probabilities, descending; zero where not eligible
     log_probs: Tensor | None = None  # (B, L, V) clean; zero where not eligible
     hidden: Tensor | None = None  # (B, L, D)
+    mass: Tensor | None = None  # what the model predicts for all tokens but MASK together (`denoiser.clean_mass`)
     dial: Tensor | None = None  # (B,) from 0 (accurate) to 1 (fast); nan: the policy's own
 
     def keep(self, rows: Tensor) -> "View":
@@ -99,8 +103,9 @@ class Decision(NamedTuple):
     remask: Tensor | None = None
     """(B, L) bool, within erasable: positions that are hidden again after the pass."""
     done: Tensor | None = None
-    """(B,) bool: whether a row has finished its block. Policies that hide tokens again, and only they, return it, at
-    every pass. For them an empty `reveal` stays empty, and needs no pass if it was decided before the pass."""
+    """(B,) bool: whether a row has finished its block. Policies that hide tokens again, or for which a pass may reveal
+    nothing, return it at every pass, others never. With it an empty `reveal` stays empty, and needs no pass if it was
+    decided before the pass."""
     fallback: Tensor | None = None
     """(B, L) scores, finite where eligible; used where `reveal` is empty."""
     log_prob: Tensor | None = None

@@ -1,6 +1,6 @@
 """Texts of a policy's options -> numbers, words, schedules and frequencies, with defaults from the model."""
 
-__all__ = ["Context", "Options", "plugin_line"]
+__all__ = ["Context", "Options", "paced", "plugin_line"]
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,16 +12,21 @@ from torch import Tensor
 
 from unmask.disk.json import NotJson, parse_json, read_text
 from unmask.errors import RequestError, did_you_mean
+from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.pace import read_pace
+from unmask.policies.top_k import PACES, Pace, Power, Score, TopK
 from unmask.process import Linear, Schedule, make_schedule
 from unmask.ranges import Count, number_of, real, whole
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Defaults from a model: its schedule, and a function that returns the frequencies of its tokens (V,)."""
+    """Defaults from a model: its schedule, a function that returns the frequencies of its tokens (V,), and what its
+    logits are (`DiTSettings.parameterization`)."""
 
     schedule: Schedule | None = None
     unigram: Callable[[], Tensor] | None = None
+    parameterization: str = "subs"
 
 
 def plugin_line(point: Any) -> str:
@@ -77,3 +82,31 @@ class Options:
             if (table >= 0).all() and 0 < float(table.sum()) < float("inf"):
                 return table / table.sum()
         raise RequestError(f"unigram is '{path}'; give a JSON file with a list of one number a token id, none below 0.")
+
+
+def paced(score: Score, name: str, options: Options) -> UnmaskingPolicy:
+    """Score -> TopK with the options `pace`, `power` and `steps`."""
+    pace, steps = options.values.get("pace"), options.steps()
+    if "power" in options.values and pace != "power":
+        raise RequestError("The option power goes with pace=power only; add that, or leave power out.")
+    if pace is not None and pace.endswith(".json"):
+        if steps is None and "steps" in options.values:
+            raise RequestError(
+                f"A saved pace has its own passes; give their number as steps, or leave it out with {pace}."
+            )
+        saved = read_pace(pace, steps)
+        return TopK(score, len(saved.sizes), saved)
+    if pace is not None and steps is None:
+        raise RequestError(f"pace={pace} needs steps; give for example {name}:steps=16,pace={pace}.")
+    return TopK(score, steps, _pace(pace or "linear", options))
+
+
+def _pace(name: str, options: Options) -> Pace:
+    """Name -> pace; pace=power takes its exponent from the option `power`."""
+    if name == "power":
+        return Power(options.number("power", 2.0))
+    if name not in PACES:
+        hint = did_you_mean(name, [*PACES, "power"]).removesuffix(".")
+        end = "" if hint.startswith("did") else ", or a file that ends in .json."
+        raise RequestError(f"There is no pace named '{name}'; {hint}{end}")
+    return PACES[name]

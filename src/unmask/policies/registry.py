@@ -22,14 +22,14 @@ from unmask.policies.early_stop import EarlyStop
 from unmask.policies.entropy_bound import EntropyBound
 from unmask.policies.factor import Factor
 from unmask.policies.klass import Klass
-from unmask.policies.options import Context, Options, plugin_line
+from unmask.policies.options import Context, Options, paced, plugin_line
 from unmask.policies.or_else import OrElse
-from unmask.policies.pace import read_pace
 from unmask.policies.pc import PositionCalibrated
 from unmask.policies.prefix import Prefix
 from unmask.policies.remdm import ReMDM
+from unmask.policies.reverse import Reverse
 from unmask.policies.threshold import Threshold
-from unmask.policies.top_k import PACES, SCORES, Pace, Power, Score, TopK
+from unmask.policies.top_k import SCORES
 
 Joint = Literal["yes", "one a pass", "limit", "no"]
 """Whether samples at temperature 1 have the model's joint law: always; with one reveal a pass; in the limit; never."""
@@ -65,40 +65,12 @@ class Entry:
 
 
 def _top_k(name: str, options: Options) -> UnmaskingPolicy:
-    return _paced(SCORES[name], name, options)
+    return paced(SCORES[name], name, options)
 
 
 def _pc(options: Options) -> UnmaskingPolicy:
     score = PositionCalibrated(options.unigram(), options.number("decay", 0.25), options.number("cap", 10.0))
-    return _paced(score, "pc", options)
-
-
-def _paced(score: Score, name: str, options: Options) -> UnmaskingPolicy:
-    """Score -> TopK with the options `pace`, `power` and `steps`."""
-    pace, steps = options.values.get("pace"), options.steps()
-    if "power" in options.values and pace != "power":
-        raise RequestError("The option power goes with pace=power only; add that, or leave power out.")
-    if pace is not None and pace.endswith(".json"):
-        if steps is None and "steps" in options.values:
-            raise RequestError(
-                f"A saved pace has its own passes; give their number as steps, or leave it out with {pace}."
-            )
-        saved = read_pace(pace, steps)
-        return TopK(score, len(saved.sizes), saved)
-    if pace is not None and steps is None:
-        raise RequestError(f"pace={pace} needs steps; give for example {name}:steps=16,pace={pace}.")
-    return TopK(score, steps, _pace(pace or "linear", options))
-
-
-def _pace(name: str, options: Options) -> Pace:
-    """Name -> pace; pace=power takes its exponent from the option `power`."""
-    if name == "power":
-        return Power(options.number("power", 2.0))
-    if name not in PACES:
-        hint = did_you_mean(name, [*PACES, "power"]).removesuffix(".")
-        end = "" if hint.startswith("did") else ", or a file that ends in .json."
-        raise RequestError(f"There is no pace named '{name}'; {hint}{end}")
-    return PACES[name]
+    return paced(score, "pc", options)
 
 
 def _threshold(feature: Any, default: float, options: Options) -> UnmaskingPolicy:
@@ -114,6 +86,12 @@ def _entropy_bound(options: Options) -> UnmaskingPolicy:
 def _remdm(options: Options) -> UnmaskingPolicy:
     variant = options.choice("kind", "cap", get_args(ReMDM.__annotations__["variant"]))
     return ReMDM(options.count("steps", 128), variant, options.number("eta", 0.02), options.schedule())
+
+
+def _reverse(options: Options) -> UnmaskingPolicy:
+    usual = "d3pm" if options.context.parameterization == "d3pm" else "analytic"
+    rule = options.choice("rule", usual, get_args(Reverse.__annotations__["rule"]))
+    return Reverse(options.count("steps", 128), rule, options.schedule())
 
 
 def _learned(options: Options) -> UnmaskingPolicy:
@@ -240,6 +218,14 @@ ENTRIES: dict[str, Entry] = {
         Knob("steps", (8, 16, 32, 64, 128)),
         nested=False,
     ),
+    "reverse": Entry(
+        _reverse,
+        frozenset({"steps", "rule", "schedule"}),
+        "The reverse process of a model whose predictions do not sum to 1: rule d3pm, analytic or euler (SEDD, D3PM).",
+        "limit",
+        Knob("steps", (8, 16, 32, 64, 128)),
+        nested=False,
+    ),
     "threshold": Entry(
         lambda options: Threshold(options.number("threshold", 0.9)),
         frozenset({"threshold"}),
@@ -249,6 +235,7 @@ ENTRIES: dict[str, Entry] = {
     ),
 }
 _NO_MODEL = Context()
+_OWN_END = (ReMDM, Reverse)  # policies that return `done`
 _EARLY_STOP = "early-stop"
 _WRAPPERS = {
     _EARLY_STOP: "`early-stop over POLICY`: all the rest once its logit gaps are large (Prophet, arXiv:2508.19982).",
@@ -276,8 +263,10 @@ def make(text: str, context: Context = _NO_MODEL) -> UnmaskingPolicy:
     left, word, right = text.partition(" or ")
     if word:
         first, second = make(left.strip(), context), make(right.strip(), context)
-        if isinstance(first, ReMDM) or isinstance(second, ReMDM):
-            raise RequestError(f"'{text}' joins a policy that hides tokens again; remdm cannot be combined.")
+        if isinstance(first, _OWN_END) or isinstance(second, _OWN_END):
+            raise RequestError(
+                f"'{text}' joins a policy that ends its blocks itself; remdm and reverse cannot be combined."
+            )
         return OrElse(first, second)
     outer, word, inner = text.partition(" over ")
     if word:
@@ -328,8 +317,10 @@ def _check(name: str, options: dict[str, str], known: frozenset[str]) -> None:
 def _early_stop(text: str, values: dict[str, str], inner: UnmaskingPolicy) -> UnmaskingPolicy:
     bars = ("early", "middle", "late")
     _check(_EARLY_STOP, values, frozenset(bars))
-    if isinstance(inner, ReMDM):
-        raise RequestError(f"'{text}' would stop a policy that hides tokens again; remdm cannot be combined.")
+    if isinstance(inner, _OWN_END):
+        raise RequestError(
+            f"'{text}' would stop a policy that ends its blocks itself; remdm and reverse cannot be combined."
+        )
     options = Options(values, _NO_MODEL)
     try:
         return EarlyStop(

@@ -134,7 +134,10 @@ def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
         heads=heads if choice.heads is None else choice.heads,
         dropout=choice.dropout,
         absolute=choice.absolute,
-        modulation="time" if choice.time_conditioned else "none",
+        modulation="time" if choice.time_conditioned or choice.parameterization == "sedd" else "none",
+        causal_block=int(choice.parameterization == "ar"),
+        shift=choice.parameterization == "ar",
+        parameterization="subs" if choice.parameterization == "ar" else choice.parameterization,
     )
 
 

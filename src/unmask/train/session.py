@@ -5,11 +5,11 @@ __all__ = [
     "Session",
     "claim",
     "default_folder",
-    "objective_of",
     "open_session",
     "plan_session",
     "recorded_run",
     "refuse_taken",
+    "run_objective",
     "set_newer_aside",
 ]
 
@@ -33,7 +33,7 @@ from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.hf.names import locate
 from unmask.model.load import build, load_denoiser, stored_settings
 from unmask.objective.base import Objective
-from unmask.objective.masked import Masked
+from unmask.objective.baselines import objective_of, parameterization
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import choose_dtype, fastest_threads, keep_all_memory, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
@@ -41,7 +41,7 @@ from unmask.text.tokenizer import Tokenizer
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
-from unmask.train.settings import Recorded, TextRun, Trained, TrainSettings, recorded_paths, run_of, trained_on
+from unmask.train.settings import Recorded, TextRun, Trained, recorded_paths, run_of, trained_on
 
 _PLACES = frozenset({"source", "valid"})
 _FREE = frozenset(
@@ -164,7 +164,8 @@ def plan_session(
         threads = set_threads(run.train.threads or before or fastest_threads())
         dtype = choose_dtype(run.train.dtype if start.record is None else start.record.dtype, device)
         corpus = _corpus(run, start, folder, threads, note, sampled=dry and point is None)
-        probe = Probe(corpus, objective_of(run.train, corpus), device, dtype, group)
+        objective = run_objective(run, corpus, start.network or (start.plan and start.plan.model))
+        probe = Probe(corpus, objective, device, dtype, group)
         run, plan, each = _plan(run, start, probe, began)
         if folder is None:
             folder = claim(to_path(out or default_folder(run.data.source)), held, group, None if dry else note)
@@ -230,9 +231,11 @@ def _origin(run: TextRun, start: _Start) -> dict[str, Any]:
     return origin
 
 
-def objective_of(settings: TrainSettings, corpus: Corpus) -> Objective:
-    """Settings -> the objective: the bound of masked diffusion."""
-    return Masked(MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(settings.schedule)), settings.estimator)
+def run_objective(run: TextRun, corpus: Corpus, start: Any = None) -> Objective:
+    """Settings -> the objective of a new network, or of the one trained further: `start`, or these are its settings."""
+    name = run.model.parameterization if start is None else parameterization(start)
+    process = MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(run.train.schedule))
+    return objective_of(name, process, run.train.estimator, run.train.grid)
 
 
 def recorded_run(resume: str | Path) -> TextRun:

@@ -46,6 +46,9 @@ class ModelChoice:
     """Learned absolute positions beside the rotary ones: for canvases of a fixed form, such as a grid."""
     time_conditioned: bool = False
     """Give the network the time through adaLN, as in MDLM's Table 12; off is simpler and no worse there."""
+    parameterization: Literal["subs", "zero-masking", "d3pm", "sedd", "ar"] = "subs"
+    """What it predicts, and so by what it is trained: subs is MDLM, ar an autoregressive model, sedd and d3pm are other
+    diffusions, zero-masking lies between d3pm and subs (MDLM, Table 8)."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")
@@ -84,6 +87,9 @@ class TrainSettings:
     """How maskings are drawn: all have the same expectation, the default has the least variance (docs/math.md)."""
     schedule: Literal["linear", "cosine", "cosine-squared", "geometric", "polynomial"] = "linear"
     """The schedule alpha(t) of the two time-based estimators, and of the time input of a time-conditioned model."""
+    grid: Count | None = None
+    """Steps of the reverse process, T in MDLM's Table 8; by default time is continuous, but for d3pm and zero-masking,
+    where it is 1000."""
     seed: Seed = 1
     """Seed of weights, order of the data, maskings and dropout."""
     eval_every: Count | None = None
