@@ -24,8 +24,8 @@ from unmask.fill.holes import Choice, Fill, Filler
 from unmask.hf.masked import open_denoiser
 from unmask.model.inference import computing_in
 from unmask.noise import row_seeds
+from unmask.objective.baselines import objective_of, parameterization
 from unmask.objective.bound import Bound, validate
-from unmask.objective.masked import Masked
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
 from unmask.results import Filling, Generation, finished
@@ -73,7 +73,8 @@ class Model:
         self.process, self.tokenizer, self.checkpoint = process, tokenizer, checkpoint
         self.device, self.dtype = device, dtype
         self.denoiser: Denoiser = writable(computing_in(self.network, dtype), tokenizer)
-        self.defaults = Defaults.of(checkpoint)
+        self.defaults = Defaults.of(checkpoint, network)
+        self.objective = objective_of(parameterization(network), process)
 
     def __repr__(self) -> str:
         count = sum(p.numel() for p in self.network.parameters())
@@ -329,8 +330,7 @@ class Model:
         rows = [row[at : at + self.window] for row in ids for at in range(0, len(row), self.window)]
         if not rows:
             raise RequestError("There is no text to measure: every text given is empty.")
-        unknown = self.tokenizer.warn(texts)  # then the bound is not of these bytes
-        size = 0 if unknown else sum(len(text.encode()) for text in texts)
+        size = 0 if self.tokenizer.warn(texts) else sum(len(text.encode()) for text in texts)  # else of other bytes
         packed = Packed.of(rows, self.window, self.tokenizer.pad_id, size)
         return self.bound_packed(packed, draws=draws, seed=seed, batch=batch)
 
@@ -347,4 +347,4 @@ class Model:
         """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all."""
         stand_in = self.tokenizer.stand_in
         options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed, "stand_in": stand_in}
-        return validate(self.denoiser, Masked(self.process), packed, self.device, **options).checked()
+        return validate(self.denoiser, self.objective, packed, self.device, **options).checked()

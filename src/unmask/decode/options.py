@@ -17,6 +17,7 @@ from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import ArgumentError, RequestError
 from unmask.model.cache import cached
 from unmask.model.zoo.read import FAMILIES
+from unmask.objective.baselines import parameterization
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.learned.policy import Learned
 from unmask.policies.options import Context
@@ -25,6 +26,13 @@ from unmask.process import Schedule
 from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, Temperature, TopP, check_value, checked, shown
 from unmask.text.chat import chat_ids
 from unmask.text.tokenizer import Tokenizer
+
+_USUAL: dict[str, dict[str, Any]] = {
+    "ar": {"policy": "left-to-right", "block_size": 1},
+    "d3pm": {"policy": "reverse"},
+    "sedd": {"policy": "reverse"},
+}
+"""Decoding of models that are no MDLM, by what they predict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +50,15 @@ class Defaults:
     """The token that begins a text."""
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint | None) -> "Defaults":
-        """A checkpoint -> its defaults. Raises CheckpointError for values that cannot be."""
+    def of(cls, checkpoint: Checkpoint | None, network: Denoiser | None = None) -> "Defaults":
+        """A checkpoint and its network -> its defaults. Raises CheckpointError for values that cannot be."""
+        usual = Defaults(**_USUAL.get(parameterization(network), {}))
         if checkpoint is None:
-            return Defaults()
+            return usual
         recorded = checkpoint.fact(Defaults, "config.json", "decoding")
         family = checkpoint.fact(str, "config.json", "family") or checkpoint.fact(str, "config.json", "model", "family")
         if family not in FAMILIES:
-            return recorded or Defaults()
+            return recorded or usual
         start = checkpoint.fact(int, "config.json", "model", "start_id")
         return replace(recorded or Defaults(**FAMILIES[family].decoding), family=family, start=start)
 
@@ -136,7 +145,8 @@ def make_decoder(
 
     Args:
         block_size: positions that are filled before the next begin; None: a single block.
-        cache: "prefix", "dual" or "delayed" (see `unmask.model.cache`); None runs every position again.
+        cache: "prefix", "dual" or "delayed" (see `unmask.model.cache`); None runs every position again, but for
+            block-causal attention in blocks, whose cache "causal" is exact.
         guidance: the scale of classifier-free guidance towards the prompt (see `unmask.denoiser.Guided`).
         suppress: tokens that are never written: ids, or texts of one token each.
         passes: a budget that a calibrated learned policy turns into its dial: forward passes a row, on average.
@@ -153,6 +163,8 @@ def make_decoder(
         denoiser = Suppressed(denoiser, tuple(_token(tokenizer, token) for token in suppress))
     if guidance:
         denoiser = Guided(denoiser, guidance)
+    if cache is None and block_size and not guidance and getattr(denoiser, "causal_block", 0):
+        cache = "causal"
     if cache is not None:
         denoiser = cached(denoiser, cache)
         if denoiser.needs_blocks and block_size is None:

@@ -7,6 +7,8 @@ with it. All bounds are in nats and have no epsilon: times lie in (0, 1], and al
 __all__ = ["GRID", "Autoregressive", "DiscreteTime", "objective_of", "parameterization", "score_entropy"]
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -144,7 +146,8 @@ class DiscreteTime:
         weight = torch.full_like(factor, self.steps)
         nats = nelbo(model, rows.ids, hide, weight, valid=rows.valid, time=time, cost=cost)
         if len(which := factor.nonzero().squeeze(-1)):
-            known = self._reconstruction(model, rows.part(which, factor.device), again[which])
+            with _dropout_of(model, which):
+                known = self._reconstruction(model, rows.part(which, factor.device), again[which])
             nats = nats.index_add(0, which, factor[which] * known)
         return Loss(nats, rows.maskable.sum(-1))
 
@@ -198,6 +201,17 @@ class DiscreteTime:
             return log_p, torch.zeros_like(log_p)
         values = head_values(model, hidden, targets, partial(_with_mask, mask_id=model.mask_id))
         return values[:, 0], values[:, 1].exp()
+
+
+@contextmanager
+def _dropout_of(model: Any, rows: Tensor) -> Generator[None]:
+    """A pass of some rows (N,) of the batch drops what it would drop in a pass of all."""
+    keys = getattr(model, "dropout_keys", None)
+    if keys is not None:
+        model.dropout_keys = keys[:, rows]
+    yield
+    if keys is not None:
+        model.dropout_keys = keys
 
 
 def _with_mask(logits: Tensor, targets: Tensor, mask_id: int) -> Tensor:

@@ -16,7 +16,7 @@ QWEN3 = replace(
     constants={"qk_norm": True, "shift": True, "causal_block": 1},
     mask="",
     bos="<|endoftext|>",
-    decoding={"policy": "left-to-right", "temperature": 0.0},
+    decoding={"policy": "left-to-right", "temperature": 0.0, "block_size": 1},
 )
 QWEN2 = replace(
     QWEN3,

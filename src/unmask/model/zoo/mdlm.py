@@ -84,6 +84,7 @@ SEDD = replace(
     fixed={"noise.type": ("loglinear",), "model.scale_by_sigma": (True,)},
     time=None,
     names={name.removeprefix("backbone."): ours for name, ours in _NAMES.items()},
+    constants={"gelu": "tanh", "modulation": "time", "parameterization": "sedd"},
     mask="tokens - 0",
     eos="tokens - 1",
 )
