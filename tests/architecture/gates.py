@@ -70,7 +70,7 @@ READERS = {
     "solve/sweep.py": "opens what the reader decodes line by line",
     "hf/convert.py": "files of a wheel whose checksum was compared",
     "hf/gguf.py": "a mapped file of tensors, with its own bounded header",
-    "tasks/gsm8k.py": "bytes that are hashed, and that the reader decodes line by line",
+    "tasks/files.py": "bytes that are hashed, and that the reader decodes line by line",
     "tasks/registry.py": "bytes that are hashed",
     "trace/events.py": "an asset of the library",
     "trace/picture.py": "an asset of the library",

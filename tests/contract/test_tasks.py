@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -92,6 +93,18 @@ def problems(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def maths(tmp_path: Path) -> Path:
+    """A folder in the layout of MATH: a file for each problem."""
+    for split, n in (pair for split in ("train", "test") for pair in product([split], range(150))):
+        folder = tmp_path / "maths" / split / ("algebra" if n % 2 else "geometry")
+        folder.mkdir(parents=True, exist_ok=True)
+        row = {"problem": f"[{split}] Halve ${n}$.", "level": "Level 2", "type": "Algebra"}
+        row["solution"] = f"It is \\boxed{{\\frac{{{n}}}{{2}}}}."
+        (folder / f"{n}.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
+    return tmp_path / "maths"
+
+
+@pytest.fixture
 def chains(tmp_path: Path) -> Path:
     """A file of antibody chains with enough lineages for each split."""
     draw = random.Random(3)
@@ -107,7 +120,8 @@ EXAMPLES = {
     "arithmetic": ("arithmetic", "arithmetic:modulus=23,length=3,shortest=3", "arithmetic:modulus=2,shortest=9"),
     "automaton": tuple(f"automaton:traces={traces}" for traces in ("natural", "long", "mixed", "short")),
     "countdown": ("countdown", "countdown:numbers=2,largest=9,low=1", "countdown:numbers=6,high=999"),
-    "gsm8k": ("gsm8k:path={problems}",),
+    "gsm8k": ("gsm8k:path={problems}", "gsm8k:path={problems},prompt=chat"),
+    "math-500": ("math-500:path={maths}", "math-500:path={maths},prompt=chat,length=64"),
     "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,negative=true,size=9"),
     "sudoku": ("sudoku", "sudoku:side=4", "sudoku:side=4,clues=15"),
 }
@@ -119,8 +133,8 @@ def test_every_registered_task_is_tried() -> None:
 
 @pytest.mark.parametrize("text", [text for texts in EXAMPLES.values() for text in texts])
 @pytest.mark.usefixtures("gym")
-def test_a_registered_task_fulfils_the_contract(text: str, problems: Path, chains: Path) -> None:
-    text = text.format(problems=problems, chains=chains)
+def test_a_registered_task_fulfils_the_contract(text: str, problems: Path, chains: Path, maths: Path) -> None:
+    text = text.format(problems=problems, chains=chains, maths=maths)
     check_task(lambda: make(text), count=4)
     assert make(make(text).name).name == make(text).name
     assert make(text).examples("test", 3) == make(make(text).name).examples("test", 3)
@@ -513,6 +527,32 @@ def test_problems_equal_the_rows_of_the_file(problems: Path) -> None:
         assert task.verify(example, right) == Verdict(1.0), right
     assert task.verify(example, "\\boxed{1,001.5}") == Verdict(0.0, "the answer is 2003/2, not 1001")
     assert task.verify(example, "many").why == "there is no number in the place of the answer"
+
+
+def test_a_problem_of_math_is_read_with_its_answer(maths: Path) -> None:
+    task = make(f"math-500:path={maths},length=9,prompt=chat")
+    example = next(example for example in task.examples("test", 60) if "$3$" in example.message)
+    assert example.template == "<reasoning>[9]"
+    assert example.message.endswith("</answer>\n\n[test] Halve $3$.")
+    assert example.facts == {"answer": "\\frac{3}{2}", "subject": "Algebra", "level": "Level 2"}
+    assert task.verify(example, "so \\boxed{1.5}") == Verdict(1.0)
+    assert task.verify(example, "so \\boxed{2.5}") == Verdict(0.0, "the answer is not \\frac{3}{2}")
+    assert task.verify(example, "so 1.5").why == "there is no answer in a box"
+
+
+def test_published_folders_have_their_splits(problems: Path, tmp_path: Path) -> None:
+    """Rows in Parquet, as on the hub, are the rows in JSON lines."""
+    parquet: Any = pytest.importorskip("pyarrow.parquet")
+    arrow: Any = pytest.importorskip("pyarrow")
+    rows = list(map(json.loads, problems.read_text().splitlines()))
+    folder = tmp_path / "hub" / "main"
+    folder.mkdir(parents=True)
+    parquet.write_table(arrow.Table.from_pylist(rows), folder / "test-00000-of-00001.parquet")
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "test.jsonl").write_text(problems.read_text())
+    first, second = (make(f"gsm8k:path={tmp_path / name}").examples("test", 999) for name in ("hub", "lines"))
+    assert len(first) == 160
+    assert first == second
 
 
 def test_texts_become_templates_and_back() -> None:

@@ -24,6 +24,7 @@ from unmask.policies.registry import make
 from unmask.process import Schedule
 from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, Temperature, TopP, check_value, checked, shown
 from unmask.text.chat import chat_ids
+from unmask.text.published import Chat
 from unmask.text.tokenizer import Tokenizer
 
 
@@ -53,13 +54,18 @@ class Defaults:
         start = checkpoint.fact(int, "config.json", "model", "start_id")
         return replace(recorded or Defaults(**FAMILIES[family].decoding), family=family, start=start)
 
+    @property
+    def chat(self) -> Chat | None:
+        """The template of conversations; None for a model that has none."""
+        return None if self.family is None else FAMILIES[self.family].chat
+
     def prompt_ids(self, tokenizer: Tokenizer, denoiser: Denoiser, texts: Sequence[str], chat: bool) -> list[list[int]]:
         """Prompts -> their ids: each as a user's message in the model's template if `chat`, else as they are.
 
         An empty prompt of a shifted denoiser, which cannot write the first token of a text, is the token that begins
         one. Raises RequestError where the model has no template.
         """
-        template = None if self.family is None else FAMILIES[self.family].chat
+        template = self.chat
         if chat and template is None:
             raise RequestError("This model has no template of conversations; leave out --chat.")
         if chat and template is not None:

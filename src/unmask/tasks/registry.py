@@ -40,6 +40,7 @@ from unmask.tasks.base import Task
 from unmask.tasks.countdown import Countdown
 from unmask.tasks.gsm8k import Gsm8k
 from unmask.tasks.gym import Gym
+from unmask.tasks.math500 import Math500
 from unmask.tasks.sudoku import Sudoku
 
 GROUP = "unmask.tasks"
@@ -125,6 +126,7 @@ _BUILT_IN: dict[str, type[Any]] = {
     "countdown": Countdown,
     "gsm8k": Gsm8k,
     "gym": Gym,
+    "math-500": Math500,
     "sudoku": Sudoku,
 }
 """Built-in tasks; they take precedence over plug-ins of the same name."""
