@@ -1,6 +1,6 @@
 """The options of a request: a policy and what goes with it -> a decoder; numbers -> the options of each row."""
 
-__all__ = ["NO_OPTIONS", "Defaults", "RowOptions", "make_decoder", "row_options", "writable"]
+__all__ = ["NO_OPTIONS", "Defaults", "RowOptions", "make_decoder", "measuring", "row_options", "writable"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -70,8 +70,14 @@ class Defaults:
             raise RequestError("This model has no template of conversations; leave out --chat.")
         if chat and template is not None:
             return [chat_ids(tokenizer, template, [("user", text)]) for text in texts]
-        first = [] if self.start is None or not getattr(denoiser, "shifted", False) else [self.start]
-        return [row or first for row in tokenizer.encode_batch(texts)]
+        return [row or self.first(denoiser) for row in tokenizer.encode_batch(texts)]
+
+    def first(self, denoiser: Denoiser) -> list[int]:
+        """What stands before a text whose first token is to be predicted: the start token, if the denoiser is shifted.
+
+        Nothing for other denoisers, and for models that have no start token.
+        """
+        return [] if self.start is None or not getattr(denoiser, "shifted", False) else [self.start]
 
     def rule(
         self, denoiser: Denoiser, policy: str | UnmaskingPolicy | None, size: int | None
@@ -178,6 +184,13 @@ def writable(denoiser: Denoiser, tokenizer: Tokenizer) -> Denoiser:
     if frame := getattr(denoiser, "frame", None):
         ids += (*frame, tokenizer.pad_id, *([] if tokenizer.unknown_id is None else [tokenizer.unknown_id]))
     return Suppressed(denoiser, tuple(sorted({*ids} - {denoiser.mask_id}))) if ids else denoiser
+
+
+def measuring(denoiser: Denoiser, tokenizer: Tokenizer) -> Denoiser:
+    """What `writable` returned -> the same for texts that are measured, which can have the unknown token."""
+    if not isinstance(denoiser, Suppressed) or tokenizer.unknown_id not in denoiser.ids:
+        return denoiser
+    return replace(denoiser, ids=tuple(token for token in denoiser.ids if token != tokenizer.unknown_id))
 
 
 def _usable(policy: Any) -> UnmaskingPolicy:
