@@ -14,7 +14,7 @@ from unmask.data.packed import Packed
 from unmask.decode.canvas import constraints_of
 from unmask.decode.constraint import Constraint, Constraints
 from unmask.decode.loop import Decoder
-from unmask.decode.options import Defaults, make_decoder, row_options, writable
+from unmask.decode.options import Defaults, make_decoder, measuring, row_options, writable
 from unmask.decode.rows import Snapshot, Source, Written, slide
 from unmask.denoiser import Denoiser, Trainable
 from unmask.disk.checkpoint import Checkpoint
@@ -315,7 +315,7 @@ class Model:
     @property
     def filler(self) -> Filler:
         """The object that fills holes and compares choices."""
-        return Filler(self.denoiser, self.tokenizer, self.window, self.device)
+        return Filler(self.denoiser, self.tokenizer, self.window, self.device, self.defaults.first(self.network))
 
     @ranges.checked
     def bound(
@@ -327,11 +327,10 @@ class Model:
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         ids = self.tokenizer.encode_batch(texts)
-        rows = [row[at : at + self.window] for row in ids for at in range(0, len(row), self.window)]
-        if not rows:
+        if not any(ids):
             raise RequestError("There is no text to measure: every text given is empty.")
         size = 0 if self.tokenizer.warn(texts) else sum(len(text.encode()) for text in texts)  # else of other bytes
-        packed = Packed.of(rows, self.window, self.tokenizer.pad_id, size)
+        packed = Packed.cut(ids, self.window, self.tokenizer.pad_id, size, self.defaults.first(self.network))
         return self.bound_packed(packed, draws=draws, seed=seed, batch=batch)
 
     @ranges.checked
@@ -347,4 +346,5 @@ class Model:
         """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all."""
         stand_in = self.tokenizer.stand_in
         options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed, "stand_in": stand_in}
-        return validate(self.denoiser, self.objective, packed, self.device, **options).checked()
+        denoiser = measuring(self.denoiser, self.tokenizer)
+        return validate(denoiser, self.objective, packed, self.device, **options).checked()

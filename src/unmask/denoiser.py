@@ -40,7 +40,8 @@ class Denoiser(Protocol):
     supports (None: no limit); `time_conditioned` is True if `hidden` needs `time`. It may have attributes more:
     `causal_block`, the size of the blocks of block-causal attention (0: a position attends to all), and `shifted`, True
     if the prediction for position i needs a pass at position i - 1; `frame`, the ids of the start and end tokens that
-    it puts around every text itself; and `parameterization`, what its logits are (`DiTSettings`), by default "subs".
+    it puts around every text itself; `parameterization`, what its logits are (`DiTSettings`), by default "subs"; and
+    `begins`, True if a shifted one predicts the first token of a text at its own position, where it sees MASK.
     """
 
     @property
@@ -234,7 +235,7 @@ class Wrapper:
     vocab_size, mask_id, max_length = map(_inherited, ("vocab_size", "mask_id", "max_length"))
     time_conditioned = _inherited("time_conditioned")
     selects, causal_block, shifted, frame = map(_inherited, ("selects", "causal_block", "shifted", "frame"))
-    parameterization = _inherited("parameterization")
+    parameterization, begins = map(_inherited, ("parameterization", "begins"))
 
     def hidden(
         self,

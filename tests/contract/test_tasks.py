@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -92,6 +93,18 @@ def problems(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def maths(tmp_path: Path) -> Path:
+    """A folder in the layout of MATH: a file for each problem."""
+    for split, n in (pair for split in ("train", "test") for pair in product([split], range(150))):
+        folder = tmp_path / "maths" / split / ("algebra" if n % 2 else "geometry")
+        folder.mkdir(parents=True, exist_ok=True)
+        row = {"problem": f"[{split}] Halve ${n}$.", "level": "Level 2", "type": "Algebra"}
+        row["solution"] = f"It is \\boxed{{\\frac{{{n}}}{{2}}}}."
+        (folder / f"{n}.json").write_text(json.dumps(row, indent=1), encoding="utf-8")
+    return tmp_path / "maths"
+
+
+@pytest.fixture
 def chains(tmp_path: Path) -> Path:
     """A file of antibody chains with enough lineages for each split."""
     draw = random.Random(3)
@@ -102,13 +115,44 @@ def chains(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A folder in the format of HumanEval, with a file for each split."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for number, split in enumerate(SPLITS):
+        rows = [{
+            "task_id": f"{split}/{n}", "entry_point": f"plus_{n}",
+            "prompt": f'from typing import List\n\n\ndef plus_{n}(items: List[int]) -> int:\n    """Sum and {n}."""\n',
+            "canonical_solution": f"    return sum(items) + {n}\n",
+            "test": f"def check(plus):\n    assert plus([1, 2]) == {n + 3}\n    assert plus([]) == {n}\n",
+        } for n in range(10 * number, 10 * number + 9)]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def mbpp(tmp_path: Path) -> Path:
+    """A file in the format of MBPP."""
+    rows = [{
+        "task_id": n, "text": f"Write a function to add {n} [to it].", "test_setup_code": "",
+        "code": f"def add_{n}(x):\r\n return x + {n}", "test_list": [f"assert add_{n}({x}) == {x + n}" for x in (0, 1)],
+    } for n in (*range(2, 5), *range(11, 20), *range(511, 520), *range(601, 610))]  # fmt: skip
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
 EXAMPLES = {
     "antibody-cdr3": ("antibody-cdr3:path={chains}",),
     "arithmetic": ("arithmetic", "arithmetic:modulus=23,length=3,shortest=3", "arithmetic:modulus=2,shortest=9"),
     "automaton": tuple(f"automaton:traces={traces}" for traces in ("natural", "long", "mixed", "short")),
     "countdown": ("countdown", "countdown:numbers=2,largest=9,low=1", "countdown:numbers=6,high=999"),
-    "gsm8k": ("gsm8k:path={problems}",),
+    "gsm8k": ("gsm8k:path={problems}", "gsm8k:path={problems},prompt=chat"),
+    "math-500": ("math-500:path={maths}", "math-500:path={maths},prompt=chat,length=64"),
     "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,negative=true,size=9"),
+    "humaneval": ("humaneval:path={programs}",),
+    "mbpp": ("mbpp:path={mbpp}", "mbpp:path={mbpp},shots=0,length=9"),
     "sudoku": ("sudoku", "sudoku:side=4", "sudoku:side=4,clues=15"),
 }
 
@@ -119,8 +163,10 @@ def test_every_registered_task_is_tried() -> None:
 
 @pytest.mark.parametrize("text", [text for texts in EXAMPLES.values() for text in texts])
 @pytest.mark.usefixtures("gym")
-def test_a_registered_task_fulfils_the_contract(text: str, problems: Path, chains: Path) -> None:
-    text = text.format(problems=problems, chains=chains)
+def test_a_registered_task_fulfils_the_contract(
+    text: str, problems: Path, chains: Path, maths: Path, programs: Path, mbpp: Path
+) -> None:
+    text = text.format(problems=problems, chains=chains, maths=maths, programs=programs, mbpp=mbpp)
     check_task(lambda: make(text), count=4)
     assert make(make(text).name).name == make(text).name
     assert make(text).examples("test", 3) == make(make(text).name).examples("test", 3)
@@ -513,6 +559,32 @@ def test_problems_equal_the_rows_of_the_file(problems: Path) -> None:
         assert task.verify(example, right) == Verdict(1.0), right
     assert task.verify(example, "\\boxed{1,001.5}") == Verdict(0.0, "the answer is 2003/2, not 1001")
     assert task.verify(example, "many").why == "there is no number in the place of the answer"
+
+
+def test_a_problem_of_math_is_read_with_its_answer(maths: Path) -> None:
+    task = make(f"math-500:path={maths},length=9,prompt=chat")
+    example = next(example for example in task.examples("test", 60) if "$3$" in example.message)
+    assert example.template == "<reasoning>[9]"
+    assert example.message.endswith("</answer>\n\n[test] Halve $3$.")
+    assert example.facts == {"answer": "\\frac{3}{2}", "subject": "Algebra", "level": "Level 2"}
+    assert task.verify(example, "so \\boxed{1.5}") == Verdict(1.0)
+    assert task.verify(example, "so \\boxed{2.5}") == Verdict(0.0, "the answer is not \\frac{3}{2}")
+    assert task.verify(example, "so 1.5").why == "there is no answer in a box"
+
+
+def test_published_folders_have_their_splits(problems: Path, tmp_path: Path) -> None:
+    """Rows in Parquet, as on the hub, are the rows in JSON lines."""
+    parquet: Any = pytest.importorskip("pyarrow.parquet")
+    arrow: Any = pytest.importorskip("pyarrow")
+    rows = list(map(json.loads, problems.read_text().splitlines()))
+    folder = tmp_path / "hub" / "main"
+    folder.mkdir(parents=True)
+    parquet.write_table(arrow.Table.from_pylist(rows), folder / "test-00000-of-00001.parquet")
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "test.jsonl").write_text(problems.read_text())
+    first, second = (make(f"gsm8k:path={tmp_path / name}").examples("test", 999) for name in ("hub", "lines"))
+    assert len(first) == 160
+    assert first == second
 
 
 def test_texts_become_templates_and_back() -> None:

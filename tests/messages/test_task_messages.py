@@ -56,7 +56,14 @@ REQUESTS = [
         "countdown:low=9,high=8",
         "low is 9 and high is 8; give a low that is not above high.",
     ),
-    ("gsm8k", "The task 'gsm8k' needs the option 'path'; write gsm8k:path=..."),
+    (
+        "gsm8k",
+        (
+            "The 100 problems of GSM8K are not in the cache: unmask fetch gsm8k-100; or name your own with "
+            "gsm8k:path=FOLDER."
+        ),
+    ),
+    ("gsm8k:path=set,prompt=talk", "prompt is 'talk'; give plain (a text to continue) or chat (a conversation)."),
     (
         "gsm8k:path=no.jsonl",
         (

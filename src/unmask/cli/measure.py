@@ -177,7 +177,9 @@ def _print_bound(model: "Model", arguments: EvalArguments, result: "Bound", seco
         )
         return
     missing = "only on whole parts (no --limit)"
-    if arguments.limit is None:
+    if result.known:
+        missing = "none: the first token of each sequence counts as known, since the network does not predict it"
+    elif arguments.limit is None:
         missing = "none: the text has characters outside the model's alphabet, so that no bound for it is known"
     error, bits = "" if result.stderr is None else f" ± {result.stderr:.4f}", result.bits_per_byte
     rows = {
@@ -204,7 +206,7 @@ def run_pace(argv: Sequence[str]) -> int:
     from unmask.noise import derive
 
     model, corpus = _load(arguments, own)
-    fit, check = two_sets(
+    sets = two_sets(
         corpus.valid,
         arguments.sequences,
         prompt=arguments.prompt,
@@ -212,6 +214,7 @@ def run_pace(argv: Sequence[str]) -> int:
         seed=arguments.seed,
         device=str(model.device),
     )
+    fit, check = ([rows.predicted(model.denoiser) for rows in part] for part in sets)
     total, each = int(fit[0].maskable[0].sum()), sum(len(rows.ids) for rows in fit)
     steps = sorted(set(arguments.steps))
     if steps[-1] > total:

@@ -65,13 +65,23 @@ class Packed:
     """Maskable tokens in all rows."""
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], length: int, pad_id: int, size: int) -> "Packed":
-        """Rows of at most `length` ids, all maskable -> the same packed; `size`: the bytes of their text."""
+    def of(cls, rows: Sequence[Sequence[int]], length: int, pad_id: int, size: int, first: int = 0) -> "Packed":
+        """Rows of at most `length` ids, maskable from position `first` on -> the same packed; `size`: the bytes of
+        their text."""
         table = np.full((len(rows), length), pad_id, np.int64)
         for line, row in enumerate(rows):
             table[line, : len(row)] = row
         last = np.array([len(row) for row in rows], np.int32)
-        return cls(table, np.zeros(len(rows), np.int32), last, size, int(last.sum()))
+        return cls(table, np.full(len(rows), first, np.int32), last, size, int((last - first).sum()))
+
+    @classmethod
+    def cut(
+        cls, texts: Sequence[Sequence[int]], length: int, pad_id: int, size: int, before: Sequence[int] = ()
+    ) -> "Packed":
+        """Texts of any length -> rows of at most `length` ids, each after the ids `before`, which are not maskable."""
+        step = length - len(before)
+        rows = [[*before, *ids[at : at + step]] for ids in texts for at in range(0, len(ids), step)]
+        return cls.of(rows, length, pad_id, size, len(before))
 
     def __len__(self) -> int:
         """The number of rows, N."""

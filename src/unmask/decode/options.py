@@ -1,6 +1,6 @@
 """The options of a request: a policy and what goes with it -> a decoder; numbers -> the options of each row."""
 
-__all__ = ["NO_OPTIONS", "Defaults", "RowOptions", "make_decoder", "row_options", "writable"]
+__all__ = ["NO_OPTIONS", "Defaults", "RowOptions", "make_decoder", "measuring", "row_options", "writable"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -25,6 +25,7 @@ from unmask.policies.registry import make
 from unmask.process import Schedule
 from unmask.ranges import BlockSize, Dial, Guidance, Natural, Passes, Temperature, TopP, check_value, checked, shown
 from unmask.text.chat import chat_ids
+from unmask.text.published import Chat
 from unmask.text.tokenizer import Tokenizer
 
 _USUAL: dict[str, dict[str, Any]] = {
@@ -62,19 +63,30 @@ class Defaults:
         start = checkpoint.fact(int, "config.json", "model", "start_id")
         return replace(recorded or Defaults(**FAMILIES[family].decoding), family=family, start=start)
 
+    @property
+    def chat(self) -> Chat | None:
+        """The template of conversations; None for a model that has none."""
+        return None if self.family is None else FAMILIES[self.family].chat
+
     def prompt_ids(self, tokenizer: Tokenizer, denoiser: Denoiser, texts: Sequence[str], chat: bool) -> list[list[int]]:
         """Prompts -> their ids: each as a user's message in the model's template if `chat`, else as they are.
 
         An empty prompt of a shifted denoiser, which cannot write the first token of a text, is the token that begins
         one. Raises RequestError where the model has no template.
         """
-        template = None if self.family is None else FAMILIES[self.family].chat
+        template = self.chat
         if chat and template is None:
             raise RequestError("This model has no template of conversations; leave out --chat.")
         if chat and template is not None:
             return [chat_ids(tokenizer, template, [("user", text)]) for text in texts]
-        first = [] if self.start is None or not getattr(denoiser, "shifted", False) else [self.start]
-        return [row or first for row in tokenizer.encode_batch(texts)]
+        return [row or self.first(denoiser) for row in tokenizer.encode_batch(texts)]
+
+    def first(self, denoiser: Denoiser) -> list[int]:
+        """What stands before a text whose first token is to be predicted: the start token, if the denoiser is shifted.
+
+        Nothing for other denoisers, and for models that have no start token.
+        """
+        return [] if self.start is None or not getattr(denoiser, "shifted", False) else [self.start]
 
     def rule(
         self, denoiser: Denoiser, policy: str | UnmaskingPolicy | None, size: int | None
@@ -184,6 +196,13 @@ def writable(denoiser: Denoiser, tokenizer: Tokenizer) -> Denoiser:
     if frame := getattr(denoiser, "frame", None):
         ids += (*frame, tokenizer.pad_id, *([] if tokenizer.unknown_id is None else [tokenizer.unknown_id]))
     return Suppressed(denoiser, tuple(sorted({*ids} - {denoiser.mask_id}))) if ids else denoiser
+
+
+def measuring(denoiser: Denoiser, tokenizer: Tokenizer) -> Denoiser:
+    """What `writable` returned -> the same for texts that are measured, which can have the unknown token."""
+    if not isinstance(denoiser, Suppressed) or tokenizer.unknown_id not in denoiser.ids:
+        return denoiser
+    return replace(denoiser, ids=tuple(token for token in denoiser.ids if token != tokenizer.unknown_id))
 
 
 def _usable(policy: Any) -> UnmaskingPolicy:

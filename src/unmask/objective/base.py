@@ -44,6 +44,19 @@ class Rows(NamedTuple):
         ids, maskable = (to_device(x[rows], device) for x in (self.ids, self.maskable))
         return Rows(ids, maskable, None if valid is None else to_device(valid, device))
 
+    def predicted(self, model: Any) -> "Rows":
+        """The same without what `model` does not predict, which counts as known.
+
+        A shifted network predicts a token at the position before it, so that it has no prediction for the first of a
+        row; the published programs train none either (Dream, arXiv:2508.15487). Ours predict it where they see MASK
+        (`begins`).
+        """
+        if not getattr(model, "shifted", False) or getattr(model, "begins", False):
+            return self
+        maskable = self.maskable.clone()
+        maskable[:, 0] = False
+        return self._replace(maskable=maskable)
+
 
 class Loss(NamedTuple):
     """Of each row: nats (B,), differentiable in training, and the number of tokens that they cover (B,)."""

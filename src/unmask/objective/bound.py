@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser
-from unmask.errors import RunError
+from unmask.errors import RequestError, RunError
 from unmask.limits import sentences
 from unmask.noise import derive
 from unmask.objective.base import Objective, Rows, Turn
@@ -29,7 +29,11 @@ class Bound:
     sequences: int
     draws: int
     bits_per_byte: float | None = None
-    """None where the number of bytes is not known, or where characters are outside the model's alphabet."""
+    """None where the number of bytes is not known, where characters are outside the model's alphabet, and where tokens
+    count as known."""
+    known: int = 0
+    """Tokens that count as known beside those of prompts: the first of each row of a shifted network, which predicts a
+    token at the position before it. The bound is on -log p of the others given these."""
 
     def checked(self) -> "Bound":
         """Itself. Raises RunError where it is no number: the network computed NaN or infinity."""
@@ -50,16 +54,21 @@ class Bound:
         return math.exp(min(self.nats_per_token, 700.0))
 
     @classmethod
-    def of(cls, nats: Tensor, tokens: Tensor, draws: int, text_bytes: int | None = None) -> "Bound":
-        """From the bound (N,) and the number of tokens (N,) of each sequence: the ratio of sums and its error."""
+    def of(cls, nats: Tensor, tokens: Tensor, draws: int, text_bytes: int | None = None, known: int = 0) -> "Bound":
+        """From the bound (N,) and the number of tokens (N,) of each sequence: the ratio of sums and its error.
+
+        Raises RequestError where no sequence has a token to predict.
+        """
         nats, tokens = nats.double(), tokens.double()
         total = float(tokens.sum())
+        if not total:
+            raise RequestError("No token of the text is predicted: give a text of at least two tokens.")
         rate = float(nats.sum()) / total
         count = len(nats)
         spread = float((nats - rate * tokens).square().sum()) * count / max(count - 1, 1)
         stderr = math.sqrt(spread) / total if count > 1 else None
-        bits = None if not text_bytes else float(nats.sum()) / math.log(2) / text_bytes
-        return cls(rate, stderr, int(total), count, draws, bits)
+        bits = None if not text_bytes or known else float(nats.sum()) / math.log(2) / text_bytes
+        return cls(rate, stderr, int(total), count, draws, bits, known)
 
     @classmethod
     def combined(cls, parts: Sequence["Bound"]) -> "Bound":
@@ -77,7 +86,8 @@ class Bound:
         if all(part.bits_per_byte for part in parts):
             size = sum(part.nats_per_token * part.tokens / math.log(2) / (part.bits_per_byte or 1.0) for part in parts)
             bits = nats / math.log(2) / size
-        return cls(nats / tokens, error, tokens, sum(part.sequences for part in parts), parts[0].draws, bits)
+        sequences, known = (sum(getattr(part, name) for part in parts) for name in ("sequences", "known"))
+        return cls(nats / tokens, error, tokens, sequences, parts[0].draws, bits, known)
 
 
 def bound(
@@ -97,14 +107,16 @@ def bound(
     """
     nats: list[Tensor] = []
     tokens: list[Tensor] = []
-    first = 0
-    for part in batches:
+    first = known = 0
+    for whole in batches:
+        part = whole.predicted(denoiser)
+        known += int(whole.maskable.sum() - part.maskable.sum())
         rows = torch.arange(first, first + len(part.ids))
         first += len(part.ids)
         results = [objective.bound(denoiser, part, Turn(seed, rows, total, draw, draws)) for draw in range(draws)]
         nats.append(torch.stack([result.nats.double().cpu() for result in results]).mean(0))
         tokens.append(torch.stack([result.tokens.double().cpu() for result in results]).mean(0))
-    return Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes)
+    return Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes, known)
 
 
 _STREAM = 3  # of the seed: validation maskings never meet those of training

@@ -273,7 +273,7 @@ def make_world(model: Model, checkpoint: str, task: str, *, train: int, valid: i
 
     def fitted(split: str, count: int, number: int) -> list[Problem]:
         examples = examples_of(chosen, split, count, derive(seed, number))
-        return fitting(chosen, examples, model.tokenizer, model.window, checkpoint)
+        return fitting(chosen, examples, model.tokenizer, model.window, checkpoint, model.defaults.chat)
 
     validating = fitted("valid", valid, 1)
     training = fitted("train", train, 0)

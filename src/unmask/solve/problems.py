@@ -13,6 +13,8 @@ from unmask.errors import RequestError
 from unmask.noise import derive
 from unmask.tasks import judge_all
 from unmask.tasks.base import Example, Task
+from unmask.text.chat import chat_ids, message_end
+from unmask.text.published import Chat
 from unmask.text.template import Hole, parse_template
 from unmask.text.tokenizer import Tokenizer
 
@@ -23,24 +25,38 @@ class Problem(NamedTuple):
     example: Example
     row: list[int]  # MASK in its holes
     holes: list[int]  # the positions of the MASKs
+    end: int | None = None  # the token that ends an answer in a conversation, as EOS does
 
 
-def problems(examples: Sequence[Example], tokenizer: Tokenizer) -> list[Problem]:
-    """Examples -> problems. Raises RequestError for a hole without a fixed length."""
-    return [_problem(example, tokenizer) for example in examples]
+def problems(examples: Sequence[Example], tokenizer: Tokenizer, chat: Chat | None = None) -> list[Problem]:
+    """Examples -> problems; `chat` is the model's template of conversations.
+
+    Raises RequestError for a hole without a fixed length, and for a conversation with a model that has no template.
+    """
+    return [_problem(example, tokenizer, chat) for example in examples]
 
 
 def fitting(
-    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, window: int | None, checkpoint: str
+    task: Task,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    window: int | None,
+    checkpoint: str,
+    chat: Chat | None = None,
 ) -> list[Problem]:
     """Examples of a task -> problems that fit a model.
 
-    `window` is the longest row that the model takes (None: any), `checkpoint` its name for error sentences.
-    Raises RequestError where there are no examples, where every problem has characters that the tokenizer lacks, and
-    where a problem is longer than the window.
+    `window` is the longest row that the model takes (None: any), `checkpoint` its name for error sentences, `chat` its
+    template of conversations. Raises RequestError where there are no examples, where every problem has characters that
+    the tokenizer lacks, where a problem is longer than the window, and as `problems`.
     """
     _check_longest(max(map(_hole_tokens, examples), default=0), window, task, checkpoint)
-    rows = problems(examples, tokenizer)
+    if chat is None and any(example.message for example in examples):
+        raise RequestError(
+            f"The problems of {task.name} are messages of a conversation, and {checkpoint} has no template of "
+            "conversations; choose the task's option prompt=plain, or a model that was trained on conversations."
+        )
+    rows = problems(examples, tokenizer, chat)
     if not rows:
         raise RequestError(f"{task.name} has no problems of the split that was asked for; choose another split.")
     if all(tokenizer.unknown_id in problem.row for problem in rows):
@@ -71,9 +87,13 @@ def most_holes(problems: Sequence[Problem]) -> int:
     return max(len(problem.holes) for problem in problems)
 
 
-def _problem(example: Example, tokenizer: Tokenizer) -> Problem:
-    """Example -> its problem. Raises RequestError for a hole without a fixed length."""
-    row: list[int] = []
+def _problem(example: Example, tokenizer: Tokenizer, chat: Chat | None) -> Problem:
+    """Example -> its problem. Raises RequestError as `problems`."""
+    row, end = list[int](), None
+    if example.message:
+        if chat is None:
+            raise RequestError("A problem is a message of a conversation, and the model has no template of these.")
+        row, end = chat_ids(tokenizer, chat, [("user", example.message)]), message_end(tokenizer, chat)
     for part in parse_template(example.template):
         if isinstance(part, str):
             row += tokenizer.encode(part)
@@ -83,7 +103,7 @@ def _problem(example: Example, tokenizer: Tokenizer) -> Problem:
             raise RequestError(
                 f"The problem '{example.template}' has a hole of no fixed length; write [5] for 5 tokens."
             )
-    return Problem(example, row, [at for at, token in enumerate(row) if token == tokenizer.mask_id])
+    return Problem(example, row, [at for at, token in enumerate(row) if token == tokenizer.mask_id], end)
 
 
 def solve(
@@ -114,12 +134,11 @@ def solve(
 
 
 def scored(task: Task, problems: Sequence[Problem], rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[float]:
-    """Problems and their filled rows -> scores. The verifier gets the text in the holes up to EOS."""
+    """Problems and their filled rows -> scores. The verifier gets the text in the holes up to EOS or `end`."""
     texts: list[str] = []
     for problem, tokens in zip(problems, rows, strict=True):
         written = [tokens[at] for at in problem.holes]
-        if tokenizer.eos_id in written:
-            written = written[: written.index(tokenizer.eos_id)]
-        texts.append(tokenizer.decode(written))
+        ends = (at for at, token in enumerate(written) if token in (tokenizer.eos_id, problem.end))
+        texts.append(tokenizer.decode(written[: next(ends, len(written))]))
     verdicts = judge_all(task, [(problem.example, text) for problem, text in zip(problems, texts, strict=True)])
     return [verdict.score for verdict in verdicts]

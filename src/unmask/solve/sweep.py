@@ -180,7 +180,8 @@ def open_bench(
     """
     chosen = make_task(task)
     model = load(checkpoint, device=device, dtype=dtype)
-    problems = fitting(chosen, examples_of(chosen, split, count, seed), model.tokenizer, model.window, checkpoint)
+    examples = examples_of(chosen, split, count, seed)
+    problems = fitting(chosen, examples, model.tokenizer, model.window, checkpoint, model.defaults.chat)
 
     def decoder(setting: Setting) -> Decoder:
         return model.decoder(setting.policy, temperature=temperature, block_size=setting.block_size)

@@ -46,6 +46,8 @@ class Example:
     """The texts of all holes, concatenated; empty if no right answer is known."""
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Facts such as the difficulty, and what the verifier needs; `unique` is true if only one answer is right."""
+    message: str = ""
+    """The user's message of a conversation, in whose answer the template stands; "" for no conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ class Task(Protocol):
     """Problems with an exact verifier.
 
     A task whose problems can change while its name does not (for example problems in a file) also has an attribute
-    `fingerprint`: a text that changes with them.
+    `fingerprint`: a text that changes with them. A task that verifies many completions faster than one after the other
+    also has `verify_all`: pairs (example, completion) -> their verdicts; it limits its time itself.
     """
 
     @property
@@ -166,15 +169,33 @@ def judge(task: Task, example: Example, completion: str, seconds: float = _SECON
 
 
 def judge_all(task: Task, pairs: Sequence[tuple[Example, str]], seconds: float = _SECONDS) -> list[Verdict]:
-    """Pairs (example, completion) -> the verdicts of `task.verify`; each may take `seconds`.
+    """Pairs (example, completion) -> their verdicts, by `verify_all` of the task, else by `verify`.
 
-    A verifier must give a score of 0 to a completion that it cannot read. A verifier that raises, hangs or returns
-    anything else may be wrong on right answers too, and would falsify every figure. All pairs are judged in one thread,
-    which cannot be stopped: after a PluginError about time it may continue in the background, and a hang inside of a C
-    function (9**9**9, say) blocks the whole Python process.
+    A call of `verify` may take `seconds`. A verifier must give a score of 0 to a completion that it cannot read. A
+    verifier that raises, hangs or returns anything else may be wrong on right answers too, and would falsify every
+    figure.
 
     Raises:
         PluginError: if the verifier raises, takes longer, or does not return a Verdict with a score in [0, 1].
+    """
+    verifier, verify_all = f"The verifier of '{task.name}'", getattr(task, "verify_all", None)
+    if verify_all is None:
+        verdicts = _one_by_one(task, verifier, pairs, seconds)
+    else:
+        with plugin_failure(verifier):
+            verdicts = list(verify_all(pairs))
+        if len(verdicts) != len(pairs):
+            raise PluginError(
+                f"{verifier} gave {len(verdicts)} verdicts on {len(pairs)} completions; give one for each."
+            )
+    return [_checked(verdict, verifier, text) for verdict, (_, text) in zip(verdicts, pairs, strict=True)]
+
+
+def _one_by_one(task: Task, verifier: str, pairs: Sequence[tuple[Example, str]], seconds: float) -> list[Any]:
+    """Pairs -> what `task.verify` returns for each within `seconds`.
+
+    All pairs are judged in one thread, which cannot be stopped: after a PluginError about time it may continue in the
+    background, and a hang inside of a C function (9**9**9, say) blocks the whole Python process.
     """
     verdicts: list[Any] = []
     error: list[BaseException] = []
@@ -194,7 +215,7 @@ def judge_all(task: Task, pairs: Sequence[tuple[Example, str]], seconds: float =
         thread.join(left)
     if error and isinstance(error[0], UnmaskError):
         raise error[0]
-    verifier, done = f"The verifier of '{task.name}'", len(verdicts)
+    done = len(verdicts)
     if error:
         reason = reason_in_words(error[0])
         raise PluginError(
@@ -205,7 +226,7 @@ def judge_all(task: Task, pairs: Sequence[tuple[Example, str]], seconds: float =
             f"{verifier} took more than {seconds:g} s over {_quoted(pairs[done][1])}; let it give up earlier with a "
             "score of 0."
         )
-    return [_checked(verdict, verifier, text) for verdict, (_, text) in zip(verdicts, pairs, strict=True)]
+    return verdicts
 
 
 def _checked(verdict: Any, verifier: str, completion: str) -> Verdict:

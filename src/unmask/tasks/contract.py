@@ -28,8 +28,8 @@ def check_task(make_task: Callable[[], Task], *, count: int = 8, seed: int = 0) 
     task = make_task()
     problems = {split: _problems(make_task, split, count, seed) for split in SPLITS}
     for split, other in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        templates = {example.template for example in problems[split]}
-        if sum(example.template in templates for example in problems[other]) > len(problems[other]) / 2:
+        texts = {(example.message, example.template) for example in problems[split]}
+        if sum((example.message, example.template) in texts for example in problems[other]) > len(problems[other]) / 2:
             raise PluginError(f"'{task.name}' has most problems of the split {other} in the split {split} too.")
     _check_pairs(make_task, count, seed)
     letters = "".join(sorted({letter for example in problems["test"] for letter in example.answer}))

@@ -1,45 +1,79 @@
 r"""Word problems in the format of GSM8K (arXiv:2110.14168): rows of `question` and `answer`, which ends in `#### 42`.
 
-The verifier reads the final number of a completion (`tasks.numbers`) and compares it exactly.
+The verifier reads the final number of a completion (`tasks.numbers`) and compares it exactly. The files are those of
+the repository openai/grade-school-math (train.jsonl, test.jsonl) or of openai/gsm8k on the hub (main/train-*.parquet).
 """
 
-__all__ = ["Gsm8k"]
+__all__ = ["BEGINNING", "PROMPTS", "Gsm8k", "check_prompt", "request"]
 
-import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from unmask.config import to_path
-from unmask.disk.json import NotJson, json_lines
+from unmask.config import cache_folder, to_path
+from unmask.disk.json import NotJson
 from unmask.errors import DataError, RequestError
 from unmask.noise import derive
 from unmask.ranges import Count, check_numbers
-from unmask.tasks.base import SPLITS, Example, Verdict, check_split, escaped
+from unmask.tasks.base import Example, Verdict, check_split, escaped
+from unmask.tasks.files import ProblemFiles
 from unmask.tasks.numbers import final_number, reference_number
 
 _STREAM = 0x65A8
+_TEXT = "gsm8k-100"
+PROMPTS = ("plain", "chat")
+"""How a problem is put: as a text to continue, or as a message of a conversation (see `request`)."""
+_REQUEST = (
+    "You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final answer in a "
+    "\\boxed{}.\nRespond in the following format:\n<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n"
+    "\\boxed{...}\n</answer>"
+)
+BEGINNING = "<reasoning>"
+"""With what the answer to `request` begins: it is not written by the model."""
+
+
+def request(problem: str) -> str:
+    """A problem -> the message of arXiv:2512.09106's evaluation on GSM8K and MATH-500, without examples.
+
+    It is that of d1 (arXiv:2504.12216, Apache-2.0). The program of the paper trains with another message, which asks
+    for no box on GSM8K; here training and evaluation have the same.
+    """
+    return f"{_REQUEST}\n\n{problem.strip()}"
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise RequestError for a prompt that is none of PROMPTS."""
+    if prompt not in PROMPTS:
+        raise RequestError(f"prompt is '{prompt}'; give plain (a text to continue) or chat (a conversation).")
 
 
 @dataclass(frozen=True, slots=True)
 class Gsm8k:
-    """Word problems in GSM8K's format, from a .jsonl file or a folder with train.jsonl and test.jsonl.
+    """Word problems in GSM8K's format, from a file of rows or a folder with train.jsonl and test.jsonl.
 
     A file is divided by the hash of each question: 80 % are for training, 10 % for validation, 10 % for test. In a
     folder each split has its own file; without a valid.jsonl, 10 % of train.jsonl are for validation and not for
-    training. `length` is the tokens of the hole for the worked answer.
+    training. The default are 100 problems of the test split (`unmask fetch gsm8k-100`). `length` is the tokens of the
+    hole for the worked answer; with prompt=chat a problem is a message of a conversation.
     """
 
-    path: str
+    path: str = ""
     length: Count = 256
+    prompt: str = "plain"
 
     def __post_init__(self) -> None:
         check_numbers(self, error=RequestError)
-        if not self._files():
+        check_prompt(self.prompt)
+        if not self._files.files:
+            if not self.path:
+                raise RequestError(
+                    f"The 100 problems of GSM8K are not in the cache: unmask fetch {_TEXT}; or name your own with "
+                    "gsm8k:path=FOLDER."
+                )
             raise RequestError(
                 f"There is no file or folder with problems at '{self.path}'; give a .jsonl file with question and "
                 "answer in each row, or a folder that holds train.jsonl or test.jsonl."
@@ -47,12 +81,16 @@ class Gsm8k:
 
     @property
     def name(self) -> str:
-        return f"gsm8k:path={self.path},length={self.length}"
+        return f"gsm8k:path={self.path},length={self.length}" + (",prompt=chat" if self.prompt == "chat" else "")
 
     @property
     def fingerprint(self) -> str:
         """The sha256 of all files, in hexadecimal."""
-        return hashlib.sha256(b"\n".join(hashlib.sha256(_bytes(file)).digest() for file in self._files())).hexdigest()
+        return self._files.fingerprint
+
+    @property
+    def _files(self) -> ProblemFiles:
+        return ProblemFiles(to_path(self.path) if self.path else cache_folder() / "texts" / _TEXT, "question")
 
     def examples(self, split: str, count: int, seed: int = 0) -> Sequence[Example]:
         """Problems in an order that depends on the seed; `facts` holds the right "number" as text, such as 3/4.
@@ -60,12 +98,7 @@ class Gsm8k:
         Raises:
             DataError: if a file cannot be read, a row is not a problem, or the split has no rows.
         """
-        rows = self._rows(split)
-        Random(derive(seed, _STREAM, check_split(split))).shuffle(rows)
-        return [
-            Example(escaped(_prompt(question)) + f"[{self.length}]", answer, {"number": str(number)})
-            for question, answer, number in rows[:count]
-        ]
+        return [self._example(*row) for row in self._rows(split, seed)[:count]]
 
     def verify(self, example: Example, completion: str) -> Verdict:
         """Right if the final number of the completion equals that of the reference."""
@@ -76,42 +109,36 @@ class Gsm8k:
 
     def pairs(self, split: str, count: int, seed: int = 0) -> Iterator[tuple[str, str]]:
         """The question, and the worked answer as in the file."""
-        rows = self._rows(split)
+        return ((_plain(question), answer) for question, answer, _ in self._rows(split, seed)[:count])
+
+    @staticmethod
+    def write_sample(folder: Path) -> None:
+        """Write a few problems of our own in the published layout into an empty folder, for a dry run."""
+        for split, first in (("train", 2), ("test", 80)):
+            rows = (
+                {
+                    "question": f"A box has {n} pens. How many pens are in {n + 1} boxes?",
+                    "answer": f"There are {n} * {n + 1} = <<{n}*{n + 1}={n * n + n}>>{n * n + n}.\n#### {n * n + n:,}",
+                }
+                for n in range(first, first + 60)
+            )
+            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def _example(self, question: str, answer: str, number: Fraction) -> Example:
+        facts = {"number": str(number)}
+        if self.prompt == "chat":
+            return Example(f"{BEGINNING}[{self.length}]", answer, facts, request(question))
+        return Example(escaped(_plain(question)) + f"[{self.length}]", answer, facts)
+
+    def _rows(self, split: str, seed: int) -> list[tuple[str, str, Fraction]]:
+        """The rows of a split in the order of a seed: question, answer, and the answer's number."""
+        rows = [_row(where, row) for where, row in self._files.rows(split, self.name)]
         Random(derive(seed, _STREAM, check_split(split))).shuffle(rows)
-        return ((_prompt(question), answer) for question, answer, _ in rows[:count])
-
-    def _files(self) -> list[Path]:
-        path = to_path(self.path)
-        if path.is_dir():
-            return [file for split in SPLITS if (file := path / f"{split}.jsonl").is_file()]
-        return [path] if path.is_file() else []
-
-    def _rows(self, split: str) -> list[tuple[str, str, Fraction]]:
-        """The rows of a split: question, answer, and the answer's number."""
-        number, folder = check_split(split), to_path(self.path)
-        file, shares = folder, (8, 1, 1)
-        if folder.is_dir():
-            own = folder / f"{split}.jsonl"
-            shared = split != "test" and not (folder / "valid.jsonl").is_file()
-            file, shares = (folder / "train.jsonl", (9, 1, 0)) if shared else (own, None)
-        if not file.is_file():
-            raise DataError(f"There is no {file}, so that {self.name} has no problems for the split '{split}'.")
-        rows = list(_read(file))
-        if shares is not None:
-            first, last = sum(shares[:number]), sum(shares[: number + 1])
-            rows = [row for row in rows if first <= _tenth(row[0]) < last]
-        if not rows:
-            raise DataError(f"{file} has no problems for the split '{split}'; give a file with more rows.")
         return rows
 
 
-def _prompt(question: str) -> str:
+def _plain(question: str) -> str:
     return f"Question: {question.strip()}\nAnswer:\n"
-
-
-def _tenth(question: str) -> int:
-    """A question -> a number from 0 to 9 from its sha256."""
-    return int(hashlib.sha256(question.strip().encode("utf-8", "replace")).hexdigest(), 16) % 10
 
 
 def _end(answer: str, most: int = 60) -> str:
@@ -120,30 +147,19 @@ def _end(answer: str, most: int = 60) -> str:
     return line if len(line) <= most else f"...{line[-most:]}"
 
 
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: {error.strerror}.") from error
-
-
-def _read(file: Path) -> Iterator[tuple[str, str, Fraction]]:
-    """Question, answer and number of each row of a file."""
-    for number, row in json_lines(BytesIO(_bytes(file)), dict[str, Any]):
-        where = f"{file}, line {number}"
-        if isinstance(row, NotJson) and row.cut:
-            raise DataError(f"{where} is not JSON in UTF-8 ({row.detail or row}); write one object on each line.")
-        if isinstance(row, NotJson) and row.reason != "is not a JSON object":
-            raise DataError(f"{where} {row}; write one object on each line.")
-        question, answer = (None if isinstance(row, NotJson) else row.get(key) for key in ("question", "answer"))
-        if not isinstance(question, str) or not isinstance(answer, str):
-            raise DataError(
-                f'{where} is no problem; write rows such as {{"question": "...", "answer": "... #### 42"}}.'
-            )
-        value = reference_number(answer)
-        if value is None:
-            raise DataError(
-                f"{where} has an answer whose final number cannot be read whole ({_end(answer)!r}); end it with a line "
-                "such as #### 42."
-            )
-        yield question, answer.strip(), value
+def _row(where: str, row: Mapping[str, Any] | NotJson) -> tuple[str, str, Fraction]:
+    """The place of a row and its content -> question, answer and number. Raises DataError for no problem."""
+    if isinstance(row, NotJson) and row.cut:
+        raise DataError(f"{where} is not JSON in UTF-8 ({row.detail or row}); write one object on each line.")
+    if isinstance(row, NotJson) and row.reason != "is not a JSON object":
+        raise DataError(f"{where} {row}; write one object on each line.")
+    question, answer = (None if isinstance(row, NotJson) else row.get(key) for key in ("question", "answer"))
+    if not isinstance(question, str) or not isinstance(answer, str):
+        raise DataError(f'{where} is no problem; write rows such as {{"question": "...", "answer": "... #### 42"}}.')
+    value = reference_number(answer)
+    if value is None:
+        raise DataError(
+            f"{where} has an answer whose final number cannot be read whole ({_end(answer)!r}); end it with a line "
+            "such as #### 42."
+        )
+    return question, answer.strip(), value

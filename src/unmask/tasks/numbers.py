@@ -14,7 +14,7 @@ currencies. Digits are 0 to 9: a number with other digits or with a vulgar fract
 ranges, dates and times (`3, 4`, `12,5`, `3-5`, `5:30`), and arithmetic without its result (`2\pi`, `3 * 6`).
 """
 
-__all__ = ["final_number", "parse_number", "reference_number"]
+__all__ = ["final_number", "last_box", "parse_number", "reference_number"]
 
 import re
 from collections.abc import Iterator
@@ -99,7 +99,7 @@ _FRACTION = re.compile(
 
 def final_number(text: str) -> Fraction | None:
     """A text -> its final number by the rules of this module; None if it has none."""
-    box = _last_box(text)
+    box = last_box(text)
     if box is not None:
         return parse_number(box)
     for line in reversed(_HASHES.findall(text)):
@@ -116,7 +116,7 @@ def final_number(text: str) -> Fraction | None:
 def reference_number(text: str) -> Fraction | None:
     """The worked answer of a data set -> its number; one with a line `#### x` has to state it there."""
     lines = _HASHES.findall(text)
-    return parse_number(lines[-1]) if lines and _last_box(text) is None else final_number(text)
+    return parse_number(lines[-1]) if lines and last_box(text) is None else final_number(text)
 
 
 def parse_number(text: str) -> Fraction | None:
@@ -270,7 +270,7 @@ def _written_fraction(match: re.Match[str]) -> str:
     return f"{before} {top}/{bottom}" if before else f"{top}/{bottom}"
 
 
-def _last_box(text: str) -> str | None:
+def last_box(text: str) -> str | None:
     r"""The content of the last `\boxed`; a box whose brace is not closed does not count."""
     for match in reversed(list(_BOX.finditer(text))):
         if text[match.end() : match.end() + 1] != "{":

@@ -37,9 +37,11 @@ from unmask.tasks.antibody import AntibodyCdr3
 from unmask.tasks.arithmetic import Arithmetic
 from unmask.tasks.automaton import Automaton
 from unmask.tasks.base import Task
+from unmask.tasks.code import HumanEval, Mbpp
 from unmask.tasks.countdown import Countdown
 from unmask.tasks.gsm8k import Gsm8k
 from unmask.tasks.gym import Gym
+from unmask.tasks.math500 import Math500
 from unmask.tasks.sudoku import Sudoku
 
 GROUP = "unmask.tasks"
@@ -125,6 +127,9 @@ _BUILT_IN: dict[str, type[Any]] = {
     "countdown": Countdown,
     "gsm8k": Gsm8k,
     "gym": Gym,
+    "humaneval": HumanEval,
+    "math-500": Math500,
+    "mbpp": Mbpp,
     "sudoku": Sudoku,
 }
 """Built-in tasks; they take precedence over plug-ins of the same name."""

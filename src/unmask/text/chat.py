@@ -1,6 +1,6 @@
 """Templates of conversations as data: messages -> token ids. A template that a file brings is never rendered."""
 
-__all__ = ["chat_ids"]
+__all__ = ["chat_ids", "message_end"]
 
 import re
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from unmask.text.published import Chat
 from unmask.text.tokenizer import Tokenizer
 
 _SPECIAL = re.compile(r"<\|?/?\w+\|?>")
+_END = re.compile(rf"\{{text\}}({_SPECIAL.pattern})")
 
 
 def chat_ids(tokenizer: Tokenizer, chat: Chat, messages: Sequence[tuple[str, str]]) -> list[int]:
@@ -24,6 +25,12 @@ def chat_ids(tokenizer: Tokenizer, chat: Chat, messages: Sequence[tuple[str, str
     for role, text in messages:
         ids += _ids(tokenizer, chat.message, role=chat.roles.get(role, role), text=text.strip())
     return ids + _ids(tokenizer, chat.answer)
+
+
+def message_end(tokenizer: Tokenizer, chat: Chat) -> int | None:
+    """The id of the token that ends a message, and so an answer, as EOS does; None for a template without one."""
+    match = _END.search(chat.message)
+    return None if match is None else tokenizer.backend.token_to_id(match[1])
 
 
 def _ids(tokenizer: Tokenizer, template: str, **words: str) -> list[int]:

@@ -11,9 +11,10 @@ Text outside the brackets is not changed, spaces included. Most tokenizers join 
 "The[= king] is" hides that space too, and usually gives better results than "The [=king] is".
 """
 
-__all__ = ["Edit", "Hole", "Part", "Slot", "parse_template"]
+__all__ = ["Edit", "Hole", "Part", "Slot", "parse_template", "text_at"]
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unmask.errors import RequestError
@@ -104,3 +105,9 @@ def _hole(length: str, inside: str) -> Hole:
             f"[{inside}] ends before it begins; write the shorter length first, such as [{most or 1}-{least}]."
         )
     return Hole(least, most)
+
+
+def text_at(parts: Sequence[Part], at: int) -> str:
+    """The part with index `at` if it is a text; empty where it is a hole or does not exist."""
+    part = parts[at] if 0 <= at < len(parts) else ""
+    return part if isinstance(part, str) else ""

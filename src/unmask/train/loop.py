@@ -118,7 +118,7 @@ class Trainer:
         settings, share = self.settings, self.group.share(self.settings.batch)
         data = self.corpus.train
         batch = data.batch(batch_indices(settings.seed, self.step, settings.batch, len(data)))
-        rows = Rows(*map(torch.from_numpy, batch))
+        rows = Rows(*map(torch.from_numpy, batch)).predicted(self.model)
         tokens = rows.maskable.sum().clamp(min=1)
         self.read += settings.batch * data.length if rows.valid is None else int(rows.valid.sum())
         rows, index = rows.part(share, torch.device("cpu")), torch.arange(settings.batch)[share]
