@@ -12,23 +12,18 @@ measures several ways of decoding; their seeds and words are not those of the ta
 
 __all__ = [
     "Passage",
-    "Trigram",
     "compare",
-    "entropy",
     "frontier",
     "lookup",
     "main",
     "passages",
-    "words_of",
 ]
 
 import argparse
 import itertools
 import json
 import math
-import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +34,11 @@ from unmask.data.prepare import open_sources
 from unmask.data.split import plan_split
 from unmask.decode.rows import run_to_end
 from unmask.disk.files import atomic_text
+from unmask.eval.text import Text, Trigram, entropy, known_words
 from unmask.hf.names import locate
 from unmask.train.plan import corpus_of
 from unmask.train.settings import trained_on
 
-WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 RULES = (  # policies with the size of their blocks
     ("left-to-right", None),
     ("entropy:steps=4", 8),
@@ -63,51 +58,6 @@ class Passage(NamedTuple):
     prompt: str
     """The word and a colon."""
     rest: str
-
-
-class Trigram:
-    """An interpolated 3-gram model of token ids with Witten-Bell smoothing (Witten and Bell 1991).
-
-    P(w | h) = (c(h w) + n(h) P(w | h')) / (c(h) + n(h)), where h' is h without its first token and n(h) the number of
-    different tokens after h; below single tokens, all `size` ids are equally likely.
-    """
-
-    def __init__(self, rows: Iterable[Sequence[int]], size: int) -> None:
-        self.size = size
-        self.after: dict[tuple[int, ...], Counter[int]] = {}
-        for row in rows:
-            for at, token in enumerate(row):
-                for order in range(min(at, 2) + 1):
-                    self.after.setdefault(tuple(row[at - order : at]), Counter())[token] += 1
-        self.total = {history: seen.total() for history, seen in self.after.items()}
-
-    def probability(self, token: int, history: Sequence[int]) -> float:
-        """P(token | the last two of `history`)."""
-        past = tuple(history[-2:])
-        shorter = self.probability(token, past[1:]) if past else 1 / self.size
-        seen = self.after.get(past)
-        if seen is None:
-            return shorter
-        return (seen[token] + len(seen) * shorter) / (self.total[past] + len(seen))
-
-    def perplexity(self, rows: Iterable[tuple[Sequence[int], Sequence[int]]]) -> float:
-        """(Tokens before, tokens) of each text -> exp of the mean of -log P of the tokens."""
-        nats, count = 0.0, 0
-        for before, tokens in rows:
-            row = [*before, *tokens]
-            nats -= sum(math.log(self.probability(row[at], row[:at][-2:])) for at in range(len(before), len(row)))
-            count += len(tokens)
-        return math.exp(nats / count)
-
-
-def words_of(text: str) -> list[str]:
-    """A text -> its words in lower case: runs of letters, an apostrophe between letters included."""
-    return [word.lower() for word in WORD.findall(text)]
-
-
-def entropy(tokens: Sequence[int]) -> float:
-    """Tokens -> the entropy of their frequencies, in nats."""
-    return -sum(n / len(tokens) * math.log(n / len(tokens)) for n in Counter(tokens).values())
 
 
 def passages(texts: Iterable[str]) -> list[Passage]:
@@ -173,9 +123,15 @@ def compare(material: Material, passages: Sequence[Passage], seed: int, decoding
         "passes": sum(row.passes for row in rows) / len(rows),
         "ended": sum(row.stopped for row in rows) / len(rows),
         "entropy": [entropy(ours[:size]), entropy(theirs[:size])],
-        "perplexity": [material.trigram.perplexity(samples), material.trigram.perplexity(held_out)],
+        "perplexity": [perplexity(material, samples), perplexity(material, held_out)],
         "seconds": seconds,
     }
+
+
+def perplexity(material: Material, texts: Iterable[tuple[Sequence[int], Sequence[int]]]) -> float:
+    """(Tokens before, tokens) of each text -> the perplexity of the tokens under the 3-gram model."""
+    nats, counts = material.trigram.nats([Text(before, tokens, "") for before, tokens in texts])
+    return math.exp(sum(nats) / sum(counts))
 
 
 def lookup(material: Material, count: int) -> dict[str, Any]:
@@ -215,12 +171,6 @@ def dictionary_of(path: Path) -> frozenset[str]:
     return frozenset(word.lower() for word in path.read_text("utf-8").split())
 
 
-def known(texts: Iterable[str], dictionary: frozenset[str]) -> float:
-    """Texts -> the share of their words that the dictionary has."""
-    words = [word for text in texts for word in words_of(text)]
-    return sum(word in dictionary for word in words) / len(words)
-
-
 def frontier(
     material: Material, rows: Sequence[Passage], seeds: Sequence[int], dictionary: frozenset[str]
 ) -> list[dict[str, Any]]:
@@ -235,7 +185,7 @@ def frontier(
             name: sum(result[name][0] / result[name][1] for result in results) / len(results)
             for name in ("entropy", "perplexity", "tokens")
         }
-        means["words"] = known((text for result in results for text in result["rests"]), dictionary)
+        means["words"] = known_words((text for result in results for text in result["rests"]), dictionary) or 0.0
         points.append(decoding | means | {"passes": sum(result["passes"] for result in results) / len(results)})
         print(json.dumps(points[-1] | {"text": results[0]["texts"][0]}), flush=True)
     return points
@@ -256,7 +206,7 @@ def measure(material: Material, options: argparse.Namespace, decoding: dict[str,
         "decoding": decoding,
         "count": len(rows),
         **result,
-        "words": [known(rests, dictionary), known((rest for _, rest in rows), dictionary)],
+        "words": [known_words(rests, dictionary), known_words((rest for _, rest in rows), dictionary)],
         "bound": bound.to_dict(),
         "lookup": looked_up,
         "samples": texts[:SHOWN],

@@ -1,0 +1,197 @@
+"""How good texts are that a model wrote: their perplexity under a judge, and always beside it how varied they are.
+
+A low perplexity alone means little: a text of one repeated word has the lowest (arXiv:2409.02908). So every measure of
+quality comes with the entropy of single tokens, distinct n-grams and repetition. A judge is the corpus' own 3-gram
+model, which needs no network, or a causal language model.
+"""
+
+__all__ = [
+    "Judge",
+    "ModelJudge",
+    "Text",
+    "TextMeasures",
+    "Trigram",
+    "distinct",
+    "entropy",
+    "known_words",
+    "measure_texts",
+    "repetition",
+    "words_of",
+]
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from unmask.errors import RequestError
+from unmask.objective.bound import Bound
+
+_WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
+_SPAN = 4  # tokens of the n-grams of `repetition`
+
+
+class Text(NamedTuple):
+    """A text that a model wrote after a prompt, which may be empty."""
+
+    prompt: Sequence[int]
+    tokens: Sequence[int]
+    """The tokens after the prompt, by the tokenizer of the model."""
+    string: str
+    """The whole text."""
+
+
+class Judge(Protocol):
+    """A language model that gives texts a probability."""
+
+    @property
+    def name(self) -> str:
+        """What the reports call it."""
+        ...
+
+    def nats(self, texts: Sequence[Text]) -> tuple[list[float], list[int]]:
+        """Texts -> -log p of each in nats, and the number of tokens that this counts."""
+        ...
+
+
+class Trigram:
+    """An interpolated 3-gram model of token ids with Witten-Bell smoothing (Witten and Bell 1991), a Judge.
+
+    P(w | h) = (c(h w) + n(h) P(w | h')) / (c(h) + n(h)), where h' is h without its first token and n(h) the number of
+    different tokens after h; below single tokens, all `size` ids are equally likely.
+    """
+
+    name = "3-gram"
+
+    def __init__(self, rows: Iterable[Sequence[int]], size: int) -> None:
+        self.size = size
+        self.after: dict[tuple[int, ...], Counter[int]] = {}
+        for row in rows:
+            for at, token in enumerate(row):
+                for order in range(min(at, 2) + 1):
+                    self.after.setdefault(tuple(row[at - order : at]), Counter())[token] += 1
+        self.total = {history: seen.total() for history, seen in self.after.items()}
+
+    def probability(self, token: int, history: Sequence[int]) -> float:
+        """P(token | the last two of `history`)."""
+        past = tuple(history[-2:])
+        shorter = self.probability(token, past[1:]) if past else 1 / self.size
+        seen = self.after.get(past)
+        if seen is None:
+            return shorter
+        return (seen[token] + len(seen) * shorter) / (self.total[past] + len(seen))
+
+    def nats(self, texts: Sequence[Text]) -> tuple[list[float], list[int]]:
+        """See `Judge`; prompts are read and not counted."""
+        nats: list[float] = []
+        for text in texts:
+            row, first = [*text.prompt, *text.tokens], len(text.prompt)
+            nats.append(-sum(math.log(self.probability(row[at], row[:at][-2:])) for at in range(first, len(row))))
+        return nats, [len(text.tokens) for text in texts]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelJudge:
+    """A causal model (`api.Model`) as a Judge. It reads the whole text by its own tokenizer, the prompt included."""
+
+    model: Any
+    name: str
+
+    def __post_init__(self) -> None:
+        if getattr(self.model.network, "causal_block", 0) != 1:
+            raise RequestError(
+                f"{self.name} cannot judge texts: it is no causal language model, and has a bound alone; give one such "
+                "as smollm2-135m-instruct-q4_1, a run of --model.parameterization ar, or 3-gram."
+            )
+
+    def nats(self, texts: Sequence[Text]) -> tuple[list[float], list[int]]:
+        """See `Judge`. Raises RequestError for a text without a token to predict."""
+        bounds = [self.model.bound(text.string) for text in texts]
+        return [bound.nats_per_token * bound.tokens for bound in bounds], [bound.tokens for bound in bounds]
+
+
+@dataclass(frozen=True, slots=True)
+class TextMeasures:
+    """Measures of some texts; the pairs are a mean over texts and its standard error."""
+
+    texts: int
+    tokens: float
+    """Mean length in tokens of the model that wrote them."""
+    nats: tuple[float, float | None]
+    """-log p a token under the judge; the perplexity is its exponential."""
+    entropy: tuple[float, float | None]
+    """Of the frequencies of single tokens within a text, in nats."""
+    distinct: tuple[float, float, float]
+    """Different 1-, 2- and 3-grams of all texts, divided by the number of all."""
+    repetition: tuple[float, float | None]
+    """The share of 4-grams of a text that it has had before."""
+    words: float | None
+    """The share of words that the dictionary has; None without a word."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats)."""
+        return math.exp(min(self.nats[0], 700))
+
+
+def measure_texts(texts: Sequence[Text], judge: Judge, dictionary: frozenset[str]) -> TextMeasures:
+    """Texts, a judge and a dictionary -> their measures. Raises RequestError where no text has a token."""
+    texts = [text for text in texts if len(text.tokens)]
+    if not texts:
+        raise RequestError("There is no text to judge: every text is empty.")
+    nats, counts = judge.nats(texts)
+    rate = Bound.of(torch.tensor(nats), torch.tensor(counts), 1)
+    rows = [text.tokens for text in texts]
+    return TextMeasures(
+        len(texts),
+        sum(map(len, rows)) / len(rows),
+        (rate.nats_per_token, rate.stderr),
+        _mean([entropy(row) for row in rows]),
+        (distinct(rows, 1), distinct(rows, 2), distinct(rows, 3)),
+        _mean([repetition(row) for row in rows]),
+        known_words([text.string for text in texts], dictionary),
+    )
+
+
+def entropy(tokens: Sequence[int]) -> float:
+    """Tokens -> the entropy of their frequencies, in nats."""
+    return -sum(n / len(tokens) * math.log(n / len(tokens)) for n in Counter(tokens).values())
+
+
+def distinct(rows: Iterable[Sequence[int]], size: int) -> float:
+    """Rows of tokens -> the number of different n-grams of `size` tokens, divided by that of all; 0 without any."""
+    grams = [gram for row in rows for gram in _grams(row, size)]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def repetition(tokens: Sequence[int]) -> float:
+    """Tokens -> the share of 4-grams that occurred before (seq-rep-4, arXiv:1908.04319); 0 below four tokens."""
+    grams = _grams(tokens, _SPAN)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def words_of(text: str) -> list[str]:
+    """A text -> its words in lower case: runs of letters, an apostrophe between letters included."""
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def known_words(texts: Iterable[str], dictionary: frozenset[str]) -> float | None:
+    """Texts -> the share of their words that the dictionary has; None without a word."""
+    words = [word for text in texts for word in words_of(text)]
+    return sum(word in dictionary for word in words) / len(words) if words else None
+
+
+def _grams(row: Sequence[int], size: int) -> list[tuple[int, ...]]:
+    return [tuple(row[at : at + size]) for at in range(len(row) - size + 1)]
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float | None]:
+    """Values -> their mean and its standard error; None for a single one."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
