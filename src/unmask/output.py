@@ -11,6 +11,7 @@ __all__ = [
     "Stream",
     "Streams",
     "console",
+    "markdown_table",
     "note",
     "show",
     "show_text",
@@ -24,7 +25,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
@@ -219,3 +220,9 @@ def standard_streams(*, ends: bool = False) -> Generator[Streams]:
         streams.out.flush()
         streams.err.flush()
         sys.stdout, sys.stderr = former
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The heads of the columns and the cells of each row -> the lines of a table in Markdown."""
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return [*lines, *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)]

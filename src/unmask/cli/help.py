@@ -219,7 +219,7 @@ def _values(verb: str, field: Field) -> list[str]:
     from unmask.data.sources import CORPORA
     from unmask.disk.folders import bundled, bundled_policies
     from unmask.recipes import denoisers, policies
-    from unmask.reproduce.questions import names
+    from unmask.reproduce import questions, text_questions
 
     inner = typing.get_args(field.type)[0] if typing.get_origin(field.type) is tuple else field.type
     literals = [typing.get_args(choice) for choice in choices_of(inner) if typing.get_origin(choice) is Literal]
@@ -232,7 +232,7 @@ def _values(verb: str, field: Field) -> list[str]:
         "task": TASKS,
         "data.source": CORPORA,
         "recipe": policies.names() if verb == "learn" else denoisers.names(),
-        "name": names() if verb == "reproduce" else (),
+        "name": [*text_questions.names(), *questions.names()] if verb == "reproduce" else (),
     }
     return [str(value) for values in literals for value in values] or list(named.get(field.name, ()))
 

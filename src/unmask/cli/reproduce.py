@@ -1,13 +1,13 @@
-"""`unmask reproduce`: answer the questions of the paper on learned policies with experiments on this machine."""
+"""`unmask reproduce`: answer the questions of the two papers with experiments on this machine."""
 
 __all__ = ["ReproduceArguments", "run"]
 
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from unmask.cli.common import OutputOptions, keeping, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
@@ -15,23 +15,29 @@ from unmask.config import to_path
 from unmask.errors import ConfigError
 from unmask.output import note, show, show_text
 from unmask.ranges import Threads
-from unmask.reproduce.plan import Question, QuestionOptions
-from unmask.reproduce.questions import check, names, plan_of
+from unmask.reproduce import questions, text_questions
+from unmask.reproduce.plan import Plan, QuestionOptions
+from unmask.reproduce.text import TextOptions
+
+_OF_POLICIES = {field.name for field in fields(QuestionOptions)} - {"seeds"}
 
 
 @dataclass(frozen=True, slots=True)
 class ReproduceArguments(QuestionOptions):
-    """Answer a question of the paper on learned policies: train, measure on fresh problems, and write table and plot.
+    """Answer a question of the two papers: train, measure on fresh data, and write tables and a plot.
 
     The folder holds the cells of all questions, each made once, and for each question a folder with report.md,
-    table.csv and frontier.png, written again after each cell. Repeat the command to continue after a stop or a
-    failure. Null results are printed like the others.
+    table.csv and a picture, written again after each cell. Repeat the command to continue after a stop or a failure.
+    Null results are printed like the others. --scale is for the questions mdlm-...; the other options but --seeds are
+    for policies-....
     """
 
     name: Positional[str] = ""
     """The question; `--list` prints the questions, and with a name its cells and their states."""
     list: bool = False
     """Print the questions, or the cells of the named question, and end."""
+    scale: Literal["small", "fast", "published"] = "small"
+    """Sizes of the experiments of mdlm-...: for two cores, for a look at whether all works, or those of the paper."""
     out: str = "runs/reproduce"
     """The folder to write."""
     workers: Threads | None = None
@@ -49,12 +55,11 @@ def run(argv: Sequence[str]) -> int:
         if args.list:
             refuse(typed - {"list", "json"}, "--list without the name of a question, which prints the questions.")
         if not args.list:
-            raise ConfigError(f"reproduce lacks the name of a question; give one of {', '.join(names())}.")
-        print_json({"questions": names()}) if args.output.json else show(*table(names()))
+            raise ConfigError(f"reproduce lacks the name of a question; give one of {', '.join(_names())}.")
+        print_json({"questions": _names()}) if args.output.json else show(*table(_names()))
         return 0
-    plan = plan_of(args.name, args)
     folder = to_path(args.out)
-    check(plan, folder)
+    plan = _plan(args, typed, folder)
     if args.list:
         return _list(plan, folder, args.output.json)
 
@@ -82,7 +87,23 @@ def run(argv: Sequence[str]) -> int:
     return 1 if "failed" in ended else 0
 
 
-def _list(plan: Question, folder: Path, as_json: bool) -> int:
+def _names() -> dict[str, str]:
+    """The name of every question with the line that describes it."""
+    return text_questions.names() | questions.names()
+
+
+def _plan(args: ReproduceArguments, typed: set[str], folder: Path) -> Plan:
+    """Arguments, and the names of those that were typed -> the plan of the question."""
+    if args.name in text_questions.names():
+        refuse(typed & _OF_POLICIES, f"{args.name}, which trains no policies.")
+        return text_questions.plan_of(args.name, TextOptions(args.scale, args.seeds))
+    refuse(typed & {"scale"}, "questions about policies; it is for those about masked diffusion, mdlm-....")
+    plan = questions.plan_of(args.name, args)
+    questions.check(plan, folder)
+    return plan
+
+
+def _list(plan: Plan, folder: Path, as_json: bool) -> int:
     """Print the state of each cell -> exit code 0."""
     from unmask.reproduce.plan import Blocked
     from unmask.reproduce.results import read

@@ -16,6 +16,7 @@ __all__ = [
     "Cell",
     "Heuristics",
     "Measured",
+    "Plan",
     "Question",
     "QuestionOptions",
     "TaskSetup",
@@ -41,6 +42,7 @@ from pathlib import Path
 from unmask.errors import ConfigError
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 from unmask.ranges import Count, Seed, check_numbers
+from unmask.reproduce.text import Bounded, Fit, Spread, TextCell, TextQuestion, Wrote
 from unmask.rl.settings import LearnRun, LearnSettings
 
 
@@ -165,12 +167,16 @@ class Blocked:
     reason: str
 
 
-Cell = Training | Heuristics | Measured | Timed | Blocked
+Cell = Training | Heuristics | Measured | Timed | Blocked | TextCell
 CELLS: dict[str, type[Cell]] = {
     "training": Training,
     "heuristics": Heuristics,
     "measured": Measured,
     "timed": Timed,
+    "fit": Fit,
+    "bounded": Bounded,
+    "spread": Spread,
+    "wrote": Wrote,
 }
 
 
@@ -184,6 +190,9 @@ class Question:
     options: QuestionOptions
 
 
+Plan = Question | TextQuestion
+
+
 def cell_type(cell: Cell) -> str:
     """A cell -> the name of its class in `CELLS`."""
     return next(name for name, cls in CELLS.items() if isinstance(cell, cls))
@@ -191,6 +200,8 @@ def cell_type(cell: Cell) -> str:
 
 def needs(cell: Cell) -> tuple[str, ...]:
     """A cell -> the names of the cells that have to be done before it."""
+    if isinstance(cell, TextCell):
+        return cell.needs
     if isinstance(cell, Measured):
         return cell.trainings
     return (cell.measured, cell.against) if isinstance(cell, Timed) else ()

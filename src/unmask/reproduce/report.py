@@ -4,7 +4,7 @@ __all__ = ["report_folder", "write_report"]
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -15,8 +15,9 @@ import numpy as np
 from unmask.batch import ceil_div
 from unmask.disk.files import atomic_text
 from unmask.eval.frontier import POSITION_FREE, POSITION_FREE_ANY, REFERENCES, Compared, grouped
+from unmask.output import markdown_table
 from unmask.plots import can_draw, new_figure, save_figure
-from unmask.reproduce.plan import Arena, Measured, Question, Timed, Training
+from unmask.reproduce.plan import Arena, Measured, Plan, Question, Timed, Training
 from unmask.reproduce.results import GROUPS, Comparison, Results, outcomes_of, shown
 from unmask.solve.pareto import envelope_at, pareto
 from unmask.solve.sweep import Outcome
@@ -48,7 +49,7 @@ _REWARDS = "Rewards can be compared only between trainings with the same reward 
 _QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
 
 
-def report_folder(plan: Question, folder: Path) -> Path:
+def report_folder(plan: Plan, folder: Path) -> Path:
     """A plan and the folder of all questions -> the folder of the plan's report."""
     return folder / plan.name
 
@@ -56,14 +57,16 @@ def report_folder(plan: Question, folder: Path) -> Path:
 def write_report(results: Results, folder: Path) -> None:
     """Write the report of the current results; it has every cell of the plan, whatever its state."""
     plan, path = results.plan, report_folder(results.plan, folder)
+    assert isinstance(plan, Question)
     measures = [cell for cell in plan.cells if isinstance(cell, Measured)]
     comparisons = [comparison for cell in measures if (comparison := results.comparison(cell))]
     if can_draw() and len(comparisons) > results.drawn:  # drawing takes a second, and most steps do not change it
-        _draw_question(results, comparisons, path / "frontier.png")
+        _draw_question(results, plan, comparisons, path / "frontier.png")
         results.drawn = len(comparisons)
     over = [_over_seeds(comparisons, plan.options.denoisers, mixed=mixed) for mixed in (False, True)]
     parts = [
-        [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else []), "", _test_sets(results)],
+        [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else [])],
+        [_test_sets(results, plan)],
         ["![accuracy against passes](frontier.png)"] if results.drawn else [],
         ["## Policies against heuristics", "", _HOW, "", *_comparison_table(results, measures)],
         ["## Over seeds", "", _OVER_SEEDS, "", *over[0], "", _MIXED, "", *over[1]],
@@ -71,27 +74,22 @@ def write_report(results: Results, folder: Path) -> None:
         ["## Heuristics", "", *_rules(results)],
         ["## Trainings", "", _REWARDS, "", *_trainings(results)],
         ["## Seconds", "", *_timings(results)] if any(isinstance(cell, Timed) for cell in plan.cells) else [],
-        ["## Cells", "", *_table(["cell", "state"], ([cell.name, results.state(cell)] for cell in plan.cells))],
+        ["## Cells", "", *markdown_table(["cell", "state"], ([cell.name, results.state(cell)] for cell in plan.cells))],
     ]
     atomic_text(path / "report.md", "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n")
     atomic_text(path / "table.csv", _csv(results, measures))
 
 
-def _test_sets(results: Results) -> str:
+def _test_sets(results: Results, plan: Question) -> str:
     """The sentence about seeds, test problems and their lengths."""
-    options = results.plan.options
+    options = plan.options
     counts = {results.problems(cell.name) for cell in results.heuristics}  # a task may have fewer than requested
     count = " or ".join(map(str, sorted(counts))) or f"{options.count} requested"
     by_title = {_title(cell.arena): results.length(cell.name) for cell in results.heuristics}
     lengths = "; ".join(f"{title} {length}" for title, length in by_title.items()) or "not known yet"
-    seeds = dict.fromkeys(str(cell.seed) for cell in results.plan.cells if isinstance(cell, Measured))
+    seeds = dict.fromkeys(str(cell.seed) for cell in results.cells.values() if isinstance(cell, Measured))
     problems = f"{count} test problems, drawn with seed {options.test_seed}"
     return f"Policy seeds {', '.join(seeds)}; {problems}; L of each test: {lengths}."
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    return [*lines, *(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows)]
 
 
 def _span(low: float, high: float, sign: str = "") -> str:
@@ -126,7 +124,7 @@ def _comparison_table(results: Results, cells: Sequence[Measured]) -> list[str]:
         differences = [_difference(against.get(name)) for name in GROUPS]
         rows.append([*first, volume, *differences, str(comparison.reversals)])
     head = ["policies", "test", "seed", "hypervolume [95 %]", *(f"minus {name}" for name in GROUPS), "reversals"]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _by_variant(comparisons: Sequence[Comparison]) -> list[tuple[tuple[str, str], list[Comparison]]]:
@@ -154,7 +152,7 @@ def _over_seeds(comparisons: Sequence[Comparison], denoisers: Sequence[str], *, 
         count = len({comparison.cell.arena.checkpoint for comparison in pool})
         if count > 1:
             rows.append([label, f"all {count} denoisers, {task}", *_summary(pool, mixed), ""])
-    return _table(["policies", "test", "runs", *GROUPS, "widest spread of passes between seeds"], rows)
+    return markdown_table(["policies", "test", "runs", *GROUPS, "widest spread of passes between seeds"], rows)
 
 
 def _summary(comparisons: Sequence[Comparison], mixed: bool) -> list[str]:
@@ -188,7 +186,7 @@ def _points(comparisons: Sequence[Comparison]) -> list[tuple[str, list[str]]]:
             [f"{alpha:g}", *(_point(comparison, n) if n < len(comparison.alphas) else "" for comparison in group)]
             for n, alpha in ((n, group[0].alphas[n]) for n in shown(len(group[0].alphas)))
         ]
-        tables.append((f"{label}: {title}", [f"{note}.", "", *_table(head, rows)]))
+        tables.append((f"{label}: {title}", [f"{note}.", "", *markdown_table(head, rows)]))
     return tables
 
 
@@ -204,12 +202,12 @@ def _rules(results: Results) -> list[str]:
         for group, front in results.rules(cell.name).items():
             area = [f"{front.hypervolume:.3f}", _span(*front.hypervolume_interval)]
             rows.append([_title(cell.arena), group, str(len(front.outcomes)), *area])
-    return _table(["test", "group", "settings", "hypervolume", "95 %"], rows)
+    return markdown_table(["test", "group", "settings", "hypervolume", "95 %"], rows)
 
 
 def _trainings(results: Results) -> list[str]:
     rows: list[list[str]] = []
-    for cell in results.plan.cells:
+    for cell in results.cells.values():
         if not isinstance(cell, Training):
             continue
         record = results.records[cell.name]
@@ -222,7 +220,7 @@ def _trainings(results: Results) -> list[str]:
         spent = f"{roll:.0f} / {judge:.1f} / {update:.0f}"
         rows.append([cell.name, rounds, best, f"{result['parameters']:,}", f"{record.seconds:.0f}", spent])
     head = ["training", "rounds", "best validation reward", "parameters", "seconds", "rollouts / verifier / updates"]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _csv(results: Results, cells: Sequence[Measured]) -> str:
@@ -256,7 +254,7 @@ def _csv(results: Results, cells: Sequence[Measured]) -> str:
 def _timings(results: Results) -> list[str]:
     """A row for each dial value, batch and arena; one row with its state for a cell that is not done."""
     rows: list[list[str]] = []
-    for cell in results.plan.cells:
+    for cell in results.cells.values():
         if not isinstance(cell, Timed):
             continue
         first = [_title(cell.arena), str(cell.batch)]
@@ -274,7 +272,7 @@ def _timings(results: Results) -> list[str]:
             row = [*first, f"{timed['problems']} ({timed['share']:.0%})", f"{alpha:g}", accuracy, f"{own * 1e3:.2f}"]
             rows.append([*row, *(_fastest(policy, groups.get(name, []), seconds, own) for name in _TIMED_GROUPS)])
     head = ["test", "batch", "problems (share)", "alpha", "accuracy @ passes", "ms", *_TIMED_GROUPS]
-    return [_TIMED, "", *_table(head, rows)]
+    return [_TIMED, "", *markdown_table(head, rows)]
 
 
 def _fastest(policy: Outcome, rules: list[Outcome], seconds: Mapping[str, float], own: float) -> str:
@@ -289,7 +287,7 @@ def _fastest(policy: Outcome, rules: list[Outcome], seconds: Mapping[str, float]
 # ---- the picture -----------------------------------------------------------------------------------------------------
 
 
-def _draw_question(results: Results, comparisons: Sequence[Comparison], path: Path) -> None:
+def _draw_question(results: Results, plan: Question, comparisons: Sequence[Comparison], path: Path) -> None:
     """Draw accuracy against passes, a panel for each arena. Raises ConfigError or RunError as `plots.save_figure`."""
     arenas = list(dict.fromkeys(comparison.cell.against for comparison in comparisons))
     columns = min(2, len(arenas))
@@ -308,8 +306,8 @@ def _draw_question(results: Results, comparisons: Sequence[Comparison], path: Pa
             handles.setdefault(label, handle)
     for panel in panels[len(arenas) :]:
         panel.set_visible(False)
-    quick = " (quick: means nothing)" if results.plan.options.quick else ""
-    figure.suptitle(f"{results.plan.name}{quick}: thin lines are seeds")
+    quick = " (quick: means nothing)" if plan.options.quick else ""
+    figure.suptitle(f"{plan.name}{quick}: thin lines are seeds")
     figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
     save_figure(path, figure)
 

@@ -45,7 +45,8 @@ from unmask.eval.frontier import (
     reversals,
 )
 from unmask.ranges import Count, Natural, real
-from unmask.reproduce.plan import CELLS, Cell, Heuristics, Measured, Question, cell_type, needs
+from unmask.reproduce.plan import CELLS, Cell, Heuristics, Measured, Plan, cell_type, needs
+from unmask.reproduce.text_work import TEXT_RESULTS
 from unmask.solve.settings import Setting
 from unmask.solve.sweep import Outcome
 
@@ -172,6 +173,7 @@ class _Timing:
 
 
 _RESULTS: dict[str, type[Any]] = {
+    **TEXT_RESULTS,
     "training": _Trained,
     "heuristics": _Swept,
     "measured": _Measurement,
@@ -235,10 +237,11 @@ class Comparison:
 class Results:
     """The records of all cells of a plan."""
 
-    def __init__(self, plan: Question) -> None:
+    def __init__(self, plan: Plan) -> None:
         """All cells are "not run"."""
         self.plan = plan
-        self.records: dict[str, Record] = {cell.name: Record() for cell in plan.cells}
+        self.cells: dict[str, Cell] = {cell.name: cell for cell in plan.cells}
+        self.records: dict[str, Record] = {name: Record() for name in self.cells}
         self.drawn = 0  # number of measurements in the picture
         self.exit_code = 0  # 128 plus the number of the signal that interrupted the cells
         self._comparisons: dict[str, Comparison] = {}
@@ -266,13 +269,12 @@ class Results:
 
     def _ancestors(self, cell: Cell) -> list[str]:
         """Names of the cells that have to be done before a cell, directly or indirectly."""
-        by_name = {each.name: each for each in self.plan.cells}
-        return [ancestor for name in needs(cell) for ancestor in (*self._ancestors(by_name[name]), name)]
+        return [ancestor for name in needs(cell) for ancestor in (*self._ancestors(self.cells[name]), name)]
 
     @property
     def heuristics(self) -> list[Heuristics]:
         """The cells of heuristics that are done."""
-        return [cell for cell in self.plan.cells if isinstance(cell, Heuristics) and self.done(cell.name)]
+        return [cell for cell in self.cells.values() if isinstance(cell, Heuristics) and self.done(cell.name)]
 
     def length(self, name: str) -> int:
         """L, the most positions that a problem of a cell's arena has to fill."""
@@ -295,7 +297,7 @@ class Results:
 
     def _blocks(self, name: str) -> list[int]:
         """Block sizes of the measurements that are compared with a `Heuristics` cell."""
-        used = {cell.block_size for cell in self.plan.cells if isinstance(cell, Measured) and cell.against == name}
+        used = {cell.block_size for cell in self.cells.values() if isinstance(cell, Measured) and cell.against == name}
         return sorted(size for size in used if size is not None)
 
     def comparison(self, cell: Measured) -> Comparison | None:

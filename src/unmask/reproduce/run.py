@@ -8,9 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from unmask.disk.files import explained, run_lock
-from unmask.reproduce.plan import Blocked, Cell, Question, Timed, needs
+from unmask.reproduce.plan import Blocked, Cell, Plan, Timed, needs
 from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Record, Results, log_path, read, write
+from unmask.reproduce.text import TextQuestion
+from unmask.reproduce.text_report import write_text_report
 from unmask.reproduce.work import main
 from unmask.run.loop import Interrupt
 from unmask.run.workers import Answer, Workers
@@ -19,7 +21,7 @@ _OPEN = ("not run", "running", "stopped", "failed", "impossible")
 
 
 def reproduce(
-    plan: Question, folder: Path, *, workers: int, note: Callable[[str], None], again: str = "repeat the command"
+    plan: Plan, folder: Path, *, workers: int, note: Callable[[str], None], again: str = "repeat the command"
 ) -> Results:
     """A plan -> its results, after every cell that is not done was run, in `workers` processes.
 
@@ -35,14 +37,22 @@ def reproduce(
         with explained(folder):
             (folder / "cells").mkdir(exist_ok=True)
         results = Results(plan)
-        for cell in plan.cells:
+        for cell in results.cells.values():
             record = Record("blocked", cell.reason) if isinstance(cell, Blocked) else read(folder, cell)
             results.set(cell.name, replace(record, state="not run") if record.state in _OPEN else record)
-        write_report(results, folder)
+        _report(results, folder)
         with Workers[int](workers, interrupt=interrupt) as pool:
             _Queue(results, folder, note, pool).run(interrupt)
         results.exit_code = interrupt.exit_code if interrupt.requested else 0
         return results
+
+
+def _report(results: Results, folder: Path) -> None:
+    """Write the report of the current results."""
+    if isinstance(results.plan, TextQuestion):
+        write_text_report(results.plan, results.records, folder)
+    else:
+        write_report(results, folder)
 
 
 class _Queue:
@@ -50,7 +60,7 @@ class _Queue:
 
     def __init__(self, results: Results, folder: Path, note: Callable[[str], None], workers: Workers[int]) -> None:
         self.results, self.folder, self.note, self.workers = results, folder, note, workers
-        self.cells = {cell.name: cell for cell in results.plan.cells}
+        self.cells = results.cells
 
     def run(self, interrupt: Interrupt) -> None:
         """Start cells until none is ready any more, or until an interrupt."""
@@ -65,7 +75,7 @@ class _Queue:
         finally:
             for name in self.workers.kill():  # only after a second Ctrl-C, or an error here
                 self._record(name, replace(self.results.records[name], state="stopped"))
-            write_report(self.results, self.folder)
+            _report(self.results, self.folder)
 
     def _next(self) -> Cell | None:
         """The first cell that is ready; timed cells run last, and alone."""
@@ -86,7 +96,7 @@ class _Queue:
         write(self.folder, cell, record)
         self.workers.give(cell.name, partial(main, str(self.folder), cell.name), log_path(self.folder, cell.name))
         self.results.set(cell.name, record)
-        write_report(self.results, self.folder)
+        _report(self.results, self.folder)
 
     def _end(self, answer: Answer[int], stopping: bool) -> None:
         """Record a cell whose process has ended."""
@@ -97,7 +107,7 @@ class _Queue:
             why = f"{ended}; see {log_path(self.folder, name)}"
             record = replace(record, state="stopped") if stopping else replace(record, state="failed", reason=why)
         self._record(name, record)
-        write_report(self.results, self.folder)
+        _report(self.results, self.folder)
 
     def _record(self, name: str, record: Record) -> None:
         write(self.folder, self.cells[name], record)

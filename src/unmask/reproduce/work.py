@@ -14,6 +14,8 @@ from unmask.errors import ConfigError, DataError, RequestError, UnmaskError
 from unmask.output import show
 from unmask.reproduce.plan import DEVICE, DTYPE, Arena, Cell, Heuristics, Measured, Timed, Training
 from unmask.reproduce.results import Record, read, read_cell, run_folder, write
+from unmask.reproduce.text import TextCell
+from unmask.reproduce.text_work import perform_text
 from unmask.rl.settings import LearnRun
 from unmask.run.loop import Listener
 
@@ -54,6 +56,8 @@ def perform(cell: Cell, folder: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
+    if isinstance(cell, TextCell):
+        return perform_text(cell, run_folder(folder, cell.name), run_folder(folder, ""))
     if isinstance(cell, Training):
         return _train(cell, run_folder(folder, cell.name))
     if isinstance(cell, Heuristics):

@@ -1,0 +1,218 @@
+"""The cells of questions about masked diffusion on text (MDLM, arXiv:2406.07524), and the scales of experiments.
+
+A scale has all numbers of the trainings and measurements: `small` fits two cores, `fast` shows in half an hour that all
+of it works, `published` has the numbers of the paper, for GPUs. Nothing else differs. Imports no torch.
+"""
+
+__all__ = [
+    "SCALES",
+    "Bounded",
+    "Claim",
+    "Fit",
+    "Parameterization",
+    "Scale",
+    "Spread",
+    "TextCell",
+    "TextOptions",
+    "TextQuestion",
+    "Wrote",
+]
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from unmask.data.settings import DataSettings
+from unmask.errors import ConfigError
+from unmask.ranges import Count, Seed, check_numbers, real
+from unmask.train.settings import ModelChoice, TextRun, TrainSettings
+
+Parameterization = Literal["subs", "zero-masking", "d3pm", "sedd", "ar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The numbers of a set of experiments."""
+
+    data: DataSettings
+    model: ModelChoice
+    train: TrainSettings
+    others: tuple[str, ...]
+    """Texts for the zero-shot perplexity."""
+    draws: Count
+    """Maskings of each sequence in a measurement."""
+    limit: Count | None
+    """Sequences of a measurement; None for all."""
+    grids: tuple[Count, ...]
+    """Steps T of the reverse process."""
+    passes: tuple[Count, ...]
+    """Steps of the samplers."""
+    texts: Count
+    """Texts of each setting of a sampler."""
+    written: Count
+    """Tokens of a text."""
+
+
+_SMALL_MODEL = ModelChoice(size="micro", dropout=0.0)
+_SMALL_TRAIN = TrainSettings(
+    steps=2000, batch=64, lr=2e-3, ema=0.999, patience=0, eval_every=500, sample_every=0, threads=1, dtype="float32"
+)
+SCALES: dict[str, Scale] = {
+    "small": Scale(
+        data=DataSettings("sotu", length=64, vocab_size=2048),
+        model=_SMALL_MODEL,
+        train=_SMALL_TRAIN,
+        others=("austen", "shakespeare", "wordnet"),
+        draws=4,
+        limit=512,
+        grids=(10, 20, 50, 100, 200, 500, 1000),
+        passes=(4, 8, 16, 32, 64),
+        texts=64,
+        written=64,
+    ),
+    "fast": Scale(
+        data=DataSettings("shakespeare", length=32, vocab_size=512),
+        model=ModelChoice(size="nano", width=64, blocks=2, heads=2, dropout=0.0),
+        train=replace(_SMALL_TRAIN, steps=60, batch=32, eval_every=60, ema=0.9),
+        others=("austen",),
+        draws=1,
+        limit=64,
+        grids=(10, 100),
+        passes=(4, 16),
+        texts=8,
+        written=32,
+    ),
+    "published": Scale(
+        data=DataSettings("hf:Skylion007/openwebtext", length=1024, valid_share=0.0125),
+        model=ModelChoice(size="small"),
+        train=TrainSettings(
+            steps=1_000_000, batch=512, lr=3e-4, warmup=2500, shape="constant", patience=0, dtype="bfloat16"
+        ),
+        others=("hf:EleutherAI/lambada_openai", "hf:Salesforce/wikitext", "hf:fancyzhx/ag_news"),
+        draws=1,
+        limit=None,
+        grids=(10, 20, 50, 100, 200, 500, 1000),
+        passes=(100, 500, 1000, 5000, 10_000),
+        texts=64,
+        written=1024,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """What `unmask reproduce` can be asked for about masked diffusion on text."""
+
+    scale: Literal["small", "fast", "published"] = "small"
+    """The numbers: for two cores, for a look at whether all works, or those of the paper."""
+    seeds: tuple[Seed, ...] = (0, 1, 2)
+    """Seeds of the trainings."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if not self.seeds:
+            raise ConfigError("There is nothing to train: give at least one of --seeds.")
+
+    @property
+    def numbers(self) -> Scale:
+        """The scale by its name."""
+        return SCALES[self.scale]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A training, in the folder runs/NAME."""
+
+    name: str
+    label: str
+    seed: int
+    run: TextRun
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Nothing."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """The bound of a trained model on a text: that of its training, held out, or another."""
+
+    name: str
+    label: str
+    seed: int
+    training: str
+    draws: Count
+    limit: Count | None
+    source: str | None = None
+    """A text of which all is measured; None for the held-out part of the text of the training."""
+    grid: Count | None = None
+    """Steps of the reverse process; None for the model's own objective."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The training."""
+        return (self.training,)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The variance of one draw of the bound of a sequence under a schedule, and its mean (MDLM, Table 9)."""
+
+    name: str
+    label: str
+    seed: int
+    training: str
+    schedule: str
+    draws: Count
+    limit: Count | None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The training."""
+        return (self.training,)
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """Texts that a trained model writes, judged by the 3-gram model of its training text and by an AR model."""
+
+    name: str
+    label: str
+    seed: int
+    training: str
+    policy: str
+    temperature: Annotated[float, real(0)]
+    texts: Count
+    length: Count
+    judge: str
+    """Name of the `Fit` of an autoregressive model."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Both trainings."""
+        return tuple(dict.fromkeys([self.training, self.judge]))
+
+
+TextCell = Fit | Bounded | Spread | Wrote
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A statement of the paper: of these labels, in this order, the bound rises."""
+
+    text: str
+    lower: str
+    higher: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextQuestion:
+    """A question and all of its cells in the order of work."""
+
+    name: str
+    about: str
+    cells: tuple[TextCell, ...]
+    claims: tuple[Claim, ...]
+    options: TextOptions
+    parts: tuple["TextQuestion", ...] = ()
+    """The questions of which this one is the union."""

@@ -1,0 +1,200 @@
+"""The questions about masked diffusion on text: one function each, options -> the cells that answer it.
+
+`unmask reproduce --list` prints the first line of a function's docstring. Imports no torch.
+"""
+
+__all__ = [
+    "EVERY",
+    "QUESTIONS",
+    "ablation",
+    "baselines",
+    "estimators",
+    "generation",
+    "names",
+    "plan_of",
+    "schedules",
+    "steps",
+    "time",
+    "zero_shot",
+]
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from unmask.errors import ConfigError, did_you_mean
+from unmask.reproduce.text import (
+    Bounded,
+    Claim,
+    Fit,
+    Parameterization,
+    Spread,
+    TextCell,
+    TextOptions,
+    TextQuestion,
+    Wrote,
+)
+from unmask.train.settings import ModelChoice, TextRun, TrainSettings
+
+Planned = tuple[list[TextCell], list[Claim]]
+
+
+def _fit(options: TextOptions, label: str, seed: int, model: ModelChoice, train: TrainSettings) -> Fit:
+    numbers = options.numbers
+    run = TextRun(numbers.data, model, replace(train, seed=seed))
+    return Fit(f"{label}-seed-{seed}", label, seed, run)
+
+
+def _trained(
+    options: TextOptions,
+    label: str,
+    seed: int,
+    parameterization: Parameterization = "subs",
+    *,
+    timed: bool = False,
+    grid: int | None = None,
+) -> Fit:
+    """A label and what differs from MDLM -> the training; equal trainings of several questions have equal names."""
+    numbers = options.numbers
+    model = replace(numbers.model, parameterization=parameterization, time_conditioned=timed)
+    return _fit(options, label, seed, model, replace(numbers.train, grid=grid))
+
+
+def _bounded(
+    options: TextOptions, fit: Fit, label: str = "", source: str | None = None, grid: int | None = None
+) -> Bounded:
+    numbers = options.numbers
+    name = "-".join(part for part in ("bound", fit.name, source or "", f"T-{grid}" if grid else "") if part)
+    return Bounded(name, label or fit.label, fit.seed, fit.name, numbers.draws, numbers.limit, source, grid)
+
+
+def baselines(options: TextOptions) -> Planned:
+    """Perplexity of AR, MDLM, SEDD and D3PM: the same network, text and tokens.
+
+    MDLM, Tables 1 and 2: AR is best, MDLM is the best of the diffusions, and SEDD is not worse than D3PM.
+    """
+    cells: list[TextCell] = []
+    for seed in options.seeds:
+        fits = [_trained(options, label, seed, name) for label, name in _COMPARED.items()]
+        cells += [*fits, *(_bounded(options, fit) for fit in fits)]
+    order = [Claim(f"{low} < {high}", low, high) for low, high in (("AR", "MDLM"), ("MDLM", "SEDD"), ("SEDD", "D3PM"))]
+    return cells, order
+
+
+_COMPARED: dict[str, Parameterization] = {"AR": "ar", "MDLM": "subs", "SEDD": "sedd", "D3PM": "d3pm"}
+
+
+def ablation(options: TextOptions) -> Planned:
+    """What continuous time, carry-over and zero masking contribute to the bound (MDLM, Table 8).
+
+    Each row leaves out one part more than the row before; the last is D3PM. Discrete time has T = 1000.
+    """
+    cells: list[TextCell] = []
+    for seed in options.seeds:
+        fits = [
+            _trained(options, "MDLM", seed),
+            _trained(options, "discrete-time", seed, grid=1000),
+            _trained(options, "no-carry-over", seed, "zero-masking"),
+            _trained(options, "D3PM", seed, "d3pm"),
+        ]
+        cells += [*fits, *(_bounded(options, fit) for fit in fits)]
+    pairs = (("MDLM", "discrete-time"), ("discrete-time", "no-carry-over"))
+    return cells, [Claim(f"{low} < {high}", low, high) for low, high in pairs]
+
+
+def schedules(options: TextOptions) -> Planned:
+    """The bound does not depend on the noise schedule, and its variance does (MDLM, Table 9). Trains no more."""
+    numbers, cells = options.numbers, list[TextCell]()
+    fit = _trained(options, "MDLM", options.seeds[0])
+    cells.append(fit)
+    for schedule in ("linear", "cosine", "cosine-squared", "geometric", "polynomial"):
+        name = f"spread-{schedule}-{fit.name}"
+        cells.append(Spread(name, schedule, fit.seed, fit.name, schedule, max(8, numbers.draws), numbers.limit))
+    return cells, []
+
+
+def steps(options: TextOptions) -> Planned:
+    """The bound falls as the reverse process gets more steps T (MDLM, Table 11). Trains no more."""
+    cells: list[TextCell] = []
+    for seed in options.seeds:
+        fit = _trained(options, "MDLM", seed)
+        grids = [_bounded(options, fit, f"T = {grid}", grid=grid) for grid in options.numbers.grids]
+        cells += [fit, *grids, _bounded(options, fit, "continuous time")]
+    return cells, [Claim("continuous time < T = 10", "continuous time", "T = 10")]
+
+
+def time(options: TextOptions) -> Planned:
+    """A network that is told the time is no better than one that is not (MDLM, Table 12)."""
+    cells: list[TextCell] = []
+    for seed in options.seeds:
+        fits = [_trained(options, "MDLM", seed), _trained(options, "MDLM-with-time", seed, timed=True)]
+        cells += [*fits, *(_bounded(options, fit) for fit in fits)]
+    return cells, []
+
+
+def zero_shot(options: TextOptions) -> Planned:
+    """Perplexity on texts of other kinds than that of the training (MDLM, Table 3)."""
+    cells: list[TextCell] = []
+    for seed in options.seeds:
+        for label, name in _COMPARED.items():
+            fit = _trained(options, label, seed, name)
+            others = options.numbers.others
+            cells += [fit, *(_bounded(options, fit, f"{label} on {text}", text) for text in others)]
+    return cells, []
+
+
+def estimators(options: TextOptions) -> Planned:
+    """Training with each of the four estimators of the bound: does any learn faster?"""
+    cells: list[TextCell] = []
+    for seed in options.seeds:
+        for estimator in ("uniform", "stratified", "count", "bernoulli"):
+            label = "MDLM" if estimator == "count" else f"MDLM-{estimator}"
+            train = replace(options.numbers.train, estimator=estimator)
+            fit = _fit(options, label, seed, options.numbers.model, train)
+            cells += [fit, _bounded(options, fit)]
+    return cells, []
+
+
+def generation(options: TextOptions) -> Planned:
+    """Generative perplexity against time, with the entropy beside it: MDLM, SEDD and AR (MDLM, Figure 2)."""
+    numbers, cells = options.numbers, list[TextCell]()
+    for seed in options.seeds:
+        judge, mdlm, sedd = (_trained(options, label, seed, _COMPARED[label]) for label in ("AR", "MDLM", "SEDD"))
+        cells += [judge, mdlm, sedd]
+        settings = [(mdlm, f"ancestral:steps={count}") for count in numbers.passes]
+        settings += [(mdlm, "ancestral"), (mdlm, "confidence"), (judge, "left-to-right")]
+        settings += [(sedd, f"reverse:steps={count}") for count in numbers.passes]
+        for temperature in (1.0, 0.8):
+            for fit, policy in settings:
+                label = f"{fit.label} {policy} at {temperature:g}"
+                name = f"wrote-{label.replace(' ', '-').replace(':', '-').replace('=', '-')}-seed-{seed}"
+                size, length = numbers.texts, numbers.written
+                cells.append(Wrote(name, label, seed, fit.name, policy, temperature, size, length, judge.name))
+    return cells, []
+
+
+QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {
+    f"mdlm-{question.__name__.replace('_', '-')}": question
+    for question in (ablation, baselines, estimators, generation, schedules, steps, time, zero_shot)
+}
+"""Each question by the name that `unmask reproduce` takes."""
+EVERY = "mdlm"
+"""The name of all of them together."""
+
+
+def names() -> dict[str, str]:
+    """The name of every question with the line that describes it."""
+    lines = {name: (question.__doc__ or "").splitlines()[0] for name, question in QUESTIONS.items()}
+    return {EVERY: f"All of {', '.join(QUESTIONS)}."} | lines
+
+
+def plan_of(name: str, options: TextOptions) -> TextQuestion:
+    """The name of a question, or `EVERY`, and options -> its plan. Raises ConfigError for an unknown name."""
+    if name == EVERY:
+        parts = [plan_of(each, options) for each in QUESTIONS]
+        unique = {cell.name: cell for part in parts for cell in part.cells}
+        return TextQuestion(EVERY, names()[EVERY], tuple(unique.values()), (), options, tuple(parts))
+    if name not in QUESTIONS:
+        raise ConfigError(f"There is no question named '{name}'; {did_you_mean(name, QUESTIONS)}")
+    cells, claims = QUESTIONS[name](options)
+    unique = {cell.name: cell for cell in cells}
+    return TextQuestion(name, names()[name], tuple(unique.values()), tuple(claims), options)

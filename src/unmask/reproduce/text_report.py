@@ -1,0 +1,218 @@
+"""Results about masked diffusion on text -> report.md, table.csv and a picture for each question."""
+
+__all__ = ["write_text_report"]
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from unmask.disk.files import atomic_text
+from unmask.output import markdown_table
+from unmask.plots import can_draw, new_figure, save_figure
+from unmask.reproduce.results import Record
+from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextQuestion, Wrote
+
+_T_95 = (math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # two-sided, by degrees of freedom
+_FAST = "**A fast run: a minute of training for each model. Its figures mean nothing.**"
+_BOUNDS = """\
+Nats a token on held-out text, less is better: an exact value for AR, an upper bound for the others. The mean over
+seeds of the training, and the standard deviation between them; in brackets the standard error of the last seed."""
+_CLAIMS = """\
+The difference is that of the same seeds, higher minus lower, with its 95 % interval over seeds (Student's t). A claim
+is held or refuted where the interval does not contain 0; with a single seed nothing is decided."""
+_SPREADS = """\
+One draw of the bound of a sequence, nats a token, with uniform times: the mean, with its standard error over sequences,
+and the variance between draws of the same sequence."""
+_WRITTEN = """\
+Perplexity under each judge, and beside it the entropy of single tokens within a text, in nats. The last row of each
+judge is that of held-out texts. Seconds are of the processor, one thread, for all texts."""
+
+
+def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Path) -> None:
+    """Write the report of a question, and of the parts of a question that has parts; every cell is in it."""
+    path = folder / plan.name
+    if plan.parts:
+        for part in plan.parts:
+            write_text_report(part, records, folder)
+        for name in ("report.md", "table.csv"):
+            texts = [(folder / part.name / name).read_text(encoding="utf-8") for part in plan.parts]
+            atomic_text(path / name, "\n".join(texts))
+        return
+    states = [[cell.name, records[cell.name].state, records[cell.name].reason] for cell in plan.cells]
+    parts = [
+        [f"# {plan.name}", "", plan.about],
+        [_FAST] if plan.options.scale == "fast" else [],
+        _bounds(plan, records),
+        _claims(plan, records),
+        _spreads(plan, records),
+        _written(plan, records),
+        _fits(plan, records),
+        ["## Cells", "", *markdown_table(("cell", "state", "reason"), states)],
+    ]
+    atomic_text(path / "report.md", "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n")
+    atomic_text(path / "table.csv", _csv(plan, records))
+    if can_draw() and any(isinstance(cell, Wrote) and records[cell.name].state == "done" for cell in plan.cells):
+        _draw(plan, records, path / "frontier.png")
+
+
+def by_label(plan: TextQuestion, records: dict[str, Record], cls: type[Any]) -> dict[str, dict[int, dict[str, Any]]]:
+    """The results of the cells of a class that are done: label -> seed -> result."""
+    done: dict[str, dict[int, dict[str, Any]]] = {}
+    for cell in plan.cells:
+        if isinstance(cell, cls) and records[cell.name].state == "done":
+            done.setdefault(cell.label, {})[cell.seed] = dict(records[cell.name].result)
+    return done
+
+
+def _nats(results: dict[int, dict[str, Any]]) -> list[float]:
+    return [result["bound"]["nats_per_token"] for result in results.values()]
+
+
+def _spread_of(values: Sequence[float]) -> str:
+    """The mean and the standard deviation of the values of the seeds."""
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else " (one seed)")
+
+
+def _bounds(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
+    """A row for each label: nats, perplexity, tokens and seeds."""
+    rows: list[list[str]] = []
+    for label, results in by_label(plan, records, Bounded).items():
+        last = list(results.values())[-1]["bound"]
+        error = f"{last['stderr']:.4f}" if last["stderr"] is not None else "none"
+        perplexity = mean(math.exp(value) for value in _nats(results))
+        rows.append([label, f"{_spread_of(_nats(results))} ({error})", f"{perplexity:.2f}", f"{last['tokens']:,}"])
+    if not rows:
+        return []
+    return ["## Bounds", "", _BOUNDS, "", *markdown_table(("model", "nats/token", "perplexity", "tokens"), rows)]
+
+
+def _claims(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
+    results = by_label(plan, records, Bounded)
+    rows = [[claim.text, *verdict] for claim in plan.claims if (verdict := _verdict(claim, results))]
+    if not rows:
+        return []
+    return ["## Claims", "", _CLAIMS, "", *markdown_table(("claim", "difference [95 %]", "verdict"), rows)]
+
+
+def _verdict(claim: Claim, results: dict[str, dict[int, dict[str, Any]]]) -> tuple[str, str] | None:
+    """A claim -> the difference with its interval, and whether it is held; None where neither is measured."""
+    low, high = results.get(claim.lower, {}), results.get(claim.higher, {})
+    seeds = sorted(low.keys() & high.keys())
+    if not seeds:
+        return None
+    differences = [high[seed]["bound"]["nats_per_token"] - low[seed]["bound"]["nats_per_token"] for seed in seeds]
+    if len(seeds) < 2:
+        return f"{differences[0]:+.4f}", "undecided: one seed"
+    half = _T_95[min(len(seeds) - 1, len(_T_95) - 1)] * stdev(differences) / math.sqrt(len(seeds))
+    middle = mean(differences)
+    verdict = "held" if middle > half else "refuted" if middle < -half else "undecided"
+    return f"{middle:+.4f} [{middle - half:+.4f}, {middle + half:+.4f}]", verdict
+
+
+def _spreads(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
+    rows = [
+        [label, f"{result['mean']:.4f} ± {result['error']:.4f}", f"{result['variance']:.4f}"]
+        for label, results in by_label(plan, records, Spread).items()
+        for result in results.values()
+    ]
+    if not rows:
+        return []
+    return ["## Schedules", "", _SPREADS, "", *markdown_table(("schedule", "nats/token", "variance"), rows)]
+
+
+def _written(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
+    """A row for each setting, and one for the held-out texts: perplexities, variety, passes and seconds."""
+    rows: list[list[str]] = []
+    real: dict[str, Any] = {}
+    for label, results in by_label(plan, records, Wrote).items():
+        each = list(results.values())
+        real = each[-1]["held_out"]
+        passes, seconds = (mean(result[name] for result in each) for name in ("passes", "seconds"))
+        rows.append([label, *_measures([r["written"] for r in each]), f"{passes:.1f}", f"{seconds:.1f}"])
+    if not rows:
+        return []
+    rows.append(["held-out texts", *_measures([real]), "", ""])
+    head = ("setting", "3-gram perplexity", "AR perplexity", "entropy", "distinct 2", "repetition", "words")
+    return ["## Texts", "", _WRITTEN, "", *markdown_table((*head, "passes", "seconds"), rows)]
+
+
+def _measures(each: Sequence[dict[str, Any]]) -> list[str]:
+    """The measures of one setting, a record for each seed -> their means as cells of the table."""
+    first, second = zip(*(tuple(record.values()) for record in each), strict=True)
+    perplexities = [f"{mean(m['perplexity'] for m in some):.1f}" for some in (first, second)]
+    figures = [mean(m[name][0] for m in first) for name in ("entropy", "repetition")]
+    words = [m["words"] for m in first if m["words"] is not None]
+    distinct = mean(m["distinct"][1] for m in first)
+    share = f"{mean(words):.3f}" if words else "none"
+    return [*perplexities, f"{figures[0]:.2f}", f"{distinct:.3f}", f"{figures[1]:.3f}", share]
+
+
+def _fits(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
+    rows: list[list[str]] = []
+    for cell in plan.cells:
+        if isinstance(cell, Fit) and records[cell.name].state == "done":
+            result = records[cell.name].result
+            counts = [f"{result[name]:,}" for name in ("parameters", "steps", "tokens")]
+            rows.append([cell.name, *counts, f"{result['seconds']:.0f}"])
+    if not rows:
+        return []
+    head = ("training", "parameters", "steps", "tokens", "processor seconds")
+    return ["## Trainings", "", *markdown_table(head, rows)]
+
+
+def _csv(plan: TextQuestion, records: dict[str, Record]) -> str:
+    """A line for each cell that is done, with its numbers by name; those of texts under each judge."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["cell", "label", "seed", "name", "value"])
+    for cell in plan.cells:
+        for name, value in _flat(dict(records[cell.name].result)):
+            table.writerow([cell.name, cell.label, cell.seed, name, value])
+    return text.getvalue()
+
+
+def _flat(record: dict[str, Any], before: str = "") -> Iterable[tuple[str, float]]:
+    """A nested record -> the names of its numbers and their values."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{name}.")
+        elif isinstance(value, int | float):
+            yield f"{before}{name}", value
+        elif isinstance(value, list | tuple):
+            yield from _flat({str(at): item for at, item in enumerate(value)}, f"{before}{name}.")
+
+
+def _draw(plan: TextQuestion, records: dict[str, Record], path: Path) -> None:
+    """Draw perplexity under the AR judge against entropy, and against seconds, a line for each sampler."""
+    figure = new_figure(12.4, 4.8)
+    left, right = figure.subplots(1, 2, sharey=True)
+    lines: dict[str, list[tuple[float, float, float]]] = {}
+    real: dict[str, Any] = {}
+    for label, results in by_label(plan, records, Wrote).items():
+        name = label.split(":")[0].split(" at ")[0] + " at " + label.rpartition(" at ")[2]
+        for result in results.values():
+            *_, measures = result["written"].values()
+            *_, real = result["held_out"].values()
+            lines.setdefault(name, []).append((measures["entropy"][0], result["seconds"], measures["perplexity"]))
+    for number, (name, points) in enumerate(sorted(lines.items())):
+        entropy, seconds, perplexity = zip(*sorted(points, key=lambda point: point[1]), strict=True)
+        color = f"C{number % 10}"
+        left.plot(entropy, perplexity, "o", ms=4, color=color, label=name)
+        right.plot(seconds, perplexity, "o-", ms=4, lw=0.8, color=color)
+    left.axhline(real["perplexity"], color="black", lw=0.8)
+    left.plot([real["entropy"][0]], [real["perplexity"]], "k*", ms=11, label="held-out texts")
+    right.axhline(real["perplexity"], color="black", lw=0.8)
+    left.set_xlabel("entropy of single tokens within a text, nats")
+    right.set_xlabel("processor seconds for all texts")
+    left.set_ylabel("perplexity under the AR judge")
+    left.set_yscale("log")
+    right.set_xscale("log")
+    for panel in (left, right):
+        panel.grid(alpha=0.25)
+    figure.suptitle(f"{plan.name}{' (fast: means nothing)' if plan.options.scale == 'fast' else ''}")
+    figure.legend(loc="outside right center", frameon=False)
+    save_figure(path, figure)

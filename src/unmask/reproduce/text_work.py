@@ -1,0 +1,222 @@
+"""A cell about masked diffusion on text -> its result; see `reproduce.work`, which calls this in a worker process."""
+
+__all__ = ["TEXT_RESULTS", "perform_text"]
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.errors import ConfigError
+from unmask.output import show
+from unmask.ranges import Count
+from unmask.reproduce.plan import DEVICE, DTYPE
+from unmask.reproduce.text import Bounded, Fit, Spread, TextCell, Wrote
+from unmask.run.loop import Listener
+
+if TYPE_CHECKING:
+    from unmask.api import Model
+    from unmask.data.packed import Corpus
+    from unmask.eval.text import Judge, TextMeasures
+    from unmask.objective.bound import Bound
+
+_SEED = 0  # of the maskings of a measurement and of the texts
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """The part of a bound that reports read."""
+
+    nats_per_token: float
+    stderr: float | None
+    tokens: Count
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounded:
+    """The result of a `Bounded`."""
+
+    bound: _Figures
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted(_Bounded):
+    """The result of a `Fit`."""
+
+    steps: Count
+    tokens: Count
+    parameters: Count
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Varied:
+    """The result of a `Spread`."""
+
+    mean: float
+    error: float
+    variance: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """The result of a `Wrote`."""
+
+    written: dict[str, dict[str, Any]]
+    held_out: dict[str, dict[str, Any]]
+    passes: float
+    seconds: float
+
+
+TEXT_RESULTS: dict[str, type[Any]] = {"fit": _Fitted, "bounded": _Bounded, "spread": _Varied, "wrote": _Written}
+"""What the reports read of the result of each class of cells, by the names of `plan.CELLS`."""
+
+
+def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
+    """A cell, the folder of its own run, and that of all trainings -> its result.
+
+    Raises KeyboardInterrupt if a training is interrupted; the next call resumes it.
+    """
+    match cell:
+        case Fit():
+            return _fit(cell, folder)
+        case Bounded():
+            return _bound(cell, runs)
+        case Spread():
+            return _spread(cell, runs)
+        case Wrote():
+            return _write(cell, runs)
+
+
+class _FitLog(Listener[Any, "Bound"]):
+    """The listener of a training: prints a line for each validation."""
+
+    def message(self, text: str) -> None:
+        show(text)
+
+    def validated(self, step: int, figure: "Bound", best: bool) -> None:
+        show(f"step {step}: {figure.nats_per_token:.4f} nats/token{' (best so far)' if best else ''}")
+
+
+def _fit(cell: Fit, folder: Path) -> dict[str, Any]:
+    """Train from the newest checkpoint, if there is one -> figures of the training."""
+    from unmask.disk.folders import latest
+    from unmask.train.session import open_session, plan_session, recorded_run
+
+    resumed = latest(folder) is not None
+    if resumed and replace(recorded_run(folder), data=cell.run.data) != cell.run:  # a run records absolute paths
+        raise ConfigError(f"{folder} was trained with other settings; choose another folder with --out.")
+    out, resume = (None, folder) if resumed else (folder, None)
+    began = time.process_time()
+    with closing(open_session(plan_session(cell.run, out=out, resume=resume, note=show))) as session:
+        trainer = session.trainer
+        result = trainer.fit(_FitLog())
+        if result.reason == "interrupted":
+            raise KeyboardInterrupt
+        plan, length = session.plan, session.corpus.train.length
+        assert trainer.best is not None
+        return {
+            "bound": trainer.best.to_dict(),
+            "steps": result.step,
+            "tokens": result.step * cell.run.train.batch * length,
+            "parameters": plan.parameters,
+            "seconds": time.process_time() - began,
+        }
+
+
+def _model(runs: Path, name: str) -> "Model":
+    """The name of a training -> its model, on one thread."""
+    from unmask.api import load
+
+    return load(runs / name, device=DEVICE, dtype=DTYPE, threads=1)
+
+
+def _corpus(model: "Model", source: str | None = None) -> "Corpus":
+    """A model -> the text of its training, split as then, or all of another text, by its tokenizer."""
+    from unmask.train.plan import corpus_of
+    from unmask.train.settings import trained_on
+
+    assert model.checkpoint is not None
+    trained = trained_on(model.checkpoint)
+    assert trained is not None
+    data = replace(trained.data, tokenizer="auto", vocab_size=None)
+    if source is None:
+        return corpus_of(data, model.tokenizer, show, trained=trained)
+    return corpus_of(replace(data, source=source, valid=None), model.tokenizer, show)
+
+
+def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
+    """The bound on a text: of the held-out part, or of another text."""
+    from unmask.objective.baselines import objective_of
+
+    model = _model(runs, cell.training)
+    if cell.grid is not None:
+        model.objective = objective_of("subs", model.process, steps=cell.grid)
+    corpus = _corpus(model, cell.source)
+    part = corpus.valid if cell.source is None else corpus.train
+    bound = model.bound_packed(part, limit=cell.limit, draws=cell.draws, seed=_SEED)
+    return {"bound": bound.to_dict(), "fingerprint": corpus.fingerprint}
+
+
+def _spread(cell: Spread, runs: Path) -> dict[str, Any]:
+    """The mean of one draw of the bound a token, and its variance within a sequence, by times of the schedule."""
+    import torch
+
+    from unmask.data.packed import Packed
+    from unmask.noise import derive
+    from unmask.objective.base import Rows
+    from unmask.objective.masked import Masked
+    from unmask.process import make_schedule
+
+    model = _model(runs, cell.training)
+    process = replace(model.process, schedule=make_schedule(cell.schedule))
+    part: Packed = _corpus(model).valid
+    count = min(len(part), cell.limit or len(part))
+    rows = Rows(*map(torch.from_numpy, part.batch(range(count)))).part(slice(None), model.device)
+    objective, index, nats = Masked(process, "uniform"), torch.arange(count), list[torch.Tensor]()
+    with torch.no_grad():
+        for draw in range(cell.draws):
+            drawn = objective.draw(derive(_SEED, draw), 0, index, count, rows.maskable)
+            parts = [slice(at, at + 32) for at in range(0, count, 32)]
+            losses = [
+                objective.loss(model.denoiser, rows.part(rows_, model.device), tuple(x[rows_] for x in drawn))
+                for rows_ in parts
+            ]
+            nats.append(torch.cat([loss.nats / loss.tokens.clamp(min=1) for loss in losses]).double())
+    table = torch.stack(nats)  # (draws, sequences), nats a token
+    error = float(table.mean(0).std() / count**0.5)
+    return {"mean": float(table.mean()), "error": error, "variance": float(table.var(0).mean())}
+
+
+def _write(cell: Wrote, runs: Path) -> dict[str, Any]:
+    """Texts from the empty prompt, their measures under both judges, and those of as many held-out texts."""
+    from unmask.decode.rows import run_to_end
+    from unmask.eval.text import ModelJudge, Text, Trigram, measure_texts, words_of
+
+    model, judge = _model(runs, cell.training), ModelJudge(_model(runs, cell.judge), cell.judge)
+    corpus = _corpus(model)
+    train = [row[:last].tolist() for row, last in zip(corpus.train.ids, corpus.train.last, strict=True)]
+    trigram = Trigram(train, model.tokenizer.vocab_size)
+    dictionary = frozenset(word for row in train for word in words_of(model.tokenizer.decode(row)))
+    began, wall = time.process_time(), time.perf_counter()
+    options: dict[str, Any] = {"length": cell.length, "policy": cell.policy, "temperature": cell.temperature}
+    rows = run_to_end(model.stream([""] * cell.texts, seed=_SEED, stop_at_eos=False, **options))
+    spent, elapsed = time.process_time() - began, time.perf_counter() - wall
+    texts = [Text((), row.tokens, model.tokenizer.decode(row.tokens)) for row in rows]
+    real = [row[:last].tolist() for row, last in zip(corpus.valid.ids, corpus.valid.last, strict=True)][: cell.texts]
+    held_out = [Text((), row[: cell.length], model.tokenizer.decode(row[: cell.length])) for row in real]
+
+    def measured(some: Sequence[Text], by: "Judge") -> dict[str, Any]:
+        measures: TextMeasures = measure_texts(some, by, dictionary)
+        return asdict(measures) | {"perplexity": measures.perplexity}
+
+    return {
+        "written": {by.name: measured(texts, by) for by in (trigram, judge)},
+        "held_out": {by.name: measured(held_out, by) for by in (trigram, judge)},
+        "passes": sum(row.passes for row in rows) / len(rows),
+        "seconds": spent,
+        "wall": elapsed,
+        "samples": [text.string for text in texts[:3]],
+    }
