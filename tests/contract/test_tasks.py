@@ -18,6 +18,7 @@ from unmask.errors import PluginError, RequestError
 from unmask.noise import derive
 from unmask.tasks import judge, judge_all, make, names
 from unmask.tasks.base import SPLITS, Example, Task, Verdict, escaped, joined_holes
+from unmask.tasks.code import HumanEval, Mbpp, program_of
 from unmask.tasks.registry import fingerprint, options
 from unmask.testing import check_task
 from unmask.text.template import Hole, parse_template
@@ -118,29 +119,16 @@ def chains(tmp_path: Path) -> Path:
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
     """A folder in the format of HumanEval, with a file for each split."""
-    folder = tmp_path / "programs"
-    folder.mkdir()
-    for number, split in enumerate(SPLITS):
-        rows = [{
-            "task_id": f"{split}/{n}", "entry_point": f"plus_{n}",
-            "prompt": f'from typing import List\n\n\ndef plus_{n}(items: List[int]) -> int:\n    """Sum and {n}."""\n',
-            "canonical_solution": f"    return sum(items) + {n}\n",
-            "test": f"def check(plus):\n    assert plus([1, 2]) == {n + 3}\n    assert plus([]) == {n}\n",
-        } for n in range(10 * number, 10 * number + 9)]  # fmt: skip
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return folder
+    (tmp_path / "programs").mkdir()
+    HumanEval.write_sample(tmp_path / "programs")
+    return tmp_path / "programs"
 
 
 @pytest.fixture
 def mbpp(tmp_path: Path) -> Path:
     """A file in the format of MBPP."""
-    rows = [{
-        "task_id": n, "text": f"Write a function to add {n} [to it].", "test_setup_code": "",
-        "code": f"def add_{n}(x):\r\n return x + {n}", "test_list": [f"assert add_{n}({x}) == {x + n}" for x in (0, 1)],
-    } for n in (*range(2, 5), *range(11, 20), *range(511, 520), *range(601, 610))]  # fmt: skip
-    path = tmp_path / "mbpp.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
+    Mbpp.write_sample(tmp_path)
+    return tmp_path / "mbpp.jsonl"
 
 
 EXAMPLES = {
@@ -151,8 +139,8 @@ EXAMPLES = {
     "gsm8k": ("gsm8k:path={problems}", "gsm8k:path={problems},prompt=chat"),
     "math-500": ("math-500:path={maths}", "math-500:path={maths},prompt=chat,length=64"),
     "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,negative=true,size=9"),
-    "humaneval": ("humaneval:path={programs}",),
-    "mbpp": ("mbpp:path={mbpp}", "mbpp:path={mbpp},shots=0,length=9"),
+    "humaneval": ("humaneval:path={programs}", "humaneval:path={programs},prompt=chat"),
+    "mbpp": ("mbpp:path={mbpp}", "mbpp:path={mbpp},shots=0,length=9,prompt=chat"),
     "sudoku": ("sudoku", "sudoku:side=4", "sudoku:side=4,clues=15"),
 }
 
@@ -585,6 +573,74 @@ def test_published_folders_have_their_splits(problems: Path, tmp_path: Path) -> 
     first, second = (make(f"gsm8k:path={tmp_path / name}").examples("test", 999) for name in ("hub", "lines"))
     assert len(first) == 160
     assert first == second
+
+
+def test_a_problem_of_humaneval_and_its_answers(programs: Path) -> None:
+    """An answer is the body of the function up to the next statement of the file, or the function again."""
+    task, chat = make(f"humaneval:path={programs},length=9"), make(f"humaneval:path={programs},length=9,prompt=chat")
+    example = next(example for example in task.examples("test", 20) if example.facts["entry_point"] == "plus_60")
+    asked = next(example for example in chat.examples("test", 20) if example.facts["entry_point"] == "plus_60")
+    prompt = 'def plus_60(x: int) -> int:\n    """ Add 60 to x.\n    """\n'
+    assert example.template == prompt + "[9]"
+    assert asked.template == f"Here is the completed function:\n```python\n{prompt}\n[9]"
+    assert asked.message.endswith(f"passes the tests:\n```python\n{prompt}\n```\n")
+    body = "    return x + 60\n"
+    right = (
+        *(body, body + "```\nIt adds.\n```python\nraise\n```", body + "def main():\n", body + "# so"),
+        *(f"Sure:\n```python\n{prompt}{body}```\nDone.", f"```\nimport math\n{prompt}{body}", prompt + body),
+    )
+    wrong = (
+        "    return x",
+        "return x + 60",
+        f"def plus(x):\n{body}",
+        "    return x + 60\n  y",
+        "\0",
+        "\ud800",
+        "print('passed')",
+    )
+    for text, score in [*((text, 1.0) for text in right), *((text, 0.0) for text in wrong)]:
+        assert task.verify(example, text).score == score, text
+        assert chat.verify(asked, text).score == score, text
+
+
+def test_a_problem_of_mbpp_stands_behind_three(mbpp: Path) -> None:
+    task, chat = make(f"mbpp:path={mbpp},length=9"), make(f"mbpp:path={mbpp},length=9,shots=1,prompt=chat")
+    example = next(example for example in task.examples("test", 20) if example.facts["task_id"] == 11)
+    asked = next(example for example in chat.examples("test", 20) if example.facts["task_id"] == 11)
+    text = "".join(part for part in parse_template(example.template) if isinstance(part, str))
+    shots = text.split("\n\nYou are an expert Python programmer, and here is your task: ")
+    assert [shot.split("function to ")[1][:5] for shot in shots] == ["add 2", "add 3", "add 4", "add 1"]
+    assert shots[2] == (
+        "Write a function to add 4 to a number. Your code should pass these tests:\n\nassert add_4(0) == 4\n"
+        "assert add_4(1) == 5\nassert add_4(2) == 6\n[BEGIN]\ndef add_4(x):\n  return x + 4\n[DONE]"
+    )
+    assert text.endswith("assert add_11(2) == 13\n[BEGIN]\n")
+    assert example.answer == "def add_11(x):\n  return x + 11\n[DONE]"
+    assert asked.template == "```python\n[9]"
+    assert asked.message.count("```python\ndef add_2(x):") == asked.message.count("your task:\n") - 1 == 1
+    for right in (
+        example.answer,
+        f"[BEGIN]\n{example.answer}\nmore",
+        "def add_11(x): return x + 11\n```\n```python\nno",
+    ):
+        assert task.verify(example, right).score == chat.verify(asked, right).score == 1
+    assert task.verify(example, "def add_11(x): return 12\n").score == 0
+    assert task.verify(example, "def add(x): return 12\n").why.startswith(
+        "NameError: the program does not define add_11"
+    )
+
+
+def test_the_program_in_an_answer() -> None:
+    for text, program in {
+        "x = 1": "x = 1",
+        "x = 1\n```\ntext": "x = 1\n",
+        "```\nx = 1\n```\ny": "x = 1\n",
+        "So:\n```python\nx = 1\n```\n```python\ny\n```": "x = 1\n",
+        "So:\n```py\nx = 1": "x = 1",
+        "[BEGIN]\nx = 1\n[DONE]\ny": "\nx = 1\n",
+        "": "",
+    }.items():
+        assert program_of(text) == program
 
 
 def test_texts_become_templates_and_back() -> None:
