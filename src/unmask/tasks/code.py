@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from random import Random
@@ -32,7 +33,7 @@ from unmask.tasks.sandbox import Program, run_programs
 
 _STREAM = 0xC0DE
 _REQUEST = "Write a solution to the following problem and make sure that it passes the tests:"  # HumanEval's message
-_BEGINNING = "Here is the completed function:"  # of the answer
+_BEGINNING = "Here is the completed function:"
 _FENCE = re.compile(r"```(\w*)[ \t]*\n?")
 _STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # where HumanEval ends the body of a function
 _SHOTS = (2, 3, 4)  # task_id of the problems in MBPP's prompt
@@ -279,13 +280,12 @@ class Mbpp(_Programs):
 
 def _mbpp_row(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A row of any published file -> task_id, question, code, the tests that the prompt shows, and all that runs."""
-    number, asserts = row.get("task_id"), _texts(row, "test_list", where)
-    imports = _texts(row, "test_imports", where) if "test_imports" in row else []
-    if not isinstance(number, int):
-        raise DataError(f"{where} has no whole number 'task_id': give a file in the published format.")
-    setup = _text(row, "test_setup_code", where) if "test_setup_code" in row else ""
+    asserts, imports = _texts(row, "test_list", where), _texts({"test_imports": [], **row}, "test_imports", where)
+    setup = _text({"test_setup_code": "", **row}, "test_setup_code", where)
+    if not asserts or not isinstance(row.get("task_id"), int):
+        raise DataError(f"{where} has no tests, or no whole number 'task_id': give a file in the published format.")
     return {
-        "task_id": number,
+        "task_id": row["task_id"],
         "question": _text(row, "prompt" if "prompt" in row else "text", where).strip(),
         "code": _text(row, "code", where).replace("\r\n", "\n").strip(),
         "shown": "\n".join(asserts),
@@ -311,10 +311,9 @@ def _request(row: Mapping[str, Any]) -> str:
 
 def _nodes(source: str) -> list[ast.AST]:
     """Python source -> the nodes of its syntax tree; none of a text that is not Python."""
-    try:
+    with suppress(SyntaxError, ValueError):
         return list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError):
-        return []
+    return []
 
 
 def _defined(nodes: Sequence[ast.AST]) -> set[str]:
