@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
 from unmask.config import from_dict, to_dict
@@ -209,21 +210,28 @@ def stored_settings(checkpoint: Checkpoint) -> Any:
 
 @sentences()
 def load_denoiser(
-    path: str, device: str = "cpu", dtype: Held = None, quantise: Callable[[nn.Linear], None] | None = None
+    path: str,
+    device: str = "cpu",
+    dtype: Held = None,
+    quantise: Callable[[nn.Linear], None] | None = None,
+    *,
+    grow: bool = False,
 ) -> Loaded:
     """A checkpoint or run folder -> its network on `device`, its process and its tokenizer.
 
     `dtype` is the format that the weights are held in: "stored" is that of the file; None is float32 below
     `STORED_FROM` parameters and that of the file from there on. `quantise` changes the weight of a layer to int8, in
-    place, as soon as it was read. Raises CheckpointError if it is not a whole checkpoint of a registered architecture,
-    RequestError for a network that is not held in int8.
+    place, as soon as it was read. With `grow` a causal model without a free id gets a row of zeros for MASK.
+
+    Raises CheckpointError if it is not a whole checkpoint of a registered architecture, RequestError for a network that
+    is not held in int8.
     """
-    return reading(path, lambda folder: _load(folder, device, dtype, quantise))
+    return reading(path, lambda folder: _load(folder, device, dtype, quantise, grow))
 
 
-def _load(path: Path, device: str, dtype: Held, quantise: Callable[[nn.Linear], None] | None) -> Loaded:
+def _load(path: Path, device: str, dtype: Held, quantise: Callable[[nn.Linear], None] | None, grow: bool) -> Loaded:
     """A checkpoint folder -> what `load_denoiser` returns."""
-    checkpoint = read_model(path)
+    checkpoint = read_model(path, grow=grow)
     folder, settings = checkpoint.folder, stored_settings(checkpoint)
     if checkpoint.tokenizer_json is None:
         source = checkpoint.fact(str, "config.json", "tokenizer") or "where the checkpoint came from"
@@ -325,6 +333,8 @@ def _fill(
         if parameters[name] is not old:  # it exists: see `_check_tensors`
             require_finite(value, name, str(checkpoint.folder))
             old = parameters[name]
+            if value.ndim and len(value) < len(old):  # see `grow`
+                value = F.pad(value, (0, 0, 0, len(old) - len(value)))
             new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
         owner, _, leaf = name.rpartition(".")
         layer = network.get_submodule(owner)

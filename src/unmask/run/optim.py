@@ -8,6 +8,7 @@ __all__ = [
     "Shape",
     "adamw",
     "clip",
+    "copied_tensors",
     "learning_rate",
     "load_optimizer_tensors",
     "optimizer_tensors",
@@ -118,6 +119,13 @@ def load_optimizer_tensors(
             f"{len(params)}: resume with the settings that the run began with."
         )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def copied_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network by name, copied; one with two names (tied weights) is copied once."""
+    values = model.state_dict(keep_vars=True)
+    copies = {id(value): value.detach().clone() for value in values.values()}
+    return {name: copies[id(value)] for name, value in values.items()}
 
 
 class Ema:

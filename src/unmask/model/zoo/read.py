@@ -52,23 +52,26 @@ FAMILIES: dict[str, Family] = {
 }
 """Families by name, in the order in which they are tried."""
 _CONFIG = "config.json"
+_ROWS = frozenset({"embedding.weight", "head.weight"})  # with a row for each id
 _SUM = re.compile(r"(\S+) ([+-]) (\d+)")
 
 
-def read_model(path: str | os.PathLike[str]) -> Checkpoint:
+def read_model(path: str | os.PathLike[str], *, grow: bool = False) -> Checkpoint:
     """Checkpoint folder, run folder, or folder of a published model -> everything but the weights.
 
+    With `grow` a causal model of which no id is free gets one more, for MASK: its embedding is to have one more row
+    than is stored.
     Raises CheckpointError for anything else, for a family that is not known, and for a config.json in which a key is
     missing or has a value for which the network would be another one.
     """
-    return reading(path, _read)
+    return reading(path, lambda folder: _read(folder, grow))
 
 
-def _read(folder: Path) -> Checkpoint:
+def _read(folder: Path, grow: bool) -> Checkpoint:
     config = read_json(folder / _CONFIG, dict[str, Any], CheckpointError)
     if "format" in config or not {"model_type", "architectures", "graph"} & config.keys():
         return read_checkpoint(folder)
-    return _published(folder, config)
+    return _published(folder, config, grow)
 
 
 def family_of(config: Mapping[str, Any], tokens: Collection[str], folder: Path) -> str:
@@ -104,7 +107,7 @@ def _first(value: object) -> object:
     return value[0] if isinstance(value, list) and value else value
 
 
-def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
+def _published(folder: Path, config: dict[str, Any], grow: bool) -> Checkpoint:
     """Folder and its config.json -> the checkpoint, in the names and settings of our network."""
     vocabulary = read_vocabulary(folder)
     name = family_of(config, vocabulary.ids, folder)
@@ -117,6 +120,9 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
         family.constants
     )
     own = fact_of(config, ["unmask"], _Exported, folder / _CONFIG, CheckpointError) or _Exported({}, {})
+    stored = settings["vocab_size"]
+    if grow and family.mask == "" and "mask_id" not in own.settings:
+        settings["vocab_size"] = max(stored, 1 + _after(vocabulary))
     tokens = _roles(family, config, vocabulary, settings | own.settings, folder)
     settings |= {"mask_id": tokens["mask"]} | own.settings
     if settings.get("modulation") == "none":  # an exported DiT: its modulation has no effect
@@ -132,6 +138,8 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
         settings = {"family": name, "start_id": tokens.get("bos")} | settings  # a model that is fine-tuned keeps them
     settings = _grouped(settings)
     layout, tensors = _layout(family, settings, read_shards(folder), folder)
+    for name in _ROWS & tensors.keys() if settings["vocab_size"] > stored else ():
+        tensors[name] = TensorFacts((settings["vocab_size"], *tensors[name].shape[1:]), tensors[name].dtype)
     record = {
         "family": name,
         "architecture": family.architecture,
@@ -198,13 +206,18 @@ def _check(config: Mapping[str, Any], name: str, folder: Path) -> None:
 
 def _spare(vocabulary: Vocabulary, settings: Mapping[str, Any], folder: Path) -> int:
     """The first id after the tokenizer's, for MASK of a causal model. Raises CheckpointError where there is none."""
-    spare = 1 + max(vocabulary.ids.values(), default=-1)
+    spare = _after(vocabulary)
     if spare >= settings["vocab_size"]:
         raise CheckpointError(
             f"{folder} has no MASK: it is a causal model, and none of its {settings['vocab_size']:,} ids is free; make "
             "a masked model of it with unmask train adapt."
         )
     return spare
+
+
+def _after(vocabulary: Vocabulary) -> int:
+    """The first id after those of a tokenizer."""
+    return 1 + max(vocabulary.ids.values(), default=-1)
 
 
 def _at(config: Mapping[str, Any], place: str) -> Any:
