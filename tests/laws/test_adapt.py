@@ -123,7 +123,8 @@ def test_terms_begin_without_effect_and_merge(causal: str) -> None:
     tokens[:, ::3] = network.mask_id
     with torch.enable_grad():
         assert torch.equal(network.train()(tokens), plain.train()(tokens))
-    network.eval(), plain.eval()
+    network.eval()
+    plain.eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in (p for p in network.parameters() if p.requires_grad):

@@ -24,14 +24,14 @@ class LowRank(nn.Linear):
     """A frozen linear layer with a trained low-rank term; its parameters keep their names."""
 
     def __init__(self, layer: nn.Linear, rank: int, alpha: float, draws: torch.Generator) -> None:
-        super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        super().__init__(layer.in_features, layer.out_features, device="meta")
         self.weight, self.bias, self.scale = layer.weight, layer.bias, alpha / rank
         wide = torch.rand(rank, layer.in_features, generator=draws).mul_(2).sub_(1).div_(math.sqrt(layer.in_features))
         self.down = nn.Parameter(wide.to(layer.weight))  # A; uniform, as in the authors' program
         self.up = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))  # B
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) + self.scale * F.linear(F.linear(x, self.down), self.up)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (its name in torch)
+        return super().forward(input) + self.scale * F.linear(F.linear(input, self.down), self.up)
 
     def whole(self) -> Tensor:
         """The matrix of the sum, W + alpha / rank * B A: a new tensor (E, D)."""
@@ -46,8 +46,8 @@ class MaskRow(nn.Embedding):
         self.weight, self.mask_id = layer.weight, mask_id
         self.row = nn.Parameter(layer.weight[mask_id].detach().clone())
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return torch.where((tokens == self.mask_id)[..., None], self.row, F.embedding(tokens, self.weight))
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return torch.where((input == self.mask_id)[..., None], self.row, super().forward(input))
 
     def whole(self) -> Tensor:
         """The rows with that of MASK: a new tensor (V, D)."""

@@ -229,10 +229,10 @@ class Annealed:
 
     def loss(self, model: Any, rows: Rows, draw: Draw) -> Loss:
         """One draw of the bound of the network with this attention."""
-        masking, rest = draw[:3], draw[3:]
-        model.later = later_positions(*(x[0] for x in rest), rows.ids.shape[1]) if rest else None
+        if len(draw) > 3:
+            model.later = later_positions(draw[3][0], draw[4][0], rows.ids.shape[1])
         try:
-            return self.inner.loss(model, rows, masking)
+            return self.inner.loss(model, rows, draw[:3])
         finally:
             model.later = None
 

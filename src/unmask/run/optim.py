@@ -18,7 +18,7 @@ __all__ = [
 import math
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ def load_optimizer_tensors(
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def copied_tensors(model: nn.Module) -> dict[str, Tensor]:
+def copied_tensors(model: Any) -> dict[str, Tensor]:
     """The tensors of a network by name, copied; one with two names (tied weights) is copied once."""
     values = model.state_dict(keep_vars=True)
     copies = {id(value): value.detach().clone() for value in values.values()}

@@ -32,6 +32,7 @@ from unmask.disk.folders import latest, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.hf.names import locate
 from unmask.model.load import build, load_denoiser, stored_settings
+from unmask.model.lora import add_low_rank, merged
 from unmask.objective.base import Objective
 from unmask.objective.masked import Annealed, Masked
 from unmask.process import MaskedDiffusion, make_schedule
@@ -116,11 +117,8 @@ def open_session(planned: Planned) -> Session:
     with ExitStack() as held:
         held.enter_context(planned.held)
         network = (start.network or build(plan.model, run.train.seed)).to(probe.device)
-        if run.adapt.tuning == "lora":
-            from unmask.model.lora import add_low_rank, merged
-
-            if start.network is None:
-                add_low_rank(network, run.adapt.rank, run.adapt.alpha, run.train.seed)
+        if run.adapt.tuning == "lora" and start.network is None:
+            add_low_rank(network, run.adapt.rank, run.adapt.alpha, run.train.seed)
         corpus, folder = planned.corpus, planned.folder
         keep_all_memory()
         trainer = Trainer(run, plan, corpus, network, probe.objective, folder, probe.group, probe.dtype, planned.began)
