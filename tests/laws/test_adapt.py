@@ -1,4 +1,4 @@
-"""A causal model made bidirectional: what its network computes at first, what is trained, and what is stored."""
+"""A causal model made bidirectional: what its network computes at first, what is trained, stored and refused."""
 
 import json
 import signal
@@ -7,18 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.laws.test_resume import Watcher, same
 from tests.parity.published import write
+from tests.parity.test_encoder import write as write_encoder
 from torch import Tensor
 
+from unmask.cli.main import main
+from unmask.data.packed import Corpus, Facts, Packed, PartFacts, Split
 from unmask.data.settings import DataSettings
 from unmask.model.load import load_denoiser
 from unmask.model.lora import LowRank, add_low_rank, merged
 from unmask.objective.masked import later_positions
-from unmask.train.adapt import causal_start
+from unmask.text.build import byte_tokenizer
+from unmask.train.adapt import adapted_corpus, causal_start
 from unmask.train.loop import Trainer
 from unmask.train.session import open_session, plan_session
 from unmask.train.settings import AdaptSettings, ModelChoice, TextRun, TrainSettings
@@ -208,3 +213,75 @@ def test_shares_of_the_first_steps(causal: str, text: str, tmp_path: Path) -> No
     assert [len(draw(step)) for step in (2, 3, 4)] == [5, 3, 3]
     assert len({int(draw(step)[3][0]) for step in range(3)}) == 3
     assert len(draw(0)[3].unique()) == 1
+
+
+# ---- rows of pairs ---------------------------------------------------------------------------------------------------
+
+
+def pairs() -> Corpus:
+    """Two rows of prompt and answer, of 5 and of LENGTH tokens, the prompts 2 tokens long."""
+    ids = np.arange(2 * LENGTH, dtype=np.uint16).reshape(2, LENGTH)
+    last = np.array([5, LENGTH], np.int32)
+    rows = Packed(ids, np.full(2, 2, np.int32), last, 100, int(last.sum()) - 4)
+    part = PartFacts(2, 100, rows.tokens, 2)
+    facts = Facts("memory", True, "file", ROWS, LENGTH, "append", part, part, 2)
+    return Corpus(byte_tokenizer(), rows, rows, "0", (), facts, Split(2, "", None))
+
+
+def test_prompts_are_visible_and_padding_is_none() -> None:
+    """By default rows are as they were; hidden prompts have no known bytes; EOS fills the rows, and is predicted."""
+    corpus = pairs()
+    assert adapted_corpus(corpus, LORA) is corpus
+    hidden = adapted_corpus(corpus, replace(LORA, hide_prompt=True)).train
+    assert hidden.batch(range(2)).maskable.sum(-1).tolist() == [5, LENGTH]
+    assert (hidden.bytes, hidden.tokens) == (0, 5 + LENGTH)
+    filled = adapted_corpus(corpus, replace(LORA, pad_eos=True))
+    batch = filled.train.batch(range(2))
+    assert batch.maskable.sum(-1).tolist() == [LENGTH - 2, LENGTH - 2]
+    assert bool(batch.valid.all())
+    assert set(batch.ids[0, 5:].tolist()) == {corpus.tokenizer.eos_id}
+    assert batch.ids[:, :5].tolist() == corpus.train.ids[:, :5].tolist()
+    assert (filled.train.bytes, filled.facts.train.tokens) == (100, 2 * LENGTH - 4)
+
+
+# ---- on the command line ---------------------------------------------------------------------------------------------
+
+
+def test_the_commands(causal: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trained, generated from, exported, and loaded again as a folder of Llama: the same logits."""
+    run, theirs = str(tmp_path / "run"), str(tmp_path / "theirs")
+    words = ["--init", causal, "--data.source", text, "--data.length", str(LENGTH), "--train.steps", "2"]
+    assert main(["train", "adapt", *words, "--threads", "1", "--adapt.rank", "2", "--out", run]) == 0
+    assert "of which 2,080 are trained as low-rank terms" in capsys.readouterr().err
+    assert main(["info", run]) == 0
+    assert f"made from the causal model {causal} (low-rank terms of rank 2, merged)" in capsys.readouterr().out
+    assert main(["generate", run, "1 and", "--length", "8"]) == 0
+    assert main(["export", run, "--out", theirs, "--to", "hf"]) == 0
+    ours, again = load_denoiser(run).denoiser, load_denoiser(theirs).denoiser
+    assert torch.equal(ours(rows()), again(rows()))  # type: ignore[operator]
+    assert json.loads((Path(theirs) / "config.json").read_text())["vocab_size"] == ROWS + 1
+
+
+def test_what_is_refused(causal: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One sentence each."""
+    write("llada", tmp_path / "llada")
+    write_encoder("bert", tmp_path / "bert")
+    adapt = ["train", "adapt", "--data.source", text, "--train.steps", "2", "--out", str(tmp_path / "run"), "--init"]
+    cases = {
+        (*adapt[:-1],): "train adapt needs --init: a causal checkpoint",
+        (*adapt, str(tmp_path / "llada")): "is no causal model but a masked one already (llada): give a checkpoint of",
+        (*adapt, str(tmp_path / "bert")): "is no causal model but a masked one already (bert)",
+        (*adapt, "wordnet"): "is no causal model but a masked one already (dit)",
+        (*adapt, causal, "--adapt.rank", "0"): "--adapt.rank cannot be '0'; give a whole number of at least 1",
+        (*adapt, causal, "--data.length", "129"): "was trained on texts of at most 128 tokens; set --data.length 128",
+        (*adapt, causal, "--adapt.mask-row", "[M]"): "adapt.mask_row is '[M]', which is no token of the checkpoint",
+        ("train", "--init", causal): "has no MASK: it is a causal model",
+        ("train", "--init", "wordnet", "--adapt.rank", "4"): "--adapt.rank does not go with a plain training",
+        ("generate", causal, "a"): "make a masked model of it with unmask train adapt",
+    }
+    for words, sentence in cases.items():
+        assert main(list(words)) == 2
+        error = capsys.readouterr().err
+        assert sentence in error
+        assert error.strip().count("\n") == 0
+    assert not (tmp_path / "run").exists()

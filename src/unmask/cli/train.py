@@ -52,7 +52,7 @@ class TrainArguments:
     """
 
     recipe: Positional[str] = "text"
-    """A name that `unmask list recipes` shows, or a .toml file with the tables data, model and train."""
+    """A name that `unmask list recipes` shows, or a .toml file with the tables data, model, train and adapt."""
     data: DataSettings = field(default_factory=DataSettings)
     """The text."""
     model: ModelChoice = field(default_factory=ModelChoice)

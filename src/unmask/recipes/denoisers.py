@@ -228,7 +228,7 @@ def names() -> dict[str, str]:
 
 
 def read(name_or_path: str) -> TextRun:
-    """The name of a recipe, or a .toml file with the tables data, model and train -> the settings of the run.
+    """The name of a recipe, or a .toml file with the tables data, model, train and adapt -> the settings of the run.
 
     Raises:
         ConfigError: for an unknown name, or an unknown key or impossible value in the file.

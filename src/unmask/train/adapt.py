@@ -87,10 +87,7 @@ def adapted_corpus(corpus: Corpus, adapt: AdaptSettings) -> Corpus:
     """A corpus -> the same with prompts that are hidden too, or rows that are filled with EOS, where that is wanted."""
     if not (adapt.hide_prompt or adapt.pad_eos):
         return corpus
-    eos = corpus.tokenizer.eos_id
-    if eos is None and adapt.pad_eos:
-        raise ConfigError("adapt.pad_eos is on, but the tokenizer of the checkpoint has no EOS; leave it out.")
-    train, valid = (_adapted(part, adapt, eos) for part in (corpus.train, corpus.valid))
+    train, valid = (_adapted(part, adapt, corpus.tokenizer.eos_id) for part in (corpus.train, corpus.valid))
     facts = replace(
         corpus.facts,
         train=replace(corpus.facts.train, tokens=train.tokens),
@@ -100,7 +97,10 @@ def adapted_corpus(corpus: Corpus, adapt: AdaptSettings) -> Corpus:
 
 
 def _adapted(rows: Packed, adapt: AdaptSettings, eos: int | None) -> Packed:
-    """Packed rows -> the same; the bytes of hidden prompts are not known, so that there are no bits per byte."""
+    """Packed rows and EOS, which every causal family has -> the same.
+
+    The bytes of prompts are not known, so that there are no bits per byte where these are hidden.
+    """
     ids, first, last = rows.ids, rows.first, rows.last
     if adapt.hide_prompt:
         first = np.zeros_like(first)

@@ -35,7 +35,7 @@ from unmask.denoiser import Trainable
 from unmask.errors import ConfigError, DataError, RequestError, did_you_mean
 from unmask.limits import available_bytes, bytes_text, require_memory
 from unmask.model.load import parameter_count, require_network
-from unmask.model.settings import SIZES, DiTSettings
+from unmask.model.settings import SIZES, DiTSettings, TransformerSettings
 from unmask.ranges import Count, Natural, real
 from unmask.tasks.base import pairs_of
 from unmask.tasks.registry import fingerprint, make
@@ -182,15 +182,15 @@ def flops_per_token(model: DiTSettings) -> float:
 def memory_bytes(plan: TrainPlan, batch: int) -> int:
     """A plan -> rough peak memory of a training step in float32, in bytes.
 
-    Counts weights, gradient, two moments, the average, and the activations; the latter only for DiT.
+    Counts weights, gradient, two moments, the average, and the activations; the latter for DiT and transformers.
     """
-    model = plan.model
-    activations = 0
+    model, activations = plan.model, 0
     if isinstance(model, DiTSettings):
         per_block = batch * model.max_length * model.width * 20 + 2 * batch * model.heads * model.max_length**2
         activations = model.blocks * per_block
-    trained = plan.parameters if plan.trained is None else plan.trained
-    return 4 * (plan.parameters + 4 * trained + activations) + 3 * 4 * 2**24
+    elif isinstance(model, TransformerSettings):
+        activations = batch * model.max_length * model.blocks * (20 * model.width + 4 * model.inner)
+    return 4 * (plan.parameters + 4 * (plan.trained or plan.parameters) + activations) + 3 * 4 * 2**24
 
 
 def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, processes: int, device: object) -> None:
