@@ -36,13 +36,17 @@ class Letters:
     def pairs(self, split, count, seed=0):
         return ((example.template[:2], example.answer) for example in self.examples(split, count, seed))
 '''
+SWEEP = "--policies confidence --blocks full --count 2 --workers 1"
 LEARN = (
     "--learn.rounds 1 --learn.prompts 2 --learn.group 2 --learn.alphas 0.3 10 --learn.warm 1 --learn.scored 4 "
-    "--learn.pool 8 --learn.valid-prompts 2 --learn.calibrated 2 --learn.threads 1 --policy.width 16 --json"
+    "--learn.pool 8 --learn.valid-prompts 2 --learn.calibrated 2 --learn.threads 1 --policy.width 16"
 )
 
 
-TRAIN = "--train.threads 1 --train.dtype float32 --train.sample-every 0 --train.eval-draws 4"
+TRAIN = (
+    "--data.length 32 --train.steps 2 --train.batch 4 --train.threads 1 --train.dtype float32 --train.sample-every 0 "
+    "--train.eval-draws 4"
+)
 
 
 def published(family: str, folder: Path) -> str:
@@ -57,18 +61,25 @@ def published(family: str, folder: Path) -> str:
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
-    """The words of a command with --json -> what it prints."""
-    code = main([str(word) for word in words])
+    """The words of a command -> what it prints with --json."""
+    code = main([*map(str, words), "--json"])
     captured = capsys.readouterr()
     assert code == 0, captured.err
     return json.loads(captured.out)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_all_that_a_user_does(
-    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def parameter_count(network: Any) -> int:
+    return sum(value.numel() for value in network.parameters())
+
+
+def all_that_a_user_does(
+    folder: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    letters: str = "abcdefghij",
 ) -> None:
+    """Every command on a published folder whose tokenizer has these letters."""
     maskable = list[Any]()  # in training, the first positions
     draw = Masked.draw
 
@@ -79,35 +90,49 @@ def test_all_that_a_user_does(
     monkeypatch.setattr(Masked, "draw", recorded)
     for module in ("unmask.run.metrics", "unmask.eval.report"):
         monkeypatch.setattr(f"{module}.can_draw", lambda: False)  # pictures take half of the time
-    folder = published(family, tmp_path / "published")
     network: Any = unmask.load(folder, device="cpu", dtype="float32").network
     shifted = getattr(network, "shifted", False)
-    (tmp_path / "letters.py").write_text(TASK)
-    (tmp_path / "text.txt").write_text("\n".join("abcdefghij"[n % 7 :] + "\n" for n in range(60)))
-    task = f"{tmp_path / 'letters.py'}:Letters"
-    assert run(capsys, "info", folder, "--json")["family"] == family
-    assert run(capsys, "generate", folder, "ab", "--length", 8, "--json")["texts"]
-    assert run(capsys, "fill", folder, "ab[3]cd", "--json")
-    assert run(capsys, "fill", folder, "ab[?]cd", "--choices", "a", "bc", "--json")
-    bound = run(capsys, "eval", folder, "--data.source", tmp_path / "text.txt", "--draws", 2, "--json")
+    file, text, tuned = tmp_path / "letters.py", tmp_path / "text.txt", tmp_path / "tuned"
+    file.write_text(TASK.replace("abcde", letters[:5]).replace("fghij", letters[5:]))
+    text.write_text("\n".join(letters[n % 7 :] + "\n" for n in range(60)))
+    a, b = letters[:2], letters[2:4]
+    assert run(capsys, "generate", folder, a, "--length", 8)["texts"]
+    assert run(capsys, "fill", folder, f"{a}[3]{b}")
+    assert run(capsys, "fill", folder, f"{a}[?]{b}", "--choices", letters[0], letters[1:3])
+    bound = run(capsys, "eval", folder, "--data.source", text, "--draws", 2)
     assert (bound["known"] > 0) == shifted
-    sweep = ["--policies", "confidence", "--blocks", "full", "--count", 2, "--workers", 1, "--out", tmp_path / "sweep"]
-    assert run(capsys, "frontier", folder, "--task", task, *sweep, "--json")
-    words = LEARN.split()
-    run(capsys, "learn", "--checkpoint", folder, "--task", task, *words, "--out", tmp_path / "policy")
-    text = [
-        "--data.source",
-        tmp_path / "text.txt",
-        "--data.length",
-        32,
-        "--train.steps",
-        2,
-        "--train.batch",
-        4,
-        *TRAIN.split(),
-    ]
-    tuned = run(capsys, "train", "--init", folder, *text, "--out", tmp_path / "tuned", "--json")["checkpoint"]
+    assert run(capsys, "frontier", folder, "--task", f"{file}:Letters", *SWEEP.split(), "--out", tmp_path / "sweep")
+    options = ["--task", f"{file}:Letters", *LEARN.split(), "--out", tmp_path / "policy"]
+    run(capsys, "learn", "--checkpoint", folder, *options)
+    run(capsys, "train", "--init", folder, "--data.source", text, *TRAIN.split(), "--out", tuned)
     rule = f"learned:from={tmp_path / 'policy'}"
-    assert run(capsys, "generate", tuned, "ab", "--length", 8, "--policy", rule, "--json")["texts"]
+    assert run(capsys, "generate", tuned, a, "--length", 8, "--policy", rule)["texts"]
     assert all(bool(part.any()) != shifted for part in maskable)
-    assert unmask.load(tuned, device="cpu", dtype="float32").network.settings == network.settings
+    again: Any = unmask.load(tuned, device="cpu", dtype="float32").network
+    assert again.settings == network.settings
+    assert parameter_count(again) == parameter_count(network)  # tied weights stay a single parameter
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = published(family, tmp_path / "published")
+    assert run(capsys, "info", folder)["family"] == family
+    all_that_a_user_does(folder, tmp_path, capsys, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.extras
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("model_type", ["modernbert", "esm", "distilbert"])
+def test_masked_language_models_of_transformers(
+    model_type: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("transformers")
+    from tests.parity.test_masked_lm import written
+
+    written(model_type, tmp_path / "published")
+    assert run(capsys, "info", tmp_path / "published")["architecture"] == "masked-lm"
+    all_that_a_user_does(str(tmp_path / "published"), tmp_path, capsys, monkeypatch, "ACDEFGHIKL")

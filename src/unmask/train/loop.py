@@ -25,7 +25,8 @@ from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import load_state, write_checkpoint
 from unmask.disk.folders import best_folder, keep_best, keep_last, latest, require_step, step_folder
 from unmask.errors import CheckpointError, RunError
-from unmask.model.load import compile_passes, model_config
+from unmask.model.inference import compile_passes
+from unmask.model.load import model_config
 from unmask.noise import DROPOUT, derive, row_keys
 from unmask.objective.base import Objective, Rows
 from unmask.objective.bound import Bound, validate
@@ -117,8 +118,7 @@ class Trainer:
 
     def take_step(self) -> tuple[Tensor, Tensor, float]:
         """One optimiser step; returns the loss (nats/token of the global batch), the gradient norm, the rate."""
-        settings, share = self.settings, self.group.share(self.settings.batch)
-        data = self.corpus.train
+        settings, share, data = self.settings, self.group.share(self.settings.batch), self.corpus.train
         batch = data.batch(batch_indices(settings.seed, self.step, settings.batch, len(data)))
         rows = Rows(*map(torch.from_numpy, batch)).predicted(self.model)
         tokens = rows.maskable.sum().clamp(min=1)

@@ -30,8 +30,9 @@ from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
 from unmask.disk.files import refuse_foreign_folder, run_lock
 from unmask.disk.folders import latest, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
+from unmask.hf.masked import load_any
 from unmask.hf.names import locate
-from unmask.model.load import build, load_denoiser, stored_settings
+from unmask.model.load import build, stored_settings, stored_tokenizer
 from unmask.model.lora import add_low_rank, merged
 from unmask.objective.base import Objective
 from unmask.objective.masked import Annealed, Masked
@@ -284,7 +285,7 @@ def _start_of(run: TextRun, point: Path | None, init: str | Path | None, device:
         loaded = causal_start(locate(str(init)), run.adapt, run.data.length, run.train.seed, device)
         return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, init=str(init))
     if init is not None:
-        loaded = load_denoiser(locate(str(init)), device, torch.float32)  # training needs float32
+        loaded = load_any(locate(str(init)), device, torch.float32)  # training needs float32
         trained = trained_on(loaded.checkpoint)
         return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, trained=trained, init=str(init))
     if point is None:
@@ -295,7 +296,7 @@ def _start_of(run: TextRun, point: Path | None, init: str | Path | None, device:
 
 def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
     """Settings and the checkpoint that a run goes on from -> its tokenizer, plan and record."""
-    record = run_of(checkpoint)
+    record, settings = run_of(checkpoint), stored_settings(checkpoint)
     where = f"{checkpoint.folder}/run.json"
     before = from_dict(TextRun, record.settings, where, CheckpointError)
     refuse_changes(before, run)
@@ -305,12 +306,10 @@ def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
     if plan.seconds is not None and run.train.minutes is not None:
         plan = replace(plan, seconds=60 * run.train.minutes)
     steps = plan.steps if run.train.steps is None else run.train.steps
-    plan = replace(plan, model=stored_settings(checkpoint), steps=steps, epochs=plan.epochs * steps / plan.steps)
+    plan = replace(plan, model=settings, steps=steps, epochs=plan.epochs * steps / plan.steps)
     if run.train.save_every is not None:
         plan = replace(plan, save_every=run.train.save_every)
-    if checkpoint.tokenizer_json is None:
-        raise CheckpointError(f"{checkpoint.folder} has no tokenizer.json; copy it back from where the run came from.")
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, name=f"{checkpoint.folder}/tokenizer.json")
+    tokenizer = stored_tokenizer(checkpoint, settings)
     return _Start(tokenizer=tokenizer, plan=plan, record=record, trained=trained_on(checkpoint))
 
 

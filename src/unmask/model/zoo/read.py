@@ -1,7 +1,8 @@
 """A folder laid out as its authors published it -> a Checkpoint, by the table of its family; imported without torch.
 
 Nothing in the folder is run: config.json is read as data, the weights are safetensors, templates of a tokenizer are
-ignored. A folder that unmask wrote is read as `unmask.disk.checkpoint` reads it.
+ignored. A masked language model of no family is left to the transformers library (`unmask.model.zoo.masked`). A folder
+that unmask wrote is read as `unmask.disk.checkpoint` reads it.
 """
 
 __all__ = ["FAMILIES", "family_of", "published_name", "read_model"]
@@ -24,6 +25,7 @@ from unmask.model.zoo.bert import BERT, ROBERTA
 from unmask.model.zoo.causal import LLAMA, QWEN2, QWEN3
 from unmask.model.zoo.dream import DREAM
 from unmask.model.zoo.llada import ILLADA, LLADA
+from unmask.model.zoo.masked import is_masked_lm, masked_checkpoint
 from unmask.model.zoo.mdlm import BD3LM, MDLM, SEDD
 from unmask.model.zoo.moe import LLADA2, LLADA_MOE
 from unmask.model.zoo.qwen import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3, FAST_DLLM, OPEN_DCODER, SDAR
@@ -110,9 +112,14 @@ def _first(value: object) -> object:
 def _published(folder: Path, config: dict[str, Any], grow: bool) -> Checkpoint:
     """Folder and its config.json -> the checkpoint, in the names and settings of our network."""
     vocabulary = read_vocabulary(folder)
-    name = family_of(config, vocabulary.ids, folder)
+    try:
+        name = family_of(config, vocabulary.ids, folder)
+        _check(config, name, folder)
+    except CheckpointError:
+        if is_masked_lm(config):  # the transformers library has it
+            return masked_checkpoint(folder, config)
+        raise
     family = FAMILIES[name]
-    _check(config, name, folder)
     keys = dict(family.keys)
     if _at(config, family.scaling.get("scaling.rule", "")) not in (None, "default"):
         keys |= family.scaling
