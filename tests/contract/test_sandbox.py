@@ -388,7 +388,7 @@ def test_without_isolation_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Mo
         outcome(RIGHT)
     assert str(caught.value) == (
         "Programs cannot be isolated on this system (unshare: no), so none is run: use Linux, where user namespaces "
-        "are allowed or as root with the right to make namespaces (in a container: --cap-add SYS_ADMIN)."
+        "are allowed or as root with the right to make namespaces (in a container: the capability SYS_ADMIN)."
     )
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(RequestError, match="it is darwin"):

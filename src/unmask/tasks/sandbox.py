@@ -125,7 +125,7 @@ def _unless_refused(answer: bytes) -> dict[str, Any]:
 def _refusal(reason: str) -> RequestError:
     return RequestError(
         f"Programs cannot be isolated on this system ({reason}), so none is run: use Linux, where user namespaces are "
-        "allowed or as root with the right to make namespaces (in a container: --cap-add SYS_ADMIN)."
+        "allowed or as root with the right to make namespaces (in a container: the capability SYS_ADMIN)."
     )
 
 
