@@ -5,7 +5,7 @@ ignored. A masked language model of no family is left to the transformers librar
 that unmask wrote is read as `unmask.disk.checkpoint` reads it.
 """
 
-__all__ = ["FAMILIES", "family_of", "published_name", "read_model"]
+__all__ = ["FAMILIES", "Network", "family_of", "network_of", "published_name", "read_model", "tensor_name"]
 
 import os
 import re
@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unmask.disk.checkpoint import FORMAT, Checkpoint, read_checkpoint
 from unmask.disk.folders import reading
@@ -93,11 +93,16 @@ def family_of(config: Mapping[str, Any], tokens: Collection[str], folder: Path) 
 def published_name(checkpoint: Checkpoint, ours: str) -> str:
     """Our name of a tensor -> its name in the files of the checkpoint."""
     family = FAMILIES.get(checkpoint.config.get("family", ""))
-    for name, parts in family.names.items() if family else ():
-        for part in (parts,) if isinstance(parts, str) else parts:
+    return ours if family is None else tensor_name(family, ours)[0]
+
+
+def tensor_name(family: Family, ours: str) -> tuple[str, int]:
+    """Our name of a tensor -> its name in published files, and its place among the tensors that are one there."""
+    for name, parts in family.names.items():
+        for place, part in enumerate((parts,) if isinstance(parts, str) else parts):
             if match := _pattern(part).fullmatch(ours):
-                return name.format(*match.groups())
-    return ours
+                return name.format(*match.groups()), place
+    return ours, 0
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -109,16 +114,25 @@ def _first(value: object) -> object:
     return value[0] if isinstance(value, list) and value else value
 
 
-def _published(folder: Path, config: dict[str, Any], grow: bool) -> Checkpoint:
-    """Folder and its config.json -> the checkpoint, in the names and settings of our network."""
-    vocabulary = read_vocabulary(folder)
-    try:
-        name = family_of(config, vocabulary.ids, folder)
-        _check(config, name, folder)
-    except CheckpointError:
-        if is_masked_lm(config):  # the transformers library has it
-            return masked_checkpoint(folder, config)
-        raise
+class Network(NamedTuple):
+    """What config.json and the tokens of a published model say about its network."""
+
+    name: str  # of its family
+    family: Family
+    settings: dict[str, Any]  # of our network
+    facts: dict[str, Any]
+    tokens: dict[str, int]  # ids by role: mask, eos, pad, bos
+    decoding: dict[str, Any]
+    stored: int  # rows of the embedding in the files
+
+
+def network_of(config: Mapping[str, Any], vocabulary: Vocabulary, folder: Path, grow: bool = False) -> Network:
+    """The content of a published config.json and the tokens -> the network. `folder` is for error sentences.
+
+    `grow` is that of `read_model`.
+    """
+    name = family_of(config, vocabulary.ids, folder)
+    _check(config, name, folder)
     family = FAMILIES[name]
     keys = dict(family.keys)
     if _at(config, family.scaling.get("scaling.rule", "")) not in (None, "default"):
@@ -143,17 +157,30 @@ def _published(folder: Path, config: dict[str, Any], grow: bool) -> Checkpoint:
         network["max_length"] = settings["positions"] - settings.get("first", 0) - 2
     if family.architecture == "transformer":
         settings = {"family": name, "start_id": tokens.get("bos")} | settings  # a model that is fine-tuned keeps them
-    settings = _grouped(settings)
+    decoding = own.decoding if own.settings else dict(family.decoding)
+    return Network(name, family, _grouped(settings), network, tokens, decoding, stored)
+
+
+def _published(folder: Path, config: dict[str, Any], grow: bool) -> Checkpoint:
+    """Folder and its config.json -> the checkpoint, in the names and settings of our network."""
+    vocabulary = read_vocabulary(folder)
+    try:
+        _check(config, family_of(config, vocabulary.ids, folder), folder)
+    except CheckpointError:
+        if is_masked_lm(config):  # the transformers library has it
+            return masked_checkpoint(folder, config)
+        raise
+    name, family, settings, facts, tokens, decoding, stored = network_of(config, vocabulary, folder, grow)
     layout, tensors = _layout(family, settings, read_shards(folder), folder)
-    for name in _ROWS & tensors.keys() if settings["vocab_size"] > stored else ():
-        tensors[name] = TensorFacts((settings["vocab_size"], *tensors[name].shape[1:]), tensors[name].dtype)
+    for tensor in _ROWS & tensors.keys() if settings["vocab_size"] > stored else ():
+        tensors[tensor] = TensorFacts((settings["vocab_size"], *tensors[tensor].shape[1:]), tensors[tensor].dtype)
     record = {
         "family": name,
         "architecture": family.architecture,
         "model": settings,
-        "network": network,
+        "network": facts,
         "process": {"kernel": "absorbing", "schedule": "linear"},
-        "decoding": own.decoding if own.settings else dict(family.decoding),
+        "decoding": decoding,
         "tokens": tokens,
         "time": family.time,
         "tokenizer": family.tokenizer or None,
