@@ -120,7 +120,7 @@ def test_a_message_is_in_the_template_of_the_model_and_its_answer_ends_there(tin
     (problem,) = problems([example], tokenizer, chat)
     start = chat_ids(tokenizer, chat, [("user", request("How many?"))]) + tokenizer.encode("<reasoning>")
     assert problem.row == [*start, *[tokenizer.mask_id] * 4]
-    end = tokenizer.backend.token_to_id("<|eot_id|>")
+    end: int = tokenizer.backend.token_to_id("<|eot_id|>")  # pyright: ignore[reportAssignmentType]
     assert problem.end == end
     task = make(f"gsm8k:path={tiny / 'gsm8k'}")
     written = [*tokenizer.encode("5"), end, *tokenizer.encode("67")]

@@ -90,9 +90,9 @@ def length_of(task: str) -> int:
     from unmask.tasks.registry import options
 
     name, _, rest = task.partition(":")
-    typed = dict(item.partition("=")[::2] for item in rest.split(",") if "=" in item)
+    typed = [item.removeprefix("length=") for item in rest.split(",") if item.startswith("length=")]
     known = {} if ".py" in name else options(name)
-    value = typed.get("length") or known.get("length") or "256"
+    value = typed[0] if typed else known.get("length", "256")
     return int(value) if value.isdecimal() else 256
 
 

@@ -1,6 +1,26 @@
 """Recipes of policies: functions that return the settings of a training run; imported without torch."""
 
-__all__ = ["RECIPES", "antibody", "automaton", "automaton_eos", "names", "paper", "read", "sudoku"]
+__all__ = [
+    "RECIPES",
+    "antibody",
+    "automaton",
+    "automaton_eos",
+    "dream_7b_gsm8k",
+    "dream_7b_gsm8k_whole",
+    "dream_7b_humaneval",
+    "dream_7b_math",
+    "dream_7b_mbpp",
+    "llada_8b_gsm8k",
+    "llada_8b_gsm8k_whole",
+    "llada_8b_humaneval",
+    "llada_8b_math",
+    "llada_8b_mbpp",
+    "names",
+    "paper",
+    "published",
+    "read",
+    "sudoku",
+]
 
 from collections.abc import Callable
 
