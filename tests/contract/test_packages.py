@@ -26,6 +26,7 @@ from unmask.hf.convert import human_heavy_chains, smollm2, translated
 from unmask.hf.gguf import Gguf, original_order
 from unmask.hf.names import cached, locate, remove
 from unmask.hf.packages import PACKAGES, fetch
+from unmask.model.zoo.read import FAMILIES
 
 CHAIN = "EVQLVESGGGLVQPGG[4]SCAASG"
 
@@ -412,3 +413,23 @@ def test_names_of_the_hub(tmp_path: Path) -> None:
         locate(str(tmp_path / "org" / "model"))
     with pytest.raises(RequestError, match=r"pip install 'unmask\[hf\]'"):
         locate("org/model")
+
+
+def test_the_list_of_models(cache: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Bundled, in the cache, what can be fetched, what the hub has with its size, and whether the extra is there."""
+    monkeypatch.setattr(names, "downloaded", lambda: {"org/model": (cache / "hub", 12)})
+    fetch("sapiens", wheel)
+    monkeypatch.setattr(names, "find_spec", lambda name: None)
+    assert main(["list", "models", "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)["models"]
+    assert lines["wordnet"] == "bundled: 5,816,384 parameters, window 64 tokens"
+    assert lines["sapiens"].startswith("in the cache: ")
+    assert lines["org/model"].startswith("downloaded: 12 B in ")
+    assert lines["antiberty"].startswith("unmask fetch antiberty: 96.6 MB to download. ")
+    assert "human-heavy-chains" not in lines  # a text
+    place = "on the hub: 8B parameters, family llada."
+    assert lines["GSAI-ML/LLaDA-8B-Instruct"] == f"{place} It needs pip install 'unmask[hf]'."
+    monkeypatch.undo()
+    monkeypatch.setattr(names, "find_spec", lambda name: True)  # the control
+    assert names.models()["GSAI-ML/LLaDA-8B-Instruct"] == place
+    assert all(repository in lines for family in FAMILIES.values() for repository in family.repositories)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.extras import library
 
 from unmask.errors import PluginError, RequestError
 from unmask.noise import derive
@@ -504,9 +505,10 @@ def test_a_data_set_without_answers_can_be_evaluated_but_has_no_pairs(gym: None)
         list(task.pairs("train", 1))
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("dataset", ["countdown", "leg_counting", "graph_color", "prime_factorization"])
 def test_the_real_package(dataset: str) -> None:
-    pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install 'unmask[tasks]'")
+    library("reasoning_gym", "tasks")
     check_task(lambda: make(f"gym:dataset={dataset}"), count=3)
 
 
@@ -560,10 +562,11 @@ def test_a_problem_of_math_is_read_with_its_answer(maths: Path) -> None:
     assert task.verify(example, "so 1.5").why == "there is no answer in a box"
 
 
+@pytest.mark.extras
 def test_published_folders_have_their_splits(problems: Path, tmp_path: Path) -> None:
     """Rows in Parquet, as on the hub, are the rows in JSON lines."""
-    parquet: Any = pytest.importorskip("pyarrow.parquet")
-    arrow: Any = pytest.importorskip("pyarrow")
+    parquet: Any = library("pyarrow.parquet", "hf")
+    arrow: Any = library("pyarrow", "hf")
     rows = list(map(json.loads, problems.read_text().splitlines()))
     folder = tmp_path / "hub" / "main"
     folder.mkdir(parents=True)

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.extras import library
 from torch import Tensor
 
 import unmask
 from unmask.cli.main import main
 from unmask.errors import CheckpointError, RequestError
 
-transformers: Any = pytest.importorskip("transformers")
+transformers: Any = library("transformers", "hf")
+pytestmark = pytest.mark.extras
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 TOKENS = {
