@@ -162,7 +162,9 @@ def trainer(causal: str, text: str, folder: Path, adapt: AdaptSettings = LORA, *
     return open_session(plan_session(run, note=lambda _: None, **where)).trainer
 
 
-@pytest.mark.parametrize("adapt", [LORA, replace(LORA, anneal=4), replace(FULL, anneal=4)], ids=str)
+@pytest.mark.parametrize(
+    "adapt", [replace(LORA, anneal=4), pytest.param(replace(FULL, anneal=4), marks=pytest.mark.slow)], ids=str
+)
 def test_interrupted_is_uninterrupted(adapt: AdaptSettings, causal: str, text: str, tmp_path: Path) -> None:
     """A signal between saves, while attention is annealed, too."""
     whole, watcher = trainer(causal, text, tmp_path / "whole", adapt), Watcher()
@@ -247,6 +249,7 @@ def test_prompts_are_visible_and_padding_is_none() -> None:
 # ---- on the command line ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_commands(causal: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Trained, generated from, exported, and loaded again as a folder of Llama: the same logits."""
     run, theirs = str(tmp_path / "run"), str(tmp_path / "theirs")
