@@ -30,24 +30,22 @@ def learn(run: LearnRun, as_json: bool) -> int:
     if as_json:
         print_json({"walked": asdict(walked), "needs": None if needs is None else asdict(needs)})
         return 0
-    rows = {
-        "walked": f"{walked.network}, in {duration(walked.seconds)}: {walked.rollouts} rollouts of "
-        f"{walked.passes:.0f} passes, an update of {walked.parameters:,} parameters, validation, a checkpoint, "
-        f"{walked.settings} settings of a frontier",
-        "denoiser": _denoiser(run.checkpoint, needs),
-    }
+    rows = {"denoiser": _denoiser(run.checkpoint, needs)}
     if needs is not None:
-        rollouts = s.prompts * s.group
-        of = f"{rollouts} rollouts of at most {needs.most} passes: "
-        operations = f"{rollouts * needs.most * needs.pass_operations:.1e} operations"
+        rollouts, validations = s.prompts * s.group, 1 + s.rounds // s.valid_every
+        whole = rollouts * s.rounds + s.valid_prompts * len(s.alphas) * validations
         rows |= {
             "memory": _memory(needs, s.dtype, s.batch),
-            "update": f"{of}{operations}, {_time(needs, rollouts)}",
-            "training": f"{s.rounds} updates, and {1 + s.rounds // s.valid_every} validations of {s.valid_prompts} "
-            f"problems: {_time(needs, rollouts * s.rounds + s.valid_prompts * (1 + s.rounds // s.valid_every))}",
-            "disk": f"{size(needs.weights['bfloat16'])} for the model, {size(s.keep * walked.checkpoint_bytes)} for "
-            "the run",
+            "round": f"{rollouts} rollouts of at most {needs.most} passes: "
+            f"{rollouts * needs.most * needs.pass_operations:.1e} operations",
+            "time": _time(needs, {"a round": rollouts, f"for {s.rounds} with validations": whole}),
+            "disk": f"{size(needs.weights['bfloat16'])} for the model, "
+            f"{size(s.keep * walked.checkpoint_bytes)} for checkpoints",
         }
+    rows["walked"] = (
+        f"{walked.network}, {duration(walked.seconds)}: {walked.rollouts} rollouts of {walked.passes:.0f} passes, "
+        f"an update of {walked.parameters:,} parameters, validation, checkpoint, frontier"
+    )
     show(*table(rows))
     return 0
 
@@ -68,19 +66,19 @@ def evaluate(
     if as_json:
         print_json({"walked": asdict(measured), "needs": None if needs is None else asdict(needs)})
         return 0
-    rows = {
-        "walked": f"{measured.network}, in {duration(measured.seconds)}: {measured.settings} settings on "
-        f"{measured.problems} problems, {measured.passes:.0f} passes on average",
-        "denoiser": _denoiser(checkpoint, needs),
-    }
+    rows = {"denoiser": _denoiser(checkpoint, needs)}
     if needs is not None:
         count, settings = sweep["count"], sweep["settings"]
         rows |= {
             "memory": _memory(needs, options["dtype"], sweep["batch"]),
-            "setting": f"{count} problems of at most {needs.most} passes: {_time(needs, count)}",
-            "sweep": f"{settings} settings: {_time(needs, count * settings)}",
+            "sweep": f"{settings} settings on {count} problems of at most {needs.most} passes",
+            "time": _time(needs, {"a setting": count, "for all": count * settings}),
             "disk": f"{size(needs.weights['bfloat16'])} for the model",
         }
+    rows["walked"] = (
+        f"{measured.network}, {duration(measured.seconds)}: {measured.settings} settings on {measured.problems} "
+        f"problems, {measured.passes:.0f} passes on average"
+    )
     show(*table(rows))
     return 0
 
@@ -115,19 +113,18 @@ def _denoiser(checkpoint: str, needs: "Needs | None") -> str:
 def _memory(needs: "Needs", dtype: str, batch: int) -> str:
     """Needs, the number format and the rows at once -> the bytes of weights and of a pass."""
     weights = needs.weights.get("bfloat16" if dtype == "auto" else dtype, 2 * needs.weights["bfloat16"])
-    return (
-        f"about {size(weights + needs.pass_bytes)}: weights, and {size(needs.pass_bytes)} for a pass of {batch} rows; "
-        f"keys and values of a row in a cache would take {size(needs.cache)}"
-    )
+    whole, row = size(weights + needs.pass_bytes), size(needs.cache)
+    return f"about {whole}: weights, and {size(needs.pass_bytes)} for a pass of {batch} rows; a cache takes {row} a row"
 
 
-def _time(needs: "Needs", rows: float) -> str:
-    """Needs and a number of rows -> hours for the most passes and for fewer, at a stated rate."""
+def _time(needs: "Needs", rows: dict[str, float]) -> str:
+    """Needs, and numbers of rows by what they are -> hours for the most passes and for fewer, at a stated rate."""
     from unmask.solve.needs import RATE
 
     fewer = max(1, needs.most // _FEWER)
-    hours = [needs.hours(rows, passes) for passes in (needs.most, fewer)]
-    return f"{_hours(hours[0])} at {RATE / 1e12:.0f} TFLOP/s, {_hours(hours[1])} where {fewer} passes are taken"
+    most = " and ".join(f"{_hours(needs.hours(count, needs.most))} {what}" for what, count in rows.items())
+    less = " and ".join(_hours(needs.hours(count, fewer)) for count in rows.values())
+    return f"{most} at {RATE / 1e12:.0f} TFLOP/s; with {fewer} passes {less}"
 
 
 def _hours(hours: float) -> str:

@@ -175,7 +175,7 @@ def _decoding(checkpoint: str, folder: Path) -> tuple[str, str]:
         return checkpoint, "the model itself"
     assert settings is not None
     write_tiny(published, folder / "model")
-    return str(folder / "model"), f"a tiny random model of the family {settings.family}"
+    return str(folder / "model"), f"a tiny random {settings.family}"
 
 
 def _small(run: LearnRun) -> Any:
