@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -146,6 +147,12 @@ EXAMPLES = {
 }
 
 
+def require_isolation() -> None:
+    """Skip the test where the system cannot isolate programs."""
+    if sys.platform != "linux":
+        pytest.skip("programs are isolated on Linux alone")
+
+
 def test_every_registered_task_is_tried() -> None:
     assert set(EXAMPLES) == set(names())
 
@@ -155,6 +162,8 @@ def test_every_registered_task_is_tried() -> None:
 def test_a_registered_task_fulfils_the_contract(
     text: str, problems: Path, chains: Path, maths: Path, programs: Path, mbpp: Path
 ) -> None:
+    if text.startswith(("humaneval", "mbpp")):
+        require_isolation()
     text = text.format(problems=problems, chains=chains, maths=maths, programs=programs, mbpp=mbpp)
     check_task(lambda: make(text), count=4)
     assert make(make(text).name).name == make(text).name
@@ -382,6 +391,29 @@ def test_many_are_judged_in_order_and_the_error_names_the_completion(wrong: str 
         judge_all(task, pairs, 0.25)
 
 
+class Together(Right):
+    """It judges all pairs at once, and one of them wrongly where `wrong` is set."""
+
+    wrong: Any = None
+
+    def verify_all(self, pairs: Sequence[tuple[Example, str]]) -> list[Any]:
+        verdicts: list[Any] = [Verdict(float(text == "1")) for _, text in pairs]
+        return verdicts if self.wrong is None else self.wrong(verdicts)
+
+
+def test_a_task_may_judge_all_pairs_at_once() -> None:
+    task, pairs = Together(), [(Example("[1]", "1"), text) for text in ("1", "2")]
+    assert judge_all(task, pairs) == [Verdict(1.0), Verdict(0.0)]
+    for wrong, sentence in {
+        (lambda verdicts: verdicts[:1]): "gave 1 verdicts on 2 completions; give one for each.",
+        (lambda verdicts: [*verdicts[:1], 1.0]): "answered 1.0 on the completion '2'",
+        (lambda verdicts: 1 / 0): "failed: ZeroDivisionError: division by zero.",
+    }.items():
+        task.wrong = wrong
+        with pytest.raises(PluginError, match=f"The verifier of 'right' {re.escape(sentence)}"):
+            judge_all(task, pairs)
+
+
 MINE = '''
 """A module."""
 from __future__ import annotations
@@ -580,6 +612,7 @@ def test_published_folders_have_their_splits(problems: Path, tmp_path: Path) -> 
 
 def test_a_problem_of_humaneval_and_its_answers(programs: Path) -> None:
     """An answer is the body of the function up to the next statement of the file, or the function again."""
+    require_isolation()
     task, chat = make(f"humaneval:path={programs},length=9"), make(f"humaneval:path={programs},length=9,prompt=chat")
     example = next(example for example in task.examples("test", 20) if example.facts["entry_point"] == "plus_60")
     asked = next(example for example in chat.examples("test", 20) if example.facts["entry_point"] == "plus_60")
@@ -607,6 +640,7 @@ def test_a_problem_of_humaneval_and_its_answers(programs: Path) -> None:
 
 
 def test_a_problem_of_mbpp_stands_behind_three(mbpp: Path) -> None:
+    require_isolation()
     task, chat = make(f"mbpp:path={mbpp},length=9"), make(f"mbpp:path={mbpp},length=9,shots=1,prompt=chat")
     example = next(example for example in task.examples("test", 20) if example.facts["task_id"] == 11)
     asked = next(example for example in chat.examples("test", 20) if example.facts["task_id"] == 11)

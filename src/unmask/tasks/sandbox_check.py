@@ -46,8 +46,12 @@ _CONTAINERS: dict[str, tuple[type, Callable[[list[Any]], object]]] = {
     "deque": (deque, deque),
     "keys": (type({}.keys()), lambda items: dict.fromkeys(items).keys()),
     "values": (type({}.values()), lambda items: dict(enumerate(items)).values()),
+    "items": (type({}.items()), lambda items: dict(items).items()),
 }
 """Tag: the class of values that are sent as a list of their items, and how it is made of them."""
+
+
+_TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
 
 
 def encoded(value: Any, refer: Callable[[Any], int]) -> Any:
@@ -68,10 +72,11 @@ def encoded(value: Any, refer: Callable[[Any], int]) -> Any:
         return {"complex": [value.real, value.imag]}
     if isinstance(value, range):
         return {"range": [value.start, value.stop, value.step]}
-    if isinstance(value, dict | type({}.items())):
-        pairs = value.items() if isinstance(value, dict) else value
-        tag = "dict" if isinstance(value, dict) else "items"
-        return {tag: [[encoded(key, refer), encoded(item, refer)] for key, item in pairs]}
+    name = value.__name__ if type(value) is type else ""
+    if name in _TYPES and _TYPES[name] is value:
+        return {"type": name}
+    if isinstance(value, dict):
+        return {"dict": [[encoded(key, refer), encoded(item, refer)] for key, item in value.items()]}
     for tag, (class_, _) in _CONTAINERS.items():
         if isinstance(value, class_):
             return {tag: [encoded(item, refer) for item in value]}
@@ -93,13 +98,14 @@ def decoded(value: Any, resolve: Callable[[int, bool], Any]) -> Any:
         "bytes": bytes.fromhex,
         "complex": lambda parts: complex(*parts),
         "range": lambda parts: range(*parts),
+        "type": _TYPES.__getitem__,
     }
     if tag in simple:
         return simple[tag](content)
     items = decoded(content, resolve)
     if tag in _CONTAINERS:
         return _CONTAINERS[tag][1](items)
-    return {"dict": dict, "items": lambda pairs: dict(pairs).items(), "iterator": iter}[tag](items)
+    return {"dict": dict, "iterator": iter}[tag](items)
 
 
 def send(connection: int, message: Any) -> None:
