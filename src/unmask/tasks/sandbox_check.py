@@ -51,7 +51,7 @@ _CONTAINERS: dict[str, tuple[type, Callable[[list[Any]], object]]] = {
 """Tag: the class of values that are sent as a list of their items, and how it is made of them."""
 
 
-_TYPES = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
+_TYPES: dict[str, Any] = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
 
 
 def encoded(value: Any, refer: Callable[[Any], int]) -> Any:
