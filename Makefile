@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 EXTRAS := .venv-extras/.installed
+SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fast extras lint bench docs golden api pictures clean
@@ -28,11 +29,12 @@ test: $(STAMP) ## Run all tests but the commands of the docs
 fast: $(STAMP) ## Run the tests without the slow ones
 	@$(BIN)/python -m pytest -m "not slow"
 
+# The packages of .venv are seen from .venv-extras, which then has the libraries of the extras alone.
 $(EXTRAS): $(STAMP)
 	@$(PYTHON) -m venv .venv-extras
-	@echo "Installing unmask with its extras into .venv-extras (once; some minutes) ..."
-	@.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	@.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,int8,antibody,tasks]' pytest hypothesis
+	@$(BIN)/python -c '$(SITE)' > "$$(.venv-extras/bin/python -c '$(SITE)')/venv.pth"
+	@echo "Installing the libraries of the extras into .venv-extras (once; some minutes) ..."
+	@.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,int8,antibody,tasks]'
 	@touch $@
 
 extras: $(EXTRAS) ## Run the tests that need libraries of an extra, in an environment that has them; a skip is a failure

@@ -156,6 +156,8 @@ def test_it_is_fine_tuned_saved_and_loaded(
     (tmp_path / "text.txt").write_text("ACDEFGHIKLMNPQRSTVWY" * 40)
     facts = commanded(capsys, "info", tmp_path / "old")
     assert (facts["architecture"], facts["window"]) == ("masked-lm", 38)
+    assert main(["info", str(tmp_path / "old")]) == 0
+    assert f"parameters: {model_type}\n" in capsys.readouterr().out
     run = ["train", "--init", tmp_path / "old", "--data.source", tmp_path / "text.txt", *TRAIN.split()]
     whole = commanded(capsys, *run, "--out", tmp_path / "whole")["latest"]
     commanded(capsys, *run, "--out", tmp_path / "part", "--train.patience", 0)

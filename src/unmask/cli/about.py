@@ -166,6 +166,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         return _policy_lines(facts)
     model, tokenizer, bound = facts["model"], facts["tokenizer"], facts["bound"]
     shape = ", ".join(f"{name} {model[name]}" for name in ("width", "blocks", "heads") if name in model)
+    if isinstance(published := model.get("config"), dict):  # of a model that transformers runs
+        shape = str(cast(dict[str, Any], published).get("model_type"))
     rows = {
         "checkpoint": facts["checkpoint"],
         "network": f"{facts['architecture']}, {facts['parameters']:,} parameters: {shape}",
