@@ -73,7 +73,7 @@ class LearnSettings:
     seed: Seed = 0
     """Seed of the problems, the weights and the rollouts."""
     batch: Count = 256
-    """Rollouts that go through the denoiser at once; a policy does not depend on it. For large vocabularies the logits
+    """Rows that go through the denoiser at once; rollouts do not depend on it. For large vocabularies the logits
     take memory: 1 GB for 64 rows in blocks of 32 of 126,464 tokens."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
