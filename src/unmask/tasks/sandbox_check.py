@@ -72,9 +72,8 @@ def encoded(value: Any, refer: Callable[[Any], int]) -> Any:
         return {"complex": [value.real, value.imag]}
     if isinstance(value, range):
         return {"range": [value.start, value.stop, value.step]}
-    name = value.__name__ if type(value) is type else ""
-    if name in _TYPES and _TYPES[name] is value:
-        return {"type": name}
+    if type_name := next((name for name, type_ in _TYPES.items() if type_ is value), ""):
+        return {"type": type_name}
     if isinstance(value, dict):
         return {"dict": [[encoded(key, refer), encoded(item, refer)] for key, item in value.items()]}
     for tag, (class_, _) in _CONTAINERS.items():
