@@ -162,7 +162,7 @@ def llada_8b_humaneval() -> LearnRun:
 
 
 def llada_8b_mbpp() -> LearnRun:
-    """LLaDA-8B-Instruct on MBPP with three examples, for evaluation; the problems are in the folder mbpp.
+    """LLaDA-8B-Instruct on MBPP with three examples, for evaluation; the problems are in the file mbpp.jsonl.
 
     unmask frontier llada_8b_mbpp --dry
     """
