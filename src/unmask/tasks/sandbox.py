@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unmask.disk.json import parse_json
 from unmask.errors import RequestError, RunError
 
 STATUSES = ("passed", "failed", "timeout", "memory")
@@ -116,7 +117,7 @@ class _Server:
 
 def _unless_refused(answer: bytes) -> dict[str, Any]:
     """JSON -> its object. Raises RequestError where it says why programs cannot be isolated."""
-    read: dict[str, Any] = json.loads(answer)
+    read = parse_json(answer.decode(), dict[str, Any])
     if "refused" in read:
         raise _refusal(read["refused"])
     return read
