@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+EXTRAS := .venv-extras/.installed
+SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast lint bench docs golden api pictures clean
+.PHONY: help demo test fast extras lint bench docs golden api pictures clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +28,17 @@ test: $(STAMP) ## Run all tests but the commands of the docs
 
 fast: $(STAMP) ## Run the tests without the slow ones
 	@$(BIN)/python -m pytest -m "not slow"
+
+# The packages of .venv are seen from .venv-extras, which then has the libraries of the extras alone.
+$(EXTRAS): $(STAMP)
+	@$(PYTHON) -m venv .venv-extras
+	@$(BIN)/python -c '$(SITE)' > "$$(.venv-extras/bin/python -c '$(SITE)')/venv.pth"
+	@echo "Installing the libraries of the extras into .venv-extras (once; some minutes) ..."
+	@.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,int8,antibody,tasks]'
+	@touch $@
+
+extras: $(EXTRAS) ## Run the tests that need libraries of an extra, in an environment that has them; a skip is a failure
+	@.venv-extras/bin/python -m pytest -m extras --no-skips
 
 lint: $(STAMP) ## Check style, formatting and types
 	@$(BIN)/ruff check .
@@ -51,4 +64,4 @@ pictures: $(STAMP) ## Write the outputs and pictures of README, and draw who imp
 	@$(BIN)/python tools/import_picture.py
 
 clean: ## Delete the virtual environment and caches
-	@rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-extras .pytest_cache .ruff_cache .hypothesis

@@ -25,8 +25,29 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--golden` rewrites the golden files instead of comparing with them."""
+    """`--golden` rewrites the golden files instead of comparing with them; with `--no-skips` a skip is a failure."""
     parser.addoption("--golden", action="store_true", help="rewrite tests/golden/*.json from what the code does now")
+    parser.addoption("--no-skips", action="store_true", help="a test that is skipped has failed")
+
+
+def _counted(config: pytest.Config, report: Any) -> Any:
+    """A report of a test or of a module -> the same; with `--no-skips` a failure instead of a skip."""
+    if report.skipped and config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"--no-skips: {report.longrepr[2]}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    """After each part of a test."""
+    return _counted(item.config, (yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    """After a module is imported, which can be skipped as a whole."""
+    return _counted(collector.config, (yield))
 
 
 @pytest.fixture(scope="session", autouse=True)

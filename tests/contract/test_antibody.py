@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.extras import library
 from tools.antibody import main as measure
 
 from unmask.cli.main import main
@@ -140,8 +141,9 @@ def test_chains_of_fasta_are_searched(tmp_path: Path) -> None:
     assert {example.answer for example in task.examples("test", 99)} <= answers
 
 
+@pytest.mark.extras
 def test_the_package_itself_finds_the_cdr3_of_a_chain() -> None:
-    pytest.importorskip("immunum", reason="immunum is not installed: pip install 'unmask[antibody]'")
+    library("immunum", "antibody")
     heavy = (
         "QVQLVQSGAEVKRPGSSVTVSCKASGGSFSTYALSWVRQAPGRGLEWMGGVIPLLTITNYAPRFQGRITITADRSTSTAYLELNSLRPEDTAVYYC"
         "AREGTTGKPIGAFAHWGQGTLVTVSS"

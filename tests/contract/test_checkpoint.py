@@ -235,6 +235,32 @@ def test_optimizer_and_averages_go_on_exactly_from_a_checkpoint(tmp_path: Path) 
         load_optimizer_tensors(adamw(nn.Linear(5, 3).parameters(), 1e-2, (0.9, 0.95), 1e-8, 0.1), parts["optimizer"])
 
 
+def test_a_parameter_without_a_gradient_goes_on_too() -> None:
+    """An expert that no position has chosen: AdamW has no state for it, and zeros are stored. One tensor a moment."""
+
+    def fresh() -> tuple[nn.ModuleList, torch.optim.AdamW]:
+        torch.manual_seed(0)
+        experts = nn.ModuleList(nn.Linear(4, 3) for _ in range(2))
+        return experts, adamw(experts.parameters(), 1e-2, (0.9, 0.95), 1e-8, 0.1)
+
+    def trained(experts: nn.ModuleList, optimizer: torch.optim.AdamW, *chosen: int) -> None:
+        for number in chosen:
+            optimizer.zero_grad()
+            experts[number](torch.ones(2, 4)).square().sum().backward()
+            optimizer.step()
+
+    (experts, optimizer), (again, optimizer_again) = fresh(), fresh()
+    trained(experts, optimizer, 0, 0)
+    stored = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer).items()}
+    assert {name.partition(".")[0] for name in stored} == {"0", "1", "2", "3"}
+    assert len(optimizer.state_dict()["state"]) == 2  # the control
+    again.load_state_dict(experts.state_dict())
+    load_optimizer_tensors(optimizer_again, stored, stepped=True)
+    for pair in ((experts, optimizer), (again, optimizer_again)):
+        trained(*pair, 1, 0, 1)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in experts.state_dict().items())
+
+
 def test_the_average_is_what_its_formula_says_and_swaps_back_exactly() -> None:
     param = nn.Parameter(torch.zeros(2))
     ema, expected = Ema([param], 0.5), 0.0

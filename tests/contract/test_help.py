@@ -67,7 +67,7 @@ def test_defaults_and_choices_are_shown(capsys: pytest.CaptureFixture[str], monk
     assert "--train.batch N Sequences in an optimiser step, over all processes. (at least 1; default: 32)" in text
     assert "--train.shape cosine|constant The shape" in text
     assert "; default: 0.9 0.999)" in text
-    assert "(required)" in " ".join(page("frontier", capsys))
+    assert "(required)" in " ".join(page("export", capsys))
 
 
 def test_a_verb_that_measures_shows_no_defaults_of_training(capsys: pytest.CaptureFixture[str]) -> None:

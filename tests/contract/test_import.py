@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.extras import library
 from tests.parity.published import write, write_dit
 from torch import Tensor
 
@@ -234,10 +235,11 @@ def test_what_is_not_exported(settings: Any, reason: str, tmp_path: Path) -> Non
     assert not (tmp_path / "theirs").exists()
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("name", ["llama", "llama scaled", "qwen2", "qwen3", "bert"])
 def test_transformers_loads_what_is_exported(name: str, tmp_path: Path) -> None:
     """Needs the extra hf. An all-zero additive mask is full attention."""
-    transformers: Any = pytest.importorskip("transformers")
+    transformers: Any = library("transformers", "hf")
     settings = NETWORKS[name]
     saved(settings, tmp_path / "ours")
     export_model(str(tmp_path / "ours"), tmp_path / "theirs")

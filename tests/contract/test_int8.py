@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.extras import library
 from tests.parity.published import write, write_dit
 from torch import nn
 
@@ -51,10 +52,11 @@ def test_layers_are_quantised_as_they_are_read(tmp_path: Path) -> None:
     assert max(alive) > 0
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("family", ["llada", "dream", "llada2"])
 def test_the_function_of_int8_weights(family: str, tmp_path: Path) -> None:
     """Within the rounding of a weight, half a step of its row; the control is a network with other weights."""
-    pytest.importorskip("torchao")
+    library("torchao", "int8")
     if not bfloat16_works():
         pytest.skip("this processor cannot compute in bfloat16")
     write(family, tmp_path / "a")
@@ -77,8 +79,9 @@ def test_the_function_of_int8_weights(family: str, tmp_path: Path) -> None:
     assert len(model.generate("ab", length=8).texts) == 1
 
 
+@pytest.mark.extras
 def test_inductor_is_left_alone() -> None:
-    pytest.importorskip("torchao")
+    library("torchao", "int8")
     config: Any = importlib.import_module("torch._inductor.config")
     before = config.save_config()
     int8: Any = importlib.import_module("unmask.hf.int8")

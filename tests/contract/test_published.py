@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.extras import library
 from tests.parity.published import write
 from tools import load_memory
 
@@ -194,11 +195,11 @@ def test_tables_name_repositories_and_need_no_torch() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["stored", "float32", "int8"])
+@pytest.mark.parametrize("dtype", ["stored", "float32", pytest.param("int8", marks=pytest.mark.extras)])
 def test_loading_takes_one_copy_and_one_file(dtype: str, tmp_path: Path) -> None:
     """Anonymous memory; with stored weights less, since they stay in their files. In int8 a copy and one layer."""
     if dtype == "int8":
-        pytest.importorskip("torchao")
+        library("torchao", "int8")
     largest = load_memory.write_folder(tmp_path, 0.6e9 if dtype == "int8" else 0.3e9, 3)
     _, copy, anonymous, resident, _ = load_memory.measure(tmp_path, dtype)
     assert copy < resident

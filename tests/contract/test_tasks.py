@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.extras import library
 
 from unmask.errors import PluginError, RequestError
 from unmask.noise import derive
 from unmask.tasks import judge, judge_all, make, names
 from unmask.tasks.base import SPLITS, Example, Task, Verdict, escaped, joined_holes
+from unmask.tasks.code import HumanEval, Mbpp, program_of
 from unmask.tasks.registry import fingerprint, options
 from unmask.testing import check_task
 from unmask.text.template import Hole, parse_template
@@ -118,29 +121,16 @@ def chains(tmp_path: Path) -> Path:
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
     """A folder in the format of HumanEval, with a file for each split."""
-    folder = tmp_path / "programs"
-    folder.mkdir()
-    for number, split in enumerate(SPLITS):
-        rows = [{
-            "task_id": f"{split}/{n}", "entry_point": f"plus_{n}",
-            "prompt": f'from typing import List\n\n\ndef plus_{n}(items: List[int]) -> int:\n    """Sum and {n}."""\n',
-            "canonical_solution": f"    return sum(items) + {n}\n",
-            "test": f"def check(plus):\n    assert plus([1, 2]) == {n + 3}\n    assert plus([]) == {n}\n",
-        } for n in range(10 * number, 10 * number + 9)]  # fmt: skip
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return folder
+    (tmp_path / "programs").mkdir()
+    HumanEval.write_sample(tmp_path / "programs")
+    return tmp_path / "programs"
 
 
 @pytest.fixture
 def mbpp(tmp_path: Path) -> Path:
     """A file in the format of MBPP."""
-    rows = [{
-        "task_id": n, "text": f"Write a function to add {n} [to it].", "test_setup_code": "",
-        "code": f"def add_{n}(x):\r\n return x + {n}", "test_list": [f"assert add_{n}({x}) == {x + n}" for x in (0, 1)],
-    } for n in (*range(2, 5), *range(11, 20), *range(511, 520), *range(601, 610))]  # fmt: skip
-    path = tmp_path / "mbpp.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
+    Mbpp.write_sample(tmp_path)
+    return tmp_path / "mbpp.jsonl"
 
 
 EXAMPLES = {
@@ -151,10 +141,16 @@ EXAMPLES = {
     "gsm8k": ("gsm8k:path={problems}", "gsm8k:path={problems},prompt=chat"),
     "math-500": ("math-500:path={maths}", "math-500:path={maths},prompt=chat,length=64"),
     "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,negative=true,size=9"),
-    "humaneval": ("humaneval:path={programs}",),
-    "mbpp": ("mbpp:path={mbpp}", "mbpp:path={mbpp},shots=0,length=9"),
+    "humaneval": ("humaneval:path={programs}", "humaneval:path={programs},prompt=chat"),
+    "mbpp": ("mbpp:path={mbpp}", "mbpp:path={mbpp},shots=0,length=9,prompt=chat"),
     "sudoku": ("sudoku", "sudoku:side=4", "sudoku:side=4,clues=15"),
 }
+
+
+def require_isolation() -> None:
+    """Skip the test where the system cannot isolate programs."""
+    if sys.platform != "linux":
+        pytest.skip("programs are isolated on Linux alone")
 
 
 def test_every_registered_task_is_tried() -> None:
@@ -166,6 +162,8 @@ def test_every_registered_task_is_tried() -> None:
 def test_a_registered_task_fulfils_the_contract(
     text: str, problems: Path, chains: Path, maths: Path, programs: Path, mbpp: Path
 ) -> None:
+    if text.startswith(("humaneval", "mbpp")):
+        require_isolation()
     text = text.format(problems=problems, chains=chains, maths=maths, programs=programs, mbpp=mbpp)
     check_task(lambda: make(text), count=4)
     assert make(make(text).name).name == make(text).name
@@ -393,6 +391,29 @@ def test_many_are_judged_in_order_and_the_error_names_the_completion(wrong: str 
         judge_all(task, pairs, 0.25)
 
 
+class Together(Right):
+    """It judges all pairs at once, and one of them wrongly where `wrong` is set."""
+
+    wrong: Any = None
+
+    def verify_all(self, pairs: Sequence[tuple[Example, str]]) -> list[Any]:
+        verdicts: list[Any] = [Verdict(float(text == "1")) for _, text in pairs]
+        return verdicts if self.wrong is None else self.wrong(verdicts)
+
+
+def test_a_task_may_judge_all_pairs_at_once() -> None:
+    task, pairs = Together(), [(Example("[1]", "1"), text) for text in ("1", "2")]
+    assert judge_all(task, pairs) == [Verdict(1.0), Verdict(0.0)]
+    for wrong, sentence in {
+        (lambda verdicts: verdicts[:1]): "gave 1 verdicts on 2 completions; give one for each.",
+        (lambda verdicts: [*verdicts[:1], 1.0]): "answered 1.0 on the completion '2'",
+        (lambda verdicts: 1 / 0): "failed: ZeroDivisionError: division by zero.",
+    }.items():
+        task.wrong = wrong
+        with pytest.raises(PluginError, match=f"The verifier of 'right' {re.escape(sentence)}"):
+            judge_all(task, pairs)
+
+
 MINE = '''
 """A module."""
 from __future__ import annotations
@@ -516,9 +537,10 @@ def test_a_data_set_without_answers_can_be_evaluated_but_has_no_pairs(gym: None)
         list(task.pairs("train", 1))
 
 
+@pytest.mark.extras
 @pytest.mark.parametrize("dataset", ["countdown", "leg_counting", "graph_color", "prime_factorization"])
 def test_the_real_package(dataset: str) -> None:
-    pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install 'unmask[tasks]'")
+    library("reasoning_gym", "tasks")
     check_task(lambda: make(f"gym:dataset={dataset}"), count=3)
 
 
@@ -572,10 +594,11 @@ def test_a_problem_of_math_is_read_with_its_answer(maths: Path) -> None:
     assert task.verify(example, "so 1.5").why == "there is no answer in a box"
 
 
+@pytest.mark.extras
 def test_published_folders_have_their_splits(problems: Path, tmp_path: Path) -> None:
     """Rows in Parquet, as on the hub, are the rows in JSON lines."""
-    parquet: Any = pytest.importorskip("pyarrow.parquet")
-    arrow: Any = pytest.importorskip("pyarrow")
+    parquet: Any = library("pyarrow.parquet", "hf")
+    arrow: Any = library("pyarrow", "hf")
     rows = list(map(json.loads, problems.read_text().splitlines()))
     folder = tmp_path / "hub" / "main"
     folder.mkdir(parents=True)
@@ -585,6 +608,76 @@ def test_published_folders_have_their_splits(problems: Path, tmp_path: Path) -> 
     first, second = (make(f"gsm8k:path={tmp_path / name}").examples("test", 999) for name in ("hub", "lines"))
     assert len(first) == 160
     assert first == second
+
+
+def test_a_problem_of_humaneval_and_its_answers(programs: Path) -> None:
+    """An answer is the body of the function up to the next statement of the file, or the function again."""
+    require_isolation()
+    task, chat = make(f"humaneval:path={programs},length=9"), make(f"humaneval:path={programs},length=9,prompt=chat")
+    example = next(example for example in task.examples("test", 20) if example.facts["entry_point"] == "plus_60")
+    asked = next(example for example in chat.examples("test", 20) if example.facts["entry_point"] == "plus_60")
+    prompt = 'def plus_60(x: int) -> int:\n    """ Add 60 to x.\n    """\n'
+    assert example.template == prompt + "[9]"
+    assert asked.template == f"Here is the completed function:\n```python\n{prompt}\n[9]"
+    assert asked.message.endswith(f"passes the tests:\n```python\n{prompt}\n```\n")
+    body = "    return x + 60\n"
+    right = (
+        *(body, body + "```\nIt adds.\n```python\nraise\n```", body + "def main():\n", body + "# so"),
+        *(f"Sure:\n```python\n{prompt}{body}```\nDone.", f"```\nimport math\n{prompt}{body}", prompt + body),
+    )
+    wrong = (
+        "    return x",
+        "return x + 60",
+        f"def plus(x):\n{body}",
+        "    return x + 60\n  y",
+        "\0",
+        "\ud800",
+        "print('passed')",
+    )
+    for text, score in [*((text, 1.0) for text in right), *((text, 0.0) for text in wrong)]:
+        assert task.verify(example, text).score == score, text
+        assert chat.verify(asked, text).score == score, text
+
+
+def test_a_problem_of_mbpp_stands_behind_three(mbpp: Path) -> None:
+    require_isolation()
+    task, chat = make(f"mbpp:path={mbpp},length=9"), make(f"mbpp:path={mbpp},length=9,shots=1,prompt=chat")
+    example = next(example for example in task.examples("test", 20) if example.facts["task_id"] == 11)
+    asked = next(example for example in chat.examples("test", 20) if example.facts["task_id"] == 11)
+    text = "".join(part for part in parse_template(example.template) if isinstance(part, str))
+    shots = text.split("\n\nYou are an expert Python programmer, and here is your task: ")
+    assert [shot.split("function to ")[1][:5] for shot in shots] == ["add 2", "add 3", "add 4", "add 1"]
+    assert shots[2] == (
+        "Write a function to add 4 to a number. Your code should pass these tests:\n\nassert add_4(0) == 4\n"
+        "assert add_4(1) == 5\nassert add_4(2) == 6\n[BEGIN]\ndef add_4(x):\n  return x + 4\n[DONE]"
+    )
+    assert text.endswith("assert add_11(2) == 13\n[BEGIN]\n")
+    assert example.answer == "def add_11(x):\n  return x + 11\n[DONE]"
+    assert asked.template == "```python\n[9]"
+    assert asked.message.count("```python\ndef add_2(x):") == asked.message.count("your task:\n") - 1 == 1
+    for right in (
+        example.answer,
+        f"[BEGIN]\n{example.answer}\nmore",
+        "def add_11(x): return x + 11\n```\n```python\nno",
+    ):
+        assert task.verify(example, right).score == chat.verify(asked, right).score == 1
+    assert task.verify(example, "def add_11(x): return 12\n").score == 0
+    assert task.verify(example, "def add(x): return 12\n").why.startswith(
+        "NameError: the program does not define add_11"
+    )
+
+
+def test_the_program_in_an_answer() -> None:
+    for text, program in {
+        "x = 1": "x = 1",
+        "x = 1\n```\ntext": "x = 1\n",
+        "```\nx = 1\n```\ny": "x = 1\n",
+        "So:\n```python\nx = 1\n```\n```python\ny\n```": "x = 1\n",
+        "So:\n```py\nx = 1": "x = 1",
+        "[BEGIN]\nx = 1\n[DONE]\ny": "\nx = 1\n",
+        "": "",
+    }.items():
+        assert program_of(text) == program
 
 
 def test_texts_become_templates_and_back() -> None:

@@ -23,7 +23,8 @@ from unmask.errors import PluginError, RunError
 from unmask.model import dit, inference
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
-from unmask.model.load import build, compile_passes
+from unmask.model.inference import compile_passes
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.base import Decision, State, View
 from unmask.policies.registry import make

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,29 @@ REQUESTS = [
         "gsm8k:path=set,length=0",
         "length in the task 'gsm8k:path=set,length=0' is 0; give a whole number of at least 1.",
     ),
+    (
+        "humaneval",
+        (
+            "The task 'humaneval' needs its problems: run unmask fetch humaneval, or give a file of your own as "
+            "humaneval:path=FILE."
+        ),
+    ),
+    (
+        "humaneval:path=no.jsonl",
+        (
+            "There is no file or folder of problems at 'no.jsonl'; give a .jsonl file in the format of HumanEval, or a "
+            "folder that holds test.jsonl."
+        ),
+    ),
+    ("humaneval:path=set,prompt=talk", "prompt is 'talk'; give plain (a text to continue) or chat (a conversation)."),
+    (
+        "mbpp",
+        "There is no file ''; give the published file of MBPP, mbpp.jsonl or sanitized-mbpp.json, as mbpp:path=FILE.",
+    ),
+    (
+        "mbpp:path=set,shots=4",
+        "shots in the task 'mbpp:path=set,shots=4' is 4; give a whole number from 0 to 3.",
+    ),
     ("no/such.py:Mine", "There is no file 'no/such.py'; give the path of a Python file, as in tasks/mine.py:MyTask."),
     ("mine.py", "'mine.py' names no class; write mine.py:MyTask, with the class in that file."),
     ("mine.py:", "'mine.py:' names no class; write mine.py:MyTask, with the class in that file."),
@@ -135,6 +159,64 @@ def test_a_file_with_a_row_that_is_no_problem(here: Path, row: str, sentence: st
     with (here / "set" / "test.jsonl").open("a") as file:
         file.write(row)
     assert message(DataError, lambda: make("gsm8k:path=set").examples("test", 1)).startswith(sentence)
+
+
+PROGRAMS = [
+    ("humaneval", "test", {}, "programs.jsonl, line 1 has no text 'task_id': give a file in the published format."),
+    (
+        *("humaneval", "train", {}),
+        (
+            "There are no problems of the split 'train' in programs.jsonl: HumanEval is for test; give a folder that "
+            "holds train.jsonl, or choose another task, such as mbpp."
+        ),
+    ),
+    (
+        "mbpp",
+        "test",
+        {},
+        "programs.jsonl, line 1 has no list of texts 'test_list': give a file in",
+    ),
+    (
+        *("mbpp", "test", {"test_list": [], "task_id": 11}),
+        "programs.jsonl, line 1 has no tests, or no whole number 'task_id': give a file in the published format.",
+    ),
+    (
+        *("mbpp", "test", {"test_list": ["assert 1"], "task_id": 11, "text": "q", "code": "x = 1"}),
+        (
+            "programs.jsonl lacks the problems of task_id 2, 3 and 4, which stand before each problem: give the "
+            "published file, or shots=0."
+        ),
+    ),
+    (
+        *("mbpp:shots=0", "train", {"test_list": ["assert 1"], "task_id": 11, "text": "q", "code": "x = 1"}),
+        "programs.jsonl has no problems of the split 'train': give a file with more rows.",
+    ),
+]
+
+
+@pytest.mark.parametrize("name, split, row, sentence", PROGRAMS)
+def test_a_file_without_programs(here: Path, name: str, split: str, row: dict[str, Any], sentence: str) -> None:
+    (here / "programs.jsonl").write_text(json.dumps(row))
+    task = make(name.replace("mbpp:", "mbpp:path=programs.jsonl,") if ":" in name else f"{name}:path=programs.jsonl")
+    assert message(DataError, lambda: task.examples(split, 1)).startswith(sentence)
+
+
+MATHS = [
+    (None, "There is no file or folder with problems at 'maths'; give a folder that holds test.jsonl of MATH-500, or"),
+    ("", "maths/test.jsonl has no problems for the split 'test'; give a file with more rows."),
+    ("{", "maths/test.jsonl, line 1 is not JSON"),
+    ('{"question": "q", "answer": "1"}', "maths/test.jsonl, line 1 is no problem; write rows such as {"),
+    ('{"problem": "q", "solution": "It is 1."}', "maths/test.jsonl, line 1 has no answer: write it as"),
+]
+
+
+@pytest.mark.parametrize("row, sentence", MATHS, ids=[str(row) for row, _ in MATHS])
+def test_a_folder_that_is_not_math(here: Path, row: str | None, sentence: str) -> None:
+    if row is not None:
+        (here / "maths").mkdir()
+        (here / "maths" / "test.jsonl").write_text(row + "\n")
+    error = RequestError if row is None else DataError
+    assert message(error, lambda: make("math-500:path=maths").examples("test", 1)).startswith(sentence)
 
 
 def test_a_split_without_problems(here: Path) -> None:

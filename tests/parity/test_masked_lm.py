@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from tests.extras import library
 from torch import Tensor
 
 import unmask
 from unmask.cli.main import main
 from unmask.errors import CheckpointError, RequestError
 
-transformers: Any = pytest.importorskip("transformers")
+transformers: Any = library("transformers", "hf")
+pytestmark = pytest.mark.extras
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 TOKENS = {
@@ -120,3 +122,79 @@ def test_what_transformers_is_not_asked_for(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "a" / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="is a pickle, which is never loaded"):
         unmask.load(tmp_path / "a")
+
+
+# ---- trained, saved, loaded, exported --------------------------------------------------------------------------------
+
+TRAIN = (
+    "--data.length 24 --train.steps 4 --train.batch 4 --train.threads 1 --train.dtype float32 "
+    "--train.eval-every 2 --train.save-every 2 --train.sample-every 0 --train.eval-draws 4 --train.ema 0.5"
+)
+
+
+def commanded(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    """The words of a command with --json -> what it prints."""
+    code = main([*map(str, words), "--json"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out)
+
+
+def parameters_of(folder: Path) -> dict[str, Tensor]:
+    network: Any = unmask.load(folder, device="cpu", dtype="float32").network
+    return dict(network.named_parameters())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_it_is_fine_tuned_saved_and_loaded(
+    model_type: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that stops and goes on has the bits of one that does not; dropout, which the library would draw, is off."""
+    monkeypatch.setattr("unmask.run.metrics.can_draw", lambda: False)
+    written(model_type, tmp_path / "old")
+    (tmp_path / "text.txt").write_text("ACDEFGHIKLMNPQRSTVWY" * 40)
+    facts = commanded(capsys, "info", tmp_path / "old")
+    assert (facts["architecture"], facts["window"]) == ("masked-lm", 38)
+    assert main(["info", str(tmp_path / "old")]) == 0
+    assert f"parameters: {model_type}\n" in capsys.readouterr().out
+    run = ["train", "--init", tmp_path / "old", "--data.source", tmp_path / "text.txt", *TRAIN.split()]
+    whole = commanded(capsys, *run, "--out", tmp_path / "whole")["latest"]
+    commanded(capsys, *run, "--out", tmp_path / "part", "--train.patience", 0)
+    last = tmp_path / "part" / "checkpoints" / "step-00000004"
+    torch.manual_seed(7)
+    going = ["--resume", tmp_path / "part" / "checkpoints" / "step-00000002", "--train.threads", 1]
+    assert commanded(capsys, "train", *going)["latest"] == str(last)
+    tuned, before = parameters_of(Path(whole)), parameters_of(tmp_path / "old")
+    assert tuned.keys() == before.keys()  # a tied weight has one name
+    resumed = parameters_of(last)
+    assert all(torch.equal(value, resumed[name]) for name, value in tuned.items())
+    assert sum(not torch.equal(value, before[name]) for name, value in tuned.items()) > len(tuned) // 2
+    assert commanded(capsys, "info", whole)["parameters"] < 1.1 * sum(value.numel() for value in before.values())
+    assert commanded(capsys, "eval", whole)["nats_per_token"] > 0
+    assert commanded(capsys, "generate", whole, "AC", "--length", 6)["texts"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("model_type", CONFIGS)
+def test_an_exported_folder_is_the_published_one(
+    model_type: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The logits of the class, loaded by the library, and ours; import and export lose nothing."""
+    theirs = written(model_type, tmp_path / "old")
+    assert main(["import", str(tmp_path / "old"), "--out", str(tmp_path / "ours")]) == 0
+    assert main(["export", str(tmp_path / "ours"), "--out", str(tmp_path / "new")]) == 0
+    capsys.readouterr()
+    back = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "new").eval()
+    tokens = torch.tensor([[7, 8, 9, 10, 11]])
+    with torch.no_grad():
+        assert torch.equal(back(tokens).logits, theirs(tokens).logits)
+    models = [unmask.load(tmp_path / name, device="cpu", dtype="float32") for name in ("old", "ours", "new")]
+    assert len({model.window for model in models}) == 1
+    settings = [
+        {name: getattr(model.network.settings, name) for name in ("mask_id", "start_id", "end_id")} for model in models
+    ]
+    assert settings[0] == settings[1] == settings[2]
+    assert (
+        models[0].bound("ACDEFG", draws=2) == models[1].bound("ACDEFG", draws=2) == models[2].bound("ACDEFG", draws=2)
+    )

@@ -141,6 +141,43 @@ def test_control_filters_change_the_order() -> None:
     assert plain != [dream(8, 0.7, 0.6, V, n, argmax=True) for n in range(4)]
 
 
+def _weights(tokens: list[int], alg_temp: float) -> dict[int, float]:
+    """A canvas -> Dream's probability of each masked position: softmax of the negative entropy over alg_temp."""
+    spread = {i: sum(x * math.log(x + 1e-10) for x in p) for i, p in enumerate(law(tokens)) if tokens[i] == V}
+    powers = {i: math.exp(value / alg_temp) for i, value in spread.items()}
+    return {i: power / sum(powers.values()) for i, power in powers.items()}
+
+
+@pytest.mark.parametrize("seed", range(ROWS))
+@pytest.mark.parametrize("alg_temp", [0.05, 0.4, 3.0])
+def test_dreams_random_choice_of_positions(alg_temp: float, seed: int) -> None:
+    """Replayed with torch.multinomial's race: the largest p / q, q exponential, here -log of the pass's uniforms."""
+    tokens, sizes = [V] * L, list[int]()
+    canvas = Canvas.start(torch.full((1, L), V), torch.tensor([seed]))
+    for after, step in Decoder(MODEL, make(f"dream:steps=4,alg_temp={alg_temp}"), 0.0).steps(canvas):
+        weights, uniforms = _weights(tokens, alg_temp), step.view.noise[0].tolist()
+        revealed = step.revealed[0].nonzero().flatten().tolist()
+        best = sorted(weights, key=lambda i: -weights[i] / -math.log(uniforms[i]))[: len(revealed)]
+        assert revealed == sorted(best)
+        sizes.append(len(revealed))
+        tokens = after.tokens[0].tolist()
+    assert sizes == [len(chosen) for _, chosen in dream(4, 0.0, 1.0, V, 0, argmax=True)]
+
+
+def test_dreams_positions_are_drawn_with_their_probabilities() -> None:
+    rows = 3000
+    canvas = Canvas.start(torch.full((rows, L), V), torch.arange(rows))
+    _, step = next(iter(Decoder(MODEL, make(f"dream:steps={L},alg_temp=0.3"), 0.0).steps(canvas)))
+    assert (step.revealed.sum(-1) == 1).all()
+    shares = step.revealed.double().mean(0)
+
+    def distance(alg_temp: float) -> float:
+        expected = torch.tensor([_weights([V] * L, alg_temp)[i] for i in range(L)], dtype=torch.double)
+        return float(((shares - expected) ** 2 / expected).sum()) * rows
+
+    assert distance(0.3) < 30 < distance(0.1)  # chi-squared with L - 1 degrees of freedom; the control
+
+
 def slow_ancestral(steps: int, uniforms: Tensor, prompt: int, block: int) -> Passes:
     """MDLM's and BD3-LM's _ddpm_update on a grid of `steps` a block, with one uniform a position for all steps.
 

@@ -20,8 +20,8 @@ from unmask.bench.train import train_cell
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.model.cache import cached
-from unmask.model.inference import computing_in
-from unmask.model.load import build, compile_passes
+from unmask.model.inference import compile_passes, computing_in
+from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.registry import make
 

@@ -166,6 +166,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         return _policy_lines(facts)
     model, tokenizer, bound = facts["model"], facts["tokenizer"], facts["bound"]
     shape = ", ".join(f"{name} {model[name]}" for name in ("width", "blocks", "heads") if name in model)
+    if isinstance(published := model.get("config"), dict):  # of a model that transformers runs
+        shape = str(cast(dict[str, Any], published).get("model_type"))
     rows = {
         "checkpoint": facts["checkpoint"],
         "network": f"{facts['architecture']}, {facts['parameters']:,} parameters: {shape}",
@@ -259,7 +261,9 @@ def run_list(argv: Sequence[str]) -> int:
 def _listed(category: str) -> dict[str, str]:
     """Category -> a line about each of its names. The modules of a category are imported only when it is listed."""
     if category == "models":
-        return _models()
+        from unmask.hf.names import models
+
+        return models()
     if category == "cache":
         return _cache()
     if category == "families":
@@ -329,14 +333,3 @@ def _cache() -> dict[str, str]:
         for name, package in PACKAGES.items()
         if name not in present
     }
-
-
-def _models() -> dict[str, str]:
-    from unmask.disk.folders import bundled
-
-    lines: dict[str, str] = {}
-    for name, folder in bundled().items():
-        checkpoint = read_model(folder)
-        window = checkpoint.network_fact("max_length")
-        lines[name] = f"{checkpoint.parameters:,} parameters, window {window} tokens"
-    return lines

@@ -5,12 +5,13 @@ __all__ = ["FrontierArguments", "run"]
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.cli.common import Meter, OutputOptions, keeping, print_json
-from unmask.cli.parse import Flat, Positional, parse
+from unmask.cli.parse import Flat, Positional, parse, typed_options
 from unmask.config import to_path
 from unmask.errors import ConfigError
 from unmask.output import note, show
@@ -31,9 +32,9 @@ class FrontierArguments:
     """
 
     checkpoint: Positional[str]
-    """A checkpoint or run folder, or the name of a bundled model."""
-    task: str
-    """The problems: a name, or name:key=value (`unmask list tasks`)."""
+    """A checkpoint or run folder, or the name of a bundled model; or without --task a recipe, as of `unmask learn`."""
+    task: str = ""
+    """The problems: a name, or name:key=value (`unmask list tasks`); by default those of the recipe."""
     policies: tuple[str, ...] = ()
     """Policies: a name is measured with every value of its knob, a name with options as written; by default all."""
     blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
@@ -53,8 +54,12 @@ class FrontierArguments:
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "float32"
     """Arithmetic of the network; auto is the fastest on this machine. The default is the same on every machine,
     so that results can be compared."""
+    batch: Count = 256
+    """Problems that go through the network at once; the results do not depend on it."""
     out: str | None = None
     """The folder to write; by default runs/frontier-TASK-CHECKPOINT."""
+    dry: bool = False
+    """Measure one value of each knob with a tiny random model of the family, print what the real sweep needs, end."""
     output: Flat[OutputOptions] = OutputOptions()
 
     def __post_init__(self) -> None:
@@ -66,7 +71,9 @@ class FrontierArguments:
 
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; measures every setting, writes and prints the results."""
-    args = parse(FrontierArguments, argv, "frontier")
+    args = _from_recipe(parse(FrontierArguments, argv, "frontier"), argv)
+    if args.dry:
+        return _dry(args)
     folder = to_path(args.out or f"runs/frontier-{_plain(args.task)}-{_plain(Path(args.checkpoint).name)}")
 
     from unmask.disk.files import explained, refuse_foreign_folder
@@ -81,6 +88,35 @@ def run(argv: Sequence[str]) -> int:
     return 0
 
 
+def _from_recipe(args: FrontierArguments, argv: Sequence[str]) -> FrontierArguments:
+    """Arguments without a task -> those with model, task, number format and batch of the recipe that they name."""
+    if args.task:
+        return args
+    from unmask.recipes.policies import RECIPES, read
+
+    if args.checkpoint not in RECIPES and not args.checkpoint.endswith(".toml"):
+        raise ConfigError(
+            f"frontier needs --task: give the problems (unmask list tasks), or a recipe in place of "
+            f"'{args.checkpoint}' (unmask list policy-recipes)."
+        )
+    run = read(args.checkpoint)
+    recipe = replace(args, checkpoint=run.checkpoint, task=run.task, dtype=run.learn.dtype, batch=run.learn.batch)
+    typed = typed_options(FrontierArguments, argv, "frontier")
+    return replace(recipe, **{name: getattr(args, name) for name in ("dtype", "batch") if name in typed})
+
+
+def _dry(args: FrontierArguments) -> int:
+    """Arguments -> exit code; see `cli.dry.evaluate`."""
+    from unmask.cli.dry import evaluate, length_of
+    from unmask.solve.settings import block_sizes, every_policy, settings_of
+
+    length, names = length_of(args.task), args.policies or every_policy(args.temperature)
+    count = len(settings_of(names, block_sizes(args.blocks, length), length))
+    options = {"blocks": args.blocks, "temperature": args.temperature, "dtype": args.dtype}
+    sweep = {"settings": count, "count": args.count, "batch": args.batch}
+    return evaluate(args.checkpoint, args.task, names, options, sweep, args.output.json)
+
+
 def _measure(args: FrontierArguments, folder: Path, again: str) -> "tuple[dict[str, Any], Frontiers]":
     """Arguments -> (the data of frontier.json, the frontiers); the files are written. `again` continues the sweep."""
     from unmask.disk.files import run_lock
@@ -91,13 +127,14 @@ def _measure(args: FrontierArguments, folder: Path, again: str) -> "tuple[dict[s
     from unmask.solve.sweep import open_bench, recorded, stamps, sweep
 
     arguments = _arguments(args)
-    bench = open_bench(**arguments)
+    opened = partial(open_bench, batch=args.batch)
+    bench = opened(**arguments)
     length = most_holes(bench.problems)
     names, sizes = args.policies or every_policy(args.temperature), block_sizes(args.blocks, length)
     settings = settings_of(names, sizes, length)
     processors = os.cpu_count() if bench.device.type == "cpu" else 1
     workers = min(args.workers or processors or 1, len(settings))
-    build = open_bench if workers > 1 else lambda **_: bench  # one process: the model is loaded once
+    build = opened if workers > 1 else lambda **_: bench  # one process: the model is loaded once
     count = len(bench.problems)
     stamp, record = stamps(args.checkpoint, args.task), folder / _OUTCOMES
     processes = "1 process" if workers == 1 else f"{workers} processes"

@@ -59,7 +59,18 @@ POLICIES = (
     *("factor", "klass", "learned", "left-to-right", "margin", "margin-threshold", "or", "pc", "prefix", "random"),
     *("remdm", "threshold"),
 )
-TASKS = ("antibody-cdr3", "arithmetic", "automaton", "countdown", "gsm8k", "gym", "sudoku")
+TASKS = (
+    "antibody-cdr3",
+    "arithmetic",
+    "automaton",
+    "countdown",
+    "gsm8k",
+    "gym",
+    "humaneval",
+    "math-500",
+    "mbpp",
+    "sudoku",
+)
 """The names in the registries of policies and tasks, which cannot be imported without torch; a test compares them."""
 
 _MEASURES = ("eval", "pace")

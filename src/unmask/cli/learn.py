@@ -47,6 +47,7 @@ _MAY_CHANGE = {
     "task",
     "trust_recorded_tasks",
     "json",
+    "learn.batch",
     "learn.rounds",
     "learn.device",
     "learn.threads",
@@ -79,6 +80,8 @@ class LearnArguments:
     """Folder of the run; by default the next free runs/learn-NAME-N."""
     resume: str | None = None
     """Folder of a run to continue."""
+    dry: bool = False
+    """Do every part once with a tiny random model of the family, print what the real run needs, and end."""
     trust: Flat[TrustOptions] = TrustOptions()
     output: Flat[OutputOptions] = OutputOptions()
 
@@ -87,6 +90,10 @@ def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; trains. It is 128 + signal where the run was interrupted and saved."""
     args, asked = _arguments(argv)
     args.trust.apply()
+    if args.dry:
+        from unmask.cli.dry import learn
+
+        return learn(asked, args.output.json)
     if args.seeds or args.separate:
         return _many(args, asked)
 

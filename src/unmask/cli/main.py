@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "watch": ("watch", "FILE", "play what --trace recorded, in the terminal or as a page (--html)"),
     "frontier": (
         "frontier",
-        "CHECKPOINT --task TASK",
+        "CHECKPOINT --task TASK | RECIPE",
         "every policy on a task: accuracy against passes, with a picture",
     ),
     "learn": ("learn", "[RECIPE]", "train a policy that decides which tokens appear when"),

@@ -31,7 +31,7 @@ from unmask.errors import ConfigError
 from unmask.output import note, show
 from unmask.recipes.denoisers import read
 from unmask.run.loop import Listener
-from unmask.train.settings import ModelChoice, TextRun, TrainSettings
+from unmask.train.settings import AdaptSettings, ModelChoice, TextRun, TrainSettings
 
 if TYPE_CHECKING:
     from unmask.objective.bound import Bound
@@ -52,13 +52,15 @@ class TrainArguments:
     """
 
     recipe: Positional[str] = "text"
-    """A name that `unmask list recipes` shows, or a .toml file with the tables data, model and train."""
+    """A name that `unmask list recipes` shows, or a .toml file with the tables data, model, train and adapt."""
     data: DataSettings = field(default_factory=DataSettings)
     """The text."""
     model: ModelChoice = field(default_factory=ModelChoice)
     """The network."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """The training."""
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    """The conversion of a causal model."""
     out: str | None = None
     """Folder of the run; by default the next free runs/NAME-N."""
     resume: str | None = None
@@ -79,7 +81,7 @@ def run(argv: Sequence[str]) -> int:
 
     from unmask.train.session import open_session, plan_session
 
-    run = TextRun(arguments.data, arguments.model, arguments.train)
+    run = TextRun(arguments.data, arguments.model, arguments.train, arguments.adapt)
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("out", "resume", "init")}
     options |= {"note": _first_only(note), "began": began}
     planned = plan_session(run, dry=arguments.dry, **options)
@@ -138,6 +140,7 @@ def _facts(session: "Planned", init: str | None) -> dict[str, Any]:
         "estimated": corpus.facts.train.rows != len(corpus.train),
         "length": settings.data.length,
         "parameters": plan.parameters,
+        "trained": plan.trained,
         **{name: getattr(plan.model, name) for name in _SHAPE if hasattr(plan.model, name)},
         "epochs": plan.epochs,
         "steps": plan.steps,
@@ -146,7 +149,7 @@ def _facts(session: "Planned", init: str | None) -> dict[str, Any]:
         "batch": settings.train.batch,
         "lr": plan.lr,
         "init": init,
-        "lr_is_default": settings.train.lr is None,
+        "lr_is_default": settings.train.lr is None and plan.trained is None,
         "dtype": str(session.probe.dtype).removeprefix("torch."),
         "device": str(session.probe.device),
         "threads": session.threads,
@@ -160,13 +163,14 @@ def _facts(session: "Planned", init: str | None) -> dict[str, Any]:
 def _rows(facts: dict[str, Any]) -> dict[str, str]:
     """The facts of a run -> the rows of the table."""
     about = "about " if facts["estimated"] else ""
+    trained = "" if facts["trained"] is None else f", of which {facts['trained']:,} are trained as low-rank terms"
     budget = "" if facts["minutes"] is None else f"in {facts['minutes']:g} min, about "
     return {
         "text": f"{facts['source']}: {about}{facts['train_tokens']:,} tokens to train on, "
         f"{facts['valid_tokens']:,} held out",
         "tokenizer": f"{facts['tokenizer']}, {facts['vocab_size']:,} ids; rows of {facts['length']} tokens: "
         f"{facts['train_rows']:,} and {facts['valid_rows']:,}",
-        "network": f"{facts['parameters']:,} parameters: "
+        "network": f"{facts['parameters']:,} parameters{trained}: "
         + ", ".join(form.format(facts[name]) for name, form in _SHAPE.items() if name in facts),
         "training": f"{budget}{facts['steps']:,} steps of {facts['batch']} rows ({facts['epochs']:.1f} epochs), "
         f"peak rate {facts['lr']:g}"
@@ -199,8 +203,17 @@ def _arguments(words: list[str]) -> TrainArguments:
         base = _without_steps(read(asked.recipe), typed)
     if asked.init is not None:
         base = _fine_tuning(base, asked.init, typed)
-    default = replace(TrainArguments(), data=base.data, model=base.model, train=base.train)
-    return parse(TrainArguments, words, "train", default)
+    default = replace(TrainArguments(), data=base.data, model=base.model, train=base.train, adapt=base.adapt)
+    arguments = parse(TrainArguments, words, "train", default)
+    if arguments.adapt.tuning == "none":
+        names = [name for name in typed if name.startswith("adapt.") and name != "adapt.tuning"]
+        refuse(names, "a plain training: take the recipe adapt, or set --adapt.tuning lora or full.")
+    elif asked.init is None and asked.resume is None:
+        raise ConfigError(
+            "train adapt needs --init: a causal checkpoint, such as a folder of Llama, Qwen2, Qwen3 or SmolLM, or "
+            "smollm2-135m-instruct-q4_1 (unmask fetch)."
+        )
+    return arguments
 
 
 def _without_steps(base: TextRun, typed: set[str]) -> TextRun:
@@ -219,7 +232,7 @@ def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
     from unmask.hf.names import locate
     from unmask.model.zoo.read import read_model
 
-    window = read_model(locate(init)).network_fact("max_length") or base.data.length
+    window = read_model(locate(init), grow=base.adapt.tuning != "none").network_fact("max_length") or base.data.length
     return replace(base, data=replace(base.data, length=min(window, base.data.length)))
 
 

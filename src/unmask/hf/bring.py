@@ -22,7 +22,8 @@ from unmask.disk.json import read_json
 from unmask.disk.tensors import save_tensors
 from unmask.disk.torch_files import TorchFile
 from unmask.errors import CheckpointError
-from unmask.model.load import load_denoiser, model_config
+from unmask.hf.masked import load_any
+from unmask.model.load import model_config
 
 _PICKLES = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 _KEPT = ("decoding", "family")  # of the config of a published model
@@ -46,7 +47,7 @@ def import_model(source: Path, out: Path, tokenizer: Path | None = None, length:
             (folder / "tokenizer.json").unlink(missing_ok=True)
             (folder / "tokenizer.json").symlink_to(file.resolve())
         try:
-            loaded = load_denoiser(str(folder), dtype="stored")
+            loaded = load_any(str(folder), dtype="stored")
         except CheckpointError as error:  # of the files that the caller knows
             raise CheckpointError(str(error).replace(str(folder), str(source))) from error
         schedule = loaded.checkpoint.fact(str, "config.json", "process", "schedule") or "linear"

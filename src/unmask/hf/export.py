@@ -1,7 +1,8 @@
 """A model of this library -> a folder as it would have been published: config.json, weights and tokenizer.
 
 A transformer becomes one of the class LlamaForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM, whose weights it has; an
-encoder one of BertForMaskedLM; a DiT the layout of mdlm-owt, with its modulation as biases of adaLN. What these classes
+encoder one of BertForMaskedLM, and a network of the transformers library one of its class; a DiT the layout of
+mdlm-owt, with its modulation as biases of adaLN. What these classes
 do not say (full attention, no shift, MASK) is in the field "unmask" of config.json, which this library reads again.
 """
 
@@ -20,7 +21,7 @@ from unmask.disk.folders import MODEL
 from unmask.disk.json import parse_json
 from unmask.disk.tensors import save_tensors
 from unmask.errors import RequestError
-from unmask.model.load import load_denoiser
+from unmask.hf.masked import MaskedLM, MaskedLMSettings, load_any, published_parts
 from unmask.model.settings import DiTSettings, EncoderSettings, TransformerSettings
 from unmask.model.zoo.bert import BERT
 from unmask.model.zoo.llama import LLAMA_NAMES, QWEN2_NAMES, QWEN3_NAMES
@@ -33,24 +34,19 @@ _OWN = ("mask_id", "start_id", "end_id", "shift", "causal_block", "rotation", "g
 
 def export_model(source: str, out: Path) -> Path:
     """A checkpoint or run folder -> the folder `out`. Raises RequestError for a network that no such class can hold."""
-    loaded = load_denoiser(source, dtype="stored")
+    loaded = load_any(source, dtype="stored")
     settings = loaded.denoiser.settings
     state = cast(nn.Module, loaded.denoiser).state_dict(keep_vars=True)
-    for known, convert in _CONVERTERS.items():
-        if isinstance(settings, known):
-            config, tensors = convert(settings, {name: value.detach() for name, value in state.items()})
-            break
-    else:
+    convert = next((convert for known, convert in _CONVERTERS.items() if isinstance(settings, known)), None)
+    if isinstance(loaded.denoiser, MaskedLM):
+        config, tensors = published_parts(loaded.denoiser)
+    elif convert is None:
         raise RequestError(f"{source} has a network of {type(settings).__name__}, for which there is no other format.")
-    config |= {
-        "pad_token_id": loaded.tokenizer.pad_id,
-        "eos_token_id": loaded.tokenizer.eos_id,
-        "mask_token_id": settings.mask_id,
-        "unmask": {
-            "settings": _own(settings),
-            "decoding": loaded.checkpoint.config.get("decoding") or {},
-        },
-    }
+    else:
+        config, tensors = convert(settings, {name: value.detach() for name, value in state.items()})
+        config |= {"pad_token_id": loaded.tokenizer.pad_id, "eos_token_id": loaded.tokenizer.eos_id}
+        config |= {"mask_token_id": settings.mask_id}
+        config["unmask"] = {"settings": _own(settings), "decoding": loaded.checkpoint.config.get("decoding") or {}}
     with atomic_folder(out) as temporary:
         text = json.dumps(config, indent=2)
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
@@ -190,7 +186,7 @@ _CONVERTERS: dict[type, Any] = {TransformerSettings: _causal, EncoderSettings: _
 def _tokenizer(tokenizer: Tokenizer, settings: Any) -> str:
     """A tokenizer -> the content of its tokenizer.json; that of an encoder puts start and end token around a text."""
     text = tokenizer.to_json()
-    if not isinstance(settings, EncoderSettings):
+    if not isinstance(settings, EncoderSettings | MaskedLMSettings):
         return text
     record = parse_json(text, dict[str, Any])
     frame = {"start": settings.start_id, "end": settings.end_id}
@@ -207,11 +203,14 @@ def _tokenizer(tokenizer: Tokenizer, settings: Any) -> str:
     return json.dumps(record, ensure_ascii=False, indent=1) + "\n"
 
 
-def _names(tokenizer: Tokenizer, settings: Any) -> dict[str, str]:
+def _names(tokenizer: Tokenizer, settings: Any) -> dict[str, Any]:
     """A tokenizer -> the content of its tokenizer_config.json: a class that takes tokenizer.json as it is; roles."""
     roles = {"mask": settings.mask_id, "pad": tokenizer.pad_id, "eos": tokenizer.eos_id, "unk": tokenizer.unknown_id}
-    if isinstance(settings, EncoderSettings):
+    most: dict[str, int] = {}
+    if isinstance(settings, EncoderSettings | MaskedLMSettings):
         roles |= {"cls": settings.start_id, "sep": settings.end_id}
+        most["model_max_length"] = settings.max_length + 2
     name_of = tokenizer.backend.id_to_token
     names = {f"{role}_token": name_of(number) for role, number in roles.items() if number is not None}
-    return {"tokenizer_class": "PreTrainedTokenizerFast"} | {role: name for role, name in names.items() if name}
+    known = {role: name for role, name in names.items() if name}
+    return {"tokenizer_class": "PreTrainedTokenizerFast"} | known | most

@@ -1,14 +1,16 @@
-"""A folder of any class of AutoModelForMaskedLM (ModernBERT, ESM, ...) -> a denoiser, run by the transformers library.
+"""Any class of AutoModelForMaskedLM (ModernBERT, ESM, ...) as an architecture, run by the transformers library.
 
-Networks that this library has itself (`unmask.model.zoo`) are preferred. Only safetensors are read, and no program of a
-folder is run. Start and end token are put around every text and are never written, as by `unmask.model.encoder`.
+Its settings are the config.json of the model, so that it is trained, saved and loaded as every other network; what is
+published is read by the library. Networks that this library has itself (`unmask.model.zoo`) are preferred. Only
+safetensors are read, and no program of a folder is run. Start and end token are put around every text and are never
+written, as by `unmask.model.encoder`.
 """
 
-__all__ = ["MaskedLM", "MaskedLMSettings", "open_denoiser"]
+__all__ = ["MaskedLM", "MaskedLMSettings", "load_any", "open_denoiser", "published_parts"]
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -16,36 +18,41 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from unmask.disk.checkpoint import FORMAT, Checkpoint
-from unmask.disk.folders import resolve
-from unmask.disk.json import read_json
-from unmask.disk.tensors import read_shards
+from unmask.config import to_dict
+from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import CheckpointError, RequestError, reason_in_words
 from unmask.hf.names import locate
 from unmask.limits import require_memory
 from unmask.model.encoder import framed
-from unmask.model.load import STORED_FROM, Loaded, load_denoiser
+from unmask.model.load import STORED_FROM, Held, Loaded, load_denoiser, register
+from unmask.model.zoo.masked import MASKED_LM, window_of
+from unmask.model.zoo.read import read_model
 from unmask.process import Linear, MaskedDiffusion
+from unmask.ranges import Count, Natural, check_numbers
 from unmask.text.build import letter_tokenizer
 from unmask.text.tokenizer import Tokenizer
 
-_AFTER_PADDING = frozenset({"roberta", "xlm-roberta", "camembert", "esm", "data2vec-text", "xlm-roberta-xl", "mpnet"})
-"""Model types whose learned positions begin after the id of padding."""
+_IDLE = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")  # of a config.json: they change no network
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedLMSettings:
-    """What the library has to know of a network that it does not build itself."""
+    """What makes the network: the config.json of the model, and what the library of its class does not say."""
 
-    model_type: str
-    """As in config.json."""
-    vocab_size: int
-    mask_id: int
-    start_id: int
-    end_id: int
-    max_length: int
+    config: dict[str, Any]
+    """As published; dropout in it has no effect."""
+    vocab_size: Count
+    mask_id: Natural
+    start_id: Natural
+    """The id of the token before every text."""
+    end_id: Natural
+    """The id of the token after every text."""
+    max_length: Count
     """Longest text in tokens, without start and end token."""
-    width: int
+    width: Count
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "model.")
 
 
 class _Passed(nn.Module):
@@ -60,16 +67,25 @@ class _Passed(nn.Module):
 
 
 class MaskedLM(nn.Module):
-    """A denoiser (see `unmask.denoiser`) around an encoder and a head of the transformers library."""
+    """A Trainable denoiser (see `unmask.denoiser`): encoder and head of a model of the transformers library."""
 
-    def __init__(self, model: nn.Module, settings: MaskedLMSettings) -> None:
+    def __init__(self, settings: MaskedLMSettings, model: Any = None) -> None:
+        """`model` is the model itself where it has been loaded; else one with random weights is made.
+
+        Raises CheckpointError where the library is not installed, or does not have such a model.
+        """
         super().__init__()
-        library: Any = importlib.import_module("transformers.modeling_outputs")
-        prefix = str(model.base_model_prefix)
         self.settings = settings
-        self.dropout_keys: Tensor | None = None
-        self.encoder: Any = getattr(model, prefix)
-        setattr(model, prefix, _Passed(library.BaseModelOutput))
+        self.dropout_keys: Tensor | None = None  # it has no dropout
+        model = _new_model(settings.config) if model is None else model
+        self.prefix = str(model.base_model_prefix)
+        self.own_buffers = {
+            f"{name}.{leaf}" for name, module in model.named_modules() for leaf in module._non_persistent_buffers_set
+        }
+        for module in model.modules():  # buffers that are made with a module are stored as well, as loading needs
+            module._non_persistent_buffers_set.clear()
+        self.encoder: Any = getattr(model, self.prefix)
+        setattr(model, self.prefix, _Passed(_library("transformers.modeling_outputs").BaseModelOutput))
         self.head: Any = model
 
     @property
@@ -137,73 +153,106 @@ class MaskedLM(nn.Module):
         return self
 
 
+register(MASKED_LM, MaskedLMSettings, MaskedLM)
+
+
+def published_parts(network: MaskedLM) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A network -> its config.json, and its tensors by their published names."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict(keep_vars=True).items():
+        part, _, inner = name.partition(".")
+        tensors[f"{network.prefix}.{inner}" if part == "encoder" else inner] = tensor.detach()
+    return dict(network.settings.config), {name: x for name, x in tensors.items() if name not in network.own_buffers}
+
+
 def open_denoiser(name_or_path: str | os.PathLike[str], device: str, dtype: str) -> Loaded:
     """A name or a path, and the name of an arithmetic -> network, process and tokenizer, as `load_denoiser`.
 
     With float32 weights are held in it; with int8 the matrices of a transformer's blocks are, and all else in bfloat16.
-    What `load_denoiser` refuses is given to the transformers library where config.json says that it is a masked
-    language model.
     """
-    path = locate(name_or_path)
     held = {"float32": torch.float32, "int8": torch.bfloat16}.get(dtype)
     quantise = None
     if dtype == "int8":
         from unmask.hf.int8 import int8_weights
 
         quantise = int8_weights()
+    return load_any(locate(name_or_path), device, held, quantise)
+
+
+def load_any(
+    path: str, device: str = "cpu", dtype: Held = None, quantise: Callable[[nn.Linear], None] | None = None
+) -> Loaded:
+    """As `load_denoiser`; also for folders that the transformers library loads."""
+    checkpoint = read_model(path)
+    if checkpoint.config.get("library") != "transformers":
+        return load_denoiser(path, device, dtype, quantise)
+    if quantise is not None:
+        raise RequestError(f"Weights in int8 are for transformers, and {path} is none: leave out --dtype int8.")
+    return _load(checkpoint, device, dtype)
+
+
+# ---- the library -----------------------------------------------------------------------------------------------------
+
+
+def _library(name: str = "transformers") -> Any:
     try:
-        return load_denoiser(path, device, held, quantise)
-    except CheckpointError as error:
-        config = _masked_config(path)
-        if config is None or quantise is not None:
-            raise
-        return _load(resolve(path), config, device, held, error)
-
-
-def _masked_config(path: str) -> dict[str, Any] | None:
-    """A path -> config.json, if it is that of a masked language model which unmask did not write."""
-    file = Path(path) / "config.json"
-    if not file.is_file():
-        return None
-    config = read_json(file, dict[str, Any], CheckpointError)
-    classes = config.get("architectures")
-    masked = isinstance(classes, list) and any(str(name).endswith("ForMaskedLM") for name in classes)
-    return config if masked and "format" not in config and "auto_map" not in config else None
-
-
-def _load(folder: Path, config: dict[str, Any], device: str, dtype: torch.dtype | None, reason: Exception) -> Loaded:
-    try:
-        library: Any = importlib.import_module("transformers")
+        return importlib.import_module(name)
     except ImportError as error:
-        raise CheckpointError(f"{reason} The transformers library could run it: pip install 'unmask[hf]'.") from error
-    tensors = {name: facts for shard in read_shards(folder).values() for name, facts in shard.items()}
-    count = sum(facts.count for facts in tensors.values())
-    held = "auto" if dtype is None and count >= STORED_FROM else dtype or torch.float32
+        raise CheckpointError(
+            "This masked language model runs in the transformers library: pip install 'unmask[hf]'."
+        ) from error
+
+
+def _config(config: Mapping[str, Any]) -> Any:
+    """The content of a config.json -> the object of the library, without dropout."""
+    plain = {name: value for name, value in config.items() if name not in _IDLE}
+    facts = _library().AutoConfig.for_model(**plain)
+    for name, value in vars(facts).items():
+        if "dropout" in name and type(value) is float:  # its random numbers would not be a function of the seed
+            setattr(facts, name, 0.0)
+    return facts
+
+
+def _new_model(config: Mapping[str, Any]) -> Any:
+    """The content of a config.json -> the model with random weights. Raises CheckpointError where there is none."""
+    library = _library()
+    try:
+        return library.AutoModelForMaskedLM.from_config(_config(config), trust_remote_code=False)
+    except Exception as error:  # the library raises many types
+        raise CheckpointError(f"transformers cannot build this model ({reason_in_words(error)[:300]}).") from error
+
+
+def _load(checkpoint: Checkpoint, device: str, dtype: Held) -> Loaded:
+    """A published folder -> network, process and tokenizer, as the library loads them."""
+    folder, library = checkpoint.folder, _library()
+    count = checkpoint.parameters
+    held = "auto" if dtype == "stored" or (dtype is None and count >= STORED_FROM) else dtype or torch.float32
     require_memory(
         count * 2, f"{folder} with {count:,} parameters", "use a machine with more memory, or a smaller model"
     )
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    config: dict[str, Any] = checkpoint.config["model"]["config"]
     try:
-        words = library.AutoTokenizer.from_pretrained(folder, **options)
-        model = library.AutoModelForMaskedLM.from_pretrained(folder, dtype=held, use_safetensors=True, **options)
+        words, facts = library.AutoTokenizer.from_pretrained(folder, **options), _config(config)
+        model = library.AutoModelForMaskedLM.from_pretrained(
+            folder, config=facts, dtype=held, use_safetensors=True, **options
+        )
     except Exception as error:  # the library raises many types
         raise CheckpointError(f"{folder} cannot be loaded by transformers ({reason_in_words(error)[:300]}).") from error
     tokenizer, start, end = _tokenizer(words, folder)
     tokenizer = replace(tokenizer, eos_id=None)  # the network ends every text itself
-    facts = model.config
-    positions = int(facts.max_position_embeddings)
-    if facts.model_type in _AFTER_PADDING:
-        positions -= tokenizer.pad_id + 1
-    window = min(positions, int(min(words.model_max_length, 1 << 30))) - 2
-    settings = MaskedLMSettings(
-        facts.model_type, facts.vocab_size, tokenizer.mask_id, start, end, window, facts.hidden_size
-    )
-    network = MaskedLM(model, settings).to(device).eval()
-    sizes = {"max_length": window, "vocab_size": facts.vocab_size, "width": facts.hidden_size}
-    record = {"architecture": config["architectures"][0], "network": sizes, "process": {"schedule": "linear"}}
-    versions = {"transformers": library.__version__}
-    checkpoint = Checkpoint(folder, FORMAT, versions, record, tokenizer.to_json(), None, None, tensors, {})
-    return Loaded(network, MaskedDiffusion(tokenizer.mask_id, Linear()), tokenizer, checkpoint)
+    window = window_of(facts.to_dict(), folder)
+    if window is None:
+        raise CheckpointError(f"{folder / 'config.json'} does not say how many positions the model has.")
+    kept = {name: value for name, value in config.items() if name not in _IDLE}
+    settings = MaskedLMSettings(kept, facts.vocab_size, tokenizer.mask_id, start, end, window, facts.hidden_size)
+    network = MaskedLM(settings, model).to(device).eval()
+    record = checkpoint.config | {
+        "model": to_dict(settings),
+        "network": {"max_length": window, "vocab_size": settings.vocab_size, "width": settings.width},
+    }
+    known = replace(checkpoint, config=record, versions={"transformers": library.__version__})
+    return Loaded(network, MaskedDiffusion(tokenizer.mask_id, Linear()), tokenizer, known)
 
 
 def _tokenizer(words: Any, folder: Path) -> tuple[Tokenizer, int, int]:

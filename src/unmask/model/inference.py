@@ -5,15 +5,16 @@ adds to it. Nothing after the attention of the last block mixes positions, so th
 needed. Shapes: B rows, A positions, D width, N picked positions.
 """
 
-__all__ = ["Kept", "LowPrecision", "Run", "computing_in", "run_blocks"]
+__all__ = ["Kept", "LowPrecision", "Run", "compile_passes", "computing_in", "run_blocks"]
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from unmask.denoiser import Denoiser, Trainable, Wrapper
 from unmask.model.layers import Tables, over_heads, pick, turn
@@ -143,3 +144,25 @@ def _attention(qkv: Tensor, run: Run) -> Tensor:
     mask = None if run.seen is None else over_heads(run.seen)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
     return out.transpose(1, 2).reshape(batch, length, heads * head)
+
+
+def compile_passes(network: Trainable, *, decoding: bool = False) -> None:
+    """Compile the passes of training, or of `decoding`, with torch.compile, in place.
+
+    Decoding on a GPU replays CUDA graphs, one for each shape of a batch: with a cache that of a block and that of whole
+    rows. The tensors of a graph are overwritten by its next replay, so that results are copied out of them.
+    """
+    for name in ("hidden", "hidden_at") if decoding else ("hidden",):
+        if hasattr(network, name):
+            function = getattr(network, name)
+            setattr(network, name, _replayed(function) if decoding else torch.compile(function))
+
+
+def _replayed(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = torch.compile(function, dynamic=False, mode="reduce-overhead" if torch.cuda.is_available() else None)
+
+    def replay(*args: Any, **options: Any) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()
+        return tree_map(torch.clone, compiled(*args, **options))
+
+    return replay

@@ -11,15 +11,16 @@ __all__ = [
     "Held",
     "Loaded",
     "build",
-    "compile_passes",
     "load_denoiser",
     "model_config",
     "parameter_count",
     "register",
     "require_network",
     "stored_settings",
+    "stored_tokenizer",
 ]
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, is_dataclass, replace
@@ -28,7 +29,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.nn import functional as F
 
 from unmask.config import from_dict, to_dict
 from unmask.denoiser import Trainable
@@ -48,7 +49,6 @@ STORED_FROM = 1_000_000_000
 """Number of parameters from which weights stay in the format they are stored in, unless another is requested."""
 _BLOCK_OBJECTS = 32 << 10  # bytes of the Python objects of a block; 46 kB were measured
 _STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of an element, by safetensors' names
-
 
 Held: TypeAlias = torch.dtype | Literal["stored"] | None
 """In which format weights are held, see `load_denoiser`."""
@@ -111,28 +111,6 @@ def build(settings: Any, seed: int = 0) -> Trainable:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _constructed(settings)
-
-
-def compile_passes(network: Trainable, *, decoding: bool = False) -> None:
-    """Compile the passes of training, or of `decoding`, with torch.compile, in place.
-
-    Decoding on a GPU replays CUDA graphs, one for each shape of a batch: with a cache that of a block and that of whole
-    rows. The tensors of a graph are overwritten by its next replay, so that results are copied out of them.
-    """
-    for name in ("hidden", "hidden_at") if decoding else ("hidden",):
-        if hasattr(network, name):
-            function = getattr(network, name)
-            setattr(network, name, _replayed(function) if decoding else torch.compile(function))
-
-
-def _replayed(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = torch.compile(function, dynamic=False, mode="reduce-overhead" if torch.cuda.is_available() else None)
-
-    def replay(*args: Any, **options: Any) -> Any:
-        torch.compiler.cudagraph_mark_step_begin()
-        return tree_map(torch.clone, compiled(*args, **options))
-
-    return replay
 
 
 def _constructed(settings: Any) -> Trainable:
@@ -207,39 +185,54 @@ def stored_settings(checkpoint: Checkpoint) -> Any:
     return from_dict(ARCHITECTURES[name].settings, settings, f"{checkpoint.folder}/config.json", CheckpointError)
 
 
+def stored_tokenizer(checkpoint: Checkpoint, settings: Any) -> Tokenizer:
+    """A checkpoint and the settings of its network -> its tokenizer. Raises CheckpointError where there is none.
+
+    A network that puts a start and an end token around every text ends it itself: then no token of a text is EOS.
+    """
+    if checkpoint.tokenizer_json is None:
+        source = checkpoint.fact(str, "config.json", "tokenizer") or "where the checkpoint came from"
+        raise CheckpointError(f"{checkpoint.folder} has no tokenizer.json; copy it from {source}.")
+    roles = checkpoint.fact(dict[str, int], "config.json", "tokens")
+    name = f"{checkpoint.folder}/tokenizer.json"
+    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, name=name, roles=roles)
+    return replace(tokenizer, eos_id=None) if hasattr(settings, "end_id") else tokenizer
+
+
 @sentences()
 def load_denoiser(
-    path: str, device: str = "cpu", dtype: Held = None, quantise: Callable[[nn.Linear], None] | None = None
+    path: str,
+    device: str = "cpu",
+    dtype: Held = None,
+    quantise: Callable[[nn.Linear], None] | None = None,
+    *,
+    grow: bool = False,
 ) -> Loaded:
     """A checkpoint or run folder -> its network on `device`, its process and its tokenizer.
 
     `dtype` is the format that the weights are held in: "stored" is that of the file; None is float32 below
     `STORED_FROM` parameters and that of the file from there on. `quantise` changes the weight of a layer to int8, in
-    place, as soon as it was read. Raises CheckpointError if it is not a whole checkpoint of a registered architecture,
-    RequestError for a network that is not held in int8.
+    place, as soon as it was read. With `grow` a causal model without a free id gets a row of zeros for MASK.
+
+    Raises CheckpointError if it is not a whole checkpoint of a registered architecture, RequestError for a network that
+    is not held in int8.
     """
-    return reading(path, lambda folder: _load(folder, device, dtype, quantise))
+    return reading(path, lambda folder: _load(folder, device, dtype, quantise, grow))
 
 
-def _load(path: Path, device: str, dtype: Held, quantise: Callable[[nn.Linear], None] | None) -> Loaded:
+def _load(path: Path, device: str, dtype: Held, quantise: Callable[[nn.Linear], None] | None, grow: bool) -> Loaded:
     """A checkpoint folder -> what `load_denoiser` returns."""
-    checkpoint = read_model(path)
+    checkpoint = read_model(path, grow=grow)
     folder, settings = checkpoint.folder, stored_settings(checkpoint)
-    if checkpoint.tokenizer_json is None:
-        source = checkpoint.fact(str, "config.json", "tokenizer") or "where the checkpoint came from"
-        raise CheckpointError(f"{folder} has no tokenizer.json; copy it from {source}.")
+    tokenizer = stored_tokenizer(checkpoint, settings)
     if isinstance(settings, DiTSettings) and settings.blocks > len(checkpoint.tensors):
         raise CheckpointError(
             f"{folder} does not fit its own config.json, which says {settings.blocks:,} blocks, and there are "
             f"{len(checkpoint.tensors):,} tensors; the two files come from different models."
         )
-    roles = checkpoint.fact(dict[str, int], "config.json", "tokens")
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, name=f"{folder}/tokenizer.json", roles=roles)
     with torch.device("meta"):
         network = _constructed(settings)
     _match(network, tokenizer, str(folder))
-    if getattr(network, "frame", None):  # it ends every text itself: no token of a text does
-        tokenizer = replace(tokenizer, eos_id=None)
     _check_tensors(network, checkpoint)
     if quantise is not None and not isinstance(settings, TransformerSettings):
         raise RequestError(f"Weights in int8 are for transformers, and {folder} is none: leave out --dtype int8.")
@@ -317,21 +310,25 @@ def _fill(
 ) -> None:
     """Replace the parameters of a network on the meta device by the stored ones in `dtype` (None: as stored).
 
-    A Parameter that has several names (tied weights), which come one after the other, stays a single one.
+    A Parameter that has several names (tied weights) stays a single one.
     """
     parameters: dict[str, Tensor] = network.state_dict(keep_vars=True)
-    old = new = torch.empty(0)
+    tied = {key for key, names in Counter(map(id, parameters.values())).items() if names > 1}
+    done = dict[int, Tensor]()
     for name, value in iterate_tensors(checkpoint, device, dtype):
-        if parameters[name] is not old:  # it exists: see `_check_tensors`
+        old = parameters[name]  # it exists: see `_check_tensors`
+        if (new := done.get(id(old))) is None:
             require_finite(value, name, str(checkpoint.folder))
-            old = parameters[name]
+            if value.ndim and len(value) < len(old):  # see `grow`
+                value = F.pad(value, (0, 0, 0, len(old) - len(value)))
             new = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
+            done |= {id(old): new} if id(old) in tied else {}
         owner, _, leaf = name.rpartition(".")
         layer = network.get_submodule(owner)
         setattr(layer, leaf, new)
         if quantise is not None and in_int8(name, value.ndim) and isinstance(layer, nn.Linear):
+            del new  # the weight that was read is not kept
             quantise(layer)
-            new = torch.empty(0)  # the weight that was read is not kept
     if left := [name for name, value in network.named_buffers() if value.is_meta]:
         raise CheckpointError(
             f"{checkpoint.folder} does not hold the buffer '{left[0]}' of its network; its architecture has to store "

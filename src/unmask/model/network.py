@@ -25,6 +25,9 @@ class Network(nn.Module, ABC):
         super().__init__()
         self.settings = settings
         self.dropout_keys: Tensor | None = None
+        self.later: Tensor | None = None
+        """(L, L) bool while a causal network is made bidirectional: whether a query attends to a later key; None: to
+        all of them. It applies to passes over whole rows."""
 
     @property
     def vocab_size(self) -> int:
@@ -141,11 +144,15 @@ class Network(nn.Module, ABC):
         `at` are the positions of the queries (B, A), or their number. The positions of the keys are 0 .. `length` - 1,
         or, without `length`, those of the queries.
         """
-        if not self.causal_block:
+        later = self.later if isinstance(at, int) else None
+        if not self.causal_block and later is None:
             return valid
         own = torch.arange(at, device=tokens.device)[None] if isinstance(at, int) else at
         keys = own if length is None else torch.arange(length, device=tokens.device)[None]
-        seen = (keys // self.causal_block)[:, None] <= (own // self.causal_block)[..., None]
+        size = 1 if later is not None else self.causal_block
+        seen = (keys // size)[:, None] <= (own // size)[..., None]
+        if later is not None:
+            seen = seen | later[: seen.shape[1], : seen.shape[2]]
         return seen if valid is None else seen & valid[:, None]
 
     def _pass_where(self, where: Tensor | None, tokens: Tensor, *rest: Any) -> Tensor:

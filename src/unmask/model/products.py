@@ -171,6 +171,11 @@ def _quantised(layer: nn.Linear) -> bool:
     return type(layer.weight) not in (Tensor, nn.Parameter)
 
 
+def _extended(layer: nn.Linear) -> bool:
+    """Whether the layer computes more than a product with its weight, see `model.lora`."""
+    return type(layer) is not nn.Linear
+
+
 def lower(blocks: nn.Module, dtype: torch.dtype) -> PackedWeights | None:
     """Convert the matrices of the blocks to `dtype`, in place -> an empty collection of packed ones; None for large
     networks, for which there should be memory for one copy alone."""
@@ -191,6 +196,8 @@ def terms_of(
 ) -> tuple[list[Tensor], bool]:
     """Inputs (N, D) -> the terms, (N, E) each, whose sum is layer(x), and whether GELU was applied, if it was asked."""
     weight, bias = layer.weight, cast(Tensor | None, layer.bias)
+    if _extended(layer):
+        return [layer(x)], False
     if _quantised(layer):
         return [F.linear(x, weight, bias)], False
     parts = packed.of(layer, len(x)) if packed is not None and weight.dtype == x.dtype else None

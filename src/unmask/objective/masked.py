@@ -9,6 +9,7 @@ estimator that it was made with, and reports the bound by "count", whose varianc
 
 __all__ = [
     "ESTIMATORS",
+    "Annealed",
     "Cost",
     "Estimator",
     "Masked",
@@ -18,6 +19,7 @@ __all__ = [
     "hide_by_count",
     "hide_by_step",
     "hide_by_time",
+    "later_positions",
     "masking",
     "nelbo",
     "spread",
@@ -28,7 +30,7 @@ __all__ = [
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -36,12 +38,13 @@ from torch import Tensor
 from unmask.batch import rounded_size, used_length
 from unmask.denoiser import Denoiser, selection
 from unmask.errors import ConfigError, did_you_mean
-from unmask.noise import generator, uniform
+from unmask.noise import derive, generator, uniform
 from unmask.objective.base import Draw, Loss, Rows, Turn, log_likelihoods
 from unmask.process import MaskedDiffusion
 
 _STREAM = 1  # of the seed: training's maskings
 _BOUND = 3  # those of a bound
+_LATER = 5  # the later positions of an annealed attention
 
 
 def stratified(u: Tensor, batch: int, first: int = 0, count: int | None = None) -> Tensor:
@@ -235,3 +238,44 @@ class Masked:
         u = uniform(seed, turn.rows[:, None] * turn.draws + turn.draw, positions, _BOUND + 1)
         drawn = _by_count(spread(turn), u, rows.maskable.cpu())
         return self.loss(model, rows, tuple(x.to(rows.ids.device) for x in drawn))
+
+
+@dataclass(frozen=True, slots=True)
+class Annealed:
+    """An Objective for a network that was causal: in the first `steps` steps it does not attend to all positions.
+
+    At step s a position attends to those up to its own, and to each later one with probability (s + 1) / steps
+    (DiffuLLaMA, arXiv:2410.17891); the positions are the same for all rows of a step. The bound is that of full
+    attention.
+    """
+
+    inner: Masked
+    steps: int
+
+    def draw(self, seed: int, step: int, rows: Tensor, total: int, maskable: Tensor) -> Draw:
+        """The masking of some rows, and in the first steps the seed (B,) and the share (B,) of later positions."""
+        drawn = self.inner.draw(seed, step, rows, total, maskable)
+        share = (step + 1) / self.steps
+        if share >= 1:
+            return drawn
+        key = torch.full_like(rows, derive(seed, _LATER, step))
+        return (*drawn, key, torch.full(rows.shape, share, dtype=torch.float64))
+
+    def loss(self, model: Any, rows: Rows, draw: Draw) -> Loss:
+        """One draw of the bound of the network with this attention."""
+        if len(draw) > 3:
+            model.later = later_positions(draw[3][0], draw[4][0], rows.ids.shape[1])
+        try:
+            return self.inner.loss(model, rows, draw[:3])
+        finally:
+            model.later = None
+
+    def bound(self, model: Any, rows: Rows, turn: Turn) -> Loss:
+        """As that of `Masked`."""
+        return self.inner.bound(model, rows, turn)
+
+
+def later_positions(key: Tensor, share: Tensor, length: int) -> Tensor:
+    """A seed and a probability (scalars) -> which positions a query may see beside earlier ones, (L, L) bool."""
+    at = torch.arange(length, device=key.device)
+    return uniform(key, at[:, None], at, _LATER) < share

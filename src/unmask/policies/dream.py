@@ -3,7 +3,9 @@
 Other rules read confidence and entropy of the model's own distribution; this one reads the entropy of the distribution
 that tokens are drawn from. Give the request the same temperature and top-p. Two differences from the published
 program: the number of positions is that of each row, not of the mean of its batch; and steps that reveal nothing, which
-leave the canvas as it is, take no pass. Equal entropies are taken from the left.
+leave the canvas as it is, take no pass. Equal entropies are taken from the left. With `alg_temp` positions are drawn
+without replacement with probabilities softmax(-entropy / alg_temp), by the same race of exponential variables as
+torch.multinomial, one for each position.
 """
 
 __all__ = ["ALL", "Dream"]
@@ -28,6 +30,8 @@ class Dream:
     temperature: Temperature = 0.0
     top_p: TopP = 1.0
     top_k: Count = ALL
+    alg_temp: Temperature = 0.0
+    """0 takes the positions of the lowest entropy."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -38,7 +42,7 @@ class Dream:
 
     @property
     def needs(self) -> Needs:
-        return Needs(log_probs=True, noise=False)
+        return Needs(log_probs=True, noise=self.alg_temp > 0)
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         assert view.log_probs is not None
@@ -47,6 +51,8 @@ class Dream:
         p = self._filtered(view.log_probs[view.eligible].double())
         spread = torch.zeros_like(view.log_probs[..., 0], dtype=torch.double)
         spread[view.eligible] = (p * (p + 1e-10).log()).sum(-1)
+        if self.alg_temp > 0:
+            spread = spread / self.alg_temp - (-view.noise.log()).log()
         return Decision(take_best(spread, view.eligible, count)), step + 1
 
     def _count(self, left: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,6 @@ from unmask.policies.top_k import SCORES
 
 Joint = Literal["yes", "one a pass", "limit", "no"]
 """Whether samples at temperature 1 have the model's joint law: always; with one reveal a pass; in the limit; never."""
-
 GROUP = "unmask.policies"
 
 
@@ -146,8 +145,9 @@ ENTRIES: dict[str, Entry] = {
             options.number("temperature", 0.0),
             options.number("top_p", 1.0),
             options.count("top_k", ALL),
+            options.number("alg_temp", 0.0),
         ),
-        frozenset({"steps", "temperature", "top_p", "top_k"}),
+        frozenset({"steps", "temperature", "top_p", "top_k", "alg_temp"}),
         "Low entropy after temperature and top-p, as Dream's own program (arXiv:2508.15487).",
         "no",
         Knob("steps"),

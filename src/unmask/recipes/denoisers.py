@@ -2,6 +2,7 @@
 
 __all__ = [
     "RECIPES",
+    "adapt",
     "arithmetic",
     "automaton",
     "automaton_eos",
@@ -24,7 +25,18 @@ from unmask.config import from_dict
 from unmask.data.settings import DataSettings
 from unmask.disk.json import read_toml
 from unmask.errors import ConfigError, did_you_mean
-from unmask.train.settings import ModelChoice, TextRun, TrainSettings
+from unmask.train.settings import AdaptSettings, ModelChoice, TextRun, TrainSettings
+
+
+def adapt() -> TextRun:
+    """A causal model (Llama, Qwen, SmolLM) made bidirectional and trained with the masked-diffusion bound.
+
+        unmask train adapt --init smollm2-135m-instruct-q4_1 --data.source wordnet
+
+    With --init, which may also be a folder as it is published. Low-rank terms are trained; --adapt.tuning full trains
+    all weights. docs/models.md has the choices, docs/results.md the run above.
+    """
+    return TextRun(data=DataSettings(length=128), adapt=AdaptSettings(tuning="lora"))
 
 
 def arithmetic() -> TextRun:
@@ -195,6 +207,7 @@ def wordnet() -> TextRun:
 
 
 RECIPES: dict[str, Callable[[], TextRun]] = {
+    "adapt": adapt,
     "arithmetic": arithmetic,
     "automaton": automaton,
     "automaton_eos": automaton_eos,
@@ -215,7 +228,7 @@ def names() -> dict[str, str]:
 
 
 def read(name_or_path: str) -> TextRun:
-    """The name of a recipe, or a .toml file with the tables data, model and train -> the settings of the run.
+    """The name of a recipe, or a .toml file with the tables data, model, train and adapt -> the settings of the run.
 
     Raises:
         ConfigError: for an unknown name, or an unknown key or impossible value in the file.

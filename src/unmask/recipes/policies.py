@@ -1,6 +1,26 @@
 """Recipes of policies: functions that return the settings of a training run; imported without torch."""
 
-__all__ = ["RECIPES", "antibody", "automaton", "automaton_eos", "names", "paper", "read", "sudoku"]
+__all__ = [
+    "RECIPES",
+    "antibody",
+    "automaton",
+    "automaton_eos",
+    "dream_7b_gsm8k",
+    "dream_7b_gsm8k_whole",
+    "dream_7b_humaneval",
+    "dream_7b_math",
+    "dream_7b_mbpp",
+    "llada_8b_gsm8k",
+    "llada_8b_gsm8k_whole",
+    "llada_8b_humaneval",
+    "llada_8b_math",
+    "llada_8b_mbpp",
+    "names",
+    "paper",
+    "published",
+    "read",
+    "sudoku",
+]
 
 from collections.abc import Callable
 
@@ -61,6 +81,134 @@ def paper() -> LearnRun:
     )
 
 
+_LLADA, _DREAM = "GSAI-ML/LLaDA-8B-Instruct", "Dream-org/Dream-v0-Instruct-7B"
+
+
+def published(checkpoint: str, task: str, block_size: int | None = 32) -> LearnRun:
+    """A published model and a task of 256 tokens -> the setting of arXiv:2512.09106; no block size is the whole canvas.
+
+    The figures are those of the released configurations: 16 problems x 8 rollouts in a round, two updates, learning
+    rate 3e-5 after 100 updates of warm-up with a cosine, AdamW (0.9, 0.99) with decay 0.1, norms below 0.2, ratios
+    within 0.5, no entropy bonus, unscaled advantages, temperature of the policy 0.5 in blocks of 32 and 1 on the whole
+    canvas. The network is that of `paper`. Each alpha has a policy of its own: --separate --learn.alphas 10 3 1 0.3 0.
+    Ours are the number of rounds (an epoch of 7,473 problems), the 64 validation problems, and that each pass reveals
+    at least one token in training too. Tokens are chosen greedily.
+    """
+    learn = LearnSettings(
+        rounds=467,
+        prompts=16,
+        group=8,
+        alphas=(1.0,),
+        block_size=block_size,
+        scale="none",
+        weight="rollouts",
+        clip=0.5,
+        inner=2,
+        temperature=1.0 if block_size is None else 0.5,
+        entropy=0.0,
+        lr=3e-5,
+        warmup=50,
+        betas=(0.9, 0.99),
+        weight_decay=0.1,
+        max_norm=0.2,
+        warm=0,
+        pool=7473,
+        valid_prompts=64,
+        calibrated=64,
+        seed=123,
+        batch=32,
+        dtype="bfloat16",
+    )
+    policy = PolicySettings(width=128, features=("confidence",), scale="raw", priced=False)
+    return LearnRun(checkpoint, task, policy, learn)
+
+
+_GSM8K = "gsm8k:path=gsm8k,prompt=chat"
+_MATH = "math-500:path=math-500,prompt=chat"
+_HUMANEVAL = "humaneval:prompt=chat"
+_MBPP = "mbpp:path=mbpp.jsonl,prompt=chat"
+
+
+def llada_8b_gsm8k() -> LearnRun:
+    """LLaDA-8B-Instruct on GSM8K in blocks of 32 (arXiv:2512.09106); the problems are in the folder gsm8k.
+
+    unmask learn llada_8b_gsm8k --dry
+    """
+    return published(_LLADA, _GSM8K)
+
+
+def llada_8b_gsm8k_whole() -> LearnRun:
+    """LLaDA-8B-Instruct on GSM8K, all 256 positions at once (arXiv:2512.09106).
+
+    unmask learn llada_8b_gsm8k_whole --dry
+    """
+    return published(_LLADA, _GSM8K, None)
+
+
+def llada_8b_math() -> LearnRun:
+    """LLaDA-8B-Instruct on MATH-500, which is for evaluation; with train in the folder math-500 also for training.
+
+    unmask frontier llada_8b_math --dry
+    """
+    return published(_LLADA, _MATH)
+
+
+def llada_8b_humaneval() -> LearnRun:
+    """LLaDA-8B-Instruct on HumanEval without examples, for evaluation.
+
+    unmask frontier llada_8b_humaneval --dry
+    """
+    return published(_LLADA, _HUMANEVAL)
+
+
+def llada_8b_mbpp() -> LearnRun:
+    """LLaDA-8B-Instruct on MBPP with three examples, for evaluation; the problems are in the file mbpp.jsonl.
+
+    unmask frontier llada_8b_mbpp --dry
+    """
+    return published(_LLADA, _MBPP)
+
+
+def dream_7b_gsm8k() -> LearnRun:
+    """Dream-7B-Instruct on GSM8K in blocks of 32 (arXiv:2512.09106, appendix B.4).
+
+    unmask learn dream_7b_gsm8k --dry
+    """
+    return published(_DREAM, _GSM8K)
+
+
+def dream_7b_gsm8k_whole() -> LearnRun:
+    """Dream-7B-Instruct on GSM8K, all 256 positions at once (arXiv:2512.09106, appendix B.4).
+
+    unmask learn dream_7b_gsm8k_whole --dry
+    """
+    return published(_DREAM, _GSM8K, None)
+
+
+def dream_7b_math() -> LearnRun:
+    """Dream-7B-Instruct on MATH-500, as llada_8b_math.
+
+    unmask frontier dream_7b_math --dry
+    """
+    return published(_DREAM, _MATH)
+
+
+def dream_7b_humaneval() -> LearnRun:
+    """Dream-7B-Instruct on HumanEval, as llada_8b_humaneval.
+
+    unmask frontier dream_7b_humaneval --dry
+    """
+    return published(_DREAM, _HUMANEVAL)
+
+
+def dream_7b_mbpp() -> LearnRun:
+    """Dream-7B-Instruct on MBPP, as llada_8b_mbpp.
+
+    unmask frontier dream_7b_mbpp --dry
+    """
+    return published(_DREAM, _MBPP)
+
+
 def sudoku() -> LearnRun:
     """Sudoku 6x6: the order of reveals matters, and every most-confident-first rule does well.
 
@@ -73,6 +221,16 @@ RECIPES: dict[str, Callable[[], LearnRun]] = {
     "antibody": antibody,
     "automaton": automaton,
     "automaton_eos": automaton_eos,
+    "dream_7b_gsm8k": dream_7b_gsm8k,
+    "dream_7b_gsm8k_whole": dream_7b_gsm8k_whole,
+    "dream_7b_humaneval": dream_7b_humaneval,
+    "dream_7b_math": dream_7b_math,
+    "dream_7b_mbpp": dream_7b_mbpp,
+    "llada_8b_gsm8k": llada_8b_gsm8k,
+    "llada_8b_gsm8k_whole": llada_8b_gsm8k_whole,
+    "llada_8b_humaneval": llada_8b_humaneval,
+    "llada_8b_math": llada_8b_math,
+    "llada_8b_mbpp": llada_8b_mbpp,
     "paper": paper,
     "sudoku": sudoku,
 }

@@ -106,6 +106,7 @@ class Learner:
             record=record,
             block_size=self.settings.block_size,
             device=w.device,
+            batch=self.settings.batch,
         )
 
     def rewards_of(self, rollout: Rollout, which: Tensor) -> Tensor:

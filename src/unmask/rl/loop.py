@@ -106,6 +106,7 @@ def _roll(learner: Learner, policy: Learned, problems: Sequence[Problem], dials:
         record=False,
         block_size=learner.settings.block_size,
         device=w.device,
+        batch=learner.settings.batch,
     )
 
 
@@ -127,7 +128,7 @@ class _PolicyRun:
     def begin(self, stopping: Callable[[], bool]) -> bool:
         """Run the rest of the warm start, with checkpoints; False if an interrupt ended it."""
         learner, s = self.learner, self.learner.settings
-        if learner.step or learner.warmed >= s.warm > 0:
+        if learner.step or learner.warmed >= s.warm > 0 or not (s.warm or s.steering):  # nobody asks for heuristics
             return True
         if not learner.teachers:
             chosen = choose_teachers(learner, stopping)

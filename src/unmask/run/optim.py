@@ -8,6 +8,7 @@ __all__ = [
     "Shape",
     "adamw",
     "clip",
+    "copied_tensors",
     "learning_rate",
     "load_optimizer_tensors",
     "optimizer_tensors",
@@ -17,7 +18,7 @@ __all__ = [
 import math
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -88,9 +89,18 @@ def clip(params: Iterable[nn.Parameter], max_norm: float) -> Tensor:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser -> its state as named tensors ("3.exp_avg"), to be stored in a checkpoint."""
+    """Optimiser -> its state as named tensors ("3.exp_avg"), to be stored in a checkpoint.
+
+    A parameter that has had no gradient yet (an expert that was never chosen) has zeros, as the optimiser begins with.
+    """
     state: dict[int, dict[str, Tensor]] = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": tensor for index, entry in state.items() for name, tensor in entry.items()}
+    first = next(iter(state.values()), {})
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for index, param in enumerate(params if state else []):
+        if index not in state:
+            sizes = {name: param.shape if tensor.ndim else () for name, tensor in first.items()}
+            state[index] = {name: tensor.new_zeros(sizes[name]) for name, tensor in first.items()}
+    return {f"{index}.{name}": state[index][name] for index in sorted(state) for name in state[index]}
 
 
 def load_optimizer_tensors(
@@ -118,6 +128,13 @@ def load_optimizer_tensors(
             f"{len(params)}: resume with the settings that the run began with."
         )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def copied_tensors(model: Any) -> dict[str, Tensor]:
+    """The tensors of a network by name, copied; one with two names (tied weights) is copied once."""
+    values = model.state_dict(keep_vars=True)
+    copies = {id(value): value.detach().clone() for value in values.values()}
+    return {name: copies[id(value)] for name, value in values.items()}
 
 
 class Ema:

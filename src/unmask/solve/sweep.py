@@ -65,6 +65,8 @@ class Bench(NamedTuple):
     tokenizer: Tokenizer
     seed: int
     device: torch.device
+    batch: int = 256
+    """Problems that go through the network at once; results do not depend on it."""
 
 
 def _measurer(build: Callable[..., Bench], arguments: Mapping[str, Any]) -> Callable[[Setting], Outcome]:
@@ -77,7 +79,8 @@ def _measure(bench: Bench, setting: Setting) -> Outcome:
     """Decode and score all problems with a setting -> its outcome."""
     began = time.process_time()
     decoder = bench.decoder(setting)
-    scores, passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, device=bench.device, seed=bench.seed)
+    options: dict[str, Any] = {"device": bench.device, "seed": bench.seed, "batch": bench.batch}
+    scores, passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, **options)
     return Outcome(setting, scores, passes, time.process_time() - began)
 
 
@@ -173,10 +176,12 @@ def open_bench(
     temperature: float,
     device: str = "auto",
     dtype: DtypeName = "float32",
+    batch: int = 256,
 ) -> Bench:
     """Names of a saved or bundled model and of a task -> the Bench, with `count` problems of a split.
 
-    The model computes in `dtype` on `device`. Raises RequestError where a problem does not fit the model's window.
+    The model computes in `dtype` on `device`, on `batch` problems at once.
+    Raises RequestError where a problem does not fit the model's window.
     """
     chosen = make_task(task)
     model = load(checkpoint, device=device, dtype=dtype)
@@ -186,7 +191,7 @@ def open_bench(
     def decoder(setting: Setting) -> Decoder:
         return model.decoder(setting.policy, temperature=temperature, block_size=setting.block_size)
 
-    return Bench(decoder, chosen, problems, model.tokenizer, seed, model.device)
+    return Bench(decoder, chosen, problems, model.tokenizer, seed, model.device, batch)
 
 
 def stamps(checkpoint: str, task: str) -> Callable[[Setting], str]:

@@ -10,6 +10,7 @@ the parameters of the class, each read as the type of its default. `tasks.base.T
 
 __all__ = [
     "class_from_file",
+    "dry_task",
     "entry_points",
     "fingerprint",
     "make",
@@ -26,17 +27,17 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from unmask.config import is_typed, to_path, typed
-from unmask.errors import PluginError, RequestError, did_you_mean, plugin_failure, reason_in_words
+from unmask.errors import PluginError, RequestError, UnmaskError, did_you_mean, plugin_failure, reason_in_words
 from unmask.ranges import LARGEST, Range, checked, number_of, range_of, real, whole
 from unmask.tasks.antibody import AntibodyCdr3
 from unmask.tasks.arithmetic import Arithmetic
 from unmask.tasks.automaton import Automaton
-from unmask.tasks.base import Task
+from unmask.tasks.base import Task, examples_of
 from unmask.tasks.code import HumanEval, Mbpp
 from unmask.tasks.countdown import Countdown
 from unmask.tasks.gsm8k import Gsm8k
@@ -190,6 +191,29 @@ def make(text: str) -> Task:
     if missing:
         raise PluginError(f"'{name}' is no task: it has no {' and no '.join(missing)}; see unmask.tasks.base.Task.")
     return task
+
+
+def dry_task(text: str, splits: Sequence[str], folder: Path, length: int = 64) -> str:
+    """The text of a task -> a text for a dry run: short answers, and problems in `folder` where it has none.
+
+    The class of a published set of problems has a function `write_sample`, which writes a few problems of our own into
+    an empty folder; the option `length` of such a task is shortened. Any other text stays as it is. Raises what
+    `make` and `examples` raise.
+    """
+    name, _, rest = text.partition(":")
+    write = getattr(_BUILT_IN.get(name), "write_sample", None)
+    if write is None:
+        return text
+    options = [item for item in rest.split(",") if item and not item.startswith("length=")] + [f"length={length}"]
+    try:
+        task = make(f"{name}:{','.join(options)}")
+        for split in splits:
+            examples_of(task, split, 1)
+    except UnmaskError:
+        folder.mkdir(parents=True)
+        write(folder)
+        options = [item for item in options if not item.startswith("path=")] + [f"path={folder}"]
+    return f"{name}:{','.join(options)}"
 
 
 @checked

@@ -11,14 +11,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from unmask.disk.json import parse_json
 from unmask.errors import RequestError, RunError
 
 STATUSES = ("passed", "failed", "timeout", "memory")
 """What can become of a program. Where it cannot be isolated it is not run, and RequestError is raised."""
 _LIMITS = {"memory": 1 << 29, "file": 1 << 20, "folder": 1 << 23}  # bytes: of memory, of a file and of the folder
+_SCRIPT = Path(__file__).with_name("sandbox_server.py")
 _OUTPUT = 2000  # characters of the output that are kept
 
 
@@ -52,10 +55,10 @@ class _Server:
     def __init__(self) -> None:
         """Raises RequestError where the system does not let it isolate programs."""
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-s", "-S", "-P", "-B", str(Path(__file__).with_name("sandbox_server.py"))]
+        self.files: list[int] = []
         with theirs:
             self.process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
+                [sys.executable, "-s", "-S", "-P", "-B", str(_SCRIPT), str(theirs.fileno())],
                 env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -63,15 +66,11 @@ class _Server:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        answer = self.control.recv(4096)
-        refused = json.loads(answer).get("refused") if answer else "its process ended"
-        if refused is not None:
+        try:
+            self._answer()
+        except BaseException:
             self.close()
-            raise RequestError(
-                f"Programs cannot be isolated on this system ({refused}), so none is run: allow user namespaces, or "
-                "run as root with the right to make namespaces (in a container: --cap-add SYS_ADMIN)."
-            )
-        self.files: list[int] = []
+            raise
 
     def begin(self, program: Program, seconds: int) -> None:
         """Send a program to be run."""
@@ -79,14 +78,12 @@ class _Server:
         contents = (program.source.encode("utf-8", "surrogatepass"), json.dumps(job).encode(), b"", b"")
         self.files = [_file(content) for content in contents]
         limits = {**_LIMITS, "seconds": seconds, "elapsed": 3 * seconds}
-        socket.send_fds(self.control, [json.dumps(limits).encode()], self.files)
+        with suppress(BrokenPipeError):  # it has ended: `outcome` says so
+            socket.send_fds(self.control, [json.dumps(limits).encode()], self.files)
 
     def outcome(self, seconds: int) -> Outcome:
         """The outcome of the program that was sent; waits for it. Raises RunError where the process has ended."""
-        answer = self.control.recv(4096)
-        if not answer:
-            raise RunError("The process that isolates programs ended: the reason stands above.")
-        ended: dict[str, Any] = json.loads(answer)
+        ended = self._answer()
         verdict, output = (os.pread(file, 1 << 16, 0) for file in self.files[2:])
         for file in self.files:
             os.close(file)
@@ -98,14 +95,39 @@ class _Server:
             return Outcome("timeout", f"the tests took more than {seconds} s of processor time", text)
         if not verdict:
             return Outcome("failed", f"the tests ended without a verdict (code {ended['code']})", text)
-        read: dict[str, str] = json.loads(verdict)
+        read = _unless_refused(verdict)
         return Outcome(read["status"], read["why"], text)
 
     def close(self) -> None:
         """End the process and all that it began."""
         self.control.close()
+        for file in self.files:
+            os.close(file)
         self.process.kill()
         self.process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        answer = b""
+        with suppress(ConnectionResetError):
+            answer = self.control.recv(4096)
+        if not answer:
+            raise RunError("The process that isolates programs ended, and with it the programs: run the command again.")
+        return _unless_refused(answer)
+
+
+def _unless_refused(answer: bytes) -> dict[str, Any]:
+    """JSON -> its object. Raises RequestError where it says why programs cannot be isolated."""
+    read = parse_json(answer.decode(), dict[str, Any])
+    if "refused" in read:
+        raise _refusal(read["refused"])
+    return read
+
+
+def _refusal(reason: str) -> RequestError:
+    return RequestError(
+        f"Programs cannot be isolated on this system ({reason}), so none is run: use Linux, where user namespaces are "
+        "allowed or as root with the right to make namespaces (in a container: the capability SYS_ADMIN)."
+    )
 
 
 def _file(content: bytes) -> int:
@@ -127,29 +149,41 @@ def run_programs(programs: Sequence[Program], seconds: int = 5) -> list[Outcome]
     `seconds` limits the processor time of a program and of its tests, and a third of the time that it may take in all.
     Raises RequestError where programs cannot be isolated: none is run then.
     """
+    if sys.platform != "linux":
+        raise _refusal(f"it is {sys.platform}")
     with _lock:
-        idle = _ready(min(len(programs), len(os.sched_getaffinity(0))))
-        outcomes: dict[int, Outcome] = {}
-        at_work: dict[_Server, int] = {}
-        waiting = list(range(len(programs)))[::-1]
-        with selectors.DefaultSelector() as selector:
-            for server in idle:
-                selector.register(server.control, selectors.EVENT_READ, server)
-            while waiting or at_work:
-                while waiting and idle:
-                    server = idle.pop()
-                    at_work[server] = waiting.pop()
-                    server.begin(programs[at_work[server]], seconds)
-                for key, _ in selector.select():
-                    server = key.data
-                    outcomes[at_work.pop(server)] = server.outcome(seconds)
-                    idle.append(server)
-        return [outcomes[at] for at in range(len(programs))]
+        try:
+            return _run(programs, seconds, _ready(min(len(programs), len(os.sched_getaffinity(0)))))
+        except BaseException:
+            _end()  # some are at work on what nobody waits for
+            raise
+
+
+def _run(programs: Sequence[Program], seconds: int, idle: list[_Server]) -> list[Outcome]:
+    """Programs and servers that wait for one -> the outcomes in the order of the programs."""
+    outcomes: dict[int, Outcome] = {}
+    at_work: dict[_Server, int] = {}
+    waiting = list(range(len(programs)))[::-1]
+    with selectors.DefaultSelector() as selector:
+        for server in idle:
+            selector.register(server.control, selectors.EVENT_READ, server)
+        while waiting or at_work:
+            while waiting and idle:
+                server = idle.pop()
+                at_work[server] = waiting.pop()
+                server.begin(programs[at_work[server]], seconds)
+            for key, _ in selector.select():
+                outcomes[at_work.pop(key.data)] = key.data.outcome(seconds)
+                idle.append(key.data)
+    return [outcomes[at] for at in range(len(programs))]
 
 
 def _ready(count: int) -> list[_Server]:
-    """At least `count` servers, the first of which may have been begun before."""
-    if _owner[0] != os.getpid():  # a fork of the process that began them, which keeps them
+    """`count` servers, of which some may have been begun before."""
+    if _owner[0] != os.getpid():  # this process is a fork of the one that began them, and they are the other's
+        for server in _servers:
+            server.control.close()
+            server.process.returncode = 0
         _servers.clear()
         _owner[0] = os.getpid()
     while len(_servers) < count:

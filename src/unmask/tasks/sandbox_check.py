@@ -5,12 +5,13 @@ The tests run in another process than the program, and reach its functions by me
 the program can no longer change. What else the program returns is a `Remote`, which equals nothing.
 """
 
-__all__ = ["Gone", "Program", "Remote", "decoded", "encoded", "run_program", "verdict"]
+__all__ = ["Gone", "Program", "Remote", "decoded", "encoded", "received", "run_program", "send", "verdict"]
 
 import builtins
 import contextlib
 import json
 import os
+import random
 import signal
 import struct
 import sys
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 # What programs import most, loaded once. A module that needs a shared library has to be here: none can be seen later.
 for _module in (
     *("array", "bisect", "cmath", "copy", "csv", "dataclasses", "datetime", "decimal", "enum", "fractions"),
-    *("functools", "hashlib", "heapq", "inspect", "io", "itertools", "math", "operator", "queue", "random", "re"),
+    *("functools", "hashlib", "heapq", "inspect", "io", "itertools", "math", "operator", "queue", "re"),
     *("statistics", "string", "textwrap", "threading", "traceback", "unicodedata", "zlib"),
 ):
     import_module(_module)
@@ -45,8 +46,12 @@ _CONTAINERS: dict[str, tuple[type, Callable[[list[Any]], object]]] = {
     "deque": (deque, deque),
     "keys": (type({}.keys()), lambda items: dict.fromkeys(items).keys()),
     "values": (type({}.values()), lambda items: dict(enumerate(items)).values()),
+    "items": (type({}.items()), lambda items: dict(items).items()),
 }
 """Tag: the class of values that are sent as a list of their items, and how it is made of them."""
+
+
+_TYPES: dict[str, Any] = {name: value for name, value in vars(builtins).items() if isinstance(value, type)}
 
 
 def encoded(value: Any, refer: Callable[[Any], int]) -> Any:
@@ -67,14 +72,14 @@ def encoded(value: Any, refer: Callable[[Any], int]) -> Any:
         return {"complex": [value.real, value.imag]}
     if isinstance(value, range):
         return {"range": [value.start, value.stop, value.step]}
-    if isinstance(value, dict | type({}.items())):
-        pairs = value.items() if isinstance(value, dict) else value
-        tag = "dict" if isinstance(value, dict) else "items"
-        return {tag: [[encoded(key, refer), encoded(item, refer)] for key, item in pairs]}
+    if type_name := next((name for name, type_ in _TYPES.items() if type_ is value), ""):
+        return {"type": type_name}
+    if isinstance(value, dict):
+        return {"dict": [[encoded(key, refer), encoded(item, refer)] for key, item in value.items()]}
     for tag, (class_, _) in _CONTAINERS.items():
         if isinstance(value, class_):
             return {tag: [encoded(item, refer) for item in value]}
-    if hasattr(value, "__next__"):
+    if hasattr(type(value), "__next__"):
         return {"iterator": [encoded(item, refer) for item in value]}
     return {"object": [refer(value), bool(value)]}
 
@@ -92,16 +97,17 @@ def decoded(value: Any, resolve: Callable[[int, bool], Any]) -> Any:
         "bytes": bytes.fromhex,
         "complex": lambda parts: complex(*parts),
         "range": lambda parts: range(*parts),
+        "type": _TYPES.__getitem__,
     }
     if tag in simple:
         return simple[tag](content)
     items = decoded(content, resolve)
     if tag in _CONTAINERS:
         return _CONTAINERS[tag][1](items)
-    return {"dict": dict, "items": lambda pairs: dict(pairs).items(), "iterator": iter}[tag](items)
+    return {"dict": dict, "iterator": iter}[tag](items)
 
 
-def _send(connection: int, message: Any) -> None:
+def send(connection: int, message: Any) -> None:
     """Write a message: the number of its bytes, then its JSON."""
     data = json.dumps(message).encode()
     data = struct.pack("=Q", len(data)) + data
@@ -109,7 +115,7 @@ def _send(connection: int, message: Any) -> None:
         data = data[os.write(connection, data) :]
 
 
-def _received(connection: int) -> Any:
+def received(connection: int) -> Any:
     """The next message. Raises EOFError where there is none, or a longer one than is read."""
     size = struct.unpack("=Q", _exactly(connection, 8))[0]
     if size > _MESSAGE:
@@ -132,6 +138,7 @@ def _exactly(connection: int, size: int) -> bytes:
 
 def run_program(connection: int, source: str) -> NoReturn:
     """The source of a program, which is run -> answers to the messages of the checker, without end."""
+    random.seed(0)  # the same program has the same verdict
     module = types.ModuleType("program")
     sys.modules["program"] = module
     objects: list[Any] = []
@@ -144,7 +151,7 @@ def run_program(connection: int, source: str) -> NoReturn:
         return objects[number]
 
     while True:
-        message = _received(connection)
+        message = received(connection)
         try:
             if message["do"] == "run":
                 exec(compile(source, "program", "exec", dont_inherit=True), vars(module))
@@ -160,7 +167,7 @@ def run_program(connection: int, source: str) -> NoReturn:
             answer = {"error": type(error).__name__, "message": str(error)[:500]}
         with contextlib.suppress(Exception):
             sys.stdout.flush()
-        _send(connection, answer)
+        send(connection, answer)
 
 
 def _named(module: types.ModuleType, name: str) -> Any:
@@ -188,8 +195,8 @@ class Program:
         message = {"do": do, "object": number, "name": name, "arguments": encoded([*arguments], _number)}
         message["named"] = encoded(named, _number)
         try:
-            _send(self.connection, message)
-            answer = _received(self.connection)
+            send(self.connection, message)
+            answer = received(self.connection)
             if "error" not in answer:
                 return decoded(answer["value"], lambda *parts: Remote(self, *parts))
             error, text = str(answer["error"]), str(answer["message"])
@@ -253,6 +260,7 @@ def _number(value: Any) -> int:
 
 def verdict(connection: int, child: int, job: dict[str, Any], seconds: int) -> dict[str, str]:
     """Run the tests of a job -> its status and the reason; `child` is the process of the program."""
+    random.seed(0)
     program = Program(connection)
     names: dict[str, Any] = {"__name__": "tests"}
     try:
@@ -278,7 +286,7 @@ def _ended(child: int, seconds: int) -> dict[str, str]:
             break
         time.sleep(0.01)
     else:
-        return {"status": "failed", "why": "the program closed its connection to the tests"}
+        return {"status": "failed", "why": "the program sends nothing that the tests can read"}
     if not os.WIFSIGNALED(status):
         return {"status": "failed", "why": f"the program ended with code {os.WEXITSTATUS(status)} before its tests did"}
     if os.WTERMSIG(status) != signal.SIGKILL:

@@ -18,13 +18,13 @@ import errno
 import json
 import os
 import platform
-import random
 import resource
 import select
 import signal
 import socket
 import struct
 import sys
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,7 @@ def _enter_root(stdlib: str, root: str = "/tmp") -> None:
 
 def _give_up_rights(limits: dict[str, int]) -> None:
     """Become nobody, without capabilities, within limits, without the forbidden system calls; there is no way back."""
+    os.setsid()  # a signal to the own group of processes reaches nobody else
     if os.geteuid() != _NOBODY:
         os.setgroups([])
         os.setresgid(_NOBODY, _NOBODY, _NOBODY)
@@ -130,19 +131,21 @@ def _give_up_rights(limits: dict[str, int]) -> None:
         resource.setrlimit(limit, (value, value))
     _call("prctl", 4, 0, 0, 0, 0)  # PR_SET_DUMPABLE: no process may trace this one
     _call("prctl", 38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-    _forbid_calls()
+    header = struct.pack("@HP", len(_filter()) // 8, ctypes.addressof(_filter()))
+    _call("prctl", 22, 2, header, 0, 0)  # PR_SET_SECCOMP
 
 
-def _forbid_calls() -> None:
-    """Let the kernel refuse the forbidden system calls with EPERM (seccomp with a filter)."""
+@cache
+def _filter() -> ctypes.Array[ctypes.c_char]:
+    """The program of the kernel's filter (seccomp) that refuses the forbidden system calls with EPERM."""
     machine, _, numbers = _CALLS[platform.machine()]
     count = len(numbers)  # a jump counts from the next statement; the last one refuses, and the one before it allows
-    filter_ = [(0x20, 0, 0, 4), (0x15, 0, count + 3, machine)]  # the machine has to be this one
-    filter_ += [(0x20, 0, 0, 0), (0x35, count + 1, 0, 1 << 30)]  # the number; from 2**30 there is another table
-    filter_ += [(0x15, count - at, 0, number) for at, number in enumerate(numbers)]
-    filter_ += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | errno.EPERM)]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *statement) for statement in filter_))
-    _call("prctl", 22, 2, struct.pack("@HP", len(filter_), ctypes.addressof(code)), 0, 0)  # PR_SET_SECCOMP
+    statements = [(0x20, 0, 0, 4), (0x15, 0, count + 3, machine)]  # the machine has to be this one
+    statements += [(0x20, 0, 0, 0), (0x35, count + 1, 0, 1 << 30)]  # the number; from 2**30 there is another table
+    statements += [(0x15, count - at, 0, number) for at, number in enumerate(numbers)]
+    statements += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | errno.EPERM)]
+    code = b"".join(struct.pack("=HBBI", *statement) for statement in statements)
+    return (ctypes.c_char * len(code)).from_buffer_copy(code)
 
 
 def _close_all_but(*kept: int) -> None:
@@ -172,17 +175,23 @@ def _checker(check: Any, files: list[int], limits: dict[str, int]) -> None:
     here, there = (end.detach() for end in socket.socketpair())
     _call("unshare", _NEW["PID"])
     child = os.fork()
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     if child == 0:
-        source = _read(program)
+        source, refusal = _read(program), ""
+        os.dup2(output, 1)
+        os.dup2(output, 2)
         _close_all_but(there)
-        os.chdir(_FOLDER)
-        _give_up_rights(limits)
-        check.run_program(there, source)
-        return
+        try:
+            os.chdir(_FOLDER)
+            _give_up_rights(limits)
+        except OSError as error:
+            refusal = error.strerror
+        check.send(there, refusal)
+        if not refusal:
+            check.run_program(there, source)
     _close_all_but(here, job, verdict)
     _give_up_rights(limits)
+    if refusal := check.received(here):
+        raise OSError(0, refusal)
     result = check.verdict(here, child, json.loads(_read(job)), limits["seconds"])
     os.write(verdict, json.dumps(result).encode())
 
@@ -199,6 +208,8 @@ def _answer(control: socket.socket, own: int, check: Any, files: list[int], limi
     if child == 0:
         try:
             _checker(check, files, limits)
+        except OSError as error:
+            os.write(files[2], json.dumps({"refused": error.strerror}).encode())
         finally:
             os._exit(0)
     _call("setns", own, _NEW["PID"])
@@ -224,10 +235,11 @@ def _serve(control: socket.socket, own: int, check: Any) -> None:
             return
         try:
             answer = _answer(control, own, check, files, json.loads(data))
-        finally:
-            for file in files:
-                os.close(file)
+        except OSError as error:
+            answer = {"refused": error.strerror}
         control.send(json.dumps(answer).encode())
+        for file in files:
+            os.close(file)
 
 
 def main() -> None:
@@ -235,7 +247,6 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     os.environ.clear()
     os.umask(0)
-    random.seed(0)
     try:
         if platform.machine() not in _CALLS:
             raise OSError(0, f"the numbers of the system calls of {platform.machine()} are not known")
@@ -244,6 +255,7 @@ def main() -> None:
         assert spec.loader is not None
         check = module_from_spec(spec)
         spec.loader.exec_module(check)
+        _filter()  # once, before the first fork
         _enter_namespaces()
         if child := os.fork():
             control.close()

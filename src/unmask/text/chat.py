@@ -1,6 +1,6 @@
 """Templates of conversations as data: messages -> token ids. A template that a file brings is never rendered."""
 
-__all__ = ["chat_ids", "message_end"]
+__all__ = ["chat_ids", "message_end", "special_tokens"]
 
 import re
 from collections.abc import Sequence
@@ -31,6 +31,11 @@ def message_end(tokenizer: Tokenizer, chat: Chat) -> int | None:
     """The id of the token that ends a message, and so an answer, as EOS does; None for a template without one."""
     match = _END.search(chat.message)
     return None if match is None else tokenizer.backend.token_to_id(match[1])
+
+
+def special_tokens(part: str) -> list[str]:
+    """A part of a template -> the names of the special tokens in it."""
+    return _SPECIAL.findall(part)
 
 
 def _ids(tokenizer: Tokenizer, template: str, **words: str) -> list[int]:

@@ -25,7 +25,8 @@ from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import load_state, write_checkpoint
 from unmask.disk.folders import best_folder, keep_best, keep_last, latest, require_step, step_folder
 from unmask.errors import CheckpointError, RunError
-from unmask.model.load import compile_passes, model_config
+from unmask.model.inference import compile_passes
+from unmask.model.load import model_config
 from unmask.noise import DROPOUT, derive, row_keys
 from unmask.objective.base import Objective, Rows
 from unmask.objective.bound import Bound, validate
@@ -35,6 +36,7 @@ from unmask.run.optim import (
     Ema,
     adamw,
     clip,
+    copied_tensors,
     learning_rate,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -88,7 +90,8 @@ class Trainer:
         self.run, self.plan, self.corpus, self.folder, self.group = run, plan, corpus, folder, group
         self.settings = run.train
         self.model, self.objective = model, objective
-        self.params = list(model.parameters())
+        self.params = [param for param in model.parameters() if param.requires_grad]
+        self.tensors: Callable[[Any], dict[str, Tensor]] = copied_tensors  # those of a checkpoint for use
         self.device = self.params[0].device
         self.dtype = dtype
         self.optimizer = adamw(self.params, plan.lr, run.train.betas, 1e-8, run.train.weight_decay)
@@ -115,8 +118,7 @@ class Trainer:
 
     def take_step(self) -> tuple[Tensor, Tensor, float]:
         """One optimiser step; returns the loss (nats/token of the global batch), the gradient norm, the rate."""
-        settings, share = self.settings, self.group.share(self.settings.batch)
-        data = self.corpus.train
+        settings, share, data = self.settings, self.group.share(self.settings.batch), self.corpus.train
         batch = data.batch(batch_indices(settings.seed, self.step, settings.batch, len(data)))
         rows = Rows(*map(torch.from_numpy, batch)).predicted(self.model)
         tokens = rows.maskable.sum().clamp(min=1)
@@ -200,9 +202,8 @@ class Trainer:
         began = time.perf_counter()
         folder = step_folder(self.folder, self.step)
         if self.group.first:
-            raw = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            raw, standing = copied_tensors(self.model), self.standing
             state = {"raw": raw, "optimizer": optimizer_tensors(self.optimizer), "ema": self.ema.state()}
-            standing = self.standing
             facts = {"step": self.step, "best_step": standing.best_step, "stale": standing.stale}
             more = {"bound": _facts(self.best), "validated_at": standing.validated_at, "seconds": self.clock.spent()}
             self._write(folder, state, facts | more)
@@ -222,9 +223,8 @@ class Trainer:
         return folder
 
     def _write(self, folder: Path, state: dict[str, dict[str, Tensor]] | None, facts: dict[str, Any] | None) -> None:
-        names = list(self.model.state_dict())
         with self.ema.swap():
-            averaged = {name: self.model.state_dict()[name].detach().clone() for name in names}
+            averaged = self.tensors(self.model)
         if not all(bool(tensor.isfinite().all()) for tensor in (*averaged.values(), *self.params)):
             raise self._broken("The weights are not finite")
         origin = dict(self.origin)

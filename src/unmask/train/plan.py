@@ -35,7 +35,7 @@ from unmask.denoiser import Trainable
 from unmask.errors import ConfigError, DataError, RequestError, did_you_mean
 from unmask.limits import available_bytes, bytes_text, require_memory
 from unmask.model.load import parameter_count, require_network
-from unmask.model.settings import SIZES, DiTSettings
+from unmask.model.settings import SIZES, DiTSettings, TransformerSettings
 from unmask.ranges import Count, Natural, real
 from unmask.tasks.base import pairs_of
 from unmask.tasks.registry import fingerprint, make
@@ -66,6 +66,8 @@ class TrainPlan:
     clock, and `steps` is an estimate."""
     ending: Annotated[float, real(0)] = 1.0
     """Seconds that the last validation of such a run is expected to take."""
+    trained: Count | None = None
+    """Parameters that change, where not all of them do."""
     capped: bool = False
     """Whether a run with a budget ends after `steps`, too, because the text is worth no more of them."""
 
@@ -82,6 +84,7 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
 
     Raises ConfigError for impossible shapes, or for sequences longer than the window of `start`.
     """
+    trained = None
     if start is None:
         settings = _new_model(run.model, corpus)
         parameters, width = parameter_count(settings), settings.width
@@ -89,6 +92,9 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
         _check_length(run.data.length, start)
         settings, width = start.settings, start.width
         parameters = sum(p.numel() for p in start.parameters())
+        if run.adapt.tuning == "lora":
+            trained = sum(p.numel() for p in start.parameters() if p.requires_grad)
+            parameters = parameter_count(settings)
     rows = corpus.facts.train.rows
     per_epoch = max(rows / run.train.batch, 1e-9)
     steps = min(20_000, most_steps(rows, run.train.batch)) if run.train.steps is None else run.train.steps
@@ -100,7 +106,7 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
         model=settings,
         parameters=parameters,
         steps=steps,
-        lr=_default_rate(width, start is not None) if run.train.lr is None else run.train.lr,
+        lr=_default_rate(width, start is not None and trained is None) if run.train.lr is None else run.train.lr,
         warmup=warmup,
         eval_every=every,
         save_every=every if run.train.save_every is None else run.train.save_every,
@@ -108,6 +114,7 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
         train_tokens=corpus.facts.train.tokens,
         valid_tokens=corpus.facts.valid.tokens,
         epochs=steps / per_epoch,
+        trained=trained,
     )
 
 
@@ -158,7 +165,8 @@ def most_steps(rows: int, batch: int) -> int:
 def _default_rate(width: int, tuned: bool) -> float:
     """Width -> the peak learning rate: 1e-3 up to 384 and 3e-4 above; a tenth where a trained network is fine-tuned.
 
-    At the rate of a new run the first hundred steps would undo much of what the network has learned.
+    At the rate of a new run the first hundred steps would undo much of what the network has learned. Low-rank terms are
+    new parameters, and have that of a new run.
     """
     return (1e-3 if width <= 384 else 3e-4) / (10 if tuned else 1)
 
@@ -177,14 +185,15 @@ def flops_per_token(model: DiTSettings) -> float:
 def memory_bytes(plan: TrainPlan, batch: int) -> int:
     """A plan -> rough peak memory of a training step in float32, in bytes.
 
-    Counts weights, gradient, two moments, the average, and the activations; the latter only for DiT.
+    Counts weights, gradient, two moments, the average, and the activations; the latter for DiT and transformers.
     """
-    model = plan.model
-    activations = 0
+    model, activations = plan.model, 0
     if isinstance(model, DiTSettings):
         per_block = batch * model.max_length * model.width * 20 + 2 * batch * model.heads * model.max_length**2
         activations = model.blocks * per_block
-    return 4 * (5 * plan.parameters + activations) + 3 * 4 * 2**24
+    elif isinstance(model, TransformerSettings):
+        activations = batch * model.max_length * model.blocks * (20 * model.width + 4 * model.inner)
+    return 4 * (plan.parameters + 4 * (plan.trained or plan.parameters) + activations) + 3 * 4 * 2**24
 
 
 def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, processes: int, device: object) -> None:

@@ -30,10 +30,13 @@ from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
 from unmask.disk.files import refuse_foreign_folder, run_lock
 from unmask.disk.folders import latest, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
+from unmask.hf.masked import load_any
 from unmask.hf.names import locate
-from unmask.model.load import build, load_denoiser, stored_settings
+from unmask.model.load import build, stored_settings, stored_tokenizer
+from unmask.model.lora import add_low_rank, merged
 from unmask.objective.base import Objective
 from unmask.objective.baselines import objective_of, parameterization
+from unmask.objective.masked import Annealed, Masked
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import choose_dtype, fastest_threads, keep_all_memory, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
@@ -41,14 +44,15 @@ from unmask.text.tokenizer import Tokenizer
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
-from unmask.train.settings import Recorded, TextRun, Trained, recorded_paths, run_of, trained_on
-
-_PLACES = frozenset({"source", "valid"})
-_FREE = frozenset(
-    {"steps", "minutes", "sample_every", "patience", "device", "threads", "keep", "save_every", "log_every", "track"}
+from unmask.train.settings import (
+    Recorded,
+    TextRun,
+    Trained,
+    recorded_paths,
+    refuse_changes,
+    run_of,
+    trained_on,
 )
-"""Settings that may change when a run is resumed. Of these only `steps` and `minutes` change a step: they set
-the learning rate."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,10 +118,14 @@ def open_session(planned: Planned) -> Session:
     with ExitStack() as held:
         held.enter_context(planned.held)
         network = (start.network or build(plan.model, run.train.seed)).to(probe.device)
+        if run.adapt.tuning == "lora" and start.network is None:
+            add_low_rank(network, run.adapt.rank, run.adapt.alpha, run.train.seed)
         corpus, folder = planned.corpus, planned.folder
         keep_all_memory()
         trainer = Trainer(run, plan, corpus, network, probe.objective, folder, probe.group, probe.dtype, planned.began)
         trainer.origin = _origin(run, start)
+        if run.adapt.tuning == "lora":
+            trainer.tensors = merged
         if point is not None:
             with resuming(point, "train"):
                 trainer.restore(point)
@@ -159,7 +167,7 @@ def plan_session(
         group, device = enter_group(held, run.train.device, run.train.batch)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, None if dry else note)
-        start = _start_of(run, point, init)
+        start = _start_of(run, point, init, str(device))
         before = None if start.record is None else start.record.record.threads
         threads = set_threads(run.train.threads or before or fastest_threads())
         dtype = choose_dtype(run.train.dtype if start.record is None else start.record.dtype, device)
@@ -185,6 +193,10 @@ def _corpus(
     corpus = corpus_of(run.data, start.tokenizer, note, trained=start.trained, advice=advice, sampled=sampled)
     if start.record is not None:
         _check_same(start.record, corpus, str(folder), threads, note)
+    if run.adapt.tuning != "none":
+        from unmask.train.adapt import adapted_corpus
+
+        corpus = adapted_corpus(corpus, run.adapt)
     return corpus
 
 
@@ -235,7 +247,8 @@ def run_objective(run: TextRun, corpus: Corpus, start: Any = None) -> Objective:
     """Settings -> the objective of a new network, or of the one trained further: `start`, or these are its settings."""
     name = run.model.parameterization if start is None else parameterization(start)
     process = MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(run.train.schedule))
-    return objective_of(name, process, run.train.estimator, run.train.grid)
+    objective = objective_of(name, process, run.train.estimator, run.train.grid)
+    return Annealed(objective, run.adapt.anneal) if run.adapt.anneal and isinstance(objective, Masked) else objective
 
 
 def recorded_run(resume: str | Path) -> TextRun:
@@ -267,10 +280,15 @@ def refuse_taken(out: Path) -> None:
         raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
 
 
-def _start_of(run: TextRun, point: Path | None, init: str | Path | None) -> _Start:
+def _start_of(run: TextRun, point: Path | None, init: str | Path | None, device: str) -> _Start:
     """Settings and checkpoints -> the parts of the checkpoint that training starts from."""
+    if init is not None and run.adapt.tuning != "none":
+        from unmask.train.adapt import causal_start
+
+        loaded = causal_start(locate(str(init)), run.adapt, run.data.length, run.train.seed, device)
+        return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, init=str(init))
     if init is not None:
-        loaded = load_denoiser(locate(str(init)), dtype=torch.float32)  # training needs float32
+        loaded = load_any(locate(str(init)), device, torch.float32)  # training needs float32
         trained = trained_on(loaded.checkpoint)
         return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, trained=trained, init=str(init))
     if point is None:
@@ -281,22 +299,20 @@ def _start_of(run: TextRun, point: Path | None, init: str | Path | None) -> _Sta
 
 def _recorded_start(run: TextRun, checkpoint: Checkpoint) -> _Start:
     """Settings and the checkpoint that a run goes on from -> its tokenizer, plan and record."""
-    record = run_of(checkpoint)
+    record, settings = run_of(checkpoint), stored_settings(checkpoint)
     where = f"{checkpoint.folder}/run.json"
     before = from_dict(TextRun, record.settings, where, CheckpointError)
-    _refuse_changes(before, run)
+    refuse_changes(before, run)
     plan = from_dict(TrainPlan, record.plan, where, CheckpointError)
     if plan.seconds is None and run.train.minutes is not None:
         raise ConfigError("--minutes does not go with a run of steps; leave it out, or give --train.steps.")
     if plan.seconds is not None and run.train.minutes is not None:
         plan = replace(plan, seconds=60 * run.train.minutes)
     steps = plan.steps if run.train.steps is None else run.train.steps
-    plan = replace(plan, model=stored_settings(checkpoint), steps=steps, epochs=plan.epochs * steps / plan.steps)
+    plan = replace(plan, model=settings, steps=steps, epochs=plan.epochs * steps / plan.steps)
     if run.train.save_every is not None:
         plan = replace(plan, save_every=run.train.save_every)
-    if checkpoint.tokenizer_json is None:
-        raise CheckpointError(f"{checkpoint.folder} has no tokenizer.json; copy it back from where the run came from.")
-    tokenizer = Tokenizer.from_json(checkpoint.tokenizer_json, name=f"{checkpoint.folder}/tokenizer.json")
+    tokenizer = stored_tokenizer(checkpoint, settings)
     return _Start(tokenizer=tokenizer, plan=plan, record=record, trained=trained_on(checkpoint))
 
 
@@ -312,24 +328,6 @@ def _resume_point(path: Path) -> Path:
     if point is None:
         raise CheckpointError(f"{folder} holds no checkpoint that training can go on from; start the run again.")
     return point
-
-
-def _refuse_changes(before: TextRun, now: TextRun) -> None:
-    """Raise ConfigError for a setting that differs and may not change when a run is resumed.
-
-    The place of a text may change; that the text is the same is checked when it is read.
-    """
-    for section in ("data", "model", "train"):
-        old, new = getattr(before, section), getattr(now, section)
-        for field in fields(old):
-            if (section == "train" and field.name in _FREE) or (section == "data" and field.name in _PLACES):
-                continue
-            if getattr(old, field.name) != getattr(new, field.name):
-                raise ConfigError(
-                    f"{section}.{field.name} was {getattr(old, field.name)} and cannot become "
-                    f"{getattr(new, field.name)} when a run goes on; start a new run with --init, "
-                    f"or leave it out (what may change: {', '.join(sorted(_FREE))})."
-                )
 
 
 def _check_same(record: Recorded, corpus: Corpus, resume: str, threads: int, note: Callable[[str], None]) -> None:

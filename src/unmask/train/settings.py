@@ -1,6 +1,7 @@
 """Settings of a training run on text, and what a checkpoint records of its text. Imports no torch for `--help`."""
 
 __all__ = [
+    "AdaptSettings",
     "ModelChoice",
     "Recorded",
     "RecordedMachine",
@@ -9,6 +10,7 @@ __all__ = [
     "Trained",
     "card",
     "recorded_paths",
+    "refuse_changes",
     "run_of",
     "trained_on",
 ]
@@ -26,6 +28,13 @@ from unmask.ranges import Count, Natural, Seed, Threads, check_numbers, real
 
 if TYPE_CHECKING:
     from unmask.disk.checkpoint import Checkpoint
+
+_PLACES = frozenset({"source", "valid"})
+_FREE = frozenset(
+    {"steps", "minutes", "sample_every", "patience", "device", "threads", "keep", "save_every", "log_every", "track"}
+)
+"""Settings that may change when a run is resumed. Of these only `steps` and `minutes` change a step: they set
+the learning rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +79,8 @@ class TrainSettings:
     accumulate: Count = 1
     """Parts in which a process runs its share of the batch, one after the other, to save memory."""
     lr: Annotated[float | None, real(0, 1, "for example 1e-3", above=True, below=True)] = None
-    """Peak learning rate; by default 1e-3 up to a width of 384 and 3e-4 above, and a tenth of that with --init."""
+    """Peak learning rate; by default 1e-3 up to a width of 384 and 3e-4 above, and a tenth of that with --init, but for
+    low-rank terms."""
     warmup: Natural | None = None
     """Steps of linear warm-up; by default a twentieth of the steps, at most 2500."""
     shape: Literal["cosine", "constant"] = "cosine"
@@ -135,6 +145,33 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AdaptSettings:
+    """How a causal model (Llama, Qwen, SmolLM) becomes a masked one, with --init."""
+
+    tuning: Literal["none", "lora", "full"] = "none"
+    """lora: low-rank terms and MASK's row are trained (arXiv:2106.09685), and merged into the weights of checkpoints.
+    full: all weights. none: nothing is converted."""
+    rank: Count = 16
+    """Rank of the terms."""
+    alpha: Annotated[float, real(0, 1e6, above=True)] = 32.0
+    """A term is scaled by alpha / rank."""
+    shift: bool = True
+    """Whether the hidden state at position i goes on predicting token i + 1."""
+    anneal: Natural = 0
+    """Steps over which attention becomes bidirectional: at step s each later position is visible with probability
+    min(1, (s + 1) / anneal). 0: from the first step."""
+    mask_row: str = "mean"
+    """Start of MASK's row of the embedding: mean, that of all rows plus noise; or the token whose row it begins as."""
+    hide_prompt: bool = False
+    """Whether prompts of pairs are masked and predicted too."""
+    pad_eos: bool = False
+    """Whether rows are filled with EOS tokens, which are predicted, as in LLaDA's instruction tuning."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "adapt.")
+
+
+@dataclass(frozen=True, slots=True)
 class TextRun:
     """Train a masked diffusion language model on text."""
 
@@ -144,6 +181,8 @@ class TextRun:
     """The network."""
     train: TrainSettings = field(default_factory=TrainSettings)
     """The training."""
+    adapt: AdaptSettings = field(default_factory=AdaptSettings)
+    """The conversion of a causal model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +291,31 @@ def card(record: dict[str, Any], window: int) -> str:
         f"- network: {plan['parameters']:,} parameters, window {window} tokens",
         f"- step {record['step']:,}{steps}, batch {settings['train']['batch']}, {record['dtype']}",
     ]
+    adapt = settings["adapt"]
+    if adapt["tuning"] != "none":
+        how = f"low-rank terms of rank {adapt['rank']}, merged" if adapt["tuning"] == "lora" else "all weights"
+        lines.insert(3, f"- made from the causal model {record['typed']['init']} ({how})")
     if bound:
         lines.append(
             f"- bound on held-out text: {bound['nats_per_token']:.4f} ± {bound['stderr'] or math.nan:.4f} nats/token "
             f"({bound['sequences']} sequences, {bound['draws']} maskings each), at step {record['best_step']:,}"
         )
     return "\n".join([*lines, ""])
+
+
+def refuse_changes(before: TextRun, now: TextRun) -> None:
+    """Raise ConfigError for a setting that differs and may not change when a run is resumed.
+
+    The place of a text may change; that the text is the same is checked when it is read.
+    """
+    for section in ("data", "model", "train", "adapt"):
+        old, new = getattr(before, section), getattr(now, section)
+        for name in (entry.name for entry in fields(old)):
+            if (section == "train" and name in _FREE) or (section == "data" and name in _PLACES):
+                continue
+            if getattr(old, name) != getattr(new, name):
+                raise ConfigError(
+                    f"{section}.{name} was {getattr(old, name)} and cannot become {getattr(new, name)} when a run "
+                    "goes on; start a new run with --init, or leave it out (what may change: "
+                    f"{', '.join(sorted(_FREE))})."
+                )

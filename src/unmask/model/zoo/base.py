@@ -1,7 +1,8 @@
 """The table of a family: how config.json, the names of tensors and the tokens of a published model are read."""
 
-__all__ = ["Family"]
+__all__ = ["Family", "size_of"]
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -61,3 +62,29 @@ class Family:
     """The default decoding: policy, temperature, top_p, block_size."""
     chat: Chat | None = None
     """The template of conversations, where the models were trained on any."""
+
+
+_SIZES = {
+    "LLaDA-1.5": "8B",
+    "LLaDA2.0-mini": "16B",
+    "LLaDA2.0-flash": "100B",
+    "LLaDA2.1-mini": "16B",
+    "mdlm-owt": "170M",
+    "mdlm-no_flashattn-fp32-owt": "170M",
+    "bd3lm-owt-block_size4": "170M",
+    "bd3lm-owt-block_size8": "170M",
+    "bd3lm-owt-block_size16": "170M",
+    "sedd-small": "170M",
+    "sedd-medium": "424M",
+    "bert-base-uncased": "110M",
+    "bert-base-multilingual-cased": "179M",
+    "roberta-base": "125M",
+}
+"""Parameters of models whose names do not say it."""
+
+
+def size_of(repository: str) -> str:
+    """OWNER/NAME -> the number of parameters, such as "8B": what the name says, or a table."""
+    name = repository.partition("/")[2]
+    match = re.search(r"(?<![\d.])(\d+(?:\.\d+)?[BM])\b", name)
+    return match[1] if match else _SIZES[name]

@@ -1,10 +1,11 @@
 """A folder laid out as its authors published it -> a Checkpoint, by the table of its family; imported without torch.
 
 Nothing in the folder is run: config.json is read as data, the weights are safetensors, templates of a tokenizer are
-ignored. A folder that unmask wrote is read as `unmask.disk.checkpoint` reads it.
+ignored. A masked language model of no family is left to the transformers library (`unmask.model.zoo.masked`). A folder
+that unmask wrote is read as `unmask.disk.checkpoint` reads it.
 """
 
-__all__ = ["FAMILIES", "family_of", "published_name", "read_model"]
+__all__ = ["FAMILIES", "Network", "family_of", "network_of", "published_name", "read_model", "tensor_name"]
 
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unmask.disk.checkpoint import FORMAT, Checkpoint, read_checkpoint
 from unmask.disk.folders import reading
@@ -24,6 +25,7 @@ from unmask.model.zoo.bert import BERT, ROBERTA
 from unmask.model.zoo.causal import LLAMA, QWEN2, QWEN3
 from unmask.model.zoo.dream import DREAM
 from unmask.model.zoo.llada import ILLADA, LLADA
+from unmask.model.zoo.masked import is_masked_lm, masked_checkpoint
 from unmask.model.zoo.mdlm import BD3LM, MDLM, SEDD
 from unmask.model.zoo.moe import LLADA2, LLADA_MOE
 from unmask.model.zoo.qwen import A2D_LLAMA, A2D_QWEN2, A2D_QWEN3, FAST_DLLM, OPEN_DCODER, SDAR
@@ -52,23 +54,26 @@ FAMILIES: dict[str, Family] = {
 }
 """Families by name, in the order in which they are tried."""
 _CONFIG = "config.json"
+_ROWS = frozenset({"embedding.weight", "head.weight"})  # with a row for each id
 _SUM = re.compile(r"(\S+) ([+-]) (\d+)")
 
 
-def read_model(path: str | os.PathLike[str]) -> Checkpoint:
+def read_model(path: str | os.PathLike[str], *, grow: bool = False) -> Checkpoint:
     """Checkpoint folder, run folder, or folder of a published model -> everything but the weights.
 
+    With `grow` a causal model of which no id is free gets one more, for MASK: its embedding is to have one more row
+    than is stored.
     Raises CheckpointError for anything else, for a family that is not known, and for a config.json in which a key is
     missing or has a value for which the network would be another one.
     """
-    return reading(path, _read)
+    return reading(path, lambda folder: _read(folder, grow))
 
 
-def _read(folder: Path) -> Checkpoint:
+def _read(folder: Path, grow: bool) -> Checkpoint:
     config = read_json(folder / _CONFIG, dict[str, Any], CheckpointError)
     if "format" in config or not {"model_type", "architectures", "graph"} & config.keys():
         return read_checkpoint(folder)
-    return _published(folder, config)
+    return _published(folder, config, grow)
 
 
 def family_of(config: Mapping[str, Any], tokens: Collection[str], folder: Path) -> str:
@@ -88,11 +93,16 @@ def family_of(config: Mapping[str, Any], tokens: Collection[str], folder: Path) 
 def published_name(checkpoint: Checkpoint, ours: str) -> str:
     """Our name of a tensor -> its name in the files of the checkpoint."""
     family = FAMILIES.get(checkpoint.config.get("family", ""))
-    for name, parts in family.names.items() if family else ():
-        for part in (parts,) if isinstance(parts, str) else parts:
+    return ours if family is None else tensor_name(family, ours)[0]
+
+
+def tensor_name(family: Family, ours: str) -> tuple[str, int]:
+    """Our name of a tensor -> its name in published files, and its place among the tensors that are one there."""
+    for name, parts in family.names.items():
+        for place, part in enumerate((parts,) if isinstance(parts, str) else parts):
             if match := _pattern(part).fullmatch(ours):
-                return name.format(*match.groups())
-    return ours
+                return name.format(*match.groups()), place
+    return ours, 0
 
 
 def _pattern(name: str) -> re.Pattern[str]:
@@ -104,12 +114,26 @@ def _first(value: object) -> object:
     return value[0] if isinstance(value, list) and value else value
 
 
-def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
-    """Folder and its config.json -> the checkpoint, in the names and settings of our network."""
-    vocabulary = read_vocabulary(folder)
+class Network(NamedTuple):
+    """What config.json and the tokens of a published model say about its network."""
+
+    name: str  # of its family
+    family: Family
+    settings: dict[str, Any]  # of our network
+    facts: dict[str, Any]
+    tokens: dict[str, int]  # ids by role: mask, eos, pad, bos
+    decoding: dict[str, Any]
+    stored: int  # rows of the embedding in the files
+
+
+def network_of(config: Mapping[str, Any], vocabulary: Vocabulary, folder: Path, grow: bool = False) -> Network:
+    """The content of a published config.json and the tokens -> the network. `folder` is for error sentences.
+
+    `grow` is that of `read_model`.
+    """
     name = family_of(config, vocabulary.ids, folder)
-    family = FAMILIES[name]
     _check(config, name, folder)
+    family = FAMILIES[name]
     keys = dict(family.keys)
     if _at(config, family.scaling.get("scaling.rule", "")) not in (None, "default"):
         keys |= family.scaling
@@ -117,6 +141,9 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
         family.constants
     )
     own = fact_of(config, ["unmask"], _Exported, folder / _CONFIG, CheckpointError) or _Exported({}, {})
+    stored = settings["vocab_size"]
+    if grow and family.mask == "" and "mask_id" not in own.settings:
+        settings["vocab_size"] = max(stored, 1 + _after(vocabulary))
     tokens = _roles(family, config, vocabulary, settings | own.settings, folder)
     settings |= {"mask_id": tokens["mask"]} | own.settings
     if settings.get("modulation") == "none":  # an exported DiT: its modulation has no effect
@@ -130,15 +157,30 @@ def _published(folder: Path, config: dict[str, Any]) -> Checkpoint:
         network["max_length"] = settings["positions"] - settings.get("first", 0) - 2
     if family.architecture == "transformer":
         settings = {"family": name, "start_id": tokens.get("bos")} | settings  # a model that is fine-tuned keeps them
-    settings = _grouped(settings)
+    decoding = own.decoding if own.settings else dict(family.decoding)
+    return Network(name, family, _grouped(settings), network, tokens, decoding, stored)
+
+
+def _published(folder: Path, config: dict[str, Any], grow: bool) -> Checkpoint:
+    """Folder and its config.json -> the checkpoint, in the names and settings of our network."""
+    vocabulary = read_vocabulary(folder)
+    try:
+        _check(config, family_of(config, vocabulary.ids, folder), folder)
+    except CheckpointError:
+        if is_masked_lm(config):  # the transformers library has it
+            return masked_checkpoint(folder, config)
+        raise
+    name, family, settings, facts, tokens, decoding, stored = network_of(config, vocabulary, folder, grow)
     layout, tensors = _layout(family, settings, read_shards(folder), folder)
+    for tensor in _ROWS & tensors.keys() if settings["vocab_size"] > stored else ():
+        tensors[tensor] = TensorFacts((settings["vocab_size"], *tensors[tensor].shape[1:]), tensors[tensor].dtype)
     record = {
         "family": name,
         "architecture": family.architecture,
         "model": settings,
-        "network": network,
+        "network": facts,
         "process": {"kernel": "absorbing", "schedule": "linear"},
-        "decoding": own.decoding if own.settings else dict(family.decoding),
+        "decoding": decoding,
         "tokens": tokens,
         "time": family.time,
         "tokenizer": family.tokenizer or None,
@@ -198,13 +240,18 @@ def _check(config: Mapping[str, Any], name: str, folder: Path) -> None:
 
 def _spare(vocabulary: Vocabulary, settings: Mapping[str, Any], folder: Path) -> int:
     """The first id after the tokenizer's, for MASK of a causal model. Raises CheckpointError where there is none."""
-    spare = 1 + max(vocabulary.ids.values(), default=-1)
+    spare = _after(vocabulary)
     if spare >= settings["vocab_size"]:
         raise CheckpointError(
             f"{folder} has no MASK: it is a causal model, and none of its {settings['vocab_size']:,} ids is free; make "
             "a masked model of it with unmask train adapt."
         )
     return spare
+
+
+def _after(vocabulary: Vocabulary) -> int:
+    """The first id after those of a tokenizer."""
+    return 1 + max(vocabulary.ids.values(), default=-1)
 
 
 def _at(config: Mapping[str, Any], place: str) -> Any:

@@ -1,0 +1,88 @@
+"""Low-rank adaptation (LoRA, Hu et al., arXiv:2106.09685): a trained network -> the same with few trained parameters.
+
+The product of a matrix W (E, D) becomes W x + alpha / rank * B A x with A (rank, D) and B (E, rank). W is frozen; B
+begins as zero, so that nothing changes at first. Of the embedding the row of MASK alone is trained.
+"""
+
+__all__ = ["LowRank", "MaskRow", "add_low_rank", "merged"]
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unmask.model.settings import in_int8
+from unmask.noise import generator
+
+_ADDED = frozenset({"down", "up", "row"})
+_TERMS = 10  # of the seed: the first values of A
+
+
+class LowRank(nn.Linear):
+    """A frozen linear layer with a trained low-rank term; its parameters keep their names."""
+
+    def __init__(self, layer: nn.Linear, rank: int, alpha: float, draws: torch.Generator) -> None:
+        super().__init__(layer.in_features, layer.out_features, device="meta")
+        self.weight, self.bias, self.scale = layer.weight, layer.bias, alpha / rank
+        wide = torch.rand(rank, layer.in_features, generator=draws).mul_(2).sub_(1).div_(math.sqrt(layer.in_features))
+        self.down = nn.Parameter(wide.to(layer.weight))  # A; uniform, as in the authors' program
+        self.up = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))  # B
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (its name in torch)
+        return super().forward(input) + self.scale * F.linear(F.linear(input, self.down), self.up)
+
+    def whole(self) -> Tensor:
+        """The matrix of the sum, W + alpha / rank * B A: a new tensor (E, D)."""
+        return torch.addmm(self.weight, self.up, self.down, alpha=self.scale).detach()
+
+
+class MaskRow(nn.Embedding):
+    """A frozen embedding whose row of MASK is trained."""
+
+    def __init__(self, layer: nn.Embedding, mask_id: int) -> None:
+        super().__init__(layer.num_embeddings, layer.embedding_dim, device="meta")
+        self.weight, self.mask_id = layer.weight, mask_id
+        self.row = nn.Parameter(layer.weight[mask_id].detach().clone())
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return torch.where((input == self.mask_id)[..., None], self.row, super().forward(input))
+
+    def whole(self) -> Tensor:
+        """The rows with that of MASK: a new tensor (V, D)."""
+        rows = self.weight.detach().clone()
+        rows[self.mask_id] = self.row.detach()
+        return rows
+
+
+def add_low_rank(network: Any, rank: int, alpha: float, seed: int) -> None:
+    """Freeze a transformer and add a term to each matrix of its blocks, but for routers, in place."""
+    network.requires_grad_(False)
+    draws = generator(seed, _TERMS)
+    for name, layer in list(network.named_modules()):
+        owner, _, leaf = name.rpartition(".")
+        if isinstance(layer, nn.Linear) and in_int8(f"{name}.weight", 2):
+            setattr(network.get_submodule(owner), leaf, LowRank(layer, rank, alpha, draws))
+        elif isinstance(layer, nn.Embedding):
+            setattr(network.get_submodule(owner), leaf, MaskRow(layer, network.mask_id))
+
+
+def merged(network: nn.Module) -> dict[str, Tensor]:
+    """A network with such layers -> the tensors of the ordinary network that computes the same, by name.
+
+    All are new, and a tensor with two names (tied weights) stays a single one.
+    """
+    layers = dict(network.named_modules())
+    copies: dict[int, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, value in network.state_dict(keep_vars=True).items():
+        owner, _, leaf = name.rpartition(".")
+        layer = layers[owner]
+        changed = isinstance(layer, LowRank | MaskRow)
+        if changed and leaf in _ADDED:
+            continue
+        if id(value) not in copies:
+            copies[id(value)] = layer.whole() if changed and leaf == "weight" else value.detach().clone()
+        tensors[name] = copies[id(value)]
+    return tensors

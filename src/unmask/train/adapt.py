@@ -1,0 +1,111 @@
+"""A causal checkpoint -> a masked diffusion model to train: attention, shift, MASK, low-rank terms, rows of pairs.
+
+Published conversions differ: DiffuLLaMA (arXiv:2410.17891) and Dream (arXiv:2508.15487) keep the shift of the causal
+model, dllm's a2d does not; DiffuLLaMA anneals the attention, the others are bidirectional from the first step.
+"""
+
+__all__ = ["adapted_corpus", "causal_start"]
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from unmask.data.packed import Corpus, Packed
+from unmask.errors import ConfigError
+from unmask.model.load import Loaded, load_denoiser, stored_settings
+from unmask.model.lora import add_low_rank
+from unmask.model.settings import TransformerSettings
+from unmask.model.zoo.read import read_model
+from unmask.noise import generator
+from unmask.text.tokenizer import Tokenizer
+from unmask.train.settings import AdaptSettings
+
+_ROW = 9  # of the seed: the noise in MASK's row
+_NOISE = 0.1  # of the standard deviation of the rows
+_FAMILIES = {"llama": "a2d-llama", "qwen2": "a2d-qwen2", "qwen3": "a2d-qwen3"}
+"""Family of a causal model -> that of its conversions, whose template and decoding are the defaults of the result."""
+
+
+def causal_start(path: str, adapt: AdaptSettings, length: int, seed: int, device: str) -> Loaded:
+    """The folder of a causal checkpoint -> its network with full attention and a row for MASK, in float32.
+
+    Its window becomes `length`, the positions over which it is trained. Raises ConfigError for a checkpoint that is not
+    causal, a longer window than its own, and a MASK row of a token that does not exist.
+    """
+    settings = _causal_settings(path)
+    if length > settings.max_length:
+        raise ConfigError(
+            f"data.length is {length}, but {path} was trained on texts of at most {settings.max_length} tokens; "
+            f"set --data.length {settings.max_length} or less."
+        )
+    loaded = load_denoiser(path, device, torch.float32, grow=True)
+    network: Any = loaded.denoiser
+    family = _FAMILIES.get(settings.family, "")
+    network.settings = replace(settings, causal_block=0, shift=adapt.shift, max_length=length, family=family)
+    _set_mask_row(network.embedding, loaded.tokenizer, adapt.mask_row, seed)
+    if adapt.tuning == "lora":
+        add_low_rank(network, adapt.rank, adapt.alpha, seed)
+    return loaded
+
+
+def _causal_settings(path: str) -> TransformerSettings:
+    checkpoint = read_model(path, grow=True)
+    settings = stored_settings(checkpoint)
+    if isinstance(settings, TransformerSettings) and settings.causal_block == 1 and settings.shift:
+        return settings
+    what = checkpoint.config.get("family") or checkpoint.config.get("architecture")
+    raise ConfigError(
+        f"{path} is no causal model but a masked one already ({what}): give a checkpoint of Llama, Qwen2, Qwen3 or "
+        f"SmolLM, or fine-tune this one with unmask train --init {path}"
+    )
+
+
+@torch.no_grad()
+def _set_mask_row(embedding: nn.Embedding, tokenizer: Tokenizer, choice: str, seed: int) -> None:
+    """Write the row of MASK: that of a token, or the mean of the others plus noise of a tenth of their deviation."""
+    weight, mask = embedding.weight, tokenizer.mask_id
+    if choice != "mean":
+        token = tokenizer.backend.token_to_id(choice)
+        if token is None or token == mask:
+            raise ConfigError(
+                f"adapt.mask_row is '{choice}', which is no token of the checkpoint; give one, or mean for the mean of "
+                "all rows."
+            )
+        weight[mask] = weight[token]
+        return
+    present = torch.ones(len(weight), dtype=torch.bool)
+    present[[mask, *tokenizer.missing(len(weight))]] = False
+    rows = weight[present.to(weight.device)]
+    noise = torch.randn(weight.shape[1], generator=generator(seed, _ROW)).to(weight)
+    weight[mask] = rows.mean(0) + _NOISE * rows.std(0) * noise
+
+
+def adapted_corpus(corpus: Corpus, adapt: AdaptSettings) -> Corpus:
+    """A corpus -> the same with prompts that are hidden too, or rows that are filled with EOS, where that is wanted."""
+    if not (adapt.hide_prompt or adapt.pad_eos):
+        return corpus
+    train, valid = (_adapted(part, adapt, corpus.tokenizer.eos_id) for part in (corpus.train, corpus.valid))
+    facts = replace(
+        corpus.facts,
+        train=replace(corpus.facts.train, tokens=train.tokens),
+        valid=replace(corpus.facts.valid, tokens=valid.tokens),
+    )
+    return replace(corpus, train=train, valid=valid, facts=facts)
+
+
+def _adapted(rows: Packed, adapt: AdaptSettings, eos: int | None) -> Packed:
+    """Packed rows and EOS, which every causal family has -> the same.
+
+    The bytes of prompts are not known, so that there are no bits per byte where these are hidden.
+    """
+    ids, first, last = rows.ids, rows.first, rows.last
+    if adapt.hide_prompt:
+        first = np.zeros_like(first)
+    if adapt.pad_eos and eos is not None:
+        ids = np.where(np.arange(rows.length) < last[:, None], ids, np.asarray(eos, ids.dtype))
+        last = np.full_like(last, rows.length)
+    size = 0 if adapt.hide_prompt and bool((rows.first > 0).any()) else rows.bytes
+    return Packed(ids, first, last, size, int((last - first).sum()))
