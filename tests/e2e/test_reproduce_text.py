@@ -1,0 +1,133 @@
+"""`unmask reproduce mdlm-...`: cells of every class are done, reported, and claims are judged by their intervals."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unmask.config import from_dict
+from unmask.disk.json import fact_of
+from unmask.errors import ConfigError, DataError
+from unmask.reproduce.plan import CELLS, cell_type, needs
+from unmask.reproduce.results import Record
+from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextCell, TextOptions, TextQuestion, Wrote
+from unmask.reproduce.text_questions import EVERY, QUESTIONS, plan_of
+from unmask.reproduce.text_report import write_text_report
+from unmask.reproduce.text_work import TEXT_RESULTS, perform_text
+
+FAST = TextOptions("fast", (0,))
+
+
+def tiny(cell: TextCell) -> TextCell:
+    """A cell of the fast scale, smaller still."""
+    if isinstance(cell, Fit):
+        train = replace(cell.run.train, steps=2, eval_every=2, batch=4, eval_draws=8)
+        return replace(cell, run=replace(cell.run, train=train))
+    if isinstance(cell, Wrote):
+        return replace(cell, texts=2, length=6)
+    return replace(cell, limit=4)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Record]]:
+    """The folder and the records of some cells of every class."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    plans = [plan_of(name, FAST) for name in ("mdlm-baselines", "mdlm-steps", "mdlm-schedules", "mdlm-generation")]
+    every = {cell.name: cell for plan in plans for cell in plan.cells}
+    rules = ("ancestral:steps=4", "left-to-right", "reverse:steps=4")
+    wrote = [cell for cell in every.values() if isinstance(cell, Wrote) and cell.temperature == 1]
+    some = [cell for cell in every.values() if not isinstance(cell, Wrote)]
+    some += [cell for cell in wrote if cell.policy in rules]
+    records: dict[str, Record] = {}
+    for cell in map(tiny, some):
+        result = perform_text(cell, folder / "runs" / cell.name, folder / "runs")
+        shape = TEXT_RESULTS[cell_type(cell)]
+        assert fact_of({"result": result}, ["result"], shape, folder, DataError) is not None
+        records[cell.name] = Record("done", "", 1.0, result)
+    return folder, records
+
+
+def report(name: str, folder: Path, records: dict[str, Record]) -> str:
+    plan = plan_of(name, FAST)
+    complete = {cell.name: records.get(cell.name, Record()) for cell in plan.cells}
+    write_text_report(plan, complete, folder)
+    return (folder / name / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_cells_of_every_class_are_done_and_reported(done: tuple[Path, dict[str, Record]]) -> None:
+    folder, records = done
+    text = report("mdlm-baselines", folder, records)
+    for label in ("AR", "MDLM", "SEDD", "D3PM"):
+        assert f"| {label} | " in text
+    assert "| AR < MDLM | " in text
+    assert "undecided: one seed" in text
+    assert "figures mean nothing" in text
+    assert "| T = 10 | " in report("mdlm-steps", folder, records)
+    assert "| cosine | " in report("mdlm-schedules", folder, records)
+    written = report("mdlm-generation", folder, records)
+    assert "| held-out texts | " in written
+    assert "| MDLM-0.8" not in written
+    assert (folder / "mdlm-generation" / "table.csv").read_text().startswith("cell,label,seed,name,value\n")
+
+
+@pytest.mark.slow
+def test_a_training_is_not_repeated_and_not_mixed_up(done: tuple[Path, dict[str, Record]]) -> None:
+    """A cell whose run is there ends at once; one with other settings is refused."""
+    folder, records = done
+    fit = next(cell for cell in plan_of("mdlm-baselines", FAST).cells if isinstance(cell, Fit))
+    cell = tiny(fit)
+    again = perform_text(cell, folder / "runs" / cell.name, folder / "runs")
+    assert again["bound"] == records[cell.name].result["bound"]
+    assert isinstance(cell, Fit)
+    other = replace(cell, run=replace(cell.run, train=replace(cell.run.train, lr=1e-4)))
+    with pytest.raises(ConfigError, match="trained with other settings"):
+        perform_text(other, folder / "runs" / cell.name, folder / "runs")
+
+
+def claim(differences: list[float], folder: Path) -> str:
+    """The differences of the seeds -> the row of the claim."""
+    cells: list[TextCell] = []
+    records: dict[str, Record] = {}
+    for seed, difference in enumerate(differences):
+        for label, nats in (("low", 2.0 + seed), ("high", 2.0 + seed + difference)):
+            cell = Bounded(f"{label}-{seed}", label, seed, "training", 1, None)
+            bound = {"nats_per_token": nats, "stderr": 0.1, "tokens": 9}
+            cells.append(cell)
+            records[cell.name] = Record("done", "", 1.0, {"bound": bound})
+    plan = TextQuestion("claim", "", tuple(cells), (Claim("low < high", "low", "high"),), TextOptions())
+    write_text_report(plan, records, folder)
+    text = (folder / "claim" / "report.md").read_text()
+    return next(line for line in text.splitlines() if line.startswith("| low < high"))
+
+
+def test_a_claim_is_held_or_refuted_where_the_interval_leaves_out_0(tmp_path: Path) -> None:
+    """The interval is that of the differences of equal seeds; the levels of the seeds do not matter."""
+    assert "| held |" in claim([0.10, 0.12, 0.11], tmp_path)
+    assert "| refuted |" in claim([-0.10, -0.12, -0.11], tmp_path)
+    assert "| undecided |" in claim([0.10, -0.12, 0.11], tmp_path)
+    assert "+0.1100 [+0.0852, +0.1348]" in claim([0.10, 0.12, 0.11], tmp_path)
+    assert "one seed" in claim([0.10], tmp_path)
+
+
+@pytest.mark.parametrize("name", [*QUESTIONS, EVERY])
+@pytest.mark.parametrize("scale", ["small", "fast", "published"])
+def test_plans_are_in_the_order_of_work_and_are_read_back(name: str, scale: Any) -> None:
+    plan = plan_of(name, TextOptions(scale))
+    before: set[str] = set()
+    for cell in plan.cells:
+        assert set(needs(cell)) <= before
+        before.add(cell.name)
+        assert from_dict(CELLS[cell_type(cell)], asdict(cell), cell.name) == cell
+    assert len(before) == len(plan.cells)
+    assert isinstance(plan.cells[0], Fit)
+
+
+def test_questions_share_their_trainings() -> None:
+    """All of them together train fewer models than one after the other; the control is that they need the same."""
+    together = [cell.name for cell in plan_of(EVERY, TextOptions()).cells if isinstance(cell, Fit)]
+    apart = [cell.name for name in QUESTIONS for cell in plan_of(name, TextOptions()).cells if isinstance(cell, Fit)]
+    assert set(together) == set(apart)
+    assert len(together) < len(apart)
+    assert any(isinstance(cell, Spread) for cell in plan_of(EVERY, TextOptions()).cells)
