@@ -200,10 +200,11 @@ def test_a_checkpoint_is_an_ordinary_one(causal: str, text: str, tmp_path: Path)
     loaded: Any = load_denoiser(str(tmp_path / "run")).denoiser
     assert not any(isinstance(layer, LowRank) for layer in loaded.modules())
     assert (loaded.causal_block, loaded.shifted, loaded.max_length) == (0, False, LENGTH)
+    model: Any = run.model
     tokens = rows()
     with run.judged(), torch.no_grad():
-        torch.testing.assert_close(run.model(tokens), loaded(tokens), rtol=1e-4, atol=1e-4)  # type: ignore[operator]
-    assert (run.model(tokens) - loaded(tokens)).abs().max() > 1e-4  # type: ignore[operator]
+        torch.testing.assert_close(model(tokens), loaded(tokens), rtol=1e-4, atol=1e-4)
+    assert (model(tokens) - loaded(tokens)).abs().max() > 1e-4
 
 
 def test_shares_of_the_first_steps(causal: str, text: str, tmp_path: Path) -> None:
@@ -260,8 +261,9 @@ def test_the_commands(causal: str, text: str, tmp_path: Path, capsys: pytest.Cap
     assert f"made from the causal model {causal} (low-rank terms of rank 2, merged)" in capsys.readouterr().out
     assert main(["generate", run, "1 and", "--length", "8"]) == 0
     assert main(["export", run, "--out", theirs, "--to", "hf"]) == 0
-    ours, again = load_denoiser(run).denoiser, load_denoiser(theirs).denoiser
-    assert torch.equal(ours(rows()), again(rows()))  # type: ignore[operator]
+    networks: list[Any] = [load_denoiser(folder).denoiser for folder in (run, theirs)]
+    ours, again = (network(rows()) for network in networks)
+    assert torch.equal(ours, again)
     assert json.loads((Path(theirs) / "config.json").read_text())["vocab_size"] == ROWS + 1
 
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -66,7 +67,7 @@ def program_of(completion: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Programs:
+class _Programs(ABC):
     """What both tasks have in common."""
 
     path: str = ""
@@ -111,8 +112,7 @@ class _Programs:
         return ((problem.text, problem.answer) for problem in self._shuffled(split, seed)[:count])
 
     def _shuffled(self, split: str, seed: int) -> list[_Problem]:
-        number = check_split(split)
-        problems = self._problems(split)
+        number, problems = check_split(split), self._problems(split)
         if not problems:
             raise DataError(f"{self._path()} has no problems of the split '{split}': give a file with more rows.")
         Random(derive(seed, _STREAM, number)).shuffle(problems)
@@ -121,13 +121,13 @@ class _Programs:
     def _path(self) -> Path:
         return to_path(self.path)
 
+    @abstractmethod
     def _problems(self, split: str) -> list[_Problem]:
         """The problems of a split, in the order of the files."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _program(self, facts: Mapping[str, Any], completion: str) -> Program:
         """The facts of a problem and an answer -> the program and its tests."""
-        raise NotImplementedError
 
 
 # ---- HumanEval -------------------------------------------------------------------------------------------------------
