@@ -60,7 +60,7 @@ class Packed:
     last: np.ndarray
     """(N,) int32."""
     bytes: int
-    """UTF-8 bytes of the text of all maskable tokens (0 for EOS)."""
+    """UTF-8 bytes of the text of all maskable tokens (0 for EOS); 0 where they are not known."""
     tokens: int
     """Maskable tokens in all rows."""
 
@@ -91,6 +91,16 @@ class Packed:
     def length(self) -> int:
         """The positions of a row, L."""
         return int(self.ids.shape[1])
+
+    def after(self, count: int) -> "Packed":
+        """The number of rows to leave out -> the rows after them, with 0 for their bytes, which are not known.
+
+        Raises DataError where no row is left.
+        """
+        if count >= len(self):
+            raise DataError(f"There are {len(self)} rows; none is left after the first {count}: take a longer text.")
+        first, last = self.first[count:], self.last[count:]
+        return Packed(self.ids[count:], first, last, 0, int((last - first).sum()))
 
     def batch(self, indices: np.ndarray | range) -> Batch:
         """Indices, (B,) integers in [0, N) -> these rows, copied.

@@ -144,7 +144,7 @@ def validate(
     """
     count = len(data) if limit is None else min(limit, len(data))
     whole = count == len(data) and (stand_in is None or not bool((data.ids == stand_in).any()))
-    size = data.bytes if whole else None
+    size = (data.bytes or None) if whole else None
     rows = _batches(data, count, batch, device)
     return bound(denoiser, objective, rows, count, derive(seed, _STREAM), draws=draws, text_bytes=size)
 

@@ -19,11 +19,11 @@ __all__ = [
 ]
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError
-from unmask.ranges import Count, Seed, check_numbers, real
+from unmask.ranges import Count, Natural, Seed, check_numbers, real
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 Parameterization = Literal["subs", "zero-masking", "d3pm", "sedd", "ar"]
@@ -36,6 +36,10 @@ class Scale:
     data: DataSettings
     model: ModelChoice
     train: TrainSettings
+    rates: dict[Parameterization, float]
+    """The learning rate of each objective, chosen by `mdlm-rates` (at the published scale, by the authors)."""
+    tried: tuple[float, ...]
+    """The learning rates that `mdlm-rates` tries for each objective, on a quarter of the steps."""
     others: tuple[str, ...]
     """Texts for the zero-shot perplexity."""
     draws: Count
@@ -52,18 +56,20 @@ class Scale:
     """Tokens of a text."""
 
 
-_SMALL_MODEL = ModelChoice(size="micro", dropout=0.0)
 _SMALL_TRAIN = TrainSettings(
-    steps=2000, batch=64, lr=2e-3, ema=0.999, patience=0, eval_every=500, sample_every=0, threads=1, dtype="float32"
+    steps=2000, batch=32, ema=0.999, patience=0, eval_every=500, sample_every=0, keep=1, threads=1
 )
+_EQUAL: dict[Parameterization, float] = dict.fromkeys(get_args(Parameterization), 3e-4)
 SCALES: dict[str, Scale] = {
     "small": Scale(
-        data=DataSettings("sotu", length=64, vocab_size=2048),
-        model=_SMALL_MODEL,
+        data=DataSettings("sotu", length=64, vocab_size=1024),
+        model=ModelChoice(size="nano", dropout=0.0),
         train=_SMALL_TRAIN,
+        rates=dict.fromkeys(_EQUAL, 2e-3),
+        tried=(1e-3, 2e-3, 4e-3, 8e-3),
         others=("austen", "shakespeare", "wordnet"),
         draws=4,
-        limit=512,
+        limit=1536,
         grids=(10, 20, 50, 100, 200, 500, 1000),
         passes=(4, 8, 16, 32, 64),
         texts=64,
@@ -72,7 +78,9 @@ SCALES: dict[str, Scale] = {
     "fast": Scale(
         data=DataSettings("shakespeare", length=32, vocab_size=512),
         model=ModelChoice(size="nano", width=64, blocks=2, heads=2, dropout=0.0),
-        train=replace(_SMALL_TRAIN, steps=60, batch=32, eval_every=60, ema=0.9),
+        train=replace(_SMALL_TRAIN, steps=60, eval_every=60, ema=0.9),
+        rates=dict.fromkeys(_EQUAL, 2e-3),
+        tried=(1e-3, 4e-3),
         others=("austen",),
         draws=1,
         limit=64,
@@ -84,9 +92,9 @@ SCALES: dict[str, Scale] = {
     "published": Scale(
         data=DataSettings("hf:Skylion007/openwebtext", length=1024, valid_share=0.0125),
         model=ModelChoice(size="small"),
-        train=TrainSettings(
-            steps=1_000_000, batch=512, lr=3e-4, warmup=2500, shape="constant", patience=0, dtype="bfloat16"
-        ),
+        train=TrainSettings(steps=1_000_000, batch=512, warmup=2500, shape="constant", patience=0, dtype="bfloat16"),
+        rates=_EQUAL,
+        tried=(1e-4, 3e-4, 1e-3),
         others=("hf:EleutherAI/lambada_openai", "hf:Salesforce/wikitext", "hf:fancyzhx/ag_news"),
         draws=1,
         limit=None,
@@ -147,6 +155,8 @@ class Bounded:
     """A text of which all is measured; None for the held-out part of the text of the training."""
     grid: Count | None = None
     """Steps of the reverse process; None for the model's own objective."""
+    skip: Natural = 0
+    """Rows at the beginning that are not measured: those of the held-out part that validations of the training had."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -165,6 +175,7 @@ class Spread:
     schedule: str
     draws: Count
     limit: Count | None
+    skip: Natural = 0
 
     @property
     def needs(self) -> tuple[str, ...]:

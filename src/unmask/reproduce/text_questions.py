@@ -12,6 +12,7 @@ __all__ = [
     "generation",
     "names",
     "plan_of",
+    "rates",
     "schedules",
     "steps",
     "time",
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unmask.errors import ConfigError, did_you_mean
+from unmask.reproduce.plan import plain
 from unmask.reproduce.text import (
     Bounded,
     Claim,
@@ -40,8 +42,10 @@ Planned = tuple[list[TextCell], list[Claim]]
 
 def _fit(options: TextOptions, label: str, seed: int, model: ModelChoice, train: TrainSettings) -> Fit:
     numbers = options.numbers
-    run = TextRun(numbers.data, model, replace(train, seed=seed))
-    return Fit(f"{label}-seed-{seed}", label, seed, run)
+    objective = model.parameterization
+    train = replace(train, seed=seed, lr=train.lr or numbers.rates[objective])
+    run = TextRun(numbers.data, model, train)
+    return Fit(f"{plain(label)}-seed-{seed}", label, seed, run)
 
 
 def _trained(
@@ -64,22 +68,38 @@ def _bounded(
 ) -> Bounded:
     numbers = options.numbers
     name = "-".join(part for part in ("bound", fit.name, source or "", f"T-{grid}" if grid else "") if part)
-    return Bounded(name, label or fit.label, fit.seed, fit.name, numbers.draws, numbers.limit, source, grid)
+    skip = 0 if source else numbers.train.eval_draws  # validations choose a checkpoint by these rows
+    return Bounded(name, label or fit.label, fit.seed, fit.name, numbers.draws, numbers.limit, source, grid, skip)
+
+
+def rates(options: TextOptions) -> Planned:
+    """The learning rate of each objective: the same rates for each, on a quarter of the steps and other seeds."""
+    numbers, cells = options.numbers, list[TextCell]()
+    assert numbers.train.steps is not None
+    for label, name in _COMPARED.items():
+        for rate in numbers.tried:
+            train = replace(numbers.train, steps=numbers.train.steps // 4, lr=rate)
+            model = replace(numbers.model, parameterization=name)
+            cells.append(_fit(options, f"{label} at {rate:g}", _TUNING_SEED, model, train))
+    return cells, []
 
 
 def baselines(options: TextOptions) -> Planned:
     """Perplexity of AR, MDLM, SEDD and D3PM: the same network, text and tokens.
 
-    MDLM, Tables 1 and 2: AR is best, MDLM is the best of the diffusions, and SEDD is not worse than D3PM.
+    MDLM, Tables 1 and 2: AR is best, MDLM is the best of the diffusions, and SEDD is not worse than D3PM. The network of
+    SEDD reads the time and has parameters for it; MDLM with time is the same network.
     """
     cells: list[TextCell] = []
     for seed in options.seeds:
         fits = [_trained(options, label, seed, name) for label, name in _COMPARED.items()]
+        fits.append(_trained(options, "MDLM with time", seed, timed=True))
         cells += [*fits, *(_bounded(options, fit) for fit in fits)]
-    order = [Claim(f"{low} < {high}", low, high) for low, high in (("AR", "MDLM"), ("MDLM", "SEDD"), ("SEDD", "D3PM"))]
-    return cells, order
+    pairs = (("AR", "MDLM"), ("MDLM", "SEDD"), ("MDLM with time", "SEDD"), ("SEDD", "D3PM"))
+    return cells, [Claim(f"{low} < {high}", low, high) for low, high in pairs]
 
 
+_TUNING_SEED = 1000
 _COMPARED: dict[str, Parameterization] = {"AR": "ar", "MDLM": "subs", "SEDD": "sedd", "D3PM": "d3pm"}
 
 
@@ -108,7 +128,8 @@ def schedules(options: TextOptions) -> Planned:
     cells.append(fit)
     for schedule in ("linear", "cosine", "cosine-squared", "geometric", "polynomial"):
         name = f"spread-{schedule}-{fit.name}"
-        cells.append(Spread(name, schedule, fit.seed, fit.name, schedule, max(8, numbers.draws), numbers.limit))
+        draws, skip = max(8, numbers.draws), numbers.train.eval_draws
+        cells.append(Spread(name, schedule, fit.seed, fit.name, schedule, draws, numbers.limit, skip))
     return cells, []
 
 
@@ -126,7 +147,7 @@ def time(options: TextOptions) -> Planned:
     """A network that is told the time is no better than one that is not (MDLM, Table 12)."""
     cells: list[TextCell] = []
     for seed in options.seeds:
-        fits = [_trained(options, "MDLM", seed), _trained(options, "MDLM-with-time", seed, timed=True)]
+        fits = [_trained(options, "MDLM", seed), _trained(options, "MDLM with time", seed, timed=True)]
         cells += [*fits, *(_bounded(options, fit) for fit in fits)]
     return cells, []
 
@@ -147,11 +168,12 @@ def estimators(options: TextOptions) -> Planned:
     cells: list[TextCell] = []
     for seed in options.seeds:
         for estimator in ("uniform", "stratified", "count", "bernoulli"):
-            label = "MDLM" if estimator == "count" else f"MDLM-{estimator}"
+            label = "MDLM" if estimator == "count" else f"MDLM {estimator}"
             train = replace(options.numbers.train, estimator=estimator)
             fit = _fit(options, label, seed, options.numbers.model, train)
             cells += [fit, _bounded(options, fit)]
-    return cells, []
+    names = ("MDLM uniform", "MDLM stratified", "MDLM bernoulli")
+    return cells, [Claim(f"MDLM (count) < {name}", "MDLM", name) for name in names]
 
 
 def generation(options: TextOptions) -> Planned:
@@ -174,7 +196,7 @@ def generation(options: TextOptions) -> Planned:
 
 QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {
     f"mdlm-{question.__name__.replace('_', '-')}": question
-    for question in (ablation, baselines, estimators, generation, schedules, steps, time, zero_shot)
+    for question in (rates, baselines, ablation, schedules, steps, time, generation, zero_shot, estimators)
 }
 """Each question by the name that `unmask reproduce` takes."""
 EVERY = "mdlm"

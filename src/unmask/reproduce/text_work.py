@@ -155,7 +155,7 @@ def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
     if cell.grid is not None:
         model.objective = objective_of("subs", model.process, steps=cell.grid)
     corpus = _corpus(model, cell.source)
-    part = corpus.valid if cell.source is None else corpus.train
+    part = corpus.valid.after(cell.skip) if cell.source is None else corpus.train
     bound = model.bound_packed(part, limit=cell.limit, draws=cell.draws, seed=_SEED)
     return {"bound": bound.to_dict(), "fingerprint": corpus.fingerprint}
 
@@ -172,7 +172,7 @@ def _spread(cell: Spread, runs: Path) -> dict[str, Any]:
 
     model = _model(runs, cell.training)
     process = replace(model.process, schedule=make_schedule(cell.schedule))
-    part: Packed = _corpus(model).valid
+    part: Packed = _corpus(model).valid.after(cell.skip)
     count = min(len(part), cell.limit or len(part))
     rows = Rows(*map(torch.from_numpy, part.batch(range(count)))).part(slice(None), model.device)
     objective, index, nats = Masked(process, "uniform"), torch.arange(count), list[torch.Tensor]()
