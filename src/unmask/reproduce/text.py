@@ -127,27 +127,30 @@ class TextOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """A training, in the folder runs/NAME."""
+class TextCell:
+    """A unit of work about text; other modules have classes of cells too. Cells of other seeds have the same label."""
 
     name: str
     label: str
     seed: int
-    run: TextRun
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Nothing."""
+        """The names of the cells that have to be done before it."""
         return ()
 
 
 @dataclass(frozen=True, slots=True)
-class Bounded:
+class Fit(TextCell):
+    """A training, in the folder runs/NAME."""
+
+    run: TextRun
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded(TextCell):
     """The bound of a trained model on a text: that of its training, held out, or another."""
 
-    name: str
-    label: str
-    seed: int
     training: str
     draws: Count
     limit: Count | None
@@ -165,12 +168,9 @@ class Bounded:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Spread(TextCell):
     """The variance of one draw of the bound of a sequence under a schedule, and its mean (MDLM, Table 9)."""
 
-    name: str
-    label: str
-    seed: int
     training: str
     schedule: str
     draws: Count
@@ -184,12 +184,9 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
-class Wrote:
+class Wrote(TextCell):
     """Texts that a trained model writes, judged by the 3-gram model of its training text and by an AR model."""
 
-    name: str
-    label: str
-    seed: int
     training: str
     policy: str
     temperature: Annotated[float, real(0)]
@@ -202,9 +199,6 @@ class Wrote:
     def needs(self) -> tuple[str, ...]:
         """Both trainings."""
         return tuple(dict.fromkeys([self.training, self.judge]))
-
-
-TextCell = Fit | Bounded | Spread | Wrote
 
 
 @dataclass(frozen=True, slots=True)

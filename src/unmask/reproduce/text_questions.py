@@ -9,7 +9,6 @@ __all__ = [
     "ablation",
     "baselines",
     "estimators",
-    "generation",
     "names",
     "plan_of",
     "rates",
@@ -23,84 +22,45 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unmask.errors import ConfigError, did_you_mean
-from unmask.reproduce.plan import plain
+from unmask.reproduce.generation import generation
 from unmask.reproduce.text import (
-    Bounded,
     Claim,
-    Fit,
-    Parameterization,
     Spread,
     TextCell,
     TextOptions,
     TextQuestion,
-    Wrote,
 )
-from unmask.train.settings import ModelChoice, TextRun, TrainSettings
-
-Planned = tuple[list[TextCell], list[Claim]]
-
-
-def _fit(options: TextOptions, label: str, seed: int, model: ModelChoice, train: TrainSettings) -> Fit:
-    numbers = options.numbers
-    objective = model.parameterization
-    train = replace(train, seed=seed, lr=train.lr or numbers.rates[objective])
-    run = TextRun(numbers.data, model, train)
-    return Fit(f"{plain(label)}-seed-{seed}", label, seed, run)
-
-
-def _trained(
-    options: TextOptions,
-    label: str,
-    seed: int,
-    parameterization: Parameterization = "subs",
-    *,
-    timed: bool = False,
-    grid: int | None = None,
-) -> Fit:
-    """A label and what differs from MDLM -> the training; equal trainings of several questions have equal names."""
-    numbers = options.numbers
-    model = replace(numbers.model, parameterization=parameterization, time_conditioned=timed)
-    return _fit(options, label, seed, model, replace(numbers.train, grid=grid))
-
-
-def _bounded(
-    options: TextOptions, fit: Fit, label: str = "", source: str | None = None, grid: int | None = None
-) -> Bounded:
-    numbers = options.numbers
-    name = "-".join(part for part in ("bound", fit.name, source or "", f"T-{grid}" if grid else "") if part)
-    skip = 0 if source else numbers.train.eval_draws  # validations choose a checkpoint by these rows
-    return Bounded(name, label or fit.label, fit.seed, fit.name, numbers.draws, numbers.limit, source, grid, skip)
+from unmask.reproduce.trainings import COMPARED, Planned, bounded, trained, training_of
 
 
 def rates(options: TextOptions) -> Planned:
     """The learning rate of each objective: the same rates for each, on a quarter of the steps and other seeds."""
     numbers, cells = options.numbers, list[TextCell]()
     assert numbers.train.steps is not None
-    for label, name in _COMPARED.items():
+    for label, name in COMPARED.items():
         for rate in numbers.tried:
             train = replace(numbers.train, steps=numbers.train.steps // 4, lr=rate)
             model = replace(numbers.model, parameterization=name)
-            cells.append(_fit(options, f"{label} at {rate:g}", _TUNING_SEED, model, train))
+            cells.append(training_of(options, f"{label} at {rate:g}", _TUNING_SEED, model, train))
     return cells, []
 
 
 def baselines(options: TextOptions) -> Planned:
     """Perplexity of AR, MDLM, SEDD and D3PM: the same network, text and tokens.
 
-    MDLM, Tables 1 and 2: AR is best, MDLM is the best of the diffusions, and SEDD is not worse than D3PM. The network of
-    SEDD reads the time and has parameters for it; MDLM with time is the same network.
+    MDLM, Tables 1 and 2: AR is best, MDLM is the best of the diffusions, and SEDD is not worse than D3PM. The network
+    of SEDD reads the time and has parameters for it; MDLM with time is the same network.
     """
     cells: list[TextCell] = []
     for seed in options.seeds:
-        fits = [_trained(options, label, seed, name) for label, name in _COMPARED.items()]
-        fits.append(_trained(options, "MDLM with time", seed, timed=True))
-        cells += [*fits, *(_bounded(options, fit) for fit in fits)]
+        fits = [trained(options, label, seed, name) for label, name in COMPARED.items()]
+        fits.append(trained(options, "MDLM with time", seed, timed=True))
+        cells += [*fits, *(bounded(options, fit) for fit in fits)]
     pairs = (("AR", "MDLM"), ("MDLM", "SEDD"), ("MDLM with time", "SEDD"), ("SEDD", "D3PM"))
     return cells, [Claim(f"{low} < {high}", low, high) for low, high in pairs]
 
 
 _TUNING_SEED = 1000
-_COMPARED: dict[str, Parameterization] = {"AR": "ar", "MDLM": "subs", "SEDD": "sedd", "D3PM": "d3pm"}
 
 
 def ablation(options: TextOptions) -> Planned:
@@ -111,12 +71,12 @@ def ablation(options: TextOptions) -> Planned:
     cells: list[TextCell] = []
     for seed in options.seeds:
         fits = [
-            _trained(options, "MDLM", seed),
-            _trained(options, "discrete-time", seed, grid=1000),
-            _trained(options, "no-carry-over", seed, "zero-masking"),
-            _trained(options, "D3PM", seed, "d3pm"),
+            trained(options, "MDLM", seed),
+            trained(options, "discrete-time", seed, grid=1000),
+            trained(options, "no-carry-over", seed, "zero-masking"),
+            trained(options, "D3PM", seed, "d3pm"),
         ]
-        cells += [*fits, *(_bounded(options, fit) for fit in fits)]
+        cells += [*fits, *(bounded(options, fit) for fit in fits)]
     pairs = (("MDLM", "discrete-time"), ("discrete-time", "no-carry-over"))
     return cells, [Claim(f"{low} < {high}", low, high) for low, high in pairs]
 
@@ -124,7 +84,7 @@ def ablation(options: TextOptions) -> Planned:
 def schedules(options: TextOptions) -> Planned:
     """The bound does not depend on the noise schedule, and its variance does (MDLM, Table 9). Trains no more."""
     numbers, cells = options.numbers, list[TextCell]()
-    fit = _trained(options, "MDLM", options.seeds[0])
+    fit = trained(options, "MDLM", options.seeds[0])
     cells.append(fit)
     for schedule in ("linear", "cosine", "cosine-squared", "geometric", "polynomial"):
         name = f"spread-{schedule}-{fit.name}"
@@ -137,9 +97,9 @@ def steps(options: TextOptions) -> Planned:
     """The bound falls as the reverse process gets more steps T (MDLM, Table 11). Trains no more."""
     cells: list[TextCell] = []
     for seed in options.seeds:
-        fit = _trained(options, "MDLM", seed)
-        grids = [_bounded(options, fit, f"T = {grid}", grid=grid) for grid in options.numbers.grids]
-        cells += [fit, *grids, _bounded(options, fit, "continuous time")]
+        fit = trained(options, "MDLM", seed)
+        grids = [bounded(options, fit, f"T = {grid}", grid=grid) for grid in options.numbers.grids]
+        cells += [fit, *grids, bounded(options, fit, "continuous time")]
     return cells, [Claim("continuous time < T = 10", "continuous time", "T = 10")]
 
 
@@ -147,8 +107,8 @@ def time(options: TextOptions) -> Planned:
     """A network that is told the time is no better than one that is not (MDLM, Table 12)."""
     cells: list[TextCell] = []
     for seed in options.seeds:
-        fits = [_trained(options, "MDLM", seed), _trained(options, "MDLM with time", seed, timed=True)]
-        cells += [*fits, *(_bounded(options, fit) for fit in fits)]
+        fits = [trained(options, "MDLM", seed), trained(options, "MDLM with time", seed, timed=True)]
+        cells += [*fits, *(bounded(options, fit) for fit in fits)]
     return cells, []
 
 
@@ -156,10 +116,10 @@ def zero_shot(options: TextOptions) -> Planned:
     """Perplexity on texts of other kinds than that of the training (MDLM, Table 3)."""
     cells: list[TextCell] = []
     for seed in options.seeds:
-        for label, name in _COMPARED.items():
-            fit = _trained(options, label, seed, name)
+        for label, name in COMPARED.items():
+            fit = trained(options, label, seed, name)
             others = options.numbers.others
-            cells += [fit, *(_bounded(options, fit, f"{label} on {text}", text) for text in others)]
+            cells += [fit, *(bounded(options, fit, f"{label} on {text}", text) for text in others)]
     return cells, []
 
 
@@ -170,28 +130,10 @@ def estimators(options: TextOptions) -> Planned:
         for estimator in ("uniform", "stratified", "count", "bernoulli"):
             label = "MDLM" if estimator == "count" else f"MDLM {estimator}"
             train = replace(options.numbers.train, estimator=estimator)
-            fit = _fit(options, label, seed, options.numbers.model, train)
-            cells += [fit, _bounded(options, fit)]
+            fit = training_of(options, label, seed, options.numbers.model, train)
+            cells += [fit, bounded(options, fit)]
     names = ("MDLM uniform", "MDLM stratified", "MDLM bernoulli")
     return cells, [Claim(f"MDLM (count) < {name}", "MDLM", name) for name in names]
-
-
-def generation(options: TextOptions) -> Planned:
-    """Generative perplexity against time, with the entropy beside it: MDLM, SEDD and AR (MDLM, Figure 2)."""
-    numbers, cells = options.numbers, list[TextCell]()
-    for seed in options.seeds:
-        judge, mdlm, sedd = (_trained(options, label, seed, _COMPARED[label]) for label in ("AR", "MDLM", "SEDD"))
-        cells += [judge, mdlm, sedd]
-        settings = [(mdlm, f"ancestral:steps={count}") for count in numbers.passes]
-        settings += [(mdlm, "ancestral"), (mdlm, "confidence"), (judge, "left-to-right")]
-        settings += [(sedd, f"reverse:steps={count}") for count in numbers.passes]
-        for temperature in (1.0, 0.8):
-            for fit, policy in settings:
-                label = f"{fit.label} {policy} at {temperature:g}"
-                name = f"wrote-{label.replace(' ', '-').replace(':', '-').replace('=', '-')}-seed-{seed}"
-                size, length = numbers.texts, numbers.written
-                cells.append(Wrote(name, label, seed, fit.name, policy, temperature, size, length, judge.name))
-    return cells, []
 
 
 QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {

@@ -1,6 +1,6 @@
 """Results about masked diffusion on text -> report.md, table.csv and a picture for each question."""
 
-__all__ = ["write_text_report"]
+__all__ = ["by_label", "write_text_report"]
 
 import csv
 import io

@@ -88,6 +88,8 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
             return _spread(cell, runs)
         case Wrote():
             return _write(cell, runs)
+        case _:
+            raise TypeError(f"There is no work for cells such as {cell}.")
 
 
 class _FitLog(Listener[Any, "Bound"]):
@@ -200,10 +202,10 @@ def _write(cell: Wrote, runs: Path) -> dict[str, Any]:
     train = [row[:last].tolist() for row, last in zip(corpus.train.ids, corpus.train.last, strict=True)]
     trigram = Trigram(train, model.tokenizer.vocab_size)
     dictionary = frozenset(word for row in train for word in words_of(model.tokenizer.decode(row)))
-    began, wall = time.process_time(), time.perf_counter()
+    began, start = time.process_time(), time.perf_counter()
     options: dict[str, Any] = {"length": cell.length, "policy": cell.policy, "temperature": cell.temperature}
     rows = run_to_end(model.stream([""] * cell.texts, seed=_SEED, stop_at_eos=False, **options))
-    spent, elapsed = time.process_time() - began, time.perf_counter() - wall
+    spent, elapsed = time.process_time() - began, time.perf_counter() - start
     texts = [Text((), row.tokens, model.tokenizer.decode(row.tokens)) for row in rows]
     real = [row[:last].tolist() for row, last in zip(corpus.valid.ids, corpus.valid.last, strict=True)][: cell.texts]
     held_out = [Text((), row[: cell.length], model.tokenizer.decode(row[: cell.length])) for row in real]
@@ -217,6 +219,6 @@ def _write(cell: Wrote, runs: Path) -> dict[str, Any]:
         "held_out": {by.name: measured(held_out, by) for by in (trigram, judge)},
         "passes": sum(row.passes for row in rows) / len(rows),
         "seconds": spent,
-        "wall": elapsed,
+        "elapsed": elapsed,
         "samples": [text.string for text in texts[:3]],
     }
