@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 EXTRAS := .venv-extras/.installed
+# Files of tests run side by side, in at most four processes of one thread each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
@@ -24,10 +26,10 @@ demo: $(STAMP) ## Show the main job on the bundled model, offline
 	@$(BIN)/unmask demo
 
 test: $(STAMP) ## Run all tests but the commands of the docs
-	@$(BIN)/python -m pytest -m "not fences"
+	@$(PYTEST) -m "not fences"
 
 fast: $(STAMP) ## Run the tests without the slow ones
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 # The packages of .venv are seen from .venv-extras, which then has the libraries of the extras alone.
 $(EXTRAS): $(STAMP)

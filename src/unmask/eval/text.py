@@ -26,6 +26,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from unmask.errors import RequestError
@@ -69,29 +70,78 @@ class Trigram:
 
     def __init__(self, rows: Iterable[Sequence[int]], size: int) -> None:
         self.size = size
-        self.after: dict[tuple[int, ...], Counter[int]] = {}
-        for row in rows:
-            for at, token in enumerate(row):
-                for order in range(min(at, 2) + 1):
-                    self.after.setdefault(tuple(row[at - order : at]), Counter())[token] += 1
-        self.total = {history: seen.total() for history, seen in self.after.items()}
+        row, start = _joined(rows)
+        grams = (np.unique(_codes(row, start, order, size), return_counts=True) for order in range(3))
+        self.orders = [_Counts.of(codes, counts, size) for codes, counts in grams]
 
     def probability(self, token: int, history: Sequence[int]) -> float:
         """P(token | the last two of `history`)."""
-        past = tuple(history[-2:])
-        shorter = self.probability(token, past[1:]) if past else 1 / self.size
-        seen = self.after.get(past)
-        if seen is None:
-            return shorter
-        return (seen[token] + len(seen) * shorter) / (self.total[past] + len(seen))
+        return float(self.probabilities([*history[-2:], token])[-1])
+
+    def probabilities(self, row: Sequence[int]) -> np.ndarray:
+        """Tokens of a row, (L,) -> P of each after the two before it, (L,) float64."""
+        ids = np.asarray(row, np.int64)
+        start = np.zeros(len(ids), np.int64)
+        p = np.full(len(ids), 1 / self.size)
+        for order, counts in enumerate(self.orders):
+            p[order:] = counts.mixed(_codes(ids, start, order, self.size), p[order:], self.size)
+        return p
 
     def nats(self, texts: Sequence[Text]) -> tuple[list[float], list[int]]:
         """See `Judge`; prompts are read and not counted."""
-        nats: list[float] = []
-        for text in texts:
-            row, first = [*text.prompt, *text.tokens], len(text.prompt)
-            nats.append(-sum(math.log(self.probability(row[at], row[:at][-2:])) for at in range(first, len(row))))
-        return nats, [len(text.tokens) for text in texts]
+        rows = [self.probabilities([*text.prompt, *text.tokens])[len(text.prompt) :] for text in texts]
+        return [-float(np.log(row).sum()) for row in rows], [len(text.tokens) for text in texts]
+
+
+class _Counts(NamedTuple):
+    """n-grams of one order by their code, sorted, with their counts; and the same of their histories."""
+
+    grams: np.ndarray
+    counts: np.ndarray
+    histories: np.ndarray
+    totals: np.ndarray
+    """c(h), the sum of the counts of the n-grams after a history."""
+    different: np.ndarray
+    """n(h)."""
+
+    @classmethod
+    def of(cls, grams: np.ndarray, counts: np.ndarray, size: int) -> "_Counts":
+        histories, first, different = np.unique(grams // size, return_index=True, return_counts=True)
+        totals = np.add.reduceat(counts, first) if len(first) else counts
+        return cls(grams, counts, histories, totals, different)
+
+    def mixed(self, grams: np.ndarray, shorter: np.ndarray, size: int) -> np.ndarray:
+        """Codes of n-grams and the probabilities of their last tokens without the first -> with it; see `Trigram`."""
+        at, there = _position(self.histories, grams // size)
+        where, seen = _position(self.grams, grams)
+        if not there.any():
+            return shorter
+        count = np.where(seen, self.counts[where], 0)
+        total, different = self.totals[at], self.different[at]
+        return np.where(there, (count + different * shorter) / (total + different), shorter)
+
+
+def _position(table: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A sorted table and values -> the index of each in it, and whether it is there."""
+    at = np.searchsorted(table, values).clip(max=max(len(table) - 1, 0))
+    return at, (table[at] == values if len(table) else np.zeros(len(values), bool))
+
+
+def _joined(rows: Iterable[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows -> all of their tokens, (N,), and the position where the row of each begins, (N,)."""
+    arrays = [np.asarray(row, np.int64) for row in rows]
+    lengths = np.array([len(row) for row in arrays], np.int64)
+    return np.concatenate([np.empty(0, np.int64), *arrays]), np.repeat(lengths.cumsum() - lengths, lengths)
+
+
+def _codes(row: np.ndarray, start: np.ndarray, order: int, size: int) -> np.ndarray:
+    """Tokens, the starts of their rows, and `order` tokens before each -> the code of each n-gram within its row."""
+    at = np.arange(order, len(row))
+    at = at[at - order >= start[order:]]
+    code = np.zeros(len(at), np.int64)
+    for before in range(order, -1, -1):
+        code = code * size + row[at - before]
+    return code
 
 
 @dataclass(frozen=True, slots=True)
