@@ -66,6 +66,26 @@ def mean_bound(objective: Objective, model: TableDenoiser, x: Tensor, count: int
     return nats.mean(-1), nats.std(-1) / math.sqrt(count)
 
 
+# ---- masked language modelling -------------------------------------------------------------------------------------
+
+
+def test_a_masked_language_model_is_trained_at_one_noise_level_and_reported_by_the_bound() -> None:
+    """The loss is the mean cost over subsets of one size times the number of tokens; that is not -log p."""
+    objective = objective_of("mlm", PROCESS)
+    ids = X.repeat_interleave(2000, 0)
+    rows = Rows(ids, torch.ones_like(ids, dtype=torch.bool), None)
+    draw = objective.draw(0, 0, torch.arange(len(ids)), len(ids), rows.maskable)
+    assert bool((draw[0].sum(-1) == 1).all())  # 15 % of few tokens, rounded up
+    loss = objective.loss(EXACT, rows, draw).nats.double().view(len(X), -1)
+    hidden = [torch.where(torch.arange(L) == at, V, X) for at in range(L)]
+    costs = [-EXACT.hidden(hidden[at])[torch.arange(len(X)), at, X[:, at]] for at in range(L)]
+    expected, error = torch.stack(costs).sum(0), loss.std(-1) / loss.shape[1] ** 0.5
+    assert bool(((loss.mean(-1) - expected).abs() < 4 * error + 1e-6).all())
+    assert float((expected - TRUTH).abs().max()) > 0.5
+    bound, error = mean_bound(objective, EXACT, X)
+    assert bool(((bound - TRUTH).abs() < 4 * error + 1e-3).all())
+
+
 # ---- score entropy -------------------------------------------------------------------------------------------------
 
 

@@ -50,9 +50,10 @@ class DiTSettings:
     """Width of the time embedding, for modulation by time."""
     shift: bool = False
     """Whether the hidden state at position i predicts token i + 1: in an autoregressive model (`causal_block` 1)."""
-    parameterization: Literal["subs", "zero-masking", "d3pm", "sedd"] = "subs"
-    """What the logits are. subs: of the clean token, and visible tokens are copied (MDLM). zero-masking: without the
-    copy. d3pm: MASK has a probability too. sedd: logarithms of scores, which have no sum (`objective.baselines`)."""
+    parameterization: Literal["subs", "mlm", "zero-masking", "d3pm", "sedd"] = "subs"
+    """What the logits are. subs: of the clean token, and visible tokens are copied (MDLM). mlm: the same, trained with
+    a fixed share of MASK (BERT). zero-masking: without the copy. d3pm: MASK has a probability too. sedd: logarithms of
+    scores, which have no sum (`objective.baselines`)."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")

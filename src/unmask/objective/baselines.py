@@ -1,10 +1,10 @@
-"""The objectives that MDLM is compared with, on the same network: autoregressive, D3PM, and SEDD's score entropy.
+"""The objectives that MDLM is compared with, on the same network: autoregressive, BERT's, D3PM, SEDD's score entropy.
 
 A network says by its setting `parameterization` what its logits are; `objective_of` chooses the objective that goes
 with it. All bounds are in nats and have no epsilon: times lie in (0, 1], and alpha(1) = 0.
 """
 
-__all__ = ["GRID", "Autoregressive", "DiscreteTime", "objective_of", "parameterization", "score_entropy"]
+__all__ = ["GRID", "Autoregressive", "DiscreteTime", "MaskedLM", "objective_of", "parameterization", "score_entropy"]
 
 import math
 from collections.abc import Generator
@@ -19,7 +19,16 @@ from torch import Tensor
 from unmask.denoiser import Denoiser
 from unmask.noise import generator, uniform
 from unmask.objective.base import Draw, Loss, Objective, Rows, Turn, head_values
-from unmask.objective.masked import Estimator, Masked, cross_entropy, nelbo, spread, stratified, summed_cost
+from unmask.objective.masked import (
+    Estimator,
+    Masked,
+    cross_entropy,
+    hide_by_count,
+    nelbo,
+    spread,
+    stratified,
+    summed_cost,
+)
 from unmask.process import MaskedDiffusion
 
 GRID = 1000
@@ -40,6 +49,8 @@ def objective_of(
     match name:
         case "ar":
             return Autoregressive(process.mask_id)
+        case "mlm":
+            return MaskedLM(process)
         case "sedd":
             return Masked(process, estimator, score_entropy)
         case "subs" if steps is None:
@@ -49,7 +60,7 @@ def objective_of(
 
 
 def parameterization(network: Any) -> str:
-    """A network, or its settings -> what its logits are: "ar", "subs", "zero-masking", "d3pm" or "sedd"."""
+    """A network, or its settings -> what its logits are: "ar", "subs", "mlm", "zero-masking", "d3pm", "sedd"."""
     shifted = getattr(network, "shifted", False) or getattr(network, "shift", False)
     if shifted and getattr(network, "causal_block", 0) == 1:
         return "ar"
@@ -85,6 +96,36 @@ class Autoregressive:
     def bound(self, model: Denoiser, rows: Rows, turn: Turn) -> Loss:
         """The value itself."""
         return self.loss(model, rows, ())
+
+
+# ---- masked language modelling ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedLM:
+    """Masked language modelling (BERT, arXiv:1810.04805): a fixed share of the tokens of a row is hidden.
+
+    The loss is the mean of -log p over the hidden tokens, which is no bound: it is that of MDLM at one noise level,
+    without its weight. Reported is MDLM's bound. BERT shows a fifth of the hidden tokens as themselves or as random
+    ones; here all of them are MASK.
+    """
+
+    process: MaskedDiffusion
+    share: float = 0.15
+
+    def draw(self, seed: int, step: int, rows: Tensor, total: int, maskable: Tensor) -> Draw:
+        """As `Masked`: what to hide (B, L), the weight n / l that makes a sum over l of n tokens a mean, the time."""
+        u = torch.rand((total, maskable.shape[1]), generator=generator(seed, _STREAM, step))[rows]
+        hide, weight = hide_by_count(torch.full((len(u),), self.share), u, maskable)
+        return hide, weight, (1 / weight).clamp(max=1)
+
+    def loss(self, model: Denoiser, rows: Rows, draw: Draw) -> Loss:
+        """The mean cost of the hidden tokens times the number of tokens."""
+        return Masked(self.process).loss(model, rows, draw)
+
+    def bound(self, model: Denoiser, rows: Rows, turn: Turn) -> Loss:
+        """As that of `Masked`."""
+        return Masked(self.process).bound(model, rows, turn)
 
 
 # ---- SEDD ------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from unmask.errors import ConfigError
 from unmask.ranges import Count, Natural, Seed, check_numbers, real
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
-Parameterization = Literal["subs", "zero-masking", "d3pm", "sedd", "ar"]
+Parameterization = Literal["subs", "mlm", "zero-masking", "d3pm", "sedd", "ar"]
 
 
 @dataclass(frozen=True, slots=True)

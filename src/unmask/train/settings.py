@@ -55,9 +55,10 @@ class ModelChoice:
     """Learned absolute positions beside the rotary ones: for canvases of a fixed form, such as a grid."""
     time_conditioned: bool = False
     """Give the network the time through adaLN, as in MDLM's Table 12; off is simpler and no worse there."""
-    parameterization: Literal["subs", "zero-masking", "d3pm", "sedd", "ar"] = "subs"
-    """What it predicts, and so by what it is trained: subs is MDLM, ar an autoregressive model, sedd and d3pm are other
-    diffusions, zero-masking lies between d3pm and subs (MDLM, Table 8)."""
+    parameterization: Literal["subs", "mlm", "zero-masking", "d3pm", "sedd", "ar"] = "subs"
+    """What it predicts, and so by what it is trained: subs is MDLM, ar an autoregressive model, mlm hides a fixed 15 %
+    of the tokens (BERT), sedd and d3pm are other diffusions, zero-masking lies between d3pm and subs (MDLM, Table
+    8)."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")
