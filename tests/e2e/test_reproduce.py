@@ -23,8 +23,8 @@ from unmask.reproduce.results import Record, Results, read, write
 
 SRC = Path(__file__).parents[2] / "src"
 NO_OTHERS = ("--calibrated", "none", "--others", "none")
-QUICK = ("policies-full", "--quick", "--seeds", "0", *NO_OTHERS, "--workers", "2", "--json")
-OPTIONS = QuestionOptions(calibrated=(), others=(), seeds=(0,), quick=True)
+QUICK = ("policies-full", "--fast", "--seeds", "0", *NO_OTHERS, "--workers", "2", "--json")
+OPTIONS = QuestionOptions(calibrated=(), others=(), seeds=(0,), fast=True)
 TRAINING = "full-automaton_eos-seed-0"
 
 
@@ -235,7 +235,7 @@ def test_medians_over_seeds_and_denoisers_are_those_of_the_rows(tmp_path: Path) 
 
 def test_every_question_has_a_plan_whose_cells_can_be_done_in_order() -> None:
     for name in names():
-        for options in (QuestionOptions(), OPTIONS, QuestionOptions(quick=True)):
+        for options in (QuestionOptions(), OPTIONS, QuestionOptions(fast=True)):
             before: set[str] = set()
             for each in plan_of(name, options).cells:
                 assert set(needs(each)) <= before, (name, each.name)

@@ -112,7 +112,7 @@ def test_a_claim_is_held_or_refuted_where_the_interval_leaves_out_0(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", [*QUESTIONS, EVERY])
-@pytest.mark.parametrize("scale", ["small", "fast", "published"])
+@pytest.mark.parametrize("scale", ["full", "fast", "published"])
 def test_plans_are_in_the_order_of_work_and_are_read_back(name: str, scale: Any) -> None:
     plan = plan_of(name, TextOptions(scale))
     before: set[str] = set()

@@ -7,7 +7,7 @@ import pytest
 from unmask.cli.main import main
 
 CASES = [
-    ("", "reproduce lacks the name of a question; give one of policies-ablations, policies-alpha, policies-blocks, "),
+    ("", "reproduce lacks the name of a question; give one of mdlm, mdlm-rates, mdlm-baselines, "),
     ("policies-ful", "There is no question named 'policies-ful'; did you mean 'policies-full'?"),
     ("policies-full --denoisers automaton_oes", "There is no checkpoint at 'automaton_oes'; "),
     ("policies-full --denoisers", "There is nothing to train: give at least one of --denoisers and one of --seeds."),
@@ -20,7 +20,12 @@ CASES = [
     ("policies-full --out a,b", "The folder 'a,b' has ',' in it, which means something in a policy's name; choose "),
     ("policies-full --blocks full half", "'half' is no block size; give full, a number such as 8, or a share such as "),
     ("policies-transfer --twice nowhere", "There is no checkpoint at 'nowhere'; "),
-    ("policies-full --quik", "reproduce has no option '--quik'; did you mean '--quick'?"),
+    ("mdlm --fast --published", "reproduce takes one of --fast, --full and --published."),
+    ("mdlm --rounds 3", "--rounds does not go with mdlm, which trains no policies."),
+    ("mdlm-baselins", "There is no question named 'mdlm-baselins'; did you mean 'mdlm-baselines'?"),
+    ("policies-full --published", "--published does not go with questions about policies; "),
+    ("list --workers 2", "--workers does not go with --list, which runs nothing."),
+    ("policies-full --fsat", "reproduce has no option '--fsat'; did you mean '--fast'?"),
 ]
 
 

@@ -5,21 +5,24 @@ __all__ = ["ReproduceArguments", "run"]
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from unmask.cli.common import OutputOptions, keeping, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.config import to_path
-from unmask.errors import ConfigError
-from unmask.output import note, show, show_text
+from unmask.errors import ConfigError, did_you_mean
+from unmask.output import markdown_table, note, show, show_text
 from unmask.ranges import Threads
 from unmask.reproduce import questions, text_questions
 from unmask.reproduce.plan import Plan, QuestionOptions
 from unmask.reproduce.text import TextOptions
 
-_OF_POLICIES = {field.name for field in fields(QuestionOptions)} - {"seeds"}
+if TYPE_CHECKING:
+    from unmask.reproduce.results import Record
+
+_OF_POLICIES = {field.name for field in fields(QuestionOptions)} - {"seeds", "fast"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +30,19 @@ class ReproduceArguments(QuestionOptions):
     """Answer a question of the two papers: train, measure on fresh data, and write tables and a plot.
 
     The folder holds the cells of all questions, each made once, and for each question a folder with report.md,
-    table.csv and a picture, written again after each cell. Repeat the command to continue after a stop or a failure.
-    Null results are printed like the others. --scale is for the questions mdlm-...; the other options but --seeds are
-    for policies-....
+    index.html, table.csv, results.json and pictures, written again after each cell. Repeat the command to continue
+    after a stop or a failure. Null results are printed like the others. --published is for the questions mdlm-...; the
+    options about denoisers, blocks, rounds and test problems are for policies-....
     """
 
     name: Positional[str] = ""
-    """The question; `--list` prints the questions, and with a name its cells and their states."""
+    """The question, or `list`, which prints the tables and figures of the papers and what of them has been run."""
     list: bool = False
-    """Print the questions, or the cells of the named question, and end."""
-    scale: Literal["small", "fast", "published"] = "small"
-    """Sizes of the experiments of mdlm-...: for two cores, for a look at whether all works, or those of the paper."""
+    """Print the questions, or the cells of the named question and their states, and end."""
+    full: bool = False
+    """The size that fits two cores, with three seeds; this is what is run without --fast and --published."""
+    published: bool = False
+    """The size of the paper, for GPUs."""
     out: str = "runs/reproduce"
     """The folder to write."""
     workers: Threads | None = None
@@ -49,7 +54,9 @@ def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; runs the cells that are missing. 1: a cell failed; 128 + a signal."""
     args = parse(ReproduceArguments, argv, "reproduce")
     typed = typed_options(ReproduceArguments, argv, "reproduce")
-    if args.list:
+    if sum([args.fast, args.full, args.published]) > 1:
+        raise ConfigError("reproduce takes one of --fast, --full and --published.")
+    if args.list or args.name == "list":
         refuse(typed & {"workers"}, "--list, which runs nothing.")
     if not args.name:
         if args.list:
@@ -59,6 +66,8 @@ def run(argv: Sequence[str]) -> int:
         print_json({"questions": _names()}) if args.output.json else show(*table(_names()))
         return 0
     folder = to_path(args.out)
+    if args.name == "list":
+        return _papers(args, typed, folder)
     plan = _plan(args, typed, folder)
     if args.list:
         return _list(plan, folder, args.output.json)
@@ -68,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
 
     workers = args.workers or os.cpu_count() or 1
     note(f"{plan.name}: {plan.about}")
-    note(f"{len(plan.cells)} cells, {workers} processes of one thread each, in {folder}")
+    note(f"{len(plan.cells)} cells, {workers} processes of one thread each, in {folder}; {_time(plan, folder)}")
     again = shlex.join(["unmask", "reproduce", *argv])
     with keeping(lambda: f"the cells that are done are kept in {folder}; go on with: {again}"):
         results = reproduce(plan, folder, workers=workers, note=note, again=again)
@@ -78,8 +87,7 @@ def run(argv: Sequence[str]) -> int:
         print_json({"folder": str(reports), "cells": states})
     else:
         show_text((reports / "report.md").read_text(encoding="utf-8"))
-    picture = ", frontier.png" if (reports / "frontier.png").exists() else ""
-    note(f"written to {reports}: report.md, table.csv{picture}")
+    note(f"written to {reports}: {', '.join(sorted(path.name for path in reports.iterdir()))}")
     ended = {record.state for record in results.records.values()}
     if results.exit_code and ended & {"stopped", "not run"}:
         note(f"Stopped. Go on with: {again}")
@@ -94,23 +102,77 @@ def _names() -> dict[str, str]:
 
 def _plan(args: ReproduceArguments, typed: set[str], folder: Path) -> Plan:
     """Arguments, and the names of those that were typed -> the plan of the question."""
+    if args.name not in _names():
+        raise ConfigError(f"There is no question named '{args.name}'; {did_you_mean(args.name, _names())}")
+    if args.fast and "seeds" not in typed:
+        args = replace(args, seeds=args.seeds[:1])
     if args.name in text_questions.names():
         refuse(typed & _OF_POLICIES, f"{args.name}, which trains no policies.")
-        return text_questions.plan_of(args.name, TextOptions(args.scale, args.seeds))
-    refuse(typed & {"scale"}, "questions about policies; it is for those about masked diffusion, mdlm-....")
+        scale = "fast" if args.fast else "published" if args.published else "full"
+        return text_questions.plan_of(args.name, TextOptions(scale, args.seeds))
+    refuse(typed & {"published"}, "questions about policies; it is for those about masked diffusion, mdlm-....")
     plan = questions.plan_of(args.name, args)
     questions.check(plan, folder)
     return plan
 
 
+def _records(plan: Plan, folder: Path) -> "dict[str, Record]":
+    """A plan and a folder -> the records of its cells."""
+    from unmask.reproduce.plan import Blocked
+    from unmask.reproduce.results import Record, read
+
+    return {c.name: Record("blocked", c.reason) if isinstance(c, Blocked) else read(folder, c) for c in plan.cells}
+
+
+def _time(plan: Plan, folder: Path) -> str:
+    """A plan and a folder -> the processor hours that it took and that it will take, in words."""
+    from unmask.reproduce.publish import hours
+
+    spent, left = hours(plan, _records(plan, folder))
+    rest = "it is not known yet how long the rest takes" if left is None else f"{left:.1f} h are left"
+    return f"{spent:.1f} processor hours spent, {rest}"
+
+
+def _papers(args: ReproduceArguments, typed: set[str], folder: Path) -> int:
+    """Print for each table and figure of the papers its question, what is done of it, and the time -> exit code."""
+    from unmask.reproduce.papers import PLACES
+    from unmask.reproduce.publish import hours
+
+    facts: list[dict[str, Any]] = []
+    for place in PLACES:
+        plan = _plan(replace(args, name=place.question), typed, folder)
+        try:
+            records = _records(plan, folder)
+        except ConfigError:  # a cell of another request; the folder has it, and this request would be refused
+            facts.append({**place._asdict(), "done": "made with other settings", "spent": None, "left": None})
+            continue
+        done = sum(record.state == "done" for record in records.values())
+        state = f"{done} of {len(records)} cells"
+        spent, left = hours(plan, records)
+        facts.append({**place._asdict(), "done": state, "spent": 60 * spent, "left": left and 60 * left})
+    if args.output.json:
+        print_json({"places": facts})
+        return 0
+    for paper in dict.fromkeys(place.paper for place in PLACES):
+        rows = [
+            [f["item"], f["subject"], f["question"], f["done"], *(_minutes(f[name]) for name in ("spent", "left"))]
+            for f in facts
+            if f["paper"] == paper
+        ]
+        show(paper, "", *markdown_table(_HEAD, rows), "")
+    return 0
+
+
+_HEAD = ("place", "subject", "unmask reproduce ...", "done", "minutes spent", "minutes left")
+
+
+def _minutes(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.0f}"
+
+
 def _list(plan: Plan, folder: Path, as_json: bool) -> int:
     """Print the state of each cell -> exit code 0."""
-    from unmask.reproduce.plan import Blocked
-    from unmask.reproduce.results import read
-
-    states: dict[str, Any] = {}
-    for cell in plan.cells:
-        state = f"not run: {cell.reason}" if isinstance(cell, Blocked) else read(folder, cell).state
-        states[cell.name] = state
+    records = _records(plan, folder)
+    states = {name: f"not run: {r.reason}" if r.state == "blocked" else r.state for name, r in records.items()}
     print_json({"question": plan.name, "cells": states}) if as_json else show(*table(states))
     return 0

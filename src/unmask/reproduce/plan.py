@@ -68,8 +68,9 @@ class QuestionOptions:
     """Number of test problems."""
     test_seed: Seed = 7001
     """Seed of the test problems; problems that a claim rests on must not be used to choose anything."""
-    quick: bool = False
-    """Make everything small, to see that it works; the figures mean nothing."""
+    fast: bool = False
+    """Make everything small, to see that it works; the figures mean nothing. `unmask reproduce`
+    takes one seed then, unless --seeds is given."""
 
     def __post_init__(self) -> None:
         for name in ("calibrated", "others"):
@@ -227,9 +228,9 @@ ALPHAS = _finer(_DIAL, 4)
 them. Those above 30 belong to the end of the dial, where the cut falls (`policies.learned.policy.TRAINED_DIAL`)."""
 COARSE = ALPHAS[::2]
 """Every other alpha, for questions with many measurements."""
-_QUICK_ALPHAS = (0.0, 1.0, 30.0)
-_QUICK_POLICIES = ("threshold:threshold=0.9", "confidence", "prefix:threshold=0.9", "left-to-right:steps=12")
-_QUICK_COUNT = 16
+_FAST_ALPHAS = (0.0, 1.0, 30.0)
+_FAST_POLICIES = ("threshold:threshold=0.9", "confidence", "prefix:threshold=0.9", "left-to-right:steps=12")
+_FAST_COUNT = 16
 _OTHERS = ("sudoku", "arithmetic", "countdown")
 
 
@@ -276,8 +277,8 @@ def trained(
     if options.rounds is not None:
         learn = replace(learn, rounds=options.rounds)
     name = f"{plain(label)}-{plain(Path(checkpoint).name)}-seed-{seed}"
-    if options.quick:
-        alphas = learn.alphas if len(learn.alphas) == 1 else _QUICK_ALPHAS
+    if options.fast:
+        alphas = learn.alphas if len(learn.alphas) == 1 else _FAST_ALPHAS
         small = {"warm": min(learn.warm, 2), "prompts": 4, "group": 4, "scored": 8, "pool": 32, "valid_prompts": 4}
         small |= {"calibrated": 4}
         learn = replace(learn, rounds=options.rounds or 2, alphas=alphas, valid_every=1, save_every=1, **small)
@@ -286,13 +287,13 @@ def trained(
 
 def heuristics(options: QuestionOptions, checkpoint: str, task: str, block: int | None = None) -> Heuristics:
     """A denoiser and a task -> the cell that measures all heuristics there, also in blocks of `block` positions."""
-    count = min(options.count, _QUICK_COUNT) if options.quick else options.count
+    count = min(options.count, _FAST_COUNT) if options.fast else options.count
     arena = Arena(checkpoint, task, count, options.test_seed)
-    blocks = ("full", "1/4") if options.quick else options.blocks
+    blocks = ("full", "1/4") if options.fast else options.blocks
     included = block is None or (task in AUTOMATON.tests and "1/4" in blocks)  # a quarter of 24 positions is 6
     added = () if included else (str(block),)
     name = f"heuristics-{arena.name}" + (f"-{block}" if added else "")
-    return Heuristics(name, arena, _QUICK_POLICIES if options.quick else (), (*blocks, *added))
+    return Heuristics(name, arena, _FAST_POLICIES if options.fast else (), (*blocks, *added))
 
 
 def measured(
@@ -307,7 +308,7 @@ def measured(
 ) -> Measured:
     """Trainings of one seed and the heuristics of an arena -> the cell that measures the policies in this arena."""
     name = f"{plain(label)}-on-{against.arena.name}-seed-{seed}"
-    alphas = _QUICK_ALPHAS if options.quick else alphas
+    alphas = _FAST_ALPHAS if options.fast else alphas
     names = tuple(training.name for training in trainings)
     return Measured(name, against.arena, label, seed, names, alphas, block_size, against.name)
 

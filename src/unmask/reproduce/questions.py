@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from unmask.disk.folders import resolve
-from unmask.errors import ConfigError, did_you_mean
+from unmask.errors import ConfigError
 from unmask.hf.names import locate
 from unmask.model.zoo.read import read_model
 from unmask.policies.learned.settings import PolicySettings
@@ -88,7 +88,7 @@ def alpha(options: QuestionOptions) -> list[Cell]:
     arXiv:2512.09106, sections 3.3 and 6, where each alpha has its own network and the passes vary between seeds. Four
     separate networks give four points, so the conditioned network is also measured at these four alphas alone.
     """
-    alphas = _SEPARATE[:2] if options.quick else _SEPARATE
+    alphas = _SEPARATE[:2] if options.fast else _SEPARATE
     unpriced = PolicySettings(priced=False)
     cells: list[Cell] = []
     for checkpoint in options.denoisers:
@@ -133,7 +133,7 @@ def seconds(options: QuestionOptions) -> list[Cell]:
 
     Batches of 1, 32 and 128. Each of these cells runs alone, in one thread, after all other cells; the first seed only.
     """
-    seed, rounds = options.seeds[0], 1 if options.quick else 3
+    seed, rounds = options.seeds[0], 1 if options.fast else 3
     before: list[Cell] = []
     timed: list[Cell] = []
     for checkpoint, setup in setups(options):
@@ -203,9 +203,7 @@ def names() -> dict[str, str]:
 
 
 def plan_of(name: str, options: QuestionOptions) -> Question:
-    """The name of a question and options -> its plan. Raises ConfigError for an unknown name."""
-    if name not in QUESTIONS:
-        raise ConfigError(f"There is no question named '{name}'; {did_you_mean(name, QUESTIONS)}")
+    """A name of `QUESTIONS` and options -> its plan. Raises ConfigError for two tasks of one denoiser."""
     unique: dict[str, Cell] = {}
     for cell in QUESTIONS[name](options):
         if unique.setdefault(cell.name, cell) != cell:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from unmask.batch import ceil_div
-from unmask.disk.files import atomic_text
 from unmask.eval.frontier import POSITION_FREE, POSITION_FREE_ANY, REFERENCES, Compared, grouped
 from unmask.output import markdown_table
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.reproduce.plan import Arena, Measured, Plan, Question, Timed, Training
+from unmask.reproduce.publish import write_files
 from unmask.reproduce.results import GROUPS, Comparison, Results, outcomes_of, shown
 from unmask.solve.pareto import envelope_at, pareto
 from unmask.solve.sweep import Outcome
@@ -46,7 +46,7 @@ _TIMED = (
 _TIMED_GROUPS = (POSITION_FREE, POSITION_FREE_ANY, REFERENCES)
 _MARKS = "osv^D*XP"
 _REWARDS = "Rewards can be compared only between trainings with the same reward and alphas."
-_QUICK = "**A quick run: two rounds of training and a handful of problems. Its figures mean nothing.**"
+_FAST = "**A fast run: two rounds of training and a handful of problems. Its figures mean nothing.**"
 
 
 def report_folder(plan: Plan, folder: Path) -> Path:
@@ -65,7 +65,7 @@ def write_report(results: Results, folder: Path) -> None:
         results.drawn = len(comparisons)
     over = [_over_seeds(comparisons, plan.options.denoisers, mixed=mixed) for mixed in (False, True)]
     parts = [
-        [f"# {plan.name}", "", plan.about, *(["", _QUICK] if plan.options.quick else [])],
+        [f"# {plan.name}", "", plan.about, *(["", _FAST] if plan.options.fast else [])],
         [_test_sets(results, plan)],
         ["![accuracy against passes](frontier.png)"] if results.drawn else [],
         ["## Policies against heuristics", "", _HOW, "", *_comparison_table(results, measures)],
@@ -76,8 +76,8 @@ def write_report(results: Results, folder: Path) -> None:
         ["## Seconds", "", *_timings(results)] if any(isinstance(cell, Timed) for cell in plan.cells) else [],
         ["## Cells", "", *markdown_table(["cell", "state"], ([cell.name, results.state(cell)] for cell in plan.cells))],
     ]
-    atomic_text(path / "report.md", "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n")
-    atomic_text(path / "table.csv", _csv(results, measures))
+    text = "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+    write_files(plan, results.records, path, text, _csv(results, measures))
 
 
 def _test_sets(results: Results, plan: Question) -> str:
@@ -306,8 +306,8 @@ def _draw_question(results: Results, plan: Question, comparisons: Sequence[Compa
             handles.setdefault(label, handle)
     for panel in panels[len(arenas) :]:
         panel.set_visible(False)
-    quick = " (quick: means nothing)" if plan.options.quick else ""
-    figure.suptitle(f"{plan.name}{quick}: thin lines are seeds")
+    fast = " (fast: means nothing)" if plan.options.fast else ""
+    figure.suptitle(f"{plan.name}{fast}: thin lines are seeds")
     figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
     save_figure(path, figure)
 

@@ -59,6 +59,8 @@ class Record:
     reason: str = ""
     seconds: float = 0.0
     result: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of the libraries that made it."""
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -88,12 +90,12 @@ def read(folder: Path, cell: Cell) -> Record:
         return Record()
     if facts.cell != to_dict(cell):
         raise ConfigError(
-            f"{_path(folder, cell.name)} was made with other settings (rounds, prompts, --quick or a newer recipe); "
+            f"{_path(folder, cell.name)} was made with other settings (rounds, prompts, --fast or a newer recipe); "
             "choose another folder with --out."
         )
     if facts.state == "done":  # what the reports read is there
         fact_of(asdict(facts), ["result"], _RESULTS[cell_type(cell)], _path(folder, cell.name), DataError, _ADVICE)
-    return Record(facts.state, facts.reason, facts.seconds, facts.result)
+    return Record(facts.state, facts.reason, facts.seconds, facts.result, facts.versions)
 
 
 def read_cell(folder: Path, name: str) -> Cell:
@@ -190,6 +192,7 @@ class _Facts:
     reason: str
     seconds: float
     result: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict[str, str])
 
 
 _ADVICE = "delete it to have the cell made again"

@@ -1,6 +1,6 @@
 """The cells of questions about masked diffusion on text (MDLM, arXiv:2406.07524), and the scales of experiments.
 
-A scale has all numbers of the trainings and measurements: `small` fits two cores, `fast` shows in half an hour that all
+A scale has all numbers of the trainings and measurements: `full` fits two cores, `fast` shows in half an hour that all
 of it works, `published` has the numbers of the paper, for GPUs. Nothing else differs. Imports no torch.
 """
 
@@ -56,15 +56,13 @@ class Scale:
     """Tokens of a text."""
 
 
-_SMALL_TRAIN = TrainSettings(
-    steps=2000, batch=32, ema=0.999, patience=0, eval_every=500, sample_every=0, keep=1, threads=1
-)
+_TRAIN = TrainSettings(steps=2000, batch=32, ema=0.999, patience=0, eval_every=500, sample_every=0, keep=1, threads=1)
 _EQUAL: dict[Parameterization, float] = dict.fromkeys(get_args(Parameterization), 3e-4)
 SCALES: dict[str, Scale] = {
-    "small": Scale(
+    "full": Scale(
         data=DataSettings("sotu", length=64, vocab_size=1024),
         model=ModelChoice(size="nano", dropout=0.0),
-        train=_SMALL_TRAIN,
+        train=_TRAIN,
         rates=dict.fromkeys(_EQUAL, 2e-3),
         tried=(1e-3, 2e-3, 4e-3, 8e-3),
         others=("austen", "shakespeare", "wordnet"),
@@ -78,7 +76,7 @@ SCALES: dict[str, Scale] = {
     "fast": Scale(
         data=DataSettings("shakespeare", length=32, vocab_size=512),
         model=ModelChoice(size="nano", width=64, blocks=2, heads=2, dropout=0.0),
-        train=replace(_SMALL_TRAIN, steps=60, eval_every=60, ema=0.9),
+        train=replace(_TRAIN, steps=60, eval_every=60, ema=0.9),
         rates=dict.fromkeys(_EQUAL, 2e-3),
         tried=(1e-3, 4e-3),
         others=("austen",),
@@ -110,7 +108,7 @@ SCALES: dict[str, Scale] = {
 class TextOptions:
     """What `unmask reproduce` can be asked for about masked diffusion on text."""
 
-    scale: Literal["small", "fast", "published"] = "small"
+    scale: Literal["full", "fast", "published"] = "full"
     """The numbers: for two cores, for a look at whether all works, or those of the paper."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds of the trainings."""

@@ -21,7 +21,6 @@ __all__ = [
 from collections.abc import Callable
 from dataclasses import replace
 
-from unmask.errors import ConfigError, did_you_mean
 from unmask.reproduce.generation import generation
 from unmask.reproduce.text import (
     Claim,
@@ -152,13 +151,11 @@ def names() -> dict[str, str]:
 
 
 def plan_of(name: str, options: TextOptions) -> TextQuestion:
-    """The name of a question, or `EVERY`, and options -> its plan. Raises ConfigError for an unknown name."""
+    """A name of `QUESTIONS`, or `EVERY`, and options -> its plan."""
     if name == EVERY:
         parts = [plan_of(each, options) for each in QUESTIONS]
         unique = {cell.name: cell for part in parts for cell in part.cells}
         return TextQuestion(EVERY, names()[EVERY], tuple(unique.values()), (), options, tuple(parts))
-    if name not in QUESTIONS:
-        raise ConfigError(f"There is no question named '{name}'; {did_you_mean(name, QUESTIONS)}")
     cells, claims = QUESTIONS[name](options)
     unique = {cell.name: cell for cell in cells}
     return TextQuestion(name, names()[name], tuple(unique.values()), tuple(claims), options)

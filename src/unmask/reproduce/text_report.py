@@ -1,4 +1,4 @@
-"""Results about masked diffusion on text -> report.md, table.csv and a picture for each question."""
+"""Results about masked diffusion on text -> the report of each question, with its claims and a picture."""
 
 __all__ = ["by_label", "write_text_report"]
 
@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
-from unmask.disk.files import atomic_text
 from unmask.output import markdown_table
 from unmask.plots import can_draw, new_figure, save_figure
+from unmask.reproduce.publish import write_files
 from unmask.reproduce.results import Record
 from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextQuestion, Wrote
 
@@ -35,28 +35,37 @@ judge is that of held-out texts. Seconds are of the processor, one thread, for a
 def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Path) -> None:
     """Write the report of a question, and of the parts of a question that has parts; every cell is in it."""
     path = folder / plan.name
-    if plan.parts:
-        for part in plan.parts:
-            write_text_report(part, records, folder)
-        for name in ("report.md", "table.csv"):
-            texts = [(folder / part.name / name).read_text(encoding="utf-8") for part in plan.parts]
-            atomic_text(path / name, "\n".join(texts))
-        return
+    for part in plan.parts:
+        write_text_report(part, records, folder)
+    if can_draw() and _wrote(plan, records):
+        _draw(plan, records, path / "frontier.png")
+    text = "\n\n".join("\n".join(lines) for lines in _parts(plan, records) if lines) + "\n"
+    verdicts = [verdict.facts(claim) for claim, verdict in _judged(plan, records)]
+    write_files(plan, records, path, text, _csv(plan, records), verdicts)
+
+
+def _parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:
+    """A question -> the parts of its report, as lines; those of a question that has parts are its claims and states."""
     states = [[cell.name, records[cell.name].state, records[cell.name].reason] for cell in plan.cells]
-    parts = [
+    if plan.parts:
+        reports = [f"- [{part.name}](../{part.name}/report.md): {part.about}" for part in plan.parts]
+        return [[f"# {plan.name}", "", plan.about], reports, _claims(plan, records)]
+    return [
         [f"# {plan.name}", "", plan.about],
         [_FAST] if plan.options.scale == "fast" else [],
         _bounds(plan, records),
         _claims(plan, records),
         _spreads(plan, records),
+        ["![perplexity against entropy and seconds](frontier.png)"] if _wrote(plan, records) else [],
         _written(plan, records),
         _fits(plan, records),
         ["## Cells", "", *markdown_table(("cell", "state", "reason"), states)],
     ]
-    atomic_text(path / "report.md", "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n")
-    atomic_text(path / "table.csv", _csv(plan, records))
-    if can_draw() and any(isinstance(cell, Wrote) and records[cell.name].state == "done" for cell in plan.cells):
-        _draw(plan, records, path / "frontier.png")
+
+
+def _wrote(plan: TextQuestion, records: dict[str, Record]) -> bool:
+    """Whether there are texts to draw."""
+    return any(isinstance(cell, Wrote) and records[cell.name].state == "done" for cell in plan.cells)
 
 
 def by_label(plan: TextQuestion, records: dict[str, Record], cls: type[Any]) -> dict[str, dict[int, dict[str, Any]]]:
@@ -91,26 +100,55 @@ def _bounds(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
 
 
 def _claims(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
-    results = by_label(plan, records, Bounded)
-    rows = [[claim.text, *verdict] for claim in plan.claims if (verdict := _verdict(claim, results))]
+    """The table of the claims, of all parts where there are some."""
+    rows = [[claim.text, verdict.difference, verdict.verdict] for claim, verdict in _judged(plan, records)]
     if not rows:
         return []
     return ["## Claims", "", _CLAIMS, "", *markdown_table(("claim", "difference [95 %]", "verdict"), rows)]
 
 
-def _verdict(claim: Claim, results: dict[str, dict[int, dict[str, Any]]]) -> tuple[str, str] | None:
-    """A claim -> the difference with its interval, and whether it is held; None where neither is measured."""
+class _Verdict(NamedTuple):
+    """A claim that was looked at: the difference of the bounds, and what follows."""
+
+    mean: float | None
+    half: float | None
+    """Half the width of the 95 % interval."""
+    seeds: int
+    verdict: str
+
+    @property
+    def difference(self) -> str:
+        """The mean with its interval."""
+        if self.mean is None:
+            return ""
+        span = f" [{self.mean - self.half:+.4f}, {self.mean + self.half:+.4f}]" if self.half is not None else ""
+        return f"{self.mean:+.4f}{span}"
+
+    def facts(self, claim: Claim) -> dict[str, Any]:
+        """The claim and the verdict as JSON values."""
+        return {"claim": claim.text} | self._asdict()
+
+
+def _judged(plan: TextQuestion, records: dict[str, Record]) -> list[tuple[Claim, _Verdict]]:
+    """A question -> its claims and those of its parts, each with its verdict."""
+    own = by_label(plan, records, Bounded)
+    judged = [(claim, _verdict(claim, own)) for claim in plan.claims]
+    return judged + [each for part in plan.parts for each in _judged(part, records)]
+
+
+def _verdict(claim: Claim, results: dict[str, dict[int, dict[str, Any]]]) -> _Verdict:
+    """A claim -> the difference with its interval, and whether it is held."""
     low, high = results.get(claim.lower, {}), results.get(claim.higher, {})
     seeds = sorted(low.keys() & high.keys())
     if not seeds:
-        return None
+        return _Verdict(None, None, 0, "not run")
     differences = [high[seed]["bound"]["nats_per_token"] - low[seed]["bound"]["nats_per_token"] for seed in seeds]
     if len(seeds) < 2:
-        return f"{differences[0]:+.4f}", "undecided: one seed"
+        return _Verdict(differences[0], None, 1, "undecided: one seed")
     half = _T_95[min(len(seeds) - 1, len(_T_95) - 1)] * stdev(differences) / math.sqrt(len(seeds))
     middle = mean(differences)
     verdict = "held" if middle > half else "refuted" if middle < -half else "undecided"
-    return f"{middle:+.4f} [{middle - half:+.4f}, {middle + half:+.4f}]", verdict
+    return _Verdict(middle, half, len(seeds), verdict)
 
 
 def _spreads(plan: TextQuestion, records: dict[str, Record]) -> list[str]:

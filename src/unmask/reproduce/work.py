@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmask.config import library_versions
 from unmask.errors import ConfigError, DataError, RequestError, UnmaskError
 from unmask.output import show
 from unmask.reproduce.plan import DEVICE, DTYPE, Arena, Cell, Heuristics, Measured, Timed, Training
@@ -47,7 +48,7 @@ def main(folder: str, name: str) -> int:
         traceback.print_exc()
         write(path, cell, Record("failed", f"{type(error).__name__}: {error}", spent()))
         return 1
-    write(path, cell, Record("done", "", spent(), result))
+    write(path, cell, Record("done", "", spent(), result, library_versions()))
     return 0
 
 
