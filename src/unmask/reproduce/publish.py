@@ -12,7 +12,7 @@ from typing import Any
 
 from unmask.config import library_versions, to_dict
 from unmask.disk.files import atomic_text
-from unmask.reproduce.plan import Cell, Plan, cell_type
+from unmask.reproduce.plan import Blocked, Cell, Plan, cell_type
 from unmask.reproduce.results import Record
 from unmask.reproduce.text import Fit
 
@@ -54,7 +54,8 @@ def write_files(
 
 def _facts(cell: Cell, record: Record) -> dict[str, Any]:
     """A cell and its record -> JSON values; the scores of every problem stay in the file of the cell."""
-    facts = {"type": cell_type(cell), "cell": to_dict(cell), **to_dict(record)}
+    name = "blocked" if isinstance(cell, Blocked) else cell_type(cell)
+    facts = {"type": name, "cell": to_dict(cell), **to_dict(record)}
     return facts | {"result": {"file": f"../cells/{cell.name}.json"}} if "outcomes" in record.result else facts
 
 
