@@ -42,6 +42,7 @@ from pathlib import Path
 from unmask.errors import ConfigError
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 from unmask.ranges import Count, Seed, check_numbers
+from unmask.reproduce.dna import DNA_CELLS
 from unmask.reproduce.text import Bounded, Fit, Spread, TextCell, TextQuestion, Wrote
 from unmask.rl.settings import LearnRun, LearnSettings
 
@@ -178,6 +179,7 @@ CELLS: dict[str, type[Cell]] = {
     "bounded": Bounded,
     "spread": Spread,
     "wrote": Wrote,
+    **DNA_CELLS,
 }
 
 

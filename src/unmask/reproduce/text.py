@@ -158,6 +158,8 @@ class Bounded(TextCell):
     """Steps of the reverse process; None for the model's own objective."""
     skip: Natural = 0
     """Rows at the beginning that are not measured: those of the held-out part that validations of the training had."""
+    both_strands: bool = False
+    """Whether the prediction is averaged over both strands of DNA."""
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ __all__ = [
     "estimators",
     "names",
     "plan_of",
-    "rates",
     "schedules",
     "steps",
     "time",
@@ -21,6 +20,7 @@ __all__ = [
 from collections.abc import Callable
 from dataclasses import replace
 
+from unmask.reproduce.dna_questions import dna, dna_rates
 from unmask.reproduce.generation import generation
 from unmask.reproduce.text import (
     Claim,
@@ -29,19 +29,7 @@ from unmask.reproduce.text import (
     TextOptions,
     TextQuestion,
 )
-from unmask.reproduce.trainings import COMPARED, Planned, bounded, trained, training_of
-
-
-def rates(options: TextOptions) -> Planned:
-    """The learning rate of each objective: the same rates for each, on a quarter of the steps and other seeds."""
-    numbers, cells = options.numbers, list[TextCell]()
-    assert numbers.train.steps is not None
-    for label, name in COMPARED.items():
-        for rate in numbers.tried:
-            train = replace(numbers.train, steps=numbers.train.steps // 4, lr=rate)
-            model = replace(numbers.model, parameterization=name)
-            cells.append(training_of(options, f"{label} at {rate:g}", _TUNING_SEED, model, train))
-    return cells, []
+from unmask.reproduce.trainings import COMPARED, Planned, bounded, rates, trained, training_of
 
 
 def baselines(options: TextOptions) -> Planned:
@@ -57,9 +45,6 @@ def baselines(options: TextOptions) -> Planned:
         cells += [*fits, *(bounded(options, fit) for fit in fits)]
     pairs = (("AR", "MDLM"), ("MDLM", "SEDD"), ("MDLM with time", "SEDD"), ("SEDD", "D3PM"))
     return cells, [Claim(f"{low} < {high}", low, high) for low, high in pairs]
-
-
-_TUNING_SEED = 1000
 
 
 def ablation(options: TextOptions) -> Planned:
@@ -135,9 +120,9 @@ def estimators(options: TextOptions) -> Planned:
     return cells, [Claim(f"MDLM (count) < {name}", "MDLM", name) for name in names]
 
 
+_ORDER = (rates, baselines, ablation, schedules, steps, time, generation, zero_shot, estimators, dna_rates, dna)
 QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {
-    f"mdlm-{question.__name__.replace('_', '-')}": question
-    for question in (rates, baselines, ablation, schedules, steps, time, generation, zero_shot, estimators)
+    f"mdlm-{question.__name__.replace('_', '-')}": question for question in _ORDER
 }
 """Each question by the name that `unmask reproduce` takes."""
 EVERY = "mdlm"

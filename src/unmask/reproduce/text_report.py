@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from unmask.output import markdown_table
 from unmask.plots import can_draw, new_figure, save_figure
+from unmask.reproduce.dna import Composition, dna_section
 from unmask.reproduce.publish import write_files
 from unmask.reproduce.results import Record
 from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextQuestion, Wrote
@@ -58,6 +59,7 @@ def _parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:
         _spreads(plan, records),
         ["![perplexity against entropy and seconds](frontier.png)"] if _wrote(plan, records) else [],
         _written(plan, records),
+        dna_section(by_label(plan, records, Composition)),
         _fits(plan, records),
         ["## Cells", "", *markdown_table(("cell", "state", "reason"), states)],
     ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.errors import ConfigError
 from unmask.output import show
 from unmask.ranges import Count
+from unmask.reproduce.dna import DNA_RESULTS, Composition, compose
 from unmask.reproduce.plan import DEVICE, DTYPE
 from unmask.reproduce.text import Bounded, Fit, Spread, TextCell, Wrote
 from unmask.run.loop import Listener
@@ -70,7 +71,13 @@ class _Written:
     seconds: float
 
 
-TEXT_RESULTS: dict[str, type[Any]] = {"fit": _Fitted, "bounded": _Bounded, "spread": _Varied, "wrote": _Written}
+TEXT_RESULTS: dict[str, type[Any]] = {
+    "fit": _Fitted,
+    "bounded": _Bounded,
+    "spread": _Varied,
+    "wrote": _Written,
+    **DNA_RESULTS,
+}
 """What the reports read of the result of each class of cells, by the names of `plan.CELLS`."""
 
 
@@ -88,6 +95,9 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
             return _spread(cell, runs)
         case Wrote():
             return _write(cell, runs)
+        case Composition():
+            model = _model(runs, cell.training)
+            return compose(cell, model, _corpus(model))
         case _:
             raise TypeError(f"There is no work for cells such as {cell}.")
 
@@ -152,8 +162,11 @@ def _corpus(model: "Model", source: str | None = None) -> "Corpus":
 def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
     """The bound on a text: of the held-out part, or of another text."""
     from unmask.objective.baselines import objective_of
+    from unmask.objective.strands import BothStrands, complement_of
 
     model = _model(runs, cell.training)
+    if cell.both_strands:
+        model.denoiser = BothStrands(model.denoiser, complement_of(model.tokenizer))
     if cell.grid is not None:
         model.objective = objective_of("subs", model.process, steps=cell.grid)
     corpus = _corpus(model, cell.source)

@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-__all__ = ["COMPARED", "Planned", "bounded", "trained", "training_of"]
+__all__ = ["COMPARED", "Planned", "bounded", "rates", "trained", "training_of"]
 
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ Planned = tuple[list[TextCell], list[Claim]]
 """The cells of a question in the order of work, and the claims that they decide."""
 COMPARED: dict[str, Parameterization] = {"AR": "ar", "MDLM": "subs", "SEDD": "sedd", "D3PM": "d3pm"}
 """The objectives that are compared on one network, by label."""
+_TUNING_SEED = 1000
 
 
 def training_of(options: TextOptions, label: str, seed: int, model: ModelChoice, train: TrainSettings) -> Fit:
@@ -49,3 +50,15 @@ def bounded(
     name = "-".join(part for part in ("bound", fit.name, source or "", f"T-{grid}" if grid else "") if part)
     skip = 0 if source else numbers.train.eval_draws  # validations choose a checkpoint by these rows
     return Bounded(name, label or fit.label, fit.seed, fit.name, numbers.draws, numbers.limit, source, grid, skip)
+
+
+def rates(options: TextOptions, prefix: str = "") -> Planned:
+    """The learning rate of each objective: the same rates for each, on a quarter of the steps and other seeds."""
+    numbers, cells = options.numbers, list[TextCell]()
+    assert numbers.train.steps is not None
+    for label, name in COMPARED.items():
+        for rate in numbers.tried:
+            train = replace(numbers.train, steps=numbers.train.steps // 4, lr=rate)
+            model = replace(numbers.model, parameterization=name)
+            cells.append(training_of(options, f"{prefix}{label} at {rate:g}", _TUNING_SEED, model, train))
+    return cells, []

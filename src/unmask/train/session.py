@@ -37,6 +37,7 @@ from unmask.model.lora import add_low_rank, merged
 from unmask.objective.base import Objective
 from unmask.objective.baselines import objective_of, parameterization
 from unmask.objective.masked import Annealed, Masked
+from unmask.objective.strands import EitherStrand, complement_of
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import choose_dtype, fastest_threads, keep_all_memory, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
@@ -152,8 +153,7 @@ def plan_session(
     one of its checkpoints: `run` is then the result of `recorded_run`, perhaps with other steps or patience. `init` is
     a checkpoint to fine-tune, of which tokenizer and network are used. `note` gets sentences for the terminal. A budget
     of minutes counts from `began`, a value of `time.perf_counter`, by default now. The folder is held until the result
-    is closed; with `dry` there is none, the time of the run is added, and a large text is not encoded, but its size is
-    estimated from a part.
+    is closed; with `dry` there is none, the time of the run is added, and only a part of a large text is encoded.
 
     Raises ConfigError, DataError or CheckpointError for impossible requests.
     """
@@ -248,7 +248,9 @@ def run_objective(run: TextRun, corpus: Corpus, start: Any = None) -> Objective:
     name = run.model.parameterization if start is None else parameterization(start)
     process = MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(run.train.schedule))
     objective = objective_of(name, process, run.train.estimator, run.train.grid)
-    return Annealed(objective, run.adapt.anneal) if run.adapt.anneal and isinstance(objective, Masked) else objective
+    if run.adapt.anneal and isinstance(objective, Masked):
+        objective = Annealed(objective, run.adapt.anneal)
+    return EitherStrand(objective, complement_of(corpus.tokenizer)) if run.train.reverse_complement else objective
 
 
 def recorded_run(resume: str | Path) -> TextRun:

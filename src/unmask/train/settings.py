@@ -101,6 +101,8 @@ class TrainSettings:
     grid: Count | None = None
     """Steps of the reverse process, T in MDLM's Table 8; by default time is continuous, but for d3pm and zero-masking,
     where it is 1000."""
+    reverse_complement: bool = False
+    """DNA: read each row from the other strand with probability 1/2."""
     seed: Seed = 1
     """Seed of weights, order of the data, maskings and dropout."""
     eval_every: Count | None = None

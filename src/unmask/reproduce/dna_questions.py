@@ -1,0 +1,105 @@
+"""The questions about DNA (MDLM, Tables 6 and 7): options -> the cells that answer them, and their scales.
+
+Imports no torch.
+"""
+
+__all__ = ["dna", "dna_rates"]
+
+from dataclasses import dataclass, replace
+
+from unmask.data.settings import DataSettings
+from unmask.reproduce.dna import Composition
+from unmask.reproduce.plan import plain
+from unmask.reproduce.text import SCALES, Claim, Scale, TextCell, TextOptions
+from unmask.reproduce.trainings import COMPARED, Planned, bounded, rates, trained, training_of
+from unmask.train.settings import ModelChoice, TrainSettings
+
+_DNA_TRAIN = replace(SCALES["full"].train, steps=800, eval_every=200, ema=0.995)
+_FULL = replace(
+    SCALES["full"],
+    data=DataSettings("ecoli-k12", length=128, eos="none", valid_share=0.1),
+    model=ModelChoice(size="nano", dropout=0.0),
+    train=_DNA_TRAIN,
+    limit=2048,
+    passes=(64,),
+    texts=256,
+    written=128,
+)
+_DNA_SCALES: dict[str, Scale] = {
+    "full": _FULL,
+    "fast": replace(
+        _FULL,
+        data=replace(_FULL.data, length=64),
+        model=SCALES["fast"].model,
+        train=SCALES["fast"].train,
+        tried=SCALES["fast"].tried,
+        draws=1,
+        limit=64,
+        passes=(16,),
+        texts=16,
+        written=64,
+    ),
+    "published": replace(
+        _FULL,
+        data=DataSettings("hg38.fa.gz", tokenizer="dna", length=1024, eos="none", valid_share=0.05),
+        model=ModelChoice(size="nano", width=98, heads=7, dropout=0.0),
+        train=TrainSettings(steps=50_000, batch=1024, patience=0, dtype="bfloat16"),
+        rates=dict.fromkeys(COMPARED.values(), 6e-4),
+        tried=(6e-4, 2e-3, 8e-3),
+        limit=None,
+        passes=(128, 1024),
+        texts=256,
+        written=1024,
+    ),
+}
+"""Scales for DNA. A genome of few records is one text, cut by regions: its end is held out; the first held-out rows
+choose the checkpoint, and the rows after them are the test. hg38.fa.gz is a file to bring; whole chromosomes of it are
+held out, which is not the split of the paper."""
+
+
+@dataclass(frozen=True, slots=True)
+class _DnaOptions(TextOptions):
+    @property
+    def numbers(self) -> Scale:
+        """The scale for DNA."""
+        return _DNA_SCALES[self.scale]
+
+
+def dna_rates(options: TextOptions) -> Planned:
+    """The learning rate of each objective on DNA: as mdlm-rates."""
+    return rates(_DnaOptions(options.scale, options.seeds), "DNA ")
+
+
+def dna(options: TextOptions) -> Planned:
+    """Perplexity on DNA of AR, MDLM, SEDD and D3PM, k-mers of what they write, and probes (MDLM, Tables 6 and 7).
+
+    "DNA MDLM both" is trained on both strands of each row; its prediction is also averaged over both.
+    """
+    options, cells = _DnaOptions(options.scale, options.seeds), list[TextCell]()
+    numbers = options.numbers
+    skip, policies = numbers.train.eval_draws, {"AR": ["left-to-right"]}
+    policies |= {"MDLM": [f"ancestral:steps={count}" for count in numbers.passes]}
+    policies |= {"SEDD": [f"reverse:steps={count}" for count in numbers.passes]}
+    for seed in options.seeds:
+        for name, objective in COMPARED.items():
+            fit = trained(options, f"DNA {name}", seed, objective)
+            cells += [fit, bounded(options, fit)]
+            for policy in policies.get(name, []):
+                label = f"{fit.label} {policy}"
+                size, length = numbers.texts, numbers.written
+                cells.append(
+                    Composition(f"{plain(label)}-seed-{seed}", label, seed, fit.name, policy, size, length, skip)
+                )
+        cells += _both_strands(options, seed)
+    pairs = (("AR", "MDLM"), ("MDLM", "SEDD"), ("SEDD", "D3PM"), ("MDLM both", "MDLM"))
+    pairs += (("MDLM both, averaged", "MDLM both"),)
+    return cells, [Claim(f"DNA: {low} < {high}", f"DNA {low}", f"DNA {high}") for low, high in pairs]
+
+
+def _both_strands(options: TextOptions, seed: int) -> list[TextCell]:
+    """MDLM trained on both strands, measured on one and averaged over both."""
+    numbers = options.numbers
+    fit = training_of(options, "DNA MDLM both", seed, numbers.model, replace(numbers.train, reverse_complement=True))
+    bound = bounded(options, fit)
+    averaged = replace(bound, name=f"{bound.name}-averaged", label=f"{fit.label}, averaged", both_strands=True)
+    return [fit, bound, averaged]
