@@ -69,6 +69,8 @@ READERS = {
     "run/metrics.py": "opens what the reader decodes line by line",
     "solve/sweep.py": "opens what the reader decodes line by line",
     "hf/convert.py": "files of a wheel whose checksum was compared",
+    "hf/packages.py": "an archive whose checksum was compared",
+    "hf/texts.py": "files of a wheel or an archive whose checksum was compared",
     "hf/gguf.py": "a mapped file of tensors, with its own bounded header",
     "tasks/files.py": "bytes that are hashed, and that the reader decodes line by line",
     "tasks/registry.py": "bytes that are hashed",

@@ -2,10 +2,12 @@
 
 import argparse
 import gzip
+import io
 import json
 import struct
 import subprocess
 import sys
+import tarfile
 import types
 import zipfile
 from collections.abc import Callable
@@ -22,10 +24,11 @@ from unmask.cli.main import main
 from unmask.disk.files import file_sha256
 from unmask.errors import CheckpointError, DataError, RequestError, RunError
 from unmask.hf import names, packages
-from unmask.hf.convert import gsm8k_100, human_heavy_chains, smollm2, translated
+from unmask.hf.convert import smollm2
 from unmask.hf.gguf import Gguf, original_order
 from unmask.hf.names import cached, locate, remove
-from unmask.hf.packages import PACKAGES, fetch
+from unmask.hf.packages import PACKAGES, fetch, labelled_file
+from unmask.hf.texts import gsm8k_100, headline_sarcasm, human_heavy_chains, translated
 from unmask.model.zoo.read import FAMILIES
 from unmask.tasks.registry import make as make_task
 
@@ -447,3 +450,48 @@ def test_the_list_of_models(cache: Path, wheel: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(names, "find_spec", lambda name: True)  # the control
     assert names.models()["GSAI-ML/LLaDA-8B-Instruct"] == place
     assert all(repository in lines for family in FAMILIES.values() for repository in family.repositories)
+
+
+# ---- texts with labels -----------------------------------------------------------------------------------------------
+
+
+def test_headlines_with_their_labels(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Respond with 1 or 0"}
+    rows = [{"input": [system, {"role": "user", "content": f"area man {n}"}], "ideal": str(n % 2)} for n in range(4)]
+    with zipfile.ZipFile(tmp_path / "w.whl", "w") as opened:
+        opened.writestr("evals/registry/data/sarcasm/samples.jsonl", "\n".join(map(json.dumps, rows)))
+    with zipfile.ZipFile(tmp_path / "w.whl") as opened:
+        headline_sarcasm(opened, tmp_path / "out", tmp_path)
+    kept = [json.loads(line) for line in (tmp_path / "out" / "headlines.jsonl").read_text().splitlines()]
+    assert kept[:2] == [{"text": "area man 0", "label": "serious"}, {"text": "area man 1", "label": "sarcastic"}]
+
+
+def packed(members: dict[str, bytes]) -> bytes:
+    """Files by name -> a .tar.gz archive of them."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w:gz") as opened:
+        for name, content in members.items():
+            facts = tarfile.TarInfo(name)
+            facts.size = len(content)
+            opened.addfile(facts, io.BytesIO(content))
+    return target.getvalue()
+
+
+def test_a_source_archive_is_brought_by_hand(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pip would run its setup.py, so that nothing is downloaded; neutral sentences are left out."""
+    text = "1\t2.5\tA joy.\r\n2\t-1.5\tDull.\r\n3\t0.25\tA film.\r\n"
+    inner = packed({"hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt": text.encode()})
+    file = tmp_path / PACKAGES["vader-movies"].wheel
+    folder = "vaderSentiment-3.3.2/"
+    file.write_bytes(packed({f"{folder}additional_resources/hutto_ICWSM_2014.tar.gz": inner, f"{folder}setup.py": b""}))
+    monkeypatch.setitem(PACKAGES, "vader-movies", replace(PACKAGES["vader-movies"], sha256=file_sha256(file)))
+    monkeypatch.setattr(packages.subprocess, "run", None)
+    assert main(["fetch", "vader-movies"]) == 2
+    assert "bring vaderSentiment-3.3.2.tar.gz yourself" in capsys.readouterr().err
+    assert main(["fetch", "vader-movies", "--wheel", str(file)]) == 0
+    made = labelled_file("vader-movies")
+    assert made == cache / "texts" / "vader-movies" / "movies.jsonl"
+    rows = [json.loads(line) for line in made.read_text().splitlines()]
+    assert [(row["text"], row["label"]) for row in rows] == [("A joy.", "positive"), ("Dull.", "negative")]

@@ -1,6 +1,7 @@
-"""The linear probe: what it can separate, what it cannot, and that no fold sees another's rows; its features."""
+"""The linear probe and fine-tuning: what they can separate, what they cannot, and that no fold sees another's rows."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from unmask.api import Model
 from unmask.errors import RequestError
-from unmask.eval.probe import LogisticRegression, features, fold_indices, probe
+from unmask.eval.finetune import TuneSettings, finetune, finetune_fold
+from unmask.eval.probe import LogisticRegression, features, fold_indices, probe, token_rows
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.process import MaskedDiffusion
@@ -158,3 +160,42 @@ def test_a_text_is_cut_to_the_window_and_may_not_be_empty() -> None:
         features(model, ["a", ""])
     with pytest.raises(RequestError, match="There is no text"):
         features(model, [])
+
+
+# ---- fine-tuning -----------------------------------------------------------------------------------------------------
+
+
+def letters(count: int, seed: int = 0) -> tuple[list[str], list[int]]:
+    """Random texts, labelled by whether "a" comes before "b": the mean of embeddings does not depend on it."""
+    source = random.Random(seed)
+    texts = ["".join(source.sample("abcdef", 6)) for _ in range(count)]
+    return texts, [int(text.index("a") < text.index("b")) for text in texts]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ar", [False, True])
+def test_fine_tuning_learns_what_the_labels_follow_and_nothing_from_shuffled_ones(ar: bool) -> None:
+    texts, labels = letters(600)
+    model, settings = a_model(ar=ar), TuneSettings(rates=(1e-6, 1e-2), epochs=8, batch=16)
+    before = [parameter.clone() for parameter in model.network.parameters()]
+    result = finetune(model, texts, labels, folds=2, settings=settings)
+    assert min(result.folds) > 0.75
+    assert result.chosen == (1e-2, 1e-2)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.network.parameters(), strict=True))
+    shuffled = random.Random(1).sample(labels, len(labels))
+    control = finetune(model, texts, shuffled, folds=2, settings=replace(settings, epochs=1))
+    assert abs(control.accuracy - 0.5) < 0.1
+
+
+def test_the_test_fold_is_used_once_and_changes_nothing_before() -> None:
+    """Labels of the test fold are replaced: the losses and the rate that is chosen are the same."""
+    texts, labels = letters(60)
+    model, settings = a_model(), TuneSettings(rates=(1e-3, 1e-2), epochs=1, batch=16)
+    rows, target = token_rows(model, texts), torch.tensor(labels)
+    fold = fold_indices(target, 3, 0)
+    result = finetune_fold(model, rows, target, fold, 1, 0, None, settings)
+    assert finetune_fold(model, rows, target, fold, 1, 0, None, settings) == result
+    flipped = finetune_fold(model, rows, torch.where(fold == 1, 1 - target, target), fold, 1, 0, None, settings)
+    assert (flipped.losses, flipped.rate) == (result.losses, result.rate)
+    assert flipped.accuracy == pytest.approx(1 - result.accuracy)
+    assert len(result.right) == int((fold == 1).sum())

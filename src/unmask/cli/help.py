@@ -43,6 +43,7 @@ FIRST = {
     "learn": ("checkpoint", "task", "learn.rounds", "out", "resume"),
     "reproduce": ("list", "seeds", "out", "workers", "json"),
     "pace": ("data.source", "steps", "out", "plot", "json"),
+    "probe": ("data", "folds", "finetune", "seed", "json"),
     "fetch": ("wheel", "remove", "json"),
     "import": ("out", "tokenizer", "length", "raw", "json"),
     "export": ("out", "to", "json"),
@@ -57,7 +58,7 @@ POLICIES = (
     *("ancestral", "best-confidence", "confidence", "dream", "early-stop", "entropy", "entropy-bound"),
     "entropy-threshold",
     *("factor", "klass", "learned", "left-to-right", "margin", "margin-threshold", "or", "pc", "prefix", "random"),
-    *("remdm", "threshold"),
+    *("remdm", "reverse", "threshold"),
 )
 TASKS = (
     "antibody-cdr3",

