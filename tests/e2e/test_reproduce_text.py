@@ -10,8 +10,8 @@ from unmask.config import from_dict
 from unmask.disk.json import fact_of
 from unmask.errors import ConfigError, DataError
 from unmask.reproduce.plan import CELLS, cell_type, needs
-from unmask.reproduce.results import Record
-from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextCell, TextOptions, TextQuestion, Wrote
+from unmask.reproduce.results import Record, write
+from unmask.reproduce.text import Bounded, Claim, Fit, Judged, Spread, TextCell, TextOptions, TextQuestion, Wrote
 from unmask.reproduce.text_questions import EVERY, QUESTIONS, plan_of
 from unmask.reproduce.text_report import write_text_report
 from unmask.reproduce.text_work import TEXT_RESULTS, perform_text
@@ -25,7 +25,7 @@ def tiny(cell: TextCell) -> TextCell:
         train = replace(cell.run.train, steps=2, eval_every=2, batch=4, eval_draws=8)
         return replace(cell, run=replace(cell.run, train=train))
     if isinstance(cell, Wrote):
-        return replace(cell, texts=2, length=6)
+        return replace(cell, texts=2, length=6, window=cell.window and 4)
     return replace(cell, limit=4)
 
 
@@ -46,6 +46,22 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Reco
         assert fact_of({"result": result}, ["result"], shape, folder, DataError) is not None
         records[cell.name] = Record("done", "", 1.0, result)
     return folder, records
+
+
+@pytest.mark.slow
+def test_another_judge_reads_the_texts_that_are_there(done: tuple[Path, dict[str, Record]]) -> None:
+    """The AR model by its folder: the same measures as the cell of the texts has under it. The control is a text."""
+    folder, records = done
+    cells = [tiny(cell) for cell in plan_of("mdlm-generation", FAST).cells if cell.name in records]
+    cell = next(cell for cell in cells if isinstance(cell, Wrote))
+    (folder / "cells").mkdir(exist_ok=True)
+    write(folder, cell, records[cell.name])
+    path = str(folder / "runs" / cell.judge)
+    judged = Judged("judged", cell.label, 0, cell.name, cell.training, path, cell.texts, cell.length)
+    again = perform_text(judged, folder / "runs" / "judged", folder / "runs")
+    assert again["written"][path] == records[cell.name].result["written"][cell.judge]
+    shorter = perform_text(replace(judged, length=3), folder / "runs" / "judged", folder / "runs")
+    assert shorter["written"][path] != again["written"][path]
 
 
 def report(name: str, folder: Path, records: dict[str, Record]) -> str:

@@ -116,6 +116,13 @@ def test_a_causal_model_is_a_judge_and_a_masked_one_is_not() -> None:
         ModelJudge(model(False), "masked")
 
 
+def test_a_judge_of_another_alphabet_is_refused() -> None:
+    judge = ModelJudge(model(True), "ours")
+    judge.reads("abcab hg")
+    with pytest.raises(RequestError, match=r"no token for .x., .y. \(2 characters of 6\)"):
+        judge.nats([Text([], [0], "abc"), Text([], [0], "xya")])
+
+
 def test_nothing_to_judge() -> None:
     with pytest.raises(RequestError, match="every text is empty"):
         measure_texts([Text([1], [], "a")], Trigram(ROWS, 6), WORDS)

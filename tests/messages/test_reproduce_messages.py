@@ -25,6 +25,13 @@ CASES = [
     ("mdlm-baselins", "There is no question named 'mdlm-baselins'; did you mean 'mdlm-baselines'?"),
     ("policies-full --published", "--published does not go with questions about policies; "),
     ("list --workers 2", "--workers does not go with --list, which runs nothing."),
+    ("mdlm-generation --judge sudoku", "sudoku cannot judge texts: it is no causal language model, and has a bound "),
+    ("mdlm-generation --judge nowhere", "There is no checkpoint at 'nowhere'; "),
+    (
+        "mdlm-steps --judge sudoku",
+        "--judge does not go with mdlm-steps; it is for mdlm-generation, which writes texts.",
+    ),
+    ("policies-full --judge sudoku", "--judge does not go with questions about policies; "),
     ("policies-full --fsat", "reproduce has no option '--fsat'; did you mean '--fast'?"),
 ]
 

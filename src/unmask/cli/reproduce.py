@@ -4,6 +4,7 @@ __all__ = ["ReproduceArguments", "run"]
 
 import os
 import shlex
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -43,6 +44,9 @@ class ReproduceArguments(QuestionOptions):
     """The size that fits two cores, with three seeds; this is what is run without --fast and --published."""
     published: bool = False
     """The size of the paper, for GPUs."""
+    judge: str | None = None
+    """A causal language model that judges the written texts of mdlm-generation too, by name or folder, such as
+    smollm2-135m-instruct-q4_1 (unmask fetch)."""
     out: str = "runs/reproduce"
     """The folder to write."""
     workers: Threads | None = None
@@ -109,11 +113,27 @@ def _plan(args: ReproduceArguments, typed: set[str], folder: Path) -> Plan:
     if args.name in text_questions.names():
         refuse(typed & _OF_POLICIES, f"{args.name}, which trains no policies.")
         scale = "fast" if args.fast else "published" if args.published else "full"
-        return text_questions.plan_of(args.name, TextOptions(scale, args.seeds))
-    refuse(typed & {"published"}, "questions about policies; it is for those about masked diffusion, mdlm-....")
+        if args.name not in ("mdlm-generation", text_questions.EVERY):
+            refuse(typed & {"judge"}, f"{args.name}; it is for mdlm-generation, which writes texts.")
+        return text_questions.plan_of(args.name, TextOptions(scale, args.seeds, _judge(args.judge)))
+    refuse(
+        typed & {"judge", "published"}, "questions about policies; it is for those about masked diffusion, mdlm-...."
+    )
     plan = questions.plan_of(args.name, args)
     questions.check(plan, folder)
     return plan
+
+
+def _judge(name: str | None) -> str | None:
+    """The judge as it was typed -> its name, or its absolute path. Raises RequestError if it cannot judge texts."""
+    if name is None:
+        return None
+    from unmask.api import load
+    from unmask.eval.text import ModelJudge
+
+    path = to_path(name)
+    ModelJudge(load(name, device="cpu"), name).reads(string.ascii_letters + string.punctuation)
+    return str(path.absolute()) if path.exists() else name
 
 
 def _records(plan: Plan, folder: Path) -> "dict[str, Record]":

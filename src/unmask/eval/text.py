@@ -159,9 +159,19 @@ class ModelJudge:
             )
 
     def nats(self, texts: Sequence[Text]) -> tuple[list[float], list[int]]:
-        """See `Judge`. Raises RequestError for a text without a token to predict."""
+        """See `Judge`. Raises RequestError for a text without a token to predict, or with characters without one."""
+        self.reads("".join(text.string for text in texts))
         bounds = [self.model.bound(text.string) for text in texts]
         return [bound.nats_per_token * bound.tokens for bound in bounds], [bound.tokens for bound in bounds]
+
+    def reads(self, text: str) -> None:
+        """Raise RequestError for a text with characters that the judge has no token for: other texts than its own."""
+        if unknown := self.model.tokenizer.unknown(text):
+            named = ", ".join(map(repr, list(unknown)[:3]))
+            raise RequestError(
+                f"{self.name} cannot judge these texts: it has no token for {named} ({unknown.total()} characters of "
+                f"{len(text)}); give a judge of the same alphabet."
+            )
 
 
 @dataclass(frozen=True, slots=True)

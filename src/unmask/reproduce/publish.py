@@ -25,7 +25,7 @@ td, th { border: 1px solid #ccc; padding: .25em .7em; text-align: left; }
 th { background: #f2f2f2; }
 img { max-width: 100%; }
 """
-_SECONDS = {"fit": 160.0, "bounded": 25.0, "spread": 60.0, "wrote": 25.0}
+_SECONDS = {"fit": 160.0, "bounded": 25.0, "spread": 60.0, "wrote": 25.0, "judged": 60.0}
 """Of a cell of `mdlm-...` at the full scale, on a processor of the machine of docs/results.md; a first estimate until
 the folder has a cell of the class."""
 
@@ -53,10 +53,15 @@ def write_files(
 
 
 def _facts(cell: Cell, record: Record) -> dict[str, Any]:
-    """A cell and its record -> JSON values; the scores of every problem stay in the file of the cell."""
-    name = "blocked" if isinstance(cell, Blocked) else cell_type(cell)
-    facts = {"type": name, "cell": to_dict(cell), **to_dict(record)}
-    return facts | {"result": {"file": f"../cells/{cell.name}.json"}} if "outcomes" in record.result else facts
+    """A cell and its record -> JSON values; scores of every problem and tokens of texts are in the file of the cell."""
+    type_name = "blocked" if isinstance(cell, Blocked) else cell_type(cell)
+    result = {name: value for name, value in record.result.items() if name != "rows"}
+    file = {"file": f"../cells/{cell.name}.json"}
+    if "outcomes" in record.result:
+        result = file
+    elif "rows" in record.result:
+        result |= file
+    return {"type": type_name, "cell": to_dict(cell), **to_dict(record), "result": result}
 
 
 def _page(title: str, markdown: str, folder: Path) -> str:

@@ -9,6 +9,7 @@ __all__ = [
     "Bounded",
     "Claim",
     "Fit",
+    "Judged",
     "Parameterization",
     "Scale",
     "Spread",
@@ -112,6 +113,8 @@ class TextOptions:
     """The numbers: for two cores, for a look at whether all works, or those of the paper."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Seeds of the trainings."""
+    judge: str | None = None
+    """Name or folder of a causal language model that judges written texts too."""
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -188,17 +191,40 @@ class Wrote(TextCell):
     """Texts that a trained model writes, judged by the 3-gram model of its training text and by an AR model."""
 
     training: str
+    line: str
+    """Name of the sampler; settings that differ in their steps have the same."""
     policy: str
     temperature: Annotated[float, real(0)]
     texts: Count
     length: Count
     judge: str
     """Name of the `Fit` of an autoregressive model."""
+    window: Count | None = None
+    """Positions that are filled together; the next window keeps the second half as its prompt. None: the whole text."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Both trainings."""
         return tuple(dict.fromkeys([self.training, self.judge]))
+
+
+@dataclass(frozen=True, slots=True)
+class Judged(TextCell):
+    """The measures of written texts under another judge, and those of as many held-out texts."""
+
+    wrote: str
+    """Name of the `Wrote`."""
+    training: str
+    judge: str
+    """Name or folder of a causal language model."""
+    texts: Count
+    """Texts that it reads, each up to `length` tokens of the model that wrote it."""
+    length: Count
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The texts."""
+        return (self.wrote,)
 
 
 @dataclass(frozen=True, slots=True)

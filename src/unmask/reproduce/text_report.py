@@ -1,6 +1,6 @@
 """Results about masked diffusion on text -> the report of each question, with its claims and a picture."""
 
-__all__ = ["by_label", "write_text_report"]
+__all__ = ["write_text_report"]
 
 import csv
 import io
@@ -11,11 +11,11 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from unmask.output import markdown_table
-from unmask.plots import can_draw, new_figure, save_figure
 from unmask.reproduce.dna import Composition, dna_section
+from unmask.reproduce.generation_report import by_label, draw, sections
 from unmask.reproduce.publish import write_files
 from unmask.reproduce.results import Record
-from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextQuestion, Wrote
+from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextQuestion
 
 _T_95 = (math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # two-sided, by degrees of freedom
 _FAST = "**A fast run: a minute of training for each model. Its figures mean nothing.**"
@@ -28,9 +28,6 @@ is held or refuted where the interval does not contain 0; with a single seed not
 _SPREADS = """\
 One draw of the bound of a sequence, nats a token, with uniform times: the mean, with its standard error over sequences,
 and the variance between draws of the same sequence."""
-_WRITTEN = """\
-Perplexity under each judge, and beside it the entropy of single tokens within a text, in nats. The last row of each
-judge is that of held-out texts. Seconds are of the processor, one thread, for all texts."""
 
 
 def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Path) -> None:
@@ -38,8 +35,7 @@ def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Pa
     path = folder / plan.name
     for part in plan.parts:
         write_text_report(part, records, folder)
-    if can_draw() and _wrote(plan, records):
-        _draw(plan, records, path / "frontier.png")
+    draw(plan, records, path)
     text = "\n\n".join("\n".join(lines) for lines in _parts(plan, records) if lines) + "\n"
     verdicts = [verdict.facts(claim) for claim, verdict in _judged(plan, records)]
     write_files(plan, records, path, text, _csv(plan, records), verdicts)
@@ -57,26 +53,11 @@ def _parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:
         _bounds(plan, records),
         _claims(plan, records),
         _spreads(plan, records),
-        ["![perplexity against entropy and seconds](frontier.png)"] if _wrote(plan, records) else [],
-        _written(plan, records),
+        *sections(plan, records),
         dna_section(by_label(plan, records, Composition)),
         _fits(plan, records),
         ["## Cells", "", *markdown_table(("cell", "state", "reason"), states)],
     ]
-
-
-def _wrote(plan: TextQuestion, records: dict[str, Record]) -> bool:
-    """Whether there are texts to draw."""
-    return any(isinstance(cell, Wrote) and records[cell.name].state == "done" for cell in plan.cells)
-
-
-def by_label(plan: TextQuestion, records: dict[str, Record], cls: type[Any]) -> dict[str, dict[int, dict[str, Any]]]:
-    """The results of the cells of a class that are done: label -> seed -> result."""
-    done: dict[str, dict[int, dict[str, Any]]] = {}
-    for cell in plan.cells:
-        if isinstance(cell, cls) and records[cell.name].state == "done":
-            done.setdefault(cell.label, {})[cell.seed] = dict(records[cell.name].result)
-    return done
 
 
 def _nats(results: dict[int, dict[str, Any]]) -> list[float]:
@@ -164,33 +145,6 @@ def _spreads(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
     return ["## Schedules", "", _SPREADS, "", *markdown_table(("schedule", "nats/token", "variance"), rows)]
 
 
-def _written(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
-    """A row for each setting, and one for the held-out texts: perplexities, variety, passes and seconds."""
-    rows: list[list[str]] = []
-    real: dict[str, Any] = {}
-    for label, results in by_label(plan, records, Wrote).items():
-        each = list(results.values())
-        real = each[-1]["held_out"]
-        passes, seconds = (mean(result[name] for result in each) for name in ("passes", "seconds"))
-        rows.append([label, *_measures([r["written"] for r in each]), f"{passes:.1f}", f"{seconds:.1f}"])
-    if not rows:
-        return []
-    rows.append(["held-out texts", *_measures([real]), "", ""])
-    head = ("setting", "3-gram perplexity", "AR perplexity", "entropy", "distinct 2", "repetition", "words")
-    return ["## Texts", "", _WRITTEN, "", *markdown_table((*head, "passes", "seconds"), rows)]
-
-
-def _measures(each: Sequence[dict[str, Any]]) -> list[str]:
-    """The measures of one setting, a record for each seed -> their means as cells of the table."""
-    first, second = zip(*(tuple(record.values()) for record in each), strict=True)
-    perplexities = [f"{mean(m['perplexity'] for m in some):.1f}" for some in (first, second)]
-    figures = [mean(m[name][0] for m in first) for name in ("entropy", "repetition")]
-    words = [m["words"] for m in first if m["words"] is not None]
-    distinct = mean(m["distinct"][1] for m in first)
-    share = f"{mean(words):.3f}" if words else "none"
-    return [*perplexities, f"{figures[0]:.2f}", f"{distinct:.3f}", f"{figures[1]:.3f}", share]
-
-
 def _fits(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
     rows: list[list[str]] = []
     for cell in plan.cells:
@@ -210,7 +164,8 @@ def _csv(plan: TextQuestion, records: dict[str, Record]) -> str:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["cell", "label", "seed", "name", "value"])
     for cell in plan.cells:
-        for name, value in _flat(dict(records[cell.name].result)):
+        result = {name: value for name, value in records[cell.name].result.items() if name != "rows"}
+        for name, value in _flat(result):
             table.writerow([cell.name, cell.label, cell.seed, name, value])
     return text.getvalue()
 
@@ -224,35 +179,3 @@ def _flat(record: dict[str, Any], before: str = "") -> Iterable[tuple[str, float
             yield f"{before}{name}", value
         elif isinstance(value, list | tuple):
             yield from _flat({str(at): item for at, item in enumerate(value)}, f"{before}{name}.")
-
-
-def _draw(plan: TextQuestion, records: dict[str, Record], path: Path) -> None:
-    """Draw perplexity under the AR judge against entropy, and against seconds, a line for each sampler."""
-    figure = new_figure(12.4, 4.8)
-    left, right = figure.subplots(1, 2, sharey=True)
-    lines: dict[str, list[tuple[float, float, float]]] = {}
-    real: dict[str, Any] = {}
-    for label, results in by_label(plan, records, Wrote).items():
-        name = label.split(":")[0].split(" at ")[0] + " at " + label.rpartition(" at ")[2]
-        for result in results.values():
-            *_, measures = result["written"].values()
-            *_, real = result["held_out"].values()
-            lines.setdefault(name, []).append((measures["entropy"][0], result["seconds"], measures["perplexity"]))
-    for number, (name, points) in enumerate(sorted(lines.items())):
-        entropy, seconds, perplexity = zip(*sorted(points, key=lambda point: point[1]), strict=True)
-        color = f"C{number % 10}"
-        left.plot(entropy, perplexity, "o", ms=4, color=color, label=name)
-        right.plot(seconds, perplexity, "o-", ms=4, lw=0.8, color=color)
-    left.axhline(real["perplexity"], color="black", lw=0.8)
-    left.plot([real["entropy"][0]], [real["perplexity"]], "k*", ms=11, label="held-out texts")
-    right.axhline(real["perplexity"], color="black", lw=0.8)
-    left.set_xlabel("entropy of single tokens within a text, nats")
-    right.set_xlabel("processor seconds for all texts")
-    left.set_ylabel("perplexity under the AR judge")
-    left.set_yscale("log")
-    right.set_xscale("log")
-    for panel in (left, right):
-        panel.grid(alpha=0.25)
-    figure.suptitle(f"{plan.name}{' (fast: means nothing)' if plan.options.scale == 'fast' else ''}")
-    figure.legend(loc="outside right center", frameon=False)
-    save_figure(path, figure)

@@ -1,11 +1,10 @@
 """A cell about masked diffusion on text -> its result; see `reproduce.work`, which calls this in a worker process."""
 
-__all__ = ["TEXT_RESULTS", "perform_text"]
+__all__ = ["SEED", "TEXT_RESULTS", "model_of", "perform_text", "text_of"]
 
 import time
-from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +13,16 @@ from unmask.output import show
 from unmask.ranges import Count
 from unmask.reproduce.dna import DNA_RESULTS, Composition, compose
 from unmask.reproduce.plan import DEVICE, DTYPE
-from unmask.reproduce.text import Bounded, Fit, Spread, TextCell, Wrote
+from unmask.reproduce.text import Bounded, Fit, Spread, TextCell
 from unmask.run.loop import Listener
 
 if TYPE_CHECKING:
     from unmask.api import Model
     from unmask.data.packed import Corpus
-    from unmask.eval.text import Judge, TextMeasures
     from unmask.objective.bound import Bound
 
-_SEED = 0  # of the maskings of a measurement and of the texts
+SEED = 0
+"""Of the maskings of a measurement, and of written texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +61,20 @@ class _Varied:
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
-    """The result of a `Wrote`."""
+class _Judged:
+    """The result of a `Judged`: measures by the name of the judge."""
 
     written: dict[str, dict[str, Any]]
     held_out: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Written(_Judged):
+    """The result of a `Wrote`."""
+
     passes: float
     seconds: float
+    rows: list[list[int]]
 
 
 TEXT_RESULTS: dict[str, type[Any]] = {
@@ -76,6 +82,7 @@ TEXT_RESULTS: dict[str, type[Any]] = {
     "bounded": _Bounded,
     "spread": _Varied,
     "wrote": _Written,
+    "judged": _Judged,
     **DNA_RESULTS,
 }
 """What the reports read of the result of each class of cells, by the names of `plan.CELLS`."""
@@ -93,13 +100,13 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
             return _bound(cell, runs)
         case Spread():
             return _spread(cell, runs)
-        case Wrote():
-            return _write(cell, runs)
         case Composition():
-            model = _model(runs, cell.training)
-            return compose(cell, model, _corpus(model))
+            model = model_of(runs, cell.training)
+            return compose(cell, model, text_of(model))
         case _:
-            raise TypeError(f"There is no work for cells such as {cell}.")
+            from unmask.reproduce.generation_work import perform_generation
+
+            return perform_generation(cell, runs)
 
 
 class _FitLog(Listener[Any, "Bound"]):
@@ -138,14 +145,14 @@ def _fit(cell: Fit, folder: Path) -> dict[str, Any]:
         }
 
 
-def _model(runs: Path, name: str) -> "Model":
+def model_of(runs: Path, name: str) -> "Model":
     """The name of a training -> its model, on one thread."""
     from unmask.api import load
 
     return load(runs / name, device=DEVICE, dtype=DTYPE, threads=1)
 
 
-def _corpus(model: "Model", source: str | None = None) -> "Corpus":
+def text_of(model: "Model", source: str | None = None) -> "Corpus":
     """A model -> the text of its training, split as then, or all of another text, by its tokenizer."""
     from unmask.train.plan import corpus_of
     from unmask.train.settings import trained_on
@@ -164,14 +171,14 @@ def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
     from unmask.objective.baselines import objective_of
     from unmask.objective.strands import BothStrands, complement_of
 
-    model = _model(runs, cell.training)
+    model = model_of(runs, cell.training)
     if cell.both_strands:
         model.denoiser = BothStrands(model.denoiser, complement_of(model.tokenizer))
     if cell.grid is not None:
         model.objective = objective_of("subs", model.process, steps=cell.grid)
-    corpus = _corpus(model, cell.source)
+    corpus = text_of(model, cell.source)
     part = corpus.valid.after(cell.skip) if cell.source is None else corpus.train
-    bound = model.bound_packed(part, limit=cell.limit, draws=cell.draws, seed=_SEED)
+    bound = model.bound_packed(part, limit=cell.limit, draws=cell.draws, seed=SEED)
     return {"bound": bound.to_dict(), "fingerprint": corpus.fingerprint}
 
 
@@ -185,15 +192,15 @@ def _spread(cell: Spread, runs: Path) -> dict[str, Any]:
     from unmask.objective.masked import Masked
     from unmask.process import make_schedule
 
-    model = _model(runs, cell.training)
+    model = model_of(runs, cell.training)
     process = replace(model.process, schedule=make_schedule(cell.schedule))
-    part: Packed = _corpus(model).valid.after(cell.skip)
+    part: Packed = text_of(model).valid.after(cell.skip)
     count = min(len(part), cell.limit or len(part))
     rows = Rows(*map(torch.from_numpy, part.batch(range(count)))).part(slice(None), model.device)
     objective, index, nats = Masked(process, "uniform"), torch.arange(count), list[torch.Tensor]()
     with torch.no_grad():
         for draw in range(cell.draws):
-            drawn = objective.draw(derive(_SEED, draw), 0, index, count, rows.maskable)
+            drawn = objective.draw(derive(SEED, draw), 0, index, count, rows.maskable)
             parts = [slice(at, at + 32) for at in range(0, count, 32)]
             losses = [
                 objective.loss(model.denoiser, rows.part(rows_, model.device), tuple(x[rows_] for x in drawn))
@@ -203,35 +210,3 @@ def _spread(cell: Spread, runs: Path) -> dict[str, Any]:
     table = torch.stack(nats)  # (draws, sequences), nats a token
     error = float(table.mean(0).std() / count**0.5)
     return {"mean": float(table.mean()), "error": error, "variance": float(table.var(0).mean())}
-
-
-def _write(cell: Wrote, runs: Path) -> dict[str, Any]:
-    """Texts from the empty prompt, their measures under both judges, and those of as many held-out texts."""
-    from unmask.decode.rows import run_to_end
-    from unmask.eval.text import ModelJudge, Text, Trigram, measure_texts, words_of
-
-    model, judge = _model(runs, cell.training), ModelJudge(_model(runs, cell.judge), cell.judge)
-    corpus = _corpus(model)
-    train = [row[:last].tolist() for row, last in zip(corpus.train.ids, corpus.train.last, strict=True)]
-    trigram = Trigram(train, model.tokenizer.vocab_size)
-    dictionary = frozenset(word for row in train for word in words_of(model.tokenizer.decode(row)))
-    began, start = time.process_time(), time.perf_counter()
-    options: dict[str, Any] = {"length": cell.length, "policy": cell.policy, "temperature": cell.temperature}
-    rows = run_to_end(model.stream([""] * cell.texts, seed=_SEED, stop_at_eos=False, **options))
-    spent, elapsed = time.process_time() - began, time.perf_counter() - start
-    texts = [Text((), row.tokens, model.tokenizer.decode(row.tokens)) for row in rows]
-    real = [row[:last].tolist() for row, last in zip(corpus.valid.ids, corpus.valid.last, strict=True)][: cell.texts]
-    held_out = [Text((), row[: cell.length], model.tokenizer.decode(row[: cell.length])) for row in real]
-
-    def measured(some: Sequence[Text], by: "Judge") -> dict[str, Any]:
-        measures: TextMeasures = measure_texts(some, by, dictionary)
-        return asdict(measures) | {"perplexity": measures.perplexity}
-
-    return {
-        "written": {by.name: measured(texts, by) for by in (trigram, judge)},
-        "held_out": {by.name: measured(held_out, by) for by in (trigram, judge)},
-        "passes": sum(row.passes for row in rows) / len(rows),
-        "seconds": spent,
-        "elapsed": elapsed,
-        "samples": [text.string for text in texts[:3]],
-    }
