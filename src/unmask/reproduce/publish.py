@@ -106,7 +106,7 @@ def hours(plan: Plan, records: Mapping[str, Record]) -> tuple[float, float | Non
     return total / 3600, left / 3600
 
 
-_FULL_TOKENS = 2000 * 32 * 64  # of the training that `_SECONDS` is for
+_FULL_TOKENS = 2000 * 16 * 128  # of the training that `_SECONDS` is for
 
 
 def _size(cell: Any) -> float:

@@ -57,11 +57,11 @@ class Scale:
     """Tokens of a text."""
 
 
-_TRAIN = TrainSettings(steps=2000, batch=32, ema=0.999, patience=0, eval_every=500, sample_every=0, keep=1, threads=1)
+_TRAIN = TrainSettings(steps=2000, batch=16, ema=0.999, patience=0, eval_every=500, sample_every=0, keep=1, threads=1)
 _EQUAL: dict[Parameterization, float] = dict.fromkeys(get_args(Parameterization), 3e-4)
 SCALES: dict[str, Scale] = {
     "full": Scale(
-        data=DataSettings("sotu", length=64, vocab_size=1024),
+        data=DataSettings("sotu", tokenizer="char", length=128),
         model=ModelChoice(size="nano", dropout=0.0),
         train=_TRAIN,
         rates=dict.fromkeys(_EQUAL, 2e-3),
@@ -70,12 +70,12 @@ SCALES: dict[str, Scale] = {
         draws=4,
         limit=1536,
         grids=(10, 20, 50, 100, 200, 500, 1000),
-        passes=(4, 8, 16, 32, 64),
+        passes=(8, 16, 32, 64, 128),
         texts=64,
-        written=64,
+        written=128,
     ),
     "fast": Scale(
-        data=DataSettings("shakespeare", length=32, vocab_size=512),
+        data=DataSettings("shakespeare", tokenizer="char", length=64),
         model=ModelChoice(size="nano", width=64, blocks=2, heads=2, dropout=0.0),
         train=replace(_TRAIN, steps=60, eval_every=60, ema=0.9),
         rates=dict.fromkeys(_EQUAL, 2e-3),
