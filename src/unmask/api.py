@@ -45,9 +45,8 @@ def load(
 ) -> "Model":
     """A checkpoint or run folder, folder of a published model, or name (bundled, cached, of the hub) -> a model.
 
-    `dtype` is the format of products. Weights are held in it if it is float32, and in float32 below `STORED_FROM`
-    parameters; else as they are stored, and "auto" computes in that. "int8" holds the matrices of a transformer in int8
-    and computes in bfloat16. Raises RequestError or CheckpointError.
+    `dtype` is the format of products. Weights are held in float32 for float32 and below `STORED_FROM` parameters; else
+    as stored, and "auto" computes in that. "int8": matrices of a transformer in int8, products in bfloat16.
     """
     prepare()
     set_threads(threads)
@@ -201,17 +200,12 @@ class Model:
         options = row_options(decoder, len(texts), dial=dial, temperature=temperature, top_p=top_p, passes=passes)
         ids = self.defaults.prompt_ids(self.tokenizer, self.network, texts, chat)
         self.tokenizer.warn(texts)
+        sizes: dict[str, Any] = {"window": self.window, "stride": step, "batch": batch, "device": self.device}
         return slide(
-            decoder,
-            ids,
-            [length] * len(texts),
-            row_seeds(seed, len(texts)),
-            window=self.window,
-            stride=step,
+            *(decoder, ids, [length] * len(texts), row_seeds(seed, len(texts))),
+            **sizes,
             pad_id=self.tokenizer.pad_id,
             eos_id=self.tokenizer.eos_id if stop_at_eos else None,
-            batch=batch,
-            device=self.device,
             source=Source(self.tokenizer, list(map(self.tokenizer.typed, texts, ids))),
             options=replace(options, constraint=numbers),
         )
@@ -272,9 +266,9 @@ class Model:
         batch: ranges.Count = 32,
         alternatives: ranges.Natural = 0,
     ) -> Generator[Snapshot, None, list[Fill]]:
-        """Fill the holes of a text as `fill` does, yielding a snapshot after each pass: print its `text`.
+        """Fill the holes of a text as `fill` does, yielding a snapshot after each pass; returns the finished rows.
 
-        The arguments are those of `fill` and `stream`. The generator returns the finished rows.
+        The arguments are those of `fill` and `stream`.
         """
         decoding = {name: value for name, value in locals().items() if name in _DECODING}
         sketch = self.filler.sketch(template, count)
@@ -306,31 +300,38 @@ class Model:
     ) -> list[Choice]:
         """How probable each choice is where the template has a [?]: score("The king is [?]", ["dead", "here"]).
 
-        A choice's nats are the bound on -log p of its tokens given the rest of the text, the mean over the orders in
-        which they can be revealed: all of them where the tokens are few, else `orders` random ones. The probabilities
-        are shares of exp(-nats). Other holes stay hidden. Raises RequestError for what cannot be compared.
+        A choice's nats are the bound on -log p of its tokens given the rest, the mean over the orders in which they can
+        be revealed: all where the tokens are few, else `orders` random ones. An autoregressive model has the exact
+        value for the choice and all after it. The probabilities are shares of exp(-nats). Other holes stay hidden.
+        Raises RequestError for what cannot be compared.
         """
         return self.filler.score(template, choices, orders=orders, seed=seed, batch=batch)
 
     @property
     def filler(self) -> Filler:
         """The object that fills holes and compares choices."""
-        return Filler(self.denoiser, self.tokenizer, self.window, self.device, self.defaults.first(self.network))
+        first = self.defaults.first(self.network)
+        return Filler(self.denoiser, self.tokenizer, self.window, self.device, first, self.objective)
 
     @ranges.checked
     def bound(
-        self, texts: str | Sequence[str], *, draws: ranges.Count = 16, seed: ranges.Seed = 0, batch: ranges.Count = 32
+        self,
+        texts: str | Sequence[str],
+        *,
+        draws: ranges.Count = 16,
+        seed: ranges.Seed = 0,
+        batch: ranges.Count = 32,
+        stride: ranges.Count | None = None,
     ) -> Bound:
-        """Texts -> the bound on their -log p; each is cut into windows, with `draws` random maskings a window.
+        """Texts -> the bound on their -log p, in windows with `draws` random maskings each, which slide by `stride`.
 
-        There are no bits per byte where characters have no token. Raises RequestError if there is no token at all.
+        Without it they share nothing. No bits per byte where characters have no token. Raises RequestError for no text.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        ids = self.tokenizer.encode_batch(texts)
+        ids = self.tokenizer.encode_batch(texts := [texts] if isinstance(texts, str) else list(texts))
         if not any(ids):
             raise RequestError("There is no text to measure: every text given is empty.")
         size = 0 if self.tokenizer.warn(texts) else sum(len(text.encode()) for text in texts)  # else of other bytes
-        packed = Packed.cut(ids, self.window, self.tokenizer.pad_id, size, self.defaults.first(self.network))
+        packed = Packed.cut(ids, self.window, self.tokenizer.pad_id, size, self.defaults.first(self.network), stride)
         return self.bound_packed(packed, draws=draws, seed=seed, batch=batch)
 
     @ranges.checked
@@ -344,7 +345,6 @@ class Model:
         batch: ranges.Count = 32,
     ) -> Bound:
         """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all."""
-        stand_in = self.tokenizer.stand_in
+        denoiser, stand_in = measuring(self.denoiser, self.tokenizer), self.tokenizer.stand_in
         options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed, "stand_in": stand_in}
-        denoiser = measuring(self.denoiser, self.tokenizer)
         return validate(denoiser, self.objective, packed, self.device, **options).checked()

@@ -21,11 +21,12 @@ __all__ = [
     "placed",
     "put_rows",
     "rounded_size",
+    "spans",
     "to_device",
     "used_length",
 ]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -84,6 +85,21 @@ def placed(numbers: Sequence[int], device: torch.device) -> Tensor:
 def ceil_div(count: Count, size: Count | int) -> Count:
     """How many parts of `size` hold `count` things: count / size, rounded up."""
     return -(-count // size)
+
+
+def spans(count: int, length: int, stride: int, known: int = 0) -> Iterator[tuple[int, int, int]]:
+    """A text of `count` tokens -> its windows of at most `length`: (start, first new token, end) of each.
+
+    Each token from `known` on is new in one window. A window has `stride` new tokens after `length - stride` tokens of
+    context; the last has less that is new and more context. The first window, which has none, is new as a whole. With a
+    stride of `length` the windows share nothing.
+    """
+    at = known
+    while at < count:
+        start = at - min(at, length - stride)
+        end = min(count, start + length)
+        yield start if stride == length else max(0, end - length), at, end
+        at = end
 
 
 def padded_size(count: Count) -> Count:

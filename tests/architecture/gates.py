@@ -21,6 +21,7 @@ DOORS = {
     "torchao": "hf",
     "fastapi": "serve",
     "ray": "rl",
+    "lm_eval": "eval",
     "datasets": "data",
     "pyarrow": "data",
 }

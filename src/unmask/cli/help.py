@@ -35,9 +35,10 @@ from unmask.output import show_text
 FIRST = {
     "demo": ("puzzles", "prompt", "out", "seed", "json"),
     "train": ("data.source", "train.minutes", "out", "resume", "dry"),
-    "eval": ("data.source", "split", "draws", "limit", "json"),
+    "eval": ("data.source", "split", "stride", "task", "json"),
     "generate": ("length", "policy", "temperature", "seed", "watch"),
     "fill": ("choices", "policy", "temperature", "seed", "count"),
+    "score": ("choices", "draws", "seed", "device", "json"),
     "watch": ("row", "html", "svg", "json"),
     "frontier": ("task", "policies", "blocks", "count", "out"),
     "learn": ("checkpoint", "task", "learn.rounds", "out", "resume"),

@@ -22,9 +22,14 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "a demonstration: puzzles by several policies side by side, a text, a hole; offline",
     ),
     "train": ("train", "[RECIPE] --data.source TEXT", "train a model on a text; a run can be stopped and resumed"),
-    "eval": ("measure:run_eval", "CHECKPOINT", "the bound on -log p of a text: nats/token, perplexity, bits/byte"),
+    "eval": (
+        "measure:run_eval",
+        "CHECKPOINT",
+        "the bound on -log p of a text: nats/token, bits/byte; or lm-eval tasks",
+    ),
     "generate": ("write:run_generate", "[CHECKPOINT] [PROMPT]", "write text; --watch shows it while it is written"),
     "fill": ("write:run_fill", "[CHECKPOINT] TEMPLATE", "fill the holes of a text, such as 'To be or [5]'"),
+    "score": ("score", "CHECKPOINT CONTEXT --choices A B", "compare answers: log p of each, a token and a byte"),
     "watch": ("watch", "FILE", "play what --trace recorded, in the terminal or as a page (--html)"),
     "frontier": (
         "frontier",

@@ -3,9 +3,10 @@
 __all__ = ["EvalArguments", "PaceArguments", "run_eval", "run_pace"]
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, duration, print_json, table
@@ -14,17 +15,20 @@ from unmask.config import to_path
 from unmask.data.settings import FIXED, DataSettings
 from unmask.errors import RequestError
 from unmask.output import note, show
-from unmask.ranges import Count, Seed, real, whole
+from unmask.ranges import Count, Natural, Seed, Temperature, real, whole
 
 if TYPE_CHECKING:
     from unmask.api import Model
     from unmask.data.packed import Corpus
     from unmask.eval.pace import PaceComparison
+    from unmask.eval.perplexity import Policy
     from unmask.objective.bound import Bound
 
 
 _TEXT = {"data.source", "data.valid", "data.text_key", "data.prompt_key", "data.answer_key"}
 """Options that name a text; `data.valid_share` alone is about the text of the training."""
+_DRAWS = 4  # of a sequence
+_OF_TASKS = {"task", "include", "shots", "policy", "temperature"}
 _SECONDS_BETWEEN_LINES = 10.0
 _FORMAT = 1  # of the file that `unmask pace --out` writes
 
@@ -32,10 +36,28 @@ Arguments = TypeVar("Arguments", "EvalArguments", "PaceArguments")
 
 
 @dataclass(frozen=True, slots=True)
-class EvalArguments:
-    """The bound on -log p of a text: nats/token, perplexity, bits/byte.
+class TaskOptions:
+    """Tasks of lm-evaluation-harness."""
 
-    By default the text is the part that was held out when the checkpoint was trained.
+    task: str | None = None
+    """lm-eval:NAME, or lm-eval:NAME,NAME for several."""
+    include: str | None = None
+    """A folder with tasks of your own (YAML); code that they name is run."""
+    shots: Natural | None = None
+    """Worked examples before each question; by default as the task says."""
+    policy: str | None = None
+    """Which tokens appear when, in what the model writes; by default that of the model."""
+    temperature: Temperature | None = None
+    """Of what the model writes; by default as the task says."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalArguments:
+    """The bound on -log p of a text: nats/token, perplexity, bits/byte; or the tasks of lm-evaluation-harness.
+
+    By default the text is the part that was held out when the checkpoint was trained. With --task the model answers the
+    questions of lm-evaluation-harness (pip install 'unmask[harness]'): a masked model by the bound of each answer, of
+    which the error is printed beside the metrics.
     """
 
     checkpoint: Positional[str]
@@ -44,14 +66,18 @@ class EvalArguments:
     """The text; options that are left out have their values from training."""
     split: Literal["valid", "train", "all"] = "valid"
     """Which part of the text."""
-    draws: Count = 4
-    """Number of random maskings of each sequence."""
+    draws: Count | None = None
+    """Number of random maskings of each sequence (default: 4), or of each answer to a task (default: 32)."""
+    stride: Count | None = None
+    """Measure long documents by windows that slide by so many tokens: a token after the first window has at least the
+    rest of a window before it. Without it, rows share nothing; with --task the default is half a window."""
     limit: Count | None = None
-    """Measure only this many sequences of each part, from its start."""
+    """Measure only this many sequences of each part, or examples of each task, from its start."""
     batch: Count = 32
     """Sequences in a batch."""
     seed: Seed = 0
     """Seed of the maskings."""
+    tasks: Flat[TaskOptions] = TaskOptions()
     machine: Flat[MachineOptions] = MachineOptions()
     trust: Flat[TrustOptions] = TrustOptions()
     output: Flat[OutputOptions] = OutputOptions()
@@ -142,55 +168,82 @@ def _load(arguments: "EvalArguments | PaceArguments", own: bool) -> "tuple[Model
 
 
 def run_eval(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; prints the bound on a text."""
+    """Words of the command line -> exit code; prints the bound on a text, or the metrics of tasks."""
+    typed = typed_options(EvalArguments, argv, "eval")
+    if "task" in typed:
+        from unmask.cli.score import run_harness
+
+        of_text = {name for name in typed if name.startswith("data.")} | typed & {"split"}
+        refuse(of_text, "--task, which has texts of its own.")
+        return run_harness(parse(EvalArguments, argv, "eval"))
+    refuse(typed & _OF_TASKS, "eval without --task.")
     arguments, own = _over_training(EvalArguments, argv, "eval")
 
+    from unmask.eval.perplexity import Policy, first_rows, sliding
     from unmask.objective.bound import Bound
 
     model, corpus = _load(arguments, own)
+    policy = Policy.of(arguments.data, corpus.facts, arguments.stride)
     parts = {"valid": [corpus.valid], "train": [corpus.train], "all": [corpus.train, corpus.valid]}[arguments.split]
-    count = sum(len(part) if arguments.limit is None else min(len(part), arguments.limit) for part in parts)
-    note(f"measuring {count:,} sequences of {arguments.data.source}, {arguments.draws} maskings each.")
+    policy.check(sum(part.tokens for part in parts), arguments.data.source, arguments.split)
+    if policy.stride is not None:
+        parts = [sliding(part, policy.stride, model.tokenizer, policy.eos) for part in parts]
+    parts = [first_rows(part, arguments.limit, model.tokenizer) for part in parts]
+    draws, count = arguments.draws or _DRAWS, sum(map(len, parts))
+    note(f"measuring {count:,} sequences of {arguments.data.source}, {draws} maskings each.")
     began = time.perf_counter()
     measured = [
-        model.bound_packed(
-            part, limit=arguments.limit, draws=arguments.draws, seed=arguments.seed, batch=arguments.batch
-        )
-        for part in parts
+        model.bound_packed(part, draws=draws, seed=arguments.seed, batch=arguments.batch) for part in parts if len(part)
     ]
     result = measured[0] if len(measured) == 1 else Bound.combined(measured)
-    _print_bound(model, arguments, result, time.perf_counter() - began)
+    _print_bound(model, arguments, policy, result, time.perf_counter() - began)
     return 0
 
 
-def _print_bound(model: "Model", arguments: EvalArguments, result: "Bound", seconds: float) -> None:
+def _print_bound(model: "Model", arguments: EvalArguments, policy: "Policy", result: "Bound", seconds: float) -> None:
     """Print the bound as a table or as JSON."""
+    from unmask.eval.perplexity import estimator
+
+    estimated = estimator(model.objective, result.draws)
     if arguments.output.json:
         print_json(
             {
                 "checkpoint": str(model.checkpoint.folder) if model.checkpoint else arguments.checkpoint,
                 "source": arguments.data.source,
                 "split": arguments.split,
+                "estimator": estimated,
                 **result.to_dict(),
+                **asdict(policy),
                 "seconds": seconds,
             }
         )
         return
-    missing = "only on whole parts (no --limit)"
+    missing = "none: the text has characters outside the model's alphabet, so that no bound for it is known"
     if result.known:
         missing = "none: the first token of each sequence counts as known, since the network does not predict it"
-    elif arguments.limit is None:
-        missing = "none: the text has characters outside the model's alphabet, so that no bound for it is known"
-    error, bits = "" if result.stderr is None else f" ± {result.stderr:.4f}", result.bits_per_byte
+    elif arguments.limit is not None:
+        missing = "only on whole parts (no --limit): the tokenizer changes the text, or lacks characters of it"
     rows = {
         "text": f"{arguments.data.source} ({arguments.split})",
-        "bound": f"{result.nats_per_token:.4f}{error} nats/token",
-        "perplexity": f"{result.perplexity:.2f}",
-        "bits/byte": missing if bits is None else f"{bits:.4f}",
-        "measured": f"{result.tokens:,} tokens in {result.sequences:,} sequences, {result.draws} maskings each, "
-        f"{duration(seconds)}",
+        "estimator": estimated,
+        **_interval_rows(result),
+        "bits/byte": missing if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}, of the raw text",
+        **policy.lines(),
+        "measured": f"{result.tokens:,} tokens in {result.sequences:,} sequences, {duration(seconds)}",
     }
     show(*table(rows))
+
+
+def _interval_rows(result: "Bound") -> dict[str, str]:
+    """A bound -> it and its perplexity, with their intervals, as text by label."""
+    interval, missing = result.interval, "no interval: one sequence has no spread"
+    error = "" if result.stderr is None else f" ± {result.stderr:.4f}"
+    nats = missing if interval is None else f"95 %: {interval[0]:.4f} to {interval[1]:.4f}"
+    ends = missing if interval is None else "95 %: {:.2f} to {:.2f}".format(*(math.exp(min(x, 700)) for x in interval))
+    return {
+        "bound": f"{result.nats_per_token:.4f}{error} nats/token ({nats})",
+        "perplexity": f"{result.perplexity:.2f} ({ends})",
+    }
 
 
 # ---- pace ------------------------------------------------------------------------------------------------------------

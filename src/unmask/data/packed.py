@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unmask.batch import spans
 from unmask.data.settings import SPLIT_RULE
 from unmask.data.sources import Source
 from unmask.disk.files import file_sha256
@@ -65,23 +66,43 @@ class Packed:
     """Maskable tokens in all rows."""
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], length: int, pad_id: int, size: int, first: int = 0) -> "Packed":
-        """Rows of at most `length` ids, maskable from position `first` on -> the same packed; `size`: the bytes of
-        their text."""
+    def of(
+        cls, rows: Sequence[Sequence[int]], length: int, pad_id: int, size: int, first: int | Sequence[int] = 0
+    ) -> "Packed":
+        """Rows of at most `length` ids, maskable from position `first` on, one for all or one a row -> the same packed;
+        `size`: the bytes of their text."""
         table = np.full((len(rows), length), pad_id, np.int64)
         for line, row in enumerate(rows):
             table[line, : len(row)] = row
-        last = np.array([len(row) for row in rows], np.int32)
-        return cls(table, np.full(len(rows), first, np.int32), last, size, int((last - first).sum()))
+        last, begin = np.array([len(row) for row in rows], np.int32), np.full(len(rows), first, np.int32)
+        return cls(table, begin, last, size, int((last - begin).sum()))
 
     @classmethod
     def cut(
-        cls, texts: Sequence[Sequence[int]], length: int, pad_id: int, size: int, before: Sequence[int] = ()
+        cls,
+        texts: Sequence[Sequence[int]],
+        length: int,
+        pad_id: int,
+        size: int,
+        before: Sequence[int] = (),
+        stride: int | None = None,
     ) -> "Packed":
-        """Texts of any length -> rows of at most `length` ids, each after the ids `before`, which are not maskable."""
-        step = length - len(before)
-        rows = [[*before, *ids[at : at + step]] for ids in texts for at in range(0, len(ids), step)]
-        return cls.of(rows, length, pad_id, size, len(before))
+        """Texts of any length -> rows of at most `length` ids, of which the context (see `spans`) is not maskable.
+
+        Without a `stride` the rows of a text share nothing. A row without context begins with the ids `before`, which
+        are not maskable.
+        """
+        if stride is not None and stride > length:
+            raise DataError(f"The stride is {stride} and a row has {length} tokens: give a stride of at most as many.")
+        width = length - len(before)
+        step = width if stride is None else min(stride, width)
+        rows, first = list[Sequence[int]](), list[int]()
+        for ids in texts:
+            for start, new, end in spans(len(ids), width, step):
+                head = before if start == new else ()
+                rows.append([*head, *ids[start:end]])
+                first.append(len(head) + new - start)
+        return cls.of(rows, length, pad_id, size, first)
 
     def __len__(self) -> int:
         """The number of rows, N."""

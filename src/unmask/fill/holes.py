@@ -11,7 +11,7 @@ import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -25,6 +25,7 @@ from unmask.errors import RequestError
 from unmask.fill.score import conditional_nats, whole_nats
 from unmask.limits import require_memory, require_rows, sentences
 from unmask.noise import derive
+from unmask.objective.base import Objective
 from unmask.ranges import checked
 from unmask.text.template import Edit, Hole, Part, Slot, parse_template, text_at
 from unmask.text.tokenizer import Tokenizer
@@ -71,9 +72,11 @@ class Choice:
     nats: float
     """The bound on -log p of its tokens given the rest of the text."""
     stderr: float
-    """Standard error of `nats`; 0 where all orders of its tokens were counted."""
+    """Standard error of `nats`; 0 where `exact`."""
     tokens: int
     """Number of its tokens at this place, with those that it shares with the text around it."""
+    exact: bool = True
+    """All orders of its tokens were counted, or the model has one: nothing was drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +150,14 @@ class Sketch:
 
 @dataclass(frozen=True, slots=True)
 class Filler:
-    """A denoiser, its tokenizer, the longest text it takes in tokens, its device, and what `Defaults.first` says."""
+    """A denoiser, its tokenizer, its longest text in tokens, its device, what `Defaults.first` says, its objective."""
 
     denoiser: Denoiser
     tokenizer: Tokenizer
     window: int
     device: torch.device
     first: Sequence[int] = ()
+    objective: Objective | None = None
 
     def sketch(self, template: str, count: int = 1) -> Sketch:
         """Template, to be filled `count` times -> sketch.
@@ -167,8 +171,7 @@ class Filler:
                 f"The holes have {combinations} combinations of lengths and at most {COMBINATIONS} are tried; "
                 "narrow the lengths, or set some of them."
             )
-        size = sketch.longest
-        if size > self.window:
+        if (size := sketch.longest) > self.window:
             raise RequestError(
                 f"The template is {'up to ' if combinations > 1 else ''}{size} tokens long and the model's window is "
                 f"{self.window}; shorten it or its holes."
@@ -254,10 +257,11 @@ class Filler:
         for line, span in enumerate(chosen):
             where[line, span] = True
         denoiser = measuring(self.denoiser, self.tokenizer)
-        bound = conditional_nats(denoiser, tokens, where, valid=valid, orders=orders, seed=derive(seed, 2), batch=batch)
+        options: dict[str, Any] = {"valid": valid, "orders": orders, "seed": derive(seed, 2), "batch": batch}
+        bound = conditional_nats(denoiser, tokens, where, objective=self.objective, **options)
         share = (-bound.nats).softmax(-1).tolist()
-        figures = zip(choices, share, bound.nats.tolist(), bound.stderr.tolist(), where.sum(-1).tolist(), strict=True)
-        return [Choice(*row) for row in figures]
+        columns = (share, *map(torch.Tensor.tolist, (bound.nats, bound.stderr, where.sum(-1), bound.exact)))
+        return [Choice(*row) for row in zip(choices, *columns, strict=True)]
 
     def _compared(
         self,
@@ -275,9 +279,8 @@ class Filler:
         denoiser = measuring(self.denoiser, self.tokenizer)
         nats = whole_nats(denoiser, tokens, keys, valid=valid, draws=draws, seed=seed, batch=batch).cpu()
         behind = nats - nats[int(nats.mean(-1).argmin())]
-        error = math.sqrt(draws)
-        columns = (nats.mean(-1), nats.std(-1) / error, behind.mean(-1), behind.std(-1) / error)
-        figures = torch.stack(columns, -1).tolist()
+        pairs = [torch.stack([x.mean(-1), x.std(-1) / math.sqrt(draws)], -1) for x in (nats, behind)]
+        figures = torch.cat(pairs, -1).tolist()
         attempts = [
             Attempt(
                 *(lengths, row.tokens, sketch.written(lengths, row.tokens)),
@@ -299,11 +302,9 @@ class Filler:
             raise RequestError(f"The text has {len(slots)} places for the choices; write [?] once, where they go.")
         if not choices or len(set(choices)) != len(choices):
             raise RequestError("There are no choices, or one is named twice; name each choice once.")
-        at = slots[0]
-        before, after = (text_at(parts, at - 1), text_at(parts, at + 1))
-        sides = [
-            Sketch.of(self.tokenizer, some) for some in (parts[: at - bool(before)], parts[at + 1 + bool(after) :])
-        ]
+        before, after = (text_at(parts, (at := slots[0]) - 1), text_at(parts, at + 1))
+        ends = (parts[: at - bool(before)], parts[at + 1 + bool(after) :])
+        sides = [Sketch.of(self.tokenizer, some) for some in ends]
         if any(len(lengths) > 1 for side in sides for lengths in side.holes):
             raise RequestError("A hole beside [?] has a free length; set it, such as [5], to compare choices.")
         if sum(side.longest for side in sides) > self.window:
@@ -323,8 +324,7 @@ class Filler:
                 raise RequestError("This model does not predict the first token of a text; put a text before [?].")
             left = list(self.first)
         rows = [[*left, *text, *right] for text in texts]
-        longest = max(map(len, rows))
-        if longest > self.window:
+        if (longest := max(map(len, rows))) > self.window:
             raise RequestError(
                 f"The text with its choices is up to {longest} tokens long and the model's window is {self.window}; "
                 "shorten it."

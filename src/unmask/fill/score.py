@@ -5,7 +5,7 @@ A masked diffusion model gives one probability for each order of revealing; the 
 differences between them have less error than the bounds. Everything is in nats; shapes: B rows, L positions.
 """
 
-__all__ = ["Conditional", "conditional_nats", "whole_nats"]
+__all__ = ["Conditional", "conditional_nats", "drawn_nats", "whole_nats"]
 
 import math
 from collections.abc import Iterator
@@ -17,8 +17,9 @@ from torch import Tensor
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.noise import uniform
-from unmask.objective.base import log_likelihoods
-from unmask.objective.masked import hide_by_count, nelbo, stratified
+from unmask.objective.base import Objective, Rows, Turn, log_likelihoods
+from unmask.objective.baselines import Autoregressive
+from unmask.objective.masked import Masked, cross_entropy, hide_by_count, nelbo, stratified
 
 _ORDERS, _SUBSETS = 2, 3  # streams of noise
 
@@ -27,8 +28,8 @@ class Conditional(NamedTuple):
     """The bound on -log p(chosen | rest) of each row, as `conditional_nats` returns it."""
 
     nats: Tensor  # (B,) float64
-    stderr: Tensor  # (B,) float64: of the mean over orders that were drawn; 0 where all orders were counted
-    exact: Tensor  # (B,) bool: all orders were counted
+    stderr: Tensor  # (B,) float64: of the mean over what was drawn; 0 where nothing was
+    exact: Tensor  # (B,) bool: nothing was drawn: all orders were counted, or the model has one
 
 
 @torch.no_grad()
@@ -41,6 +42,7 @@ def conditional_nats(
     orders: int = 32,
     seed: int = 0,
     batch: int = 32,
+    objective: Objective | None = None,
 ) -> Conditional:
     """Rows and chosen positions -> the bound on -log p(chosen | rest) of each row.
 
@@ -50,29 +52,80 @@ def conditional_nats(
     tokens (B, L) int64; chosen (B, L) bool, at least one a row; valid as in Denoiser.hidden. MASKs in the rest stay
     hidden, and the model sums over their values. For n chosen tokens all n! orders are counted, over the
     2**n - 1 sets that can be hidden, if that needs no more passes than `orders` drawn orders. Drawn orders are the same
-    for all rows with the same number of chosen tokens. `batch` rows go through the network at once.
-    Raises RequestError for fewer than 2 orders.
+    for all rows with the same number of chosen tokens. `batch` rows go through the network at once. With the objective
+    of an autoregressive model it is the exact -log p of the first chosen token and all after it, given those before it;
+    that of the chosen given the rest differs from it by what all choices share. Raises RequestError for fewer than 2
+    orders.
     """
     if orders < 2:
         raise RequestError(f"orders is {orders}; give at least 2 random orders, whose spread gives the error.")
-    device = tokens.device
+    if isinstance(objective, Autoregressive):
+        after = (chosen.cumsum(-1) > 0) & (torch.ones_like(chosen) if valid is None else valid)
+        return drawn_nats(denoiser, objective, tokens, after, valid=valid, batch=batch)
     nats: list[Tensor] = []
     stderr: list[Tensor] = []
     exact: list[bool] = []
     for row, where in zip(tokens, chosen, strict=True):
         line = len(nats)
-        positions = where.nonzero().squeeze(-1)
-        n = len(positions)
+        n = int(where.sum())
         exact.append(2**n - 1 <= orders * n)
         sets, weights = _all_sets(n) if exact[-1] else _drawn_sets(n, orders, seed)
-        hide = torch.zeros(len(sets), len(row), dtype=torch.bool, device=device)
-        hide[:, positions] = sets.to(device)
         known = None if valid is None else valid[line]
-        hidden_nats = _hidden_nats(denoiser, row, hide, known, batch)[:, positions].cpu()
-        each = (hidden_nats * weights).view(1 if exact[-1] else orders, -1).sum(-1)
+        each = _over_orders(denoiser, row, where, known, batch, sets, weights, 1 if exact[-1] else orders)
         nats.append(each.mean())
         stderr.append(each.new_zeros(()) if exact[-1] else each.std() / math.sqrt(orders))
     return Conditional(torch.stack(nats), torch.stack(stderr), torch.tensor(exact))
+
+
+@torch.no_grad()
+def drawn_nats(
+    denoiser: Denoiser,
+    objective: Objective,
+    tokens: Tensor,
+    chosen: Tensor,
+    *,
+    valid: Tensor | None = None,
+    draws: int = 32,
+    seed: int = 0,
+    batch: int = 32,
+    apart: bool = False,
+) -> Conditional:
+    """Rows and chosen positions -> the bound on -log p(chosen | rest) of each row by the objective of the model.
+
+    tokens (B, L) int64; chosen (B, L) bool; valid as in Denoiser.hidden. Each of the `draws` maskings hides a part of
+    the chosen tokens and costs one pass; the shares are spread evenly over the draws. All rows have the same random
+    numbers at the same draw and position, so that rows which share their beginning are compared with less error than
+    the bounds have; with `apart` each row has its own, so that the errors of rows are independent. Nothing is drawn for
+    an autoregressive model, whose value is exact (-log p of the chosen tokens given those before them), nor where a
+    masked model has at most `draws` sets of chosen tokens to hide: there all orders are counted. The error is that of
+    independent draws, which is above that of evenly spread ones. A row without chosen tokens has 0 nats. Raises
+    RequestError for fewer than 2 draws.
+    """
+    if draws < 2:
+        raise RequestError(f"draws is {draws}; give at least 2 random maskings, whose spread gives the error.")
+    nats, stderr = torch.zeros(2, len(tokens), dtype=torch.float64)
+    count = chosen.sum(-1)
+    if isinstance(objective, Autoregressive):
+        exact, draws = torch.ones_like(count, dtype=torch.bool), 1
+    else:
+        counted = isinstance(objective, Masked) and objective.cost is cross_entropy
+        exact = (2.0**count - 1 <= draws) & counted
+        for line in (exact & (count > 0)).nonzero().squeeze(-1).tolist():
+            known = None if valid is None else valid[line]
+            sets, weights = _all_sets(int(count[line]))
+            (nats[line],) = _over_orders(denoiser, tokens[line], chosen[line], known, batch, sets, weights, 1)
+    lines = ((count > 0) if draws == 1 else ~exact).nonzero().squeeze(-1)
+    values: list[Tensor] = []
+    for part in torch.cartesian_prod(lines.cpu(), torch.arange(draws)).split(batch) if len(lines) else ():
+        where, draw = part[:, 0].to(tokens.device), part[:, 1]
+        rows = Rows(tokens[where], chosen[where], None if valid is None else valid[where])
+        turn = Turn(seed, part[:, 0] * draws + draw, len(tokens) * draws) if apart else Turn(seed, draw, draws)
+        values.append(objective.bound(denoiser, rows, turn).nats.double().cpu())
+    if values:
+        each = torch.cat(values).view(-1, draws)
+        nats[lines.cpu()] = each.mean(-1)
+        stderr[lines.cpu()] = 0.0 if draws == 1 else each.std(-1) / math.sqrt(draws)
+    return Conditional(nats, stderr, exact.cpu())
 
 
 @torch.no_grad()
@@ -110,6 +163,24 @@ def whole_nats(
         some = None if bool(valid[row].all()) else valid[row]
         nats.append(nelbo(denoiser, tokens[row], hide, weight, valid=some, time=time).double())
     return torch.cat(nats).view(len(tokens), draws)
+
+
+def _over_orders(
+    denoiser: Denoiser,
+    row: Tensor,
+    where: Tensor,
+    valid: Tensor | None,
+    batch: int,
+    sets: Tensor,
+    weights: Tensor,
+    orders: int,
+) -> Tensor:
+    """A row (L,), its chosen positions (L,), the sets of them that are hidden and their weights -> nats (orders,)."""
+    positions = where.nonzero().squeeze(-1)
+    hide = torch.zeros(len(sets), len(row), dtype=torch.bool, device=row.device)
+    hide[:, positions] = sets.to(row.device)
+    hidden_nats = _hidden_nats(denoiser, row, hide, valid, batch)[:, positions].cpu()
+    return (hidden_nats * weights).view(orders, -1).sum(-1)
 
 
 def _all_sets(n: int) -> tuple[Tensor, Tensor]:

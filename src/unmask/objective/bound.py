@@ -5,6 +5,7 @@ __all__ = ["Bound", "bound", "validate"]
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from unmask.errors import RequestError, RunError
 from unmask.limits import sentences
 from unmask.noise import derive
 from unmask.objective.base import Objective, Rows, Turn
+
+_NORMAL = 1.959964  # standard errors on each side of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,16 @@ class Bound:
             )
         return self
 
-    def to_dict(self) -> dict[str, float | int | None]:
-        """The figures as plain values, the perplexity among them."""
-        return {**asdict(self), "perplexity": self.perplexity}
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values, the perplexity and the interval among them."""
+        return {**asdict(self), "perplexity": self.perplexity, "interval": self.interval}
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of `nats_per_token`, of a normal distribution; None for a single sequence."""
+        if self.stderr is None:
+            return None
+        return self.nats_per_token - _NORMAL * self.stderr, self.nats_per_token + _NORMAL * self.stderr
 
     @property
     def perplexity(self) -> float:
