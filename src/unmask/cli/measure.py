@@ -1,6 +1,6 @@
 """`unmask eval` and `unmask pace`: the bound on -log p of a text, and the best pace for a number of passes."""
 
-__all__ = ["EvalArguments", "PaceArguments", "run_eval", "run_pace"]
+__all__ = ["EvalArguments", "PaceArguments", "TaskOptions", "run_eval", "run_pace"]
 
 import json
 import math
