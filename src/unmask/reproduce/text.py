@@ -57,7 +57,7 @@ class Scale:
     """Tokens of a text."""
 
 
-_TRAIN = TrainSettings(steps=2000, batch=16, ema=0.999, patience=0, eval_every=500, sample_every=0, keep=1, threads=1)
+_TRAIN = TrainSettings(steps=2000, batch=16, ema=0.999, patience=0, eval_every=200, sample_every=0, keep=1, threads=1)
 _EQUAL: dict[Parameterization, float] = dict.fromkeys(get_args(Parameterization), 3e-4)
 SCALES: dict[str, Scale] = {
     "full": Scale(

@@ -1,6 +1,6 @@
 """Results about masked diffusion on text -> the report of each question, with its claims and a picture."""
 
-__all__ = ["write_text_report"]
+__all__ = ["judged", "report_parts", "write_text_report"]
 
 import csv
 import io
@@ -25,6 +25,9 @@ seeds of the training, and the standard deviation between them; in brackets the 
 _CLAIMS = """\
 The difference is that of the same seeds, higher minus lower, with its 95 % interval over seeds (Student's t). A claim
 is held or refuted where the interval does not contain 0; with a single seed nothing is decided."""
+_VALIDATION = """\
+Nats a token on the validation rows, which no bound above reads, during the trainings: the mean over seeds. Where there
+are several learning rates for an objective, the best is bold."""
 _SPREADS = """\
 One draw of the bound of a sequence, nats a token, with uniform times: the mean, with its standard error over sequences,
 and the variance between draws of the same sequence."""
@@ -36,12 +39,12 @@ def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Pa
     for part in plan.parts:
         write_text_report(part, records, folder)
     draw(plan, records, path)
-    text = "\n\n".join("\n".join(lines) for lines in _parts(plan, records) if lines) + "\n"
-    verdicts = [verdict.facts(claim) for claim, verdict in _judged(plan, records)]
+    text = "\n\n".join("\n".join(lines) for lines in report_parts(plan, records) if lines) + "\n"
+    verdicts = [verdict.facts(claim) for claim, verdict in judged(plan, records)]
     write_files(plan, records, path, text, _csv(plan, records), verdicts)
 
 
-def _parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:
+def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:
     """A question -> the parts of its report, as lines; those of a question that has parts are its claims and states."""
     states = [[cell.name, records[cell.name].state, records[cell.name].reason] for cell in plan.cells]
     if plan.parts:
@@ -55,6 +58,7 @@ def _parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:
         _spreads(plan, records),
         *sections(plan, records),
         dna_section(by_label(plan, records, Composition)),
+        _validations(plan, records),
         _fits(plan, records),
         ["## Cells", "", *markdown_table(("cell", "state", "reason"), states)],
     ]
@@ -84,7 +88,7 @@ def _bounds(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
 
 def _claims(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
     """The table of the claims, of all parts where there are some."""
-    rows = [[claim.text, verdict.difference, verdict.verdict] for claim, verdict in _judged(plan, records)]
+    rows = [[claim.text, verdict.difference, verdict.verdict] for claim, verdict in judged(plan, records)]
     if not rows:
         return []
     return ["## Claims", "", _CLAIMS, "", *markdown_table(("claim", "difference [95 %]", "verdict"), rows)]
@@ -112,11 +116,11 @@ class _Verdict(NamedTuple):
         return {"claim": claim.text} | self._asdict()
 
 
-def _judged(plan: TextQuestion, records: dict[str, Record]) -> list[tuple[Claim, _Verdict]]:
+def judged(plan: TextQuestion, records: dict[str, Record]) -> list[tuple[Claim, _Verdict]]:
     """A question -> its claims and those of its parts, each with its verdict."""
     own = by_label(plan, records, Bounded)
-    judged = [(claim, _verdict(claim, own)) for claim in plan.claims]
-    return judged + [each for part in plan.parts for each in _judged(part, records)]
+    verdicts = [(claim, _verdict(claim, own)) for claim in plan.claims]
+    return verdicts + [each for part in plan.parts for each in judged(part, records)]
 
 
 def _verdict(claim: Claim, results: dict[str, dict[int, dict[str, Any]]]) -> _Verdict:
@@ -143,6 +147,29 @@ def _spreads(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
     if not rows:
         return []
     return ["## Schedules", "", _SPREADS, "", *markdown_table(("schedule", "nats/token", "variance"), rows)]
+
+
+def _validations(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
+    """The bounds on validation rows during the trainings, and which label of a group before " at " ends lowest."""
+    results = by_label(plan, records, Fit)
+    if not results:
+        return []
+    steps = [step for step, _ in next(iter(next(iter(results.values())).values()))["curve"]]
+    shown = [len(steps) * part // 5 - 1 for part in range(1, 6) if len(steps) * part // 5]
+    shown = list(dict.fromkeys(shown))
+    best: dict[str, tuple[float, str]] = {}
+    rows: list[list[str]] = []
+    for label, by_seed in results.items():
+        curves = [[nats for _, nats in result["curve"]] for result in by_seed.values()]
+        means = [mean(curve[at] for curve in curves) for at in shown]
+        group = label.partition(" at ")[0]
+        best[group] = min(best.get(group, (math.inf, "")), (means[-1], label))
+        rows.append([label, *(f"{value:.4f}" for value in means)])
+    lowest = {label for _, label in best.values()}
+    if len(lowest) < len(rows):  # rates: the best of each objective
+        rows = [[f"**{label}**" if label in lowest else label, *rest] for label, *rest in rows]
+    head = ("training", *(f"step {steps[at]}" for at in shown))
+    return ["## Validation", "", _VALIDATION, "", *markdown_table(head, rows)]
 
 
 def _fits(plan: TextQuestion, records: dict[str, Record]) -> list[str]:

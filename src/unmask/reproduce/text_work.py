@@ -49,6 +49,8 @@ class _Fitted(_Bounded):
     tokens: Count
     parameters: Count
     seconds: float
+    curve: list[tuple[Count, float]]
+    """Steps, and the bound on validation rows in nats a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class _FitLog(Listener[Any, "Bound"]):
 def _fit(cell: Fit, folder: Path) -> dict[str, Any]:
     """Train from the newest checkpoint, if there is one -> figures of the training."""
     from unmask.disk.folders import latest
+    from unmask.run.metrics import read_metrics
     from unmask.train.session import open_session, plan_session, recorded_run
 
     resumed = latest(folder) is not None
@@ -142,6 +145,10 @@ def _fit(cell: Fit, folder: Path) -> dict[str, Any]:
             "tokens": result.step * cell.run.train.batch * length,
             "parameters": plan.parameters,
             "seconds": time.process_time() - began,
+            "fingerprint": session.corpus.fingerprint,
+            "curve": [
+                (line["step"], line["valid"]) for line in read_metrics(folder / "metrics.jsonl") if "valid" in line
+            ],
         }
 
 
