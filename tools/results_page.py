@@ -11,6 +11,9 @@ __all__ = ["chapter", "main", "write_page"]
 import json
 import shutil
 import sys
+import textwrap
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from unmask.reproduce.text_report import judged, report_parts
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 KEPT = ROOT / "docs" / "results"
+_WIDTH = 100  # characters of a line of a page
 BEGIN, END = "<!-- comparisons: written by tools/results_page.py -->\n", "<!-- end of comparisons -->\n"
 
 
@@ -103,7 +107,8 @@ def _of(plan: TextQuestion, records: dict[str, Record], facts: dict[str, Any]) -
     versions = next((r.versions for r in records.values() if r.versions), facts["versions"])
     scale = {"full": "--full", "fast": "--fast", "published": "--published"}[plan.options.scale]
     seeds = ", ".join(map(str, plan.options.seeds))
-    return f"{plan.about} `unmask reproduce {plan.name} {scale}`, seeds {seeds}, torch {versions['torch']}."
+    text = f"{plan.about} `unmask reproduce {plan.name} {scale}`, seeds {seeds}, torch {versions['torch']}."
+    return "\n".join(_wrapped([text]))
 
 
 def _sections(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
@@ -111,8 +116,17 @@ def _sections(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
     lines: list[str] = []
     for part in report_parts(plan, records)[1:]:
         if part and part[0] != "## Cells":
-            lines += ["", *(f"##{line}" if line.startswith("## ") else line for line in part)]
+            lines += ["", *_wrapped(f"##{line}" if line.startswith("## ") else line for line in part)]
     return [line.replace("](", f"](results/{plan.name}/") if line.startswith("![") else line for line in lines]
+
+
+def _wrapped(lines: Iterable[str]) -> list[str]:
+    """Lines -> the same, those of prose as wide as the pages are."""
+    out: list[str] = []
+    for prose, group in groupby("\n".join(lines).splitlines(), lambda line: line[:1] not in ("", "|", "#", "!")):
+        some = list(group)
+        out += textwrap.wrap(" ".join(some), _WIDTH, break_on_hyphens=False) if prose else some
+    return out
 
 
 if __name__ == "__main__":

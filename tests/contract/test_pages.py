@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tools import api_page
+from tools import api_page, results_page
 
 import unmask
 
@@ -20,6 +20,14 @@ FIGURES = re.compile(
     re.IGNORECASE,
 )
 """Private words and figures of speech, beside those that tests/architecture/gates.py lists."""
+
+
+def test_the_comparisons_are_those_of_the_folders() -> None:
+    """docs/results.md has the tables that docs/results gives; the control: a figure that was typed is noticed."""
+    page = results_page.PAGE.read_text(encoding="utf-8")
+    assert results_page.write_page(page) == page
+    typed = page.replace(results_page.END, "| AR | 1.0000 |\n" + results_page.END)
+    assert results_page.write_page(typed) != typed
 
 
 def prose(text: str) -> list[tuple[int, str]]:

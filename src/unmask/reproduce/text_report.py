@@ -154,21 +154,22 @@ def _validations(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
     results = by_label(plan, records, Fit)
     if not results:
         return []
-    steps = [step for step, _ in next(iter(next(iter(results.values())).values()))["curve"]]
-    shown = [len(steps) * part // 5 - 1 for part in range(1, 6) if len(steps) * part // 5]
-    shown = list(dict.fromkeys(shown))
+    curves = {label: [dict(result["curve"]) for result in by_seed.values()] for label, by_seed in results.items()}
+    steps = sorted(set.intersection(*(set(curve) for each in curves.values() for curve in each)))
+    shown = list(dict.fromkeys(steps[len(steps) * part // 5 - 1] for part in range(1, 6) if len(steps) * part // 5))
+    if not shown:
+        return []
     best: dict[str, tuple[float, str]] = {}
     rows: list[list[str]] = []
-    for label, by_seed in results.items():
-        curves = [[nats for _, nats in result["curve"]] for result in by_seed.values()]
-        means = [mean(curve[at] for curve in curves) for at in shown]
+    for label, each in curves.items():
+        means = [mean(curve[step] for curve in each) for step in shown]
         group = label.partition(" at ")[0]
         best[group] = min(best.get(group, (math.inf, "")), (means[-1], label))
         rows.append([label, *(f"{value:.4f}" for value in means)])
     lowest = {label for _, label in best.values()}
     if len(lowest) < len(rows):  # rates: the best of each objective
         rows = [[f"**{label}**" if label in lowest else label, *rest] for label, *rest in rows]
-    head = ("training", *(f"step {steps[at]}" for at in shown))
+    head = ("training", *(f"step {step}" for step in shown))
     return ["## Validation", "", _VALIDATION, "", *markdown_table(head, rows)]
 
 
