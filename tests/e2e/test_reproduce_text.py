@@ -1,5 +1,6 @@
 """`unmask reproduce mdlm-...`: cells of every class are done, reported, and claims are judged by their intervals."""
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ def tiny(cell: TextCell) -> TextCell:
     return replace(cell, limit=4)
 
 
+def zero_shot() -> Bounded:
+    """The bound of MDLM on another text than that of its training."""
+    cells = [cell for cell in plan_of("mdlm-zero-shot", FAST).cells if isinstance(cell, Bounded)]
+    return next(cell for cell in cells if cell.label.startswith("MDLM"))
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Record]]:
     """The folder and the records of some cells of every class."""
@@ -38,7 +45,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Reco
     rules = ("ancestral:steps=4", "left-to-right", "reverse:steps=4")
     wrote = [cell for cell in every.values() if isinstance(cell, Wrote) and cell.temperature == 1]
     some = [cell for cell in every.values() if not isinstance(cell, Wrote)]
-    some += [cell for cell in wrote if cell.policy in rules]
+    some += [*(cell for cell in wrote if cell.policy in rules), zero_shot()]
     records: dict[str, Record] = {}
     for cell in map(tiny, some):
         result = perform_text(cell, folder / "runs" / cell.name, folder / "runs")
@@ -82,6 +89,12 @@ def test_cells_of_every_class_are_done_and_reported(done: tuple[Path, dict[str, 
     assert "figures mean nothing" in text
     assert "| T = 10 | " in report("mdlm-steps", folder, records)
     assert "| cosine | " in report("mdlm-schedules", folder, records)
+    result = records[zero_shot().name].result
+    bound = result["bound"]
+    size = bound["nats_per_token"] * bound["tokens"] / math.log(2) / bound["bits_per_byte"]  # of 4 rows of 32 tokens
+    assert 128 < size == pytest.approx(round(size), abs=1e-6)
+    assert result["eos"] == "append"
+    assert "| MDLM on austen | " in report("mdlm-zero-shot", folder, records)
     written = report("mdlm-generation", folder, records)
     assert "| held-out texts | " in written
     assert "| MDLM-0.8" not in written

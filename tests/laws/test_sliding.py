@@ -13,7 +13,7 @@ from unmask.batch import spans
 from unmask.data.packed import Facts, Packed, PartFacts
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
-from unmask.eval.perplexity import Policy, estimator, first_rows, sliding
+from unmask.eval.perplexity import Policy, estimator, sliding, some_rows
 from unmask.eval.scorer import HarnessOptions, Scorer
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
@@ -148,20 +148,23 @@ def packed(tokenizer: Tokenizer, texts: list[str], length: int = 8) -> Packed:
 def test_the_first_rows_have_the_bytes_of_their_text(name: str) -> None:
     tokenizer = TOKENIZERS[name]
     part = packed(tokenizer, [TEXT, "story", TEXT])
-    for count in (1, 5, len(part) - 1):
-        some = first_rows(part, count, tokenizer)
-        ids = [token for row in part.ids[:count].tolist() for token in row]
+    for count, skip in ((1, 0), (5, 0), (len(part) - 1, 0), (4, 3), (None, 2)):
+        some = some_rows(part, tokenizer, count, skip)
+        last = len(part) if count is None else skip + count
+        ids = [
+            token for row in part.batch(range(skip, last)).ids.tolist() for token in row if token != tokenizer.pad_id
+        ]
         assert some.bytes == sum(
             len(tokenizer.part(i) or tokenizer.piece(i).encode()) for i in ids if i != tokenizer.eos_id
         )
-        assert (len(some), some.tokens) == (count, count * 8)
-    assert first_rows(part, None, tokenizer) is part
+        assert (len(some), some.tokens) == (last - skip, len(ids))
+    assert some_rows(part, tokenizer) is part
 
 
 def test_bytes_are_unknown_where_the_tokenizer_drops_characters() -> None:
     tokenizer = dna_tokenizer()
-    assert first_rows(packed(tokenizer, ["ACGT\nACGTTTTT\nACGTACGTA"]), 1, tokenizer).bytes == 0
-    assert first_rows(packed(tokenizer, ["ACGTACGTTTTTACGTACGTA"]), 1, tokenizer).bytes == 8
+    assert some_rows(packed(tokenizer, ["ACGT\nACGTTTTT\nACGTACGTA"]), tokenizer, 1).bytes == 0
+    assert some_rows(packed(tokenizer, ["ACGTACGTTTTTACGTACGTA"]), tokenizer, 1).bytes == 8
 
 
 # ---- what is said --------------------------------------------------------------------------------------------------

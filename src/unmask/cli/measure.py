@@ -179,7 +179,7 @@ def run_eval(argv: Sequence[str]) -> int:
     refuse(typed & _OF_TASKS, "eval without --task.")
     arguments, own = _over_training(EvalArguments, argv, "eval")
 
-    from unmask.eval.perplexity import Policy, first_rows, sliding
+    from unmask.eval.perplexity import Policy, sliding, some_rows
     from unmask.objective.bound import Bound
 
     model, corpus = _load(arguments, own)
@@ -188,7 +188,7 @@ def run_eval(argv: Sequence[str]) -> int:
     policy.check(sum(part.tokens for part in parts), arguments.data.source, arguments.split)
     if policy.stride is not None:
         parts = [sliding(part, policy.stride, model.tokenizer, policy.eos) for part in parts]
-    parts = [first_rows(part, arguments.limit, model.tokenizer) for part in parts]
+    parts = [some_rows(part, model.tokenizer, arguments.limit) for part in parts]
     draws, count = arguments.draws or _DRAWS, sum(map(len, parts))
     note(f"measuring {count:,} sequences of {arguments.data.source}, {draws} maskings each.")
     began = time.perf_counter()
@@ -222,7 +222,7 @@ def _print_bound(model: "Model", arguments: EvalArguments, policy: "Policy", res
     if result.known:
         missing = "none: the first token of each sequence counts as known, since the network does not predict it"
     elif arguments.limit is not None:
-        missing = "only on whole parts (no --limit): the tokenizer changes the text, or lacks characters of it"
+        missing = "only on whole parts (no --limit), since the tokenizer changes the text or lacks characters of it"
     rows = {
         "text": f"{arguments.data.source} ({arguments.split})",
         "estimator": estimated,

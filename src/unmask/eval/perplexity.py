@@ -1,11 +1,11 @@
-"""Rows of a text -> the rows that a perplexity is measured on: by windows that slide, or the first of all rows.
+"""Rows of a text -> the rows that a perplexity is measured on: by windows that slide, or some of all rows.
 
 A perplexity depends on what is counted: how documents become rows, whether the end of a document counts as a token, and
 how much context a token has. `Policy` says it in words beside each figure. Bits per byte are per byte of the raw text,
 so that models with different tokenizers can be compared.
 """
 
-__all__ = ["Policy", "estimator", "first_rows", "sliding"]
+__all__ = ["Policy", "estimator", "sliding", "some_rows"]
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from unmask.data.packed import Facts, Packed
 from unmask.data.settings import DataSettings
 from unmask.errors import RequestError
 from unmask.objective.base import Objective
-from unmask.objective.baselines import Autoregressive, DiscreteTime, score_entropy
+from unmask.objective.baselines import Autoregressive, DiscreteTime, MaskedLM, score_entropy
 from unmask.objective.masked import Masked
 from unmask.text.tokenizer import Tokenizer
 
@@ -84,7 +84,7 @@ def estimator(objective: Objective, draws: int) -> str:
             return "-log p by the chain rule, exact"
         case Masked(cost=cost) if cost is score_entropy:
             return f"score entropy, an upper bound on -log p, {drawn}"
-        case Masked():
+        case Masked() | MaskedLM():
             return f"NELBO in continuous time, an upper bound on -log p, {drawn}"
         case DiscreteTime(steps=steps):
             return f"NELBO of {steps} steps, an upper bound on -log p, {drawn}"
@@ -104,35 +104,38 @@ def sliding(part: Packed, stride: int, tokenizer: Tokenizer, eos: bool) -> Packe
     return Packed.cut(documents, part.length, tokenizer.pad_id, part.bytes, stride=stride)
 
 
-def first_rows(part: Packed, count: int | None, tokenizer: Tokenizer) -> Packed:
-    """Packed rows -> the first `count`, with the bytes of their text; 0 bytes where these are not known.
+def some_rows(part: Packed, tokenizer: Tokenizer, count: int | None = None, skip: int = 0) -> Packed:
+    """Packed rows -> `count` of them after the first `skip`, with the bytes of their text; 0 where these are not known.
 
-    They are the sum of the bytes of the tokens, if this sum is right for all rows: a tokenizer that changes or drops
-    characters gives another one.
+    They are the sum of the bytes of the tokens, if this sum is right for all rows to one in a thousand: a tokenizer
+    that changes or drops characters gives another one. Raises DataError where no row is left.
     """
-    if count is None or count >= len(part):
+    rest = part.after(skip) if skip else part
+    if count is None or count >= len(rest):
+        count = len(rest)
+    if count == len(part):
         return part
     sizes = _sizes(tokenizer)
-    known = sum(_bytes(part, sizes, tokenizer, len(part))) == part.bytes
-    size = sum(_bytes(part, sizes, tokenizer, count)) if known else 0
-    first, last = part.first[:count], part.last[:count]
-    return Packed(part.ids[:count], first, last, size, int((last - first).sum()))
+    known = abs(sum(_bytes(part, sizes, tokenizer, 0, len(part))) - part.bytes) <= part.bytes / 1000
+    size = sum(_bytes(part, sizes, tokenizer, skip, skip + count)) if known else 0
+    first, last = rest.first[:count], rest.last[:count]
+    return Packed(rest.ids[:count], first, last, size, int((last - first).sum()))
 
 
-def _bytes(part: Packed, sizes: np.ndarray, tokenizer: Tokenizer, count: int) -> Iterator[int]:
-    """Rows and the bytes of each token -> the bytes of the text of some rows at a time, of the first `count`.
+def _bytes(part: Packed, sizes: np.ndarray, tokenizer: Tokenizer, first: int, end: int) -> Iterator[int]:
+    """Rows and the bytes of each token -> the bytes of the text of the rows from `first` to `end`, some at a time.
 
     A tokenizer that writes a space before the first word of a text has one byte more there.
     """
     added = tokenizer.decode(tokenizer.encode(" ")) == ""
-    begun = True
-    for at in range(0, count, _ROWS):
-        batch = part.batch(range(at, min(at + _ROWS, count)))
-        yield int(sizes[batch.ids][batch.maskable].sum())
-        if added:
-            stream = batch.ids[batch.maskable]
+    begun = first == 0 or bool(part.ids[first - 1][part.last[first - 1] - 1] == tokenizer.eos_id)
+    for at in range(first, end, _ROWS):
+        batch = part.batch(range(at, min(at + _ROWS, end)))
+        stream = batch.ids[batch.maskable]
+        yield int(sizes[stream].sum())
+        if added and len(stream):
             starts = np.concatenate([[begun], stream[:-1] == tokenizer.eos_id])
-            yield -sum(tokenizer.piece(int(token)).startswith(" ") for token in stream[starts.astype(bool)])
+            yield -sum(tokenizer.piece(int(token)).startswith(" ") for token in stream[starts])
             begun = bool(stream[-1] == tokenizer.eos_id)
 
 

@@ -21,7 +21,9 @@ _T_95 = (math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262
 _FAST = "**A fast run: a minute of training for each model. Its figures mean nothing.**"
 _BOUNDS = """\
 Nats a token on held-out text, less is better: an exact value for AR, an upper bound for the others. The mean over
-seeds of the training, and the standard deviation between them; in brackets the standard error of the last seed."""
+seeds of the training, and the standard deviation between them; in brackets the standard error of the last seed. Bits
+per byte are of the raw text, and comparable between tokenizers. Rows are cut from documents one after another, without
+context before a row; EOS after a document counts as a token of no bytes."""
 _CLAIMS = """\
 The difference is that of the same seeds, higher minus lower, with its 95 % interval over seeds (Student's t). A claim
 is held or refuted where the interval does not contain 0; with a single seed nothing is decided."""
@@ -80,10 +82,19 @@ def _bounds(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
         last = list(results.values())[-1]["bound"]
         error = f"{last['stderr']:.4f}" if last["stderr"] is not None else "none"
         perplexity = mean(math.exp(value) for value in _nats(results))
-        rows.append([label, f"{_spread_of(_nats(results))} ({error})", f"{perplexity:.2f}", f"{last['tokens']:,}"])
+        bits = [result["bound"].get("bits_per_byte") for result in results.values()]
+        of_bytes = "" if None in bits else _spread_of(bits)
+        cells = [f"{_spread_of(_nats(results))} ({error})", f"{perplexity:.2f}", of_bytes, f"{last['tokens']:,}"]
+        rows.append([label, *cells])
     if not rows:
         return []
-    return ["## Bounds", "", _BOUNDS, "", *markdown_table(("model", "nats/token", "perplexity", "tokens"), rows)]
+    return [
+        "## Bounds",
+        "",
+        _BOUNDS,
+        "",
+        *markdown_table(("model", "nats/token", "perplexity", "bits/byte", "tokens"), rows),
+    ]
 
 
 def _claims(plan: TextQuestion, records: dict[str, Record]) -> list[str]:

@@ -175,6 +175,7 @@ def text_of(model: "Model", source: str | None = None) -> "Corpus":
 
 def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
     """The bound on a text: of the held-out part, or of another text."""
+    from unmask.eval.perplexity import estimator, some_rows
     from unmask.objective.baselines import objective_of
     from unmask.objective.strands import BothStrands, complement_of
 
@@ -184,9 +185,11 @@ def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
     if cell.grid is not None:
         model.objective = objective_of("subs", model.process, steps=cell.grid)
     corpus = text_of(model, cell.source)
-    part = corpus.valid.after(cell.skip) if cell.source is None else corpus.train
-    bound = model.bound_packed(part, limit=cell.limit, draws=cell.draws, seed=SEED)
-    return {"bound": bound.to_dict(), "fingerprint": corpus.fingerprint}
+    part, skip = (corpus.valid, cell.skip) if cell.source is None else (corpus.train, 0)
+    part = some_rows(part, model.tokenizer, cell.limit, skip)
+    bound = model.bound_packed(part, draws=cell.draws, seed=SEED)
+    named = {"estimator": estimator(model.objective, cell.draws), "length": part.length, "eos": corpus.facts.eos}
+    return {"bound": bound.to_dict(), "fingerprint": corpus.fingerprint} | named
 
 
 def _spread(cell: Spread, runs: Path) -> dict[str, Any]:
