@@ -22,6 +22,7 @@ PLACES = (
     Place(_MDLM, "Table 1, Figure 1", "perplexity on LM1B", "mdlm-baselines"),
     Place(_MDLM, "Table 2", "perplexity on OpenWebText", "mdlm-baselines"),
     Place(_MDLM, "Table 3", "zero-shot perplexity", "mdlm-zero-shot"),
+    Place(_MDLM, "Table 4", "classification of texts", "mdlm-representations"),
     Place(_MDLM, "Table 6", "perplexity on DNA", "mdlm-dna"),
     Place(_MDLM, "Table 7", "classification of DNA", "mdlm-dna"),
     Place(_MDLM, "Table 8", "what each part contributes", "mdlm-ablation"),

@@ -43,6 +43,7 @@ from unmask.errors import ConfigError
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 from unmask.ranges import Count, Seed, check_numbers
 from unmask.reproduce.dna import DNA_CELLS
+from unmask.reproduce.representations import REPRESENTATION_CELLS
 from unmask.reproduce.text import Bounded, Fit, Judged, Spread, TextCell, TextQuestion, Wrote
 from unmask.rl.settings import LearnRun, LearnSettings
 
@@ -181,6 +182,7 @@ CELLS: dict[str, type[Cell]] = {
     "wrote": Wrote,
     "judged": Judged,
     **DNA_CELLS,
+    **REPRESENTATION_CELLS,
 }
 
 

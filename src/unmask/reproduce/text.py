@@ -229,11 +229,13 @@ class Judged(TextCell):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A statement of the paper: of these labels, in this order, the bound rises."""
+    """A statement of the paper: of these labels, in this order, the bound rises, or the accuracy of a classifier."""
 
     text: str
     lower: str
     higher: str
+    margin: float = 0.0
+    """By so much less may the second be all the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,19 +11,24 @@ __all__ = [
     "estimators",
     "names",
     "plan_of",
+    "representations",
     "schedules",
     "steps",
     "time",
     "zero_shot",
 ]
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
 from unmask.reproduce.dna_questions import dna, dna_rates
 from unmask.reproduce.generation import generation
+from unmask.reproduce.plan import plain
+from unmask.reproduce.representations import SIZES, Classified
 from unmask.reproduce.text import (
     Claim,
+    Fit,
     Spread,
     TextCell,
     TextOptions,
@@ -120,7 +125,55 @@ def estimators(options: TextOptions) -> Planned:
     return cells, [Claim(f"MDLM (count) < {name}", "MDLM", name) for name in names]
 
 
-_ORDER = (rates, baselines, ablation, schedules, steps, time, generation, zero_shot, estimators, dna_rates, dna)
+def representations(options: TextOptions) -> Planned:
+    """Classification of texts from AR, MLM and MDLM, features frozen or all weights trained (MDLM, Table 4).
+
+    The three networks are equal in size, text and tokens. AR is worse than MDLM, and MDLM does not lose a point against
+    MLM, which is the masked language model of BERT. The tokens alone are a baseline.
+    """
+    cells, sizes = list[TextCell](), SIZES[options.scale]
+    for number, seed in enumerate(options.seeds):
+        for label in ("AR", "MLM", "MDLM"):
+            fit = _backbone(options, label, seed)
+            cells.append(fit)
+            hows = ("tokens", "frozen", "tuned") if number == 0 and label == "MDLM" else ("frozen", "tuned")
+            for how, data in itertools.product(hows, ("vader-movies", "headline-sarcasm")):
+                name = f"{how} on {data}" if how == "tokens" else f"{label} {how} on {data}"
+                fold = number % sizes.folds if how == "tuned" else None
+                cells.append(Classified(f"{plain(name)}-seed-{seed}", name, seed, fit.name, data, how, sizes, fold))
+    claims: list[Claim] = []
+    for how in ("frozen", "tuned"):
+        claims.append(Claim(f"{how}: accuracy of AR < MDLM", f"AR {how}", f"MDLM {how}"))
+        text = f"{how}: accuracy of MLM < MDLM + {_MARGIN:g}"
+        claims.append(Claim(text, f"MLM {how}", f"MDLM {how}", _MARGIN))
+    return cells, claims
+
+
+_MARGIN = 0.01  # of accuracy: MDLM "does not lose" where it loses less
+
+
+def _backbone(options: TextOptions, label: str, seed: int) -> Fit:
+    """The training of AR, MDLM or MLM; that of MLM is judged by no bound, so that its last step is taken."""
+    if label != "MLM":
+        return trained(options, label, seed, COMPARED[label])
+    train = replace(options.numbers.train, eval_every=options.numbers.train.steps)
+    return training_of(options, label, seed, replace(options.numbers.model, parameterization="mlm"), train)
+
+
+_ORDER = (
+    rates,
+    baselines,
+    ablation,
+    schedules,
+    steps,
+    time,
+    generation,
+    zero_shot,
+    estimators,
+    representations,
+    dna_rates,
+    dna,
+)
 QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {
     f"mdlm-{question.__name__.replace('_', '-')}": question for question in _ORDER
 }

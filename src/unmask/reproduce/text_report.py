@@ -14,6 +14,7 @@ from unmask.output import markdown_table
 from unmask.reproduce.dna import Composition, dna_section
 from unmask.reproduce.generation_report import by_label, draw, sections
 from unmask.reproduce.publish import write_files
+from unmask.reproduce.representations import Classified, accuracies, representation_section
 from unmask.reproduce.results import Record
 from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextQuestion
 
@@ -26,7 +27,8 @@ per byte are of the raw text, and comparable between tokenizers. Rows are cut fr
 context before a row; EOS after a document counts as a token of no bytes."""
 _CLAIMS = """\
 The difference is that of the same seeds, higher minus lower, with its 95 % interval over seeds (Student's t). A claim
-is held or refuted where the interval does not contain 0; with a single seed nothing is decided."""
+is held or refuted where the interval does not contain 0 (or minus the margin that the claim states); with a single seed
+nothing is decided."""
 _VALIDATION = """\
 Nats a token on the validation rows, which no bound above reads, during the trainings: the mean over seeds. Where there
 are several learning rates for an objective, the best is bold."""
@@ -60,6 +62,7 @@ def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[st
         _spreads(plan, records),
         *sections(plan, records),
         dna_section(by_label(plan, records, Composition)),
+        representation_section(by_label(plan, records, Classified)),
         _validations(plan, records),
         _fits(plan, records),
         ["## Cells", "", *markdown_table(("cell", "state", "reason"), states)],
@@ -106,7 +109,7 @@ def _claims(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
 
 
 class _Verdict(NamedTuple):
-    """A claim that was looked at: the difference of the bounds, and what follows."""
+    """A claim that was looked at: the difference of the figures, and what follows."""
 
     mean: float | None
     half: float | None
@@ -129,23 +132,26 @@ class _Verdict(NamedTuple):
 
 def judged(plan: TextQuestion, records: dict[str, Record]) -> list[tuple[Claim, _Verdict]]:
     """A question -> its claims and those of its parts, each with its verdict."""
-    own = by_label(plan, records, Bounded)
+    bounds = by_label(plan, records, Bounded)
+    own = {label: dict(zip(results, _nats(results), strict=True)) for label, results in bounds.items()}
+    own |= accuracies(by_label(plan, records, Classified))
     verdicts = [(claim, _verdict(claim, own)) for claim in plan.claims]
     return verdicts + [each for part in plan.parts for each in judged(part, records)]
 
 
-def _verdict(claim: Claim, results: dict[str, dict[int, dict[str, Any]]]) -> _Verdict:
-    """A claim -> the difference with its interval, and whether it is held."""
+def _verdict(claim: Claim, results: dict[str, dict[int, float]]) -> _Verdict:
+    """A claim, and figures by label and seed -> the difference with its interval, and whether it is held."""
     low, high = results.get(claim.lower, {}), results.get(claim.higher, {})
     seeds = sorted(low.keys() & high.keys())
     if not seeds:
         return _Verdict(None, None, 0, "not run")
-    differences = [high[seed]["bound"]["nats_per_token"] - low[seed]["bound"]["nats_per_token"] for seed in seeds]
+    differences = [high[seed] - low[seed] for seed in seeds]
     if len(seeds) < 2:
         return _Verdict(differences[0], None, 1, "undecided: one seed")
     half = _T_95[min(len(seeds) - 1, len(_T_95) - 1)] * stdev(differences) / math.sqrt(len(seeds))
     middle = mean(differences)
-    verdict = "held" if middle > half else "refuted" if middle < -half else "undecided"
+    above = middle + claim.margin
+    verdict = "held" if above > half else "refuted" if above < -half else "undecided"
     return _Verdict(middle, half, len(seeds), verdict)
 
 

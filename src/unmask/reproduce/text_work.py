@@ -13,6 +13,7 @@ from unmask.output import show
 from unmask.ranges import Count
 from unmask.reproduce.dna import DNA_RESULTS, Composition, compose
 from unmask.reproduce.plan import DEVICE, DTYPE
+from unmask.reproduce.representations import REPRESENTATION_RESULTS, Classified, classify
 from unmask.reproduce.text import Bounded, Fit, Spread, TextCell
 from unmask.run.loop import Listener
 
@@ -86,6 +87,7 @@ TEXT_RESULTS: dict[str, type[Any]] = {
     "wrote": _Written,
     "judged": _Judged,
     **DNA_RESULTS,
+    **REPRESENTATION_RESULTS,
 }
 """What the reports read of the result of each class of cells, by the names of `plan.CELLS`."""
 
@@ -105,6 +107,8 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
         case Composition():
             model = model_of(runs, cell.training)
             return compose(cell, model, text_of(model))
+        case Classified():
+            return classify(cell, model_of(runs, cell.training))
         case _:
             from unmask.reproduce.generation_work import perform_generation
 

@@ -1,0 +1,181 @@
+"""The cells of the question about representations (MDLM, Table 4), their work, and the section of the report.
+
+Labelled texts are classified by what a trained model computes of them (`eval.probe`, `eval.finetune`). Imports no
+torch.
+"""
+
+__all__ = [
+    "REPRESENTATION_CELLS",
+    "REPRESENTATION_RESULTS",
+    "SIZES",
+    "Classified",
+    "Sizes",
+    "accuracies",
+    "classify",
+    "representation_section",
+]
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any, Literal
+
+from unmask.hf.packages import labelled_file
+from unmask.output import markdown_table
+from unmask.ranges import Count, Natural
+from unmask.reproduce.text import TextCell
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from unmask.api import Model
+
+_SEED = 0  # of the texts that are drawn and of the folds: the same for every model
+_LEAST = 2  # texts in which a token occurs that the baseline counts
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The numbers of a classification."""
+
+    texts: Count | None
+    """Texts of each set, drawn at random; None for all."""
+    rates: tuple[float, ...]
+    """Learning rates of fine-tuning, among which a part of the training texts chooses."""
+    epochs: Count
+    batch: Count
+    folds: Count = 5
+
+
+SIZES = {
+    "full": Sizes(4000, (3e-4, 1e-3, 3e-3), 3, 32),
+    "fast": Sizes(200, (1e-3,), 1, 32),
+    "published": Sizes(None, (1e-5, 2e-5, 5e-5), 3, 16),
+}
+"""By the name of the scale; at the published one, the batch and the epochs of MDLM's appendix D.6."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classified(TextCell):
+    """The accuracy of a classifier of labelled texts that is made from a training."""
+
+    training: str
+    data: str
+    """A set of `unmask fetch`."""
+    how: Literal["tokens", "frozen", "tuned"]
+    """tokens: which tokens occur, without the model. frozen: features of the model. tuned: all weights are trained."""
+    sizes: Sizes
+    fold: Natural | None = None
+    """The only fold that is tested, for fine-tuning; None for all."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The training."""
+        return (self.training,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Classification:
+    """The result of a `Classified`."""
+
+    folds: list[float]
+    base: float
+    count: Count
+    chosen: list[float]
+    seconds: float
+
+
+REPRESENTATION_CELLS: dict[str, type[Any]] = {"classified": Classified}
+REPRESENTATION_RESULTS: dict[str, type[Any]] = {"classified": _Classification}
+
+
+# ---- work ------------------------------------------------------------------------------------------------------------
+
+
+def classify(cell: Classified, model: "Model") -> dict[str, Any]:
+    """A cell and the model of its training -> accuracies of the test folds. Raises RequestError without the texts."""
+    import time
+
+    from unmask.eval.probe import features, probe, read_labelled, token_rows
+
+    texts, labels = read_labelled(labelled_file(cell.data), limit=cell.sizes.texts, seed=_SEED)
+    began = time.process_time()
+    if cell.how == "tuned":
+        facts = _tuned(cell, model, texts, labels)
+    else:
+        x = features(model, texts) if cell.how == "frozen" else _occurrences(token_rows(model, texts))
+        result = probe(x, labels, folds=cell.sizes.folds, seed=_SEED)
+        facts = {name: value for name, value in asdict(result).items() if name != "classes"}
+    return {**facts, "seconds": time.process_time() - began}
+
+
+def _tuned(cell: Classified, model: "Model", texts: list[str], labels: list[str]) -> dict[str, Any]:
+    """Fine-tune and test once, on the fold of the cell."""
+    from unmask.eval.finetune import TuneSettings, finetune_fold
+    from unmask.eval.probe import fold_indices, majority, numbered, token_rows
+
+    sizes, test = cell.sizes, cell.fold or 0
+    target, _ = numbered(len(texts), labels, sizes.folds)
+    fold = fold_indices(target, sizes.folds, _SEED)
+    settings = TuneSettings(sizes.rates, sizes.epochs, sizes.batch)
+    result = finetune_fold(model, token_rows(model, texts), target, fold, test, cell.seed, None, settings)
+    base = majority(target[fold != test], target[fold == test])
+    return {"folds": [result.accuracy], "base": base, "count": len(texts), "chosen": [result.rate]}
+
+
+def _occurrences(rows: list[list[int]]) -> "Tensor":
+    """Rows of ids -> whether each token occurs in each row (N, V) float32, for the tokens of at least two rows."""
+    import torch
+
+    table = torch.zeros(len(rows), max(map(max, rows)) + 1)
+    for number, row in enumerate(rows):
+        table[number, row] = 1
+    return table[:, table.sum(0) >= _LEAST]
+
+
+# ---- report ----------------------------------------------------------------------------------------------------------
+
+_ABOUT = """\
+Accuracy of classifiers of labelled texts. Frozen: a logistic regression on the mean of the final hidden states, by
+cross-validation. Tuned: all weights are trained, with the same epochs and the same learning rates to choose from for
+every model; the network of the last step is tested once, on another fold for each seed. Tokens: a logistic regression
+on which tokens occur. The mean over seeds of the training, and the standard deviation between them."""
+
+
+def accuracies(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, dict[int, float]]:
+    """The results of the `Classified` cells, by label and seed -> accuracies by label and seed.
+
+    A label is "MODEL HOW on DATA"; "MODEL HOW" gets the mean over sets, where a seed has all of them.
+    """
+    by_label = {label: {seed: mean(r["folds"]) for seed, r in results.items()} for label, results in done.items()}
+    names = dict.fromkeys(label.partition(" on ")[0] for label in by_label)
+    for name in names:
+        sets = [values for label, values in by_label.items() if label.startswith(f"{name} on ")]
+        seeds = set.intersection(*(set(values) for values in sets))
+        by_label[name] = {seed: mean(values[seed] for values in sets) for seed in sorted(seeds)}
+    return by_label
+
+
+def representation_section(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """The results of the `Classified` cells, by label and seed -> the lines of the report; none without results."""
+    if not done:
+        return []
+    values = accuracies(done)
+    sets = list(dict.fromkeys(label.partition(" on ")[2] for label in done))
+    rows = [
+        [name, *(_figure(values.get(f"{name} on {data}")) for data in sets), _figure(values[name])]
+        for name in values
+        if " on " not in name
+    ]
+    first = {data: next(iter(r.values())) for data in sets for label, r in done.items() if label.endswith(f"on {data}")}
+    rows.append(["most frequent label", *(f"{first[data]['base']:.4f}" for data in sets), ""])
+    rows.append(["texts", *(f"{first[data]['count']:,}" for data in sets), ""])
+    return ["## Classification", "", _ABOUT, "", *markdown_table(("classifier", *sets, "mean"), rows)]
+
+
+def _figure(values: Mapping[int, float] | None) -> str:
+    """Accuracies by seed -> the mean and the standard deviation between seeds."""
+    if not values:
+        return "not run"
+    every = list(values.values())
+    return f"{mean(every):.4f}" + (f" ± {stdev(every):.4f}" if len(every) > 1 else "")
