@@ -52,7 +52,7 @@ def test_the_cells_are_done_and_reported(tmp_path: Path, monkeypatch: pytest.Mon
         records[cell.name] = Record("done", "", 1.0, result)
     write_text_report(plan, records, tmp_path)
     text = (tmp_path / plan.name / "report.md").read_text()
-    assert "| tokens | 1.0000 | 1.0000 | 1.0000 |" in text
+    assert "| words | 1.0000 | 1.0000 | 1.0000 |" in text
     assert "| most frequent label | 0.5000 | 0.5000 |" in text
     assert "| texts | 40 | 40 |" in text
     assert all(f"| {label} {how} | " in text for label in ("AR", "MLM", "MDLM") for how in ("frozen", "tuned"))

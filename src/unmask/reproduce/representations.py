@@ -15,7 +15,8 @@ __all__ = [
     "representation_section",
 ]
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from unmask.api import Model
 
 _SEED = 0  # of the texts that are drawn and of the folds: the same for every model
-_LEAST = 2  # texts in which a token occurs that the baseline counts
+_LEAST = 2  # texts in which a word occurs that the baseline counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +58,21 @@ SIZES = {
 
 @dataclass(frozen=True, slots=True)
 class Classified(TextCell):
-    """The accuracy of a classifier of labelled texts that is made from a training."""
+    """The accuracy of a classifier of labelled texts, made from a training or from the texts alone."""
 
-    training: str
+    training: str | None
     data: str
     """A set of `unmask fetch`."""
-    how: Literal["tokens", "frozen", "tuned"]
-    """tokens: which tokens occur, without the model. frozen: features of the model. tuned: all weights are trained."""
+    how: Literal["words", "frozen", "tuned"]
+    """words: which words occur, without a model. frozen: features of the model. tuned: all weights are trained."""
     sizes: Sizes
     fold: Natural | None = None
     """The only fold that is tested, for fine-tuning; None for all."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The training."""
-        return (self.training,)
+        """The training, if there is one."""
+        return (self.training,) if self.training else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +93,22 @@ REPRESENTATION_RESULTS: dict[str, type[Any]] = {"classified": _Classification}
 # ---- work ------------------------------------------------------------------------------------------------------------
 
 
-def classify(cell: Classified, model: "Model") -> dict[str, Any]:
-    """A cell and the model of its training -> accuracies of the test folds. Raises RequestError without the texts."""
+def classify(cell: Classified, model_of: Callable[[str], "Model"]) -> dict[str, Any]:
+    """A cell, and a function from a training to its model -> accuracies of the test folds.
+
+    Raises RequestError without the texts.
+    """
     import time
 
-    from unmask.eval.probe import features, probe, read_labelled, token_rows
+    from unmask.eval.probe import features, probe, read_labelled
 
     texts, labels = read_labelled(labelled_file(cell.data), limit=cell.sizes.texts, seed=_SEED)
     began = time.process_time()
-    if cell.how == "tuned":
+    model = model_of(cell.training) if cell.training else None
+    if model is not None and cell.how == "tuned":
         facts = _tuned(cell, model, texts, labels)
     else:
-        x = features(model, texts) if cell.how == "frozen" else _occurrences(token_rows(model, texts))
+        x = _occurrences(texts) if model is None else features(model, texts)
         result = probe(x, labels, folds=cell.sizes.folds, seed=_SEED)
         facts = {name: value for name, value in asdict(result).items() if name != "classes"}
     return {**facts, "seconds": time.process_time() - began}
@@ -123,14 +128,19 @@ def _tuned(cell: Classified, model: "Model", texts: list[str], labels: list[str]
     return {"folds": [result.accuracy], "base": base, "count": len(texts), "chosen": [result.rate]}
 
 
-def _occurrences(rows: list[list[int]]) -> "Tensor":
-    """Rows of ids -> whether each token occurs in each row (N, V) float32, for the tokens of at least two rows."""
+def _occurrences(texts: list[str]) -> "Tensor":
+    """Texts -> whether each word occurs in each of them (N, V) float32, for the words of at least two texts."""
     import torch
 
-    table = torch.zeros(len(rows), max(map(max, rows)) + 1)
-    for number, row in enumerate(rows):
-        table[number, row] = 1
-    return table[:, table.sum(0) >= _LEAST]
+    from unmask.eval.text import words_of
+
+    words = [set(words_of(text)) for text in texts]
+    counts = Counter(word for each in words for word in each)
+    number = {word: at for at, word in enumerate(sorted(word for word in counts if counts[word] >= _LEAST))}
+    table = torch.zeros(len(texts), len(number))
+    for line, each in enumerate(words):
+        table[line, [number[word] for word in each if word in number]] = 1
+    return table
 
 
 # ---- report ----------------------------------------------------------------------------------------------------------
@@ -138,8 +148,8 @@ def _occurrences(rows: list[list[int]]) -> "Tensor":
 _ABOUT = """\
 Accuracy of classifiers of labelled texts. Frozen: a logistic regression on the mean of the final hidden states, by
 cross-validation. Tuned: all weights are trained, with the same epochs and the same learning rates to choose from for
-every model; the network of the last step is tested once, on another fold for each seed. Tokens: a logistic regression
-on which tokens occur. The mean over seeds of the training, and the standard deviation between them."""
+every model; the network of the last step is tested once, on another fold for each seed. Words: a logistic regression
+on which words occur, without a model. The mean over seeds of the training, and the standard deviation between them."""
 
 
 def accuracies(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, dict[int, float]]:

@@ -108,7 +108,7 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
             model = model_of(runs, cell.training)
             return compose(cell, model, text_of(model))
         case Classified():
-            return classify(cell, model_of(runs, cell.training))
+            return classify(cell, lambda training: model_of(runs, training))
         case _:
             from unmask.reproduce.generation_work import perform_generation
 
