@@ -128,11 +128,10 @@ def _judge(name: str | None) -> str | None:
     """The judge as it was typed -> its name, or its absolute path. Raises RequestError if it cannot judge texts."""
     if name is None:
         return None
-    from unmask.api import load
-    from unmask.eval.text import ModelJudge
+    from unmask.eval.text import open_judge
 
     path = to_path(name)
-    ModelJudge(load(name, device="cpu"), name).reads(string.ascii_letters + string.punctuation)
+    open_judge(name).reads(string.ascii_letters + string.punctuation)
     return str(path.absolute()) if path.exists() else name
 
 

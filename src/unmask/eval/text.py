@@ -15,6 +15,7 @@ __all__ = [
     "entropy",
     "known_words",
     "measure_texts",
+    "open_judge",
     "repetition",
     "words_of",
 ]
@@ -29,10 +30,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from unmask.batch import padded_size
+from unmask.data.packed import Packed
 from unmask.errors import RequestError
+from unmask.objective.base import Rows, Turn
 from unmask.objective.bound import Bound
 
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
+_BATCH = 8  # rows that a judge reads at once
 _SPAN = 4  # tokens of the n-grams of `repetition`
 
 
@@ -161,8 +166,24 @@ class ModelJudge:
     def nats(self, texts: Sequence[Text]) -> tuple[list[float], list[int]]:
         """See `Judge`. Raises RequestError for a text without a token to predict, or with characters without one."""
         self.reads("".join(text.string for text in texts))
-        bounds = [self.model.bound(text.string) for text in texts]
-        return [bound.nats_per_token * bound.tokens for bound in bounds], [bound.tokens for bound in bounds]
+        model = self.model
+        ids = model.tokenizer.encode_batch([text.string for text in texts])
+        before = model.defaults.first(model.network)
+        width = min(model.window, padded_size(len(before) + max(map(len, ids))))
+        packed = Packed.cut(ids, width, model.tokenizer.pad_id, 0, before)
+        owner = [line for line, row in enumerate(ids) for _ in range(0, len(row), width - len(before))]
+        nats, counts = [0.0] * len(texts), [0] * len(texts)
+        for at in range(0, len(packed), _BATCH):
+            part = range(at, min(at + _BATCH, len(packed)))
+            rows = Rows(*map(torch.from_numpy, packed.batch(part))).part(slice(None), model.device)
+            rows = rows.predicted(model.denoiser)
+            loss = model.objective.bound(model.denoiser, rows, Turn(0, torch.tensor(part), len(packed), 0, 1))
+            for line, value, count in zip(part, loss.nats.tolist(), loss.tokens.tolist(), strict=True):
+                nats[owner[line]] += value
+                counts[owner[line]] += int(count)
+        if not all(counts):
+            raise RequestError(f"{self.name} cannot judge a text without a token to predict: give longer texts.")
+        return nats, counts
 
     def reads(self, text: str) -> None:
         """Raise RequestError for a text with characters that the judge has no token for: other texts than its own."""
@@ -172,6 +193,24 @@ class ModelJudge:
                 f"{self.name} cannot judge these texts: it has no token for {named} ({unknown.total()} characters of "
                 f"{len(text)}); give a judge of the same alphabet."
             )
+
+
+def open_judge(name_or_path: str) -> ModelJudge:
+    """Name or folder of a causal language model -> the judge, on the processor.
+
+    A published causal model needs no id for MASK. Raises RequestError for a model that cannot judge texts.
+    """
+    from unmask.api import Model
+    from unmask.hf.masked import load_any
+    from unmask.hf.names import locate
+    from unmask.model.load import load_denoiser
+    from unmask.model.zoo.read import read_model
+
+    path = locate(name_or_path)
+    library = read_model(path, grow=True).config.get("library") == "transformers"
+    loaded = load_any(path) if library else load_denoiser(path, "cpu", torch.float32, grow=True)
+    model = Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, torch.device("cpu"))
+    return ModelJudge(model, name_or_path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmask.decode.rows import run_to_end, slide
-from unmask.eval.text import Judge, ModelJudge, Text, Trigram, measure_texts, words_of
+from unmask.eval.text import Judge, ModelJudge, Text, Trigram, measure_texts, open_judge, words_of
 from unmask.noise import row_seeds
 from unmask.reproduce.text import Judged, TextCell, Wrote
 from unmask.reproduce.text_work import SEED, model_of, text_of
@@ -91,12 +91,10 @@ def _write(cell: Wrote, runs: Path) -> dict[str, Any]:
 
 def _judge(cell: Judged, runs: Path) -> dict[str, Any]:
     """The measures of texts that another cell wrote, and of as many held-out ones, under one more judge."""
-    from unmask.api import load
-    from unmask.reproduce.plan import DEVICE, DTYPE
     from unmask.reproduce.results import read, read_cell
 
     model = model_of(runs, cell.training)
-    judge = ModelJudge(load(cell.judge, device=DEVICE, dtype=DTYPE, threads=1), cell.judge)
+    judge = open_judge(cell.judge)
     rows = read(runs.parent, read_cell(runs.parent, cell.wrote)).result["rows"][: cell.texts]
     rows = [row[: cell.length] for row in rows]
     reference = _Reference.of(model, len(rows), len(rows[0]))
