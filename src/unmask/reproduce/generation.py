@@ -1,14 +1,20 @@
 """The questions about texts that models write: options -> the cells that answer them. Imports no torch."""
 
-__all__ = ["generation"]
+__all__ = ["generation", "length", "precision"]
+
+from dataclasses import replace
+from typing import Literal
 
 from unmask.reproduce.plan import plain
-from unmask.reproduce.text import Fit, Judged, TextCell, TextOptions, Wrote
+from unmask.reproduce.text import Fit, Judged, Lengthened, Raced, TextCell, TextOptions, Wrote
 from unmask.reproduce.trainings import COMPARED, Planned, trained
 
 _COLDER = (0.9, 0.8, 0.7)  # temperatures of the frontier beside 1, on the most steps
 _JUDGED = 64  # texts of a cell that another judge reads, of at most so many tokens each:
 _READ = 128
+_WINDOWS = 8  # length of the longest texts
+_MANY = {"full": (64, 500, 4000), "fast": (16, 128), "published": (100, 1000, 10_000)}  # steps, by scale
+_DTYPES: tuple[Literal["float32", "float64"], ...] = ("float32", "float64")
 
 
 def generation(options: TextOptions) -> Planned:
@@ -31,6 +37,49 @@ def generation(options: TextOptions) -> Planned:
         cells += [_wrote(options, *setting, value, judge) for value in colder for setting in last.values()]
         if options.judge is not None and seed == options.seeds[0]:
             cells += [_judged(cell, options.judge) for cell in wrote]
+    return cells, []
+
+
+def length(options: TextOptions) -> Planned:
+    """Texts of up to eight windows: windows that slide by half against blocks of a quarter (MDLM, Table 5).
+
+    Every part is written by first hitting, one token a pass, or on a quarter as many steps, by the same model; with the
+    keys and values of the tokens before it computed anew at every pass, or once for the part (an approximation). The AR
+    model slides by half a window too. A network of block-causal attention is not needed: what comes after a block is
+    not on the canvas.
+    """
+    numbers, cells = options.numbers, list[TextCell]()
+    texts, window = max(8, numbers.texts // 2), numbers.data.length
+    for seed in options.seeds:
+        judge, mdlm = (trained(options, label, seed, COMPARED[label]) for label in ("AR", "MDLM"))
+        cells += [judge, mdlm]
+        parts = [("sliding windows", window // 2, True), (f"blocks of {window // 4}", window // 4, False)]
+        settings = [(mdlm, *part, pace, cached) for part in parts for cached in (False, True) for pace in (1, 4)]
+        for fit, name, block, whole, pace, cached in [*settings, (judge, *parts[0], 1, False)]:
+            label = f"{fit.label} {name}, {pace} {'token' if pace == 1 else 'tokens'} a pass{', cached' * cached}"
+            shape = (texts, _WINDOWS, block, whole, pace, cached, judge.name)
+            cells.append(Lengthened(f"long-{plain(label)}-seed-{seed}", label, seed, fit.name, *shape))
+    return cells, []
+
+
+def precision(options: TextOptions) -> Planned:
+    """Gumbel noise in float32 against float64 in ancestral sampling: entropy and perplexity (arXiv:2409.02908).
+
+    The published sampler takes the maximum over the vocabulary and MASK at every step. In float32 the noise has a
+    largest value, so that rare tokens lose; the more steps, the more. Our own sampler draws in float64.
+    """
+    numbers, cells = options.numbers, list[TextCell]()
+    texts = max(8, numbers.texts // 2)
+    for seed in options.seeds:
+        judge, mdlm = (trained(options, label, seed, COMPARED[label]) for label in ("AR", "MDLM"))
+        cells += [judge, mdlm]
+        for steps in _MANY[options.scale]:
+            own = _wrote(options, mdlm, "ancestral", f"ancestral:steps={steps}", 1.0, judge)
+            cells.append(replace(own, name=f"precision-{own.name}", texts=texts))
+            for dtype in _DTYPES:
+                label = f"MDLM {dtype} Gumbel, {steps} steps"
+                shape = (mdlm.name, dtype, steps, texts, numbers.written, judge.name)
+                cells.append(Raced(f"raced-{plain(label)}-seed-{seed}", label, seed, *shape))
     return cells, []
 
 

@@ -5,6 +5,7 @@ __all__ = ["PLACES", "Place"]
 from typing import NamedTuple
 
 _MDLM = "MDLM, arXiv:2406.07524"
+_PRECISION = "Masked diffusion models are secretly time-agnostic, arXiv:2409.02908"
 _POLICIES = "Learning unmasking policies, arXiv:2512.09106"
 
 
@@ -25,12 +26,14 @@ PLACES = (
     Place(_MDLM, "Table 4", "classification of texts", "mdlm-representations"),
     Place(_MDLM, "Table 6", "perplexity on DNA", "mdlm-dna"),
     Place(_MDLM, "Table 7", "classification of DNA", "mdlm-dna"),
+    Place(_MDLM, "Table 5", "texts longer than a window", "mdlm-length"),
     Place(_MDLM, "Table 8", "what each part contributes", "mdlm-ablation"),
     Place(_MDLM, "Table 9", "variance by noise schedule", "mdlm-schedules"),
     Place(_MDLM, "Table 10, Figure 2", "generative perplexity against time", "mdlm-generation"),
     Place(_MDLM, "Table 11", "the bound by steps T", "mdlm-steps"),
     Place(_MDLM, "Table 12", "a network that reads the time", "mdlm-time"),
     Place(_MDLM, "Figure 3", "training with estimators of less variance", "mdlm-estimators"),
+    Place(_PRECISION, "32-bit sampling", "entropy and perplexity by the format of noise", "mdlm-precision"),
     Place(_POLICIES, "section 5.1", "policies in blocks", "policies-blocks"),
     Place(_POLICIES, "section 5.2", "policies over the whole canvas", "policies-full"),
     Place(_POLICIES, "sections 3.3 and 6", "control of speed by alpha", "policies-alpha"),

@@ -10,7 +10,9 @@ __all__ = [
     "Claim",
     "Fit",
     "Judged",
+    "Lengthened",
     "Parameterization",
+    "Raced",
     "Scale",
     "Spread",
     "TextCell",
@@ -225,6 +227,49 @@ class Judged(TextCell):
     def needs(self) -> tuple[str, ...]:
         """The texts."""
         return (self.wrote,)
+
+
+@dataclass(frozen=True, slots=True)
+class Lengthened(TextCell):
+    """Texts of several windows, in parts that see the window before them alone: quality and time by window."""
+
+    training: str
+    texts: Count
+    windows: Count
+    """Length in windows of the model."""
+    block: Count
+    """Positions that are filled together, after the last tokens that the window has room for."""
+    whole: bool
+    """Whether the first window is filled at once: windows that slide."""
+    pace: Count
+    """Tokens of a pass."""
+    cached: bool
+    """Whether the keys and values of earlier tokens are computed once for each part."""
+    judge: str
+    """Name of the `Fit` of an autoregressive model."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Both trainings."""
+        return tuple(dict.fromkeys([self.training, self.judge]))
+
+
+@dataclass(frozen=True, slots=True)
+class Raced(TextCell):
+    """Texts by ancestral sampling as published programs do it, by a maximum over Gumbel noise of a format."""
+
+    training: str
+    dtype: Literal["float32", "float64"]
+    steps: Count
+    texts: Count
+    length: Count
+    judge: str
+    """Name of the `Fit` of an autoregressive model."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Both trainings."""
+        return tuple(dict.fromkeys([self.training, self.judge]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unmask.reproduce.dna_questions import dna, dna_rates
-from unmask.reproduce.generation import generation
+from unmask.reproduce.generation import generation, length, precision
 from unmask.reproduce.plan import plain
 from unmask.reproduce.representations import SIZES, Classified
 from unmask.reproduce.text import (
@@ -170,6 +170,8 @@ _ORDER = (
     steps,
     time,
     generation,
+    length,
+    precision,
     zero_shot,
     estimators,
     representations,

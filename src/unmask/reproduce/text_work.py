@@ -80,12 +80,22 @@ class _Written(_Judged):
     rows: list[list[int]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Lengthened:
+    """The result of a `Lengthened`: measures by window."""
+
+    windows: list[dict[str, float]]
+    held_out: list[dict[str, float]]
+
+
 TEXT_RESULTS: dict[str, type[Any]] = {
     "fit": _Fitted,
     "bounded": _Bounded,
     "spread": _Varied,
     "wrote": _Written,
     "judged": _Judged,
+    "lengthened": _Lengthened,
+    "raced": _Written,
     **DNA_RESULTS,
     **REPRESENTATION_RESULTS,
 }
