@@ -144,6 +144,7 @@ def test_an_unknown_task_and_data_that_are_not_there_are_one_sentence(folder: Pa
     with pytest.raises(RequestError) as error:
         run_tasks(EXACT, ["local_chioce"], HarnessOptions(), include=str(folder))
     assert str(error.value) == "lm-evaluation-harness has no task 'local_chioce'; did you mean 'local_choice'?"
+    assert main(["eval", "wordnet", "--task", "lm-eval:no_such_thing_xyzzy", "--device", "cpu"]) == 2
     (folder / "local_lost.yaml").write_text(
         (folder / "local_rolling.yaml").read_text().replace("local_rolling", "local_lost")
     )

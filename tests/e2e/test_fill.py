@@ -88,3 +88,29 @@ def test_generate_and_fill_have_the_same_options(capsys: pytest.CaptureFixture[s
         assert not set(plain) <= set(" abcdefgh.")
         assert "," not in suppressed
         assert len({plain, only, guided}) == 3
+
+
+def test_score_marks_the_best_answer_in_total_a_token_and_a_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    """The same bounds as `fill --choices` for the same text; a long answer has fewer nats a token than in total."""
+    answers = (" water", " stone", " stone and water of the sea")
+    words = ("river: a large natural stream of", "--choices", *answers)
+    assert main(["score", "wordnet", *words, *FAST, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    choices = result["choices"]
+    assert [choice["text"] for choice in choices] == list(answers)
+    for name in ("nats", "nats_per_token", "nats_per_byte"):
+        values = [choice[name] for choice in choices]
+        assert result["best"][name] == values.index(min(values))
+    assert choices[2]["nats_per_byte"] == pytest.approx(choices[2]["nats"] / len(answers[2]))
+    assert choices[2]["nats_per_token"] == pytest.approx(choices[2]["nats"] / choices[2]["tokens"])
+    filled = json_of(capsys, f"{words[0]}[?]", *words[1:])["choices"]
+    assert [choice["nats"] for choice in filled] == [choice["nats"] for choice in choices]
+    assert main(["score", "wordnet", *words, *FAST]) == 0
+    _, first, second, _ = capsys.readouterr().out.splitlines()
+    assert first.startswith("' water'")
+    assert "*" in first
+    assert "*" not in second
+    assert main(["score", "wordnet", "river: a [?] stream", "--choices", "large", "small", *FAST, "--json"]) == 0
+    placed = json.loads(capsys.readouterr().out)["choices"]
+    other = json_of(capsys, "river: a [?] stream", "--choices", "large", "small")["choices"]
+    assert [choice["nats"] for choice in placed] == [choice["nats"] for choice in other]

@@ -138,8 +138,8 @@ def test_what_greedy_decoding_writes_is_greedy() -> None:
         assert [text for text, answer in zip(texts, answers, strict=True) if answer.greedy] == [written[len(context) :]]
 
 
-def test_an_autoregressive_model_is_exact() -> None:
-    """Equal to the chain rule by the model's own bound; the probabilities of all continuations sum to 1."""
+def causal() -> Model:
+    """An autoregressive model with random weights."""
     tokenizer = char_tokenizer([LETTERS])
     settings = DiTSettings(tokenizer.vocab_size, tokenizer.mask_id, 8, 32, 2, 2, dropout=0, causal_block=1, shift=True)
     network = DiT(settings).eval()
@@ -147,7 +147,12 @@ def test_an_autoregressive_model_is_exact() -> None:
         source = torch.Generator().manual_seed(3)
         for parameter in network.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=source) * 0.3)
-    scorer = Scorer(model_of(network, tokenizer))
+    return model_of(network, tokenizer)
+
+
+def test_an_autoregressive_model_is_exact() -> None:
+    """Equal to the chain rule by the model's own bound."""
+    scorer = Scorer(causal())
     (answer,) = scorer.conditionals([("", "abcab")])
     bound = scorer.model.bound("abcab")
     assert answer.exact
@@ -157,6 +162,26 @@ def test_an_autoregressive_model_is_exact() -> None:
     (rolled,) = scorer.rolling(["abcabcabcabc"])
     assert rolled.exact
     assert rolled.log_prob < whole
+
+
+def test_choices_of_an_autoregressive_model_are_exact() -> None:
+    """By the bounds of the whole texts, also where text follows; the control is the order of a masked model."""
+    model = causal()
+
+    def nats(text: str) -> float:
+        bound = model.bound(text)
+        return bound.nats_per_token * bound.tokens
+
+    for after in ("", "ca"):
+        choices = model.score(f"ab[?]{after}", ["a", "b", "cc"])
+        wholes = [nats(f"ab{choice.text}{after}") for choice in choices]
+        for choice, whole in zip(choices, wholes, strict=True):
+            assert choice.nats == pytest.approx(whole - nats("ab"), abs=1e-4)
+            assert (choice.stderr, choice.exact) == (0, True)
+        shares = torch.tensor([-whole for whole in wholes]).softmax(-1).tolist()
+        assert [choice.probability for choice in choices] == pytest.approx(shares, abs=1e-4)
+    model.objective = EXACT.objective
+    assert abs(model.score("ab[?]ca", ["a", "b", "cc"])[2].nats - choices[2].nats) > 1e-2
 
 
 @pytest.mark.parametrize("length", [2, 5, 9])

@@ -48,8 +48,8 @@ class ScoreArguments:
 def run(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints log p of each answer, the best ones marked."""
     arguments = parse(ScoreArguments, argv, "score")
-    if len(arguments.choices) < 2:
-        raise ConfigError("score compares answers: give at least two of --choices.")
+    if not arguments.choices:
+        raise ConfigError('score compares answers: give them with --choices, such as --choices " yes" " no".')
     from unmask.text.template import Slot, parse_template
 
     template = f"{arguments.context}[?]"
