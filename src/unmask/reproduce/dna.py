@@ -3,13 +3,14 @@
 Imports no torch.
 """
 
-__all__ = ["DNA_CELLS", "DNA_RESULTS", "Composition", "compose", "dna_section"]
+__all__ = ["DNA_CELLS", "DNA_RESULTS", "Composition", "Probed", "compose", "dna_sections", "probe_windows"]
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from unmask.errors import RequestError
 from unmask.output import markdown_table
 from unmask.ranges import Count, Natural
 from unmask.reproduce.text import TextCell
@@ -17,6 +18,7 @@ from unmask.reproduce.text import TextCell
 if TYPE_CHECKING:
     from unmask.api import Model
     from unmask.data.packed import Corpus
+    from unmask.eval.dna import Window
 
 _SEED = 0  # of what is written
 
@@ -49,8 +51,43 @@ class _Composed:
     seconds: float
 
 
-DNA_CELLS: dict[str, type[Any]] = {"composition": Composition}
-DNA_RESULTS: dict[str, type[Any]] = {"composition": _Composed}
+@dataclass(frozen=True, slots=True)
+class Probed(TextCell):
+    """The accuracy of a logistic regression on frozen features of windows of DNA: of a model, or k-mer counts.
+
+    "species": E. coli (test rows) against yeast. "coding": windows of yeast that code for proteins as a whole against
+    those without a coding position.
+    """
+
+    training: str
+    """The model, and the training whose test rows are those of E. coli."""
+    task: Literal["species", "coding"]
+    length: Count
+    count: Count
+    """Windows of each species at most; those of yeast that are coding or not are all taken."""
+    skip: Natural
+    """Held-out rows of E. coli before the test."""
+    kmer: Natural = 0
+    """k of the k-mers whose counts are the features; 0 for those of the model."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The training."""
+        return (self.training,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """The result of a `Probed`."""
+
+    accuracy: float
+    stderr: float
+    base: float
+    count: Count
+
+
+DNA_CELLS: dict[str, type[Any]] = {"composition": Composition, "probed": Probed}
+DNA_RESULTS: dict[str, type[Any]] = {"composition": _Composed, "probed": _Probe}
 
 
 def compose(cell: Composition, model: "Model", corpus: "Corpus") -> dict[str, Any]:
@@ -79,6 +116,58 @@ def compose(cell: Composition, model: "Model", corpus: "Corpus") -> dict[str, An
     return {**measures, "passes": passes, "seconds": seconds, "samples": sets["written"][:3]}
 
 
+_REGION = 5120  # letters of a region; it holds whole windows of 64, 128, 256 and 512 letters
+
+
+def probe_windows(cell: Probed, model: "Model", corpus: "Corpus") -> dict[str, Any]:
+    """A model and the text of its training -> the cross-validated accuracy of the features.
+
+    Rows of a region are on one side of a split. Raises RequestError where yeast was not fetched.
+    """
+    import numpy as np
+    import torch
+
+    from unmask.eval.dna import kmer_counts
+    from unmask.eval.probe import features, probe
+
+    letters = model.tokenizer.decode(corpus.valid.after(cell.skip).ids.flatten().tolist())
+    rows, labels = _labelled(cell, letters)
+    texts = [row.letters for row in rows]
+    if cell.kmer:
+        x = torch.from_numpy(np.stack([kmer_counts(text, cell.kmer) for text in texts])).float()
+    else:
+        x = features(model, texts)
+    result = probe(x, labels, groups=[row.region for row in rows], seed=_SEED)
+    summary = {"accuracy": result.accuracy, "stderr": result.stderr, "base": result.base, "count": result.count}
+    sizes = {"features": x.shape[1], "regions": len({row.region for row in rows})}
+    return summary | sizes | {"folds": list(result.folds)}
+
+
+def _labelled(cell: Probed, letters: str) -> "tuple[list[Window], list[str]]":
+    """A cell and the test region of E. coli -> windows and their labels."""
+    from unmask.config import cache_folder
+    from unmask.eval.dna import coding_positions, read_fasta, windows
+
+    folder = cache_folder() / "texts" / "yeast"
+    if not folder.is_dir():
+        raise RequestError("The probes need the genome of yeast: run unmask fetch yeast, then this command again.")
+    genome = read_fasta(folder / "yeast.fasta")
+    coding = coding_positions(folder / "genes.gff3", genome)
+    yeast = [row for name in genome for row in windows(name, genome[name], cell.length, _REGION, coding[name])]
+    if cell.task == "coding":
+        rows = [row for row in yeast if row.coding in (0, 1)]
+        return rows, ["coding" if row.coding else "not" for row in rows]
+    coli = windows("E. coli", letters, cell.length, _REGION)
+    parts = [_spaced(part, cell.count) for part in (coli, yeast)]
+    return [*parts[0], *parts[1]], ["E. coli"] * len(parts[0]) + ["yeast"] * len(parts[1])
+
+
+def _spaced(rows: "list[Window]", count: int) -> "list[Window]":
+    """Rows -> at most `count` of them, evenly spaced."""
+    chosen = min(count, len(rows))
+    return [rows[number * len(rows) // chosen] for number in range(chosen)]
+
+
 _WRITTEN = """\
 Jensen-Shannon divergence of the k-mers from those of the training text, in bits; GC content. The mean over seeds of the
 training, and the standard deviation between them (with one seed, the error over sequences). Real sequences are as many
@@ -86,16 +175,38 @@ rows of the test, of the same length; their divergence is that of a sample of th
 letters in random order."""
 
 
-def dna_section(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
-    """The results of the `Composition` cells, by label and seed -> the lines of the report; none without results."""
-    if not done:
-        return []
-    last = next(reversed(list(done.values())))
-    rows = [[label, *_row([each["written"] for each in by_seed.values()])] for label, by_seed in done.items()]
-    rows += [[name, *_row([next(iter(last.values()))[name.split()[0]]])] for name in ("real", "shuffled")]
-    sizes = list(next(iter(last.values()))["real"]["divergence"])
-    head = ["sequences", *(f"k = {size}" for size in sizes), "GC content", "number", "letters"]
-    return ["## Composition", "", _WRITTEN, "", *markdown_table(head, rows)]
+_PROBED = """\
+Accuracy of a logistic regression on the frozen features of windows (the mean of the last hidden states), 5-fold
+cross-validated; windows of a region of 5,120 letters are on one side of every split. The mean over seeds of the
+training and the standard deviation between them (with one seed, or for k-mers, the error over folds). The base is the
+accuracy of the most frequent label."""
+
+
+def dna_sections(
+    composed: Mapping[str, Mapping[int, Mapping[str, Any]]], probed: Mapping[str, Mapping[int, Mapping[str, Any]]]
+) -> list[str]:
+    """The results of `Composition` and `Probed` cells, by label and seed -> the lines of the report."""
+    lines: list[str] = []
+    if composed:
+        last = next(iter(list(composed.values())[-1].values()))
+        rows = [[label, *_row([each["written"] for each in seeds.values()])] for label, seeds in composed.items()]
+        rows += [[name, *_row([last[name]])] for name in ("real", "shuffled")]
+        head = ["sequences", *(f"k = {size}" for size in last["real"]["divergence"]), "GC content", "number", "letters"]
+        lines += ["## Composition", "", _WRITTEN, "", *markdown_table(head, rows)]
+    if probed:
+        rows = [
+            [label, _value([(each["accuracy"], each["stderr"]) for each in seeds.values()]), *_sizes(seeds)]
+            for label, seeds in probed.items()
+        ]
+        head = ["features", "accuracy", "base", "windows"]
+        lines += [*([""] if lines else []), "## Probes", "", _PROBED, "", *markdown_table(head, rows)]
+    return lines
+
+
+def _sizes(seeds: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """The results of a probe by seed -> the accuracy without features, and the number of windows."""
+    result = next(iter(seeds.values()))
+    return [f"{result['base']:.4f}", f"{result['count']:,}"]
 
 
 def _row(measures: list[Mapping[str, Any]]) -> list[str]:
@@ -106,7 +217,8 @@ def _row(measures: list[Mapping[str, Any]]) -> list[str]:
     return [*map(_value, pairs), f"{first['sequences']:,}", f"{first['letters']:,}"]
 
 
-def _value(pairs: Iterable[tuple[float, float]]) -> str:
+def _value(pairs: Sequence[tuple[float, float]]) -> str:
+    """A value and its error for each seed -> the mean, and the deviation between seeds or the error of a single one."""
     values = [value for value, _ in pairs]
-    error = stdev(values) if len(values) > 1 else next(iter(pairs))[1]
+    error = stdev(values) if len(values) > 1 else pairs[0][1]
     return f"{mean(values):.4f} ± {error:.4f}"

@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from unmask.output import markdown_table
-from unmask.reproduce.dna import Composition, dna_section
+from unmask.reproduce.dna import Composition, Probed, dna_sections
 from unmask.reproduce.generation_report import by_label, draw, sections
 from unmask.reproduce.publish import write_files
 from unmask.reproduce.representations import Classified, accuracies, representation_section
@@ -61,7 +61,7 @@ def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[st
         _claims(plan, records),
         _spreads(plan, records),
         *sections(plan, records),
-        dna_section(by_label(plan, records, Composition)),
+        dna_sections(by_label(plan, records, Composition), by_label(plan, records, Probed)),
         representation_section(by_label(plan, records, Classified)),
         _validations(plan, records),
         _fits(plan, records),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.errors import ConfigError
 from unmask.output import show
 from unmask.ranges import Count
-from unmask.reproduce.dna import DNA_RESULTS, Composition, compose
+from unmask.reproduce.dna import DNA_RESULTS, Composition, Probed, compose, probe_windows
 from unmask.reproduce.plan import DEVICE, DTYPE
 from unmask.reproduce.representations import REPRESENTATION_RESULTS, Classified, classify
 from unmask.reproduce.text import Bounded, Fit, Spread, TextCell
@@ -119,6 +119,9 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
             return compose(cell, model, text_of(model))
         case Classified():
             return classify(cell, lambda training: model_of(runs, training))
+        case Probed():
+            model = model_of(runs, cell.training)
+            return probe_windows(cell, model, text_of(model))
         case _:
             from unmask.reproduce.generation_work import perform_generation
 

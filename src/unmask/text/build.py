@@ -1,7 +1,8 @@
 """Tokenizers made by this library: bytes, characters, DNA letters, and trained byte-level BPE (byte-pair encoding)."""
 
-__all__ = ["bpe_tokenizer", "byte_tokenizer", "char_tokenizer", "dna_tokenizer", "letter_tokenizer"]
+__all__ = ["bpe_tokenizer", "byte_tokenizer", "char_tokenizer", "dna_tokenizer", "letter_tokenizer", "refuse_foreign"]
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
@@ -50,6 +51,16 @@ def dna_tokenizer() -> Tokenizer:
     drop = [normalizers.Replace(lines, ""), normalizers.Replace(Regex(r"[^\p{L}]+"), "")]
     backend.normalizer = normalizers.Sequence([*drop, *fold])
     return _finished(backend)
+
+
+_FOREIGN = re.compile(r"[^ACGTRYKMSWBDHVN\W\d_]", re.IGNORECASE)  # IUPAC's codes are known: N is any of the four
+
+
+def refuse_foreign(letters: str, name: str) -> None:
+    """Raise DataError for a letter that is neither A, C, G, T nor a code of several of them; `name` begins it."""
+    if match := _FOREIGN.search(letters):
+        advice = "replace U by T" if match[0] in "Uu" else "is it a protein? Give DNA, or another tokenizer"
+        raise DataError(f"{name} has the letter '{match[0]}', which stands for no nucleotide of DNA: {advice}.")
 
 
 def letter_tokenizer(tokens: Sequence[str], unknown: str, special: Sequence[str]) -> Tokenizer:
