@@ -53,8 +53,8 @@ def test_the_cells_are_done_and_reported(tmp_path: Path, monkeypatch: pytest.Mon
     write_text_report(plan, records, tmp_path)
     text = (tmp_path / plan.name / "report.md").read_text()
     assert "| words | 1.0000 | 1.0000 | 1.0000 |" in text
-    assert "| most frequent label | 0.5000 | 0.5000 |" in text
-    assert "| texts | 40 | 40 |" in text
+    assert "| most frequent label | 0.5000 | 0.5000 | 0.5000 |" in text
+    assert "| texts, tuned | 40 | 40 |" in text
     assert all(f"| {label} {how} | " in text for label in ("AR", "MLM", "MDLM") for how in ("frozen", "tuned"))
     facts = json.loads((tmp_path / plan.name / "results.json").read_text())
     assert [claim["verdict"] for claim in facts["claims"]] == ["undecided: one seed"] * 4
@@ -68,7 +68,7 @@ def verdict(differences: list[float], margin: float, folder: Path) -> str:
         for label, accuracy in (("MLM tuned", 0.6), ("MDLM tuned", 0.6 + difference)):
             for data, shift in (("a", 0.1), ("b", -0.1)):
                 name = f"{label} on {data}"
-                cell = Classified(f"{name}-{seed}", name, seed, "fit", data, "tuned", Sizes(9, (1e-3,), 1, 1))
+                cell = Classified(f"{name}-{seed}", name, seed, "fit", data, "tuned", Sizes(9, 9, (1e-3,), 1, 1))
                 cells.append(cell)
                 result = {"folds": [accuracy + shift], "base": 0.5, "count": 9, "chosen": [0.1], "seconds": 1.0}
                 records[cell.name] = Record("done", "", 1.0, result)

@@ -41,6 +41,8 @@ class Sizes:
 
     texts: Count | None
     """Texts of each set, drawn at random; None for all."""
+    tuned: Count | None
+    """The same for fine-tuning."""
     rates: tuple[float, ...]
     """Learning rates of fine-tuning, among which a part of the training texts chooses."""
     epochs: Count
@@ -49,9 +51,9 @@ class Sizes:
 
 
 SIZES = {
-    "full": Sizes(4000, (3e-4, 1e-3, 3e-3), 3, 32),
-    "fast": Sizes(200, (1e-3,), 1, 32),
-    "published": Sizes(None, (1e-5, 2e-5, 5e-5), 3, 16),
+    "full": Sizes(4000, 2000, (3e-4, 1e-3), 3, 32),
+    "fast": Sizes(200, 100, (1e-3,), 1, 32),
+    "published": Sizes(None, None, (1e-5, 2e-5, 5e-5), 3, 16),
 }
 """By the name of the scale; at the published one, the batch and the epochs of MDLM's appendix D.6."""
 
@@ -102,7 +104,8 @@ def classify(cell: Classified, model_of: Callable[[str], "Model"]) -> dict[str, 
 
     from unmask.eval.probe import features, probe, read_labelled
 
-    texts, labels = read_labelled(labelled_file(cell.data), limit=cell.sizes.texts, seed=_SEED)
+    count = cell.sizes.tuned if cell.how == "tuned" else cell.sizes.texts
+    texts, labels = read_labelled(labelled_file(cell.data), limit=count, seed=_SEED)
     began = time.process_time()
     model = model_of(cell.training) if cell.training else None
     if model is not None and cell.how == "tuned":
@@ -177,9 +180,14 @@ def representation_section(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) 
         for name in values
         if " on " not in name
     ]
-    first = {data: next(iter(r.values())) for data in sets for label, r in done.items() if label.endswith(f"on {data}")}
-    rows.append(["most frequent label", *(f"{first[data]['base']:.4f}" for data in sets), ""])
-    rows.append(["texts", *(f"{first[data]['count']:,}" for data in sets), ""])
+    first = {label: next(iter(results.values())) for label, results in done.items()}
+    bases = [mean(r["base"] for label, r in first.items() if label.endswith(f" on {data}")) for data in sets]
+    rows.append(["most frequent label", *(f"{base:.4f}" for base in bases), f"{mean(bases):.4f}"])
+    for how in dict.fromkeys(label.partition(" on ")[0].split()[-1] for label in done):
+        counts = [
+            next((r["count"] for label, r in first.items() if label.endswith(f"{how} on {data}")), 0) for data in sets
+        ]
+        rows.append([f"texts, {how}", *(f"{count:,}" for count in counts), ""])
     return ["## Classification", "", _ABOUT, "", *markdown_table(("classifier", *sets, "mean"), rows)]
 
 
