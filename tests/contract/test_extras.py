@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 RUN = """
 import sys
 import pytest
-sys.modules["immunum"] = sys.modules["transformers"] = None
+sys.modules["immunum"] = sys.modules["transformers"] = sys.modules["lm_eval"] = None
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
 
@@ -18,6 +18,7 @@ sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 PLACES = {
     "antibody": "tests/contract/test_antibody.py::test_the_package_itself_finds_the_cdr3_of_a_chain",
     "hf": "tests/parity/test_masked_lm.py",  # a whole module
+    "harness": "tests/contract/test_harness.py",
 }
 
 
