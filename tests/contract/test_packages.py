@@ -144,6 +144,52 @@ def test_the_conversion_computes_what_the_program_does(wheel: Path) -> None:
     assert float((logits - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
+def test_a_genome_of_debian(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An ar archive is read, without dpkg; apt-get gets the pinned version. The control: an archive of nothing."""
+    paths = {f"yeast_scaffolds/chr{number}.fa": b">chr%d\nACGT\n" % number for number in (1, 2)}
+    paths["yeast_chr1+2/yeast_chr1+2.gff3"] = b"##gff-version 3\n"
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:xz") as tar:
+        for name, content in paths.items():
+            entry = tarfile.TarInfo(f"./var/lib/gbrowse/databases/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    members = {"debian-binary": b"2.0", "data.tar.xz": packed.getvalue()}
+    deb = b"!<arch>\n" + b"".join(
+        f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode() + content + b"\n" * (len(content) % 2)
+        for name, content in members.items()
+    )
+    file = tmp_path / PACKAGES["yeast"].wheel
+    calls: list[list[str]] = []
+
+    def run(command: list[str], *, cwd: Path, **_: Any) -> Any:
+        calls.append(command)
+        (cwd / file.name).write_bytes(deb)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    file.write_bytes(deb[:68])
+    monkeypatch.setitem(PACKAGES, "yeast", replace(PACKAGES["yeast"], sha256=file_sha256(file)))
+    with pytest.raises(RunError, match="has no contents: download it again"):
+        fetch("yeast", file)
+    file.write_bytes(deb)
+    monkeypatch.setitem(PACKAGES, "yeast", replace(PACKAGES["yeast"], sha256=file_sha256(file)))
+    monkeypatch.setattr(packages.subprocess, "run", run)
+    assert main(["fetch", "yeast"]) == 0
+    assert calls == [["apt-get", "download", "-qq", "gbrowse-data=2.56+dfsg-11"]]
+    assert (cache / "texts" / "yeast" / "yeast.fasta").read_bytes() == b">chr1\nACGT\n>chr2\nACGT\n"
+    assert (cache / "texts" / "yeast" / "genes.gff3").read_bytes() == b"##gff-version 3\n"
+    remove("yeast")
+
+    def nothing(*_: Any, **__: Any) -> Any:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(packages.subprocess, "run", nothing)
+    with pytest.raises(RunError, match=r"apt-get could not download .* \(there is no apt-get here\)"):
+        fetch("yeast")
+
+
 def test_what_is_not_fetched(wheel: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="nothing to fetch by the name 'sapien'; did you mean 'sapiens'"):
         fetch("sapien")

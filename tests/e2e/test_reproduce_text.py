@@ -1,6 +1,7 @@
 """`unmask reproduce mdlm-...`: cells of every class are done, reported, and claims are judged by their intervals."""
 
 import math
+import random
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from unmask.config import from_dict
 from unmask.disk.json import fact_of
-from unmask.errors import ConfigError, DataError
+from unmask.errors import ConfigError, DataError, RequestError
+from unmask.reproduce.dna import Composition, Probed
 from unmask.reproduce.plan import CELLS, cell_type, needs
 from unmask.reproduce.results import Record, write
 from unmask.reproduce.text import Bounded, Claim, Fit, Judged, Spread, TextCell, TextOptions, TextQuestion, Wrote
@@ -25,6 +27,10 @@ def tiny(cell: TextCell) -> TextCell:
     if isinstance(cell, Fit):
         train = replace(cell.run.train, steps=2, eval_every=2, batch=4, eval_draws=8)
         return replace(cell, run=replace(cell.run, train=train))
+    if isinstance(cell, Composition):
+        return replace(cell, texts=4, length=12)
+    if isinstance(cell, Probed):
+        return replace(cell, count=40)
     if isinstance(cell, Wrote):
         return replace(cell, texts=2, length=6, window=cell.window and 4)
     return replace(cell, limit=4)
@@ -113,6 +119,33 @@ def test_a_training_is_not_repeated_and_not_mixed_up(done: tuple[Path, dict[str,
     other = replace(cell, run=replace(cell.run, train=replace(cell.run.train, lr=1e-4)))
     with pytest.raises(ConfigError, match="trained with other settings"):
         perform_text(other, folder / "runs" / cell.name, folder / "runs")
+
+
+@pytest.mark.slow
+def test_the_question_about_dna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell, in a cache with a genome of yeast that is random; without it the probes say what to fetch."""
+    monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
+    plan = plan_of("mdlm-dna", FAST)
+    records: dict[str, Record] = {}
+    probe = next(cell for cell in plan.cells if isinstance(cell, Probed))
+    for cell in plan.cells:
+        if cell == probe:
+            with pytest.raises(RequestError, match="run unmask fetch yeast"):
+                perform_text(tiny(cell), tmp_path / "runs" / cell.name, tmp_path / "runs")
+            yeast = tmp_path / "cache" / "texts" / "yeast"
+            yeast.mkdir(parents=True)
+            letters = "".join(random.Random(0).choices("ACGT", k=60_000))
+            (yeast / "yeast.fasta").write_text(f">chrI\n{letters}\n")
+            rows = [f"chrI\tx\tCDS\t{at + 1}\t{at + 1000}\t.\t+\t0\t." for at in range(0, 60_000, 2000)]
+            (yeast / "genes.gff3").write_text("\n".join(rows))
+        result = perform_text(tiny(cell), tmp_path / "runs" / cell.name, tmp_path / "runs")
+        shape = TEXT_RESULTS[cell_type(cell)]
+        assert fact_of({"result": result}, ["result"], shape, tmp_path, DataError) is not None
+        records[cell.name] = Record("done", "", 1.0, result)
+    text = report("mdlm-dna", tmp_path, records)
+    for label in ("DNA D3PM", "DNA MDLM both, averaged", "shuffled", "DNA MLM: coding", "DNA 3-mers: species"):
+        assert f"| {label} | " in text
+    assert records["DNA-MDLM-both-seed-0"].result != records["DNA-MDLM-seed-0"].result
 
 
 def claim(differences: list[float], folder: Path) -> str:

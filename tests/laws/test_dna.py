@@ -1,14 +1,24 @@
 """Both strands of DNA: what is drawn, what is predicted; k-mers and their divergence."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from unmask.errors import RequestError
-from unmask.eval.dna import gc_content, jensen_shannon, kmer_counts, measure_dna, shuffled
+from unmask.errors import DataError, RequestError
+from unmask.eval.dna import (
+    coding_positions,
+    gc_content,
+    jensen_shannon,
+    kmer_counts,
+    measure_dna,
+    read_fasta,
+    shuffled,
+    windows,
+)
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.objective.base import Rows, Turn
@@ -162,3 +172,41 @@ def test_shuffled_sequences_have_the_letters_and_not_the_kmers() -> None:
     assert 0 < real.divergence[3][1] < real.divergence[3][0]
     with pytest.raises(RequestError, match="an error needs two"):
         measure_dna(["NNNN", "ACGT"], reference)
+
+
+def test_windows_lie_in_one_region_and_have_their_labels(tmp_path: Path) -> None:
+    """CDS of either strand counts, genes and introns do not."""
+    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 103))
+    (tmp_path / "a.fa").write_text(f">one the first\n{letters[:60]}\n{letters[60:].lower()}\n>two\nACGTN\n")
+    genome = read_fasta(tmp_path / "a.fa")
+    assert genome == {"one": letters, "two": "ACGTN"}
+    lines = [("gene", 1, 100, "+"), ("CDS", 11, 20, "+"), ("CDS", 31, 45, "-")]
+    rows = [f"one\tx\t{feature}\t{first}\t{last}\t.\t{strand}\t0\tID=a" for feature, first, last, strand in lines]
+    (tmp_path / "a.gff3").write_text("\n".join(["##gff-version 3", "", *rows, "three\tx\tCDS\t1\t9\t.\t+\t0\t."]))
+    coding = coding_positions(tmp_path / "a.gff3", genome)
+    assert coding["one"].nonzero()[0].tolist() == [*range(10, 20), *range(30, 45)]
+    assert not coding["two"].any()
+    parts = windows("one", letters, 10, 50, coding["one"])
+    assert [part.letters for part in parts] == [letters[at : at + 10] for at in range(0, 100, 10)]
+    assert [part.coding for part in parts] == [0, 1, 0, 1, 0.5, 0, 0, 0, 0, 0]
+    assert [part.region for part in parts] == ["one 0"] * 5 + ["one 1"] * 5
+    assert [len(windows("one", letters, 10, size)) for size in (25, 15)] == [8, 7]  # none lies in two regions
+    assert [part.letters for part in windows("two", "ACGTNACGT", 2, 9)] == ["AC", "GT", "CG"]
+
+
+@pytest.mark.parametrize(
+    ("fasta", "gff3", "match"),
+    [
+        (">a\nACGT\n>a\nAC\n", "", "is not FASTA"),
+        ("ACGT\n", "", "is not FASTA"),
+        (">a\nACGQ\n", "", "sequence a, has the letter 'Q'"),
+        (">a\nACGT\n", "a\tx\tCDS\t1\n", "line 1 is no feature of GFF3"),
+        (">a\nACGT\n", "#\na\tx\tCDS\t2\t5\t.\t+\t0\t.\n", "line 2 lies outside of a"),
+        (">a\nACGT\n", "", "is empty; give GFF3"),
+    ],
+)
+def test_files_that_are_no_annotated_genome(tmp_path: Path, fasta: str, gff3: str, match: str) -> None:
+    (tmp_path / "a.fa").write_text(fasta)
+    (tmp_path / "a.gff3").write_text(gff3)
+    with pytest.raises(DataError, match=match):
+        coding_positions(tmp_path / "a.gff3", read_fasta(tmp_path / "a.fa"))

@@ -3,6 +3,7 @@
 import gzip
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,29 @@ def test_content(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, conte
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (folder / name).write_bytes(content)
     assert message(DataError, lambda: read(name)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (
+            b">EFIL, a comment\nACGTRYN acgt\n>b\nACGT*\nMFQL\n",
+            (
+                "a.fasta has the letter 'F', which stands for no nucleotide of DNA: is it a protein? Give DNA, or "
+                "another tokenizer."
+            ),
+        ),
+        (b">a\nACGU\n", "a.fasta has the letter 'U', which stands for no nucleotide of DNA: replace U by T."),
+    ],
+)
+def test_letters_that_are_no_dna(folder: Path, content: bytes, sentence: str) -> None:
+    """The codes of several nucleotides become N; the control is the tokenizer of characters."""
+    (folder / "a.fasta").write_bytes(content)
+    settings = DataSettings("a.fasta", tokenizer="dna", length=4)
+    assert message(DataError, lambda: prepare(settings)) == sentence
+    assert prepare(replace(settings, tokenizer="char")).facts.train.tokens
+    (folder / "a.fasta").write_bytes(b">EFIL\nACGTRYKMSWBDHVN\nacgtryn-12*\n")
+    assert prepare(settings).facts.train.tokens
 
 
 def test_columns_that_are_not_there_or_contradict(folder: Path) -> None:
