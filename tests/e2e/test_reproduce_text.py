@@ -1,5 +1,6 @@
 """`unmask reproduce mdlm-...`: cells of every class are done, reported, and claims are judged by their intervals."""
 
+import json
 import math
 import random
 from dataclasses import asdict, replace
@@ -8,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from unmask.cli.main import main
 from unmask.config import from_dict
 from unmask.disk.json import fact_of
 from unmask.errors import ConfigError, DataError, RequestError
+from unmask.reproduce import questions
 from unmask.reproduce.dna import Composition, Probed
+from unmask.reproduce.papers import PLACES
 from unmask.reproduce.plan import CELLS, cell_type, needs
+from unmask.reproduce.publish import hours, write_files
 from unmask.reproduce.results import Record, write
 from unmask.reproduce.text import Bounded, Claim, Fit, Judged, Spread, TextCell, TextOptions, TextQuestion, Wrote
 from unmask.reproduce.text_questions import EVERY, QUESTIONS, plan_of
@@ -193,3 +198,41 @@ def test_questions_share_their_trainings() -> None:
     assert set(together) == set(apart)
     assert len(together) < len(apart)
     assert any(isinstance(cell, Spread) for cell in plan_of(EVERY, TextOptions()).cells)
+
+
+def test_a_report_has_its_facts_as_json_and_a_page_with_its_picture_inside(tmp_path: Path) -> None:
+    """results.json has claims and cells; index.html shows the table and needs no other file."""
+    claim([0.10, 0.12, 0.11], tmp_path)
+    folder = tmp_path / "claim"
+    facts = json.loads((folder / "results.json").read_text())
+    assert facts["claims"][0]["verdict"] == "held"
+    assert facts["claims"][0]["mean"] == pytest.approx(0.11)
+    assert facts["cells"]["low-0"]["result"]["bound"]["nats_per_token"] == 2.0
+    assert {"unmask", "python", "torch"} <= facts["versions"].keys()
+    assert "<td>low &lt; high</td>" in (folder / "index.html").read_text()
+
+    picture = folder / "frontier.png"
+    picture.write_bytes(b"\x89PNG")
+    plan = TextQuestion("claim", "", (), (), TextOptions())
+    for name, inside in (("frontier.png", True), ("missing.png", False)):  # the control has no file to put inside
+        write_files(plan, {}, folder, f"![a picture]({name})\n<script>", "")
+        page = (folder / "index.html").read_text()
+        assert ("data:image/png;base64,iVBORw==" in page) == inside
+        assert "<script>" not in page
+
+
+def test_the_list_has_every_place_and_the_minutes_of_what_is_done(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The time left is estimated from the cells that are done: if they take twice as long, it is twice as long."""
+    assert {place.question for place in PLACES} <= QUESTIONS.keys() | questions.QUESTIONS.keys()
+    assert main(["reproduce", "list", "--json", "--out", str(tmp_path)]) == 0
+    places = json.loads(capsys.readouterr().out)["places"]
+    assert [place["item"] for place in places] == [place.item for place in PLACES]
+    assert all(place["spent"] == 0 for place in places)
+    plan = plan_of("mdlm-rates", TextOptions())
+    first, *rest = plan.cells
+    for seconds in (360.0, 720.0):
+        records = {cell.name: Record() for cell in rest} | {first.name: Record("done", "", seconds)}
+        spent, left = hours(plan, records)
+        assert (spent, left) == (pytest.approx(seconds / 3600), pytest.approx(len(rest) * seconds / 3600))
