@@ -16,6 +16,7 @@ from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.objective.base import Objective, Rows, Turn
 from unmask.objective.baselines import Autoregressive, DiscreteTime, objective_of, parameterization, score_entropy
+from unmask.objective.bound import bound
 from unmask.objective.masked import Masked, cross_entropy
 from unmask.policies.options import Context
 from unmask.policies.registry import make
@@ -322,6 +323,13 @@ def test_a_prompt_is_not_counted() -> None:
     assert rest.tokens.tolist() == [1] * 27
     assert bool((rest.nats < whole.nats).all())
     assert float((-rest.nats.view(9, 3)).exp().sum(-1).sub(1).abs().max()) < 1e-5  # for each prompt
+
+
+def test_an_exact_value_is_computed_once() -> None:
+    """Whatever the number of draws, which a masked model uses (the control)."""
+    rows = [all_rows(3)]
+    assert bound(causal(), Autoregressive(3), rows, 27, 0, draws=5).draws == 1
+    assert bound(causal(), Masked(PROCESS), rows, 27, 0, draws=5).draws == 5
 
 
 def test_padding_changes_nothing() -> None:

@@ -179,7 +179,7 @@ def run_eval(argv: Sequence[str]) -> int:
     refuse(typed & _OF_TASKS, "eval without --task.")
     arguments, own = _over_training(EvalArguments, argv, "eval")
 
-    from unmask.eval.perplexity import Policy, sliding, some_rows
+    from unmask.eval.perplexity import Policy, estimator, sliding, some_rows
     from unmask.objective.bound import Bound
 
     model, corpus = _load(arguments, own)
@@ -190,7 +190,7 @@ def run_eval(argv: Sequence[str]) -> int:
         parts = [sliding(part, policy.stride, model.tokenizer, policy.eos) for part in parts]
     parts = [some_rows(part, model.tokenizer, arguments.limit) for part in parts]
     draws, count = arguments.draws or _DRAWS, sum(map(len, parts))
-    note(f"measuring {count:,} sequences of {arguments.data.source}, {draws} maskings each.")
+    note(f"measuring {count:,} sequences of {arguments.data.source}: {estimator(model.objective, draws)}.")
     began = time.perf_counter()
     measured = [
         model.bound_packed(part, draws=draws, seed=arguments.seed, batch=arguments.batch) for part in parts if len(part)

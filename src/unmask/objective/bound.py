@@ -16,6 +16,7 @@ from unmask.errors import RequestError, RunError
 from unmask.limits import sentences
 from unmask.noise import derive
 from unmask.objective.base import Objective, Rows, Turn
+from unmask.objective.baselines import Autoregressive
 
 _NORMAL = 1.959964  # standard errors on each side of a 95 % interval
 
@@ -113,8 +114,10 @@ def bound(
     """The bound on `total` rows, each estimated `draws` times; `text_bytes`, of all of them, adds bits per byte.
 
     The maskings of a row depend on the seed, on its index, and on the numbers of rows and draws: how the rows are cut
-    into batches changes nothing. The caller owns the state of the denoiser (eval mode, autocast).
+    into batches changes nothing. An autoregressive model has an exact value, which is computed once. The caller owns
+    the state of the denoiser (eval mode, autocast).
     """
+    draws = 1 if isinstance(objective, Autoregressive) else draws
     nats: list[Tensor] = []
     tokens: list[Tensor] = []
     first = known = 0
