@@ -73,6 +73,8 @@ class EvalArguments:
     rest of a window before it. Without it, rows share nothing; with --task the default is half a window."""
     limit: Count | None = None
     """Measure only this many sequences of each part, or examples of each task, from its start."""
+    both_strands: bool = False
+    """DNA: average the prediction over a sequence and its reverse complement; each pass costs two."""
     batch: Count = 32
     """Sequences in a batch."""
     seed: Seed = 0
@@ -173,7 +175,7 @@ def run_eval(argv: Sequence[str]) -> int:
     if "task" in typed:
         from unmask.cli.score import run_harness
 
-        of_text = {name for name in typed if name.startswith("data.")} | typed & {"split"}
+        of_text = {name for name in typed if name.startswith("data.")} | typed & {"split", "both_strands"}
         refuse(of_text, "--task, which has texts of its own.")
         return run_harness(parse(EvalArguments, argv, "eval"))
     refuse(typed & _OF_TASKS, "eval without --task.")
@@ -181,8 +183,11 @@ def run_eval(argv: Sequence[str]) -> int:
 
     from unmask.eval.perplexity import Policy, estimator, sliding, some_rows
     from unmask.objective.bound import Bound
+    from unmask.objective.strands import over_both_strands
 
     model, corpus = _load(arguments, own)
+    if arguments.both_strands:
+        model.denoiser = over_both_strands(model.denoiser, model.tokenizer)
     policy = Policy.of(arguments.data, corpus.facts, arguments.stride)
     parts = {"valid": [corpus.valid], "train": [corpus.train], "all": [corpus.train, corpus.valid]}[arguments.split]
     policy.check(sum(part.tokens for part in parts), arguments.data.source, arguments.split)
@@ -212,6 +217,7 @@ def _print_bound(model: "Model", arguments: EvalArguments, policy: "Policy", res
                 "source": arguments.data.source,
                 "split": arguments.split,
                 "estimator": estimated,
+                "both_strands": arguments.both_strands,
                 **result.to_dict(),
                 **asdict(policy),
                 "seconds": seconds,

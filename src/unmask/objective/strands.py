@@ -7,7 +7,7 @@ network of its own: in training each step would take two passes, so that at equa
 of the tokens, and augmentation has the same expectation at no cost.
 """
 
-__all__ = ["BothStrands", "EitherStrand", "complement_of", "reverse_complement"]
+__all__ = ["BothStrands", "EitherStrand", "complement_of", "over_both_strands", "reverse_complement"]
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.denoiser import Wrapper
+from unmask.denoiser import Denoiser, Wrapper
 from unmask.errors import RequestError
 from unmask.noise import uniform
 from unmask.objective.base import Draw, Loss, Objective, Rows, Turn
@@ -134,3 +134,8 @@ class BothStrands(Wrapper):
     def logits(self, hidden: Tensor) -> Tensor:
         forward, backward = (super(BothStrands, self).logits(half) for half in hidden.chunk(2, -1))
         return (forward + backward[..., torch.tensor(self.complement, device=hidden.device)]) / 2
+
+
+def over_both_strands(denoiser: Denoiser, tokenizer: Tokenizer) -> BothStrands:
+    """A denoiser of DNA and its tokenizer -> its predictions over both strands. Raises RequestError as both do."""
+    return BothStrands(denoiser, complement_of(tokenizer))

@@ -194,11 +194,11 @@ def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
     """The bound on a text: of the held-out part, or of another text."""
     from unmask.eval.perplexity import estimator, some_rows
     from unmask.objective.baselines import objective_of
-    from unmask.objective.strands import BothStrands, complement_of
+    from unmask.objective.strands import over_both_strands
 
     model = model_of(runs, cell.training)
     if cell.both_strands:
-        model.denoiser = BothStrands(model.denoiser, complement_of(model.tokenizer))
+        model.denoiser = over_both_strands(model.denoiser, model.tokenizer)
     if cell.grid is not None:
         model.objective = objective_of("subs", model.process, steps=cell.grid)
     corpus = text_of(model, cell.source)
