@@ -214,12 +214,12 @@ def test_eulers_steps_are_the_analytic_ones_for_the_linear_schedule_alone() -> N
     assert not torch.equal(decoded("euler", "cosine"), decoded("analytic", "cosine"))
 
 
-def stays(chances: list[float]) -> Tensor:
+def stays(reveals: list[float]) -> Tensor:
     """The probability of a reveal in each step -> the law of the number of passes."""
     left, law = 1.0, list[float]()
-    for chance in chances:
-        law.append(left * chance)
-        left *= 1 - chance
+    for probability in reveals:
+        law.append(left * probability)
+        left *= 1 - probability
     return torch.tensor(law)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from unmask.api import Model
 
 _SEED = 0  # of the texts that are drawn and of the folds: the same for every model
-_LEAST = 2  # texts in which a word occurs that the baseline counts
+_LEAST = 5  # texts in which a word occurs that the baseline counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _tuned(cell: Classified, model: "Model", texts: list[str], labels: list[str]
 
 
 def _occurrences(texts: list[str]) -> "Tensor":
-    """Texts -> whether each word occurs in each of them (N, V) float32, for the words of at least two texts."""
+    """Texts -> whether each word occurs in each of them (N, V) float32, for the words of at least five texts."""
     import torch
 
     from unmask.eval.text import words_of

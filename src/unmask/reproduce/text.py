@@ -40,7 +40,8 @@ class Scale:
     model: ModelChoice
     train: TrainSettings
     rates: dict[Parameterization, float]
-    """The learning rate of each objective, chosen by `mdlm-rates` (at the published scale, by the authors)."""
+    """The learning rate of each objective, chosen by `mdlm-rates` (at the published scale, by the authors); that of mlm
+    by its own loss on the same rates, steps and validation rows."""
     tried: tuple[float, ...]
     """The learning rates that `mdlm-rates` tries for each objective, on a quarter of the steps."""
     others: tuple[str, ...]
@@ -66,7 +67,7 @@ SCALES: dict[str, Scale] = {
         data=DataSettings("sotu", tokenizer="char", length=128),
         model=ModelChoice(size="nano", dropout=0.0),
         train=_TRAIN,
-        rates=dict.fromkeys(_EQUAL, 1e-3) | {"ar": 2e-3, "d3pm": 2e-3, "zero-masking": 2e-3},
+        rates=dict.fromkeys(_EQUAL, 1e-3) | {"ar": 2e-3, "mlm": 2e-3, "d3pm": 2e-3, "zero-masking": 2e-3},
         tried=(5e-4, 1e-3, 2e-3, 4e-3),
         others=("austen", "shakespeare", "wordnet"),
         draws=4,
