@@ -13,6 +13,7 @@ from unmask.cli.main import main
 from unmask.config import from_dict
 from unmask.disk.json import fact_of
 from unmask.errors import ConfigError, DataError, RequestError
+from unmask.plots import can_draw
 from unmask.reproduce import questions
 from unmask.reproduce.dna import Composition, Probed
 from unmask.reproduce.papers import PLACES
@@ -150,6 +151,7 @@ def test_the_question_about_dna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     text = report("mdlm-dna", tmp_path, records)
     for label in ("DNA D3PM", "DNA MDLM both, averaged", "shuffled", "DNA MLM: coding", "DNA 3-mers: species"):
         assert f"| {label} | " in text
+    assert (tmp_path / "mdlm-dna" / "kmers.png").is_file() == can_draw()
     assert records["DNA-MDLM-both-seed-0"].result != records["DNA-MDLM-seed-0"].result
 
 

@@ -3,15 +3,26 @@
 Imports no torch.
 """
 
-__all__ = ["DNA_CELLS", "DNA_RESULTS", "Composition", "Probed", "compose", "dna_sections", "probe_windows"]
+__all__ = [
+    "DNA_CELLS",
+    "DNA_RESULTS",
+    "Composition",
+    "Probed",
+    "compose",
+    "dna_sections",
+    "draw_composition",
+    "probe_windows",
+]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.errors import RequestError
 from unmask.output import markdown_table
+from unmask.plots import can_draw, new_figure, save_figure
 from unmask.ranges import Count, Natural
 from unmask.reproduce.text import TextCell
 
@@ -192,7 +203,8 @@ def dna_sections(
         rows = [[label, *_row([each["written"] for each in seeds.values()])] for label, seeds in composed.items()]
         rows += [[name, *_row([last[name]])] for name in ("real", "shuffled")]
         head = ["sequences", *(f"k = {size}" for size in last["real"]["divergence"]), "GC content", "number", "letters"]
-        lines += ["## Composition", "", _WRITTEN, "", *markdown_table(head, rows)]
+        picture = ["![divergence of k-mers against k](kmers.png)", ""] if can_draw() else []
+        lines += ["## Composition", "", _WRITTEN, "", *picture, *markdown_table(head, rows)]
     if probed:
         rows = [
             [label, _value([(each["accuracy"], each["stderr"]) for each in seeds.values()]), *_sizes(seeds)]
@@ -201,6 +213,35 @@ def dna_sections(
         head = ["features", "accuracy", "base", "windows"]
         lines += [*([""] if lines else []), "## Probes", "", _PROBED, "", *markdown_table(head, rows)]
     return lines
+
+
+def draw_composition(composed: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> None:
+    """Draw the divergence of k-mers against k, a line for each label and for real and shuffled sequences."""
+    if not composed or not can_draw():
+        return
+    lines = {label: [result["written"] for result in seeds.values()] for label, seeds in composed.items()}
+    last = next(iter(list(composed.values())[-1].values()))
+    figure = new_figure(8.6, 5.0)
+    panel = figure.subplots()
+    for number, (label, measures) in enumerate((lines | {name: [last[name]] for name in ("real", "shuffled")}).items()):
+        pairs = {int(size): [each["divergence"][size] for each in measures] for size in measures[0]["divergence"]}
+        middle, error = zip(*map(_middle, pairs.values()), strict=True)
+        style = {"real": "k-", "shuffled": "k:"}.get(label, f"C{number}o-")
+        places = [size + 0.04 * (number - len(lines) / 2) for size in pairs]  # so that errors do not cover each other
+        panel.errorbar(places, middle, error, fmt=style, ms=4, lw=1, capsize=2, label=label)
+    panel.set_xticks([int(size) for size in last["real"]["divergence"]])
+    panel.set_xlabel("k")
+    panel.set_ylabel("Jensen-Shannon divergence from the training text, bits")
+    panel.set_yscale("log")
+    panel.grid(alpha=0.25)
+    panel.legend(frameon=False)
+    save_figure(path, figure)
+
+
+def _middle(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """A value and its error for each seed -> the mean, and the deviation between seeds or the error of a single one."""
+    values = [value for value, _ in pairs]
+    return mean(values), stdev(values) if len(values) > 1 else pairs[0][1]
 
 
 def _sizes(seeds: Mapping[int, Mapping[str, Any]]) -> list[str]:
@@ -218,7 +259,5 @@ def _row(measures: list[Mapping[str, Any]]) -> list[str]:
 
 
 def _value(pairs: Sequence[tuple[float, float]]) -> str:
-    """A value and its error for each seed -> the mean, and the deviation between seeds or the error of a single one."""
-    values = [value for value, _ in pairs]
-    error = stdev(values) if len(values) > 1 else pairs[0][1]
-    return f"{mean(values):.4f} ± {error:.4f}"
+    """As `_middle`, as text."""
+    return "{:.4f} ± {:.4f}".format(*_middle(pairs))

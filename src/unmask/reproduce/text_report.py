@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from unmask.output import markdown_table
-from unmask.reproduce.dna import Composition, Probed, dna_sections
+from unmask.reproduce.dna import Composition, Probed, dna_sections, draw_composition
 from unmask.reproduce.generation_report import by_label, draw, sections
 from unmask.reproduce.publish import write_files
 from unmask.reproduce.representations import Classified, accuracies, representation_section
@@ -43,6 +43,7 @@ def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Pa
     for part in plan.parts:
         write_text_report(part, records, folder)
     draw(plan, records, path)
+    draw_composition(by_label(plan, records, Composition), path / "kmers.png")
     text = "\n\n".join("\n".join(lines) for lines in report_parts(plan, records) if lines) + "\n"
     verdicts = [verdict.facts(claim) for claim, verdict in judged(plan, records)]
     write_files(plan, records, path, text, _csv(plan, records), verdicts)
