@@ -72,6 +72,7 @@ def test_what_cannot_be_probed_is_one_sentence(
         ([data, "--folds", "1"], "folds"),
         ([data, "--rates", "1e-3"], "rates"),
         ([data, "--finetune", "--pooling", "last"], "pooling"),
+        ([data, "--finetune", "--dtype", "int8"], "those of int8 cannot be trained; leave out --dtype."),
     ):
         assert main(["probe", "wordnet", "--data", *words]) == 2, words
         printed = capsys.readouterr()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from unmask.cli.common import MachineOptions, OutputOptions, duration, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
-from unmask.errors import RequestError
+from unmask.errors import ConfigError, RequestError
 from unmask.hf.packages import labelled_file
 from unmask.output import note, show
 from unmask.ranges import Count, Seed, real, whole
@@ -65,6 +65,8 @@ def run(argv: Sequence[str]) -> int:
     typed = typed_options(ProbeArguments, argv, "probe")
     if arguments.finetune:
         refuse(typed & {"pooling"}, "--finetune, which uses the mean.")
+        if arguments.machine.dtype == "int8":
+            raise ConfigError("--finetune trains all weights, and those of int8 cannot be trained; leave out --dtype.")
     else:
         refuse(typed & _OF_TUNING, "probe without --finetune.")
     file = labelled_file(arguments.data)
