@@ -75,7 +75,7 @@ class Probed(TextCell):
     task: Literal["species", "coding"]
     length: Count
     count: Count
-    """Windows of each species at most; those of yeast that are coding or not are all taken."""
+    """Windows of each species at most, or twice as many of yeast where the task is coding."""
     skip: Natural
     """Held-out rows of E. coli before the test."""
     kmer: Natural = 0
@@ -166,7 +166,7 @@ def _labelled(cell: Probed, letters: str) -> "tuple[list[Window], list[str]]":
     coding = coding_positions(folder / "genes.gff3", genome)
     yeast = [row for name in genome for row in windows(name, genome[name], cell.length, _REGION, coding[name])]
     if cell.task == "coding":
-        rows = [row for row in yeast if row.coding in (0, 1)]
+        rows = _spaced([row for row in yeast if row.coding in (0, 1)], 2 * cell.count)
         return rows, ["coding" if row.coding else "not" for row in rows]
     coli = windows("E. coli", letters, cell.length, _REGION)
     parts = [_spaced(part, cell.count) for part in (coli, yeast)]

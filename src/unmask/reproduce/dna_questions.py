@@ -121,6 +121,6 @@ def _probes(options: TextOptions, fit: Fit, kmer: int = 0) -> list[TextCell]:
     for task in ("species", "coding"):
         label = f"{f'DNA {kmer}-mers' if kmer else fit.label}: {task}"
         name, skip = plain(f"{label} seed {fit.seed}"), numbers.train.eval_draws
-        count = 2000 if options.scale != "fast" else 400
+        count = 200 if options.scale == "fast" else 3000
         cells.append(Probed(name, label, fit.seed, fit.name, task, numbers.data.length, count, skip, kmer))
     return cells
