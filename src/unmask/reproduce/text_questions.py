@@ -158,7 +158,8 @@ def _backbone(options: TextOptions, label: str, seed: int) -> Fit:
     """The training of AR, MDLM or MLM; that of MLM is judged by no bound, so that its last step is taken."""
     if label != "MLM":
         return trained(options, label, seed, COMPARED[label])
-    train = replace(options.numbers.train, eval_every=options.numbers.train.steps)
+    train = options.numbers.train
+    train = replace(train, eval_every=train.steps, save_every=train.eval_every)
     return training_of(options, label, seed, replace(options.numbers.model, parameterization="mlm"), train)
 
 
