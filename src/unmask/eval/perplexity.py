@@ -7,12 +7,11 @@ so that models with different tokenizers can be compared.
 
 __all__ = ["Policy", "estimator", "sliding", "some_rows"]
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from tokenizers import decoders
 
 from unmask.data.packed import Facts, Packed
 from unmask.data.settings import DataSettings
@@ -141,8 +140,7 @@ def _bytes(part: Packed, sizes: np.ndarray, tokenizer: Tokenizer, first: int, en
 
 def _sizes(tokenizer: Tokenizer) -> np.ndarray:
     """The UTF-8 bytes of each token, (V,) int64; 0 for special ones."""
-    record: dict[str, Any] = json.loads(tokenizer.backend.to_str())
-    bytewise = (record.get("decoder") or {}).get("type") == "ByteLevel"
+    bytewise = isinstance(tokenizer.backend.decoder, decoders.ByteLevel)
     sizes = np.zeros(tokenizer.vocab_size, np.int64)
     for token in set(range(tokenizer.vocab_size)) - {*tokenizer.special_ids}:
         name = tokenizer.backend.id_to_token(token) or ""
