@@ -94,12 +94,12 @@ def dna(options: TextOptions) -> Planned:
 
 
 def _written(options: TextOptions, fit: Fit) -> list[TextCell]:
-    """A training -> the cells of the sequences that its model writes; D3PM has no sampler of its own here."""
+    """A training -> the cells of the sequences that its model writes."""
     numbers = options.numbers
-    policies = {"ar": ["left-to-right"], "subs": [f"ancestral:steps={count}" for count in numbers.passes]}
-    policies |= {"sedd": [f"reverse:steps={count}" for count in numbers.passes]}
+    rule = {"ar": "left-to-right", "subs": "ancestral"}.get(fit.run.model.parameterization, "reverse")
+    policies = [f"{rule}:steps={count}" for count in numbers.passes] if rule != "left-to-right" else [rule]
     cells: list[TextCell] = []
-    for policy in policies.get(fit.run.model.parameterization, []):
+    for policy in policies:
         name, label = plain(f"{fit.label} {policy} seed {fit.seed}"), f"{fit.label} {policy}"
         size, length, skip = numbers.texts, numbers.written, numbers.train.eval_draws
         cells.append(Composition(name, label, fit.seed, fit.name, policy, size, length, skip))
