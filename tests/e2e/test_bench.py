@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import unmask
+from unmask.bench.causal import generation_cell, step_cell
 from unmask.bench.gpu import Speed, pass_floor
 from unmask.bench.pairs import Cell, Workload, doubtful, pair, pair_lines
 from unmask.bench.scaling import bench_scaling, scaling_table
@@ -43,6 +44,17 @@ def test_the_slopes_are_those_of_the_arithmetic() -> None:
     lines = scaling_table(curves["training step", "batch"])
     assert lines[0].split() == ["training", "step,", "batch", "2", "4", "slope"]
     assert [line.split()[0] for line in lines[1:]] == ["CPU-seconds", "GFLOP", "peak,", "at"]
+
+
+def test_an_autoregressive_model_runs_no_full_pass_after_its_prompt() -> None:
+    """A pass a token; after the first no more than 16 positions. The step is compared by counted operations."""
+    cell = generation_cell(1, replace(TINY, length=48, batch=1))
+    assert cell["passes"] == 48 - 16
+    assert (cell["first_pass_positions"], cell["most_positions_after"]) == (32, 16)
+    assert cell["positions"] < cell["passes"] * 48
+    step = step_cell(1, TINY)
+    assert step["ar_gflop"] > step["masked_gflop"] > 0  # the head and the last MLP at all positions, not at half
+    assert step["per_operation"] > 0
 
 
 def test_the_measurements_of_a_gpu_run_on_tiny_sizes(capsys: pytest.CaptureFixture[str]) -> None:

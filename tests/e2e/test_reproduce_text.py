@@ -20,7 +20,20 @@ from unmask.reproduce.papers import PLACES
 from unmask.reproduce.plan import CELLS, cell_type, needs
 from unmask.reproduce.publish import hours, write_files
 from unmask.reproduce.results import Record, write
-from unmask.reproduce.text import Bounded, Claim, Fit, Judged, Spread, TextCell, TextOptions, TextQuestion, Wrote
+from unmask.reproduce.text import (
+    Bounded,
+    Claim,
+    Diverged,
+    Fit,
+    Judged,
+    Lengthened,
+    Raced,
+    Spread,
+    TextCell,
+    TextOptions,
+    TextQuestion,
+    Wrote,
+)
 from unmask.reproduce.text_questions import EVERY, QUESTIONS, plan_of
 from unmask.reproduce.text_report import write_text_report
 from unmask.reproduce.text_work import TEXT_RESULTS, perform_text
@@ -39,6 +52,12 @@ def tiny(cell: TextCell) -> TextCell:
         return replace(cell, count=40)
     if isinstance(cell, Wrote):
         return replace(cell, texts=2, length=6, window=cell.window and 4)
+    if isinstance(cell, Diverged):
+        return replace(cell, wrote=replace(cell.wrote, texts=4, length=8), clusters=2)
+    if isinstance(cell, Lengthened):
+        return replace(cell, texts=2, windows=2)
+    if isinstance(cell, Raced):
+        return replace(cell, texts=2, length=6, steps=4)
     return replace(cell, limit=4)
 
 
@@ -56,7 +75,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Reco
     every = {cell.name: cell for plan in plans for cell in plan.cells}
     rules = ("ancestral:steps=4", "left-to-right", "reverse:steps=4")
     wrote = [cell for cell in every.values() if isinstance(cell, Wrote) and cell.temperature == 1]
-    some = [cell for cell in every.values() if not isinstance(cell, Wrote)]
+    some = [cell for cell in every.values() if not isinstance(cell, Wrote | Diverged)]
+    some += [cell for cell in every.values() if isinstance(cell, Diverged)][:1]
     some += [*(cell for cell in wrote if cell.policy in rules), zero_shot()]
     records: dict[str, Record] = {}
     for cell in map(tiny, some):
@@ -110,6 +130,9 @@ def test_cells_of_every_class_are_done_and_reported(done: tuple[Path, dict[str, 
     written = report("mdlm-generation", folder, records)
     assert "| held-out texts | " in written
     assert "| MDLM-0.8" not in written
+    assert "## MAUVE" in written
+    assert "| 2 | " in report("mdlm-length", folder, records)
+    assert "| MDLM float32 Gumbel, 16 steps | " in report("mdlm-precision", folder, records)
     assert (folder / "mdlm-generation" / "table.csv").read_text().startswith("cell,label,seed,name,value\n")
 
 

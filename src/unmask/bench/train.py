@@ -49,7 +49,7 @@ from unmask.text.build import byte_tokenizer
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, flops_per_token
 from unmask.train.session import run_objective
-from unmask.train.settings import TextRun, TrainSettings
+from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
 Modulation = Literal["none", "time"]
 
@@ -71,15 +71,20 @@ def make_trainer(
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
     compiled: bool = False,
+    causal: bool = False,
 ) -> Trainer:
-    """A shape -> the Trainer of `unmask train` on random rows; it writes nothing until `fit` is called."""
+    """A shape -> the Trainer of `unmask train` on random rows; it writes nothing until `fit` is called.
+
+    `causal` makes it one of an autoregressive model.
+    """
     target = device or torch.device("cpu")
     keep_all_memory()
-    model = DiTSettings(
-        shape.vocab, shape.vocab - 1, shape.length, shape.width, shape.blocks, shape.heads, modulation=modulation
-    )
+    sizes = (shape.vocab, shape.vocab - 1, shape.length, shape.width, shape.blocks, shape.heads)
+    model = DiTSettings(*sizes, modulation=modulation, causal_block=int(causal), shift=causal)
     run = TextRun(
-        data=DataSettings(length=shape.length), train=TrainSettings(steps=10_000, batch=shape.batch, compile=compiled)
+        data=DataSettings(length=shape.length),
+        model=ModelChoice(parameterization="ar" if causal else "subs"),
+        train=TrainSettings(steps=10_000, batch=shape.batch, compile=compiled),
     )
     tokens = 8 * shape.batch * shape.length
     plan = TrainPlan(model, parameter_count(model), 10_000, 3e-4, 2500, 10_000, 10_000, 1, tokens, tokens, 1.0)

@@ -18,6 +18,7 @@ _USED = {
     "train": {"against", "rounds", "compile", "device", "threads"},
     "decode": {"against", "rounds"},
     "ancestral": {"rounds", "device", "threads"},
+    "causal": {"rounds"},
     "policy": {"against", "rounds"},
     "memory": {"threads"},
     "scaling": {"threads", "plot", "quick"},
@@ -33,13 +34,14 @@ _USED = {
 class BenchArguments:
     """Measure speed and memory: medians over rounds. Each round measures the matmul rates of the machine too."""
 
-    what: Positional[Literal["train", "decode", "ancestral", "policy", "memory", "scaling", "gpu"]]
+    what: Positional[Literal["train", "decode", "ancestral", "causal", "policy", "memory", "scaling", "gpu"]]
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
-    1000 steps; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
+    1000 steps; causal: an autoregressive model, its generation with a cache and its training step compared with the
+    masked one; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
     vocabulary; scaling: time and memory along length, batch, vocabulary and parameters, minutes; gpu: training and
     decoding on a GPU, compared with its rates, minutes."""
     rounds: Count | None = None
-    """Measurements of each cell; by default 5, with --against 7 (train, decode, ancestral, policy, gpu)."""
+    """Measurements of each cell; by default 5, with --against 7 (train, decode, ancestral, causal, policy, gpu)."""
     against: str | None = None
     """A checkout of unmask (a folder with src/unmask) to compare with: two processes, one with the code of each, take
     turns at the same work. Printed are the ratios of their times, median, least and largest of the rounds, with the
@@ -115,6 +117,10 @@ def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
         from unmask.bench.decode import bench_ancestral
 
         return bench_ancestral(rounds, device)
+    if args.what == "causal":
+        from unmask.bench.causal import bench_causal
+
+        return bench_causal(rounds)
     if args.what == "policy":
         from unmask.bench.policy import bench_policy
 
@@ -164,7 +170,7 @@ def _line(cell: dict[str, Any]) -> str:
     """Measured cell -> one line: its name, then each number with its unit."""
     shape = cell["shape"]
     name = (
-        " ".join(str(cell[key]) for key in ("dtype", "policy", "cache", "modulation", "logits") if key in cell)
+        " ".join(str(cell[key]) for key in ("work", "dtype", "policy", "cache", "modulation", "logits") if key in cell)
         + f" {shape['name']} L{shape['length']} B{shape['batch']} V{shape['vocab']} d{shape['width']}"
     )
     parts = [f"T={cell['steps']}"] if "steps" in cell else []
@@ -179,6 +185,19 @@ def _line(cell: dict[str, Any]) -> str:
         ("fp32_rate", "fp32 {:.0f} GFLOP/s"),
         ("bf16_rate", "bf16 {:.0f} GFLOP/s"),
         ("picked_over_full", "{:.2f} of the peak with full logits"),
+        ("tokens_per_cpu_second", "{:,.0f} tokens per CPU-second"),
+        ("passes", "{} passes"),
+        ("first_pass_positions", "{} positions in the first pass"),
+        ("most_positions_after", "at most {} in later ones"),
+        ("floor_ms", "least time of a pass {:.2f} ms"),
+        ("bandwidth", "weights are read at {:.0f} GB/s"),
+        ("ar_cpu_seconds", "AR {:.3f} CPU-s"),
+        ("ar_gflop", "{:.0f} GFLOP"),
+        ("masked_cpu_seconds", "masked {:.3f} CPU-s"),
+        ("masked_gflop", "{:.0f} GFLOP"),
+        ("per_operation", "AR over masked per operation {:.3f}"),
+        ("least_per_operation", "least {:.3f}"),
+        ("largest_per_operation", "largest {:.3f}"),
         ("cpu_seconds", "{:.3f} CPU-s"),
         ("floor_cpu_seconds", "arithmetic alone {:.3f}"),
         ("row_at_batch_8", "a row at batch 8 costs {:.2f} of one alone"),

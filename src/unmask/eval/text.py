@@ -164,7 +164,7 @@ class ModelJudge:
             )
 
     def nats(self, texts: Sequence[Text]) -> tuple[list[float], list[int]]:
-        """See `Judge`. Raises RequestError for a text without a token to predict, or with characters without one."""
+        """See `Judge`. Raises RequestError for a text without a token to predict, and as `reads`."""
         self.reads("".join(text.string for text in texts))
         model = self.model
         ids = model.tokenizer.encode_batch([text.string for text in texts])
@@ -186,8 +186,12 @@ class ModelJudge:
         return nats, counts
 
     def reads(self, text: str) -> None:
-        """Raise RequestError for a text with characters that the judge has no token for: other texts than its own."""
-        if unknown := self.model.tokenizer.unknown(text):
+        """Raise RequestError for a text of another alphabet: of one character in twenty or more there is no token.
+
+        Fewer, which a model can write by chance, reach the judge as its unknown token, or not at all.
+        """
+        unknown = self.model.tokenizer.unknown(text)
+        if 20 * unknown.total() > len(text):
             named = ", ".join(map(repr, list(unknown)[:3]))
             raise RequestError(
                 f"{self.name} cannot judge these texts: it has no token for {named} ({unknown.total()} characters of "

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Literal
 
 from unmask.reproduce.plan import plain
-from unmask.reproduce.text import Fit, Judged, Lengthened, Raced, TextCell, TextOptions, Wrote
+from unmask.reproduce.text import Diverged, Fit, Judged, Lengthened, Raced, TextCell, TextOptions, Wrote
 from unmask.reproduce.trainings import COMPARED, Planned, trained
 
 _COLDER = (0.9, 0.8, 0.7)  # temperatures of the frontier beside 1, on the most steps
 _JUDGED = 64  # texts of a cell that another judge reads, of at most so many tokens each:
 _READ = 128
+_COMPARED_TEXTS, _CLUSTERS = 512, 50  # of MAUVE
 _WINDOWS = 8  # length of the longest texts
 _MANY = {"full": (64, 500, 4000), "fast": (16, 128), "published": (100, 1000, 10_000)}  # steps, by scale
 _DTYPES: tuple[Literal["float32", "float64"], ...] = ("float32", "float64")
@@ -23,7 +24,7 @@ def generation(options: TextOptions) -> Planned:
     Ancestral sampling of MDLM on T steps: `uncached` has a pass for each step, `ancestral` none on an unchanged canvas,
     and `first hitting` is the limit of many steps. The semi-autoregressive one writes windows of half the length. SEDD
     has its analytic sampler. Each has a frontier of perplexity against entropy over steps, and over temperatures on the
-    most steps.
+    most steps; there also MAUVE, by the mean hidden states of the AR model.
     """
     cells: list[TextCell] = []
     for seed in options.seeds:
@@ -35,6 +36,8 @@ def generation(options: TextOptions) -> Planned:
         colder = _COLDER[1:2] if options.scale == "fast" else _COLDER
         cells += wrote
         cells += [_wrote(options, *setting, value, judge) for value in colder for setting in last.values()]
+        if seed == options.seeds[0]:
+            cells += [_diverged(options, _wrote(options, *setting, 1.0, judge)) for setting in last.values()]
         if options.judge is not None and seed == options.seeds[0]:
             cells += [_judged(cell, options.judge) for cell in wrote]
     return cells, []
@@ -112,6 +115,11 @@ def _wrote(options: TextOptions, fit: Fit, line: str, policy: str, temperature: 
         judge.name,
         window,
     )
+
+
+def _diverged(options: TextOptions, cell: Wrote) -> Diverged:
+    texts, clusters = (_COMPARED_TEXTS, _CLUSTERS) if options.scale != "fast" else (40, 10)
+    return Diverged(f"mauve-{cell.name}", cell.label, cell.seed, replace(cell, texts=texts), clusters)
 
 
 def _judged(cell: Wrote, judge: str) -> Judged:

@@ -10,13 +10,16 @@ from typing import Any, NamedTuple
 from unmask.output import markdown_table
 from unmask.plots import can_draw, new_figure, save_figure
 from unmask.reproduce.results import Record
-from unmask.reproduce.text import Judged, Lengthened, Raced, TextQuestion, Wrote
+from unmask.reproduce.text import Diverged, Judged, Lengthened, Raced, TextQuestion, Wrote
 
 _WRITTEN = """\
 Perplexity under each judge, and beside it the entropy of single tokens within a text, in nats. Means over the seeds of
 the training. The last row is that of held-out texts. Passes are those of a text, seconds are of the processor, one
 thread, for all texts of a setting."""
 
+_MAUVE = """\
+How alike written and held-out texts are (arXiv:2102.01454): 1 for equal distributions. Features are the mean hidden
+states of the AR model, k = {clusters} clusters, c = 5, one seed. The last row compares two sets of held-out texts."""
 _LENGTHS = """\
 Measures of what the texts have in a window, without the windows before it; `so far` is the share of 4-grams from the
 beginning to there that occurred before. Passes and processor seconds (one thread, all texts) are those up to the end of
@@ -34,7 +37,7 @@ def by_label(plan: TextQuestion, records: dict[str, Record], cls: type[Any]) -> 
 
 def sections(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:
     """Results -> the lines of each section about written texts that has results."""
-    return [lines for lines in (_written(plan, records), _lengths(plan, records)) if lines]
+    return [lines for lines in (_written(plan, records), _mauve(plan, records), _lengths(plan, records)) if lines]
 
 
 def _written(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
@@ -69,6 +72,19 @@ def _measures(each: Sequence[dict[str, Any]], extra: Sequence[dict[str, Any]], n
     distinct = mean(m["distinct"][1] for m in first)
     share = f"{mean(words):.3f}" if words else "none"
     return [*perplexities, f"{figures[0]:.2f}", f"{distinct:.3f}", f"{figures[1]:.3f}", share]
+
+
+def _mauve(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
+    """A row for each sampler, and one for two sets of held-out texts."""
+    results = {label: next(iter(each.values())) for label, each in by_label(plan, records, Diverged).items()}
+    rows = [[label, f"{result['mauve']:.3f}", str(result["texts"])] for label, result in results.items()]
+    if not rows:
+        return []
+    first = next(iter(results.values()))
+    rows.append(["held-out texts", f"{first['held_out']:.3f}", str(first["texts"])])
+    clusters = next(cell.clusters for cell in plan.cells if isinstance(cell, Diverged))
+    about = _MAUVE.format(clusters=clusters)
+    return ["## MAUVE", "", about, "", *markdown_table(("setting", "MAUVE", "texts of each set"), rows)]
 
 
 def _windows(results: dict[int, dict[str, Any]], part: str) -> list[dict[str, float]]:

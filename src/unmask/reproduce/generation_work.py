@@ -9,10 +9,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from unmask.decode.rows import decode_rows, run_to_end, slide
+from unmask.decode.rows import Written, decode_rows, run_to_end, slide
+from unmask.errors import RequestError
 from unmask.eval.text import Judge, ModelJudge, Text, Trigram, measure_texts, open_judge, repetition, words_of
 from unmask.noise import derive, row_seeds
-from unmask.reproduce.text import Judged, Lengthened, Raced, TextCell, Wrote
+from unmask.reproduce.text import Diverged, Judged, Lengthened, Raced, TextCell, Wrote
 from unmask.reproduce.text_work import SEED, model_of, text_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def perform_generation(cell: TextCell, runs: Path) -> dict[str, Any]:
             return _write(cell, runs)
         case Judged():
             return _judge(cell, runs)
+        case Diverged():
+            return _diverge(cell, runs)
         case Lengthened():
             return _lengthen(cell, runs)
         case Raced():
@@ -64,9 +67,18 @@ def _write(cell: Wrote, runs: Path) -> dict[str, Any]:
     """Texts from the empty prompt, their measures under both judges, and those of as many held-out texts."""
     model, judge = model_of(runs, cell.training), ModelJudge(model_of(runs, cell.judge), cell.judge)
     reference = _Reference.of(model, cell.texts, cell.length)
-    window = cell.window or model.window
     began, start = time.process_time(), time.perf_counter()
-    rows = run_to_end(
+    rows = _texts_of(cell, model)
+    spent, elapsed = time.process_time() - began, time.perf_counter() - start
+    written = [row.tokens[row.prompt :] for row in rows]
+    passes = sum(row.passes for row in rows) / len(rows)
+    return _result(reference, model, judge, written) | {"passes": passes, "seconds": spent, "elapsed": elapsed}
+
+
+def _texts_of(cell: Wrote, model: "Model") -> list[Written]:
+    """The texts of a setting, from the empty prompt, before they are judged."""
+    window = cell.window or model.window
+    return run_to_end(
         slide(
             model.decoder(cell.policy, temperature=cell.temperature),
             model.defaults.prompt_ids(model.tokenizer, model.network, [""] * cell.texts, False),
@@ -80,10 +92,25 @@ def _write(cell: Wrote, runs: Path) -> dict[str, Any]:
             device=model.device,
         )
     )
-    spent, elapsed = time.process_time() - began, time.perf_counter() - start
-    written = [row.tokens[row.prompt :] for row in rows]
-    passes = sum(row.passes for row in rows) / len(rows)
-    return _result(reference, model, judge, written) | {"passes": passes, "seconds": spent, "elapsed": elapsed}
+
+
+def _diverge(cell: Diverged, runs: Path) -> dict[str, Any]:
+    """MAUVE by the AR model's mean hidden states; that of two sets of held-out texts is the best that can be had."""
+    from unmask.eval.divergence import mauve
+    from unmask.eval.probe import features
+
+    model, judge, count = model_of(runs, cell.wrote.training), model_of(runs, cell.wrote.judge), cell.wrote.texts
+    valid = text_of(model).valid
+    real = valid.ids[valid.last >= cell.wrote.length][: 2 * count, : cell.wrote.length].tolist()
+    if len(real) < 2 * count:
+        raise RequestError(f"MAUVE needs {2 * count} held-out texts, and there are {len(real)}: take a longer text.")
+    written = [row.tokens[row.prompt :] for row in _texts_of(cell.wrote, model)]
+    ours, *both = (
+        features(judge, [model.tokenizer.decode(row) or " " for row in rows])
+        for rows in (written, real[::2], real[1::2])
+    )
+    values = (mauve(part, both[0], cell.clusters) for part in (ours, both[1]))
+    return {**dict(zip(("mauve", "held_out"), values, strict=True)), "texts": count}
 
 
 def _result(reference: _Reference, model: "Model", judge: Judge, rows: list[list[int]]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 from unmask.ranges import Count, Seed, check_numbers
 from unmask.reproduce.dna import DNA_CELLS
 from unmask.reproduce.representations import REPRESENTATION_CELLS
-from unmask.reproduce.text import Bounded, Fit, Judged, Lengthened, Raced, Spread, TextCell, TextQuestion, Wrote
+from unmask.reproduce.text import TEXT_CELLS, TextCell, TextQuestion
 from unmask.rl.settings import LearnRun, LearnSettings
 
 
@@ -176,13 +176,7 @@ CELLS: dict[str, type[Cell]] = {
     "heuristics": Heuristics,
     "measured": Measured,
     "timed": Timed,
-    "fit": Fit,
-    "bounded": Bounded,
-    "spread": Spread,
-    "wrote": Wrote,
-    "judged": Judged,
-    "lengthened": Lengthened,
-    "raced": Raced,
+    **TEXT_CELLS,
     **DNA_CELLS,
     **REPRESENTATION_CELLS,
 }

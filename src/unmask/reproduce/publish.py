@@ -31,6 +31,7 @@ _SECONDS = {
     "spread": 60.0,
     "wrote": 25.0,
     "judged": 60.0,
+    "diverged": 120.0,
     "lengthened": 60.0,
     "raced": 60.0,
 }

@@ -6,8 +6,10 @@ of it works, `published` has the numbers of the paper, for GPUs. Nothing else di
 
 __all__ = [
     "SCALES",
+    "TEXT_CELLS",
     "Bounded",
     "Claim",
+    "Diverged",
     "Fit",
     "Judged",
     "Lengthened",
@@ -231,6 +233,20 @@ class Judged(TextCell):
 
 
 @dataclass(frozen=True, slots=True)
+class Diverged(TextCell):
+    """MAUVE of many texts of one setting against as many held-out texts, and of two halves of the held-out ones."""
+
+    wrote: Wrote
+    """The setting, with the number of texts."""
+    clusters: Count
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Both trainings."""
+        return self.wrote.needs
+
+
+@dataclass(frozen=True, slots=True)
 class Lengthened(TextCell):
     """Texts of several windows, in parts that see the window before them alone: quality and time by window."""
 
@@ -271,6 +287,12 @@ class Raced(TextCell):
     def needs(self) -> tuple[str, ...]:
         """Both trainings."""
         return tuple(dict.fromkeys([self.training, self.judge]))
+
+
+TEXT_CELLS: dict[str, type[TextCell]] = {
+    cls.__name__.lower(): cls for cls in (Fit, Bounded, Spread, Wrote, Judged, Diverged, Lengthened, Raced)
+}
+"""The classes of cells about text in general, by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,15 @@ class _Written(_Judged):
 
 
 @dataclass(frozen=True, slots=True)
+class _Diverged:
+    """The result of a `Diverged`."""
+
+    mauve: float
+    held_out: float
+    texts: Count
+
+
+@dataclass(frozen=True, slots=True)
 class _Lengthened:
     """The result of a `Lengthened`: measures by window."""
 
@@ -94,6 +103,7 @@ TEXT_RESULTS: dict[str, type[Any]] = {
     "spread": _Varied,
     "wrote": _Written,
     "judged": _Judged,
+    "diverged": _Diverged,
     "lengthened": _Lengthened,
     "raced": _Written,
     **DNA_RESULTS,
