@@ -66,6 +66,7 @@ READERS = {
     "data/documents.py": "opens what the reader decodes line by line, gzip too",
     "data/sources.py": "blocks of a corpus, which documents.decode_utf8 decodes; bundled corpora with their checksum",
     "data/packed.py": "checksums",
+    "reproduce/publish.py": "bytes of the pictures that become part of a page",
     "data/split.py": "the checksum of a tokenizer in the cache",
     "run/metrics.py": "opens what the reader decodes line by line",
     "solve/sweep.py": "opens what the reader decodes line by line",

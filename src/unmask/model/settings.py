@@ -8,6 +8,7 @@ __all__ = [
     "RotaryScaling",
     "TransformerSettings",
     "in_int8",
+    "size_for",
 ]
 
 from dataclasses import dataclass
@@ -244,3 +245,9 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "small": (768, 12, 12),
     "medium": (1024, 24, 16),
 }
+
+
+def size_for(tokens: int) -> str:
+    """Number of training tokens -> the name of the largest size for which they are enough."""
+    limits = (("nano", 200_000), ("micro", 1_000_000), ("mini", 20_000_000), ("base", 200_000_000))
+    return next((name for name, limit in limits if tokens < limit), "small")

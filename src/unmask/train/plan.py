@@ -35,7 +35,7 @@ from unmask.denoiser import Trainable
 from unmask.errors import ConfigError, DataError, RequestError, did_you_mean
 from unmask.limits import available_bytes, bytes_text, require_memory
 from unmask.model.load import parameter_count, require_network
-from unmask.model.settings import SIZES, DiTSettings, TransformerSettings
+from unmask.model.settings import SIZES, DiTSettings, TransformerSettings, size_for
 from unmask.ranges import Count, Natural, real
 from unmask.tasks.base import pairs_of
 from unmask.tasks.registry import fingerprint, make
@@ -128,10 +128,11 @@ def _check_length(length: int, network: Trainable) -> None:
 
 
 def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
-    size = _default_size(corpus.facts.train.tokens) if choice.size == "auto" else choice.size
+    size = size_for(corpus.facts.train.tokens) if choice.size == "auto" else choice.size
     if size not in SIZES:
         raise ConfigError(f"model.size is '{size}'; {did_you_mean(size, SIZES)}")
     width, blocks, heads = SIZES[size]
+    name = choice.parameterization
     return DiTSettings(
         vocab_size=corpus.facts.vocab_size,
         mask_id=corpus.tokenizer.mask_id,
@@ -141,17 +142,11 @@ def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
         heads=heads if choice.heads is None else choice.heads,
         dropout=choice.dropout,
         absolute=choice.absolute,
-        modulation="time" if choice.time_conditioned or choice.parameterization == "sedd" else "none",
-        causal_block=int(choice.parameterization == "ar"),
-        shift=choice.parameterization == "ar",
-        parameterization="subs" if choice.parameterization == "ar" else choice.parameterization,
+        modulation="time" if choice.time_conditioned or name == "sedd" else "none",
+        causal_block=int(name == "ar"),
+        shift=name == "ar",
+        parameterization="subs" if name == "ar" else name,
     )
-
-
-def _default_size(tokens: int) -> str:
-    """Number of training tokens -> the largest size for which they are enough."""
-    limits = (("nano", 200_000), ("micro", 1_000_000), ("mini", 20_000_000), ("base", 200_000_000))
-    return next((name for name, limit in limits if tokens < limit), "small")
 
 
 def most_steps(rows: int, batch: int) -> int:
