@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from unmask.api import Model
 
 Pooling = Literal["mean", "last"]
-PENALTIES = (1.0, 0.1, 0.01, 0.001, 0.0001)
+PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
 """Strengths of the penalty among which the inner fold chooses, from strong to weak."""
 _INNER, _DRAWN = 1, 3  # of the seed: the inner folds, the texts that are drawn
 _STEPS = 200  # of L-BFGS, at most
