@@ -41,7 +41,7 @@ class Scale:
     data: DataSettings
     model: ModelChoice
     train: TrainSettings
-    rates: dict[Parameterization, float]
+    rates: dict[str, float]
     """The learning rate of each objective, chosen by `mdlm-rates` (at the published scale, by the authors); that of mlm
     by its own loss on the same rates, steps and validation rows."""
     tried: tuple[float, ...]
@@ -63,7 +63,7 @@ class Scale:
 
 
 _TRAIN = TrainSettings(steps=2000, batch=16, ema=0.999, patience=0, eval_every=200, sample_every=0, keep=1, threads=1)
-_EQUAL: dict[Parameterization, float] = dict.fromkeys(get_args(Parameterization), 3e-4)
+_EQUAL: dict[str, float] = dict.fromkeys(get_args(Parameterization), 3e-4)
 SCALES: dict[str, Scale] = {
     "full": Scale(
         data=DataSettings("sotu", tokenizer="char", length=128),
