@@ -262,7 +262,7 @@ PROSE = {"again", "cannot", "could", "did", "in", "never", "reads", "unmask", "w
 """Words that follow the word unmask in a sentence and are no verbs of the command line."""
 SHARED = {"--help", "--version", "--json", "--device", "--dtype", "--threads", "--no-", "--minutes", "--sample-every"}
 OTHERS = {"--frontier", "--learned", "--maskings", "--master-port", "--nproc-per-node", "--sweep", "--words"} | {
-    *("--dest", "--disable-pip-version-check", "--no-deps", "--no-input", "--only-binary", "--quiet")
+    *("--dest", "--disable-pip-version-check", "--no-binary", "--no-deps", "--no-input", "--only-binary", "--quiet")
 }
 """Options of other programs (those in tools, torchrun, pip) that pages and messages name."""
 HISTORY = {"docs/log.md", "docs/papers.md"}

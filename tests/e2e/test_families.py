@@ -103,7 +103,12 @@ def all_that_a_user_does(
     own = {"FOLDER": folder, "TEXT": text, "TASK": f"{task}:Letters", "RUN": tuned, "POLICY": tmp_path / "policy"}
     own |= {"learned:from=POLICY": f"learned:from={tmp_path / 'policy'}", "cat": letters[0], "mouse": letters[1:3]}
     own |= {"the": a, "the [3] of": f"{a}[3]{b}", "the [?] of": f"{a}[?]{b}"}
-    small = {"train": TRAIN, "learn": LEARN, "frontier": f"{SWEEP} --out {tmp_path / 'sweep'}", "eval": "--draws 2"}
+    small = {
+        "train": TRAIN,
+        "learn": LEARN,
+        "frontier": f"{SWEEP} --out {tmp_path / 'sweep'}",
+        "eval": "--draws 2 --split all",
+    }
     printed = [
         run(capsys, *(own.get(word, word) for word in words), *small.get(words[0], "").split())
         for words in commands_of_the_page()

@@ -27,7 +27,7 @@ def test_decodes(golden: Callable[..., None]) -> None:
     for name, entry in ENTRIES.items():
         if entry.needs_folder:
             continue
-        steps = {"dream": (16, 2), "remdm": (16,)}.get(name, ("inf", 2))
+        steps = {"dream": (16, 2), "remdm": (16,), "reverse": (16,)}.get(name, ("inf", 2))
         paced = [f"{name}:steps={number}" for number in steps]
         for text in paced if "steps" in entry.options else [name]:
             tokens = torch.full((5, LENGTH), VOCABULARY)

@@ -48,7 +48,7 @@ def harness_class() -> Any:
     base: Any = _library("lm_eval.api.model").LM
 
     class UnmaskLM(base):
-        """A model of unmask for lm-evaluation-harness."""
+        """A model of this library, as lm-evaluation-harness uses models."""
 
         def __init__(
             self,
