@@ -121,6 +121,9 @@ def test_cells_of_every_class_are_done_and_reported(done: tuple[Path, dict[str, 
     assert "| AR < MDLM | " in text
     assert "undecided: one seed" in text
     assert "figures mean nothing" in text
+    union = report(EVERY, folder, records)
+    assert "| AR < MDLM | " in union
+    assert not list((folder / EVERY).glob("*.png"))  # its cells belong to several pictures
     assert "| T = 10 | " in report("mdlm-steps", folder, records)
     assert "| cosine | " in report("mdlm-schedules", folder, records)
     result = records[zero_shot().name].result

@@ -42,8 +42,9 @@ def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Pa
     path = folder / plan.name
     for part in plan.parts:
         write_text_report(part, records, folder)
-    draw(plan, records, path)
-    draw_composition(by_label(plan, records, Composition), path / "kmers.png")
+    if not plan.parts:  # a union has cells of several pictures
+        draw(plan, records, path)
+        draw_composition(by_label(plan, records, Composition), path / "kmers.png")
     text = "\n\n".join("\n".join(lines) for lines in report_parts(plan, records) if lines) + "\n"
     verdicts = [verdict.facts(claim) for claim, verdict in judged(plan, records)]
     write_files(plan, records, path, text, _csv(plan, records), verdicts)
