@@ -27,6 +27,8 @@ WIDTH, INNER, ROWS = 2048, 6144, 32768
 _BLOCK = 4 * WIDTH**2 + 3 * WIDTH * INNER + 2 * WIDTH
 _WATCH = """
 import sys, threading, time, torch
+import pydantic, pydantic_core, safetensors, zoneinfo  # loading imports them; their memory is none of the weights
+pydantic.TypeAdapter(dict[str, int])
 sys.path[:0] = {path!r}
 import unmask
 from unmask.model.load import load_denoiser

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ from unmask.rl.settings import LearnRun
 from unmask.train.settings import TextRun
 
 SRC = Path(__file__).parents[2] / "src"
-HELD = rf"is being written by process {os.getpid()} on \S+ since .* \(unmask.*\): wait until that ends, end it there, "
+COMMAND = re.escape(shlex.join(["unmask", *sys.argv[1:]]))
+HELD = rf"is being written by process {os.getpid()} on \S+ since .* \({COMMAND}\): wait until that ends, end it there, "
 
 
 def test_a_second_writer_is_refused_until_the_first_ends(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from unmask.errors import RequestError
 
-_ELEMENTS = 1 << 18  # that are rounded at a time, since the intermediate values are in float32
+_ELEMENTS = 1 << 17  # that are rounded at a time, since the intermediate values are in float32
 
 
 def int8_weights() -> Callable[[nn.Linear], None]:
