@@ -24,8 +24,8 @@ from unmask.fill.holes import Choice, Fill, Filler
 from unmask.hf.masked import open_denoiser
 from unmask.model.inference import computing_in
 from unmask.noise import row_seeds
-from unmask.objective.baselines import objective_of, parameterization
 from unmask.objective.bound import Bound, validate
+from unmask.objective.masked import objective_of, parameterization
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
 from unmask.results import Filling, Generation, finished

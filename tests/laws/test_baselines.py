@@ -15,9 +15,9 @@ from unmask.model.cache import cached
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.objective.base import Objective, Rows, Turn
-from unmask.objective.baselines import Autoregressive, DiscreteTime, objective_of, parameterization, score_entropy
+from unmask.objective.baselines import Autoregressive, DiscreteTime, score_entropy
 from unmask.objective.bound import bound
-from unmask.objective.masked import Masked, cross_entropy
+from unmask.objective.masked import Masked, cross_entropy, objective_of, parameterization
 from unmask.policies.options import Context
 from unmask.policies.registry import make
 from unmask.policies.reverse import Reverse

@@ -22,7 +22,7 @@ from unmask.eval.dna import (
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
 from unmask.objective.base import Rows, Turn
-from unmask.objective.baselines import objective_of
+from unmask.objective.masked import objective_of
 from unmask.objective.strands import BothStrands, EitherStrand, complement_of, reverse_complement
 from unmask.process import MaskedDiffusion
 from unmask.text.build import byte_tokenizer, char_tokenizer, dna_tokenizer

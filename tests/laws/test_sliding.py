@@ -17,8 +17,8 @@ from unmask.eval.perplexity import Policy, estimator, sliding, some_rows
 from unmask.eval.scorer import HarnessOptions, Scorer
 from unmask.model.dit import DiT
 from unmask.model.settings import DiTSettings
-from unmask.objective.baselines import objective_of
 from unmask.objective.bound import Bound
+from unmask.objective.masked import objective_of
 from unmask.process import MaskedDiffusion
 from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
 from unmask.text.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import ArgumentError, RequestError
 from unmask.model.cache import cached
 from unmask.model.zoo.read import FAMILIES
-from unmask.objective.baselines import parameterization
+from unmask.objective.masked import parameterization
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.learned.policy import Learned
 from unmask.policies.options import Context

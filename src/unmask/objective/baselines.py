@@ -4,7 +4,7 @@ A network says by its setting `parameterization` what its logits are; `objective
 with it. All bounds are in nats and have no epsilon: times lie in (0, 1], and alpha(1) = 0.
 """
 
-__all__ = ["GRID", "Autoregressive", "DiscreteTime", "MaskedLM", "objective_of", "parameterization", "score_entropy"]
+__all__ = ["GRID", "Autoregressive", "DiscreteTime", "MaskedLM", "score_entropy"]
 
 import math
 from collections.abc import Generator
@@ -18,9 +18,8 @@ from torch import Tensor
 
 from unmask.denoiser import Denoiser
 from unmask.noise import generator, uniform
-from unmask.objective.base import Draw, Loss, Objective, Rows, Turn, head_values
+from unmask.objective.base import Draw, Loss, Rows, Turn, head_values
 from unmask.objective.masked import (
-    Estimator,
     Masked,
     cross_entropy,
     hide_by_count,
@@ -36,35 +35,6 @@ GRID = 1000
 _STREAM = 1  # of the seed: training's maskings
 _BOUND = 5  # uniforms of a bound
 _ROWS = 8  # a training step reconstructs one row in so many
-
-
-def objective_of(
-    name: str, process: MaskedDiffusion, estimator: Estimator = "count", steps: int | None = None
-) -> Objective:
-    """What a network predicts (see `parameterization`) and its process -> what it is trained by and judged by.
-
-    `estimator` is how maskings are drawn where time is continuous; `steps` is the number of steps of the reverse
-    process, None for continuous time, which D3PM does not have: there None is `GRID`.
-    """
-    match name:
-        case "ar":
-            return Autoregressive(process.mask_id)
-        case "mlm":
-            return MaskedLM(process)
-        case "sedd":
-            return Masked(process, estimator, score_entropy)
-        case "subs" if steps is None:
-            return Masked(process, estimator)
-        case _:
-            return DiscreteTime(process, steps or GRID, name != "d3pm", name == "subs")
-
-
-def parameterization(network: Any) -> str:
-    """A network, or its settings -> what its logits are: "ar", "subs", "mlm", "zero-masking", "d3pm", "sedd"."""
-    shifted = getattr(network, "shifted", False) or getattr(network, "shift", False)
-    if shifted and getattr(network, "causal_block", 0) == 1:
-        return "ar"
-    return getattr(network, "parameterization", "") or "subs"
 
 
 # ---- autoregressive --------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ __all__ = [
     "later_positions",
     "masking",
     "nelbo",
+    "objective_of",
+    "parameterization",
     "spread",
     "stratified",
     "summed_cost",
@@ -39,7 +41,7 @@ from unmask.batch import rounded_size, used_length
 from unmask.denoiser import Denoiser, selection
 from unmask.errors import ConfigError, did_you_mean
 from unmask.noise import derive, generator, uniform
-from unmask.objective.base import Draw, Loss, Rows, Turn, log_likelihoods
+from unmask.objective.base import Draw, Loss, Objective, Rows, Turn, log_likelihoods
 from unmask.process import MaskedDiffusion
 
 _STREAM = 1  # of the seed: training's maskings
@@ -279,3 +281,37 @@ def later_positions(key: Tensor, share: Tensor, length: int) -> Tensor:
     """A seed and a probability (scalars) -> which positions a query may see beside earlier ones, (L, L) bool."""
     at = torch.arange(length, device=key.device)
     return uniform(key, at[:, None], at, _LATER) < share
+
+
+# ---- by name ---------------------------------------------------------------------------------------------------------
+
+
+def objective_of(
+    name: str, process: MaskedDiffusion, estimator: Estimator = "count", steps: int | None = None
+) -> Objective:
+    """What a network predicts (see `parameterization`) and its process -> what it is trained by and judged by.
+
+    `estimator` is how maskings are drawn where time is continuous; `steps` is the number of steps of the reverse
+    process, None for continuous time, which D3PM does not have: there None is `GRID`.
+    """
+    if name == "subs" and steps is None:
+        return Masked(process, estimator)
+    from unmask.objective.baselines import GRID, Autoregressive, DiscreteTime, MaskedLM, score_entropy
+
+    match name:
+        case "ar":
+            return Autoregressive(process.mask_id)
+        case "mlm":
+            return MaskedLM(process)
+        case "sedd":
+            return Masked(process, estimator, score_entropy)
+        case _:
+            return DiscreteTime(process, steps or GRID, name != "d3pm", name == "subs")
+
+
+def parameterization(network: Any) -> str:
+    """A network, or its settings -> what its logits are: "ar", "subs", "mlm", "zero-masking", "d3pm", "sedd"."""
+    shifted = getattr(network, "shifted", False) or getattr(network, "shift", False)
+    if shifted and getattr(network, "causal_block", 0) == 1:
+        return "ar"
+    return getattr(network, "parameterization", "") or "subs"

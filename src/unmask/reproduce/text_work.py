@@ -203,7 +203,7 @@ def text_of(model: "Model", source: str | None = None) -> "Corpus":
 def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
     """The bound on a text: of the held-out part, or of another text."""
     from unmask.eval.perplexity import estimator, some_rows
-    from unmask.objective.baselines import objective_of
+    from unmask.objective.masked import objective_of
     from unmask.objective.strands import over_both_strands
 
     model = model_of(runs, cell.training)

@@ -35,8 +35,7 @@ from unmask.hf.names import locate
 from unmask.model.load import build, stored_settings, stored_tokenizer
 from unmask.model.lora import add_low_rank, merged
 from unmask.objective.base import Objective
-from unmask.objective.baselines import objective_of, parameterization
-from unmask.objective.masked import Annealed, Masked
+from unmask.objective.masked import Annealed, Masked, objective_of, parameterization
 from unmask.objective.strands import EitherStrand, complement_of
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import choose_dtype, fastest_threads, keep_all_memory, prepare, set_threads
