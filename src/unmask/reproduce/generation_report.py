@@ -178,11 +178,14 @@ def _draw_formats(plan: TextQuestion, records: dict[str, Record], path: Path) ->
         steps, entropy, perplexity = zip(*sorted(points), strict=True)
         for panel, values in ((left, entropy), (right, perplexity)):
             panel.plot(steps, values, marker=_MARKS[number], color=f"C{number}", ms=5, lw=1, label=name)
+    counts = sorted({steps for points in lines.values() for steps, *_ in points})
     for panel, title in (
         (left, "entropy of single tokens within a text, nats"),
         (right, "perplexity under the AR judge"),
     ):
         panel.set_xscale("log")
+        panel.set_xticks(counts, labels=[str(count) for count in counts], minor=False)
+        panel.set_xticks([], minor=True)
         panel.set_xlabel("steps T")
         panel.set_ylabel(title)
         panel.grid(alpha=0.25)
