@@ -14,8 +14,9 @@ from unmask.decode.loop import Decoder
 from unmask.decode.propose import propose
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
+from unmask.policies.entries import ENTRIES, Knob
 from unmask.policies.options import Context
-from unmask.policies.registry import ENTRIES, Knob, make
+from unmask.policies.registry import make
 from unmask.process import MaskedDiffusion
 from unmask.testing import TableDenoiser, random_language
 from unmask.text.build import byte_tokenizer

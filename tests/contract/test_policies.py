@@ -10,9 +10,10 @@ import torch
 
 from unmask.errors import ArgumentError, ConfigError, PluginError, RequestError
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
+from unmask.policies.entries import ENTRIES
 from unmask.policies.options import Context
 from unmask.policies.or_else import OrElse
-from unmask.policies.registry import ENTRIES, make, names
+from unmask.policies.registry import make, names
 from unmask.policies.top_k import SCORES, TopK
 from unmask.testing import TableDenoiser, check_policy, check_task, random_language
 
@@ -26,6 +27,9 @@ TEXTS = [
     *(f"remdm:steps=12,kind={variant},eta=0.3" for variant in ("cap", "rescale", "conf", "loop")),
     *(f"entropy-bound:gamma=0.4,order={order}" for order in ("confidence", "margin")),
     "klass:kl=0.5,threshold=0.4,history=1",
+    "credit:threshold=0.6,decay=0.5,weight=2",
+    "hierarchy:threshold=0.6",
+    "local-leap:threshold=0.7,near=0.5,radius=1",
     "klass:kl=0.5,threshold=0.4 or confidence:steps=3",
     "early-stop over random",
     "early-stop:early=1,middle=0.5,late=0.2 over klass:kl=0.5,threshold=0.4",

@@ -6,8 +6,9 @@ import torch
 
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
+from unmask.policies.entries import ENTRIES
 from unmask.policies.options import Context
-from unmask.policies.registry import ENTRIES, make
+from unmask.policies.registry import make
 from unmask.testing import TableDenoiser
 
 LENGTH, VOCABULARY = 6, 3

@@ -14,8 +14,9 @@ from unmask.denoiser import clean_log_probs
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.entries import ENTRIES
 from unmask.policies.options import Context
-from unmask.policies.registry import ENTRIES, make
+from unmask.policies.registry import make
 from unmask.process import MaskedDiffusion, Polynomial, Schedule, make_schedule
 from unmask.testing import TableDenoiser, random_language
 

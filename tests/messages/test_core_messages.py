@@ -15,7 +15,8 @@ from unmask.model.settings import DiTSettings
 from unmask.noise import generator
 from unmask.objective.masked import masking
 from unmask.policies.ancestral import Ancestral
-from unmask.policies.registry import ENTRIES, make
+from unmask.policies.entries import ENTRIES
+from unmask.policies.registry import make
 from unmask.policies.top_k import TopK
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.testing import TableDenoiser, random_language

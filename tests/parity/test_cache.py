@@ -17,8 +17,9 @@ from unmask.model.inference import LowPrecision
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.policies.base import Decision, State, View, take_best
+from unmask.policies.entries import ENTRIES
 from unmask.policies.options import Context
-from unmask.policies.registry import ENTRIES, make
+from unmask.policies.registry import make
 from unmask.process import MaskedDiffusion
 from unmask.testing import TableDenoiser, check_policy, random_language
 from unmask.text.build import byte_tokenizer

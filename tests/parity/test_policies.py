@@ -89,6 +89,62 @@ def factor(f: float) -> Twin:
     return rule
 
 
+def frechet(delta: float) -> Twin:
+    def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
+        order = best_of(laws, confidence)
+        sure = [max(laws[place]) for place in order]
+        lower = [sum(sure[:n]) - (n - 1) for n in range(1, len(order) + 1)]
+        upper = [1 - c for c in sure]
+        fits = sum(low - up > delta for low, up in zip(lower, upper, strict=True))
+        return order[: max(fits, 1)]
+
+    return rule
+
+
+def local_leap(high: float, near: float, radius: int) -> Twin:
+    def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
+        anchors = [i for i, p in laws.items() if max(p) >= high]
+        leaps = [i for i, p in laws.items() if any(abs(i - a) <= radius for a in anchors) and max(p) >= near]
+        return sorted({*anchors, *leaps}) or best_of(laws, confidence)[:1]
+
+    return rule
+
+
+def hierarchy(high: float, low: float) -> Twin:
+    def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
+        first = best_of(laws, confidence)[0]
+        if max(laws[first]) <= low:
+            return [first]
+        segments: list[list[int]] = []
+        for place in sorted(laws):
+            if segments and segments[-1][-1] == place - 1:
+                segments[-1].append(place)
+            else:
+                segments.append([place])
+        heads = [best_of({i: laws[i] for i in segment}, confidence)[0] for segment in segments]
+        heads = [i for i in heads if max(laws[i]) > low]
+        return sorted({*heads, *(i for i, p in laws.items() if max(p) > high), first})
+
+    return rule
+
+
+def credit(least: float, decay: float, power: float, weight: float) -> Twin:
+    def rule(laws: Probabilities, memory: dict[str, Any]) -> list[int]:
+        table: dict[tuple[int, int], float] = memory.setdefault("credit", {})
+        for key in table:
+            table[key] *= decay
+        fused: dict[int, float] = {}
+        for place, p in laws.items():
+            best = p.index(max(p))
+            table[place, best] = table.get((place, best), 0.0) + max(p) ** power
+            weights = [x * (1 + table.get((place, token), 0.0)) ** weight for token, x in enumerate(p)]
+            fused[place] = weights[best] / sum(weights)
+        order = sorted(fused, key=lambda place: (-fused[place], place))
+        return [place for place in laws if fused[place] > least] or order[:1]
+
+    return rule
+
+
 def prefix(least: float) -> Twin:
     def rule(laws: Probabilities, _: dict[str, Any]) -> list[int]:
         taken: list[int] = []
@@ -190,6 +246,12 @@ PAIRS: list[tuple[str, Twin]] = [
     *((f"margin-threshold:threshold={x}", margin_threshold(x)) for x in (0.2, 0.6)),
     *((f"entropy-threshold:threshold={x}", entropy_threshold(x)) for x in (0.3, 0.8)),
     *((f"factor:factor={x}", factor(x)) for x in (0.5, 1.0, 2.0)),
+    *((f"frechet:delta={x}", frechet(x)) for x in (-1.0, -0.2, 0.25)),
+    *((f"local-leap:threshold={x},near=0.5,radius=2", local_leap(x, 0.5, 2)) for x in (0.6, 0.8)),
+    ("local-leap:threshold=0.6,near=0.4,radius=99", local_leap(0.6, 0.4, 99)),
+    *((f"hierarchy:threshold={x},low=0.45", hierarchy(x, 0.45)) for x in (0.3, 0.6, 0.8)),
+    *((f"credit:threshold={x}", credit(x, 0.8, 0.2, 0.7)) for x in (0.6, 0.8)),
+    ("credit:threshold=0.7,decay=0.3,power=1,weight=2", credit(0.7, 0.3, 1, 2)),
     *((f"prefix:threshold={x}", prefix(x)) for x in (0.4, 0.6, 0.8)),
     *((f"entropy-bound:gamma={x}", entropy_bound(x)) for x in (0.1, 0.5, 1.5)),
     ("entropy-bound:gamma=0.8,order=margin", entropy_bound(0.8, margin)),
@@ -214,6 +276,9 @@ def test_the_twins_distinguish_rules() -> None:
     wrong = [("threshold:threshold=0.6", threshold(0.4)), ("prefix:threshold=0.6", threshold(0.6))]
     wrong += [("factor:factor=1.0", factor(2.0)), ("entropy-bound:gamma=0.5", entropy_bound(0.5, confidence))]
     wrong += [("confidence", top(margin, 1)), ("klass:kl=0.6,threshold=0.3", klass(0.6, 0.3, 1)), ("pc", left_to_right)]
+    wrong += [("frechet:delta=-0.2", factor(0.9)), ("local-leap:threshold=0.8,near=0.5,radius=2", threshold(0.8))]
+    wrong += [("hierarchy:threshold=0.8,low=0.45", threshold(0.8)), ("credit:threshold=0.8", threshold(0.8))]
+    wrong += [("credit:threshold=0.7,decay=0.3,power=1,weight=2", credit(0.7, 0.8, 1, 2))]
     for text, twin in wrong:
         assert orders(text, L) != [slow(twin, row, L, seed) for seed, row in enumerate(rows())], text
 

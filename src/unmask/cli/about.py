@@ -283,7 +283,8 @@ def _listed(category: str) -> dict[str, str]:
         return {name: corpus.about for name, corpus in CORPORA.items()}
     if category == "policies":
         from unmask.disk.folders import bundled_policies
-        from unmask.policies.registry import ENTRIES, names
+        from unmask.policies.entries import ENTRIES
+        from unmask.policies.registry import names
 
         lines = names()
         for name, entry in ENTRIES.items():

@@ -56,10 +56,9 @@ FIRST = {
 """Verb -> the options that people use most; its help page begins with them."""
 
 POLICIES = (
-    *("ancestral", "best-confidence", "confidence", "dream", "early-stop", "entropy", "entropy-bound"),
-    "entropy-threshold",
-    *("factor", "klass", "learned", "left-to-right", "margin", "margin-threshold", "or", "pc", "prefix", "random"),
-    *("remdm", "reverse", "threshold"),
+    *("ancestral", "best-confidence", "confidence", "credit", "dream", "early-stop", "entropy", "entropy-bound"),
+    *("entropy-threshold", "factor", "frechet", "hierarchy", "klass", "learned", "left-to-right", "local-leap"),
+    *("margin", "margin-threshold", "or", "pc", "prefix", "random", "remdm", "reverse", "threshold"),
 )
 TASKS = (
     "antibody-cdr3",

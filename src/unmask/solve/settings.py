@@ -12,8 +12,10 @@ import torch
 
 from unmask.batch import ceil_div
 from unmask.errors import RequestError
+from unmask.policies.entries import ENTRIES, Entry
 from unmask.policies.learned.policy import Learned
-from unmask.policies.registry import ENTRIES, Context, Entry, make
+from unmask.policies.options import Context
+from unmask.policies.registry import make
 from unmask.ranges import Count
 
 TOKENS_A_PASS = (1, 2, 3, 4, 6, 8, 12)
