@@ -29,6 +29,7 @@ TEXTS = [
     "klass:kl=0.5,threshold=0.4,history=1",
     "credit:threshold=0.6,decay=0.5,weight=2",
     "hierarchy:threshold=0.6",
+    "saber:least=4",
     "local-leap:threshold=0.7,near=0.5,radius=1",
     "klass:kl=0.5,threshold=0.4 or confidence:steps=3",
     "early-stop over random",

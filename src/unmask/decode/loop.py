@@ -23,10 +23,11 @@ from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens
 from unmask.decode.propose import Proposal, best_values, propose, two_best
-from unmask.denoiser import Caching, Denoiser, Place, clean_mass, selection
+from unmask.decode.turn import Ahead, Seen, place_of, scattered
+from unmask.denoiser import Caching, Denoiser, clean_mass, selection
 from unmask.errors import RequestError
 from unmask.noise import POLICY, TOKENS, uniform
-from unmask.policies.base import Decided, Decision, State, UnmaskingPolicy, View, decide, needs_of
+from unmask.policies.base import Decision, State, UnmaskingPolicy, View, decide, needs_of
 from unmask.ranges import BlockSize, Natural, Temperature, TopP, check_numbers
 
 
@@ -65,6 +66,11 @@ class Decoder:
 
     def __post_init__(self) -> None:
         check_numbers(self, error=RequestError)
+        if needs_of(self.policy).written and hasattr(self.denoiser, "recall"):
+            raise RequestError(
+                f"{self.policy!r} reads new predictions at written positions, and a cache computes none there; "
+                "leave out the cache, or choose another policy."
+            )
 
     def decode(self, canvas: Canvas) -> Canvas:
         """Fill the canvas: every valid MASK becomes a token, up to the end of each row."""
@@ -102,14 +108,14 @@ class Decoder:
         return after
 
     @torch.no_grad()
-    def _prepare(self, canvas: Canvas, state: State, checks: Checks) -> "_Ahead":
+    def _prepare(self, canvas: Canvas, state: State, checks: Checks) -> Ahead:
         """What a turn does before its pass, and the transfer of what the program has to know of it."""
         before, memory = (None, None) if state is None else state
         grid = bool(getattr(self.denoiser, "causal_block", 0))
         canvas, masked, eligible, erasable = canvas.enter(self.denoiser.mask_id, self.block_size, self.end_id, grid)
         view = self._view_before(canvas, masked, eligible, erasable)
         open_ = masked.any(-1) | canvas.open
-        decided, where, left = None, eligible, open_
+        decided, where, left = None, eligible | erasable if needs_of(self.policy).written else eligible, open_
         if not getattr(self.policy, "looks", True):
             decided = decision, _, where, _ = decide(self.policy, view, before, view.noise, checks)
             left = (masked & ~where).any(-1)
@@ -117,9 +123,9 @@ class Decoder:
                 left |= ~decision.done
         known = [open_, left, where.sum(-1), canvas.valid.all(-1), canvas.temperature, canvas.top_p, canvas.constraint]
         if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
-            known.append(cast(Caching, self.denoiser).sizes(canvas.tokens, _place(canvas, view), memory))
+            known.append(cast(Caching, self.denoiser).sizes(canvas.tokens, place_of(canvas, view), memory))
         open_, left, counts, whole, temperature, top_p, constraint, *sizes = checks.read(*known)
-        return _Ahead(
+        return Ahead(
             canvas,
             view,
             decided,
@@ -135,7 +141,7 @@ class Decoder:
         )
 
     @torch.no_grad()
-    def _turn(self, ahead: "_Ahead", state: State, checks: Checks) -> tuple[Canvas, State, Step]:
+    def _turn(self, ahead: Ahead, state: State, checks: Checks) -> tuple[Canvas, State, Step]:
         """The pass and what it changes."""
         before, memory = (None, None) if state is None else state
         canvas = ahead.canvas
@@ -177,7 +183,7 @@ class Decoder:
             return None
         return masked.sum(-1) / canvas.valid.sum(-1) if decided is None else decided.float()
 
-    def _hidden(self, ahead: "_Ahead", time: Tensor | None, memory: State) -> tuple[Tensor, State]:
+    def _hidden(self, ahead: Ahead, time: Tensor | None, memory: State) -> tuple[Tensor, State]:
         """(B, L, D), and what a caching denoiser wants back at the next pass."""
         canvas, view = ahead.canvas, ahead.view
         valid, prompt = None if ahead.whole else canvas.valid, canvas.valid & ~view.masked & ~view.written
@@ -186,7 +192,7 @@ class Decoder:
             only = selection(self.denoiser, where)
             return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt, **only), None
         return cast(Caching, self.denoiser).recall(
-            canvas.tokens, _place(canvas, view), memory, valid=valid, time=time, prompt=prompt, sizes=ahead.sizes
+            canvas.tokens, place_of(canvas, view), memory, valid=valid, time=time, prompt=prompt, sizes=ahead.sizes
         )
 
     def _noise(self, canvas: Canvas, stream: int) -> Tensor:
@@ -214,13 +220,18 @@ class Decoder:
 
     # ---- a policy that looks --------------------------------------------------------------------------------------
 
-    def _look(self, ahead: "_Ahead", memory: State, checks: Checks) -> tuple[View, "_Seen", State]:
+    def _look(self, ahead: Ahead, memory: State, checks: Checks) -> tuple[View, Seen, State]:
         """Run the pass; the head, and everything else that is V wide, at eligible positions alone."""
         canvas, view = ahead.canvas, ahead.view
         eligible = view.eligible
         hidden, memory = self._hidden(ahead, self._time(canvas, view.masked, None), memory)
         needs = needs_of(self.policy)
         proposed, mass = self._propose(ahead, hidden, checks, needs.mass)
+        fresh = None
+        if needs.written:
+            fresh = torch.zeros_like(canvas.log_prob).masked_scatter(ahead.where, proposed.log_prob.exp())
+            inside = eligible[ahead.where]
+            proposed, mass = proposed.keep(inside), None if mass is None else mass[inside]
         best, values = self._best(proposed, needs.top)
         values = values.exp()
         spread = -proposed.log_probs.exp().mul_(proposed.log_probs).nansum(-1)  # nan: tokens of probability 0
@@ -231,9 +242,10 @@ class Decoder:
             confidence=log_prob.exp(),
             margin=canvas.margin.masked_scatter(eligible, values[:, 0] - values[:, 1]),
             entropy=canvas.entropy.masked_scatter(eligible, spread),
-            top=_scattered(eligible, values[:, : needs.top]) if needs.top else None,
-            log_probs=_scattered(eligible, proposed.log_probs) if needs.log_probs else None,
+            top=scattered(eligible, values[:, : needs.top]) if needs.top else None,
+            log_probs=scattered(eligible, proposed.log_probs) if needs.log_probs else None,
             hidden=hidden if needs.hidden else None,
+            fresh=fresh,
             mass=None if mass is None else torch.zeros_like(log_prob, dtype=mass.dtype).masked_scatter(eligible, mass),
         )
         return view, self._seen(log_prob, eligible, best), memory
@@ -248,7 +260,7 @@ class Decoder:
         return best, best.values
 
     def _propose(
-        self, ahead: "_Ahead", hidden: Tensor, checks: Checks, mass: bool = False
+        self, ahead: Ahead, hidden: Tensor, checks: Checks, mass: bool = False
     ) -> tuple[Proposal, Tensor | None]:
         """Tokens and distributions where the head runs, by each row's temperature, top-p and constraint; the `mass`."""
         canvas, temperature, top_p = ahead.canvas, ahead.temperature, ahead.top_p
@@ -268,22 +280,20 @@ class Decoder:
         pairs = torch.tensor([temperature, top_p], dtype=torch.double, device=line.device)[:, line]
         return propose(logits, mask_id, noise, pairs[0], pairs[1], allowed, refuse), total
 
-    def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> "_Seen":
+    def _seen(self, log_prob: Tensor, where: Tensor, best: torch.return_types.topk | None) -> Seen:
         if not self.alternatives or best is None:
-            return _Seen(log_prob)
+            return Seen(log_prob)
         ids, values = best.indices[:, : self.alternatives], best.values[:, : self.alternatives]
-        return _Seen(log_prob, _scattered(where, ids), _scattered(where, values, torch.nan))
+        return Seen(log_prob, scattered(where, ids), scattered(where, values, torch.nan))
 
     # ---- a policy that decides before the pass --------------------------------------------------------------------
 
-    def _write(
-        self, ahead: "_Ahead", decided: Tensor | None, memory: State, checks: Checks
-    ) -> tuple[Tensor, "_Seen", State]:
+    def _write(self, ahead: Ahead, decided: Tensor | None, memory: State, checks: Checks) -> tuple[Tensor, Seen, State]:
         """Positions first, then tokens: run the pass for the rows that reveal something, and the head where they do."""
         canvas, revealed = ahead.canvas, ahead.where
         busy = revealed.any(-1)
         if not any(ahead.counts):
-            return canvas.tokens, _Seen(canvas.log_prob), put_rows(memory, None, busy, canvas.step == 0)
+            return canvas.tokens, Seen(canvas.log_prob), put_rows(memory, None, busy, canvas.step == 0)
         time = self._time(canvas, ahead.view.masked, decided)
         if all(ahead.counts):
             hidden, memory = self._hidden(ahead, time, memory)
@@ -300,43 +310,3 @@ class Decoder:
             else None
         )
         return canvas.tokens.masked_scatter(revealed, proposed.tokens), self._seen(log_prob, revealed, best), memory
-
-
-class _Ahead(NamedTuple):
-    """A turn before its pass; the lists are what the program knows of it."""
-
-    canvas: Canvas
-    view: View
-    decided: Decided | None  # by a policy that does not look
-    where: Tensor  # (B, L) bool: the positions at which the head runs
-    open: list[bool]  # rows that are unfinished
-    left: list[bool]  # the same, or those that are unfinished after this turn where it is decided
-    counts: list[int]  # of `where` in each row
-    whole: bool  # whether no row has padding
-    temperature: list[float]
-    top_p: list[float]
-    constraint: list[int]
-    sizes: list[int] | None  # see `Caching.sizes`
-
-    def keep(self, rows: Tensor) -> "_Ahead":
-        """Of the rows (B,) bool that have a count what their pass needs."""
-        sizes = self.sizes and [size for size, count in zip(self.sizes, self.counts, strict=True) if count]
-        where = self.where[rows]
-        return self._replace(canvas=self.canvas.keep(rows), view=self.view.keep(rows), where=where, sizes=sizes)
-
-
-class _Seen(NamedTuple):
-    """Log-probabilities of the proposals, and for traces the most probable tokens."""
-
-    log_prob: Tensor  # (B, L) of the proposals
-    candidates: Tensor | None = None
-    candidate_log_probs: Tensor | None = None
-
-
-def _place(canvas: Canvas, view: View) -> Place:
-    return Place(view.eligible | view.erasable, view.masked, canvas.step)
-
-
-def _scattered(where: Tensor, rows: Tensor, empty: float = 0) -> Tensor:
-    """Rows (N, K) at the N places of `where` (B, L), `empty` elsewhere: (B, L, K)."""
-    return rows.new_full((*where.shape, rows.shape[-1]), empty).masked_scatter(where[..., None], rows)

@@ -18,7 +18,7 @@ from unmask.errors import ArgumentError, RequestError
 from unmask.model.cache import cached
 from unmask.model.zoo.read import FAMILIES
 from unmask.objective.masked import parameterization
-from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.base import UnmaskingPolicy, needs_of
 from unmask.policies.learned.policy import Learned
 from unmask.policies.options import Context
 from unmask.policies.registry import make
@@ -175,7 +175,8 @@ def make_decoder(
         denoiser = Suppressed(denoiser, tuple(_token(tokenizer, token) for token in suppress))
     if guidance:
         denoiser = Guided(denoiser, guidance)
-    if cache is None and block_size and not guidance and getattr(denoiser, "causal_block", 0):
+    plainly = not guidance and not needs_of(rule).written
+    if cache is None and block_size and plainly and getattr(denoiser, "causal_block", 0):
         cache = "causal"
     if cache is not None:
         denoiser = cached(denoiser, cache)

@@ -38,6 +38,11 @@ class Proposal(NamedTuple):
         """(N,) clean log-probability of the proposed token."""
         return self.log_probs.gather(-1, self.tokens[:, None]).squeeze(-1)
 
+    def keep(self, rows: Tensor) -> "Proposal":
+        """Those of some positions, by index or mask."""
+        best = None if self.best is None else self.best[rows]
+        return Proposal(self.tokens[rows], self.log_probs[rows], best)
+
 
 def check_sampling(temperatures: Iterable[float], top_ps: Iterable[float]) -> None:
     """Raises RequestError for the first temperature or top-p that cannot be."""

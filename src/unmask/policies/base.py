@@ -44,6 +44,8 @@ class Needs:
     """The network's output at each position, before the vocabulary head."""
     mass: bool = False
     """`View.mass`."""
+    written: bool = False
+    """`View.fresh`: the vocabulary head runs at the written positions of the block too. No cache has these."""
     noise: bool = True
     """The uniforms of `View.noise`; without it they are nan, since a hash of every position takes time."""
 
@@ -54,6 +56,7 @@ class Needs:
             self.log_probs or other.log_probs,
             self.hidden or other.hidden,
             self.mass or other.mass,
+            self.written or other.written,
             self.noise or other.noise,
         )
 
@@ -81,6 +84,9 @@ class View:
     log_probs: Tensor | None = None  # (B, L, V) clean; zero where not eligible
     hidden: Tensor | None = None  # (B, L, D)
     mass: Tensor | None = None  # what the model predicts for all tokens but MASK together (`denoiser.clean_mass`)
+    fresh: Tensor | None = None
+    """Clean probability of the token that this pass would write at each position of the block, written ones included;
+    zero elsewhere. At written positions a masked model was not trained to predict: the figure is what its head says."""
     dial: Tensor | None = None  # (B,) from 0 (accurate) to 1 (fast); nan: the policy's own
 
     def keep(self, rows: Tensor) -> "View":

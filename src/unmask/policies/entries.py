@@ -15,6 +15,7 @@ from unmask.policies.credit import Credit
 from unmask.policies.dream import ALL, Dream
 from unmask.policies.entropy_bound import EntropyBound
 from unmask.policies.factor import Factor, Frechet
+from unmask.policies.hiding import P2, RCR, Saber
 from unmask.policies.klass import Klass
 from unmask.policies.options import Options, paced
 from unmask.policies.pc import PositionCalibrated
@@ -223,6 +224,14 @@ ENTRIES: dict[str, Entry] = {
         "no",
         Knob("threshold", _PROBABILITIES),
     ),
+    "p2": Entry(
+        lambda options: P2(options.steps()),
+        frozenset({"steps"}),
+        "The surest of all positions after each pass; hides others again (path planning, P2, arXiv:2502.03540).",
+        "no",
+        Knob("steps"),
+        nested=False,
+    ),
     "pc": Entry(
         _pc,
         _PACED | {"decay", "cap", "unigram"},
@@ -236,6 +245,14 @@ ENTRIES: dict[str, Entry] = {
         "The longest run from the left with confidence above the threshold (the best untrained rule of our trials).",
         "limit",
         Knob("threshold", _PROBABILITIES),
+    ),
+    "rcr": Entry(
+        lambda options: RCR(options.steps()),
+        frozenset({"steps"}),
+        "The surest of all positions, each since it was written; hides others again (RCR, MDPO, arXiv:2508.13148).",
+        "no",
+        Knob("steps"),
+        nested=False,
     ),
     "remdm": Entry(
         _remdm,
@@ -251,6 +268,14 @@ ENTRIES: dict[str, Entry] = {
         "The reverse process of a model whose predictions do not sum to 1: rule d3pm, analytic or euler (SEDD, D3PM).",
         "limit",
         Knob("steps", (8, 16, 32, 64, 128)),
+        nested=False,
+    ),
+    "saber": Entry(
+        lambda options: Saber(options.count("least", 2)),
+        frozenset({"least"}),
+        "All surer than the mean so far; hides tokens whose confidence fell (Saber, arXiv:2510.18165).",
+        "no",
+        Knob("least", (16, 12, 8, 6, 4, 3, 2, 1)),
         nested=False,
     ),
     "threshold": Entry(

@@ -15,6 +15,7 @@ from unmask.errors import ConfigError, RequestError, UnmaskError, did_you_mean, 
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.early_stop import EarlyStop
 from unmask.policies.entries import ENTRIES
+from unmask.policies.hiding import P2, RCR, Saber
 from unmask.policies.options import Context, Options, plugin_line
 from unmask.policies.or_else import OrElse
 from unmask.policies.remdm import ReMDM
@@ -23,7 +24,7 @@ from unmask.policies.reverse import Reverse
 GROUP = "unmask.policies"
 
 _NO_MODEL = Context()
-_OWN_END = (ReMDM, Reverse)  # policies that return `done`
+_OWN_END = (P2, RCR, ReMDM, Reverse, Saber)  # policies that return `done`
 _EARLY_STOP = "early-stop"
 _WRAPPERS = {
     _EARLY_STOP: "`early-stop over POLICY`: all the rest once its logit gaps are large (Prophet, arXiv:2508.19982).",
@@ -53,7 +54,7 @@ def make(text: str, context: Context = _NO_MODEL) -> UnmaskingPolicy:
         first, second = make(left.strip(), context), make(right.strip(), context)
         if isinstance(first, _OWN_END) or isinstance(second, _OWN_END):
             raise RequestError(
-                f"'{text}' joins a policy that ends its blocks itself; remdm and reverse cannot be combined."
+                f"'{text}' joins a policy that ends its blocks itself; p2, rcr, remdm, reverse and saber cannot be."
             )
         return OrElse(first, second)
     outer, word, inner = text.partition(" over ")
@@ -107,7 +108,7 @@ def _early_stop(text: str, values: dict[str, str], inner: UnmaskingPolicy) -> Un
     _check(_EARLY_STOP, values, frozenset(bars))
     if isinstance(inner, _OWN_END):
         raise RequestError(
-            f"'{text}' would stop a policy that ends its blocks itself; remdm and reverse cannot be combined."
+            f"'{text}' would stop a policy that ends its blocks itself; p2, rcr, remdm, reverse and saber cannot be."
         )
     options = Options(values, _NO_MODEL)
     try:
