@@ -382,7 +382,7 @@ class LeaveOneOut(TableDenoiser):
         return torch.stack([super(LeaveOneOut, self).hidden(row, **options)[:, i] for i, row in enumerate(alone)], 1)
 
 
-AROUND = LeaveOneOut(random_language(V, L, seed=6, sharpness=2.5))
+AROUND = LeaveOneOut(random_language(V, L, seed=9, sharpness=1.5))
 Hiding = Callable[[list[int], list[list[float]], dict[str, Any]], tuple[list[int], list[int], bool]]
 """Tokens, distributions, memory -> positions to write, positions to hide again, and whether the row is done."""
 
@@ -460,7 +460,7 @@ def slow_saber(least: int) -> Hiding:
 HIDING = [
     *((f"rcr:steps={n}", slow_rcr(n)) for n in (3, 4)),
     *((f"p2:steps={n}", slow_p2(n)) for n in (3, 5)),
-    *((f"saber:least={n}", slow_saber(n)) for n in (1, 2)),
+    *((f"saber:least={n}", slow_saber(n)) for n in (1, 2, 3)),
 ]
 
 
@@ -477,15 +477,12 @@ def hidden_orders(text: str, block_size: int) -> tuple[list[tuple[list[int], int
 def test_a_rule_that_hides_again_equals_its_slow_twin(text: str, twin: Hiding, block_size: int) -> None:
     results, hidden = hidden_orders(text, block_size)
     assert results == [slow_hiding(twin, row, block_size) for row in rows()]
-    assert hidden > 0 or block_size < L or text == "saber:least=1"  # else the twin says little
+    assert hidden > 0 or block_size < L  # else the twin says little
 
 
 def test_the_twins_distinguish_rules_that_hide() -> None:
     """The control."""
-    wrong = [
-        ("rcr:steps=4", slow_rcr(3)),
-        ("p2:steps=5", slow_rcr(5)),
-        ("saber:least=2", slow_saber(3)),
-    ]
+    wrong = [("rcr:steps=4", slow_rcr(3)), ("rcr:steps=4", slow_p2(4)), ("p2:steps=5", slow_rcr(5))]
+    wrong += [("saber:least=2", slow_saber(3))]
     for text, twin in wrong:
         assert hidden_orders(text, L)[0] != [slow_hiding(twin, row, L) for row in rows()], text
