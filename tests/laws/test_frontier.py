@@ -10,7 +10,7 @@ import pytest
 from unmask.eval import report
 from unmask.eval.frontier import Frontiers, frontier, frontiers
 from unmask.plots import distinct_colors
-from unmask.solve.pareto import envelope_at, hypervolume, mixture_hypervolume, pareto
+from unmask.solve.pareto import aup, envelope_at, hypervolume, mixture_hypervolume, pareto
 from unmask.solve.settings import Setting, settings_of
 from unmask.solve.sweep import Outcome
 
@@ -61,6 +61,40 @@ def test_the_envelope_is_the_best_mixture_of_two() -> None:
             slow.append(best)
         np.testing.assert_allclose(envelope_at(passes, accuracy, at), slow, atol=1e-12)
         assert mixture_hypervolume(passes, accuracy, 24) >= hypervolume(passes, accuracy, 24) - 1e-3
+
+
+def slow_aup(points: list[tuple[float, float]], best: float) -> float:
+    """d3LLM's figure from (tokens a pass, percent), point by point."""
+    points = sorted(points)
+    points = [(rho, y) for rho, y in points if y >= points[0][1] - 5]
+    weigh = [min(1.0, math.exp(-3 * (1 - y / best))) for _, y in points]
+    area = points[0][0] * points[0][1]
+    for i in range(1, len(points)):
+        width = points[i][0] - points[i - 1][0]
+        area += 0.5 * width * (points[i][1] * weigh[i] + points[i - 1][1] * weigh[i - 1])
+    return area
+
+
+def test_the_aup_equals_its_slow_twin() -> None:
+    """On points that no other dominates; a higher best accuracy of all methods lowers it; dominated points are left."""
+    passes, accuracy = np.array([2.0, 4.0, 8.0, 24.0]), np.array([0.5, 0.86, 0.88, 0.9])
+    points = [(24 / p, 100 * a) for p, a in zip(passes, accuracy, strict=True)]
+    for best in (0.9, 0.95):
+        assert aup(passes, accuracy, 24, best) == pytest.approx(slow_aup(points, 100 * best))
+    assert aup(passes, accuracy, 24, 0.95) < aup(passes, accuracy, 24, 0.9)
+    more = aup(np.append(passes, 5.0), np.append(accuracy, 0.7), 24, 0.9)
+    assert more == aup(passes, accuracy, 24, 0.9)
+    assert aup(passes, np.array([0.86, 0.86, 0.88, 0.9]), 24, 0.9) > more  # the control: a fast point within 5 %
+    assert aup(np.array([24.0]), np.array([0.9]), 24, 0.9) == pytest.approx(90)
+
+
+def test_the_aup_of_a_group_counts_the_best_of_all_settings() -> None:
+    weak, strong = outcome([4] * 8, [1.0, 0.0] * 4), outcome([24] * 8, [1.0] * 8, "margin")
+    both = frontiers([weak, outcome([8] * 8, [1.0, 0.0] * 3 + [1.0, 1.0]), strong], 24)
+    alone = frontiers([weak, outcome([8] * 8, [1.0, 0.0] * 3 + [1.0, 1.0])], 24)
+    assert both.policies["random"].aup <= alone.policies["random"].aup
+    low, high = both.policies["random"].aup_interval
+    assert low <= both.policies["random"].aup <= high
 
 
 @pytest.mark.slow

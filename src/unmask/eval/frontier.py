@@ -33,7 +33,7 @@ from itertools import pairwise
 import numpy as np
 
 from unmask.errors import RequestError
-from unmask.solve.pareto import Floats, envelope_at, hypervolume, mixture_hypervolume, pareto
+from unmask.solve.pareto import Floats, aup, envelope_at, hypervolume, mixture_hypervolume, pareto
 from unmask.solve.sweep import Outcome
 
 
@@ -58,10 +58,23 @@ class Frontier:
     """(R,) the hypervolume of each resample; the difference of two frontiers is paired for equal problems and seed."""
     remixed: Floats
     """(R,) the area under the mixture envelope of each resample."""
+    aup: float
+    """The AUP, whose best accuracy is that of these settings and of those that they are measured beside."""
+    aup_interval: tuple[float, float]
 
 
-def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, seed: int = 0) -> Frontier:
-    """Outcomes -> their frontier; `length` is L, the number of passes at the end of the axis."""
+def frontier(
+    outcomes: Sequence[Outcome],
+    length: int,
+    *,
+    beside: Sequence[Outcome] = (),
+    resamples: int = 400,
+    seed: int = 0,
+) -> Frontier:
+    """Outcomes -> their frontier; `length` is L, the number of passes at the end of the axis.
+
+    `beside` are other settings on the same problems, whose best accuracy counts in the AUP.
+    """
     scores = np.array([outcome.scores for outcome in outcomes], np.float64)
     passes = np.array([outcome.passes for outcome in outcomes], np.float64)
     weights = resample(scores.shape[1], resamples, seed)
@@ -70,6 +83,9 @@ def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, 
     volumes = np.array([hypervolume(p, a, length) for p, a in pairs])
     mixtures = np.array([mixture_hypervolume(p, a, length) for p, a in pairs])
     mean_passes, mean_scores = passes.mean(1), scores.mean(1)
+    others = np.array([outcome.scores for outcome in beside], np.float64).reshape(-1, scores.shape[1])
+    most = np.maximum(accuracies.max(1), (weights @ others.T).max(1, initial=0.0))
+    areas = [aup(p, a, length, best) for (p, a), best in zip(pairs, most, strict=True)]
     low, high = np.quantile(volumes, [0.025, 0.975])
     return Frontier(
         list(outcomes),
@@ -82,6 +98,8 @@ def frontier(outcomes: Sequence[Outcome], length: int, *, resamples: int = 400, 
         mixture_hypervolume(mean_passes, mean_scores, length),
         volumes,
         mixtures,
+        aup(mean_passes, mean_scores, length, max(mean_scores.max(), others.mean(1).max(initial=0.0))),
+        _interval_95(np.array(areas)),
     )
 
 
@@ -245,8 +263,11 @@ def frontiers(
     return Frontiers(
         length,
         frontier(outcomes, length, seed=seed),
-        {name: frontier([by_key[key] for key in keys], length, seed=seed) for name, keys in policies.items()},
-        {name: frontier(members, length, seed=seed) for name, members in groups.items()},
+        {
+            name: frontier([by_key[key] for key in keys], length, beside=outcomes, seed=seed)
+            for name, keys in policies.items()
+        },
+        {name: frontier(members, length, beside=outcomes, seed=seed) for name, members in groups.items()},
         against,
     )
 

@@ -33,6 +33,7 @@ from unmask.plots import can_draw, distinct_colors, new_figure, save_figure
 from unmask.solve.pareto import envelope_at, pareto
 
 _AREA = "hypervolume: area under the best accuracy at no more than a number of passes, over log2 passes from 1 to L"
+_AUP = "AUP: accuracy in percent times tokens a pass, where accuracies below the best of all settings count little"
 _AGAINST = (
     "learned minus each group, the setting of one pass in both if it was measured: "
     "difference of hypervolumes, of the areas under the mixture envelopes, and settings above the group's envelope"
@@ -72,6 +73,8 @@ def _group_facts(group: Frontier) -> dict[str, Any]:
         "hypervolume": group.hypervolume,
         "hypervolume_95": list(group.hypervolume_interval),
         "mixture": group.mixture,
+        "aup": group.aup,
+        "aup_95": list(group.aup_interval),
         "best": [
             {
                 "policy": group.outcomes[n].setting.policy,
@@ -88,24 +91,24 @@ def _group_facts(group: Frontier) -> dict[str, Any]:
 def policy_lines(result: Frontiers) -> list[str]:
     """Frontiers -> a table with a row for each policy that was asked for, the one with the largest area first.
 
-    A row has the hypervolume, the number of settings, and the most accurate setting at its fewest passes.
+    A row has the hypervolume, the AUP, the number of settings, and the most accurate setting at its fewest passes.
     """
     width = max(len(name) for name in result.policies)
-    lines = [f"  {'policy':<{width}}  hypervolume  settings  best accuracy [95 %]  passes  at"]
+    lines = [f"  {'policy':<{width}}  hypervolume     AUP  settings  best accuracy [95 %]  passes  at"]
     for name, policy in sorted(result.policies.items(), key=lambda item: -item[1].hypervolume):
         n = policy.best[-1]
         low, high = policy.interval[n]
         accuracy = f"{policy.accuracy[n]:.3f} [{low:.3f}, {high:.3f}]"
         lines.append(
-            f"  {name:<{width}}  {policy.hypervolume:11.3f}  {len(policy.outcomes):8}  {accuracy:<20}  "
-            f"{policy.passes[n]:6.1f}  {policy.outcomes[n].setting.key}"
+            f"  {name:<{width}}  {policy.hypervolume:11.3f}  {policy.aup:6.1f}  {len(policy.outcomes):8}  "
+            f"{accuracy:<20}  {policy.passes[n]:6.1f}  {policy.outcomes[n].setting.key}"
         )
     return lines
 
 
 def frontier_lines(result: Frontiers) -> list[str]:
     """Frontiers -> lines of text: policies, groups, comparisons of learned policies, all undominated settings."""
-    lines = [*policy_lines(result), "", _AREA, ""]
+    lines = [*policy_lines(result), "", _AREA, _AUP, ""]
     for name, group in result.groups.items():
         low, high = group.hypervolume_interval
         lines.append(f"  {group.hypervolume:.3f} [{low:.3f}, {high:.3f}]  mixture {group.mixture:.3f}  {name}")

@@ -2,10 +2,11 @@
 
 The hypervolume is the area under the step curve "the best accuracy with at most this many passes", over log2 of the
 passes from 1 to L, both axes scaled to [0, 1]. The mixture envelope is the best accuracy of a random choice between two
-settings for each prompt; a point above it is better than every such mixture.
+settings for each prompt; a point above it is better than every such mixture. The AUP (accuracy under parallelism) is an
+area over tokens a pass, in which accuracies below the best of all methods count little (d3LLM, arXiv:2601.07568).
 """
 
-__all__ = ["Floats", "envelope_at", "hypervolume", "mixture_hypervolume", "pareto"]
+__all__ = ["Floats", "aup", "envelope_at", "hypervolume", "mixture_hypervolume", "pareto"]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,22 @@ def hypervolume(passes: Floats, accuracy: Floats, length: int) -> float:
     edges = np.clip(np.log2(np.maximum(passes[order], 1)) / np.log2(length), 0, 1)
     best = np.maximum.accumulate(accuracy[order])
     return float((best * np.diff(np.append(edges, 1.0))).sum())
+
+
+def aup(passes: Floats, accuracy: Floats, length: int, best: float) -> float:
+    """(K,) passes and accuracies -> the AUP of the settings that no other dominates, in percent times tokens a pass.
+
+    Sorted by tokens a pass rho = `length` / passes, with accuracies y in percent: rho_1 y_1, and for each next point
+    the trapezoid (rho_i - rho_{i-1}) (y_i W(y_i) + y_{i-1} W(y_{i-1})) / 2, W(y) = min(1, exp(-3 (1 - y / y_max))).
+    y_max is 100 `best`, the best accuracy of any method on the task; points with y < y_1 - 5 are left out. The
+    published program takes all points of a method; a method with several options has points that others dominate, so
+    that the undominated ones are taken here. Not limited to [0, 1]: it can be compared on one task only.
+    """
+    order = pareto(passes, accuracy)[::-1]  # the slowest, which is the most accurate, first
+    rho, y = length / np.maximum(passes[order], 1e-12), 100 * accuracy[order]
+    rho, y = rho[y >= y[0] - 5], y[y >= y[0] - 5]
+    weighted = y * np.minimum(1, np.exp(-3 * (1 - y / max(100 * best, 1e-12))))
+    return float(rho[0] * y[0] + (np.diff(rho) * (weighted[1:] + weighted[:-1]) / 2).sum())
 
 
 def _hull(passes: Floats, accuracy: Floats) -> tuple[Floats, Floats]:
