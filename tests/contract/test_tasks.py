@@ -138,6 +138,7 @@ EXAMPLES = {
     "arithmetic": ("arithmetic", "arithmetic:modulus=23,length=3,shortest=3", "arithmetic:modulus=2,shortest=9"),
     "automaton": tuple(f"automaton:traces={traces}" for traces in ("natural", "long", "mixed", "short")),
     "countdown": ("countdown", "countdown:numbers=2,largest=9,low=1", "countdown:numbers=6,high=999"),
+    "few-shot": ("few-shot", "few-shot:gap=0,words=1", "few-shot:gap=8", "few-shot:relevant=1,distractors=0,length=1"),
     "gsm8k": ("gsm8k:path={problems}", "gsm8k:path={problems},prompt=chat"),
     "math-500": ("math-500:path={maths}", "math-500:path={maths},prompt=chat,length=64"),
     "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,negative=true,size=9"),

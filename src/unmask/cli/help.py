@@ -45,6 +45,7 @@ FIRST = {
     "reproduce": ("list", "seeds", "out", "workers", "json"),
     "pace": ("data.source", "steps", "out", "plot", "json"),
     "probe": ("data", "folds", "finetune", "seed", "json"),
+    "probe masks": ("source", "counts", "count", "out", "json"),
     "fetch": ("wheel", "remove", "json"),
     "import": ("out", "tokenizer", "length", "raw", "json"),
     "export": ("out", "to", "json"),
@@ -66,6 +67,7 @@ TASKS = (
     "arithmetic",
     "automaton",
     "countdown",
+    "few-shot",
     "gsm8k",
     "gym",
     "humaneval",
@@ -108,7 +110,8 @@ def help_page(cls: type, verb: str) -> str:
     width = min(max(shutil.get_terminal_size().columns, _NARROWEST), _WIDEST)
     fields = shown_fields(cls, verb)
     first = [field for name in FIRST.get(verb, ()) for field in fields if field.name == name]
-    usage = VERBS[verb][1] if verb in VERBS else ""
+    words = " ".join(field.name.upper() for field in fields if field.positional)
+    usage = VERBS[verb][1] if verb in VERBS else words
     lines = [f"usage: unmask {verb} {usage} [OPTIONS]", "", *_paragraphs(cls.__doc__ or "", width)]
     lines += _section("arguments", [field for field in fields if field.positional], width)
     lines += _section("options that are used most", first, width)

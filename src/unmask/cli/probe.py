@@ -1,20 +1,26 @@
-"""`unmask probe`: how well the labels of texts follow from what a model computes of them. Imports no torch."""
+"""`unmask probe`: how well labels follow from features of texts; `probe masks`: the effect of MASKs behind a text.
 
-__all__ = ["ProbeArguments", "run"]
+Imports no torch.
+"""
+
+__all__ = ["MasksArguments", "ProbeArguments", "run"]
 
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from unmask.cli.common import MachineOptions, OutputOptions, duration, print_json, table
+from unmask.cli.common import MachineOptions, OutputOptions, TrustOptions, duration, print_json, table
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
+from unmask.config import to_path
 from unmask.errors import ConfigError, RequestError
 from unmask.hf.packages import labelled_file
-from unmask.output import note, show
-from unmask.ranges import Count, Seed, real, whole
+from unmask.output import markdown_table, note, show
+from unmask.ranges import Count, Natural, Seed, real, whole
 
 if TYPE_CHECKING:
+    from unmask.api import Model
+    from unmask.eval.masks import Curves, Estimate, Point
     from unmask.eval.probe import ProbeResult
 
 _OF_TUNING = {"rates", "epochs", "batch"}
@@ -27,6 +33,9 @@ class ProbeArguments:
     The feature of a text is the mean of its final hidden states, from one pass that sees all of it and no MASK; a text
     is cut to the model's window. The accuracy is that of cross-validation, with its standard error over the folds: the
     penalty or learning rate, too, is chosen on the other folds. A text that occurs again is left out.
+
+    `unmask probe masks CHECKPOINT` measures something else: how the first token of an answer depends on the MASKs
+    behind it (unmask probe masks --help). A checkpoint in a folder named masks is written ./masks.
     """
 
     checkpoint: Positional[str]
@@ -59,8 +68,43 @@ class ProbeArguments:
     output: Flat[OutputOptions] = OutputOptions()
 
 
+@dataclass(frozen=True, slots=True)
+class MasksArguments:
+    """Accuracy and entropy at the first token of an answer, against the number of MASKs behind it and the distance of
+    the relevant context (arXiv:2511.21338).
+
+    One pass a question, in which the answer and all behind it are MASK. The task few-shot varies the distance by the
+    place of the examples that follow the rule of the question. For a text the question is the next token; there the
+    distance is that of the first copy of a passage that is repeated, and "none" is another passage in its place.
+    (`unmask probe CHECKPOINT --data FILE` classifies texts by the features of a model.)
+    """
+
+    checkpoint: Positional[str]
+    """A checkpoint or run folder, or the name of a model."""
+    source: str | None = None
+    """A text (held-out part) or task:NAME (test problems), as --data.source of train; by default that of the training,
+    or task:few-shot where none is recorded."""
+    counts: tuple[Natural, ...] = (0, 1, 2, 5, 10, 20, 50, 100, 200)
+    """Numbers of MASKs behind the answer; where the window has no room for so many, it is filled."""
+    count: Annotated[int, whole(2)] = 400
+    """Questions, at most."""
+    context: Annotated[int | None, whole(2)] = None
+    """Of a text: tokens before the question; by default a quarter of the window."""
+    out: str | None = None
+    """Draw both curves to this PNG file."""
+    seed: Seed = 0
+    """Seed of the questions."""
+    batch: Count = 32
+    """Questions in a batch."""
+    machine: Flat[MachineOptions] = MachineOptions()
+    trust: Flat[TrustOptions] = TrustOptions()
+    output: Flat[OutputOptions] = OutputOptions()
+
+
 def run(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; prints the accuracy."""
+    """Words of the command line -> exit code; prints the accuracy, or after `masks` the effect of MASKs."""
+    if argv[:1] == ["masks"]:
+        return _run_masks(argv[1:])
     arguments = parse(ProbeArguments, argv, "probe")
     typed = typed_options(ProbeArguments, argv, "probe")
     if arguments.finetune:
@@ -108,3 +152,77 @@ def _print(arguments: ProbeArguments, result: "ProbeResult", seconds: float) -> 
         "seconds": duration(seconds),
     }
     show(*table(rows))
+
+
+# ---- masks -----------------------------------------------------------------------------------------------------------
+
+_HEAD = ("accuracy", "change", "entropy, nats", "-log p, nats", "total variation")
+_MASKS = (
+    "At the first token of the answer, mean ± standard error over questions. Change and total variation are against",
+    "the first row: the same questions without MASKs behind the answer, or with the relevant context nearest.",
+)
+
+
+def _run_masks(argv: Sequence[str]) -> int:
+    """Words after `unmask probe masks` -> exit code; prints and draws both curves."""
+    arguments = parse(MasksArguments, argv, "probe masks")
+    arguments.trust.apply()
+    if arguments.out is not None:
+        from unmask.eval.report import check_plot
+
+        check_plot(arguments.out, "--out")
+    model = arguments.machine.load(arguments.checkpoint)
+    began = time.perf_counter()
+    source, curves = _curves_of(model, arguments)
+    seconds = time.perf_counter() - began
+    if arguments.out is not None:
+        from unmask.eval.masks import draw_curves
+
+        draw_curves({arguments.checkpoint: curves}, source, to_path(arguments.out))
+    _print_curves(arguments, source, curves, seconds)
+    return 0
+
+
+def _curves_of(model: "Model", arguments: MasksArguments) -> "tuple[str, Curves]":
+    """Arguments -> the source of the questions, and what was measured."""
+    from unmask.eval.masks import probe_masks
+
+    options = {"counts": arguments.counts, "count": arguments.count, "seed": arguments.seed, "batch": arguments.batch}
+    return probe_masks(model, arguments.source, context=arguments.context, **options)
+
+
+def _print_curves(arguments: MasksArguments, source: str, curves: "Curves", seconds: float) -> None:
+    """Print both curves as tables or as JSON."""
+    if arguments.output.json:
+        facts = {"checkpoint": arguments.checkpoint, "source": source, "questions": curves.questions}
+        facts |= {"tokens": curves.tokens, "left_out": curves.left_out, "behind": curves.behind}
+        parts = {"masks": curves.masks, "distance": curves.distance}
+        figures = {name: [point._asdict() for point in points] for name, points in parts.items()}
+        print_json({**facts, **figures, "seconds": seconds})
+        return
+    show(
+        f"{curves.questions:,} questions of {source}, {curves.tokens:.0f} tokens each; {duration(seconds)}", "", _MASKS
+    )
+    show("", *markdown_table(("MASKs behind the answer", *_HEAD), [_figures(point) for point in curves.masks]))
+    if curves.left_out:
+        show("", f"The window has no room for {', '.join(map(str, curves.left_out))} MASKs; the last row fills it.")
+    if curves.distance:
+        rows = [_figures(point) for point in curves.distance]
+        show(
+            "",
+            f"With {curves.behind} MASKs behind the answer:",
+            "",
+            *markdown_table(("tokens to the relevant context", *_HEAD), rows),
+        )
+    elif source.startswith("task:"):
+        show("", "This task has no distances; task:few-shot has.")
+
+
+def _figures(point: "Point") -> list[str]:
+    """A point -> its place and its figures, as text."""
+    place = "none" if point.place is None else f"{point.place:.0f}"
+    return [place, *(_figure(value) for value in point[1:])]
+
+
+def _figure(value: "Estimate") -> str:
+    return f"{value[0]:.3f} ± {value[1]:.3f}"

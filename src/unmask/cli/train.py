@@ -31,7 +31,7 @@ from unmask.errors import ConfigError
 from unmask.output import note, show
 from unmask.recipes.denoisers import read
 from unmask.run.loop import Listener
-from unmask.train.settings import AdaptSettings, ModelChoice, TextRun, TrainSettings
+from unmask.train.settings import AdaptSettings, AgnosticSettings, ModelChoice, TextRun, TrainSettings
 
 if TYPE_CHECKING:
     from unmask.objective.bound import Bound
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from unmask.train.sample import Sample
     from unmask.train.session import Planned, Session
 
+_PARTS = ("data", "model", "train", "adapt", "agnostic")  # of a run
 _SHAPE = {"width": "width {}", "blocks": "{} blocks", "heads": "{} heads"}  # where an architecture has them
 
 
@@ -52,7 +53,7 @@ class TrainArguments:
     """
 
     recipe: Positional[str] = "text"
-    """A name that `unmask list recipes` shows, or a .toml file with the tables data, model, train and adapt."""
+    """A name that `unmask list recipes` shows, or a .toml file with tables data, model, train, adapt, agnostic."""
     data: DataSettings = field(default_factory=DataSettings)
     """The text."""
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -61,6 +62,8 @@ class TrainArguments:
     """The training."""
     adapt: AdaptSettings = field(default_factory=AdaptSettings)
     """The conversion of a causal model."""
+    agnostic: AgnosticSettings = field(default_factory=AgnosticSettings)
+    """The mask-agnostic loss."""
     out: str | None = None
     """Folder of the run; by default the next free runs/NAME-N."""
     resume: str | None = None
@@ -81,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
 
     from unmask.train.session import open_session, plan_session
 
-    run = TextRun(arguments.data, arguments.model, arguments.train, arguments.adapt)
+    run = TextRun(*(getattr(arguments, name) for name in _PARTS))
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("out", "resume", "init")}
     options |= {"note": _first_only(note), "began": began}
     planned = plan_session(run, dry=arguments.dry, **options)
@@ -203,8 +206,10 @@ def _arguments(words: list[str]) -> TrainArguments:
         base = _without_steps(read(asked.recipe), typed)
     if asked.init is not None:
         base = _fine_tuning(base, asked.init, typed)
-    default = replace(TrainArguments(), data=base.data, model=base.model, train=base.train, adapt=base.adapt)
+    default = replace(TrainArguments(), **{name: getattr(base, name) for name in _PARTS})
     arguments = parse(TrainArguments, words, "train", default)
+    if not arguments.agnostic.masks:
+        refuse([name for name in typed if name.startswith("agnostic.")], "a plain training: set --agnostic.masks too.")
     if arguments.adapt.tuning == "none":
         names = [name for name in typed if name.startswith("adapt.") and name != "adapt.tuning"]
         refuse(names, "a plain training: take the recipe adapt, or set --adapt.tuning lora or full.")

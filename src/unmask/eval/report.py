@@ -207,12 +207,12 @@ def _points(group: Frontier, keys: set[str]) -> tuple[Any, Any, Any]:
 _COLORS = {"optimal": "C3", "sqrt": "C1", "cosine": "C2", "uniform": "C0", "tc": "C4", "dtc": "C5"}
 
 
-def check_plot(path: str) -> None:
-    """Raise ConfigError if no picture can be drawn to `path`; call it before long work."""
+def check_plot(path: str, option: str = "--plot") -> None:
+    """Raise ConfigError if no picture can be drawn to `path`, the value of `option`; call it before long work."""
     if not can_draw():
-        raise ConfigError("--plot needs a package that is missing: pip install 'unmask[plots]'.")
+        raise ConfigError(f"{option} needs a package that is missing: pip install 'unmask[plots]'.")
     if not path.endswith(".png"):
-        raise ConfigError(f"--plot is '{path}'; the name of the file has to end in .png.")
+        raise ConfigError(f"{option} is '{path}'; the name of the file has to end in .png.")
     refuse_foreign_file(to_path(path))
 
 

@@ -40,6 +40,7 @@ from unmask.tasks.automaton import Automaton
 from unmask.tasks.base import Task, examples_of
 from unmask.tasks.code import HumanEval, Mbpp
 from unmask.tasks.countdown import Countdown
+from unmask.tasks.few_shot import FewShot
 from unmask.tasks.gsm8k import Gsm8k
 from unmask.tasks.gym import Gym
 from unmask.tasks.math500 import Math500
@@ -126,6 +127,7 @@ _BUILT_IN: dict[str, type[Any]] = {
     "arithmetic": Arithmetic,
     "automaton": Automaton,
     "countdown": Countdown,
+    "few-shot": FewShot,
     "gsm8k": Gsm8k,
     "gym": Gym,
     "humaneval": HumanEval,

@@ -4,7 +4,7 @@ Published conversions differ: DiffuLLaMA (arXiv:2410.17891) and Dream (arXiv:250
 model, dllm's a2d does not; DiffuLLaMA anneals the attention, the others are bidirectional from the first step.
 """
 
-__all__ = ["adapted_corpus", "causal_start"]
+__all__ = ["adapted_corpus", "adapted_objective", "causal_start"]
 
 from dataclasses import replace
 from typing import Any
@@ -20,8 +20,10 @@ from unmask.model.lora import add_low_rank
 from unmask.model.settings import TransformerSettings
 from unmask.model.zoo.read import read_model
 from unmask.noise import generator
+from unmask.objective.base import Objective
+from unmask.objective.masked import Annealed, Masked, cross_entropy
 from unmask.text.tokenizer import Tokenizer
-from unmask.train.settings import AdaptSettings
+from unmask.train.settings import AdaptSettings, TextRun
 
 _ROW = 9  # of the seed: the noise in MASK's row
 _NOISE = 0.1  # of the standard deviation of the rows
@@ -94,6 +96,28 @@ def adapted_corpus(corpus: Corpus, adapt: AdaptSettings) -> Corpus:
         valid=replace(corpus.facts.valid, tokens=valid.tokens),
     )
     return replace(corpus, train=train, valid=valid, facts=facts)
+
+
+def adapted_objective(objective: Objective, run: TextRun, corpus: Corpus, window: int | None) -> Objective:
+    """The objective of plain training and a run -> that with an annealed attention, or the mask-agnostic loss.
+
+    `window` is that of a network that is trained further; None for a new one, which has room for the MASKs. Raises
+    ConfigError where the mask-agnostic loss does not go with what else is asked for, or rows have no room for a MASK.
+    """
+    masks, plain = run.agnostic, objective if isinstance(objective, Masked) else None
+    if not masks.masks:
+        return objective if plain is None else Annealed(plain, run.adapt.anneal)
+    if plain is None or plain.cost is not cross_entropy or run.adapt.anneal:
+        what = "adapt.anneal" if run.adapt.anneal else "another parameterization or discrete time"
+        raise ConfigError(f"agnostic.masks is for the bound of masked diffusion, without {what}; leave out either.")
+    if window is not None and (window - corpus.train.last).mean() < 1:
+        raise ConfigError(
+            f"agnostic.masks appends MASKs to rows, and those of {corpus.train.length} tokens fill the model's window "
+            f"of {window}; set --data.length {window // 2} or so."
+        )
+    from unmask.objective.mask_agnostic import MaskAgnostic
+
+    return MaskAgnostic(plain, masks.masks, masks.rise, masks.cross_entropy, masks.variation, masks.shares)
 
 
 def _adapted(rows: Packed, adapt: AdaptSettings, eos: int | None) -> Packed:

@@ -86,7 +86,7 @@ def make_plan(run: TextRun, corpus: Corpus, start: Trainable | None = None) -> T
     """
     trained = None
     if start is None:
-        settings = _new_model(run.model, corpus)
+        settings = _new_model(run.model, corpus, run.agnostic.masks)
         parameters, width = parameter_count(settings), settings.width
     else:
         _check_length(run.data.length, start)
@@ -127,7 +127,7 @@ def _check_length(length: int, network: Trainable) -> None:
         )
 
 
-def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
+def _new_model(choice: ModelChoice, corpus: Corpus, masks: int) -> DiTSettings:
     size = size_for(corpus.facts.train.tokens) if choice.size == "auto" else choice.size
     if size not in SIZES:
         raise ConfigError(f"model.size is '{size}'; {did_you_mean(size, SIZES)}")
@@ -136,7 +136,7 @@ def _new_model(choice: ModelChoice, corpus: Corpus) -> DiTSettings:
     return DiTSettings(
         vocab_size=corpus.facts.vocab_size,
         mask_id=corpus.tokenizer.mask_id,
-        max_length=corpus.train.length,
+        max_length=corpus.train.length + masks,
         width=width if choice.width is None else choice.width,
         blocks=blocks if choice.blocks is None else choice.blocks,
         heads=heads if choice.heads is None else choice.heads,
@@ -205,7 +205,7 @@ def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, p
     if not isinstance(settings, DiTSettings):
         return
     positions = min(train.length, train.tokens / len(train))
-    row = 4 * settings.blocks * positions * settings.width * 10
+    row = 4 * settings.blocks * positions * settings.width * 10 * (2 if run.agnostic.masks else 1)
     rows = run.train.batch // run.train.accumulate // processes
     weights = 4 * copies * plan.parameters
     most = int((available_bytes(device) - weights) // (3 * row))  # what is advised fits with dropout and float32 too

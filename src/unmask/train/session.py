@@ -35,12 +35,13 @@ from unmask.hf.names import locate
 from unmask.model.load import build, stored_settings, stored_tokenizer
 from unmask.model.lora import add_low_rank, merged
 from unmask.objective.base import Objective
-from unmask.objective.masked import Annealed, Masked, objective_of, parameterization
+from unmask.objective.masked import objective_of, parameterization
 from unmask.objective.strands import EitherStrand, complement_of
 from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import choose_dtype, fastest_threads, keep_all_memory, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
 from unmask.text.tokenizer import Tokenizer
+from unmask.train.adapt import adapted_corpus, adapted_objective, causal_start
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
@@ -193,8 +194,6 @@ def _corpus(
     if start.record is not None:
         _check_same(start.record, corpus, str(folder), threads, note)
     if run.adapt.tuning != "none":
-        from unmask.train.adapt import adapted_corpus
-
         corpus = adapted_corpus(corpus, run.adapt)
     return corpus
 
@@ -247,8 +246,8 @@ def run_objective(run: TextRun, corpus: Corpus, start: Any = None) -> Objective:
     name = run.model.parameterization if start is None else parameterization(start)
     process = MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(run.train.schedule))
     objective = objective_of(name, process, run.train.estimator, run.train.grid)
-    if run.adapt.anneal and isinstance(objective, Masked):
-        objective = Annealed(objective, run.adapt.anneal)
+    if run.adapt.anneal or run.agnostic.masks:
+        objective = adapted_objective(objective, run, corpus, None if start is None else start.max_length)
     return EitherStrand(objective, complement_of(corpus.tokenizer)) if run.train.reverse_complement else objective
 
 
@@ -284,8 +283,6 @@ def refuse_taken(out: Path) -> None:
 def _start_of(run: TextRun, point: Path | None, init: str | Path | None, device: str) -> _Start:
     """Settings and checkpoints -> the parts of the checkpoint that training starts from."""
     if init is not None and run.adapt.tuning != "none":
-        from unmask.train.adapt import causal_start
-
         loaded = causal_start(locate(str(init)), run.adapt, run.data.length, run.train.seed, device)
         return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, init=str(init))
     if init is not None:

@@ -2,6 +2,7 @@
 
 __all__ = [
     "AdaptSettings",
+    "AgnosticSettings",
     "ModelChoice",
     "Recorded",
     "RecordedMachine",
@@ -175,6 +176,29 @@ class AdaptSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AgnosticSettings:
+    """The mask-agnostic loss, for predictions that do not depend on the number of MASKs behind a text."""
+
+    masks: Natural = 0
+    """Most MASKs behind a row, in the window's room (a new network has so many positions more); 0: the plain bound."""
+    rise: Natural = 0
+    """Steps in which this number rises from 1."""
+    cross_entropy: Annotated[float, real(0, 1e6)] = 0.1
+    """Weight of the cross-entropy."""
+    variation: Annotated[float, real(0, 1e6)] = 1.0
+    """Weight of the distance between the two predictions; in the paper 1, and 10 for a model of instructions."""
+    shares: Annotated[tuple[float, float], real(0, 1, above=True)] = (0.2, 0.8)
+    """The least and the largest probability with which a token of a row is hidden."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "agnostic.")
+        if self.shares[0] > self.shares[1]:
+            raise ConfigError("agnostic.shares are {:g} and {:g}; give the smaller one first.".format(*self.shares))
+        if not self.cross_entropy and not self.variation:
+            raise ConfigError("agnostic.cross_entropy and agnostic.variation are both 0; nothing would be learned.")
+
+
+@dataclass(frozen=True, slots=True)
 class TextRun:
     """Train a masked diffusion language model on text."""
 
@@ -186,6 +210,8 @@ class TextRun:
     """The training."""
     adapt: AdaptSettings = field(default_factory=AdaptSettings)
     """The conversion of a causal model."""
+    agnostic: AgnosticSettings = field(default_factory=AgnosticSettings)
+    """The mask-agnostic loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +337,7 @@ def refuse_changes(before: TextRun, now: TextRun) -> None:
 
     The place of a text may change; that the text is the same is checked when it is read.
     """
-    for section in ("data", "model", "train", "adapt"):
+    for section in ("data", "model", "train", "adapt", "agnostic"):
         old, new = getattr(before, section), getattr(now, section)
         for name in (entry.name for entry in fields(old)):
             if (section == "train" and name in _FREE) or (section == "data" and name in _PLACES):
