@@ -69,10 +69,10 @@ def twins(model: DiT, draw: Draw) -> Tensor:
     losses: list[Tensor] = []
     for row in range(4):
         size = int(rows.valid[row].sum())
-        room = min(int(most[row]), WINDOW - size)
-        pairs = list(itertools.permutations(range(room + 1), 2)) or [(0, 0)]
-        a = int(float(first[row]) * (room + 1))
-        counts = [pair for pair in pairs if pair[0] == a][int(float(second[row]) * room)] if room else pairs[0]
+        space = min(int(most[row]), WINDOW - size)
+        pairs = list(itertools.permutations(range(space + 1), 2)) or [(0, 0)]
+        a = int(float(first[row]) * (space + 1))
+        counts = [pair for pair in pairs if pair[0] == a][int(float(second[row]) * space)] if space else pairs[0]
         hidden = hide[row].nonzero().squeeze(-1).tolist()
         n = int(rows.maskable[row].sum())
         losses.append(twin(model, rows.ids[row, :size].tolist(), hidden, counts, float(share[row]), n))
@@ -195,7 +195,7 @@ def test_a_network_that_reads_the_time_gets_the_share_of_masks() -> None:
     draw = drawn()
     LOSS.loss(model, batch(), draw)
     assert all(bool(((time > 0) & (time <= 1)).all()) for time in times)
-    assert float(times[0][3]) == pytest.approx(float(draw[1][3]))  # no room: the share of the row
+    assert float(times[0][3]) == pytest.approx(float(draw[1][3]))  # no space: the share of the row
 
 
 def test_it_is_judged_by_the_bound() -> None:

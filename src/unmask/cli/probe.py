@@ -85,7 +85,7 @@ class MasksArguments:
     """A text (held-out part) or task:NAME (test problems), as --data.source of train; by default that of the training,
     or task:few-shot where none is recorded."""
     counts: tuple[Natural, ...] = (0, 1, 2, 5, 10, 20, 50, 100, 200)
-    """Numbers of MASKs behind the answer; where the window has no room for so many, it is filled."""
+    """Numbers of MASKs behind the answer; where the window has no space for so many, it is filled."""
     count: Annotated[int, whole(2)] = 400
     """Questions, at most."""
     context: Annotated[int | None, whole(2)] = None
@@ -205,7 +205,7 @@ def _print_curves(arguments: MasksArguments, source: str, curves: "Curves", seco
     )
     show("", *markdown_table(("MASKs behind the answer", *_HEAD), [_figures(point) for point in curves.masks]))
     if curves.left_out:
-        show("", f"The window has no room for {', '.join(map(str, curves.left_out))} MASKs; the last row fills it.")
+        show("", f"The window has no space for {', '.join(map(str, curves.left_out))} MASKs; the last row fills it.")
     if curves.distance:
         rows = [_figures(point) for point in curves.distance]
         show(

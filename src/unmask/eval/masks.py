@@ -91,7 +91,7 @@ class Curves(NamedTuple):
     """Mean tokens of a row without the MASKs behind the answer."""
     masks: list[Point]
     left_out: list[int]
-    """Numbers of MASKs for which the window has no room; the last point then fills the window."""
+    """Numbers of MASKs for which the window has no space; the last point then fills the window."""
     distance: list[Point]
     """Empty where the task has no distances."""
     behind: int
@@ -228,7 +228,7 @@ def probe_task(
     """A task -> the curves of `count` test problems.
 
     The distance is varied where the task has a field `gap` (the examples between the relevant ones and the question)
-    and a field `distractors`, its largest value. Raises RequestError as `task_questions` and where no MASK has room.
+    and a field `distractors`, its largest value. Raises RequestError as `task_questions` and where no MASK has space.
     """
     questions = task_questions(model, task, count, seed)
     most: int = getattr(task, "distractors", 0) if hasattr(task, "gap") else 0
@@ -253,7 +253,7 @@ def probe_text(
 
     For the distance a passage of half the context is repeated, and its last token is asked for: the relevant context
     is the first copy. As many MASKs as the context has tokens stand behind, since where nothing follows the next token
-    is often the end of a text. Raises RequestError as `text_questions`, and where no MASK has room.
+    is often the end of a text. Raises RequestError as `text_questions`, and where no MASK has space.
     """
     context = max(2, model.window // 4) if context is None else context
     questions = text_questions(model, text, context, count, seed)
@@ -279,12 +279,12 @@ def _curves(
     """Questions, the same at several distances, and without relevant context -> both curves."""
     longest = max(len(question.row) for question in questions)
     wanted = sorted({0, *counts})
-    room = model.window - longest
-    left_out = [masks for masks in wanted if masks > room]
-    possible = sorted({masks for masks in wanted if masks <= room} | ({room} if left_out else set[int]()))
-    if room < 1:
+    space = model.window - longest
+    left_out = [masks for masks in wanted if masks > space]
+    possible = sorted({masks for masks in wanted if masks <= space} | ({space} if left_out else set[int]()))
+    if space < 1:
         raise RequestError(
-            f"A question has {longest} tokens and the model's window is {model.window}: there is no room for MASKs "
+            f"A question has {longest} tokens and the model's window is {model.window}: there is no space for MASKs "
             "behind it; choose shorter questions (--source, --context)."
         )
     by_masks: dict[float | None, Tensor] = {masks: first_tokens(model, questions, masks, batch) for masks in possible}

@@ -61,9 +61,9 @@ class MaskAgnostic:
         """The loss of each row times its number of maskable tokens; 0 where no token is hidden."""
         hide, share, most, *places = draw
         tokens, lengths = torch.where(hide, model.mask_id, rows.ids), _lengths(rows)
-        room = most if model.max_length is None else most.minimum(model.max_length - lengths)
+        space = most if model.max_length is None else most.minimum(model.max_length - lengths)
         n, states = rows.maskable.sum(-1), list[Tensor]()
-        for count in _numbers(room, *places):
+        for count in _numbers(space, *places):
             time = ((share * n + count) / (n + count).clamp(min=1)).float() if model.time_conditioned else None
             states.append(_states(model, tokens, lengths, hide, count, time))
         of_pair = partial(pair_values, mask_id=model.mask_id)
@@ -105,13 +105,13 @@ def _lengths(rows: Rows) -> Tensor:
     return rows.valid.sum(-1)
 
 
-def _numbers(room: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def _numbers(space: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """The most MASKs (B,), two numbers in [0, 1) -> two different numbers of MASKs from 0 to the most, all pairs alike.
 
-    Both are 0 where there is no room.
+    Both are 0 where there is no space.
     """
-    a, b = (first * (room + 1)).long(), (second * room).long()
-    return a.minimum(room), torch.where(room > 0, b + (b >= a), 0)
+    a, b = (first * (space + 1)).long(), (second * space).long()
+    return a.minimum(space), torch.where(space > 0, b + (b >= a), 0)
 
 
 def _states(

@@ -101,8 +101,8 @@ def adapted_corpus(corpus: Corpus, adapt: AdaptSettings) -> Corpus:
 def adapted_objective(objective: Objective, run: TextRun, corpus: Corpus, window: int | None) -> Objective:
     """The objective of plain training and a run -> that with an annealed attention, or the mask-agnostic loss.
 
-    `window` is that of a network that is trained further; None for a new one, which has room for the MASKs. Raises
-    ConfigError where the mask-agnostic loss does not go with what else is asked for, or rows have no room for a MASK.
+    `window` is that of a network that is trained further; None for a new one, which has space for the MASKs. Raises
+    ConfigError where the mask-agnostic loss does not go with what else is asked for, or rows have no space for a MASK.
     """
     masks, plain = run.agnostic, objective if isinstance(objective, Masked) else None
     if not masks.masks:

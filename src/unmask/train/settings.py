@@ -180,7 +180,7 @@ class AgnosticSettings:
     """The mask-agnostic loss, for predictions that do not depend on the number of MASKs behind a text."""
 
     masks: Natural = 0
-    """Most MASKs behind a row, in the window's room (a new network has so many positions more); 0: the plain bound."""
+    """Most MASKs behind a row, in the window's space (a new network has so many positions more); 0: the plain bound."""
     rise: Natural = 0
     """Steps in which this number rises from 1."""
     cross_entropy: Annotated[float, real(0, 1e6)] = 0.1
