@@ -44,7 +44,7 @@ def solved(model: Model, source: str, count: int = 512) -> str:
     lines = ""
     for policy in ("random", "confidence"):
         decoder = model.decoder(policy, temperature=0)
-        scores, _ = solve(decoder, task, canvases, model.tokenizer, device=model.device)
+        scores, _, _ = solve(decoder, task, canvases, model.tokenizer, device=model.device)
         lines += f"- solves {sum(scores):.0f} of {count} test problems of `{task.name}`, one token a pass, {policy}\n"
     return lines
 

@@ -174,7 +174,7 @@ class _CheckedPolicy:
             decision, new = pair_of(self.policy(copy, state))
         for field in fields(view):
             after, before = getattr(copy, field.name), getattr(view, field.name)
-            if after is not None and not torch.equal(torch.nan_to_num(after), torch.nan_to_num(before)):
+            if isinstance(after, Tensor) and not torch.equal(torch.nan_to_num(after), torch.nan_to_num(before)):
                 raise PluginError(
                     f"{self!r} changed view.{field.name}; a policy reads its view and writes nothing in it."
                 )

@@ -102,11 +102,14 @@ def test_the_verifier_gets_the_written_text() -> None:
     """Scores and passes are the same in batches of one and in one batch; the control is a policy of one pass."""
     bench = open_bench(**ARGUMENTS)
     decoder = bench.decoder(Setting("threshold:threshold=0.97"))
-    scores, passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, device=bench.device, seed=3)
+    scores, passes, row_passes = solve(
+        decoder, bench.task, bench.problems, bench.tokenizer, device=bench.device, seed=3
+    )
     assert 0.5 < sum(scores) / 12 <= 1
     assert all(1 <= count <= 24 for count in passes)
     alone = solve(decoder, bench.task, bench.problems, bench.tokenizer, device=bench.device, seed=3, batch=1)
-    assert alone == (scores, passes)
+    assert alone == (scores, passes, row_passes)
+    assert row_passes == passes
     one_pass = bench.decoder(Setting("random:steps=1"))
     control = solve(one_pass, bench.task, bench.problems, bench.tokenizer, device=bench.device)
     assert control[0] != scores

@@ -58,7 +58,8 @@ FIRST = {
 
 POLICIES = (
     *("ancestral", "best-confidence", "confidence", "credit", "dream", "early-stop", "entropy", "entropy-bound"),
-    *("entropy-threshold", "factor", "frechet", "hierarchy", "klass", "learned", "left-to-right", "local-leap"),
+    *("entropy-threshold", "factor", "frechet", "freedave", "hierarchy", "info-gain", "klass", "learned"),
+    *("left-to-right", "local-leap"),
     *("margin", "margin-threshold", "or", "p2", "pc", "prefix", "random", "rcr", "remdm", "reverse"),
     *("saber", "threshold"),
 )

@@ -33,6 +33,7 @@ class Canvas:
     margin: Tensor  # (B, L) likewise, nan where the policy did not look
     entropy: Tensor  # (B, L) likewise
     passes: Tensor  # (B,) int64 forward passes so far
+    row_passes: Tensor  # (B,) int64 canvases that went through the network: with the candidates of look-ahead rules
     turn: Tensor  # (B,) int64 turns so far: passes, and decisions of nothing that needed no pass
     origin: Tensor  # (B,) the first position to fill, where the first block begins; -1 before the first turn
     block: Tensor  # (B,) the block being filled, -1 before the first turn
@@ -78,6 +79,7 @@ class Canvas:
             margin=unknown,
             entropy=unknown,
             passes=zero,
+            row_passes=zero,
             turn=zero,
             origin=zero - 1,
             block=zero - 1,

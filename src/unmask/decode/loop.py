@@ -66,9 +66,11 @@ class Decoder:
 
     def __post_init__(self) -> None:
         check_numbers(self, error=RequestError)
-        if needs_of(self.policy).written and hasattr(self.denoiser, "recall"):
+        needs = needs_of(self.policy)
+        if (needs.written or needs.ahead) and hasattr(self.denoiser, "recall"):
+            reads = "new predictions at written positions" if needs.written else "predictions for candidate canvases"
             raise RequestError(
-                f"{self.policy!r} reads new predictions at written positions, and a cache computes none there; "
+                f"{self.policy!r} reads {reads}, and a cache computes none there; "
                 "leave out the cache, or choose another policy."
             )
 
@@ -145,7 +147,15 @@ class Decoder:
         """The pass and what it changes."""
         before, memory = (None, None) if state is None else state
         canvas = ahead.canvas
-        if ahead.decided is None:
+        accepted, runs = None, None
+        if ahead.decided is None and needs_of(self.policy).ahead:
+            from unmask.decode.lookahead import take_turn  # most policies do without
+
+            taken = take_turn(self._look, self.policy, ahead, before, memory, checks)
+            canvas, view, seen, (decision, after, revealed, rescued), memory, accepted, runs = taken
+            tokens, log_prob = torch.where(revealed, view.proposal, canvas.tokens), seen.log_prob
+            passes = canvas.passes + 1
+        elif ahead.decided is None:
             view, seen, memory = self._look(ahead, memory, checks)
             decision, after, revealed, rescued = decide(self.policy, view, before, view.confidence, checks)
             tokens, log_prob = torch.where(revealed, view.proposal, canvas.tokens), seen.log_prob
@@ -162,6 +172,7 @@ class Decoder:
             margin=torch.where(revealed, view.margin, canvas.margin),
             entropy=torch.where(revealed, view.entropy, canvas.entropy),
             passes=passes,
+            row_passes=canvas.row_passes + (passes - canvas.passes if runs is None else runs),
             turn=canvas.turn + 1,
             step=canvas.step + 1,
             open=torch.zeros_like(canvas.open) if decision.done is None else ~decision.done,
@@ -171,6 +182,8 @@ class Decoder:
             remasked = torch.zeros_like(revealed)
         else:
             canvas = canvas.hide(remasked, self.denoiser.mask_id)
+        if accepted is not None:
+            revealed = revealed | accepted
         every = torch.arange(len(tokens), device=tokens.device)
         step = Step(every, view, decision, revealed, remasked, rescued, seen.candidates, seen.candidate_log_probs)
         return canvas, (after, memory), step

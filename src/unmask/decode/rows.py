@@ -100,6 +100,7 @@ class Filled(NamedTuple):
     tokens: list[int]
     log_probs: list[float]  # nan where the token was given
     passes: int
+    row_passes: int  # with the candidate canvases of a rule that looks ahead
 
 
 def decode_rows(
@@ -135,7 +136,10 @@ def decode_rows(
         for line, i in enumerate(group):
             n = len(rows[i])
             filled[i] = Filled(
-                canvas.tokens[line, :n].tolist(), canvas.log_prob[line, :n].tolist(), int(canvas.passes[line])
+                canvas.tokens[line, :n].tolist(),
+                canvas.log_prob[line, :n].tolist(),
+                int(canvas.passes[line]),
+                int(canvas.row_passes[line]),
             )
     return [filled[i] for i in range(len(rows))]
 

@@ -44,10 +44,11 @@ def frontier_csv(result: Frontier) -> str:
     """A frontier -> a CSV table with one line per setting, in the order of its outcomes."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["policy", "block_size", "accuracy", "low", "high", "passes", "seconds", "best"])
+    table.writerow(["policy", "block_size", "accuracy", "low", "high", "passes", "row_passes", "seconds", "best"])
     for n, outcome in enumerate(result.outcomes):
         low, high = result.interval[n]
-        numbers = [f"{x:.4f}" for x in (result.accuracy[n], low, high, result.passes[n])]
+        values = (result.accuracy[n], low, high, result.passes[n], outcome.mean_row_passes)
+        numbers = [f"{x:.4f}" for x in values]
         row = [outcome.setting.policy, outcome.setting.block_size or "full", *numbers, f"{outcome.seconds:.2f}"]
         table.writerow([*row, int(n in result.best)])
     return text.getvalue()
@@ -82,6 +83,7 @@ def _group_facts(group: Frontier) -> dict[str, Any]:
                 "accuracy": float(group.accuracy[n]),
                 "accuracy_95": [float(x) for x in group.interval[n]],
                 "passes": float(group.passes[n]),
+                "row_passes": group.outcomes[n].mean_row_passes,
             }
             for n in group.best
         ],

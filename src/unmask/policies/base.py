@@ -20,7 +20,7 @@ __all__ = [
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -46,6 +46,8 @@ class Needs:
     """`View.mass`."""
     written: bool = False
     """`View.fresh`: the vocabulary head runs at the written positions of the block too. No cache has these."""
+    ahead: bool = False
+    """`View.ahead`: the policy proposes candidate canvases (`Decision.candidates`). No cache has these."""
     noise: bool = True
     """The uniforms of `View.noise`; without it they are nan, since a hash of every position takes time."""
 
@@ -57,6 +59,7 @@ class Needs:
             self.hidden or other.hidden,
             self.mass or other.mass,
             self.written or other.written,
+            self.ahead or other.ahead,
             self.noise or other.noise,
         )
 
@@ -88,14 +91,28 @@ class View:
     """Clean probability of the token that this pass would write at each position of the block, written ones included;
     zero elsewhere. At written positions a masked model was not trained to predict: the figure is what its head says."""
     dial: Tensor | None = None  # (B,) from 0 (accurate) to 1 (fast); nan: the policy's own
+    ahead: "tuple[View, ...] | None" = None
+    """One View for each candidate canvas of the last decision, after this pass. In rows without that candidate nothing
+    is eligible. The view itself has nan and zeros in rows whose canvas was a candidate of the last pass."""
 
     def keep(self, rows: Tensor) -> "View":
         """The view of the rows that an index or mask selects."""
 
         def selected(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(view.keep(rows) for view in value)
             return None if value is None else value[rows]
 
         return View(**{field.name: selected(getattr(self, field.name)) for field in fields(self)})
+
+    def pick(self, picked: Tensor | None) -> "View":
+        """In each row the view of the canvas (0) or of a candidate (1 ..): `picked` (B,) int64; None is all 0."""
+        if picked is None or not self.ahead:
+            return self
+        rows = torch.arange(len(picked), device=picked.device)
+        names = [field.name for field in fields(self) if isinstance(getattr(self, field.name), Tensor)]
+        stacks = {name: torch.stack([getattr(view, name) for view in (self, *self.ahead)]) for name in names}
+        return replace(self, **{name: stack[picked, rows] for name, stack in stacks.items()}, ahead=None)
 
 
 class Decision(NamedTuple):
@@ -114,6 +131,13 @@ class Decision(NamedTuple):
     decided before the pass."""
     fallback: Tensor | None = None
     """(B, L) scores, finite where eligible; used where `reveal` is empty."""
+    picked: Tensor | None = None
+    """(B,) int64: the candidate of `View.ahead`, from 1, that is the canvas now; 0 where none is. All else in a
+    decision is then about this candidate and its View."""
+    candidates: Tensor | None = None
+    """(B, C, L) bool: of each candidate canvas the positions that are filled beyond this decision, with the proposals
+    of the View; within what stays eligible. The next pass runs these canvases too, and `View.ahead` has their Views. A
+    candidate without positions is not run; nor is the canvas itself where it was run and nothing is revealed."""
     log_prob: Tensor | None = None
     """(B,) log-probability of `reveal`, from a policy that samples; positions added by the loop do not count."""
 
@@ -193,7 +217,7 @@ def decide(policy: UnmaskingPolicy, view: View, before: State, surest: Tensor, c
         decision, after = pair_of(policy(view, before))
         if decision.reveal.shape != view.eligible.shape or decision.reveal.dtype != torch.bool:
             raise TypeError(f"reveal has to be bool {tuple(view.eligible.shape)}, as view.eligible")
-        return decision, after, *_settle(policy, view, decision, surest, checks)
+        return decision, after, *_settle(policy, view.pick(decision.picked), decision, surest, checks)
 
 
 def _settle(
@@ -206,7 +230,8 @@ def _settle(
     stuck = ~decision.reveal.any(-1)
     if stuck.device.type == "cpu" and not bool(stuck.any()):  # a look that costs nothing there
         return decision.reveal, stuck
-    score = surest if decision.fallback is None else decision.fallback
+    score = view.confidence if decision.picked is not None else surest
+    score = score if decision.fallback is None else decision.fallback
     return decision.reveal | take_best(score, view.eligible, stuck.long()), stuck
 
 
@@ -224,6 +249,12 @@ def _check(policy: UnmaskingPolicy, view: View, decision: Decision, checks: Chec
         checks.refuse(
             (decision.remask & ~view.erasable).any(),
             broken("hid positions again that it may not; a policy picks among view.erasable"),
+        )
+    if decision.candidates is not None:
+        open_ = (view.eligible & ~decision.reveal)[:, None]
+        checks.refuse(
+            (decision.candidates & ~open_).any(),
+            broken("proposed candidates with positions that are not open; a candidate fills what stays eligible"),
         )
     if decision.done is not None:
         left = (view.eligible & ~decision.reveal).any(-1) | (decision.remask is not None and decision.remask.any(-1))

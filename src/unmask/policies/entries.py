@@ -17,6 +17,7 @@ from unmask.policies.entropy_bound import EntropyBound
 from unmask.policies.factor import Factor, Frechet
 from unmask.policies.hiding import P2, RCR, Saber
 from unmask.policies.klass import Klass
+from unmask.policies.lookahead import InfoGain
 from unmask.policies.options import Options, paced
 from unmask.policies.pc import PositionCalibrated
 from unmask.policies.prefix import Prefix
@@ -191,6 +192,16 @@ ENTRIES: dict[str, Entry] = {
         "All with a high confidence, and the best of each run of masked positions (dInfer, its program).",
         "no",
         Knob("threshold", _PROBABILITIES),
+    ),
+    "info-gain": Entry(
+        lambda options: InfoGain(
+            options.steps(), options.count("actions", 8), options.number("spread", 0.1), options.number("sure", 0.9)
+        ),
+        frozenset({"steps", "actions", "spread", "sure"}),
+        "The action after which the rest is surest, by a look-ahead over 8 actions (Info-Gain, arXiv:2602.18176).",
+        "no",
+        Knob("steps"),
+        nested=False,
     ),
     "klass": Entry(
         lambda typed: Klass(typed.number("kl", 0.01), typed.number("threshold", 0.9), typed.count("history", 2)),

@@ -34,6 +34,11 @@ class Klass:
         return True
 
     @property
+    def remembers(self) -> bool:
+        """Whether a decision depends on earlier passes."""
+        return True
+
+    @property
     def needs(self) -> Needs:
         return Needs(log_probs=True, noise=False)
 

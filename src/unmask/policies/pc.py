@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unmask.errors import RequestError
-from unmask.policies.base import View
+from unmask.policies.base import Needs, View
 from unmask.ranges import check_numbers, real
 
 
@@ -28,6 +28,10 @@ class PositionCalibrated:
 
     def __post_init__(self) -> None:
         check_numbers(self)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(noise=False)
 
     def __call__(self, view: View) -> Tensor:
         if bool((view.proposal >= len(self.unigram)).any()):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from unmask.policies.base import Decision, State, View, take_prefix
+from unmask.policies.base import Decision, Needs, State, View, take_prefix
 from unmask.policies.top_k import left_to_right
 from unmask.ranges import check_numbers, real
 
@@ -28,6 +28,10 @@ class Prefix:
     @property
     def looks(self) -> bool:
         return True
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(noise=False)
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         return Decision(take_prefix(left_to_right(view), view.eligible, self._confident, view.confidence)), None

@@ -16,6 +16,7 @@ from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.early_stop import EarlyStop
 from unmask.policies.entries import ENTRIES
 from unmask.policies.hiding import P2, RCR, Saber
+from unmask.policies.lookahead import FreeDave, InfoGain
 from unmask.policies.options import Context, Options, plugin_line
 from unmask.policies.or_else import OrElse
 from unmask.policies.remdm import ReMDM
@@ -24,10 +25,12 @@ from unmask.policies.reverse import Reverse
 GROUP = "unmask.policies"
 
 _NO_MODEL = Context()
-_OWN_END = (P2, RCR, ReMDM, Reverse, Saber)  # policies that return `done`
-_EARLY_STOP = "early-stop"
+_OWN_END = (FreeDave, InfoGain, P2, RCR, ReMDM, Reverse, Saber)  # policies that return `done` or candidates
+_ALONE = "ends its blocks itself or looks ahead; freedave, info-gain, p2, rcr, remdm, reverse and saber"
+_EARLY_STOP, _FREEDAVE = "early-stop", "freedave"
 _WRAPPERS = {
     _EARLY_STOP: "`early-stop over POLICY`: all the rest once its logit gaps are large (Prophet, arXiv:2508.19982).",
+    _FREEDAVE: "`freedave over POLICY`: its text at temperature 0 in fewer passes, by drafts (arXiv:2510.00294).",
     "or": "`POLICY or POLICY`: the second in rows where the first reveals nothing.",
 }
 
@@ -53,19 +56,19 @@ def make(text: str, context: Context = _NO_MODEL) -> UnmaskingPolicy:
     if word:
         first, second = make(left.strip(), context), make(right.strip(), context)
         if isinstance(first, _OWN_END) or isinstance(second, _OWN_END):
-            raise RequestError(
-                f"'{text}' joins a policy that ends its blocks itself; p2, rcr, remdm, reverse and saber cannot be."
-            )
+            raise RequestError(f"'{text}' joins a policy that {_ALONE} cannot be.")
         return OrElse(first, second)
     outer, word, inner = text.partition(" over ")
     if word:
         name, options = _split(outer.strip())
-        if name != _EARLY_STOP:
-            raise RequestError(f"'{name}' is no wrapper; write {_EARLY_STOP} over POLICY.")
+        if name not in (_EARLY_STOP, _FREEDAVE):
+            raise RequestError(f"'{name}' is no wrapper; write {_EARLY_STOP} over POLICY, or {_FREEDAVE} over POLICY.")
+        if name == _FREEDAVE:
+            return _freedave(text, options, make(inner.strip(), context))
         return _early_stop(text, options, make(inner.strip(), context))
     name, options = _split(text)
-    if name == _EARLY_STOP:
-        raise RequestError(f"{_EARLY_STOP} wraps a policy; write for example: {_EARLY_STOP} over confidence:steps=32")
+    if name in (_EARLY_STOP, _FREEDAVE):
+        raise RequestError(f"{name} wraps a policy; write for example: {name} over confidence:steps=32")
     if name in _plugins():
         return _from_plugin(name, options)
     if name not in ENTRIES:
@@ -107,14 +110,22 @@ def _early_stop(text: str, values: dict[str, str], inner: UnmaskingPolicy) -> Un
     bars = ("early", "middle", "late")
     _check(_EARLY_STOP, values, frozenset(bars))
     if isinstance(inner, _OWN_END):
-        raise RequestError(
-            f"'{text}' would stop a policy that ends its blocks itself; p2, rcr, remdm, reverse and saber cannot be."
-        )
+        raise RequestError(f"'{text}' would stop a policy that {_ALONE} cannot be.")
     options = Options(values, _NO_MODEL)
     try:
         return EarlyStop(
             inner, *(options.number(bar, default) for bar, default in zip(bars, (7.5, 5, 2.5), strict=True))
         )
+    except ConfigError as error:
+        raise RequestError(str(error)) from None
+
+
+def _freedave(text: str, values: dict[str, str], inner: UnmaskingPolicy) -> UnmaskingPolicy:
+    _check(_FREEDAVE, values, frozenset({"drafts"}))
+    if isinstance(inner, _OWN_END):
+        raise RequestError(f"'{text}' drafts a policy that {_ALONE} cannot be.")
+    try:
+        return FreeDave(inner, Options(values, _NO_MODEL).count("drafts", 4))
     except ConfigError as error:
         raise RequestError(str(error)) from None
 

@@ -72,7 +72,7 @@ def random(view: View) -> Tensor:
 
 def left_to_right(view: View) -> Tensor:
     """From left to right."""
-    return -torch.arange(view.eligible.shape[-1], device=view.eligible.device).double().expand_as(view.noise)
+    return -torch.arange(view.eligible.shape[-1], device=view.eligible.device).double().expand_as(view.eligible)
 
 
 SCORES: dict[str, Score] = {
@@ -91,6 +91,7 @@ NEEDS: dict[Score, Needs] = {
     confidence: _LOOK,
     margin: _LOOK,
     entropy: _LOOK,
+    left_to_right: _LOOK,
 }
 
 
@@ -168,7 +169,7 @@ class TopK:
 
     @property
     def needs(self) -> Needs:
-        return NEEDS.get(self.score, Needs())
+        return NEEDS.get(self.score, getattr(self.score, "needs", Needs()))
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         steps = view.total.clamp(min=1) if self.steps is None else view.total.clamp(min=1, max=self.steps)

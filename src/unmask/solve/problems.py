@@ -115,9 +115,10 @@ def solve(
     device: torch.device,
     seed: int = 0,
     batch: int = 256,
-) -> tuple[list[float], list[int]]:
-    """Problems -> the score and the number of passes of each, decoded in batches on the `device` of the denoiser.
+) -> tuple[list[float], list[int], list[int]]:
+    """Problems -> score, passes and row-passes of each, decoded in batches on the `device` of the denoiser.
 
+    Row-passes are canvases that went through the network (`Canvas.row_passes`).
     The noise of problem i is that of the seed derive(seed, i), so that a problem is decoded alike in any batch.
     """
     stream = decode_rows(
@@ -130,7 +131,7 @@ def solve(
     )
     filled = run_to_end(stream)
     scores = scored(task, problems, [row.tokens for row in filled], tokenizer)
-    return scores, [row.passes for row in filled]
+    return scores, [row.passes for row in filled], [row.row_passes for row in filled]
 
 
 def scored(task: Task, problems: Sequence[Problem], rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> list[float]:

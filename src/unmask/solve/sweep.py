@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -44,6 +44,8 @@ class Outcome:
     passes: list[Natural]
     seconds: Annotated[float, real(0)]
     """Processor seconds for all problems together, with the verifier."""
+    row_passes: list[Natural] = field(default_factory=list[int])
+    """Canvases that went through the network for each problem, candidates included; empty in old records."""
 
     @property
     def accuracy(self) -> float:
@@ -54,6 +56,11 @@ class Outcome:
     def mean_passes(self) -> float:
         """Mean number of forward passes of a problem."""
         return sum(self.passes) / len(self.passes)
+
+    @property
+    def mean_row_passes(self) -> float:
+        """Mean number of canvases of a problem that went through the network."""
+        return sum(self.row_passes or self.passes) / len(self.passes)
 
 
 class Bench(NamedTuple):
@@ -80,8 +87,8 @@ def _measure(bench: Bench, setting: Setting) -> Outcome:
     began = time.process_time()
     decoder = bench.decoder(setting)
     options: dict[str, Any] = {"device": bench.device, "seed": bench.seed, "batch": bench.batch}
-    scores, passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, **options)
-    return Outcome(setting, scores, passes, time.process_time() - began)
+    scores, passes, row_passes = solve(decoder, bench.task, bench.problems, bench.tokenizer, **options)
+    return Outcome(setting, scores, passes, time.process_time() - began, row_passes)
 
 
 def sweep(
@@ -147,7 +154,9 @@ def recorded(
             if isinstance(line, NotJson) or not 0 < len(line.scores) == len(line.passes):
                 continue  # cut off or damaged: its setting is measured again
             if stamps.get(line.setting.key) == line.stamp:
-                outcomes[line.setting.key] = Outcome(line.setting, line.scores, line.passes, line.seconds)
+                outcomes[line.setting.key] = Outcome(
+                    line.setting, line.scores, line.passes, line.seconds, line.row_passes
+                )
     return outcomes
 
 
