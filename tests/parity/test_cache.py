@@ -215,7 +215,7 @@ def test_every_policy_keeps_the_contract_with_a_cache(name: str, cache: str, tem
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_a_cache_is_refused_by_rules_that_read_more_than_it_computes(name: str) -> None:
-    with pytest.raises(RequestError, match="reads .*, and a cache computes none there"):
+    with pytest.raises(RequestError, match=r"reads .*, and a cache computes none there"):
         Decoder(cached(network(), "dual"), make(name))
     Decoder(cached(network(), "dual"), make("rcr"))
 
