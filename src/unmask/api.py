@@ -32,7 +32,7 @@ from unmask.results import Filling, Generation, finished
 from unmask.run.machine import DtypeName, choose_device, choose_dtype, prepare, set_threads
 from unmask.text.tokenizer import Tokenizer
 
-_DECODING = ("block_size", "cache", "guidance", "suppress", "passes", "alternatives")
+_DECODING = ("block_size", "cache", "guidance", "feedback", "suppress", "passes", "alternatives")
 
 
 @ranges.checked
@@ -94,6 +94,7 @@ class Model:
         block_size: ranges.BlockSize | None = None,
         cache: str | None = None,
         guidance: ranges.Guidance = 0.0,
+        feedback: bool | None = None,
         suppress: Sequence[int | str] = (),
         passes: ranges.Passes | None = None,
         alternatives: ranges.Natural = 0,
@@ -123,6 +124,7 @@ class Model:
         block_size: ranges.BlockSize | None = None,
         cache: str | None = None,
         guidance: ranges.Guidance = 0.0,
+        feedback: bool | None = None,
         suppress: Sequence[int | str] = (),
         constraint: Constraints = None,
         stop_at_eos: bool = True,
@@ -132,8 +134,7 @@ class Model:
     ) -> Generation:
         """Continue each prompt, which may be empty -> the texts with their tokens and log-probabilities.
 
-        A row's text depends on its seed, its prompt and its options alone. Temperature and top-p have the defaults of
-        the model, and so has the policy, with the block size that goes with it.
+        A row's text depends on its seed, its prompt and its options alone; what is left out has the model's default.
 
         Args:
             prompts: a text, or a list of texts that are continued together.
@@ -145,10 +146,10 @@ class Model:
             dial: 0 (accurate) to 1 (fast), for a policy that has a dial; one number, or one a row.
             passes: the mean number of forward passes a row, for a calibrated learned policy.
             stride: tokens that each later window adds; by default half a window.
-            block_size: fill blocks of so many positions from left to right; where a policy is named, all positions are
-                one block by default.
+            block_size: fill blocks of so many positions from left to right; with a named policy, by default one block.
             cache: "prefix", "dual" or "delayed" keep keys and values between passes (see `unmask.model.cache`).
             guidance: the scale of classifier-free guidance towards the prompt.
+            feedback: whether a pass sees what the last one predicted, by default for models with soft masks alone.
             suppress: tokens that are never written: ids, or texts of one token each.
             constraint: which tokens may be written where (see `only`, whose constraint leaves EOS out), or one a row.
             stop_at_eos: end a text at its first EOS.
@@ -176,6 +177,7 @@ class Model:
         block_size: ranges.BlockSize | None = None,
         cache: str | None = None,
         guidance: ranges.Guidance = 0.0,
+        feedback: bool | None = None,
         suppress: Sequence[int | str] = (),
         constraint: Constraints = None,
         stop_at_eos: bool = True,
@@ -226,6 +228,7 @@ class Model:
         block_size: ranges.BlockSize | None = None,
         cache: str | None = None,
         guidance: ranges.Guidance = 0.0,
+        feedback: bool | None = None,
         suppress: Sequence[int | str] = (),
         constraint: Constraints = None,
         batch: ranges.Count = 32,
@@ -261,15 +264,13 @@ class Model:
         block_size: ranges.BlockSize | None = None,
         cache: str | None = None,
         guidance: ranges.Guidance = 0.0,
+        feedback: bool | None = None,
         suppress: Sequence[int | str] = (),
         constraint: Constraints = None,
         batch: ranges.Count = 32,
         alternatives: ranges.Natural = 0,
     ) -> Generator[Snapshot, None, list[Fill]]:
-        """Fill the holes of a text as `fill` does, yielding a snapshot after each pass; returns the finished rows.
-
-        The arguments are those of `fill` and `stream`.
-        """
+        """Fill holes as `fill` does, yielding a snapshot after each pass; returns the rows. Arguments as there."""
         decoding = {name: value for name, value in locals().items() if name in _DECODING}
         sketch = self.filler.sketch(template, count)
         rules, numbers = constraints_of(constraint, count)
@@ -301,9 +302,8 @@ class Model:
         """How probable each choice is where the template has a [?]: score("The king is [?]", ["dead", "here"]).
 
         A choice's nats are the bound on -log p of its tokens given the rest, the mean over the orders in which they can
-        be revealed: all where the tokens are few, else `orders` random ones. An autoregressive model has the exact
-        value for the choice and all after it. The probabilities are shares of exp(-nats). Other holes stay hidden.
-        Raises RequestError for what cannot be compared.
+        be revealed: all where the tokens are few, else `orders` random ones. That of an autoregressive model is exact,
+        of the choice and all after it. The probabilities are shares of exp(-nats). Other holes stay hidden.
         """
         return self.filler.score(template, choices, orders=orders, seed=seed, batch=batch)
 

@@ -40,8 +40,10 @@ class Denoiser(Protocol):
     supports (None: no limit); `time_conditioned` is True if `hidden` needs `time`. It may have attributes more:
     `causal_block`, the size of the blocks of block-causal attention (0: a position attends to all), and `shifted`, True
     if the prediction for position i needs a pass at position i - 1; `frame`, the ids of the start and end tokens that
-    it puts around every text itself; `parameterization`, what its logits are (`DiTSettings`), by default "subs"; and
-    `begins`, True if a shifted one predicts the first token of a text at its own position, where it sees MASK.
+    it puts around every text itself; `parameterization`, what its logits are (`DiTSettings`), by default "subs";
+    `begins`, True if a shifted one predicts the first token of a text at its own position, where it sees MASK; and
+    `soft`, the number of tokens in its soft masks, 0 for none: its `hidden`, `hidden_at` and `recall` take `feedback`
+    (`unmask.model.soft`).
     """
 
     @property
@@ -145,9 +147,13 @@ class Attending(Denoiser, Protocol):
         ...
 
 
-def selection(denoiser: Denoiser, where: Tensor | None) -> dict[str, Any]:
-    """A denoiser and the positions whose hidden states are needed -> the argument that says so, if it takes it."""
-    return {} if where is None or not getattr(denoiser, "selects", False) else {"where": where}
+def selection(denoiser: Denoiser, where: Tensor | None, feedback: Any = None) -> dict[str, Any]:
+    """A denoiser and the positions whose hidden states are needed -> the argument that says so, if it takes it.
+
+    With the `feedback` of a pass before, for a denoiser with soft masks, also that argument.
+    """
+    chosen = {} if where is None or not getattr(denoiser, "selects", False) else {"where": where}
+    return chosen if feedback is None else chosen | {"feedback": feedback}
 
 
 class Place(NamedTuple):
@@ -176,6 +182,7 @@ class Caching(Denoiser, Protocol):
         time: Tensor | None = None,
         prompt: Tensor | None = None,
         sizes: list[int] | None = None,
+        feedback: Any = None,
     ) -> tuple[Tensor, Any]:
         """Tokens (B, L) and a memory, None at first -> hidden states (B, L, D) and the new memory.
 
@@ -236,35 +243,18 @@ class Wrapper:
     time_conditioned = _inherited("time_conditioned")
     selects, causal_block, shifted, frame = map(_inherited, ("selects", "causal_block", "shifted", "frame"))
     parameterization, begins = map(_inherited, ("parameterization", "begins"))
+    soft, two_pass = map(_inherited, ("soft", "two_pass"))
 
-    def hidden(
-        self,
-        tokens: Tensor,
-        *,
-        valid: Tensor | None = None,
-        time: Tensor | None = None,
-        positions: Tensor | None = None,
-        prompt: Tensor | None = None,
-        where: Tensor | None = None,
-    ) -> Tensor:
-        return self.inner.hidden(
-            tokens, valid=valid, time=time, positions=positions, prompt=prompt, **selection(self.inner, where)
-        )
+    def hidden(self, tokens: Tensor, *, where: Tensor | None = None, **options: Any) -> Tensor:
+        """As `Denoiser.hidden`, with the other arguments that the inner denoiser takes."""
+        return self.inner.hidden(tokens, **options, **selection(self.inner, where))
 
     def hidden_at(
-        self,
-        tokens: Tensor,
-        at: Tensor | None = None,
-        kept: tuple[Tensor, ...] = (),
-        *,
-        valid: Tensor | None = None,
-        time: Tensor | None = None,
-        where: Tensor | None = None,
-        length: int = 0,
+        self, tokens: Tensor, *rest: Any, where: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `Attending`, if the inner denoiser supports it: see `attending`."""
         inner = cast(Attending, self.inner)
-        return inner.hidden_at(tokens, at, kept, valid=valid, time=time, length=length, **selection(inner, where))
+        return inner.hidden_at(tokens, *rest, **options, **selection(inner, where))
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.inner.logits(hidden)
@@ -299,7 +289,7 @@ class Guided(Wrapper):
     logits = unconditional + (scale + 1) * (conditional - unconditional), where the unconditional pass sees MASK in
     place of the prompt. A pass costs two, run as one batch of 2 B rows; `hidden` is (B, L, 2 D), both side by side. A
     time-conditioned denoiser gets the same time in both. A token with a logit of -inf in either keeps the conditional
-    logit. Raises RequestError for a scale below 0.
+    logit. Raises RequestError for a scale below 0, and for soft masks.
     """
 
     scale: float
@@ -307,6 +297,11 @@ class Guided(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_value("guidance", self.scale, Guidance, RequestError)
+        if self.soft:
+            raise RequestError(
+                "Guidance does not go with soft masks: the pass without the prompt has no last pass of its own. Leave "
+                "guidance out, or decode with plain masks: --feedback off, in Python feedback=False."
+            )
 
     def hidden(
         self,
@@ -317,6 +312,7 @@ class Guided(Wrapper):
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
         where: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
         """As `Denoiser.hidden`. Raises RequestError without `prompt`."""
         if prompt is None:
@@ -325,7 +321,7 @@ class Guided(Wrapper):
         valid, time, positions, where = (
             None if x is None else torch.cat([x, x]) for x in (valid, time, positions, where)
         )
-        hidden = super().hidden(both, valid=valid, time=time, positions=positions, where=where)
+        hidden = super().hidden(both, valid=valid, time=time, positions=positions, where=where, **options)
         return torch.cat(hidden.chunk(2), -1)
 
     def hidden_at(self, tokens: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:

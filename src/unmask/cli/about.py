@@ -177,6 +177,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "window": (f"{facts['window']} tokens" if facts["window"] else "unknown") + _cache_line(facts),
         "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size'] or 0:,} ids",
     }
+    if holds(real(1), model.get("soft")):
+        rows["soft masks"] = f"the {model['soft']} best tokens of the last pass are mixed into a MASK"
     if facts["decoding"]:
         rows["decoding"] = ", ".join(f"{name} {value}" for name, value in facts["decoding"].items())
     if facts["step"] is not None:
@@ -187,7 +189,7 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         rows["bound"] = (
             f"{_figure(bound['nats_per_token'], '.4f')}{error} nats/token on held-out text "
             f"(step {_figure(facts['best_step'], ',')}), "
-            f"perplexity {facts['perplexity']:.2f}"
+            f"perplexity {facts['perplexity']:.2f}" + ", of the model in two passes" * bool(bound.get("two_pass"))
         )
     if facts["source"]:
         rows["trained on"] = str(facts["source"])

@@ -66,6 +66,8 @@ class DecodingOptions:
     dual:refresh=8. This is faster, and the text is only approximately the same."""
     guidance: Guidance = 0.0
     """Scale of classifier-free guidance towards the prompt or the text around the holes; each pass then costs two."""
+    feedback: Literal["auto", "on", "off"] = "auto"
+    """Whether a pass sees what the last one predicted (soft masks); auto: where the model was trained with it."""
     suppress: tuple[str, ...] = ()
     """Tokens that are never written: texts of one token each, or names of special tokens."""
     only: str | None = None
@@ -76,6 +78,7 @@ class DecodingOptions:
     def keywords(self, model: "Model") -> dict[str, Any]:
         """Model -> these options as keyword arguments of `Model.stream` and `Model.stream_fill`."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "only"}
+        values["feedback"] = {"auto": None, "on": True, "off": False}[self.feedback]
         return values | {"constraint": None if self.only is None else model.only(self.only)}
 
 

@@ -195,7 +195,8 @@ def run_eval(argv: Sequence[str]) -> int:
         parts = [sliding(part, policy.stride, model.tokenizer, policy.eos) for part in parts]
     parts = [some_rows(part, model.tokenizer, arguments.limit) for part in parts]
     draws, count = arguments.draws or _DRAWS, sum(map(len, parts))
-    note(f"measuring {count:,} sequences of {arguments.data.source}: {estimator(model.objective, draws)}.")
+    twice = bool(getattr(model.denoiser, "soft", 0) or getattr(model.denoiser, "two_pass", 0))
+    note(f"measuring {count:,} sequences of {arguments.data.source}: {estimator(model.objective, draws, twice)}.")
     began = time.perf_counter()
     measured = [
         model.bound_packed(part, draws=draws, seed=arguments.seed, batch=arguments.batch) for part in parts if len(part)
@@ -209,7 +210,7 @@ def _print_bound(model: "Model", arguments: EvalArguments, policy: "Policy", res
     """Print the bound as a table or as JSON."""
     from unmask.eval.perplexity import estimator
 
-    estimated = estimator(model.objective, result.draws)
+    estimated = estimator(model.objective, result.draws, result.two_pass)
     if arguments.output.json:
         print_json(
             {
@@ -262,6 +263,7 @@ def run_pace(argv: Sequence[str]) -> int:
 
     from unmask.eval.curve import two_sets
     from unmask.eval.pace import compare_rules
+    from unmask.model.soft import two_pass
     from unmask.noise import derive
 
     model, corpus = _load(arguments, own)
@@ -280,7 +282,7 @@ def run_pace(argv: Sequence[str]) -> int:
         raise RequestError(f"steps is {steps[-1]}, but a sequence has {total} tokens to reveal; give at most as many.")
     note(f"the curve of {each} sequences of {arguments.data.source}, {total} tokens each; the check on {each} others.")
     began = time.perf_counter()
-    comparison = compare_rules(model.denoiser, fit, check, steps, derive(arguments.seed, 6), _progress(each))
+    comparison = compare_rules(two_pass(model.denoiser), fit, check, steps, derive(arguments.seed, 6), _progress(each))
     report = {
         "generator": "unmask",
         "format": _FORMAT,

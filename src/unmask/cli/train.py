@@ -233,7 +233,8 @@ def _without_steps(base: TextRun, typed: set[str]) -> TextRun:
 def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
     """Recipe -> the same with the window of the checkpoint. Raises ConfigError for options of tokenizer or network."""
     fixed = ("model.", "data.tokenizer", "data.vocab_size", "data.mask_token")
-    refuse([name for name in typed if name.startswith(fixed)], "--init: network and tokenizer are the checkpoint's.")
+    names = [name for name in typed if name.startswith(fixed) and name != "model.soft"]
+    refuse(names, "--init: network and tokenizer are the checkpoint's.")
     from unmask.hf.names import locate
     from unmask.model.zoo.read import read_model
 

@@ -2,11 +2,12 @@
 
 `step` is one turn of some rows: a forward pass of the denoiser, and a decision of the policy. If a policy reveals
 nothing in a row, the loop reveals one eligible position there (`Step.rescued`), so that decoding always ends; the
-decision that is recorded stays the policy's. A policy that hides tokens again returns `done` itself.
-Rows are independent: noise is a function of (seed, turn, position), states never mix, and a finished row leaves the
-batch. A turn has two halves: `_prepare`, at whose end the program reads from the device what it has to know, in one
-transfer, and `_turn`, which reads nothing, so that the program does not wait for a GPU. Shapes: B rows, L positions, V
-vocabulary, N picked positions.
+decision that is recorded stays the policy's. A policy that hides tokens again returns `done` itself. A network with
+soft masks gets at its next pass what this one predicted, at the positions where the head ran. Rows are independent:
+noise is a function of (seed, turn, position), states never mix, and a finished row leaves the batch. A turn has two
+halves: `_prepare`, at whose end the program reads from the device what it has to know, in one transfer, and `_turn`,
+which reads nothing, so that the program does not wait for a GPU. Shapes: B rows, L positions, V vocabulary, N picked
+positions.
 """
 
 __all__ = ["Decoder", "Step"]
@@ -14,7 +15,7 @@ __all__ = ["Decoder", "Step"]
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -22,10 +23,11 @@ from torch import Tensor
 from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens
-from unmask.decode.propose import Proposal, best_values, propose, two_best
+from unmask.decode.propose import Proposal, propose, two_best
 from unmask.decode.turn import Ahead, Seen, place_of, scattered
 from unmask.denoiser import Caching, Denoiser, clean_mass, selection
 from unmask.errors import RequestError
+from unmask.model.soft import Feedback, best_tokens, feedback_at
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.base import Decision, State, UnmaskingPolicy, View, decide, needs_of
 from unmask.ranges import BlockSize, Natural, Temperature, TopP, check_numbers
@@ -103,7 +105,7 @@ class Decoder:
 
     @torch.no_grad()
     def step(self, canvas: Canvas, state: State = None) -> tuple[Canvas, State, Step]:
-        """One turn of rows that are all unfinished. `state` is the policy's and, behind it, that of a cache."""
+        """One turn of rows that are all unfinished. `state`: the policy's, and (a cache's, the feedback)."""
         checks = Checks()
         after = self._turn(self._prepare(canvas, state, checks), state, checks)
         checks.read()
@@ -112,7 +114,7 @@ class Decoder:
     @torch.no_grad()
     def _prepare(self, canvas: Canvas, state: State, checks: Checks) -> Ahead:
         """What a turn does before its pass, and the transfer of what the program has to know of it."""
-        before, memory = (None, None) if state is None else state
+        before, memory = _NOTHING if state is None else state
         grid = bool(getattr(self.denoiser, "causal_block", 0))
         canvas, masked, eligible, erasable = canvas.enter(self.denoiser.mask_id, self.block_size, self.end_id, grid)
         view = self._view_before(canvas, masked, eligible, erasable)
@@ -123,9 +125,11 @@ class Decoder:
             left = (masked & ~where).any(-1)
             if decision.done is not None:
                 left |= ~decision.done
+            if getattr(self.denoiser, "soft", 0):  # feedback for all that may be revealed by the next pass
+                where = eligible & where.any(-1, keepdim=True)
         known = [open_, left, where.sum(-1), canvas.valid.all(-1), canvas.temperature, canvas.top_p, canvas.constraint]
         if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
-            known.append(cast(Caching, self.denoiser).sizes(canvas.tokens, place_of(canvas, view), memory))
+            known.append(cast(Caching, self.denoiser).sizes(canvas.tokens, place_of(canvas, view), memory[0]))
         open_, left, counts, whole, temperature, top_p, constraint, *sizes = checks.read(*known)
         return Ahead(
             canvas,
@@ -145,7 +149,7 @@ class Decoder:
     @torch.no_grad()
     def _turn(self, ahead: Ahead, state: State, checks: Checks) -> tuple[Canvas, State, Step]:
         """The pass and what it changes."""
-        before, memory = (None, None) if state is None else state
+        before, memory = _NOTHING if state is None else state
         canvas = ahead.canvas
         accepted, runs = None, None
         if ahead.decided is None and needs_of(self.policy).ahead:
@@ -158,17 +162,17 @@ class Decoder:
         elif ahead.decided is None:
             view, seen, memory = self._look(ahead, memory, checks)
             decision, after, revealed, rescued = decide(self.policy, view, before, view.confidence, checks)
-            tokens, log_prob = torch.where(revealed, view.proposal, canvas.tokens), seen.log_prob
-            passes = canvas.passes + 1
+            proposal, passes = view.proposal, canvas.passes + 1
         else:
             view, (decision, after, revealed, rescued) = ahead.view, ahead.decided
-            tokens, seen, memory = self._write(ahead, decision.time, memory, checks)
-            log_prob, passes = seen.log_prob, canvas.passes + revealed.any(-1)
+            proposal, seen, memory = self._write(ahead, decision.time, memory, checks)
+            passes = canvas.passes + revealed.any(-1)
+        tokens = torch.where(revealed, proposal, canvas.tokens)
         canvas = replace(
             canvas,
             tokens=tokens,
             written=canvas.written | revealed,
-            log_prob=torch.where(revealed, log_prob, canvas.log_prob),
+            log_prob=torch.where(revealed, seen.log_prob, canvas.log_prob),
             margin=torch.where(revealed, view.margin, canvas.margin),
             entropy=torch.where(revealed, view.entropy, canvas.entropy),
             passes=passes,
@@ -199,14 +203,20 @@ class Decoder:
     def _hidden(self, ahead: Ahead, time: Tensor | None, memory: State) -> tuple[Tensor, State]:
         """(B, L, D), and what a caching denoiser wants back at the next pass."""
         canvas, view = ahead.canvas, ahead.view
+        cached, soft = memory
+        feedback = None if soft is None else Feedback(*soft)
         valid, prompt = None if ahead.whole else canvas.valid, canvas.valid & ~view.masked & ~view.written
+        options: dict[str, Any] = {"valid": valid, "time": time, "prompt": prompt}
         if ahead.sizes is None:
             where = None if needs_of(self.policy).hidden else ahead.where
-            only = selection(self.denoiser, where)
-            return self.denoiser.hidden(canvas.tokens, valid=valid, time=time, prompt=prompt, **only), None
-        return cast(Caching, self.denoiser).recall(
-            canvas.tokens, place_of(canvas, view), memory, valid=valid, time=time, prompt=prompt, sizes=ahead.sizes
-        )
+            return self.denoiser.hidden(canvas.tokens, **options, **selection(self.denoiser, where, feedback)), None
+        place, options = place_of(canvas, view), options | selection(self.denoiser, None, feedback)
+        return cast(Caching, self.denoiser).recall(canvas.tokens, place, cached, sizes=ahead.sizes, **options)
+
+    def _feedback(self, where: Tensor, proposed: Proposal, entropy: Tensor | None = None) -> Feedback | None:
+        """What the next pass of a network with soft masks gets, where the head ran."""
+        count = getattr(self.denoiser, "soft", 0)
+        return feedback_at(where, proposed.log_probs, count, entropy) if count else None
 
     def _noise(self, canvas: Canvas, stream: int) -> Tensor:
         positions = torch.arange(canvas.tokens.shape[-1], device=canvas.tokens.device)
@@ -237,7 +247,7 @@ class Decoder:
         """Run the pass; the head, and everything else that is V wide, at eligible positions alone."""
         canvas, view = ahead.canvas, ahead.view
         eligible = view.eligible
-        hidden, memory = self._hidden(ahead, self._time(canvas, view.masked, None), memory)
+        hidden, cached = self._hidden(ahead, self._time(canvas, view.masked, None), memory)
         needs = needs_of(self.policy)
         proposed, mass = self._propose(ahead, hidden, checks, needs.mass)
         fresh = None
@@ -248,6 +258,7 @@ class Decoder:
         best, values = self._best(proposed, needs.top)
         values = values.exp()
         spread = -proposed.log_probs.exp().mul_(proposed.log_probs).nansum(-1)  # nan: tokens of probability 0
+        memory = cached, self._feedback(eligible, proposed, spread)
         log_prob = canvas.log_prob.masked_scatter(eligible, proposed.log_prob)
         view = replace(
             view,
@@ -268,7 +279,7 @@ class Decoder:
         if top <= 2 and not self.alternatives:
             return None, two_best(proposed.log_probs)[1] if proposed.best is None else proposed.best
         if not self.alternatives:
-            return None, best_values(proposed.log_probs, top)
+            return None, best_tokens(proposed.log_probs, top)[0]
         best = proposed.log_probs.topk(min(max(2, top, self.alternatives), proposed.log_probs.shape[-1]), -1)
         return best, best.values
 
@@ -302,24 +313,25 @@ class Decoder:
     # ---- a policy that decides before the pass --------------------------------------------------------------------
 
     def _write(self, ahead: Ahead, decided: Tensor | None, memory: State, checks: Checks) -> tuple[Tensor, Seen, State]:
-        """Positions first, then tokens: run the pass for the rows that reveal something, and the head where they do."""
-        canvas, revealed = ahead.canvas, ahead.where
-        busy = revealed.any(-1)
+        """Positions first, then tokens: run the pass for the rows that reveal something, and the head at `where`."""
+        canvas, where = ahead.canvas, ahead.where
+        busy = where.any(-1)
         if not any(ahead.counts):
             return canvas.tokens, Seen(canvas.log_prob), put_rows(memory, None, busy, canvas.step == 0)
         time = self._time(canvas, ahead.view.masked, decided)
         if all(ahead.counts):
-            hidden, memory = self._hidden(ahead, time, memory)
+            hidden, cached = self._hidden(ahead, time, memory)
+            proposed, _ = self._propose(ahead, hidden, checks)
+            memory = cached, self._feedback(where, proposed)
         else:
             kept = keep_rows(memory, busy)
-            values, after = self._hidden(ahead.keep(busy), None if time is None else time[busy], kept)
-            hidden = put_rows(None, values, busy, ~busy)
+            values, cached = self._hidden(ahead.keep(busy), None if time is None else time[busy], kept)
+            proposed, _ = self._propose(ahead, put_rows(None, values, busy, ~busy), checks)
+            after = cached, self._feedback(where[busy], proposed)
             memory = put_rows(memory, after, busy, canvas.step == 0)
-        proposed, _ = self._propose(ahead, hidden, checks)
-        log_prob = canvas.log_prob.masked_scatter(revealed, proposed.log_prob)
-        best = (
-            proposed.log_probs.topk(min(self.alternatives, proposed.log_probs.shape[-1]), -1)
-            if self.alternatives
-            else None
-        )
-        return canvas.tokens.masked_scatter(revealed, proposed.tokens), self._seen(log_prob, revealed, best), memory
+        log_prob = canvas.log_prob.masked_scatter(where, proposed.log_prob)
+        best = self._best(proposed, 0)[0] if self.alternatives else None
+        return canvas.tokens.masked_scatter(where, proposed.tokens), self._seen(log_prob, where, best), memory
+
+
+_NOTHING: State = (None, (None, None))

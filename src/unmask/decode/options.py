@@ -16,6 +16,7 @@ from unmask.denoiser import Denoiser, Guided, Suppressed, clean_log_probs
 from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import ArgumentError, RequestError
 from unmask.model.cache import cached
+from unmask.model.soft import PlainMasks, two_pass
 from unmask.model.zoo.read import FAMILIES
 from unmask.objective.masked import parameterization
 from unmask.policies.base import UnmaskingPolicy, needs_of
@@ -149,6 +150,7 @@ def make_decoder(
     block_size: BlockSize | None = None,
     cache: str | None = None,
     guidance: Guidance = 0.0,
+    feedback: bool | None = None,
     suppress: Sequence[int | str] = (),
     passes: Passes | None = None,
     alternatives: Natural = 0,
@@ -160,6 +162,7 @@ def make_decoder(
         cache: "prefix", "dual" or "delayed" (see `unmask.model.cache`); None runs every position again, but for
             block-causal attention in blocks, whose cache "causal" is exact.
         guidance: the scale of classifier-free guidance towards the prompt (see `unmask.denoiser.Guided`).
+        feedback: whether a pass sees what the last one predicted; by default for a network with soft masks alone.
         suppress: tokens that are never written: ids, or texts of one token each.
         passes: a budget that a calibrated learned policy turns into its dial: forward passes a row, on average.
         alternatives: so many of the most probable tokens of each position that was looked at are in the steps.
@@ -167,6 +170,13 @@ def make_decoder(
     Raises RequestError for what does not go together.
     """
     plain = denoiser
+    if feedback and not getattr(denoiser, "soft", 0):
+        raise RequestError(
+            "This model was not trained with soft masks, and feedback would be input of a kind that it has never seen; "
+            "leave feedback out, or train it with them first: unmask train --init CHECKPOINT --model.soft 3."
+        )
+    if feedback is False and getattr(denoiser, "soft", 0):
+        denoiser = PlainMasks(denoiser)
     context = Context(schedule, lambda: _unigram(plain, device), getattr(plain, "parameterization", "") or "subs")
     rule = make(policy, context) if isinstance(policy, str) else _usable(policy)
     if passes is not None:
@@ -200,10 +210,13 @@ def writable(denoiser: Denoiser, tokenizer: Tokenizer) -> Denoiser:
 
 
 def measuring(denoiser: Denoiser, tokenizer: Tokenizer) -> Denoiser:
-    """What `writable` returned -> the same for texts that are measured, which can have the unknown token."""
-    if not isinstance(denoiser, Suppressed) or tokenizer.unknown_id not in denoiser.ids:
-        return denoiser
-    return replace(denoiser, ids=tuple(token for token in denoiser.ids if token != tokenizer.unknown_id))
+    """What `writable` returned -> the same for texts that are measured, which can have the unknown token.
+
+    With soft masks it runs twice for each prediction, see `unmask.model.soft.TwoPass`.
+    """
+    if isinstance(denoiser, Suppressed) and tokenizer.unknown_id in denoiser.ids:
+        denoiser = replace(denoiser, ids=tuple(token for token in denoiser.ids if token != tokenizer.unknown_id))
+    return two_pass(denoiser)
 
 
 def _usable(policy: Any) -> UnmaskingPolicy:

@@ -5,7 +5,7 @@ token of probability 1e-7 is drawn once in ten million times. (Racing Gumbel noi
 do, loses the rare tokens: arXiv:2409.02908.) Shapes: N positions, V vocabulary.
 """
 
-__all__ = ["Proposal", "at_once", "best_values", "check_sampling", "propose", "two_best"]
+__all__ = ["Proposal", "at_once", "check_sampling", "propose", "scattered", "two_best"]
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -130,19 +130,9 @@ def two_best(values: Tensor) -> tuple[Tensor, Tensor]:
     return (first + place).view(rows), torch.cat([best, torch.maximum(inside, others)], -1)
 
 
-def best_values(values: Tensor, count: int) -> Tensor:
-    """Values (N, V) -> the `count` highest of each row, descending (N, count).
-
-    They are in the `count` chunks with the highest maxima, so that little has to be sorted.
-    """
-    rows, size = values.shape
-    if size < 4 * count * _CHUNK:
-        return values.topk(min(count, size), -1).values
-    whole = size - size % _CHUNK
-    chunks = values[:, :whole].unflatten(-1, (-1, _CHUNK))
-    first = chunks.amax(-1).topk(count, -1, sorted=False).indices
-    inside = chunks.gather(1, first[..., None].expand(-1, -1, _CHUNK)).view(rows, -1)
-    return torch.cat([inside, values[:, whole:]], -1).topk(count, -1).values
+def scattered(where: Tensor, rows: Tensor, empty: float = 0) -> Tensor:
+    """Rows (N, K) at the N places of `where` (B, L), `empty` elsewhere: (B, L, K)."""
+    return rows.new_full((*where.shape, rows.shape[-1]), empty).masked_scatter(where[..., None], rows)
 
 
 def _inverse(weights: Tensor, u: Tensor) -> Tensor:

@@ -75,9 +75,13 @@ class Policy:
         return {"windows": f"{windows}; after the first, at least {context} tokens of context", "EOS": counted}
 
 
-def estimator(objective: Objective, draws: int) -> str:
-    """The objective of a model and the number of maskings -> what its bound estimates, in words."""
+def estimator(objective: Objective, draws: int, two_pass: bool = False) -> str:
+    """The objective of a model and the number of maskings -> what its bound estimates, in words.
+
+    `two_pass`: the bound is of the model in two passes (soft masks).
+    """
     drawn = f"{draws} masking{'s' * (draws != 1)} a sequence"
+    drawn += ", of the model in two passes (soft masks)" * two_pass
     match objective:
         case Autoregressive():
             return "-log p by the chain rule, exact"

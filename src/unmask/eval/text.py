@@ -33,6 +33,7 @@ import torch
 from unmask.batch import padded_size
 from unmask.data.packed import Packed
 from unmask.errors import RequestError
+from unmask.model.soft import two_pass
 from unmask.objective.base import Rows, Turn
 from unmask.objective.bound import Bound
 
@@ -177,7 +178,7 @@ class ModelJudge:
             part = range(at, min(at + _BATCH, len(packed)))
             rows = Rows(*map(torch.from_numpy, packed.batch(part))).part(slice(None), model.device)
             rows = rows.predicted(model.denoiser)
-            loss = model.objective.bound(model.denoiser, rows, Turn(0, torch.tensor(part), len(packed), 0, 1))
+            loss = model.objective.bound(two_pass(model.denoiser), rows, Turn(0, torch.tensor(part), len(packed), 0, 1))
             for line, value, count in zip(part, loss.nats.tolist(), loss.tokens.tolist(), strict=True):
                 nats[owner[line]] += value
                 counts[owner[line]] += int(count)

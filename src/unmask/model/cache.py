@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from unmask.batch import GRAIN, join_rows, keep_rows, padded_size, placed
 from unmask.denoiser import Attending, Denoiser, Place, Wrapper, attending, selection
 from unmask.errors import RequestError, did_you_mean
+from unmask.model.soft import Feedback
 from unmask.ranges import Count, check_value, number_of
 
 
@@ -65,21 +66,25 @@ class Cache(Wrapper, ABC):
         time: Tensor | None = None,
         prompt: Tensor | None = None,
         sizes: list[int] | None = None,
+        feedback: Feedback | None = None,
     ) -> tuple[Tensor, Any]:
-        """See `unmask.denoiser.Caching`."""
+        """See `unmask.denoiser.Caching`. Feedback is at positions of the block alone, which every cache computes."""
         if (before := self._before(tokens, place, memory)) is None:
-            return self._run(tokens.shape[1], None, tokens, place, None, valid, time)
+            return self._run(tokens.shape[1], None, tokens, place, None, valid, time, feedback)
         stale = self._stale(tokens, place, before)
         sizes = self._sizes(stale, place, before).tolist() if sizes is None else sizes
         if len(set(sizes)) == 1:
-            return self._run(sizes[0], stale, tokens, place, before, valid, time)
+            return self._run(sizes[0], stale, tokens, place, before, valid, time, feedback)
         order: list[Tensor] = []
         parts: list[Any] = []
         for size in sorted(set(sizes)):
             rows = placed([row for row, count in enumerate(sizes) if count == size], tokens.device)
-            group = keep_rows((stale, tokens, place, before, valid, time), rows)
+            group = keep_rows((stale, tokens, place, before, valid, time, feedback), rows)
+            soft = None if group[6] is None else Feedback(*group[6])
             order.append(rows)
-            parts.append(self._run(size, group[0], group[1], Place(*group[2]), _Memory(*group[3]), *group[4:]))
+            parts.append(
+                self._run(size, group[0], group[1], Place(*group[2]), _Memory(*group[3]), group[4], group[5], soft)
+            )
         return keep_rows(join_rows(parts, [len(rows) for rows in order]), torch.cat(order).argsort())
 
     def sizes(self, tokens: Tensor, place: Place, memory: Any) -> Tensor:
@@ -122,15 +127,16 @@ class Cache(Wrapper, ABC):
         before: _Memory | None,
         valid: Tensor | None,
         time: Tensor | None,
+        feedback: Feedback | None,
     ) -> tuple[Tensor, Any]:
         """A pass over `size` positions of each row -> hidden states (B, L, D), zero at the others, and the memory."""
         inner = cast(Attending, self.inner)  # checked in __post_init__; protocols are slow to check
         where = place.block & place.masked
         if stale is None or before is None or size == tokens.shape[1]:
-            hidden, kept = inner.hidden_at(tokens, valid=valid, time=time, **selection(inner, where))
+            hidden, kept = inner.hidden_at(tokens, valid=valid, time=time, **selection(inner, where, feedback))
             return hidden, _Memory(kept, tokens, place.block, torch.ones_like(place.step))
         at = stale.byte().argsort(dim=-1, descending=True, stable=True)[:, :size]
-        only = selection(inner, where.gather(-1, at))
+        only = selection(inner, where.gather(-1, at), None if feedback is None else feedback.at(at))
         length = tokens.shape[1]
         computed, kept = inner.hidden_at(
             tokens.gather(-1, at), at, before.kept, valid=valid, time=time, length=length, **only

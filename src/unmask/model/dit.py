@@ -159,7 +159,7 @@ class DiT(Network):
 
     def _pass(
         self,
-        tokens: Tensor,
+        x: Tensor,
         at: Tensor | int,
         seen: Tensor | None,
         time: Tensor | None,
@@ -167,7 +167,6 @@ class DiT(Network):
         *,
         picked: Tensor | None = None,
     ) -> Tensor:
-        x = self.embedding(tokens)
         if self.places is not None:
             x = x + self._learned(self.places, at)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
@@ -178,7 +177,7 @@ class DiT(Network):
         if self.time is not None and time is None:
             raise ValueError("This denoiser is time-conditioned: pass time (B,).")
         cond = None if self.time is None or time is None else self.time(time)
-        dropout, last = self._dropout(tokens.shape[1]), len(self.blocks) - 1
+        shape, dropout, last = x.shape[:2], self._dropout(x.shape[1]), len(self.blocks) - 1
         compiling = torch.compiler.is_compiling() and kept is None
         if torch.is_grad_enabled() or compiling or dropout[0][0] is not None:
             for place, (block, keys) in enumerate(zip(self.blocks, dropout, strict=True)):
@@ -188,7 +187,7 @@ class DiT(Network):
             x = run_blocks(list(self.blocks), six, x, Run(tables, seen, kept, self.packed, dtype), picked)
         vectors = _vectors(self.modulation, cond, 2)
         if picked is not None and vectors is not None:
-            vectors = tuple(pick(vector, picked, tokens.shape) for vector in vectors)
+            vectors = tuple(pick(vector, picked, shape) for vector in vectors)
         return _shifted(self.norm(x), vectors, 0)
 
     def _dropout(self, length: int) -> list[tuple[Tensor | None, Tensor | None]]:

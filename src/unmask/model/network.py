@@ -1,8 +1,9 @@
 """What every network of the library shares: the methods of a Trainable denoiser around one pass over its blocks.
 
-A subclass defines `_pass`, from tokens and positions to hidden states, and `logits`. This class defines which keys a
-query attends to, passes at some positions, passes that end at some positions, and the shift of models whose hidden
-state at position i predicts token i + 1. Shapes: B batch, L positions, A of them computed, N picked, D width.
+A subclass defines `embedding`, `_pass`, from embedded tokens and positions to hidden states, and `logits`. This class
+defines which keys a query attends to, passes at some positions, passes that end at some positions, soft masks, and the
+shift of models whose hidden state at position i predicts token i + 1. Shapes: B batch, L positions, A of them computed,
+N picked, D width.
 """
 
 __all__ = ["Network"]
@@ -15,16 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unmask.batch import rounded_size
+from unmask.errors import RequestError
 from unmask.model.inference import Kept
+from unmask.model.soft import Feedback, SoftMask
 
 
 class Network(nn.Module, ABC):
     """Base class of the networks; `settings` has vocab_size, mask_id, max_length, width and causal_block."""
 
+    embedding: nn.Embedding
+
     def __init__(self, settings: Any) -> None:
         super().__init__()
         self.settings = settings
         self.dropout_keys: Tensor | None = None
+        self.soft_mask = SoftMask() if self.soft else None
         self.later: Tensor | None = None
         """(L, L) bool while a causal network is made bidirectional: whether a query attends to a later key; None: to
         all of them. It applies to passes over whole rows."""
@@ -54,6 +60,11 @@ class Network(nn.Module, ABC):
         return True
 
     @property
+    def soft(self) -> int:
+        """See `unmask.denoiser.Denoiser`."""
+        return getattr(self.settings, "soft", 0)
+
+    @property
     def causal_block(self) -> int:
         """See `unmask.denoiser.Denoiser`."""
         return self.settings.causal_block
@@ -71,7 +82,7 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def _pass(
         self,
-        tokens: Tensor,
+        x: Tensor,
         at: Tensor | int,
         seen: Tensor | None,
         time: Tensor | None,
@@ -79,7 +90,9 @@ class Network(nn.Module, ABC):
         *,
         picked: Tensor | None = None,
     ) -> Tensor:
-        """Tokens (B, A) at positions 0 .. `at` - 1, or at `at` (B, A) -> the output of all blocks (B, A, D).
+        """Embedded tokens (B, A, D), at positions 0 .. `at` - 1, or at `at` (B, A) -> the output of all blocks there.
+
+        It may overwrite them.
 
         `seen` is what `_seen` returns. With `picked` (N,), flat indices into (B, A), the output there, (N, D).
         """
@@ -100,13 +113,14 @@ class Network(nn.Module, ABC):
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
         where: Tensor | None = None,
+        feedback: Feedback | None = None,
     ) -> Tensor:
-        """See `unmask.denoiser.Denoiser` and `Selecting`."""
+        """See `unmask.denoiser.Denoiser` and `Selecting`; `feedback` is for a network with soft masks."""
         self._fits(tokens, valid)
         at = tokens.shape[1] if positions is None else positions
         before = _before(tokens) if self.shifted else None
-        x = self._pass_where(_earlier(where, before), tokens, at, self._seen(valid, at, tokens), time, None)
-        return _moved(x, before)
+        x, seen = self._embedded(tokens, feedback), self._seen(valid, at, tokens)
+        return _moved(self._pass_where(_earlier(where, before), x, at, seen, time, None), before)
 
     @torch.no_grad()
     def hidden_at(
@@ -118,6 +132,7 @@ class Network(nn.Module, ABC):
         valid: Tensor | None = None,
         time: Tensor | None = None,
         where: Tensor | None = None,
+        feedback: Feedback | None = None,
         length: int = 0,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `unmask.denoiser.Attending`; the memory is a tensor (B, L, 2, heads, head) a block: rotated keys, values.
@@ -126,17 +141,29 @@ class Network(nn.Module, ABC):
         """
         length = kept[0].shape[1] if kept else length
         before = _before(tokens, at, length) if self.shifted else None
-        where = _earlier(where, before)
+        where, x = _earlier(where, before), self._embedded(tokens, feedback)
         if at is None:
             self._fits(tokens, valid)
             memory = Kept([])
             seen = self._seen(valid, tokens.shape[1], tokens)
-            x = self._pass_where(where, tokens, tokens.shape[1], seen, time, memory)
+            x = self._pass_where(where, x, tokens.shape[1], seen, time, memory)
         else:
             flat = (at + length * torch.arange(len(at), device=at.device)[:, None]).flatten()
             memory = Kept([], flat, kept, length)
-            x = self._pass_where(where, tokens, at, self._seen(valid, at, tokens, length), time, memory)
+            x = self._pass_where(where, x, at, self._seen(valid, at, tokens, length), time, memory)
         return _moved(x, before), tuple(memory.after)
+
+    def _embedded(self, tokens: Tensor, feedback: Feedback | None) -> Tensor:
+        """Tokens (B, A) and the feedback there -> the input of the blocks (B, A, D), a new tensor.
+
+        Raises RequestError for feedback to a network that was not trained with it.
+        """
+        x = self.embedding(tokens)
+        if feedback is None:
+            return x
+        if self.soft_mask is None:
+            raise RequestError("Feedback is for a network that was trained with soft masks, and this one was not.")
+        return self.soft_mask(x, tokens == self.mask_id, feedback, self.embedding)
 
     def _seen(self, valid: Tensor | None, at: Tensor | int, tokens: Tensor, length: int | None = None) -> Tensor | None:
         """The keys that a query attends to: (B, L) for all queries, (B or 1, A, L) if block-causal, None for all keys.
@@ -155,18 +182,18 @@ class Network(nn.Module, ABC):
             seen = seen | later[: seen.shape[1], : seen.shape[2]]
         return seen if valid is None else seen & valid[:, None]
 
-    def _pass_where(self, where: Tensor | None, tokens: Tensor, *rest: Any) -> Tensor:
+    def _pass_where(self, where: Tensor | None, x: Tensor, *rest: Any) -> Tensor:
         """As `_pass`; with `where` (B, A) bool only these positions are computed to the end, the others are zero."""
-        known = torch.is_grad_enabled() or tokens.device.type == "cpu"  # else their number would be waited for
+        known = torch.is_grad_enabled() or x.device.type == "cpu"  # else their number would be waited for
         if where is None or not known or torch.compiler.is_compiling():
-            return self._pass(tokens, *rest)
+            return self._pass(x, *rest)
         picked = where.flatten().nonzero().squeeze(-1)
         size = rounded_size(len(picked))
-        if size >= tokens.numel():
-            return self._pass(tokens, *rest)
-        x = self._pass(tokens, *rest, picked=F.pad(picked, (0, size - len(picked))))[: len(picked)]
-        out = x.new_zeros(tokens.numel(), x.shape[-1])
-        return out.index_copy_(0, picked, x).view(*tokens.shape, -1)
+        if size >= where.numel():
+            return self._pass(x, *rest)
+        x = self._pass(x, *rest, picked=F.pad(picked, (0, size - len(picked))))[: len(picked)]
+        out = x.new_zeros(where.numel(), x.shape[-1])
+        return out.index_copy_(0, picked, x).view(*where.shape, -1)
 
     def forward(self, tokens: Tensor, valid: Tensor | None = None, time: Tensor | None = None) -> Tensor:
         """All logits (B, L, V) at once: for export and for tests; the library itself calls the two halves."""

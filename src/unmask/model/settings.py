@@ -55,6 +55,8 @@ class DiTSettings:
     """What the logits are. subs: of the clean token, and visible tokens are copied (MDLM). mlm: the same, trained with
     a fixed share of MASK (BERT). zero-masking: without the copy. d3pm: MASK has a probability too. sedd: logarithms of
     scores, which have no sum (`objective.baselines`)."""
+    soft: Natural = 0
+    """Soft masks (`model.soft`): tokens of the last pass whose embeddings are mixed into that of MASK; 0: none."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")
@@ -76,7 +78,8 @@ class DiTSettings:
         vector = {"none": 0, "constant": 1, "time": self.cond + 1}[self.modulation] * width
         time = self.cond * (256 + 1) + self.cond * (self.cond + 1) if self.modulation == "time" else 0
         ends = 2 * self.vocab_size * width + self.vocab_size + self.max_length * width * self.absolute
-        return self.blocks * (12 * width**2 + 7 * width + 6 * vector) + ends + time + width + 2 * vector
+        blocks = self.blocks * (12 * width**2 + 7 * width + 6 * vector)
+        return blocks + ends + time + width + 2 * vector + (3 if self.soft else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,8 @@ class TransformerSettings:
     """The family of published models that it comes from, whose conversations and decoding are its defaults."""
     start_id: Natural | None = None
     """The id of the token that begins a text: an empty prompt is this token where the network is shifted."""
+    soft: Natural = 0
+    """Soft masks, as in `DiTSettings`."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")

@@ -171,7 +171,7 @@ class Transformer(Network):
 
     def _pass(
         self,
-        tokens: Tensor,
+        x: Tensor,
         at: Tensor | int,
         seen: Tensor | None,
         time: Tensor | None,
@@ -179,7 +179,6 @@ class Transformer(Network):
         *,
         picked: Tensor | None = None,
     ) -> Tensor:
-        x = self.embedding(tokens)
         low = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         dtype = torch.float32 if self.settings.rotation == "float32" else low
         if kept is None or isinstance(at, int):

@@ -4,7 +4,7 @@ __all__ = ["Bound", "bound", "validate"]
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,9 @@ class Bound:
     known: int = 0
     """Tokens that count as known beside those of prompts: the first of each row of a shifted network, which predicts a
     token at the position before it. The bound is on -log p of the others given these."""
+    two_pass: bool = False
+    """Whether it is of a model that runs twice for each prediction (soft masks, `model.soft.TwoPass`): no bound of what
+    decoding does, where a pass has the feedback of an earlier canvas."""
 
     def checked(self) -> "Bound":
         """Itself. Raises RunError where it is no number: the network computed NaN or infinity."""
@@ -98,7 +101,7 @@ class Bound:
             size = sum(part.nats_per_token * part.tokens / math.log(2) / (part.bits_per_byte or 1.0) for part in parts)
             bits = nats / math.log(2) / size
         sequences, known = (sum(getattr(part, name) for part in parts) for name in ("sequences", "known"))
-        return cls(nats / tokens, error, tokens, sequences, parts[0].draws, bits, known)
+        return cls(nats / tokens, error, tokens, sequences, parts[0].draws, bits, known, parts[0].two_pass)
 
 
 def bound(
@@ -129,7 +132,8 @@ def bound(
         results = [objective.bound(denoiser, part, Turn(seed, rows, total, draw, draws)) for draw in range(draws)]
         nats.append(torch.stack([result.nats.double().cpu() for result in results]).mean(0))
         tokens.append(torch.stack([result.tokens.double().cpu() for result in results]).mean(0))
-    return Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes, known)
+    twice = bool(getattr(denoiser, "soft", 0) or getattr(denoiser, "two_pass", False))
+    return replace(Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes, known), two_pass=twice)
 
 
 _STREAM = 3  # of the seed: validation maskings never meet those of training

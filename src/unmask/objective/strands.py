@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unmask.denoiser import Denoiser, Wrapper
 from unmask.errors import RequestError
+from unmask.model.soft import two_pass
 from unmask.noise import uniform
 from unmask.objective.base import Draw, Loss, Objective, Rows, Turn
 from unmask.text.tokenizer import Tokenizer
@@ -116,6 +117,7 @@ class BothStrands(Wrapper):
         positions: Tensor | None = None,
         prompt: Tensor | None = None,
         where: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
         """As `Denoiser.hidden`. Raises RequestError for positions of its own."""
         if positions is not None:
@@ -124,7 +126,7 @@ class BothStrands(Wrapper):
         both = torch.cat([tokens, torch.tensor(self.complement, device=tokens.device)[tokens].gather(1, mirror)])
         valid, time = (None if x is None else torch.cat([x, x]) for x in (valid, time))
         where = None if where is None else torch.cat([where, where.gather(1, mirror)])
-        forward, backward = super().hidden(both, valid=valid, time=time, where=where).chunk(2)
+        forward, backward = super().hidden(both, valid=valid, time=time, where=where, **options).chunk(2)
         return torch.cat([forward, backward.gather(1, mirror[..., None].expand_as(backward))], -1)
 
     def hidden_at(self, tokens: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -138,4 +140,4 @@ class BothStrands(Wrapper):
 
 def over_both_strands(denoiser: Denoiser, tokenizer: Tokenizer) -> BothStrands:
     """A denoiser of DNA and its tokenizer -> its predictions over both strands. Raises RequestError as both do."""
-    return BothStrands(denoiser, complement_of(tokenizer))
+    return BothStrands(two_pass(denoiser), complement_of(tokenizer))

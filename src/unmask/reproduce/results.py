@@ -88,7 +88,7 @@ def read(folder: Path, cell: Cell) -> Record:
     facts = _facts(folder, cell.name)
     if facts is None:
         return Record()
-    if facts.cell != to_dict(cell):
+    if facts.cell != to_dict(cell) and read_cell(folder, cell.name) != cell:  # it may lack settings of later versions
         raise ConfigError(
             f"{_path(folder, cell.name)} was made with other settings (rounds, prompts, --fast or a newer recipe); "
             "choose another folder with --out."

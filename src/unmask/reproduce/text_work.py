@@ -215,7 +215,11 @@ def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
     part, skip = (corpus.valid, cell.skip) if cell.source is None else (corpus.train, 0)
     part = some_rows(part, model.tokenizer, cell.limit, skip)
     bound = model.bound_packed(part, draws=cell.draws, seed=SEED)
-    named = {"estimator": estimator(model.objective, cell.draws), "length": part.length, "eos": corpus.facts.eos}
+    named = {
+        "estimator": estimator(model.objective, cell.draws, bound.two_pass),
+        "length": part.length,
+        "eos": corpus.facts.eos,
+    }
     return {"bound": bound.to_dict(), "fingerprint": corpus.fingerprint} | named
 
 
@@ -224,6 +228,7 @@ def _spread(cell: Spread, runs: Path) -> dict[str, Any]:
     import torch
 
     from unmask.data.packed import Packed
+    from unmask.model.soft import two_pass
     from unmask.noise import derive
     from unmask.objective.base import Rows
     from unmask.objective.masked import Masked
@@ -240,7 +245,7 @@ def _spread(cell: Spread, runs: Path) -> dict[str, Any]:
             drawn = objective.draw(derive(SEED, draw), 0, index, count, rows.maskable)
             parts = [slice(at, at + 32) for at in range(0, count, 32)]
             losses = [
-                objective.loss(model.denoiser, rows.part(rows_, model.device), tuple(x[rows_] for x in drawn))
+                objective.loss(two_pass(model.denoiser), rows.part(rows_, model.device), tuple(x[rows_] for x in drawn))
                 for rows_ in parts
             ]
             nats.append(torch.cat([loss.nats / loss.tokens.clamp(min=1) for loss in losses]).double())

@@ -1,21 +1,25 @@
-"""A causal checkpoint -> a masked diffusion model to train: attention, shift, MASK, low-rank terms, rows of pairs.
+"""A checkpoint -> the network to train further: with soft masks, or a causal model as a masked one.
+
+The latter are attention, shift, MASK, low-rank terms, and rows of pairs.
 
 Published conversions differ: DiffuLLaMA (arXiv:2410.17891) and Dream (arXiv:2508.15487) keep the shift of the causal
 model, dllm's a2d does not; DiffuLLaMA anneals the attention, the others are bidirectional from the first step.
 """
 
-__all__ = ["adapted_corpus", "adapted_objective", "causal_start"]
+__all__ = ["adapted_corpus", "adapted_objective", "causal_start", "loaded_start"]
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
 from unmask.data.packed import Corpus, Packed
+from unmask.denoiser import Trainable
 from unmask.errors import ConfigError
-from unmask.model.load import Loaded, load_denoiser, stored_settings
+from unmask.hf.masked import load_any
+from unmask.model.load import Loaded, build, load_denoiser, stored_settings
 from unmask.model.lora import add_low_rank
 from unmask.model.settings import TransformerSettings
 from unmask.model.zoo.read import read_model
@@ -29,6 +33,37 @@ _ROW = 9  # of the seed: the noise in MASK's row
 _NOISE = 0.1  # of the standard deviation of the rows
 _FAMILIES = {"llama": "a2d-llama", "qwen2": "a2d-qwen2", "qwen3": "a2d-qwen3"}
 """Family of a causal model -> that of its conversions, whose template and decoding are the defaults of the result."""
+
+
+def loaded_start(path: str, run: TextRun, device: str) -> Loaded:
+    """The folder of the checkpoint to train further -> its network in float32, changed as `run` says.
+
+    Raises ConfigError as `causal_start`, and for soft masks where there can be none.
+    """
+    soft = run.model.soft
+    if run.adapt.tuning != "none":
+        if soft:
+            raise ConfigError(
+                f"model.soft is {soft}, and a causal model becomes a masked one here; train that first, and then give "
+                "the result to unmask train --init with --model.soft."
+            )
+        return causal_start(path, run.adapt, run.data.length, run.train.seed, device)
+    loaded = load_any(path, device, torch.float32)
+    if not soft:
+        return loaded
+    return replace(loaded, denoiser=_softened(loaded.denoiser, soft, path).to(torch.device(device)))
+
+
+def _softened(network: Trainable, soft: int, path: str) -> Trainable:
+    """A network -> the same with soft masks of so many tokens, which are off until they are trained."""
+    if not hasattr(network.settings, "soft"):
+        raise ConfigError(
+            f"{path} is a network of the class {type(network).__name__}, which has no soft masks; they are for a DiT, "
+            "which unmask train makes, and for transformers of the kind of Llama and Qwen. Leave model.soft out."
+        )
+    new = build(replace(network.settings, soft=soft))
+    cast(nn.Module, new).load_state_dict(network.state_dict(), strict=False)  # the scalars are new, or there already
+    return new.eval()
 
 
 def causal_start(path: str, adapt: AdaptSettings, length: int, seed: int, device: str) -> Loaded:
@@ -98,13 +133,21 @@ def adapted_corpus(corpus: Corpus, adapt: AdaptSettings) -> Corpus:
     return replace(corpus, train=train, valid=valid, facts=facts)
 
 
-def adapted_objective(objective: Objective, run: TextRun, corpus: Corpus, window: int | None) -> Objective:
-    """The objective of plain training and a run -> that with an annealed attention, or the mask-agnostic loss.
+def adapted_objective(
+    objective: Objective, run: TextRun, corpus: Corpus, window: int | None, soft: int = 0
+) -> Objective:
+    """The objective of plain training and a run -> that with annealed attention, `soft` masks or mask-agnostic loss.
 
     `window` is that of a network that is trained further; None for a new one, which has space for the MASKs. Raises
     ConfigError where the mask-agnostic loss does not go with what else is asked for, or rows have no space for a MASK.
     """
     masks, plain = run.agnostic, objective if isinstance(objective, Masked) else None
+    if soft:
+        if masks.masks:
+            raise ConfigError("agnostic.masks does not go with soft masks: leave agnostic.masks or model.soft out.")
+        from unmask.objective.soft import soft_masked
+
+        return soft_masked(objective, run.train.two_pass)
     if not masks.masks:
         return objective if plain is None else Annealed(plain, run.adapt.anneal)
     if plain is None or plain.cost is not cross_entropy or run.adapt.anneal:

@@ -146,6 +146,7 @@ def _new_model(choice: ModelChoice, corpus: Corpus, masks: int) -> DiTSettings:
         causal_block=int(name == "ar"),
         shift=name == "ar",
         parameterization="subs" if name == "ar" else name,
+        soft=choice.soft,
     )
 
 

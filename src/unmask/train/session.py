@@ -21,8 +21,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from unmask.config import absolute_path, from_dict, run_record, to_path
 from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
@@ -30,7 +28,6 @@ from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
 from unmask.disk.files import refuse_foreign_folder, run_lock
 from unmask.disk.folders import latest, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
-from unmask.hf.masked import load_any
 from unmask.hf.names import locate
 from unmask.model.load import build, stored_settings, stored_tokenizer
 from unmask.model.lora import add_low_rank, merged
@@ -41,7 +38,7 @@ from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import choose_dtype, fastest_threads, keep_all_memory, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
 from unmask.text.tokenizer import Tokenizer
-from unmask.train.adapt import adapted_corpus, adapted_objective, causal_start
+from unmask.train.adapt import adapted_corpus, adapted_objective, loaded_start
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
@@ -246,8 +243,9 @@ def run_objective(run: TextRun, corpus: Corpus, start: Any = None) -> Objective:
     name = run.model.parameterization if start is None else parameterization(start)
     process = MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(run.train.schedule))
     objective = objective_of(name, process, run.train.estimator, run.train.grid)
-    if run.adapt.anneal or run.agnostic.masks:
-        objective = adapted_objective(objective, run, corpus, None if start is None else start.max_length)
+    soft = run.model.soft if start is None else getattr(start, "soft", 0)
+    if run.adapt.anneal or run.agnostic.masks or soft:
+        objective = adapted_objective(objective, run, corpus, None if start is None else start.max_length, soft)
     return EitherStrand(objective, complement_of(corpus.tokenizer)) if run.train.reverse_complement else objective
 
 
@@ -282,12 +280,9 @@ def refuse_taken(out: Path) -> None:
 
 def _start_of(run: TextRun, point: Path | None, init: str | Path | None, device: str) -> _Start:
     """Settings and checkpoints -> the parts of the checkpoint that training starts from."""
-    if init is not None and run.adapt.tuning != "none":
-        loaded = causal_start(locate(str(init)), run.adapt, run.data.length, run.train.seed, device)
-        return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, init=str(init))
     if init is not None:
-        loaded = load_any(locate(str(init)), device, torch.float32)  # training needs float32
-        trained = trained_on(loaded.checkpoint)
+        loaded = loaded_start(locate(str(init)), run, device)
+        trained = trained_on(loaded.checkpoint) if run.adapt.tuning == "none" else None
         return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, trained=trained, init=str(init))
     if point is None:
         return _Start()

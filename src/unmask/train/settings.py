@@ -60,9 +60,17 @@ class ModelChoice:
     """What it predicts, and so by what it is trained: subs is MDLM, ar an autoregressive model, mlm hides a fixed 15 %
     of the tokens (BERT), sedd and d3pm are other diffusions, zero-masking lies between d3pm and subs (MDLM, Table
     8)."""
+    soft: Natural = 0
+    """Soft masks (arXiv:2510.17206): so many of the best tokens of the last pass are mixed into a MASK; 3 as published,
+    0 for plain masks. With --init it adds them to a checkpoint."""
 
     def __post_init__(self) -> None:
         check_numbers(self, "model.")
+        if self.soft and self.parameterization != "subs":
+            raise ConfigError(
+                f"model.soft is {self.soft}, and model.parameterization {self.parameterization}: soft masks are for "
+                "subs, which is MDLM; leave one of the two out."
+            )
         if self.size != "auto" and self.size not in SIZES:
             raise ConfigError(f"model.size is '{self.size}'; {did_you_mean(self.size, ['auto', *SIZES])}")
 
@@ -102,6 +110,8 @@ class TrainSettings:
     grid: Count | None = None
     """Steps of the reverse process, T in MDLM's Table 8; by default time is continuous, but for d3pm and zero-masking,
     where it is 1000."""
+    two_pass: Annotated[float, real(0, 1)] = 0.8
+    """Share of the steps in which a network with soft masks runs twice: the second time it sees what it predicted."""
     reverse_complement: bool = False
     """DNA: read each row from the other strand with probability 1/2."""
     seed: Seed = 1
@@ -328,6 +338,7 @@ def card(record: dict[str, Any], window: int) -> str:
         lines.append(
             f"- bound on held-out text: {bound['nats_per_token']:.4f} ± {bound['stderr'] or math.nan:.4f} nats/token "
             f"({bound['sequences']} sequences, {bound['draws']} maskings each), at step {record['best_step']:,}"
+            + (", of the model in two passes" if bound.get("two_pass") else "")
         )
     return "\n".join([*lines, ""])
 
