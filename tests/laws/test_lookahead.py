@@ -118,6 +118,17 @@ def test_a_temperature_and_a_cache_are_refused() -> None:
         Decoder(cached(network, "dual"), make("freedave over confidence"))
 
 
+class Soft(TableDenoiser):
+    """It says that it has soft masks."""
+
+    soft = 3
+
+
+def test_soft_masks_are_refused() -> None:
+    with pytest.raises(RequestError, match="runs candidate canvases, for which there is no feedback"):
+        Decoder(Soft(MODEL.joint), make("info-gain"))
+
+
 # ---- information gain ----------------------------------------------------------------------------------------------
 
 

@@ -128,7 +128,7 @@ class Taken(NamedTuple):
     view: View  # of these
     seen: Seen
     decided: Decided
-    pending: Pending | None  # for the next pass
+    memory: State  # for the next pass: a `Pending` in the place of a cache
     accepted: Tensor  # (B, L) bool: what the picked candidates filled
     runs: Tensor  # (B,) canvases and candidates that went through the network
 
@@ -138,14 +138,14 @@ Look = Callable[[Ahead, State, Checks], tuple[View, Seen, State]]
 
 
 def take_turn(look: Look, policy: UnmaskingPolicy, ahead: Ahead, before: State, memory: State, checks: Checks) -> Taken:
-    """Rows, the state of the policy and a `Pending` or None -> the pass, and the decision about it.
+    """Rows, the state of the policy and (a `Pending` or None, None) -> the pass, and the decision about it.
 
     Raises RequestError for a policy with `greedy` and a row with a temperature above 0.
     """
     _check_greedy(policy, ahead.temperature)
-    pending = None if memory is None else _current(Pending(*memory), ahead)
+    pending = None if memory[0] is None else _current(Pending(*memory[0]), ahead)
     rows, run = _stack(ahead, pending, needs_of(policy).written)
-    view, seen, _ = look(rows, None, checks)
+    view, seen, _ = look(rows, (None, None), checks)
     view, log_probs = _split(view, seen, run, ahead.view)
     decided = decide(policy, view, before, view.confidence, checks)
     decision, _, revealed, _ = decided
@@ -160,7 +160,7 @@ def take_turn(look: Look, policy: UnmaskingPolicy, ahead: Ahead, before: State, 
     if decision.candidates is not None:
         known = ~revealed.any(-1)
         after = Pending(decision.candidates, view.proposal, log_prob, view.margin, view.entropy, known)
-    return Taken(canvas, view, Seen(log_prob), decided, after, accepted, run.sum(-1))
+    return Taken(canvas, view, Seen(log_prob), decided, (after, None), accepted, run.sum(-1))
 
 
 def _check_greedy(policy: object, temperatures: list[float]) -> None:

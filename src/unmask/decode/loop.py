@@ -75,6 +75,11 @@ class Decoder:
                 f"{self.policy!r} reads {reads}, and a cache computes none there; "
                 "leave out the cache, or choose another policy."
             )
+        if needs.ahead and getattr(self.denoiser, "soft", 0):
+            raise RequestError(
+                f"{self.policy!r} runs candidate canvases, for which there is no feedback of an earlier pass; "
+                "turn feedback off, or choose another policy."
+            )
 
     def decode(self, canvas: Canvas) -> Canvas:
         """Fill the canvas: every valid MASK becomes a token, up to the end of each row."""
@@ -157,8 +162,7 @@ class Decoder:
 
             taken = take_turn(self._look, self.policy, ahead, before, memory, checks)
             canvas, view, seen, (decision, after, revealed, rescued), memory, accepted, runs = taken
-            tokens, log_prob = torch.where(revealed, view.proposal, canvas.tokens), seen.log_prob
-            passes = canvas.passes + 1
+            proposal, passes = view.proposal, canvas.passes + 1
         elif ahead.decided is None:
             view, seen, memory = self._look(ahead, memory, checks)
             decision, after, revealed, rescued = decide(self.policy, view, before, view.confidence, checks)
