@@ -35,7 +35,8 @@ LIMITS = {
     # disk/tensors.py, model/network.py, text/roles.py as above
     # without samples, which are the files of `generate`; train/clock.py: budgets of time, and when a run is looked at
     # denoiser.py: the positions that are needed are named in training as in decoding
-    ("train", "--data.source", "shakespeare", "--train.steps", "2", "--sample-every", "0"): 49,
+    # train/sample.py: train/settings.py outgrew a file, and the description of a checkpoint went there
+    ("train", "--data.source", "shakespeare", "--train.steps", "2", "--sample-every", "0"): 50,
 }
 
 

@@ -173,7 +173,8 @@ def test_what_leaves_and_joins_again_is_whole() -> None:
     stay, gone = leave(Running(canvas, state), torch.tensor([False, True, False, False, True]))
     assert (stay.canvas.seed.tolist(), gone.canvas.seed.tolist()) == ([100, 102, 103], [101, 104])
     both = join(stay, gone, Running(start().keep(torch.tensor([0]))))
-    (_, calm), memory = both.state
+    (_, calm), (memory, feedback) = both.state
+    assert feedback is None
     assert len(calm) == len(memory[1]) == len(both.canvas.seed) == 6
     assert not memory[1][5].any()  # a row of zeros remembers nothing
     nobody, everybody = leave(both, torch.ones(6, dtype=torch.bool))

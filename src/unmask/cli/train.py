@@ -4,6 +4,7 @@ __all__ = ["TrainArguments", "TrainProgress", "run"]
 
 import json
 import math
+import os
 import shlex
 import time
 from collections.abc import Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from unmask.train.session import Planned, Session
 
 _PARTS = ("data", "model", "train", "adapt", "agnostic")  # of a run
+_OF_TOKENIZER = ("data.tokenizer", "data.vocab_size", "data.mask_token")
 _SHAPE = {"width": "width {}", "blocks": "{} blocks", "heads": "{} heads"}  # where an architecture has them
 
 
@@ -187,8 +189,6 @@ def _rows(facts: dict[str, Any]) -> dict[str, str]:
 
 def _first_only(listen: Any) -> Any:
     """The listener in the first process of torchrun; a function that does nothing in the others."""
-    import os
-
     return listen if os.environ.get("RANK", "0") == "0" else lambda sentence: None
 
 
@@ -232,9 +232,8 @@ def _without_steps(base: TextRun, typed: set[str]) -> TextRun:
 
 def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
     """Recipe -> the same with the window of the checkpoint. Raises ConfigError for options of tokenizer or network."""
-    fixed = ("model.", "data.tokenizer", "data.vocab_size", "data.mask_token")
-    names = [name for name in typed if name.startswith(fixed) and name != "model.soft"]
-    refuse(names, "--init: network and tokenizer are the checkpoint's.")
+    own = {name for name in typed if name.startswith(("model.", *_OF_TOKENIZER))} - {"model.soft"}
+    refuse(own, "--init: network and tokenizer are the checkpoint's.")
     from unmask.hf.names import locate
     from unmask.model.zoo.read import read_model
 

@@ -45,8 +45,8 @@ from unmask.run.optim import (
 from unmask.run.parallel import Group
 from unmask.train.clock import Clock, TrainState, Watch
 from unmask.train.plan import TrainPlan
-from unmask.train.sample import Look, Sample, sample_values, write_sample
-from unmask.train.settings import TextRun, card
+from unmask.train.sample import Look, Sample, card, sample_values, write_sample
+from unmask.train.settings import TextRun
 
 
 class StepReport(NamedTuple):

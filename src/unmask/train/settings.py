@@ -9,14 +9,12 @@ __all__ = [
     "TextRun",
     "TrainSettings",
     "Trained",
-    "card",
     "recorded_paths",
     "refuse_changes",
     "run_of",
     "trained_on",
 ]
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
@@ -316,31 +314,6 @@ def recorded_paths(data: DataSettings, before: Mapping[str, str]) -> tuple[DataS
         paths[name] = absolute_path(value)
         typed[name] = before.get(name, value)
     return replace(data, **paths), typed
-
-
-def card(record: dict[str, Any], window: int) -> str:
-    """The record of a run -> the description of its checkpoint, as Markdown."""
-    settings, plan, bound = record["settings"], record["plan"], record["bound"]
-    source = record.get("typed", {}).get("source", settings["data"]["source"])  # a card has no absolute paths
-    steps = f" of {plan['steps']:,}" if plan.get("seconds") is None or plan.get("capped") else ""
-    lines = [
-        "# A masked diffusion language model trained by unmask",
-        "",
-        f"- text: {source} ({plan['train_tokens']:,} training tokens)",
-        f"- network: {plan['parameters']:,} parameters, window {window} tokens",
-        f"- step {record['step']:,}{steps}, batch {settings['train']['batch']}, {record['dtype']}",
-    ]
-    adapt = settings["adapt"]
-    if adapt["tuning"] != "none":
-        how = f"low-rank terms of rank {adapt['rank']}, merged" if adapt["tuning"] == "lora" else "all weights"
-        lines.insert(3, f"- made from the causal model {record['typed']['init']} ({how})")
-    if bound:
-        lines.append(
-            f"- bound on held-out text: {bound['nats_per_token']:.4f} ± {bound['stderr'] or math.nan:.4f} nats/token "
-            f"({bound['sequences']} sequences, {bound['draws']} maskings each), at step {record['best_step']:,}"
-            + (", of the model in two passes" if bound.get("two_pass") else "")
-        )
-    return "\n".join([*lines, ""])
 
 
 def refuse_changes(before: TextRun, now: TextRun) -> None:
