@@ -12,6 +12,7 @@ __all__ = [
     "names",
     "plan_of",
     "representations",
+    "rules",
     "schedules",
     "steps",
     "time",
@@ -26,6 +27,7 @@ from unmask.reproduce.dna_questions import dna, dna_rates
 from unmask.reproduce.generation import generation, length, precision
 from unmask.reproduce.plan import plain
 from unmask.reproduce.representations import SIZES, Classified
+from unmask.reproduce.rules import Tuned, grids
 from unmask.reproduce.text import (
     Claim,
     Fit,
@@ -151,6 +153,25 @@ def representations(options: TextOptions) -> Planned:
     return cells, claims
 
 
+def rules(options: TextOptions) -> Planned:
+    """Unmasking rules: every rule tuned on the same budget, on fresh problems of the bundled tasks, by two areas.
+
+    One measurement a rule and task; `seeds` are of the validation problems. No training.
+    """
+    fast, seed = options.scale == "fast", options.seeds[0]
+    cells: list[TextCell] = []
+    for checkpoint, task in _RULE_TASKS[:1] if fast else _RULE_TASKS:
+        for rule, policies in grids(checkpoint).items():
+            if fast and rule not in _FAST_RULES:
+                continue
+            numbers = (3, 8, 16) if fast else (24, 256, 1024)
+            label, blocks = f"{rule} on {task}", ("full",) if fast else ("full", "1/2", "1/4")
+            cells.append(Tuned(f"tuned-{plain(label)}", label, seed, checkpoint, task, policies, blocks, *numbers))
+    return cells, []
+
+
+_RULE_TASKS = (("automaton_eos", "automaton:traces=long"), ("automaton", "automaton"), ("sudoku", "sudoku"))
+_FAST_RULES = ("threshold", "saber", "info-gain", "freedave over prefix", "learned")
 _MARGIN = 0.01  # of accuracy: MDLM "does not lose" where it loses less
 
 
@@ -179,24 +200,23 @@ _ORDER = (
     dna_rates,
     dna,
 )
-QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {
-    f"mdlm-{question.__name__.replace('_', '-')}": question for question in _ORDER
-}
+_MDLM = {f"mdlm-{question.__name__.replace('_', '-')}": question for question in _ORDER}
+QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {**_MDLM, "kindred-rules": rules}
 """Each question by the name that `unmask reproduce` takes."""
 EVERY = "mdlm"
-"""The name of all of them together."""
+"""The name of all of those about MDLM together."""
 
 
 def names() -> dict[str, str]:
     """The name of every question with the line that describes it."""
     lines = {name: (question.__doc__ or "").splitlines()[0] for name, question in QUESTIONS.items()}
-    return {EVERY: f"All of {', '.join(QUESTIONS)}."} | lines
+    return {EVERY: f"All of {', '.join(_MDLM)}."} | lines
 
 
 def plan_of(name: str, options: TextOptions) -> TextQuestion:
     """A name of `QUESTIONS`, or `EVERY`, and options -> its plan."""
     if name == EVERY:
-        parts = [plan_of(each, options) for each in QUESTIONS]
+        parts = [plan_of(each, options) for each in _MDLM]
         unique = {cell.name: cell for part in parts for cell in part.cells}
         return TextQuestion(EVERY, names()[EVERY], tuple(unique.values()), (), options, tuple(parts))
     cells, claims = QUESTIONS[name](options)

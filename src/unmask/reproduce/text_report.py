@@ -16,6 +16,7 @@ from unmask.reproduce.generation_report import by_label, draw, sections
 from unmask.reproduce.publish import write_files
 from unmask.reproduce.representations import Classified, accuracies, representation_section
 from unmask.reproduce.results import Record
+from unmask.reproduce.rules import Tuned, draw_rules, rule_sections
 from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextQuestion
 
 _T_95 = (math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # two-sided, by degrees of freedom
@@ -45,6 +46,7 @@ def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Pa
     if not plan.parts:  # a union has cells of several pictures
         draw(plan, records, path)
         draw_composition(by_label(plan, records, Composition), path / "kmers.png")
+        draw_rules(by_label(plan, records, Tuned), path / "rules.png")
     text = "\n\n".join("\n".join(lines) for lines in report_parts(plan, records) if lines) + "\n"
     verdicts = [verdict.facts(claim) for claim, verdict in judged(plan, records)]
     write_files(plan, records, path, text, _csv(plan, records), verdicts)
@@ -65,6 +67,7 @@ def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[st
         *sections(plan, records),
         dna_sections(by_label(plan, records, Composition), by_label(plan, records, Probed)),
         representation_section(by_label(plan, records, Classified)),
+        *rule_sections(by_label(plan, records, Tuned)),
         _validations(plan, records),
         _fits(plan, records),
         ["## Cells", "", *markdown_table(("cell", "state", "reason"), states)],

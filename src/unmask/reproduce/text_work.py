@@ -14,6 +14,7 @@ from unmask.ranges import Count
 from unmask.reproduce.dna import DNA_RESULTS, Composition, Probed, compose, probe_windows
 from unmask.reproduce.plan import DEVICE, DTYPE
 from unmask.reproduce.representations import REPRESENTATION_RESULTS, Classified, classify
+from unmask.reproduce.rules import RULE_RESULTS, Tuned, tune
 from unmask.reproduce.text import Bounded, Fit, Spread, TextCell
 from unmask.run.loop import Listener
 
@@ -108,6 +109,7 @@ TEXT_RESULTS: dict[str, type[Any]] = {
     "raced": _Written,
     **DNA_RESULTS,
     **REPRESENTATION_RESULTS,
+    **RULE_RESULTS,
 }
 """What the reports read of the result of each class of cells, by the names of `plan.CELLS`."""
 
@@ -129,6 +131,8 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
             return compose(cell, model, text_of(model))
         case Classified():
             return classify(cell, lambda training: model_of(runs, training))
+        case Tuned():
+            return tune(cell, folder)
         case Probed():
             model = model_of(runs, cell.training)
             return probe_windows(cell, model, text_of(model))

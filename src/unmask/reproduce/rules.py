@@ -1,0 +1,219 @@
+"""The cells of the question about unmasking rules: every rule tuned alike, measured on fresh problems; and its report.
+
+A rule is tuned on validation problems: of the settings of its grid, at most `budget`, those stay that no other one
+dominates. They alone are measured on the test problems, so that the area is not biased by the choice. Imports no torch.
+"""
+
+__all__ = ["RULE_CELLS", "RULE_RESULTS", "Tuned", "draw_rules", "grids", "rule_sections", "tune"]
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmask.output import markdown_table, show
+from unmask.ranges import Count
+from unmask.reproduce.text import TextCell
+
+if TYPE_CHECKING:
+    from unmask.solve.sweep import Bench, Outcome
+
+_TEST_SEED = 9001  # of the test problems: fresh, nothing else was chosen on them
+_REFERENCE = "threshold"
+
+
+def grids(checkpoint: str) -> dict[str, tuple[str, ...]]:
+    """The bundled denoiser -> by the name of a rule the policies of its grid.
+
+    The values of their knobs come from the registry. `checkpoint` also names the policy that was trained on it.
+    """
+    plain = ("confidence", "margin", "entropy", "random", "left-to-right", "threshold", "margin-threshold")
+    dials = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
+    return {
+        **{name: (name,) for name in (*plain, "entropy-threshold", "factor")},
+        "entropy-bound": ("entropy-bound", "entropy-bound:order=confidence", "entropy-bound:order=margin"),
+        "klass": ("klass:kl=0.01", "klass:kl=0.1"),
+        "prefix": ("prefix",),
+        "pc": ("pc:decay=0.25", "pc:decay=0.02"),
+        "frechet": ("frechet",),
+        "local-leap": tuple(f"local-leap:near={near},radius={radius}" for near in (0.5, 0.75) for radius in (2, 4)),
+        "hierarchy": ("hierarchy:low=0.2", "hierarchy:low=0.4", "hierarchy:low=0.7"),
+        "credit": ("credit:weight=0.3", "credit:weight=0.7", "credit:weight=1.5"),
+        "remdm": ("remdm:kind=cap", "remdm:kind=rescale,eta=0.1", "remdm:kind=conf"),
+        "rcr": ("rcr",),
+        "p2": ("p2",),
+        "saber": ("saber",),
+        "info-gain": ("info-gain:spread=0.1", "info-gain:spread=0.2"),
+        "freedave over prefix": tuple(f"freedave over prefix:threshold={x}" for x in dials),
+        "freedave over threshold": tuple(f"freedave over threshold:threshold={x}" for x in dials),
+        "learned": (f"learned:from={checkpoint}",),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned(TextCell):
+    """A rule that is tuned on validation problems of a task, and measured on test problems; the label has both."""
+
+    checkpoint: str
+    task: str
+    policies: tuple[str, ...]
+    """The grid: policies, each with all values of its knob in all block sizes."""
+    blocks: tuple[str, ...]
+    budget: Count
+    """Settings that are tried on the validation problems: evenly spaced ones of the grid if that has more."""
+    valid: Count
+    """Validation problems, drawn with `seed`."""
+    tests: Count
+
+
+@dataclass(frozen=True, slots=True)
+class _Tuned:
+    """The result of a `Tuned`."""
+
+    length: Count
+    tried: Count
+    rows: list[dict[str, Any]]
+    """The outcomes on the test problems of the settings that were kept."""
+
+
+RULE_CELLS: dict[str, type[TextCell]] = {"tuned": Tuned}
+RULE_RESULTS: dict[str, type[Any]] = {"tuned": _Tuned}
+
+
+def tune(cell: Tuned, record: Path) -> dict[str, Any]:
+    """A cell, and the folder of its outcomes, with which it goes on after a stop -> those of the kept settings."""
+    import numpy as np
+
+    from unmask.solve.pareto import pareto
+    from unmask.solve.problems import most_holes
+    from unmask.solve.settings import block_sizes, settings_of
+
+    bench, arguments = _bench(cell, "valid", cell.valid, cell.seed)
+    length = most_holes(bench.problems)
+    settings = settings_of(cell.policies, block_sizes(cell.blocks, length), length)
+    if len(settings) > cell.budget:
+        settings = [settings[round(at)] for at in np.linspace(0, len(settings) - 1, cell.budget)]
+    tried = _outcomes(bench, arguments, settings, record / "valid.jsonl")
+    best = pareto(np.array([o.mean_passes for o in tried]), np.array([o.accuracy for o in tried]))
+    bench, arguments = _bench(cell, "test", cell.tests, _TEST_SEED)
+    kept = _outcomes(bench, arguments, [tried[at].setting for at in best], record / "test.jsonl")
+    return {"length": most_holes(bench.problems), "tried": len(tried), "rows": [asdict(outcome) for outcome in kept]}
+
+
+def _bench(cell: Tuned, split: str, count: int, seed: int) -> "tuple[Bench, dict[str, Any]]":
+    """The problems of a split, and the arguments that name them in a record."""
+    from unmask.solve.sweep import open_bench
+
+    arguments: dict[str, Any] = {
+        "checkpoint": cell.checkpoint,
+        "task": cell.task,
+        "split": split,
+        "count": count,
+        "seed": seed,
+    }
+    arguments |= {"temperature": 0.0, "device": "cpu"}
+    return open_bench(**arguments), arguments
+
+
+def _outcomes(bench: "Bench", arguments: dict[str, Any], settings: list[Any], record: Path) -> "list[Outcome]":
+    """Settings -> their outcomes in the same order; those that `record` has are not computed again."""
+    from unmask.solve.sweep import stamps, sweep
+
+    record.parent.mkdir(parents=True, exist_ok=True)
+    stamp, done = stamps(arguments["checkpoint"], arguments["task"]), dict[str, Any]()
+    for outcome in sweep(lambda **_: bench, arguments, settings, workers=1, record=record, stamp=stamp):
+        done[outcome.setting.key] = outcome
+        show(f"{arguments['split']}: {len(done)} of {len(settings)}: {outcome.setting.key}")
+    return [done[setting.key] for setting in settings]
+
+
+# ---- report ----------------------------------------------------------------------------------------------------------
+
+_ABOUT = f"""\
+Each rule has the same number of settings on the same validation problems, with its other options among them; those that
+no other one dominates there are measured on fresh test problems, once. Hypervolume: the area under the best accuracy at
+no more than a number of passes, over log2 passes from 1 to L. AUP: accuracy in percent times tokens a pass, where what
+is below the best of all rules counts little. Intervals: 95 %, 400 resamples of the test problems; differences from
+`{_REFERENCE}` are paired. Row-passes count the candidates of rules that look ahead."""
+
+
+def rule_sections(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
+    """The results of the `Tuned` cells, by label and seed -> the lines of a section for each task, if there are any."""
+    return [[f"## {task}", "", _ABOUT, "", *_table(rules)] for task, rules in _by_task(done).items()]
+
+
+def _by_task(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Results by label, "RULE on TASK", and seed -> by task and rule, of the first seed."""
+    tasks: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for label, results in done.items():
+        rule, _, task = label.partition(" on ")
+        tasks.setdefault(task, {})[rule] = next(iter(results.values()))
+    return tasks
+
+
+def _read(result: Mapping[str, Any]) -> "list[Outcome]":
+    from unmask.solve.settings import Setting
+    from unmask.solve.sweep import Outcome
+
+    return [
+        Outcome(Setting(**row["setting"]), row["scores"], row["passes"], row["seconds"], row["row_passes"])
+        for row in result["rows"]
+    ]
+
+
+def _table(rules: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The results of a task by rule -> a row for each rule, the one with the largest hypervolume first."""
+    from unmask.eval.frontier import compare, frontier
+
+    outcomes = {rule: _read(result) for rule, result in rules.items()}
+    every = [outcome for rule in outcomes.values() for outcome in rule]
+    rows: list[tuple[float, list[str]]] = []
+    for rule, own in outcomes.items():
+        length = int(rules[rule]["length"])
+        front = frontier(own, length, beside=every)
+        difference = ""
+        if _REFERENCE in outcomes and rule != _REFERENCE:
+            compared = compare(own, outcomes[_REFERENCE], length)
+            difference = f"{compared.difference:+.3f} {_span(compared.difference_95, '+.3f')}"
+        n = front.best[-1]
+        passes = f"{front.passes[n]:.1f} ({own[n].mean_row_passes:.1f})"
+        areas = [f"{front.hypervolume:.3f} {_span(front.hypervolume_interval)}", difference]
+        areas.append(f"{front.aup:.0f} {_span(front.aup_interval, '.0f')}")
+        best = f"{front.accuracy[n]:.3f} {_span((front.interval[n][0], front.interval[n][1]))}"
+        tried = f"{len(own)} of {rules[rule]['tried']}"
+        rows.append((front.hypervolume, [rule, tried, *areas, best, passes, own[n].setting.key]))
+    head = ("rule", "kept", "hypervolume [95 %]", f"minus {_REFERENCE}", "AUP [95 %]", "best accuracy [95 %]")
+    order = sorted(rows, key=lambda row: -row[0])
+    return markdown_table((*head, "passes (row-passes)", "at"), [row for _, row in order])
+
+
+def _span(values: tuple[float, float], form: str = ".3f") -> str:
+    return f"[{values[0]:{form}}, {values[1]:{form}}]"
+
+
+def draw_rules(done: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> None:
+    """Draw accuracy against passes of the kept settings, a panel for each task; nothing without results."""
+    from unmask.plots import can_draw, distinct_colors, new_figure, save_figure
+
+    tasks = _by_task(done)
+    if not tasks or not can_draw():
+        return
+    names = list(dict.fromkeys(rule for rules in tasks.values() for rule in rules))
+    colors = dict(zip(names, distinct_colors(len(names)), strict=True))
+    figure = new_figure(5.6 * len(tasks) + 2.6, 5.0)
+    panels, handles = figure.subplots(1, len(tasks), squeeze=False, sharey=True).flatten(), dict[str, Any]()
+    for panel, (task, rules) in zip(panels, tasks.items(), strict=True):
+        for number, (rule, result) in enumerate(rules.items()):
+            points = sorted((outcome.mean_passes, outcome.accuracy) for outcome in _read(result))
+            mark = "osv^D*XP"[number % 8]
+            xs, ys = zip(*points, strict=True)
+            (handles[rule],) = panel.plot(xs, ys, "-", marker=mark, ms=4, lw=0.9, color=colors[rule], label=rule)
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.set_ylim(-0.02, 1.02)
+        panel.set_xlabel("forward passes per problem")
+        panel.set_ylabel("accuracy on test problems")
+        panel.set_title(task)
+        panel.grid(alpha=0.25)
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
+    save_figure(path, figure)
