@@ -35,7 +35,8 @@ class TableDenoiser:
 
     `hidden` is the log posterior (B, L, V + 1) in float64, MASK at -inf, and `logits` returns it unchanged. Padding is
     summed over, so that a shorter row has the marginal law; a context of probability zero has a uniform posterior. With
-    `time_conditioned` each call requires the time, and `times` lists the times of all calls.
+    `time_conditioned` each call requires the time, and `times` lists the times of all calls. It has no attention; for
+    policies that read one it is made up: larger between near positions, and to tokens of a low id.
     """
 
     def __init__(self, joint: Tensor, *, time_conditioned: bool = False) -> None:
@@ -50,6 +51,7 @@ class TableDenoiser:
         self.joint = joint.double()
         self.time_conditioned = time_conditioned
         self.times: list[Tensor] = []
+        self.maps: list[Tensor] | None = None
         self._posterior = self._enumerate()
 
     @property
@@ -86,6 +88,8 @@ class TableDenoiser:
             raise PluginError(f"This denoiser {rule} time; check its time_conditioned before the call.")
         if time is not None:
             self.times.append(time.detach().clone())
+        if self.maps is not None:
+            self.maps.append(_nearness(tokens))
         seen = tokens if valid is None else torch.where(valid, tokens, self.mask_id)
         digits = self.vocab_size ** torch.arange(self.max_length - 1, -1, -1)
         return self._posterior[(seen * digits).sum(-1)]
@@ -104,6 +108,13 @@ class TableDenoiser:
         total = mass.sum(-1, keepdim=True)
         uniform = (torch.arange(self.vocab_size) < self.mask_id) / self.mask_id
         return torch.where(total > 0, mass / total.clamp(min=torch.finfo(torch.float64).tiny), uniform).log()
+
+
+def _nearness(tokens: Tensor) -> Tensor:
+    """Tokens (B, L) -> a made-up attention (B, L, L), each row of which sums to 1."""
+    places = torch.arange(tokens.shape[1])
+    weights = 1.0 / (1 + (places[:, None] - places).abs() + tokens[:, None])
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def check_policy(

@@ -57,7 +57,8 @@ FIRST = {
 """Verb -> the options that people use most; its help page begins with them."""
 
 POLICIES = (
-    *("ancestral", "best-confidence", "confidence", "credit", "dream", "early-stop", "entropy", "entropy-bound"),
+    *("adas", "ancestral", "best-confidence", "confidence", "credit", "dawn", "dream", "early-stop", "entropy"),
+    "entropy-bound",
     *("entropy-threshold", "factor", "frechet", "freedave", "hierarchy", "info-gain", "klass", "learned"),
     *("left-to-right", "local-leap"),
     *("margin", "margin-threshold", "or", "p2", "pc", "prefix", "random", "rcr", "remdm", "reverse"),

@@ -15,6 +15,7 @@ __all__ = ["Decoder", "Step"]
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -24,7 +25,7 @@ from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens
 from unmask.decode.propose import Proposal, propose, two_best
-from unmask.decode.turn import Ahead, Seen, place_of, scattered
+from unmask.decode.turn import Ahead, Seen, place_of, scattered, watched
 from unmask.denoiser import Caching, Denoiser, clean_mass, selection
 from unmask.errors import RequestError
 from unmask.model.soft import Feedback, best_tokens, feedback_at
@@ -69,8 +70,9 @@ class Decoder:
     def __post_init__(self) -> None:
         check_numbers(self, error=RequestError)
         needs = needs_of(self.policy)
-        if (needs.written or needs.ahead) and hasattr(self.denoiser, "recall"):
+        if (needs.written or needs.ahead or needs.attention) and hasattr(self.denoiser, "recall"):
             reads = "new predictions at written positions" if needs.written else "predictions for candidate canvases"
+            reads = "the attention of whole rows" if needs.attention else reads
             raise RequestError(
                 f"{self.policy!r} reads {reads}, and a cache computes none there; "
                 "leave out the cache, or choose another policy."
@@ -251,8 +253,9 @@ class Decoder:
         """Run the pass; the head, and everything else that is V wide, at eligible positions alone."""
         canvas, view = ahead.canvas, ahead.view
         eligible = view.eligible
-        hidden, cached = self._hidden(ahead, self._time(canvas, view.masked, None), memory)
-        needs = needs_of(self.policy)
+        needs, time = needs_of(self.policy), self._time(canvas, view.masked, None)
+        run = partial(self._hidden, ahead, time, memory)
+        (hidden, cached), attention = watched(self.denoiser, needs.attention, canvas.valid, run)
         proposed, mass = self._propose(ahead, hidden, checks, needs.mass)
         fresh = None
         if needs.written:
@@ -274,6 +277,7 @@ class Decoder:
             log_probs=scattered(eligible, proposed.log_probs) if needs.log_probs else None,
             hidden=hidden if needs.hidden else None,
             fresh=fresh,
+            attention=attention,
             mass=None if mass is None else torch.zeros_like(log_prob, dtype=mass.dtype).masked_scatter(eligible, mass),
         )
         return view, self._seen(log_prob, eligible, best), memory

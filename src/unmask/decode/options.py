@@ -185,7 +185,7 @@ def make_decoder(
         denoiser = Suppressed(denoiser, tuple(_token(tokenizer, token) for token in suppress))
     if guidance:
         denoiser = Guided(denoiser, guidance)
-    plainly = not guidance and not (needs_of(rule).written or needs_of(rule).ahead)
+    plainly = not guidance and not (needs_of(rule).written or needs_of(rule).ahead or needs_of(rule).attention)
     if cache is None and block_size and plainly and getattr(denoiser, "causal_block", 0):
         cache = "causal"
     if cache is not None:

@@ -1,14 +1,19 @@
 """What a turn of the decoding loop has before its pass, and what it gets from it. Shapes as in `decode.loop`."""
 
-__all__ = ["Ahead", "Seen", "place_of", "scattered"]
+__all__ = ["Ahead", "Seen", "place_of", "scattered", "watched"]
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from unmask.decode.canvas import Canvas
-from unmask.denoiser import Place
+from unmask.denoiser import Denoiser, Guided, Place, Wrapper
+from unmask.errors import RequestError
 from unmask.policies.base import Decided, View
+
+Result = TypeVar("Result")
 
 
 class Ahead(NamedTuple):
@@ -50,3 +55,28 @@ def place_of(canvas: Canvas, view: View) -> Place:
 def scattered(where: Tensor, rows: Tensor, empty: float = 0) -> Tensor:
     """Rows (N, K) at the N places of `where` (B, L), `empty` elsewhere: (B, L, K)."""
     return rows.new_full((*where.shape, rows.shape[-1]), empty).masked_scatter(where[..., None], rows)
+
+
+def watched(denoiser: Denoiser, share: float, valid: Tensor, run: Callable[[], Result]) -> tuple[Result, Tensor | None]:
+    """A pass -> its result, and the mean attention (B, L, L) over heads and the last `share` of the layers; None for 0.
+
+    `valid` (B, L) is False on padding. Raises RequestError for a network that does not give its attention.
+    """
+    if not share:
+        return run(), None
+    inner = denoiser
+    while isinstance(inner, Wrapper) and not isinstance(inner, Guided):
+        inner = inner.inner
+    network = cast(Any, inner)
+    if not hasattr(network, "maps"):
+        raise RequestError(
+            f"{type(network).__name__} does not give its attention, which this policy reads; choose another policy, or "
+            "a model of our own (architecture dit) without guidance."
+        )
+    network.maps = maps = list[Tensor]()
+    try:
+        result = run()
+    finally:
+        network.maps = None
+    last = maps[-max(1, round(share * len(maps))) :]
+    return result, torch.stack(last).mean(0) * (valid[:, None] & valid[..., None])

@@ -147,6 +147,7 @@ class DiT(Network):
         nn.init.zeros_(self.head.bias)
         self.rotary = Rotary(settings.width // settings.heads)
         self.packed: PackedWeights | None = None  # made by `lowered`
+        self.maps: list[Tensor] | None = None  # a list while somebody reads the attention; see `decode.turn.watched`
 
     @property
     def time_conditioned(self) -> bool:
@@ -184,7 +185,7 @@ class DiT(Network):
                 x = block(x, tables, seen, cond, keys, picked if place == last else None)
         else:
             six = [_vectors(cast(_Block, block).modulation, cond, 6) for block in self.blocks]
-            x = run_blocks(list(self.blocks), six, x, Run(tables, seen, kept, self.packed, dtype), picked)
+            x = run_blocks(list(self.blocks), six, x, Run(tables, seen, kept, self.packed, dtype, self.maps), picked)
         vectors = _vectors(self.modulation, cond, 2)
         if picked is not None and vectors is not None:
             vectors = tuple(pick(vector, picked, shape) for vector in vectors)

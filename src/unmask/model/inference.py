@@ -79,6 +79,7 @@ class Run(NamedTuple):
     kept: Kept | None
     packed: PackedWeights | None
     dtype: torch.dtype  # of the products
+    maps: list[Tensor] | None = None  # gets the attention of each block (B, L, L), the mean over heads
 
 
 def run_blocks(
@@ -142,6 +143,10 @@ def _attention(qkv: Tensor, run: Run) -> Tensor:
         both = run.kept.renew(turned[:, :, 1:])
         q, k, v = (part.transpose(1, 2) for part in (turned[:, :, 0], both[:, :, 0], both[:, :, 1]))
     mask = None if run.seen is None else over_heads(run.seen)
+    if run.maps is not None:
+        scores = q.float() @ k.float().transpose(-2, -1)
+        scores = scores if mask is None else scores.masked_fill(~mask, -torch.inf)
+        run.maps.append(scores.softmax(-1).mean(1))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
     return out.transpose(1, 2).reshape(batch, length, heads * head)
 

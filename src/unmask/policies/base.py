@@ -48,6 +48,8 @@ class Needs:
     """`View.fresh`: the vocabulary head runs at the written positions of the block too. No cache has these."""
     ahead: bool = False
     """`View.ahead`: the policy proposes candidate canvases (`Decision.candidates`). No cache has these."""
+    attention: float = 0.0
+    """`View.attention`: of this share of the layers, the last ones, at least one; 0: of none. No cache has it."""
     noise: bool = True
     """The uniforms of `View.noise`; without it they are nan, since a hash of every position takes time."""
 
@@ -60,6 +62,7 @@ class Needs:
             self.mass or other.mass,
             self.written or other.written,
             self.ahead or other.ahead,
+            max(self.attention, other.attention),
             self.noise or other.noise,
         )
 
@@ -90,6 +93,9 @@ class View:
     fresh: Tensor | None = None
     """Clean probability of the token that this pass would write at each position of the block, written ones included;
     zero elsewhere. At written positions a masked model was not trained to predict: the figure is what its head says."""
+    attention: Tensor | None = None
+    """(B, L, L): how much the position of the second axis attends to that of the third, the mean over heads and layers;
+    zero at padding."""
     dial: Tensor | None = None  # (B,) from 0 (accurate) to 1 (fast); nan: the policy's own
     ahead: "tuple[View, ...] | None" = None
     """One View for each candidate canvas of the last decision, after this pass. In rows without that candidate nothing

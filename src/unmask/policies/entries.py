@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from unmask.disk.folders import locate_policy
 from unmask.errors import RequestError
 from unmask.policies.ancestral import Ancestral
+from unmask.policies.attention import ADAS, DAWN
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.credit import Credit
 from unmask.policies.dream import ALL, Dream
@@ -126,6 +127,14 @@ _PROBABILITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 0.995, 0.998, 0.999
 _NATS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.01, 0.003, 0.001)
 ENTRIES: dict[str, Entry] = {
     **{name: _top_k_entry(name) for name in SCORES},
+    "adas": Entry(
+        lambda options: ADAS(options.steps(), options.number("alpha", 40.0)),
+        frozenset({"steps", "alpha"}),
+        "Positions that pay little attention to unsure ones beside them (ADAS, arXiv:2606.10829).",
+        "no",
+        Knob("steps"),
+        nested=False,
+    ),
     "ancestral": Entry(
         lambda options: Ancestral(options.steps(), options.schedule()),
         frozenset({"steps", "schedule"}),
@@ -144,6 +153,19 @@ ENTRIES: dict[str, Entry] = {
         "All with a high probability after credit for predictions that stay (CreditDecoding, arXiv:2510.06133).",
         "no",
         Knob("threshold", _PROBABILITIES),
+    ),
+    "dawn": Entry(
+        lambda options: DAWN(
+            options.number("high", 0.9),
+            options.number("low", 0.7),
+            options.number("edge", 0.07),
+            options.number("sink", 5.0),
+        ),
+        frozenset({"high", "low", "edge", "sink"}),
+        "The sure, those that attend to sure tokens, and others that do not attend to each other (arXiv:2602.06953).",
+        "no",
+        Knob("high", _PROBABILITIES),
+        nested=False,
     ),
     "dream": Entry(
         lambda options: Dream(

@@ -41,6 +41,8 @@ def grids(checkpoint: str) -> dict[str, tuple[str, ...]]:
         "credit": ("credit:weight=0.3", "credit:weight=0.7", "credit:weight=1.5"),
         "remdm": ("remdm:kind=cap", "remdm:kind=rescale,eta=0.1", "remdm:kind=conf"),
         "rcr": ("rcr",),
+        "adas": ("adas:alpha=2", "adas:alpha=10", "adas:alpha=40"),
+        "dawn": ("dawn:edge=0.07", "dawn:edge=0.2"),
         "p2": ("p2",),
         "saber": ("saber",),
         "info-gain": ("info-gain:spread=0.1", "info-gain:spread=0.2"),
