@@ -17,11 +17,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from unmask.config import from_dict, to_dict
+from unmask.config import from_dict
 from unmask.disk.files import atomic_text
 from unmask.output import markdown_table
 from unmask.reproduce.papers import PLACES
-from unmask.reproduce.results import Record
+from unmask.reproduce.results import Record, is_same
 from unmask.reproduce.text import TextOptions, TextQuestion
 from unmask.reproduce.text_questions import QUESTIONS, plan_of
 from unmask.reproduce.text_report import judged, report_parts
@@ -72,7 +72,9 @@ def _read(file: Path) -> Kept:
     facts = json.loads(file.read_text(encoding="utf-8"))
     plan = plan_of(facts["question"], from_dict(TextOptions, facts["options"], str(file)))
     cells = facts["cells"]
-    changed = [cell.name for cell in plan.cells if cell.name not in cells or cells[cell.name]["cell"] != to_dict(cell)]
+    changed = [
+        cell.name for cell in plan.cells if cell.name not in cells or not is_same(cell, cells[cell.name]["cell"])
+    ]
     if changed:
         raise SystemExit(f"{file} has another recipe for {changed[0]}: run `unmask reproduce {plan.name}` again.")
     names = ("state", "reason", "seconds", "result", "versions")

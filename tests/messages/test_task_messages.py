@@ -57,6 +57,9 @@ REQUESTS = [
         "countdown:low=9,high=8",
         "low is 9 and high is 8; give a low that is not above high.",
     ),
+    ("few-shot:gap=9", "gap is 9, but there are 8 distractors; give a gap of at most as many."),
+    ("few-shot:gap=-2", "gap in the task 'few-shot:gap=-2' is -2; give a whole number of at least -1."),
+    ("few-shot:words=11", "words in the task 'few-shot:words=11' is 11; give a whole number from 1 to 10."),
     (
         "gsm8k",
         (

@@ -200,9 +200,8 @@ def _print_curves(arguments: MasksArguments, source: str, curves: "Curves", seco
         figures = {name: [point._asdict() for point in points] for name, points in parts.items()}
         print_json({**facts, **figures, "seconds": seconds})
         return
-    show(
-        f"{curves.questions:,} questions of {source}, {curves.tokens:.0f} tokens each; {duration(seconds)}", "", _MASKS
-    )
+    show(f"{curves.questions:,} questions of {source}, {curves.tokens:.0f} tokens each; {duration(seconds)}")
+    show("", *_MASKS)
     show("", *markdown_table(("MASKs behind the answer", *_HEAD), [_figures(point) for point in curves.masks]))
     if curves.left_out:
         show("", f"The window has no space for {', '.join(map(str, curves.left_out))} MASKs; the last row fills it.")

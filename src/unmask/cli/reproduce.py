@@ -32,8 +32,8 @@ class ReproduceArguments(QuestionOptions):
 
     The folder holds the cells of all questions, each made once, and for each question a folder with report.md,
     index.html, table.csv, results.json and pictures, written again after each cell. Repeat the command to continue
-    after a stop or a failure. Null results are printed like the others. --published is for the questions mdlm-...; the
-    options about denoisers, blocks, rounds and test problems are for policies-....
+    after a stop or a failure. Null results are printed like the others. --published is not for the questions
+    policies-...; the options about denoisers, blocks, rounds and test problems are for these alone.
     """
 
     name: Positional[str] = ""

@@ -10,6 +10,7 @@ __all__ = [
     "Comparison",
     "Record",
     "Results",
+    "is_same",
     "log_path",
     "outcomes_of",
     "read",
@@ -88,7 +89,7 @@ def read(folder: Path, cell: Cell) -> Record:
     facts = _facts(folder, cell.name)
     if facts is None:
         return Record()
-    if facts.cell != to_dict(cell) and read_cell(folder, cell.name) != cell:  # it may lack settings of later versions
+    if not is_same(cell, facts.cell):
         raise ConfigError(
             f"{_path(folder, cell.name)} was made with other settings (rounds, prompts, --fast or a newer recipe); "
             "choose another folder with --out."
@@ -96,6 +97,16 @@ def read(folder: Path, cell: Cell) -> Record:
     if facts.state == "done":  # what the reports read is there
         fact_of(asdict(facts), ["result"], _RESULTS[cell_type(cell)], _path(folder, cell.name), DataError, _ADVICE)
     return Record(facts.state, facts.reason, facts.seconds, facts.result, facts.versions)
+
+
+def is_same(cell: Cell, recorded: Mapping[str, Any]) -> bool:
+    """Whether a cell is the recorded one; a field that is newer than the record has its default there."""
+    if recorded == to_dict(cell):
+        return True
+    try:
+        return from_dict(type(cell), dict(recorded), cell.name) == cell
+    except ConfigError:
+        return False
 
 
 def read_cell(folder: Path, name: str) -> Cell:

@@ -151,6 +151,13 @@ class Fit(TextCell):
     """A training, in the folder runs/NAME."""
 
     run: TextRun
+    start: str | None = None
+    """Name of the `Fit` that is trained further."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The training that it starts from."""
+        return (self.start,) if self.start else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +175,8 @@ class Bounded(TextCell):
     """Rows at the beginning that are not measured: those of the held-out part that validations of the training had."""
     both_strands: bool = False
     """Whether the prediction is averaged over both strands of DNA."""
+    length: Count | None = None
+    """Tokens of a row; None for those of the training."""
 
     @property
     def needs(self) -> tuple[str, ...]:

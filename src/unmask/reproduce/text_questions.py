@@ -25,6 +25,7 @@ from dataclasses import replace
 
 from unmask.reproduce.dna_questions import dna, dna_rates
 from unmask.reproduce.generation import generation, length, precision
+from unmask.reproduce.kindred import mask_agnostic
 from unmask.reproduce.plan import plain
 from unmask.reproduce.representations import SIZES, Classified
 from unmask.reproduce.rules import Tuned, grids
@@ -201,7 +202,11 @@ _ORDER = (
     dna,
 )
 _MDLM = {f"mdlm-{question.__name__.replace('_', '-')}": question for question in _ORDER}
-QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {**_MDLM, "kindred-rules": rules}
+QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {
+    **_MDLM,
+    "kindred-mask-agnostic": mask_agnostic,
+    "kindred-rules": rules,
+}
 """Each question by the name that `unmask reproduce` takes."""
 EVERY = "mdlm"
 """The name of all of those about MDLM together."""

@@ -11,8 +11,10 @@ from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from unmask.output import markdown_table
+from unmask.plots import can_draw
 from unmask.reproduce.dna import Composition, Probed, dna_sections, draw_composition
 from unmask.reproduce.generation_report import by_label, draw, sections
+from unmask.reproduce.masks import MaskProbed, draw_masks, mask_figures, mask_section
 from unmask.reproduce.publish import write_files
 from unmask.reproduce.representations import Classified, accuracies, representation_section
 from unmask.reproduce.results import Record
@@ -45,6 +47,8 @@ def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Pa
         write_text_report(part, records, folder)
     if not plan.parts:  # a union has cells of several pictures
         draw(plan, records, path)
+        if can_draw():
+            draw_masks(by_label(plan, records, MaskProbed), path)
         draw_composition(by_label(plan, records, Composition), path / "kmers.png")
         draw_rules(by_label(plan, records, Tuned), path / "rules.png")
     text = "\n\n".join("\n".join(lines) for lines in report_parts(plan, records) if lines) + "\n"
@@ -66,6 +70,7 @@ def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[st
         _spreads(plan, records),
         *sections(plan, records),
         dna_sections(by_label(plan, records, Composition), by_label(plan, records, Probed)),
+        mask_section(by_label(plan, records, MaskProbed)),
         representation_section(by_label(plan, records, Classified)),
         *rule_sections(by_label(plan, records, Tuned)),
         _validations(plan, records),
@@ -139,7 +144,7 @@ def judged(plan: TextQuestion, records: dict[str, Record]) -> list[tuple[Claim, 
     """A question -> its claims and those of its parts, each with its verdict."""
     bounds = by_label(plan, records, Bounded)
     own = {label: dict(zip(results, _nats(results), strict=True)) for label, results in bounds.items()}
-    own |= accuracies(by_label(plan, records, Classified))
+    own |= accuracies(by_label(plan, records, Classified)) | mask_figures(by_label(plan, records, MaskProbed))
     verdicts = [(claim, _verdict(claim, own)) for claim in plan.claims]
     return verdicts + [each for part in plan.parts for each in judged(part, records)]
 

@@ -12,6 +12,7 @@ from unmask.errors import ConfigError
 from unmask.output import show
 from unmask.ranges import Count
 from unmask.reproduce.dna import DNA_RESULTS, Composition, Probed, compose, probe_windows
+from unmask.reproduce.masks import MASK_RESULTS, MaskProbed, probe_cell
 from unmask.reproduce.plan import DEVICE, DTYPE
 from unmask.reproduce.representations import REPRESENTATION_RESULTS, Classified, classify
 from unmask.reproduce.rules import RULE_RESULTS, Tuned, tune
@@ -108,6 +109,7 @@ TEXT_RESULTS: dict[str, type[Any]] = {
     "lengthened": _Lengthened,
     "raced": _Written,
     **DNA_RESULTS,
+    **MASK_RESULTS,
     **REPRESENTATION_RESULTS,
     **RULE_RESULTS,
 }
@@ -129,6 +131,9 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
         case Composition():
             model = model_of(runs, cell.training)
             return compose(cell, model, text_of(model))
+        case MaskProbed():
+            model = model_of(runs, cell.training)
+            return probe_cell(cell, model, lambda: text_of(model, length=cell.length).valid.after(cell.skip))
         case Classified():
             return classify(cell, lambda training: model_of(runs, training))
         case Tuned():
@@ -162,8 +167,9 @@ def _fit(cell: Fit, folder: Path) -> dict[str, Any]:
     if resumed and replace(recorded_run(folder), data=cell.run.data) != cell.run:  # a run records absolute paths
         raise ConfigError(f"{folder} was trained with other settings; choose another folder with --out.")
     out, resume = (None, folder) if resumed else (folder, None)
+    start = None if resumed or cell.start is None else folder.parent / cell.start
     began = time.process_time()
-    with closing(open_session(plan_session(cell.run, out=out, resume=resume, note=show))) as session:
+    with closing(open_session(plan_session(cell.run, out=out, resume=resume, init=start, note=show))) as session:
         trainer = session.trainer
         result = trainer.fit(_FitLog())
         if result.reason == "interrupted":
@@ -190,15 +196,15 @@ def model_of(runs: Path, name: str) -> "Model":
     return load(runs / name, device=DEVICE, dtype=DTYPE, threads=1)
 
 
-def text_of(model: "Model", source: str | None = None) -> "Corpus":
-    """A model -> the text of its training, split as then, or all of another text, by its tokenizer."""
+def text_of(model: "Model", source: str | None = None, length: int | None = None) -> "Corpus":
+    """A model -> the text of its training, split as then, or all of another text, by its tokenizer, in rows."""
     from unmask.train.plan import corpus_of
     from unmask.train.settings import trained_on
 
     assert model.checkpoint is not None
     trained = trained_on(model.checkpoint)
     assert trained is not None
-    data = replace(trained.data, tokenizer="auto", vocab_size=None)
+    data = replace(trained.data, tokenizer="auto", vocab_size=None, length=length or trained.data.length)
     if source is None:
         return corpus_of(data, model.tokenizer, show, trained=trained)
     return corpus_of(replace(data, source=source, valid=None), model.tokenizer, show)
@@ -215,7 +221,7 @@ def _bound(cell: Bounded, runs: Path) -> dict[str, Any]:
         model.denoiser = over_both_strands(model.denoiser, model.tokenizer)
     if cell.grid is not None:
         model.objective = objective_of("subs", model.process, steps=cell.grid)
-    corpus = text_of(model, cell.source)
+    corpus = text_of(model, cell.source, cell.length)
     part, skip = (corpus.valid, cell.skip) if cell.source is None else (corpus.train, 0)
     part = some_rows(part, model.tokenizer, cell.limit, skip)
     bound = model.bound_packed(part, draws=cell.draws, seed=SEED)
