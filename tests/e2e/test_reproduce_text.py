@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from unmask.cli.main import main
-from unmask.config import from_dict
+from unmask.config import from_dict, to_dict
 from unmask.disk.json import fact_of
 from unmask.errors import ConfigError, DataError, RequestError
 from unmask.plots import can_draw
 from unmask.reproduce import questions
 from unmask.reproduce.dna import Composition, Probed
+from unmask.reproduce.masks import MaskProbed
 from unmask.reproduce.papers import PLACES
 from unmask.reproduce.plan import CELLS, cell_type, needs
 from unmask.reproduce.publish import hours, write_files
-from unmask.reproduce.results import Record, write
+from unmask.reproduce.results import Record, is_same, write
 from unmask.reproduce.text import (
     Bounded,
     Claim,
@@ -46,6 +47,8 @@ def tiny(cell: TextCell) -> TextCell:
     if isinstance(cell, Fit):
         train = replace(cell.run.train, steps=2, eval_every=2, batch=4, eval_draws=8)
         return replace(cell, run=replace(cell.run, train=train))
+    if isinstance(cell, MaskProbed):
+        return replace(cell, count=4, counts=(0, 2))
     if isinstance(cell, Composition):
         return replace(cell, texts=4, length=12)
     if isinstance(cell, Probed):
@@ -153,6 +156,41 @@ def test_a_training_is_not_repeated_and_not_mixed_up(done: tuple[Path, dict[str,
     other = replace(cell, run=replace(cell.run, train=replace(cell.run.train, lr=1e-4)))
     with pytest.raises(ConfigError, match="trained with other settings"):
         perform_text(other, folder / "runs" / cell.name, folder / "runs")
+
+
+@pytest.mark.slow
+def test_models_are_trained_further_and_probed_for_masks(tmp_path: Path) -> None:
+    """Of the few-shot task: the weights are those of the first training, changed; the report has table and picture."""
+    plan = plan_of("kindred-mask-agnostic", FAST)
+    some = [c for c in plan.cells if c.label.startswith("few-shot") and "twice" not in c.name]
+    records = {cell.name: Record() for cell in plan.cells}
+    for cell in map(tiny, some):
+        result = perform_text(cell, tmp_path / "runs" / cell.name, tmp_path / "runs")
+        shape = TEXT_RESULTS[cell_type(cell)]
+        assert fact_of({"result": result}, ["result"], shape, tmp_path, DataError) is not None
+        records[cell.name] = Record("done", "", 1.0, result)
+    bounds = [records[f"bound-few-shot-{name}-seed-0"].result["bound"] for name in ("before", "mask-agnostic", "bound")]
+    assert len({bound["nats_per_token"] for bound in bounds}) == 3
+    assert max(abs(bound["nats_per_token"] - bounds[0]["nats_per_token"]) for bound in bounds) < 0.1  # of 6 nats
+    write_text_report(plan, records, tmp_path)
+    text = (tmp_path / plan.name / "report.md").read_text()
+    assert "| few-shot mask-agnostic | " in text
+    assert "few-shot: 2 MASKs at most." in text
+    assert "| few-shot: total variation, mask-agnostic < bound | " in text
+    assert (tmp_path / plan.name / "masks-few-shot.png").is_file() == can_draw()
+    assert not (tmp_path / plan.name / "masks-text.png").exists()
+
+
+def test_a_cell_of_an_earlier_version_is_the_same_where_new_settings_have_their_defaults() -> None:
+    fit = next(cell for cell in plan_of("mdlm-baselines", FAST).cells if isinstance(cell, Fit))
+    recorded = json.loads(json.dumps(to_dict(fit)))
+    assert is_same(fit, recorded)
+    assert recorded["run"].pop("agnostic")
+    assert recorded.pop("start") is None
+    assert is_same(fit, recorded)
+    recorded["run"]["train"]["lr"] = 1e-9
+    assert not is_same(fit, recorded)
+    assert not is_same(fit, {**recorded, "unknown": 1})
 
 
 @pytest.mark.slow

@@ -115,7 +115,8 @@ _RUNS = ("bound", "bound, twice", "cross-entropy", "mask-agnostic")
 def _trained_further(base: Fit, part: str, name: str, further: _Further) -> Fit:
     """A training and one of `_RUNS` -> the training that starts from its weights; its last step is taken."""
     steps = further.steps * (2 if name == "bound, twice" else 1)
-    train = replace(base.run.train, steps=steps, batch=further.batch, lr=further.rate, eval_every=steps, ema=0.99)
+    sizes = {"steps": steps, "batch": further.batch, "warmup": None}
+    train = replace(base.run.train, **sizes, lr=further.rate, eval_every=steps, ema=0.99)
     agnostic = AgnosticSettings()
     if name in ("cross-entropy", "mask-agnostic"):
         variation = 0.0 if name == "cross-entropy" else AgnosticSettings().variation
