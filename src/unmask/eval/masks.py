@@ -32,6 +32,7 @@ from torch import Tensor
 from unmask.batch import pad_ids
 from unmask.data.packed import Packed
 from unmask.data.settings import DataSettings
+from unmask.decode.options import measuring
 from unmask.denoiser import clean_log_probs, selection
 from unmask.errors import RequestError
 from unmask.noise import generator
@@ -165,16 +166,16 @@ def first_tokens(model: "Model", questions: Sequence[Question], masks: int, batc
 
     Where a network is time-conditioned it gets the time 1: all that is to be written is MASK.
     """
-    parts: list[Tensor] = []
+    denoiser, parts = measuring(model.denoiser, model.tokenizer), list[Tensor]()
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
         rows = [question.row + [model.tokenizer.mask_id] * masks for question in part]
         tokens, valid = pad_ids(rows, model.tokenizer.pad_id, model.device)
         at = torch.tensor([question.at for question in part], device=model.device)
         where = torch.arange(tokens.shape[1], device=model.device) == at[:, None]
-        time = torch.ones(len(part), device=model.device) if model.denoiser.time_conditioned else None
-        hidden = model.denoiser.hidden(tokens, valid=valid, time=time, **selection(model.denoiser, where))
-        parts.append(clean_log_probs(model.denoiser.logits(hidden[where]), model.tokenizer.mask_id).cpu())
+        time = torch.ones(len(part), device=model.device) if denoiser.time_conditioned else None
+        hidden = denoiser.hidden(tokens, valid=valid, time=time, **selection(denoiser, where))
+        parts.append(clean_log_probs(denoiser.logits(hidden[where]), denoiser.mask_id).cpu())
     return torch.cat(parts)
 
 
