@@ -256,7 +256,7 @@ def test_plans_are_in_the_order_of_work_and_are_read_back(name: str, scale: Any)
         before.add(cell.name)
         assert from_dict(CELLS[cell_type(cell)], asdict(cell), cell.name) == cell
     assert len(before) == len(plan.cells)
-    assert isinstance(plan.cells[0], Fit)
+    assert needs(plan.cells[0]) == ()
 
 
 def test_questions_share_their_trainings() -> None:
