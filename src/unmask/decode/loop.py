@@ -254,8 +254,11 @@ class Decoder:
         canvas, view = ahead.canvas, ahead.view
         eligible = view.eligible
         needs, time = needs_of(self.policy), self._time(canvas, view.masked, None)
-        run = partial(self._hidden, ahead, time, memory)
-        (hidden, cached), attention = watched(self.denoiser, needs.attention, canvas.valid, run)
+        attention, run = None, partial(self._hidden, ahead, time, memory)
+        if needs.attention:
+            (hidden, cached), attention = watched(self.denoiser, needs.attention, canvas.valid, run)
+        else:
+            hidden, cached = run()
         proposed, mass = self._propose(ahead, hidden, checks, needs.mass)
         fresh = None
         if needs.written:

@@ -57,13 +57,11 @@ def scattered(where: Tensor, rows: Tensor, empty: float = 0) -> Tensor:
     return rows.new_full((*where.shape, rows.shape[-1]), empty).masked_scatter(where[..., None], rows)
 
 
-def watched(denoiser: Denoiser, share: float, valid: Tensor, run: Callable[[], Result]) -> tuple[Result, Tensor | None]:
-    """A pass -> its result, and the mean attention (B, L, L) over heads and the last `share` of the layers; None for 0.
+def watched(denoiser: Denoiser, share: float, valid: Tensor, run: Callable[[], Result]) -> tuple[Result, Tensor]:
+    """A pass -> its result, and the mean attention (B, L, L) over heads and the last `share` of the layers.
 
     `valid` (B, L) is False on padding. Raises RequestError for a network that does not give its attention.
     """
-    if not share:
-        return run(), None
     inner = denoiser
     while isinstance(inner, Wrapper) and not isinstance(inner, Guided):
         inner = inner.inner

@@ -67,8 +67,9 @@ class DAWN:
     Revealed are positions with a confidence of at least `high`; of at least `low` with an edge to a written token of
     the block whose probability in this pass is at least `high`; and of the others with at least `low` those that a
     greedy choice by confidence takes, without an edge in either direction between two of them. Where there is none,
-    the most confident position is. The published sink is a mean above .01 in rows of about 500 positions, five times 1 / L. The
-    probability of a written token is that of the token that the pass would write there. Does not sample the joint law.
+    the most confident position is. The published sink is a mean above .01 in rows of about 500 positions, five times
+    1 / L. The probability of a written token is that of the token that the pass would write there. Does not sample the
+    joint law.
     """
 
     high: Annotated[float, real(0, 1)] = 0.9
