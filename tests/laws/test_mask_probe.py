@@ -50,9 +50,8 @@ def model_of(denoiser: Any) -> Any:
     return SimpleNamespace(denoiser=denoiser, defaults=defaults, **facts)
 
 
-def network(causal_block: int) -> Any:
-    shape = DiTSettings(TOKENIZER.vocab_size, TOKENIZER.mask_id, 400, 16, 2, 2, dropout=0.0, causal_block=causal_block)
-    model = build(shape, 1)
+def network(**attention: Any) -> Any:
+    model = build(DiTSettings(TOKENIZER.vocab_size, TOKENIZER.mask_id, 400, 16, 2, 2, dropout=0.0, **attention), 1)
     with torch.no_grad():
         for param in model.parameters():
             param += 0.2 * torch.randn(param.shape, generator=torch.Generator().manual_seed(param.numel()))
@@ -82,11 +81,11 @@ def test_a_rule_that_counts_masks_is_seen() -> None:
 
 def test_a_causal_network_is_flat_and_a_bidirectional_one_is_not() -> None:
     variations: list[float] = []
-    for block in (1, 0):
-        curves = probe_task(model_of(network(block)), TASK, counts=(0, 30), count=8)
+    for attention in ({"causal_block": 1}, {"causal_block": 1, "shift": True}, {}):
+        curves = probe_task(model_of(network(**attention)), TASK, counts=(0, 30), count=8)
         variations.append(curves.masks[1].variation[0])
-    assert variations[0] < 1e-5
-    assert variations[1] > 1e-3
+    assert max(variations[:2]) < 1e-5
+    assert variations[2] > 1e-3
 
 
 def test_the_distance_is_that_of_the_relevant_examples() -> None:
@@ -155,7 +154,7 @@ def test_figures_by_hand() -> None:
 
 
 def test_a_batch_changes_nothing() -> None:
-    model = model_of(network(0))
+    model = model_of(network())
     questions = task_questions(model, TASK, 7)
     whole, parts = (first_tokens(model, questions, 4, batch) for batch in (7, 2))
     assert torch.allclose(whole, parts, atol=1e-5)

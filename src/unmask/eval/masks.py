@@ -325,13 +325,13 @@ def draw_curves(results: Mapping[str, Curves], title: str, path: Path) -> None:
             panel.grid(alpha=0.25)
         panels[-1, column].set_xlabel(_PLACES[name])
     if len(results) > 1:
-        panels[0, 0].legend(frameon=False)
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.suptitle(title)
     save_figure(path, figure)
 
 
 _AXES = {"accuracy": "accuracy at the first token", "entropy": "entropy there, nats"}
-_PLACES = {"masks": "MASKs behind the answer", "distance": "tokens to the relevant context"}
+_PLACES = {"masks": "MASKs behind the answer", "distance": "tokens to the relevant context (band: without it)"}
 
 
 def _draw_line(panel: Any, points: Sequence[Point], field: str, label: str, color: str) -> None:
