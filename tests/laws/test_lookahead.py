@@ -198,3 +198,50 @@ def test_information_gain_equals_its_slow_twin(steps: int | None, actions: int, 
 
 def test_one_action_is_the_rule_by_confidence() -> None:
     assert torch.equal(decoded("info-gain:steps=3,actions=1").tokens, decoded("confidence:steps=3").tokens)
+
+
+# ---- WINO ----------------------------------------------------------------------------------------------------------
+
+
+def slow_wino(row: list[int], draft: float, verify: float, most: int) -> tuple[list[int], int, int]:
+    """One row, greedy: tokens, passes and canvases run."""
+    tokens, drafted = list(row), list[int]()
+    passes, canvases, written = 0, 0, dict[int, int]()
+    again = True  # whether the canvas is not the last one that was run
+    while True:
+        passes, canvases = passes + 1, canvases + (again or not drafted)
+        hidden: list[int] = []
+        if drafted:
+            for i in drafted:
+                tokens[i] = written[i]
+            canvases += len(drafted) + 1
+            proof = {
+                i: predict([V if n == i else token for n, token in enumerate(tokens)])[i][tokens[i]] for i in drafted
+            }
+            weak = sorted((i for i in drafted if proof[i] < verify), key=lambda i, of=proof: (of[i], i))
+            hidden = weak[: len(drafted) - 1]
+        laws = predict(tokens)
+        masked = [i for i in range(L) if tokens[i] == V]
+        for i in hidden:
+            tokens[i] = V
+        if not masked and not hidden:
+            return tokens, passes, canvases
+        order = sorted(masked, key=lambda i: (-max(laws[i]), i))
+        sure = [i for i in order if max(laws[i]) > draft][: min(max(7 * len(masked) // 10, 5), most)] or order[:1]
+        written = {i: laws[i].index(max(laws[i])) for i in sure}
+        drafted = sorted(sure) if len(sure) > 1 else []
+        again = bool(hidden)
+        if len(sure) == 1:
+            tokens[sure[0]] = written[sure[0]]
+            if V not in tokens:
+                return tokens, passes, canvases
+
+
+@pytest.mark.parametrize(("draft", "verify", "most"), [(0.5, 0.7, 20), (0.4, 0.9, 3), (0.7, 0.5, 20)])
+def test_wino_equals_its_slow_twin(draft: float, verify: float, most: int) -> None:
+    done = decoded(f"wino:draft={draft},verify={verify},most={most}")
+    fast = list(zip(done.tokens.tolist(), done.passes.tolist(), done.row_passes.tolist(), strict=True))
+    slow = [slow_wino(row, draft, verify, most) for row in start().tokens.tolist()]
+    assert fast == slow
+    control = [slow_wino(row, draft, 0.0, most) for row in start().tokens.tolist()]
+    assert draft > 0.6 or fast != control  # the control: without verification; with sure drafts it hides nothing

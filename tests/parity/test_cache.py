@@ -199,7 +199,7 @@ def _quick(name: str) -> str:
     return f"{name}:{knob.option}={knob.values[0] if knob.values else 3}" if knob else name
 
 
-WRITTEN = ["adas", "dawn", "info-gain", "p2", "saber"]  # read predictions that caches do not have
+WRITTEN = ["adas", "dawn", "info-gain", "p2", "saber", "wino"]  # read predictions that caches do not have
 EVERY = [name for name, entry in ENTRIES.items() if not entry.needs_folder and name not in WRITTEN]
 TURNS = [(name, NAMES[n % len(NAMES)], float(n % 2)) for n, name in enumerate(EVERY)]
 

@@ -62,7 +62,7 @@ POLICIES = (
     *("entropy-threshold", "factor", "frechet", "freedave", "hierarchy", "info-gain", "klass", "learned"),
     *("left-to-right", "local-leap"),
     *("margin", "margin-threshold", "or", "p2", "pc", "prefix", "random", "rcr", "remdm", "reverse"),
-    *("saber", "threshold"),
+    *("saber", "threshold", "wino"),
 )
 TASKS = (
     "antibody-cdr3",

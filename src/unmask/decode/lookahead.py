@@ -159,6 +159,7 @@ def take_turn(look: Look, policy: UnmaskingPolicy, ahead: Ahead, before: State, 
     after = None
     if decision.candidates is not None:
         known = ~revealed.any(-1)
+        known = known if decision.remask is None else known & ~decision.remask.any(-1)
         after = Pending(decision.candidates, view.proposal, log_prob, view.margin, view.entropy, known)
     return Taken(canvas, view, Seen(log_prob), decided, (after, None), accepted, run.sum(-1))
 

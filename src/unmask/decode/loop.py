@@ -193,7 +193,7 @@ class Decoder:
         else:
             canvas = canvas.hide(remasked, self.denoiser.mask_id)
         if accepted is not None:
-            revealed = revealed | accepted
+            revealed, remasked = revealed | (accepted & ~remasked), remasked & ~accepted
         every = torch.arange(len(tokens), device=tokens.device)
         step = Step(every, view, decision, revealed, remasked, rescued, seen.candidates, seen.candidate_log_probs)
         return canvas, (after, memory), step

@@ -18,7 +18,7 @@ from unmask.policies.entropy_bound import EntropyBound
 from unmask.policies.factor import Factor, Frechet
 from unmask.policies.hiding import P2, RCR, Saber
 from unmask.policies.klass import Klass
-from unmask.policies.lookahead import InfoGain
+from unmask.policies.lookahead import WINO, InfoGain
 from unmask.policies.options import Options, paced
 from unmask.policies.pc import PositionCalibrated
 from unmask.policies.prefix import Prefix
@@ -317,5 +317,13 @@ ENTRIES: dict[str, Entry] = {
         "All with a confidence above the threshold, at least one (Fast-dLLM, arXiv:2505.22618).",
         "no",
         Knob("threshold", _PROBABILITIES),
+    ),
+    "wino": Entry(
+        lambda options: WINO(options.number("draft", 0.6), options.number("verify", 0.9), options.count("most", 20)),
+        frozenset({"draft", "verify", "most"}),
+        "Drafts many tokens and hides those that the others do not confirm in the next pass (WINO, arXiv:2507.18578).",
+        "no",
+        Knob("draft", (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)),
+        nested=False,
     ),
 }

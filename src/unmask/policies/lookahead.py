@@ -1,9 +1,9 @@
-"""Rules that run candidate canvases beside the canvas: FreeDave's self-speculation, and information gain.
+"""Rules that run candidate canvases beside the canvas: self-speculation, information gain, drafts that are verified.
 
-Both count a pass as one pass, and in `Canvas.row_passes` each candidate as a pass of its own.
+They count a pass as one pass, and in `Canvas.row_passes` each candidate as a pass of its own.
 """
 
-__all__ = ["FreeDave", "InfoGain"]
+__all__ = ["WINO", "FreeDave", "InfoGain"]
 
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -179,3 +179,68 @@ class InfoGain:
         actions = torch.stack(sets, 1)
         equal = (actions[:, :, None] == actions[:, None]).all(-1)
         return actions & ~equal.tril(-1).any(-1)[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class WINO:
+    """Drafts all positions surer than `draft`, and hides again those that the others do not confirm by `verify`.
+
+    WINO, arXiv:2507.18578. A draft has at most min(max(.7 n, 5), `most`) of the n masked positions, and at least the
+    surest. In the next pass each drafted token is verified: it stays if its probability given all the other tokens, the
+    drafted ones included, is at least `verify`. At most all but one are hidden, the least probable first. The same pass
+    drafts again. The paper appends a block of MASKs that do not see the token at their own position; here each drafted
+    token is masked in a canvas of its own, which is exact and costs as many row-passes as there are drafted tokens. The
+    paper verifies all tokens of the block in every pass, here each one in the pass after its draft. A draft of a single
+    token is written without verification, as in the paper. Does not sample the joint law.
+    """
+
+    draft: Annotated[float, real(0, 1)] = 0.6
+    verify: Annotated[float, real(0, 1)] = 0.9
+    most: Count = 20
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+
+    @property
+    def looks(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(log_probs=True, ahead=True, noise=False)
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        drafted = torch.zeros_like(view.eligible) if state is None else state & (view.step > 0)[:, None]
+        picked, hidden = torch.zeros_like(view.step), torch.zeros_like(drafted)
+        if view.ahead:
+            picked = torch.where(drafted.any(-1), len(view.ahead), 0)
+            proof = self._proof(view.ahead, drafted)
+            hidden = take_best(-proof, drafted & (proof < self.verify), (drafted.sum(-1) - 1).clamp(min=0))
+        chosen = view.pick(picked)
+        size = (7 * chosen.eligible.sum(-1)).div(10, rounding_mode="floor").clamp(min=5).clamp(max=self.most)
+        sure = take_best(chosen.confidence, chosen.eligible & (chosen.confidence > self.draft), size)
+        best = take_best(chosen.confidence, chosen.eligible, torch.ones_like(size))
+        sure = torch.where(sure.any(-1, keepdim=True), sure, best)
+        alone = (sure.sum(-1) == 1)[:, None]
+        reveal, later = sure & alone, sure & ~alone
+        done = ~(chosen.eligible & ~reveal).any(-1) & ~hidden.any(-1)
+        return Decision(reveal, remask=hidden, done=done, picked=picked, candidates=self._candidates(later)), later
+
+    def _candidates(self, drafted: Tensor) -> Tensor:
+        """Drafted positions (B, L) -> the draft without each of its tokens, and last the whole draft; (B, C, L)."""
+        rank = drafted.long().cumsum(-1)
+        numbers = torch.arange(1, min(self.most, drafted.shape[-1]) + 1, device=drafted.device)
+        without = drafted[:, None] & (rank[:, None] != numbers[:, None])
+        without = without & (numbers <= rank[:, -1:])[..., None]
+        return torch.cat([without, drafted[:, None]], 1)
+
+    def _proof(self, ahead: tuple[View, ...], drafted: Tensor) -> Tensor:
+        """The probability of each drafted token given all the others, (B, L); 0 elsewhere."""
+        rank, tokens = drafted.long().cumsum(-1), ahead[-1].proposal
+        proof = torch.zeros_like(ahead[-1].confidence)
+        for number, view in enumerate(ahead[:-1], 1):
+            assert view.log_probs is not None
+            known = tokens.clamp(max=view.log_probs.shape[-1] - 1)[..., None]
+            probability = view.log_probs.gather(-1, known).squeeze(-1).exp()
+            proof = torch.where(drafted & (rank == number), probability.to(proof.dtype), proof)
+        return proof

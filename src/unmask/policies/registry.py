@@ -16,7 +16,7 @@ from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.early_stop import EarlyStop
 from unmask.policies.entries import ENTRIES
 from unmask.policies.hiding import P2, RCR, Saber
-from unmask.policies.lookahead import FreeDave, InfoGain
+from unmask.policies.lookahead import WINO, FreeDave, InfoGain
 from unmask.policies.options import Context, Options, plugin_line
 from unmask.policies.or_else import OrElse
 from unmask.policies.remdm import ReMDM
@@ -25,8 +25,8 @@ from unmask.policies.reverse import Reverse
 GROUP = "unmask.policies"
 
 _NO_MODEL = Context()
-_OWN_END = (FreeDave, InfoGain, P2, RCR, ReMDM, Reverse, Saber)  # policies that return `done` or candidates
-_ALONE = "ends its blocks itself or looks ahead; freedave, info-gain, p2, rcr, remdm, reverse and saber"
+_OWN_END = (FreeDave, InfoGain, P2, RCR, ReMDM, Reverse, Saber, WINO)  # policies that return `done` or candidates
+_ALONE = "ends its blocks itself or looks ahead; freedave, info-gain, p2, rcr, remdm, reverse, saber and wino"
 _EARLY_STOP, _FREEDAVE = "early-stop", "freedave"
 _WRAPPERS = {
     _EARLY_STOP: "`early-stop over POLICY`: all the rest once its logit gaps are large (Prophet, arXiv:2508.19982).",

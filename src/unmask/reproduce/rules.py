@@ -45,6 +45,7 @@ def grids(checkpoint: str) -> dict[str, tuple[str, ...]]:
         "dawn": ("dawn:edge=0.07", "dawn:edge=0.2"),
         "p2": ("p2",),
         "saber": ("saber",),
+        "wino": ("wino:verify=0.7", "wino:verify=0.9"),
         "info-gain": ("info-gain:spread=0.1", "info-gain:spread=0.2"),
         "freedave over prefix": tuple(f"freedave over prefix:threshold={x}" for x in dials),
         "freedave over threshold": tuple(f"freedave over threshold:threshold={x}" for x in dials),
