@@ -1,6 +1,6 @@
 """The questions about texts that models write: options -> the cells that answer them. Imports no torch."""
 
-__all__ = ["generation", "length", "precision"]
+__all__ = ["generation", "length", "precision", "wrote_cell"]
 
 from dataclasses import replace
 from typing import Literal
@@ -32,12 +32,12 @@ def generation(options: TextOptions) -> Planned:
         cells += [judge, mdlm, sedd]
         settings = _settings(options, mdlm, sedd, judge)
         last = {line: (fit, line, policy) for fit, line, policy in settings}
-        wrote = [_wrote(options, *setting, 1.0, judge) for setting in settings]
+        wrote = [wrote_cell(options, *setting, 1.0, judge) for setting in settings]
         colder = _COLDER[1:2] if options.scale == "fast" else _COLDER
         cells += wrote
-        cells += [_wrote(options, *setting, value, judge) for value in colder for setting in last.values()]
+        cells += [wrote_cell(options, *setting, value, judge) for value in colder for setting in last.values()]
         if seed == options.seeds[0]:
-            cells += [_diverged(options, _wrote(options, *setting, 1.0, judge)) for setting in last.values()]
+            cells += [_diverged(options, wrote_cell(options, *setting, 1.0, judge)) for setting in last.values()]
         if options.judge is not None and seed == options.seeds[0]:
             cells += [_judged(cell, options.judge) for cell in wrote]
     return cells, []
@@ -77,7 +77,7 @@ def precision(options: TextOptions) -> Planned:
         judge, mdlm = (trained(options, label, seed, COMPARED[label]) for label in ("AR", "MDLM"))
         cells += [judge, mdlm]
         for steps in _MANY[options.scale]:
-            own = _wrote(options, mdlm, "ancestral", f"ancestral:steps={steps}", 1.0, judge)
+            own = wrote_cell(options, mdlm, "ancestral", f"ancestral:steps={steps}", 1.0, judge)
             cells.append(replace(own, name=f"precision-{own.name}", texts=texts))
             for dtype in _DTYPES:
                 label = f"MDLM {dtype} Gumbel, {steps} steps"
@@ -97,7 +97,8 @@ def _settings(options: TextOptions, mdlm: Fit, sedd: Fit, ar: Fit) -> list[tuple
     return [*settings, (ar, "left to right", "left-to-right")]
 
 
-def _wrote(options: TextOptions, fit: Fit, line: str, policy: str, temperature: float, judge: Fit) -> Wrote:
+def wrote_cell(options: TextOptions, fit: Fit, line: str, policy: str, temperature: float, judge: Fit) -> Wrote:
+    """A training, a sampler and a temperature -> the cell of its texts, judged by an AR model."""
     numbers = options.numbers
     _, _, steps = policy.partition("steps=")
     label = f"{fit.label} {line}{f', {steps} steps' if steps else ''}, temperature {temperature:g}"

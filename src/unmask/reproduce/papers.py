@@ -7,6 +7,7 @@ from typing import NamedTuple
 _MDLM = "MDLM, arXiv:2406.07524"
 _PRECISION = "Masked diffusion models are secretly time-agnostic, arXiv:2409.02908"
 _MASKS = "Masks can be distracting, arXiv:2511.21338"
+_SOFT = "Soft-Masked Diffusion Language Models, arXiv:2510.17206"
 _POLICIES = "Learning unmasking policies, arXiv:2512.09106"
 
 
@@ -36,6 +37,7 @@ PLACES = (
     Place(_MDLM, "Figure 3", "training with estimators of less variance", "mdlm-estimators"),
     Place(_PRECISION, "32-bit sampling", "entropy and perplexity by the format of noise", "mdlm-precision"),
     Place(_MASKS, "the mask-agnostic loss", "accuracy by the number of MASKs", "kindred-mask-agnostic"),
+    Place(_SOFT, "tables of perplexity and of passes", "the same training with and without", "kindred-soft-masks"),
     Place(_POLICIES, "section 5.1", "policies in blocks", "policies-blocks"),
     Place(_POLICIES, "section 5.2", "policies over the whole canvas", "policies-full"),
     Place(_POLICIES, "sections 3.3 and 6", "control of speed by alpha", "policies-alpha"),

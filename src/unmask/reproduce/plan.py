@@ -46,6 +46,7 @@ from unmask.reproduce.dna import DNA_CELLS
 from unmask.reproduce.masks import MASK_CELLS
 from unmask.reproduce.representations import REPRESENTATION_CELLS
 from unmask.reproduce.rules import RULE_CELLS
+from unmask.reproduce.soft import SOFT_CELLS
 from unmask.reproduce.text import TEXT_CELLS, TextCell, TextQuestion
 from unmask.rl.settings import LearnRun, LearnSettings
 
@@ -183,6 +184,7 @@ CELLS: dict[str, type[Cell]] = {
     **MASK_CELLS,
     **REPRESENTATION_CELLS,
     **RULE_CELLS,
+    **SOFT_CELLS,
 }
 
 
@@ -201,7 +203,7 @@ Plan = Question | TextQuestion
 
 def cell_type(cell: Cell) -> str:
     """A cell -> the name of its class in `CELLS`."""
-    return next(name for name, cls in CELLS.items() if isinstance(cell, cls))
+    return next(name for name, cls in CELLS.items() if type(cell) is cls)
 
 
 def needs(cell: Cell) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ img { max-width: 100%; }
 """
 _SECONDS = {
     "fit": 160.0,
+    "solved": 100.0,
     "bounded": 25.0,
     "spread": 60.0,
     "wrote": 25.0,

@@ -5,6 +5,7 @@ of it works, `published` has the numbers of the paper, for GPUs. Nothing else di
 """
 
 __all__ = [
+    "BUNDLED",
     "SCALES",
     "TEXT_CELLS",
     "Bounded",
@@ -31,6 +32,8 @@ from unmask.errors import ConfigError
 from unmask.ranges import Count, Natural, Seed, check_numbers, real
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
+BUNDLED = "bundled:"
+"""Begins the name of a bundled model that is trained further."""
 Parameterization = Literal["subs", "mlm", "zero-masking", "d3pm", "sedd", "ar"]
 
 
@@ -152,12 +155,12 @@ class Fit(TextCell):
 
     run: TextRun
     start: str | None = None
-    """Name of the `Fit` that is trained further."""
+    """Name of the `Fit` that is trained further, or `BUNDLED` and the name of a bundled model."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The training that it starts from."""
-        return (self.start,) if self.start else ()
+        return (self.start,) if self.start and not self.start.startswith(BUNDLED) else ()
 
 
 @dataclass(frozen=True, slots=True)

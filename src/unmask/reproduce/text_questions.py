@@ -29,6 +29,7 @@ from unmask.reproduce.kindred import mask_agnostic
 from unmask.reproduce.plan import plain
 from unmask.reproduce.representations import SIZES, Classified
 from unmask.reproduce.rules import Tuned, grids
+from unmask.reproduce.soft_questions import soft_masks
 from unmask.reproduce.text import (
     Claim,
     Fit,
@@ -206,6 +207,7 @@ QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {
     **_MDLM,
     "kindred-mask-agnostic": mask_agnostic,
     "kindred-rules": rules,
+    "kindred-soft-masks": soft_masks,
 }
 """Each question by the name that `unmask reproduce` takes."""
 EVERY = "mdlm"

@@ -19,6 +19,7 @@ from unmask.reproduce.publish import write_files
 from unmask.reproduce.representations import Classified, accuracies, representation_section
 from unmask.reproduce.results import Record
 from unmask.reproduce.rules import Tuned, draw_rules, rule_sections
+from unmask.reproduce.soft import Solved, puzzle_section, rates_solved
 from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextQuestion
 
 _T_95 = (math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # two-sided, by degrees of freedom
@@ -73,6 +74,7 @@ def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[st
         mask_section(by_label(plan, records, MaskProbed)),
         representation_section(by_label(plan, records, Classified)),
         *rule_sections(by_label(plan, records, Tuned)),
+        puzzle_section(by_label(plan, records, Solved)),
         _validations(plan, records),
         _fits(plan, records),
         ["## Cells", "", *markdown_table(("cell", "state", "reason"), states)],
@@ -145,6 +147,7 @@ def judged(plan: TextQuestion, records: dict[str, Record]) -> list[tuple[Claim, 
     bounds = by_label(plan, records, Bounded)
     own = {label: dict(zip(results, _nats(results), strict=True)) for label, results in bounds.items()}
     own |= accuracies(by_label(plan, records, Classified)) | mask_figures(by_label(plan, records, MaskProbed))
+    own |= rates_solved(by_label(plan, records, Solved))
     verdicts = [(claim, _verdict(claim, own)) for claim in plan.claims]
     return verdicts + [each for part in plan.parts for each in judged(part, records)]
 

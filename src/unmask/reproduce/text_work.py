@@ -16,7 +16,8 @@ from unmask.reproduce.masks import MASK_RESULTS, MaskProbed, probe_cell
 from unmask.reproduce.plan import DEVICE, DTYPE
 from unmask.reproduce.representations import REPRESENTATION_RESULTS, Classified, classify
 from unmask.reproduce.rules import RULE_RESULTS, Tuned, tune
-from unmask.reproduce.text import Bounded, Fit, Spread, TextCell
+from unmask.reproduce.soft import SOFT_RESULTS, Solved, solve_tests
+from unmask.reproduce.text import BUNDLED, Bounded, Fit, Spread, TextCell
 from unmask.run.loop import Listener
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ TEXT_RESULTS: dict[str, type[Any]] = {
     **MASK_RESULTS,
     **REPRESENTATION_RESULTS,
     **RULE_RESULTS,
+    **SOFT_RESULTS,
 }
 """What the reports read of the result of each class of cells, by the names of `plan.CELLS`."""
 
@@ -124,6 +126,8 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
     match cell:
         case Fit():
             return _fit(cell, folder)
+        case Solved():
+            return solve_tests(cell, runs, DEVICE, DTYPE)
         case Bounded():
             return _bound(cell, runs)
         case Spread():
@@ -167,7 +171,10 @@ def _fit(cell: Fit, folder: Path) -> dict[str, Any]:
     if resumed and replace(recorded_run(folder), data=cell.run.data) != cell.run:  # a run records absolute paths
         raise ConfigError(f"{folder} was trained with other settings; choose another folder with --out.")
     out, resume = (None, folder) if resumed else (folder, None)
-    start = None if resumed or cell.start is None else folder.parent / cell.start
+    start = None
+    if cell.start is not None and not resumed:
+        name = cell.start.removeprefix(BUNDLED)
+        start = name if name != cell.start else folder.parent / name
     began = time.process_time()
     with closing(open_session(plan_session(cell.run, out=out, resume=resume, init=start, note=show))) as session:
         trainer = session.trainer
@@ -183,6 +190,9 @@ def _fit(cell: Fit, folder: Path) -> dict[str, Any]:
             "parameters": plan.parameters,
             "seconds": time.process_time() - began,
             "fingerprint": session.corpus.fingerprint,
+            "scalars": [float(x) for x in mask.scalars()]
+            if (mask := getattr(trainer.model, "soft_mask", None))
+            else [],
             "curve": [
                 (line["step"], line["valid"]) for line in read_metrics(folder / "metrics.jsonl") if "valid" in line
             ],
