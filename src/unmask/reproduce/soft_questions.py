@@ -10,7 +10,7 @@ from unmask.ranges import Count
 from unmask.reproduce.generation import wrote_cell
 from unmask.reproduce.plan import plain
 from unmask.reproduce.soft import Solved, accuracy_label
-from unmask.reproduce.text import Bounded, Claim, Fit, TextCell, TextOptions
+from unmask.reproduce.text import BUNDLED, Bounded, Claim, Fit, TextCell, TextOptions
 from unmask.reproduce.trainings import COMPARED, Planned, bounded, trained
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 

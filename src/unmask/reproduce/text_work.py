@@ -190,7 +190,7 @@ def _fit(cell: Fit, folder: Path) -> dict[str, Any]:
             "parameters": plan.parameters,
             "seconds": time.process_time() - began,
             "fingerprint": session.corpus.fingerprint,
-            "scalars": [float(x) for x in mask.scalars()]
+            "scalars": [float(x.detach()) for x in mask.scalars()]
             if (mask := getattr(trainer.model, "soft_mask", None))
             else [],
             "curve": [
