@@ -62,7 +62,7 @@ class Scale:
     """Tokens of a text."""
 
 
-_TRAIN = TrainSettings(steps=2000, batch=16, ema=0.999, patience=0, eval_every=200, sample_every=0, keep=1, threads=1)
+_TRAIN = TrainSettings(steps=1000, batch=16, ema=0.995, patience=0, eval_every=100, sample_every=0, keep=1, threads=1)
 _EQUAL: dict[str, float] = dict.fromkeys(get_args(Parameterization), 3e-4)
 SCALES: dict[str, Scale] = {
     "full": Scale(
