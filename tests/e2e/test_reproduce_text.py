@@ -199,6 +199,21 @@ def claim(differences: list[float], folder: Path) -> str:
     return next(line for line in text.splitlines() if line.startswith("| low < high"))
 
 
+def test_a_cell_that_changed_rewrites_the_reports_that_have_it_alone(tmp_path: Path) -> None:
+    """Reports of the parts without the cell stay; without the name of the cell all are written (the control)."""
+    plan = plan_of(EVERY, FAST)
+    records = {cell.name: Record() for cell in plan.cells}
+    write_text_report(plan, records, tmp_path)
+    files = {part.name: tmp_path / part.name / "report.md" for part in plan.parts}
+    for file in files.values():
+        file.write_text("before")
+    changed = zero_shot().name
+    write_text_report(plan, records, tmp_path, changed)
+    assert {name for name, file in files.items() if file.read_text() != "before"} == {"mdlm-zero-shot"}
+    write_text_report(plan, records, tmp_path)
+    assert all(file.read_text() != "before" for file in files.values())
+
+
 def test_a_claim_is_held_or_refuted_where_the_interval_leaves_out_0(tmp_path: Path) -> None:
     """The interval is that of the differences of equal seeds; the levels of the seeds do not matter."""
     assert "| held |" in claim([0.10, 0.12, 0.11], tmp_path)
