@@ -60,6 +60,19 @@ class Policy:
             f"--data.length {max(2, tokens)} or less."
         )
 
+    @staticmethod
+    def check_sequences(count: int, source: str, split: str, limit: int | None) -> None:
+        """Raise RequestError for a single sequence, from which no interval is known."""
+        if count > 1:
+            return
+        name = source if split == "all" else f"the {split} part of {source}"
+        advice = "give more text, --split all, or a shorter --data.length"
+        if split == "all":
+            advice = "give more text or a shorter --data.length"
+        if limit == 1:
+            name, advice = "--limit 1", "give --limit 2 or more"
+        raise RequestError(f"An interval needs at least 2 sequences, and {name} has {count}: {advice}.")
+
     def lines(self) -> dict[str, str]:
         """The policy as text, by label."""
         counted = "after each document, counted as a token of no bytes" if self.eos else "none"
