@@ -69,7 +69,7 @@ SCALES: dict[str, Scale] = {
         data=DataSettings("sotu", tokenizer="char", length=128),
         model=ModelChoice(size="nano", dropout=0.0),
         train=_TRAIN,
-        rates=dict.fromkeys(_EQUAL, 1e-3) | {"ar": 2e-3, "mlm": 2e-3, "d3pm": 2e-3, "zero-masking": 2e-3},
+        rates=dict.fromkeys(_EQUAL, 2e-3) | {"sedd": 4e-3},
         tried=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
         others=("austen", "shakespeare", "wordnet"),
         draws=4,
