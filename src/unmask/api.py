@@ -344,8 +344,7 @@ class Model:
         seed: ranges.Seed = 0,
         batch: ranges.Count = 32,
     ) -> Bound:
-        """Rows packed by `data.prepare`, or several parts of them -> their bound, of all or of the first `limit` rows;
-        bits per byte are of all."""
+        """Packed rows, or parts of them -> their bound, of all or of the first `limit`; bits per byte are of all."""
         denoiser, stand_in = measuring(self.denoiser, self.tokenizer), self.tokenizer.stand_in
         options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed, "stand_in": stand_in}
         return validate(denoiser, self.objective, packed, self.device, **options).checked()

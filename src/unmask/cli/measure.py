@@ -19,7 +19,7 @@ from unmask.ranges import Count, Natural, Seed, Temperature, real, whole
 
 if TYPE_CHECKING:
     from unmask.api import Model
-    from unmask.data.packed import Corpus, Packed
+    from unmask.data.packed import Corpus
     from unmask.eval.pace import PaceComparison
     from unmask.eval.perplexity import Policy
     from unmask.objective.bound import Bound
@@ -181,7 +181,7 @@ def run_eval(argv: Sequence[str]) -> int:
     refuse(typed & _OF_TASKS, "eval without --task.")
     arguments, own = _over_training(EvalArguments, argv, "eval")
 
-    from unmask.eval.perplexity import Policy, estimator, sliding
+    from unmask.eval.perplexity import Policy, estimator, first_rows, sliding
     from unmask.objective.strands import over_both_strands
 
     model, corpus = _load(arguments, own)
@@ -192,7 +192,7 @@ def run_eval(argv: Sequence[str]) -> int:
     policy.check(sum(part.tokens for part in parts), arguments.data.source, arguments.split)
     if policy.stride is not None:
         parts = [sliding(part, policy.stride, model.tokenizer, policy.eos) for part in parts]
-    parts = _limited([part for part in parts if len(part)], model, arguments.limit)
+    parts = first_rows(parts, model.tokenizer, arguments.limit)
     draws, count = arguments.draws or _DRAWS, sum(map(len, parts))
     policy.check_sequences(count, arguments.data.source, arguments.split, arguments.limit)
     note(f"measuring {count:,} sequences of {arguments.data.source}: {estimator(model.objective, draws)}.")
@@ -200,18 +200,6 @@ def run_eval(argv: Sequence[str]) -> int:
     result = model.bound_packed(parts, draws=draws, seed=arguments.seed, batch=arguments.batch)
     _print_bound(model, arguments, policy, result, time.perf_counter() - began)
     return 0
-
-
-def _limited(parts: "Sequence[Packed]", model: "Model", limit: int | None) -> "list[Packed]":
-    """Parts of a text -> their first `limit` rows together."""
-    from unmask.eval.perplexity import some_rows
-
-    kept: list[Packed] = []
-    for part in parts:
-        left = None if limit is None else limit - sum(map(len, kept))
-        if left is None or left > 0:
-            kept.append(some_rows(part, model.tokenizer, left))
-    return kept
 
 
 def _print_bound(model: "Model", arguments: EvalArguments, policy: "Policy", result: "Bound", seconds: float) -> None:
