@@ -42,8 +42,10 @@ class Scale:
     model: ModelChoice
     train: TrainSettings
     rates: dict[str, float]
-    """The learning rate of each objective, chosen by `mdlm-rates` (at the published scale, by the authors); that of mlm
-    by its own loss on the same rates, steps and validation rows."""
+    """The learning rate of each objective, and of "subs-timed", which is subs with a network that reads the time.
+
+    They are chosen by `mdlm-rates` (at the published scale, by the authors); that of mlm by its own loss on the same
+    rates, steps and validation rows."""
     tried: tuple[float, ...]
     """The learning rates that `mdlm-rates` tries for each objective, on a quarter of the steps."""
     others: tuple[str, ...]
@@ -63,7 +65,7 @@ class Scale:
 
 
 _TRAIN = TrainSettings(steps=1000, batch=16, ema=0.995, patience=0, eval_every=100, sample_every=0, keep=1, threads=1)
-_EQUAL: dict[str, float] = dict.fromkeys(get_args(Parameterization), 3e-4)
+_EQUAL: dict[str, float] = dict.fromkeys([*get_args(Parameterization), "subs-timed"], 3e-4)
 SCALES: dict[str, Scale] = {
     "full": Scale(
         data=DataSettings("sotu", tokenizer="char", length=128),

@@ -98,7 +98,7 @@ def time(options: TextOptions) -> Planned:
     for seed in options.seeds:
         fits = [trained(options, "MDLM", seed), trained(options, "MDLM with time", seed, timed=True)]
         cells += [*fits, *(bounded(options, fit) for fit in fits)]
-    return cells, []
+    return cells, [Claim("MDLM < MDLM with time", "MDLM", "MDLM with time")]
 
 
 def zero_shot(options: TextOptions) -> Planned:
@@ -109,7 +109,9 @@ def zero_shot(options: TextOptions) -> Planned:
             fit = trained(options, label, seed, name)
             others = options.numbers.others
             cells += [fit, *(bounded(options, fit, f"{label} on {text}", text) for text in others)]
-    return cells, []
+    pairs = itertools.product((("AR", "MDLM"), ("MDLM", "SEDD")), options.numbers.others)
+    labels = [(f"{low} on {text}", f"{high} on {text}") for (low, high), text in pairs]
+    return cells, [Claim(f"{low} < {high}", low, high) for low, high in labels]
 
 
 def estimators(options: TextOptions) -> Planned:

@@ -21,8 +21,9 @@ _TUNING_SEED = 1000
 def training_of(options: TextOptions, label: str, seed: int, model: ModelChoice, train: TrainSettings) -> Fit:
     """A label, a seed, a network and settings -> the training, with the learning rate of its objective."""
     numbers = options.numbers
-    objective = model.parameterization
-    train = replace(train, seed=seed, lr=train.lr or numbers.rates[objective])
+    timed = model.time_conditioned and model.parameterization == "subs"  # the network of SEDD always reads the time
+    rate = numbers.rates["subs-timed" if timed else model.parameterization]
+    train = replace(train, seed=seed, lr=train.lr or rate)
     run = TextRun(numbers.data, model, train)
     return Fit(f"{plain(label)}-seed-{seed}", label, seed, run)
 
@@ -53,12 +54,15 @@ def bounded(
 
 
 def rates(options: TextOptions, prefix: str = "") -> Planned:
-    """The learning rate of each objective: the same rates for each, on a quarter of the steps and other seeds."""
-    numbers, cells = options.numbers, list[TextCell]()
-    assert numbers.train.steps is not None
-    for label, name in COMPARED.items():
-        for rate in numbers.tried:
-            train = replace(numbers.train, steps=numbers.train.steps // 4, lr=rate)
-            model = replace(numbers.model, parameterization=name)
-            cells.append(training_of(options, f"{prefix}{label} at {rate:g}", _TUNING_SEED, model, train))
-    return cells, []
+    """The learning rate of each objective: the same rates for each, on a quarter of the steps and another seed."""
+    numbers = options.numbers
+    models = {label: replace(numbers.model, parameterization=name) for label, name in COMPARED.items()}
+    if "subs-timed" in numbers.rates:
+        models["MDLM with time"] = replace(models["MDLM"], time_conditioned=True)
+    steps = (numbers.train.steps or 0) // 4
+    trains = [replace(numbers.train, steps=steps, lr=rate) for rate in numbers.tried]
+    return [
+        training_of(options, f"{prefix}{label} at {train.lr:g}", _TUNING_SEED, model, train)
+        for label, model in models.items()
+        for train in trains
+    ], []
