@@ -15,7 +15,6 @@ Planned = tuple[list[TextCell], list[Claim]]
 """The cells of a question in the order of work, and the claims that they decide."""
 COMPARED: dict[str, Parameterization] = {"AR": "ar", "MDLM": "subs", "SEDD": "sedd", "D3PM": "d3pm"}
 """The objectives that are compared on one network, by label."""
-_TUNING_SEED = 1000
 
 
 def training_of(options: TextOptions, label: str, seed: int, model: ModelChoice, train: TrainSettings) -> Fit:
@@ -53,8 +52,8 @@ def bounded(
     return Bounded(name, label or fit.label, fit.seed, fit.name, numbers.draws, numbers.limit, source, grid, skip)
 
 
-def rates(options: TextOptions, prefix: str = "") -> Planned:
-    """The learning rate of each objective: the same rates for each, on a quarter of the steps and another seed."""
+def rates(options: TextOptions, prefix: str = "", seeds: tuple[int, ...] = (1000, 1001)) -> Planned:
+    """The learning rate of each objective: the same rates for each, on a quarter of the steps and two other seeds."""
     numbers = options.numbers
     models = {label: replace(numbers.model, parameterization=name) for label, name in COMPARED.items()}
     if "subs-timed" in numbers.rates:
@@ -62,7 +61,8 @@ def rates(options: TextOptions, prefix: str = "") -> Planned:
     steps = (numbers.train.steps or 0) // 4
     trains = [replace(numbers.train, steps=steps, lr=rate) for rate in numbers.tried]
     return [
-        training_of(options, f"{prefix}{label} at {train.lr:g}", _TUNING_SEED, model, train)
+        training_of(options, f"{prefix}{label} at {train.lr:g}", seed, model, train)
+        for seed in seeds
         for label, model in models.items()
         for train in trains
     ], []
