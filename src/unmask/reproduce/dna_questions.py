@@ -69,7 +69,7 @@ class _DnaOptions(TextOptions):
 
 def dna_rates(options: TextOptions) -> Planned:
     """The learning rate of each objective on DNA: as mdlm-rates, with a single seed."""
-    return rates(_DnaOptions(options.scale, options.seeds), "DNA ", (1000,))
+    return rates(_DnaOptions(options.scale, options.seeds), "DNA ", most=1)
 
 
 def dna(options: TextOptions) -> Planned:

@@ -52,8 +52,8 @@ def bounded(
     return Bounded(name, label or fit.label, fit.seed, fit.name, numbers.draws, numbers.limit, source, grid, skip)
 
 
-def rates(options: TextOptions, prefix: str = "", seeds: tuple[int, ...] = (1000, 1001)) -> Planned:
-    """The learning rate of each objective: the same rates for each, on a quarter of the steps and two other seeds."""
+def rates(options: TextOptions, prefix: str = "", most: int = 2) -> Planned:
+    """The learning rate of each objective: the same rates for each, on a quarter of the steps and other seeds."""
     numbers = options.numbers
     models = {label: replace(numbers.model, parameterization=name) for label, name in COMPARED.items()}
     if "subs-timed" in numbers.rates:
@@ -62,7 +62,7 @@ def rates(options: TextOptions, prefix: str = "", seeds: tuple[int, ...] = (1000
     trains = [replace(numbers.train, steps=steps, lr=rate) for rate in numbers.tried]
     return [
         training_of(options, f"{prefix}{label} at {train.lr:g}", seed, model, train)
-        for seed in seeds
+        for seed in range(1000, 1000 + min(most, len(options.seeds)))
         for label, model in models.items()
         for train in trains
     ], []
