@@ -71,7 +71,7 @@ SCALES: dict[str, Scale] = {
         data=DataSettings("sotu", tokenizer="char", length=128),
         model=ModelChoice(size="nano", dropout=0.0),
         train=_TRAIN,
-        rates=dict.fromkeys(_EQUAL, 2e-3) | {"sedd": 4e-3},
+        rates=dict.fromkeys(_EQUAL, 2e-3) | {"sedd": 4e-3, "subs-timed": 4e-3},
         tried=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
         others=("austen", "shakespeare", "wordnet"),
         draws=4,
