@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,21 @@ def test_a_claim_is_held_or_refuted_where_the_interval_leaves_out_0(tmp_path: Pa
     assert "| undecided |" in claim([0.10, -0.12, 0.11], tmp_path)
     assert "+0.1100 [+0.0852, +0.1348]" in claim([0.10, 0.12, 0.11], tmp_path)
     assert "one seed" in claim([0.10], tmp_path)
+
+
+def clashes(cells: Iterable[TextCell]) -> set[str]:
+    """Cells -> the names that unequal ones have."""
+    first: dict[str, TextCell] = {}
+    return {cell.name for cell in cells if first.setdefault(cell.name, cell) != cell}
+
+
+@pytest.mark.parametrize("scale", ["full", "fast", "published"])
+def test_cells_of_equal_names_are_equal(scale: Any) -> None:
+    """A cell of several questions is made once, for all of them, in any order; the control is another label."""
+    cells = [cell for name in QUESTIONS for cell in plan_of(name, TextOptions(scale)).cells]
+    assert len({cell.name for cell in cells}) < len(cells)
+    assert not clashes(cells)
+    assert clashes([*cells, replace(cells[0], label="-")]) == {cells[0].name}
 
 
 @pytest.mark.parametrize("name", [*QUESTIONS, EVERY])
