@@ -26,14 +26,17 @@ th { background: #f2f2f2; }
 img { max-width: 100%; }
 """
 _SECONDS = {
-    "fit": 160.0,
+    "fit": 110.0,
     "bounded": 25.0,
-    "spread": 60.0,
+    "spread": 40.0,
     "wrote": 25.0,
     "judged": 60.0,
     "diverged": 120.0,
     "lengthened": 60.0,
     "raced": 60.0,
+    "composition": 45.0,
+    "probed": 30.0,
+    "classified": 120.0,
 }
 """Of a cell of `mdlm-...` at the full scale, on a processor of the machine of docs/results.md; a first estimate until
 the folder has a cell of the class."""
@@ -115,7 +118,7 @@ def hours(plan: Plan, records: Mapping[str, Record]) -> tuple[float, float | Non
     return total / 3600, left / 3600
 
 
-_FULL_TOKENS = 2000 * 16 * 128  # of the training that `_SECONDS` is for
+_FULL_TOKENS = 1000 * 16 * 128  # of the training that `_SECONDS` is for
 
 
 def _size(cell: Any) -> float:
