@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --d
 SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast extras lint bench docs golden api pictures clean
+.PHONY: help demo test fast extras lint bench docs golden api pictures reproduce clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ lint: $(STAMP) ## Check style, formatting and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+
+# An interrupted run keeps what is done; only a cell that failed is a failure.
+reproduce: $(STAMP) ## Run the comparisons of MDLM at the fast scale, as many as ten minutes allow
+	@timeout --signal=INT 600 $(BIN)/unmask reproduce mdlm --fast --out runs/fast > /dev/null; code=$$?; \
+	  [ $$code = 0 ] || [ $$code = 124 ] || exit $$code
+	@! grep -l '"state": "failed"' runs/fast/cells/*.json
 
 bench: $(STAMP) ## Measure training and decoding on this machine (JSON)
 	@$(BIN)/unmask bench train --json

@@ -1,40 +1,32 @@
-"""Compare the estimators of the bound: the variance of the loss and of its gradient, and training curves.
+"""Compare the estimators of the bound: the variance of the loss and of its gradient over maskings of one batch.
 
-    python tools/estimators.py variance CHECKPOINT        # a trained model, one batch, many maskings
-    python tools/estimators.py curves --steps 1500 --seeds 1 2   # nano networks trained from scratch
+    python tools/estimators.py CHECKPOINT
 
-It prints Markdown tables; docs/math.md has its output.
+It prints a Markdown table; docs/math.md has its output. `unmask reproduce mdlm-estimators` has training curves.
 """
 
 import argparse
 import math
-import tempfile
-from pathlib import Path
-from typing import get_args
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from unmask.api import load
 from unmask.data.prepare import prepare
-from unmask.data.settings import DataSettings
-from unmask.model.load import build
 from unmask.noise import generator
-from unmask.objective.bound import Bound
-from unmask.objective.masked import ESTIMATORS, Estimator, masking, nelbo
-from unmask.run.loop import Listener
+from unmask.objective.masked import ESTIMATORS, masking, nelbo
 from unmask.run.machine import prepare as prepare_machine
-from unmask.run.parallel import Group
-from unmask.train.loop import StepReport, Trainer
-from unmask.train.plan import make_plan
-from unmask.train.session import run_objective
-from unmask.train.settings import ModelChoice, TextRun, TrainSettings
+from unmask.train.settings import trained_on
 
 
 def variance(checkpoint: str, batch: int, maskings: int) -> None:
     """Print the standard deviation over maskings of one batch: of the loss, and of the gradient over its mean."""
     model = load(checkpoint, dtype="float32")
-    data = prepare(DataSettings(length=model.window), model.tokenizer).train
+    trained = trained_on(model.checkpoint) if model.checkpoint else None
+    if trained is None:
+        raise SystemExit(f"{checkpoint} does not say what it was trained on; give a checkpoint of unmask train.")
+    data = prepare(replace(trained.data, tokenizer="auto", vocab_size=None), model.tokenizer).valid
     rows = data.batch(np.arange(batch))
     ids, maskable = torch.from_numpy(rows.ids), torch.from_numpy(rows.maskable)
     params = list(model.network.parameters())
@@ -57,60 +49,15 @@ def variance(checkpoint: str, batch: int, maskings: int) -> None:
         print(f"| {name} | {np.mean(losses):.4f} | {np.std(losses, ddof=1):.4f} | {math.sqrt(spread) / size:.2f} |")
 
 
-class _Validations(Listener[StepReport, Bound]):
-    """A listener that keeps the validation bounds."""
-
-    def __init__(self) -> None:
-        self.bounds: list[tuple[int, float]] = []
-
-    def validated(self, step: int, figure: Bound, best: bool) -> None:
-        self.bounds.append((step, figure.nats_per_token))
-
-
-def curves(steps: int, seeds: list[int], batch: int, length: int) -> None:
-    """Print the validation bounds of a nano network trained with each estimator, everything else equal."""
-    every = steps // 4
-    print(f"nano network, shakespeare, batch {batch} x {length}, validation bound in nats/token, seeds {seeds}\n")
-    print("| estimator | seed | " + " | ".join(f"step {every * i}" for i in range(1, 5)) + " |\n|---|---|" + "---|" * 4)
-    for seed in seeds:
-        for name in get_args(Estimator):
-            run = TextRun(
-                data=DataSettings(length=length),
-                model=ModelChoice(size="nano", dropout=0.0),
-                train=TrainSettings(
-                    steps=steps, batch=batch, seed=seed, estimator=name, eval_every=every, patience=0, ema=0.99
-                ),
-            )
-            corpus = prepare(run.data)
-            plan = make_plan(run, corpus)
-            listener = _Validations()
-            with tempfile.TemporaryDirectory() as folder:
-                model = build(plan.model, seed)
-                objective = run_objective(run, corpus)
-                Trainer(run, plan, corpus, model, objective, Path(folder), Group(), torch.float32).fit(listener)
-            cells = " | ".join(f"{nats:.4f}" for _, nats in listener.bounds)
-            print(f"| {name} | {seed} | {cells} |", flush=True)
-
-
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    variances = verbs.add_parser("variance")
-    variances.add_argument("checkpoint")
-    variances.add_argument("--batch", type=int, default=16)
-    variances.add_argument("--maskings", type=int, default=64)
-    training = verbs.add_parser("curves")
-    training.add_argument("--steps", type=int, default=1500)
-    training.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    training.add_argument("--batch", type=int, default=16)
-    training.add_argument("--length", type=int, default=128)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--maskings", type=int, default=64)
     args = parser.parse_args()
     prepare_machine()
-    if args.verb == "variance":
-        variance(args.checkpoint, args.batch, args.maskings)
-    else:
-        curves(args.steps, args.seeds, args.batch, args.length)
+    variance(args.checkpoint, args.batch, args.maskings)
 
 
 if __name__ == "__main__":

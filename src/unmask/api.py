@@ -337,14 +337,14 @@ class Model:
     @ranges.checked
     def bound_packed(
         self,
-        packed: Packed,
+        packed: Packed | Sequence[Packed],
         *,
         limit: ranges.Count | None = None,
         draws: ranges.Count = 1,
         seed: ranges.Seed = 0,
         batch: ranges.Count = 32,
     ) -> Bound:
-        """Rows packed by `data.prepare` -> their bound, of all or of the first `limit`; bits per byte are of all."""
+        """Packed rows, or parts of them -> their bound, of all or of the first `limit`; bits per byte are of all."""
         denoiser, stand_in = measuring(self.denoiser, self.tokenizer), self.tokenizer.stand_in
         options: dict[str, Any] = {"limit": limit, "draws": draws, "batch": batch, "seed": seed, "stand_in": stand_in}
         return validate(denoiser, self.objective, packed, self.device, **options).checked()

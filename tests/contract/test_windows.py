@@ -127,6 +127,7 @@ POLICIES = ["left-to-right", "random", "confidence:steps=6", "ancestral:steps=9"
 def test_an_ended_row_needs_no_more_passes(policy: str, block_size: int | None) -> None:
     """The text up to EOS is that of a row that is written to its end; some rows need fewer passes, none needs more."""
     model = build(DiTSettings(22, MASK, 48, 32, 1, 2), seed=3).eval()
+    torch.nn.init.zeros_(model.head.weight)  # every token is as likely as the others, EOS among them
     tokens = torch.full((12, 48), MASK).index_fill(1, torch.arange(3), 4)
     canvas = Canvas.start(tokens, torch.arange(12))
     whole = Decoder(model, make(policy), 1.0, block_size=block_size)

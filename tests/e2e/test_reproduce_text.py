@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,21 @@ def claim(differences: list[float], folder: Path) -> str:
     return next(line for line in text.splitlines() if line.startswith("| low < high"))
 
 
+def test_a_cell_that_changed_rewrites_the_reports_that_have_it_alone(tmp_path: Path) -> None:
+    """Reports of the parts without the cell stay; without the name of the cell all are written (the control)."""
+    plan = plan_of(EVERY, FAST)
+    records = {cell.name: Record() for cell in plan.cells}
+    write_text_report(plan, records, tmp_path)
+    files = {part.name: tmp_path / part.name / "report.md" for part in plan.parts}
+    for file in files.values():
+        file.write_text("before")
+    changed = zero_shot().name
+    write_text_report(plan, records, tmp_path, changed)
+    assert {name for name, file in files.items() if file.read_text() != "before"} == {"mdlm-zero-shot"}
+    write_text_report(plan, records, tmp_path)
+    assert all(file.read_text() != "before" for file in files.values())
+
+
 def test_a_claim_is_held_or_refuted_where_the_interval_leaves_out_0(tmp_path: Path) -> None:
     """The interval is that of the differences of equal seeds; the levels of the seeds do not matter."""
     assert "| held |" in claim([0.10, 0.12, 0.11], tmp_path)
@@ -244,6 +260,21 @@ def test_a_claim_is_held_or_refuted_where_the_interval_leaves_out_0(tmp_path: Pa
     assert "| undecided |" in claim([0.10, -0.12, 0.11], tmp_path)
     assert "+0.1100 [+0.0852, +0.1348]" in claim([0.10, 0.12, 0.11], tmp_path)
     assert "one seed" in claim([0.10], tmp_path)
+
+
+def clashes(cells: Iterable[TextCell]) -> set[str]:
+    """Cells -> the names that unequal ones have."""
+    first: dict[str, TextCell] = {}
+    return {cell.name for cell in cells if first.setdefault(cell.name, cell) != cell}
+
+
+@pytest.mark.parametrize("scale", ["full", "fast", "published"])
+def test_cells_of_equal_names_are_equal(scale: Any) -> None:
+    """A cell of several questions is made once, for all of them, in any order; the control is another label."""
+    cells = [cell for name in QUESTIONS for cell in plan_of(name, TextOptions(scale)).cells]
+    assert len({cell.name for cell in cells}) < len(cells)
+    assert not clashes(cells)
+    assert clashes([*cells, replace(cells[0], label="-")]) == {cells[0].name}
 
 
 @pytest.mark.parametrize("name", [*QUESTIONS, EVERY])

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser
 from unmask.errors import ConfigError
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
 from unmask.objective.base import Loss, Rows, Turn
-from unmask.objective.bound import Bound, bound
+from unmask.objective.bound import Bound, bound, validate
 from unmask.objective.masked import ESTIMATORS, Estimator, Masked, masking, nelbo, spread, stratified
 from unmask.process import SCHEDULES, MaskedDiffusion, make_schedule
 from unmask.testing import TableDenoiser, random_language
@@ -166,21 +167,20 @@ def test_bound_is_a_ratio_of_sums_with_its_error() -> None:
     assert Bound.of(torch.tensor([2.0]), torch.tensor([1]), 1).stderr is None
 
 
-def test_parts_combine_to_the_bound_of_their_pooled_rows() -> None:
-    """As `eval --split all` does it; the control: the mean of the two rates, and of their bits per byte."""
-    tokens = torch.randint(1, 60, (900,), generator=generator(2))
-    nats = tokens * (2 + 0.3 * torch.randn(900, generator=generator(3), dtype=torch.float64))
-    nats[700:] *= 1.01
-    parts = [Bound.of(nats[:700], tokens[:700], 4, 50_000), Bound.of(nats[700:], tokens[700:], 4, 21_000)]
-    pooled, combined = Bound.of(nats, tokens, 4, 71_000), Bound.combined(parts)
-    assert combined.nats_per_token == pytest.approx(pooled.nats_per_token, rel=1e-12)
-    assert combined.bits_per_byte == pytest.approx(pooled.bits_per_byte, rel=1e-12)
-    assert (combined.tokens, combined.sequences, combined.draws) == (pooled.tokens, 900, 4)
-    assert combined.stderr == pytest.approx(pooled.stderr, rel=0.01)
-    mean = Bound((parts[0].nats_per_token + parts[1].nats_per_token) / 2, None, pooled.tokens, 900, 4)
-    assert mean.nats_per_token != pytest.approx(pooled.nats_per_token, rel=1e-4)
-    single = Bound.combined([parts[0], Bound.of(nats[:1], tokens[:1], 4)])
-    assert (single.stderr, single.bits_per_byte) == (None, None)
+def test_the_bound_of_two_parts_is_that_of_their_rows_together() -> None:
+    """As `eval --split all` does it, also where a part has a single row; the control: the mean of the two bounds."""
+    rows = torch.randint(V, (9, L), generator=generator(2)).tolist()
+    objective = Masked(MaskedDiffusion(V))
+
+    def measured(*parts: list[list[int]]) -> Bound:
+        packed = [Packed.of(part, L, 0, 3 * len(part)) for part in parts]
+        return validate(MODEL, objective, packed, torch.device("cpu"), draws=4, batch=2)
+
+    together = measured(rows)
+    assert measured(rows[:8], rows[8:]) == measured(rows[:3], rows[3:]) == together
+    assert (together.sequences, together.bits_per_byte is None) == (9, False)
+    mean = (measured(rows[:8]).nats_per_token + measured(rows[8:]).nats_per_token) / 2
+    assert mean != pytest.approx(together.nats_per_token, rel=1e-4)
 
 
 def test_bound_of_the_exact_model_is_the_entropy_of_its_language() -> None:

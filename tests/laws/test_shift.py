@@ -61,7 +61,7 @@ def test_a_bound_does_not_depend_on_a_prediction_that_there_is_not() -> None:
     assert measured(Changed(plain)).nats_per_token != control.nats_per_token
     assert (control.tokens, control.known) == (9, 0)
     assert control.bits_per_byte is not None
-    assert Bound.combined([bound, bound]).known == 6
+    assert measured(shifted, [*IDS, *IDS]).known == 6
     with pytest.raises(RequestError, match="give a text of at least two tokens"):
         measured(shifted, [[7]])
 

@@ -42,20 +42,22 @@ def test_a_text_that_does_not_fill_a_row(capsys: pytest.CaptureFixture[str], tmp
     assert main([*words, "--split", "all", "--data.length", str(count // 2)]) == 0
 
 
-def test_a_single_row_has_no_interval(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_too_few_sequences_for_an_interval(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A single sequence is refused, and says what to do; the control is two, and the same text in both parts."""
     (tmp_path / "text.txt").write_text("a river of water flows into the sea and the king of the land is dead\n" * 20)
-    words = ("eval", "wordnet", "--data.source", "text.txt", *STREAM, "--split", "train", "--limit")
-    assert main([*words, "1"]) == 0
-    out = capsys.readouterr().out
-    assert out.count("(no interval: one sequence has no spread)") == 2
-    assert "\u00b1" not in out
-    assert main([*words, "1", "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert (figures["interval"], figures["stderr"]) == (None, None)
-    assert main([*words, "2", "--json"]) == 0
+    words = ("eval", "wordnet", "--data.source", "text.txt", *STREAM)
+    text = sentence_of(capsys, *words, "--split", "train", "--limit", "1")
+    assert text == "An interval needs at least 2 sequences, and --limit 1 has 1: give --limit 2 or more."
+    text = sentence_of(capsys, *words, "--data.valid_share", "0.12", "--data.length", "35")
+    assert text == (
+        "An interval needs at least 2 sequences, and the valid part of text.txt has 1: give more text, --split all, or "
+        "a shorter --data.length."
+    )
+    assert main([*words, "--split", "all", "--limit", "2", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     low, high = figures["interval"]
     assert low < figures["nats_per_token"] < high
+    assert figures["sequences"] == 2
     assert figures["estimator"].startswith("NELBO in continuous time")
     assert (figures["rows"], figures["length"], figures["stride"], figures["eos"]) == ("stream", 64, None, True)
 

@@ -321,10 +321,26 @@ def test_a_shift_of_all_positions_changes_nothing() -> None:
     assert float((model.hidden(tokens, positions=places * 2) - still).abs().max().detach()) > 1e-3
 
 
-def test_an_untrained_network_is_uniform() -> None:
-    """Training starts at a loss of exactly log V, and weights depend on the seed alone."""
+def test_an_untrained_network_repeats_a_visible_token_and_is_nearly_uniform_where_it_is_masked() -> None:
+    """The head begins as the embedding / sqrt(D): at MASK logits are of order 1, so that the loss is near log V."""
+    size = 512
+    model = build(replace(settings("none"), vocab_size=size, width=64, heads=2), 1)
+    tokens = torch.arange(size)[None]
+    assert torch.equal(model(tokens).argmax(-1), tokens)
+
+    @torch.no_grad()
+    def loss() -> float:  # of a token that is equally likely to be any
+        masked = model(torch.full((1, 1), size - 1))[0, 0, :-1]
+        return float(torch.logsumexp(masked, 0) - masked.mean())
+
+    assert math.log(size - 1) < loss() < math.log(size - 1) + 1
+    with torch.no_grad():
+        model.head.weight.mul_(8)  # the control: the embedding itself
+    assert loss() > math.log(size - 1) + 1
+
+
+def test_weights_depend_on_the_seed_alone() -> None:
     torch.rand(3)
     a, b, c = build(settings("none"), 1), build(settings("none"), 1), build(settings("none"), 2)
-    assert not a(torch.zeros(1, 4, dtype=torch.int64)).any()
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     assert not torch.equal(a.embedding.weight, c.embedding.weight)

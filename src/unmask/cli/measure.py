@@ -181,8 +181,7 @@ def run_eval(argv: Sequence[str]) -> int:
     refuse(typed & _OF_TASKS, "eval without --task.")
     arguments, own = _over_training(EvalArguments, argv, "eval")
 
-    from unmask.eval.perplexity import Policy, estimator, sliding, some_rows
-    from unmask.objective.bound import Bound
+    from unmask.eval.perplexity import Policy, estimator, first_rows, sliding
     from unmask.objective.strands import over_both_strands
 
     model, corpus = _load(arguments, own)
@@ -193,15 +192,13 @@ def run_eval(argv: Sequence[str]) -> int:
     policy.check(sum(part.tokens for part in parts), arguments.data.source, arguments.split)
     if policy.stride is not None:
         parts = [sliding(part, policy.stride, model.tokenizer, policy.eos) for part in parts]
-    parts = [some_rows(part, model.tokenizer, arguments.limit) for part in parts]
+    parts = first_rows(parts, model.tokenizer, arguments.limit)
     draws, count = arguments.draws or _DRAWS, sum(map(len, parts))
+    policy.check_sequences(count, arguments.data.source, arguments.split, arguments.limit)
     twice = bool(getattr(model.denoiser, "soft", 0) or getattr(model.denoiser, "two_pass", 0))
     note(f"measuring {count:,} sequences of {arguments.data.source}: {estimator(model.objective, draws, twice)}.")
     began = time.perf_counter()
-    measured = [
-        model.bound_packed(part, draws=draws, seed=arguments.seed, batch=arguments.batch) for part in parts if len(part)
-    ]
-    result = measured[0] if len(measured) == 1 else Bound.combined(measured)
+    result = model.bound_packed(parts, draws=draws, seed=arguments.seed, batch=arguments.batch)
     _print_bound(model, arguments, policy, result, time.perf_counter() - began)
     return 0
 
@@ -243,13 +240,13 @@ def _print_bound(model: "Model", arguments: EvalArguments, policy: "Policy", res
 
 def _interval_rows(result: "Bound") -> dict[str, str]:
     """A bound -> it and its perplexity, with their intervals, as text by label."""
-    interval, missing = result.interval, "no interval: one sequence has no spread"
-    error = "" if result.stderr is None else f" ± {result.stderr:.4f}"
-    nats = missing if interval is None else f"95 %: {interval[0]:.4f} to {interval[1]:.4f}"
-    ends = missing if interval is None else "95 %: {:.2f} to {:.2f}".format(*(math.exp(min(x, 700)) for x in interval))
+    assert result.stderr is not None, "there are two sequences or more"
+    assert result.interval is not None
+    low, high = result.interval
+    ends = math.exp(min(low, 700)), math.exp(min(high, 700))
     return {
-        "bound": f"{result.nats_per_token:.4f}{error} nats/token ({nats})",
-        "perplexity": f"{result.perplexity:.2f} ({ends})",
+        "bound": f"{result.nats_per_token:.4f} ± {result.stderr:.4f} nats/token (95 %: {low:.4f} to {high:.4f})",
+        "perplexity": "{:.2f} (95 %: {:.2f} to {:.2f})".format(result.perplexity, *ends),
     }
 
 

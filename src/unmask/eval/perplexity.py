@@ -5,9 +5,9 @@ how much context a token has. `Policy` says it in words beside each figure. Bits
 so that models with different tokenizers can be compared.
 """
 
-__all__ = ["Policy", "estimator", "sliding", "some_rows"]
+__all__ = ["Policy", "estimator", "first_rows", "sliding", "some_rows"]
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,19 @@ class Policy:
             f"There are {tokens} tokens in {name}, fewer than a row, which has {self.length}: give more text{hint}, or "
             f"--data.length {max(2, tokens)} or less."
         )
+
+    @staticmethod
+    def check_sequences(count: int, source: str, split: str, limit: int | None) -> None:
+        """Raise RequestError for a single sequence, from which no interval is known."""
+        if count > 1:
+            return
+        name = source if split == "all" else f"the {split} part of {source}"
+        advice = "give more text, --split all, or a shorter --data.length"
+        if split == "all":
+            advice = "give more text or a shorter --data.length"
+        if limit == 1:
+            name, advice = "--limit 1", "give --limit 2 or more"
+        raise RequestError(f"An interval needs at least 2 sequences, and {name} has {count}: {advice}.")
 
     def lines(self) -> dict[str, str]:
         """The policy as text, by label."""
@@ -123,6 +136,16 @@ def some_rows(part: Packed, tokenizer: Tokenizer, count: int | None = None, skip
     size = sum(_bytes(part, sizes, tokenizer, skip, skip + count)) if known else 0
     first, last = rest.first[:count], rest.last[:count]
     return Packed(rest.ids[:count], first, last, size, int((last - first).sum()))
+
+
+def first_rows(parts: Sequence[Packed], tokenizer: Tokenizer, count: int | None) -> list[Packed]:
+    """Packed parts of a text -> their first `count` rows together, None for all, as parts that are not empty."""
+    kept: list[Packed] = []
+    for part in parts:
+        left = len(part) if count is None else count - sum(map(len, kept))
+        if len(part) and left > 0:
+            kept.append(some_rows(part, tokenizer, left))
+    return kept
 
 
 def _bytes(part: Packed, sizes: np.ndarray, tokenizer: Tokenizer, first: int, end: int) -> Iterator[int]:

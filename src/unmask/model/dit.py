@@ -143,7 +143,8 @@ class DiT(Network):
         self.norm = _Norm(settings.width)
         self.modulation = _modulation(settings, 2)
         self.head = nn.Linear(settings.width, settings.vocab_size)
-        nn.init.zeros_(self.head.weight)  # so that training starts at exactly log V
+        with torch.no_grad():  # a vector that attention brings from another place at once speaks for its token
+            self.head.weight.copy_(self.embedding.weight).mul_(settings.width**-0.5)
         nn.init.zeros_(self.head.bias)
         self.rotary = Rotary(settings.width // settings.heads)
         self.packed: PackedWeights | None = None  # made by `lowered`

@@ -84,25 +84,6 @@ class Bound:
         bits = None if not text_bytes or known else float(nats.sum()) / math.log(2) / text_bytes
         return cls(rate, stderr, int(total), count, draws, bits, known)
 
-    @classmethod
-    def combined(cls, parts: Sequence["Bound"]) -> "Bound":
-        """The bound on several disjoint parts together: that of their pooled rows.
-
-        The rate and bits per byte are equal to it; the error adds those of the parts as independent ones, and so leaves
-        out how far the parts' rates lie apart. Each part must have the same number of draws.
-        """
-        tokens = sum(part.tokens for part in parts)
-        nats = sum(part.nats_per_token * part.tokens for part in parts)
-        error = None
-        if all(part.stderr is not None for part in parts):
-            error = math.sqrt(sum(((part.stderr or 0.0) * part.tokens) ** 2 for part in parts)) / tokens
-        bits = None
-        if all(part.bits_per_byte for part in parts):
-            size = sum(part.nats_per_token * part.tokens / math.log(2) / (part.bits_per_byte or 1.0) for part in parts)
-            bits = nats / math.log(2) / size
-        sequences, known = (sum(getattr(part, name) for part in parts) for name in ("sequences", "known"))
-        return cls(nats / tokens, error, tokens, sequences, parts[0].draws, bits, known, parts[0].two_pass)
-
 
 def bound(
     denoiser: Denoiser,
@@ -143,7 +124,7 @@ _STREAM = 3  # of the seed: validation maskings never meet those of training
 def validate(
     denoiser: Denoiser,
     objective: Objective,
-    data: Packed,
+    data: Packed | Sequence[Packed],
     device: torch.device,
     *,
     limit: int | None = None,
@@ -152,21 +133,28 @@ def validate(
     seed: int = 0,
     stand_in: int | None = None,
 ) -> Bound:
-    """The bound on the rows of `data`, all or the first `limit`, each drawn `draws` times; the same for the same seed,
-    whatever `batch` is.
+    """The bound on the rows of `data`, or of several parts together: all or the first `limit`, `draws` maskings each.
+
+    It is the same for the same seed, whatever `batch` is.
 
     Bits per byte are given where all rows are measured, and none has the token `stand_in`, which stands for characters
     without a token of their own: a bound for the tokens is none for the text. The caller has put the denoiser in eval
     mode.
     """
-    count = len(data) if limit is None else min(limit, len(data))
-    whole = count == len(data) and (stand_in is None or not bool((data.ids == stand_in).any()))
-    size = (data.bytes or None) if whole else None
-    rows = _batches(data, count, batch, device)
+    parts = [data] if isinstance(data, Packed) else data
+    every = sum(map(len, parts))
+    count = every if limit is None else min(limit, every)
+    whole = count == every and all(stand_in is None or not bool((part.ids == stand_in).any()) for part in parts)
+    size = sum(part.bytes for part in parts) if whole and all(part.bytes for part in parts) else None
+    rows = _batches(parts, count, batch, device)
     return bound(denoiser, objective, rows, count, derive(seed, _STREAM), draws=draws, text_bytes=size)
 
 
-def _batches(data: Packed, count: int, size: int, device: torch.device) -> Iterator[Rows]:
-    for at in range(0, count, size):
-        part = data.batch(range(at, min(at + size, count)))
-        yield Rows(*map(torch.from_numpy, part)).part(slice(None), device)
+def _batches(parts: Sequence[Packed], count: int, size: int, device: torch.device) -> Iterator[Rows]:
+    """The first `count` rows of the parts, one part after another; each batch has rows of a single part."""
+    for data in parts:
+        here = min(count, len(data))
+        count -= here
+        for at in range(0, here, size):
+            part = data.batch(range(at, min(at + size, here)))
+            yield Rows(*map(torch.from_numpy, part)).part(slice(None), device)

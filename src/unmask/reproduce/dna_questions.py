@@ -19,8 +19,8 @@ _FULL = replace(
     data=DataSettings("ecoli-k12", length=128, eos="none", valid_share=0.1),
     model=ModelChoice(size="nano", width=64, blocks=3, heads=2, dropout=0.0),
     train=replace(SCALES["full"].train, steps=1000, batch=32, eval_every=250, ema=0.995),
-    rates=dict.fromkeys([*COMPARED.values(), "mlm"], 4e-3),
-    tried=(2e-3, 4e-3, 8e-3),
+    rates=dict.fromkeys([*COMPARED.values(), "mlm"], 4e-3) | {"sedd": 8e-3, "d3pm": 8e-3},
+    tried=(2e-3, 4e-3, 8e-3, 1.6e-2),
     draws=4,
     limit=2048,
     passes=(64,),
@@ -68,8 +68,8 @@ class _DnaOptions(TextOptions):
 
 
 def dna_rates(options: TextOptions) -> Planned:
-    """The learning rate of each objective on DNA: as mdlm-rates."""
-    return rates(_DnaOptions(options.scale, options.seeds), "DNA ")
+    """The learning rate of each objective on DNA: as mdlm-rates, with a single seed."""
+    return rates(_DnaOptions(options.scale, options.seeds), "DNA ", most=1)
 
 
 def dna(options: TextOptions) -> Planned:

@@ -26,15 +26,18 @@ th { background: #f2f2f2; }
 img { max-width: 100%; }
 """
 _SECONDS = {
-    "fit": 160.0,
+    "fit": 110.0,
     "solved": 100.0,
     "bounded": 25.0,
-    "spread": 60.0,
+    "spread": 40.0,
     "wrote": 25.0,
     "judged": 60.0,
     "diverged": 120.0,
     "lengthened": 60.0,
     "raced": 60.0,
+    "composition": 45.0,
+    "probed": 30.0,
+    "classified": 120.0,
     "tuned": 90.0,
     "maskprobed": 30.0,
 }
@@ -118,7 +121,7 @@ def hours(plan: Plan, records: Mapping[str, Record]) -> tuple[float, float | Non
     return total / 3600, left / 3600
 
 
-_FULL_TOKENS = 2000 * 16 * 128  # of the training that `_SECONDS` is for
+_FULL_TOKENS = 1000 * 16 * 128  # of the training that `_SECONDS` is for
 
 
 def _size(cell: Any) -> float:

@@ -47,10 +47,10 @@ def reproduce(
         return results
 
 
-def _report(results: Results, folder: Path) -> None:
-    """Write the report of the current results."""
+def _report(results: Results, folder: Path, changed: str | None = None) -> None:
+    """Write the report of the current results; with the name of the only cell that changed, what depends on it."""
     if isinstance(results.plan, TextQuestion):
-        write_text_report(results.plan, results.records, folder)
+        write_text_report(results.plan, results.records, folder, changed)
     else:
         write_report(results, folder)
 
@@ -96,7 +96,7 @@ class _Queue:
         write(self.folder, cell, record)
         self.workers.give(cell.name, partial(main, str(self.folder), cell.name), log_path(self.folder, cell.name))
         self.results.set(cell.name, record)
-        _report(self.results, self.folder)
+        _report(self.results, self.folder, cell.name)
 
     def _end(self, answer: Answer[int], stopping: bool) -> None:
         """Record a cell whose process has ended."""
@@ -107,7 +107,7 @@ class _Queue:
             why = f"{ended}; see {log_path(self.folder, name)}"
             record = replace(record, state="stopped") if stopping else replace(record, state="failed", reason=why)
         self._record(name, record)
-        _report(self.results, self.folder)
+        _report(self.results, self.folder, name)
 
     def _record(self, name: str, record: Record) -> None:
         write(self.folder, self.cells[name], record)

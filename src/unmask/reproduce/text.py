@@ -45,8 +45,10 @@ class Scale:
     model: ModelChoice
     train: TrainSettings
     rates: dict[str, float]
-    """The learning rate of each objective, chosen by `mdlm-rates` (at the published scale, by the authors); that of mlm
-    by its own loss on the same rates, steps and validation rows."""
+    """The learning rate of each objective, and of "subs-timed", which is subs with a network that reads the time.
+
+    They are chosen by `mdlm-rates` (at the published scale, by the authors); that of mlm by its own loss on the same
+    rates, steps and validation rows."""
     tried: tuple[float, ...]
     """The learning rates that `mdlm-rates` tries for each objective, on a quarter of the steps."""
     others: tuple[str, ...]
@@ -65,15 +67,15 @@ class Scale:
     """Tokens of a text."""
 
 
-_TRAIN = TrainSettings(steps=2000, batch=16, ema=0.999, patience=0, eval_every=200, sample_every=0, keep=1, threads=1)
-_EQUAL: dict[str, float] = dict.fromkeys(get_args(Parameterization), 3e-4)
+_TRAIN = TrainSettings(steps=1000, batch=16, ema=0.995, patience=0, eval_every=100, sample_every=0, keep=1, threads=1)
+_EQUAL: dict[str, float] = dict.fromkeys([*get_args(Parameterization), "subs-timed"], 3e-4)
 SCALES: dict[str, Scale] = {
     "full": Scale(
         data=DataSettings("sotu", tokenizer="char", length=128),
         model=ModelChoice(size="nano", dropout=0.0),
         train=_TRAIN,
-        rates=dict.fromkeys(_EQUAL, 1e-3) | {"ar": 2e-3, "mlm": 2e-3, "d3pm": 2e-3, "zero-masking": 2e-3},
-        tried=(5e-4, 1e-3, 2e-3, 4e-3),
+        rates=dict.fromkeys(_EQUAL, 2e-3) | {"sedd": 4e-3, "subs-timed": 4e-3},
+        tried=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
         others=("austen", "shakespeare", "wordnet"),
         draws=4,
         limit=1536,

@@ -41,11 +41,15 @@ One draw of the bound of a sequence, nats a token, with uniform times: the mean,
 and the variance between draws of the same sequence."""
 
 
-def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Path) -> None:
-    """Write the report of a question, and of the parts of a question that has parts; every cell is in it."""
+def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Path, changed: str | None = None) -> None:
+    """Write the report of a question, and of the parts of a question that has parts; every cell is in it.
+
+    With the name of the only cell that changed since the last report, only the parts that have this cell are written.
+    """
     path = folder / plan.name
     for part in plan.parts:
-        write_text_report(part, records, folder)
+        if changed is None or any(cell.name == changed for cell in part.cells):
+            write_text_report(part, records, folder)
     if not plan.parts:  # a union has cells of several pictures
         draw(plan, records, path)
         if can_draw():

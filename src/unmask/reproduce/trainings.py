@@ -15,14 +15,14 @@ Planned = tuple[list[TextCell], list[Claim]]
 """The cells of a question in the order of work, and the claims that they decide."""
 COMPARED: dict[str, Parameterization] = {"AR": "ar", "MDLM": "subs", "SEDD": "sedd", "D3PM": "d3pm"}
 """The objectives that are compared on one network, by label."""
-_TUNING_SEED = 1000
 
 
 def training_of(options: TextOptions, label: str, seed: int, model: ModelChoice, train: TrainSettings) -> Fit:
     """A label, a seed, a network and settings -> the training, with the learning rate of its objective."""
     numbers = options.numbers
-    objective = model.parameterization
-    train = replace(train, seed=seed, lr=train.lr or numbers.rates[objective])
+    timed = model.time_conditioned and model.parameterization == "subs"  # the network of SEDD always reads the time
+    rate = numbers.rates["subs-timed" if timed else model.parameterization]
+    train = replace(train, seed=seed, lr=train.lr or rate)
     run = TextRun(numbers.data, model, train)
     return Fit(f"{plain(label)}-seed-{seed}", label, seed, run)
 
@@ -52,13 +52,17 @@ def bounded(
     return Bounded(name, label or fit.label, fit.seed, fit.name, numbers.draws, numbers.limit, source, grid, skip)
 
 
-def rates(options: TextOptions, prefix: str = "") -> Planned:
+def rates(options: TextOptions, prefix: str = "", most: int = 2) -> Planned:
     """The learning rate of each objective: the same rates for each, on a quarter of the steps and other seeds."""
-    numbers, cells = options.numbers, list[TextCell]()
-    assert numbers.train.steps is not None
-    for label, name in COMPARED.items():
-        for rate in numbers.tried:
-            train = replace(numbers.train, steps=numbers.train.steps // 4, lr=rate)
-            model = replace(numbers.model, parameterization=name)
-            cells.append(training_of(options, f"{prefix}{label} at {rate:g}", _TUNING_SEED, model, train))
-    return cells, []
+    numbers = options.numbers
+    models = {label: replace(numbers.model, parameterization=name) for label, name in COMPARED.items()}
+    if "subs-timed" in numbers.rates:
+        models["MDLM with time"] = replace(models["MDLM"], time_conditioned=True)
+    steps = (numbers.train.steps or 0) // 4
+    trains = [replace(numbers.train, steps=steps, lr=rate) for rate in numbers.tried]
+    return [
+        training_of(options, f"{prefix}{label} at {train.lr:g}", seed, model, train)
+        for seed in range(1000, 1000 + min(most, len(options.seeds)))
+        for label, model in models.items()
+        for train in trains
+    ], []
