@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -186,10 +187,10 @@ def test_a_network_that_reads_the_time_gets_the_share_of_masks() -> None:
     times: list[Tensor] = []
 
     class Timed(DiT):
-        def hidden(self, tokens: Tensor, *, time: Tensor | None = None, **rest: Tensor | None) -> Tensor:
+        def hidden(self, tokens: Tensor, *, time: Tensor | None = None, **rest: Any) -> Tensor:
             assert time is not None
             times.append(time)
-            return super().hidden(tokens, time=time, **rest)  # pyright: ignore[reportArgumentType]
+            return super().hidden(tokens, time=time, **rest)
 
     model = Timed(replace(network().settings, modulation="time")).eval()
     draw = drawn()
