@@ -1,5 +1,6 @@
 # Each target sets up what it needs: a .venv made with this machine's own python3 and pip, installed once.
 PYTHON ?= python3
+MINUTES ?= 10
 BIN := .venv/bin
 STAMP := .venv/.installed
 EXTRAS := .venv-extras/.installed
@@ -48,8 +49,8 @@ lint: $(STAMP) ## Check style, formatting and types
 	@$(BIN)/pyright
 
 # An interrupted run keeps what is done; only a cell that failed is a failure.
-reproduce: $(STAMP) ## Run the comparisons of MDLM at the fast scale, as many as ten minutes allow
-	@timeout --signal=INT 600 $(BIN)/unmask reproduce mdlm --fast --out runs/fast > /dev/null; code=$$?; \
+reproduce: $(STAMP) ## Run the comparisons of MDLM at the fast scale, as many as MINUTES=10 allow
+	@timeout --signal=INT $(MINUTES)m $(BIN)/unmask reproduce mdlm --fast --out runs/fast > /dev/null; code=$$?; \
 	  [ $$code = 0 ] || [ $$code = 124 ] || exit $$code
 	@! grep -l '"state": "failed"' runs/fast/cells/*.json
 

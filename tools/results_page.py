@@ -110,6 +110,9 @@ def _of(plan: TextQuestion, records: dict[str, Record], facts: dict[str, Any]) -
     scale = {"full": "--full", "fast": "--fast", "published": "--published"}[plan.options.scale]
     seeds = ", ".join(map(str, plan.options.seeds))
     text = f"{plan.about} `unmask reproduce {plan.name} {scale}`, seeds {seeds}, torch {versions['torch']}."
+    done = sum(record.state == "done" for record in records.values())
+    if done < len(plan.cells):
+        text += f" **Not complete: {done} of {len(plan.cells)} cells.**"
     return "\n".join(_wrapped([text]))
 
 

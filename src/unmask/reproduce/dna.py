@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unmask.errors import RequestError
 from unmask.output import markdown_table
-from unmask.plots import can_draw, new_figure, save_figure
+from unmask.plots import can_draw, new_figure, plain_ticks, save_figure
 from unmask.ranges import Count, Natural
 from unmask.reproduce.text import TextCell
 
@@ -233,6 +233,7 @@ def draw_composition(composed: Mapping[str, Mapping[int, Mapping[str, Any]]], pa
     panel.set_xlabel("k")
     panel.set_ylabel("Jensen-Shannon divergence from the training text, bits")
     panel.set_yscale("log")
+    plain_ticks(panel.yaxis)
     panel.grid(alpha=0.25)
     panel.legend(frameon=False)
     save_figure(path, figure)

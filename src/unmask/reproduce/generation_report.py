@@ -8,7 +8,7 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from unmask.output import markdown_table
-from unmask.plots import can_draw, new_figure, save_figure
+from unmask.plots import can_draw, new_figure, plain_ticks, save_figure
 from unmask.reproduce.results import Record
 from unmask.reproduce.text import Diverged, Judged, Lengthened, Raced, TextQuestion, Wrote
 
@@ -247,6 +247,8 @@ def _draw_frontier(plan: TextQuestion, records: dict[str, Record], path: Path) -
     left.set_ylabel("perplexity under the AR judge")
     left.set_yscale("log")
     left.set_xscale("log")
+    for axis in (left.xaxis, left.yaxis):
+        plain_ticks(axis)
     for panel in (left, right):
         panel.grid(alpha=0.25)
     _finish(plan, figure, path, *left.get_legend_handles_labels())
