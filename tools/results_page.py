@@ -2,8 +2,8 @@
 
     python tools/results_page.py [FOLDER]
 
-With a FOLDER (the --out of `unmask reproduce`), its results.json and pictures of each question replace those in
-docs/results first. The chapter between the two marks of the page is then written again from docs/results.
+With a FOLDER (the --out of `unmask reproduce`), its results.json of each question replaces that in docs/results first,
+and the pictures are drawn from it. The chapter between the two marks of the page is then written from docs/results.
 """
 
 __all__ = ["chapter", "main", "write_page"]
@@ -24,7 +24,7 @@ from unmask.reproduce.papers import PLACES
 from unmask.reproduce.results import Record, is_same
 from unmask.reproduce.text import TextOptions, TextQuestion
 from unmask.reproduce.text_questions import QUESTIONS, plan_of
-from unmask.reproduce.text_report import judged, report_parts
+from unmask.reproduce.text_report import draw_pictures, judged, report_parts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
@@ -45,8 +45,9 @@ def main(words: list[str]) -> int:
 
 def _keep(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    for file in [source / "results.json", *source.glob("*.png")]:
-        shutil.copyfile(file, target / file.name)
+    shutil.copyfile(source / "results.json", target / "results.json")
+    plan, records, _ = _read(target / "results.json")
+    draw_pictures(plan, records, target)
 
 
 def write_page(page: str) -> str:

@@ -47,7 +47,7 @@ def test_too_few_sequences_for_an_interval(capsys: pytest.CaptureFixture[str], t
     (tmp_path / "text.txt").write_text("a river of water flows into the sea and the king of the land is dead\n" * 20)
     words = ("eval", "wordnet", "--data.source", "text.txt", *STREAM)
     text = sentence_of(capsys, *words, "--split", "train", "--limit", "1")
-    assert text == "An interval needs at least 2 sequences, and --limit 1 has 1: give --limit 2 or more."
+    assert text == "An interval needs at least 2 sequences, and --limit is 1: give 2 or more."
     text = sentence_of(capsys, *words, "--data.valid_share", "0.12", "--data.length", "35")
     assert text == (
         "An interval needs at least 2 sequences, and the valid part of text.txt has 1: give more text, --split all, or "

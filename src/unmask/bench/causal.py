@@ -19,6 +19,7 @@ from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.denoiser import Wrapper
 from unmask.model.cache import CausalCache
+from unmask.model.dit import DiT
 from unmask.model.load import build, parameter_count
 from unmask.model.settings import DiTSettings
 from unmask.noise import generator
@@ -50,29 +51,25 @@ def _bandwidth(size: int, repeats: int = 20) -> float:
     return size * repeats / (time.process_time() - began) / 1e9
 
 
+def _generation(shape: Shape) -> tuple[DiT, _Counted, Decoder, Canvas]:
+    """A shape -> a causal network, the count of its passes, its decoder, and a canvas of 16 tokens and then masks."""
+    sizes = shape.length, shape.width, shape.blocks, shape.heads
+    network = build(DiTSettings(shape.vocab, shape.vocab - 1, *sizes, causal_block=1, shift=True)).eval()
+    torch.nn.init.normal_(network.head.weight, std=0.05, generator=generator(0))
+    counted = _Counted(network)
+    decoder = Decoder(CausalCache(counted), make("left-to-right"), temperature=1.0, block_size=1)
+    tokens = torch.full((1, shape.length), network.mask_id)
+    tokens[:, :_PROMPT] = torch.randint(network.mask_id, (1, _PROMPT), generator=generator(0, 1))
+    return network, counted, decoder, Canvas.start(tokens, torch.arange(1))
+
+
 def generation_cell(rounds: int, shape: Shape = _CAUSAL) -> dict[str, Any]:
     """One cell: tokens/s of one row after 16 tokens, its passes and positions, and the least time of a pass.
 
     The least time is the larger of the bytes of the weights divided by the bandwidth, and of the operations of 16
     positions, the fewest of a pass, divided by the matmul rate.
     """
-    settings = DiTSettings(
-        shape.vocab,
-        shape.vocab - 1,
-        shape.length,
-        shape.width,
-        shape.blocks,
-        shape.heads,
-        causal_block=1,
-        shift=True,
-    )
-    network = build(settings).eval()
-    torch.nn.init.normal_(network.head.weight, std=0.05, generator=generator(0))
-    counted = _Counted(network)
-    decoder = Decoder(CausalCache(counted), make("left-to-right"), temperature=1.0, block_size=1)
-    tokens = torch.full((1, shape.length), network.mask_id)
-    tokens[:, :_PROMPT] = torch.randint(network.mask_id, (1, _PROMPT), generator=generator(0, 1))
-    canvas = Canvas.start(tokens, torch.arange(1))
+    network, counted, decoder, canvas = _generation(shape)
     new = shape.length - _PROMPT
     elapsed: list[float] = []
 
@@ -90,7 +87,7 @@ def generation_cell(rounds: int, shape: Shape = _CAUSAL) -> dict[str, Any]:
     return {
         "shape": asdict(shape),
         "work": "AR generation",
-        "parameters": parameter_count(settings),
+        "parameters": parameter_count(network.settings),
         "passes": len(counted.passes),
         "first_pass_positions": counted.passes[0],
         "most_positions_after": max(counted.passes[1:]),

@@ -54,7 +54,7 @@ class Policy:
         """Raise RequestError for a text that does not fill a row: its tokens would have less context than is stated."""
         if self.rows not in ("stream", "sliding") or tokens >= self.length:
             return
-        name, hint = (source, "") if split == "all" else (f"the {split} part of {source}", ", --split all")
+        name, hint = _named(source, split)
         raise RequestError(
             f"There are {tokens} tokens in {name}, fewer than a row, which has {self.length}: give more text{hint}, or "
             f"--data.length {max(2, tokens)} or less."
@@ -65,13 +65,13 @@ class Policy:
         """Raise RequestError for a single sequence, from which no interval is known."""
         if count > 1:
             return
-        name = source if split == "all" else f"the {split} part of {source}"
-        advice = "give more text, --split all, or a shorter --data.length"
-        if split == "all":
-            advice = "give more text or a shorter --data.length"
         if limit == 1:
-            name, advice = "--limit 1", "give --limit 2 or more"
-        raise RequestError(f"An interval needs at least 2 sequences, and {name} has {count}: {advice}.")
+            raise RequestError("An interval needs at least 2 sequences, and --limit is 1: give 2 or more.")
+        name, hint = _named(source, split)
+        raise RequestError(
+            f"An interval needs at least 2 sequences, and {name} has {count}: give more text{hint}, or a shorter "
+            "--data.length."
+        )
 
     def lines(self) -> dict[str, str]:
         """The policy as text, by label."""
@@ -86,6 +86,11 @@ class Policy:
         context = self.length - self.stride
         windows = f"of {self.length} tokens that slide by {self.stride} in each document"
         return {"windows": f"{windows}; after the first, at least {context} tokens of context", "EOS": counted}
+
+
+def _named(source: str, split: str) -> tuple[str, str]:
+    """A text and which part of it is measured -> its name in a sentence, and what else to try than more text."""
+    return (source, "") if split == "all" else (f"the {split} part of {source}", ", --split all")
 
 
 def estimator(objective: Objective, draws: int, two_pass: bool = False) -> str:

@@ -143,7 +143,7 @@ class DiT(Network):
         self.norm = _Norm(settings.width)
         self.modulation = _modulation(settings, 2)
         self.head = nn.Linear(settings.width, settings.vocab_size)
-        with torch.no_grad():  # a vector that attention brings from another place at once speaks for its token
+        with torch.no_grad():  # so that what attention copies from a position has the logits of its token
             self.head.weight.copy_(self.embedding.weight).mul_(settings.width**-0.5)
         nn.init.zeros_(self.head.bias)
         self.rotary = Rotary(settings.width // settings.heads)

@@ -47,8 +47,8 @@ class Scale:
     rates: dict[str, float]
     """The learning rate of each objective, and of "subs-timed", which is subs with a network that reads the time.
 
-    They are chosen by `mdlm-rates` (at the published scale, by the authors); that of mlm by its own loss on the same
-    rates, steps and validation rows."""
+    They are chosen by `mdlm-rates` (at the published scale, by the authors). mlm has
+    that of subs, since its loss is no bound, and zero-masking that of d3pm."""
     tried: tuple[float, ...]
     """The learning rates that `mdlm-rates` tries for each objective, on a quarter of the steps."""
     others: tuple[str, ...]

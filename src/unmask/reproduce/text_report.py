@@ -1,6 +1,6 @@
 """Results about masked diffusion on text -> the report of each question, with its claims and a picture."""
 
-__all__ = ["judged", "report_parts", "write_text_report"]
+__all__ = ["draw_pictures", "judged", "report_parts", "write_text_report"]
 
 import csv
 import io
@@ -51,14 +51,19 @@ def write_text_report(plan: TextQuestion, records: dict[str, Record], folder: Pa
         if changed is None or any(cell.name == changed for cell in part.cells):
             write_text_report(part, records, folder)
     if not plan.parts:  # a union has cells of several pictures
-        draw(plan, records, path)
-        if can_draw():
-            draw_masks(by_label(plan, records, MaskProbed), path)
-        draw_composition(by_label(plan, records, Composition), path / "kmers.png")
-        draw_rules(by_label(plan, records, Tuned), path / "rules.png")
+        draw_pictures(plan, records, path)
     text = "\n\n".join("\n".join(lines) for lines in report_parts(plan, records) if lines) + "\n"
     verdicts = [verdict.facts(claim) for claim, verdict in judged(plan, records)]
     write_files(plan, records, path, text, _csv(plan, records), verdicts)
+
+
+def draw_pictures(plan: TextQuestion, records: dict[str, Record], path: Path) -> None:
+    """A question and its results -> the pictures of its report, in the folder `path`."""
+    draw(plan, records, path)
+    if can_draw():
+        draw_masks(by_label(plan, records, MaskProbed), path)
+    draw_composition(by_label(plan, records, Composition), path / "kmers.png")
+    draw_rules(by_label(plan, records, Tuned), path / "rules.png")
 
 
 def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:

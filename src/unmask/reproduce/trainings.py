@@ -58,8 +58,8 @@ def rates(options: TextOptions, prefix: str = "", most: int = 2) -> Planned:
     models = {label: replace(numbers.model, parameterization=name) for label, name in COMPARED.items()}
     if "subs-timed" in numbers.rates:
         models["MDLM with time"] = replace(models["MDLM"], time_conditioned=True)
-    steps = (numbers.train.steps or 0) // 4
-    trains = [replace(numbers.train, steps=steps, lr=rate) for rate in numbers.tried]
+    assert numbers.train.steps is not None, "a scale has a number of steps"
+    trains = [replace(numbers.train, steps=numbers.train.steps // 4, lr=rate) for rate in numbers.tried]
     return [
         training_of(options, f"{prefix}{label} at {train.lr:g}", seed, model, train)
         for seed in range(1000, 1000 + min(most, len(options.seeds)))
