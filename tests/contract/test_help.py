@@ -21,7 +21,7 @@ from unmask.cli.main import VERBS, main
 for shell in ("bash", "zsh", "fish"):
     main(["completion", shell])
 for verb in VERBS:
-    assert main([verb, "--help"]) == 0
+    assert main([*verb.split(), "--help"]) == 0
 assert "torch" not in sys.modules
 """
 
@@ -29,7 +29,7 @@ assert "torch" not in sys.modules
 def page(verb: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
     """Verb -> the lines of its help."""
     capsys.readouterr()
-    assert main([verb, "--help"]) == 0
+    assert main([*verb.split(), "--help"]) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -119,6 +119,9 @@ COMPLETED = [
     (["learn", "auto"], {"automaton", "automaton_eos"}),
     (["fill", "--policy", "learned", ":", "from", "=", "su"], {"sudoku"}),
     (["fill", "--policy", "learned", ":", "from", "="], {"automaton", "automaton_eos", "sudoku"}),
+    (["probe", "mas"], {"masks"}),
+    (["probe", "masks", "--cou"], {"--counts", "--count"}),
+    (["probe", "x", "--cou"], set[str]()),
     (["generate", "--no-such"], set[str]()),
 ]
 

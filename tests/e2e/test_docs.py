@@ -138,7 +138,7 @@ def accept_words(words: list[str]) -> None:
     if words in (["--help"], ["--version"], ["--version", "--json"]) or "--help" in words:
         assert words[0].startswith("--") or words[0] in VERBS
         return
-    verb, *rest = words
+    verb, rest = split(words)
     assert verb in VERBS, f"there is no verb {verb}"
     cls = arguments_of(verb)
     if verb in ("generate", "fill"):
@@ -269,6 +269,12 @@ HISTORY = {"docs/log.md", "docs/papers.md"}
 """Pages that tell what was, with the names of its time."""
 
 
+def split(words: list[str]) -> tuple[str, list[str]]:
+    """The words after unmask -> the verb, of one word or of two, and the rest."""
+    count = 2 if " ".join(words[:2]) in VERBS else 1
+    return " ".join(words[:count]), words[count:]
+
+
 def prose_of(path: Path) -> str:
     """A file -> the text in which names are looked for: the strings of Python code, a line each, or the whole page."""
     text = path.read_text(encoding="utf-8")
@@ -310,7 +316,7 @@ def misplaced_options(text: str) -> list[str]:
     complaints: list[str] = []
     for span in re.findall(r"`unmask ([^`|]+)`", text):
         with contextlib.suppress(ValueError):  # a quotation mark that does not end: the span is a piece of prose
-            verb, *words = shlex.split(span)
+            verb, words = split(shlex.split(span))
             try:
                 if verb in VERBS and "..." not in words:
                     typed_options(arguments_of(verb), words, verb)

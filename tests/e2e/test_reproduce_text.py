@@ -170,9 +170,12 @@ def test_models_are_trained_further_and_probed_for_masks(tmp_path: Path) -> None
         shape = TEXT_RESULTS[cell_type(cell)]
         assert fact_of({"result": result}, ["result"], shape, tmp_path, DataError) is not None
         records[cell.name] = Record("done", "", 1.0, result)
-    bounds = [records[f"bound-few-shot-{name}-seed-0"].result["bound"] for name in ("before", "mask-agnostic", "bound")]
-    assert len({bound["nats_per_token"] for bound in bounds}) == 3
-    assert max(abs(bound["nats_per_token"] - bounds[0]["nats_per_token"]) for bound in bounds) < 0.1  # of 6 nats
+    names = ("before", "bound", "mask-agnostic")
+    results = [records[f"bound-few-shot-{name}-seed-0"].result for name in names]
+    before, bound, ours = (result["bound"]["nats_per_token"] for result in results)
+    assert bound < before - 0.05  # as many steps from new weights give the bound of the first training
+    assert ours != before
+    assert abs(ours - before) < 0.05
     write_text_report(plan, records, tmp_path)
     text = (tmp_path / plan.name / "report.md").read_text()
     assert "| few-shot mask-agnostic | " in text

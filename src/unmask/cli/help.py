@@ -1,14 +1,14 @@
-"""The options of the verbs -> help pages, and completion scripts for bash, zsh and fish. Imports no torch."""
+"""The options of the verbs -> help pages. Imports no torch."""
 
 __all__ = [
     "FIRST",
     "POLICIES",
     "TASKS",
-    "CompletionArguments",
     "arguments_of",
     "help_page",
-    "run_completion",
+    "sentence",
     "shown_fields",
+    "switch",
     "texts_of",
 ]
 
@@ -20,17 +20,15 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from itertools import pairwise
 from typing import Any, Literal
 
 from unmask.cli.main import VERBS
-from unmask.cli.parse import Field, Positional, choices_of, fields_of, parse, written
+from unmask.cli.parse import Field, choices_of, fields_of, written
 from unmask.data.settings import FIXED, DataSettings
-from unmask.output import show_text
 
 FIRST = {
     "demo": ("puzzles", "prompt", "out", "seed", "json"),
@@ -86,22 +84,10 @@ _NUMBER = re.compile(r"^(0 or )?a (?:whole |finite )?number ?(?:of )?")  # what 
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT"}
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionArguments:
-    """Print a script that completes the words of unmask in a shell.
-
-    bash: source <(unmask completion bash), in ~/.bashrc. zsh: source <(unmask completion zsh), in ~/.zshrc, after
-    compinit. fish: unmask completion fish > ~/.config/fish/completions/unmask.fish
-    """
-
-    shell: Positional[Literal["bash", "zsh", "fish"]]
-    """The shell."""
-
-
 def arguments_of(verb: str) -> type:
     """Verb -> the dataclass of its arguments; its module is imported."""
     module = VERBS[verb][0].partition(":")[0]
-    return getattr(import_module(f"unmask.cli.{module}"), f"{verb.capitalize()}Arguments")
+    return getattr(import_module(f"unmask.cli.{module}"), f"{verb.title().replace(' ', '')}Arguments")
 
 
 # ---- help pages ------------------------------------------------------------------------------------------------------
@@ -119,7 +105,7 @@ def help_page(cls: type, verb: str) -> str:
     lines += _section("options that are used most", first, width)
     rest = [field for field in fields if not field.positional and field not in first]
     for owner in sorted(dict.fromkeys(field.owner for field in rest), key=lambda owner: owner is not cls):
-        title = "more options" if owner is cls else _sentence(owner.__doc__ or owner.__name__)
+        title = "more options" if owner is cls else sentence(owner.__doc__ or owner.__name__)
         title += ", by default as in training" if verb in _MEASURES and owner is DataSettings else ""
         lines += _section(title[:1].lower() + title[1:], [field for field in rest if field.owner is owner], width)
     return "\n".join(lines).rstrip()
@@ -148,7 +134,7 @@ def _section(title: str, fields: Sequence[Field], width: int) -> Iterator[str]:
 
 def _entry(field: Field, width: int) -> list[str]:
     """Field -> the lines of its entry: how it is written, what it means, its default."""
-    left = f"  {field.name.upper()}" if field.positional else f"  {_switch(field)} {_metavar(field.type)}".rstrip()
+    left = f"  {field.name.upper()}" if field.positional else f"  {switch(field)} {_metavar(field.type)}".rstrip()
     column = _COLUMN if width >= 2 * _COLUMN else 6
     body = textwrap.wrap(
         f"{texts_of(field.owner).get(field.path[-1], '')}{_facts(field)}",
@@ -161,7 +147,7 @@ def _entry(field: Field, width: int) -> list[str]:
     return [left, *(" " * column + line for line in body)]
 
 
-def _switch(field: Field) -> str:
+def switch(field: Field) -> str:
     """Field -> its option, such as --train.compile, with its short form; for a switch that is on, what turns it off."""
     if field.type is bool and field.default is True:
         head, _, last = field.name.rpartition(".")
@@ -217,132 +203,6 @@ def texts_of(cls: type) -> dict[str, str]:
     return docs
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
     """Docstring -> its first sentence, without the stop, as one line."""
     return " ".join(text.split("\n\n")[0].split()).split(". ")[0].removesuffix(".")
-
-
-# ---- completion ------------------------------------------------------------------------------------------------------
-
-
-def run_completion(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; prints the completion script of a shell."""
-    shell = parse(CompletionArguments, argv, "completion").shell
-    show_text({"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]())
-    return 0
-
-
-def _values(verb: str, field: Field) -> list[str]:
-    """Field -> the words that can be its value: of its type, or names by the name of the field; empty for any text."""
-    from unmask.data.sources import CORPORA
-    from unmask.disk.folders import bundled, bundled_policies
-    from unmask.recipes import denoisers, policies
-    from unmask.reproduce import questions, text_questions
-
-    inner = typing.get_args(field.type)[0] if typing.get_origin(field.type) is tuple else field.type
-    literals = [typing.get_args(choice) for choice in choices_of(inner) if typing.get_origin(choice) is Literal]
-    rules = [*POLICIES, *(f"learned:from={name}" for name in bundled_policies())]
-    named: dict[str, Iterable[str]] = {
-        "checkpoint": bundled(),
-        "init": bundled(),
-        "policy": rules,
-        "policies": rules,
-        "task": TASKS,
-        "data.source": CORPORA,
-        "recipe": policies.names() if verb == "learn" else denoisers.names(),
-        "name": [*text_questions.names(), *questions.names()] if verb == "reproduce" else (),
-    }
-    return [str(value) for values in literals for value in values] or list(named.get(field.name, ()))
-
-
-def _options(verb: str) -> list[str]:
-    """Verb -> its options as they are typed."""
-    return [
-        "--help",
-        *(_switch(field).split(", ")[-1] for field in fields_of(arguments_of(verb)) if not field.positional),
-    ]
-
-
-def _arms() -> Iterator[tuple[str, list[str]]]:
-    """(pattern of "VERB WORD-BEFORE", or of "VERB: WORD", and the words that are possible there), in order."""
-    for verb in VERBS:
-        fields = fields_of(arguments_of(verb))
-        for field in fields:
-            values = _values(verb, field)
-            if values and not field.positional:
-                yield f'"{verb} {written(field.name)}"', values
-    for verb in VERBS:
-        yield f'"{verb}: "-*', _options(verb)
-        fields = fields_of(arguments_of(verb))
-        yield f'"{verb}: "*', [word for field in fields if field.positional for word in _values(verb, field)]
-
-
-def _cases() -> str:
-    """The lines of a `case` of bash or zsh that set `offered` from verb, previous and current."""
-    arms = [f"            {pattern}) offered='{' '.join(words)}' ;;" for pattern, words in _arms()]
-    before = [arm for arm in arms if ': "' not in arm.split(")")[0]]
-    inside = [arm for arm in arms if ': "' in arm.split(")")[0]]
-    from unmask.disk.folders import bundled_policies
-
-    return "\n".join(
-        [
-            f"    if [ \"$at\" -eq 1 ]; then offered='{' '.join([*VERBS, '--help', '--version'])}'",
-            '    else case "$verb $previous" in',
-            *before,
-            f"            *=) offered='{' '.join(bundled_policies())}' ;;",
-            '            *) case "$verb: $current" in',
-            *inside,
-            "            esac ;;",
-            "        esac",
-            "    fi",
-        ]
-    )
-
-
-def _bash() -> str:
-    """The script for bash. Where no word fits it completes file names."""
-    return f"""# bash completion of unmask: source <(unmask completion bash)
-_unmask() {{
-    local at=$COMP_CWORD verb=${{COMP_WORDS[1]}} current=${{COMP_WORDS[COMP_CWORD]}} offered=
-    local previous=${{COMP_WORDS[COMP_CWORD-1]}}
-    if [ "$current" = "=" ]; then previous="=" current=; fi
-{_cases()}
-    COMPREPLY=($(compgen -W "$offered" -- "$current"))
-}}
-complete -o default -F _unmask unmask"""
-
-
-def _zsh() -> str:
-    """The script for zsh; it completes file names too, but for options."""
-    return f"""#compdef unmask
-# zsh completion of unmask: source <(unmask completion zsh), after compinit
-_unmask() {{
-    local at=$((CURRENT - 1)) verb=$words[2] current=$words[CURRENT] previous=$words[CURRENT-1] offered=
-{_cases()}
-    compadd -- ${{=offered}}
-    [[ $current == -* || $at -eq 1 ]] || _files
-}}
-if [ "$funcstack[1]" = "_unmask" ]; then _unmask "$@"; else compdef _unmask unmask; fi"""
-
-
-def _fish() -> str:
-    """The script for fish."""
-    lines = ["# fish completion of unmask: unmask completion fish > ~/.config/fish/completions/unmask.fish"]
-    for verb, (_, _, about) in VERBS.items():
-        lines.append(f"complete -c unmask -f -n __fish_use_subcommand -a {verb} -d {_quoted(about)}")
-        seen = f"complete -c unmask -n '__fish_seen_subcommand_from {verb}'"
-        for field in fields_of(arguments_of(verb)):
-            values = " ".join(_values(verb, field))
-            if field.positional:
-                lines += [f"{seen} -a '{values}'"] if values else []
-                continue
-            value_part = "" if field.type is bool else f" -r -a '{values}'" if values else " -r"
-            name = _switch(field).split("--")[-1]
-            about_it = _sentence(texts_of(field.owner).get(field.path[-1], ""))
-            lines.append(f"{seen} -l {name}{value_part} -d {_quoted(about_it)}")
-    return "\n".join(lines)
-
-
-def _quoted(text: str) -> str:
-    """Text -> a text of fish in single quotes."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

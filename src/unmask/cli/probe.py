@@ -3,7 +3,7 @@
 Imports no torch.
 """
 
-__all__ = ["MasksArguments", "ProbeArguments", "run"]
+__all__ = ["ProbeArguments", "ProbeMasksArguments", "run", "run_masks"]
 
 import time
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class ProbeArguments:
 
 
 @dataclass(frozen=True, slots=True)
-class MasksArguments:
+class ProbeMasksArguments:
     """Accuracy and entropy at the first token of an answer, against the number of MASKs behind it and the distance of
     the relevant context (arXiv:2511.21338).
 
@@ -102,9 +102,7 @@ class MasksArguments:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; prints the accuracy, or after `masks` the effect of MASKs."""
-    if argv[:1] == ["masks"]:
-        return _run_masks(argv[1:])
+    """Words of the command line -> exit code; prints the accuracy."""
     arguments = parse(ProbeArguments, argv, "probe")
     typed = typed_options(ProbeArguments, argv, "probe")
     if arguments.finetune:
@@ -163,9 +161,9 @@ _MASKS = (
 )
 
 
-def _run_masks(argv: Sequence[str]) -> int:
+def run_masks(argv: Sequence[str]) -> int:
     """Words after `unmask probe masks` -> exit code; prints and draws both curves."""
-    arguments = parse(MasksArguments, argv, "probe masks")
+    arguments = parse(ProbeMasksArguments, argv, "probe masks")
     arguments.trust.apply()
     if arguments.out is not None:
         from unmask.eval.report import check_plot
@@ -183,7 +181,7 @@ def _run_masks(argv: Sequence[str]) -> int:
     return 0
 
 
-def _curves_of(model: "Model", arguments: MasksArguments) -> "tuple[str, Curves]":
+def _curves_of(model: "Model", arguments: ProbeMasksArguments) -> "tuple[str, Curves]":
     """Arguments -> the source of the questions, and what was measured."""
     from unmask.eval.masks import probe_masks
 
@@ -191,7 +189,7 @@ def _curves_of(model: "Model", arguments: MasksArguments) -> "tuple[str, Curves]
     return probe_masks(model, arguments.source, context=arguments.context, **options)
 
 
-def _print_curves(arguments: MasksArguments, source: str, curves: "Curves", seconds: float) -> None:
+def _print_curves(arguments: ProbeMasksArguments, source: str, curves: "Curves", seconds: float) -> None:
     """Print both curves as tables or as JSON."""
     if arguments.output.json:
         facts = {"checkpoint": arguments.checkpoint, "source": source, "questions": curves.questions}
