@@ -72,7 +72,7 @@ def _model(folder: Path) -> Path:
 def _policy(folder: Path) -> Path:
     settings = PolicySettings()
     calibration = Calibration("automaton", None, 2, 30.0, (0.0, 1.0), (4.0, 1.0), (1.0, 0.5))
-    config = policy_config(settings, {"learn": {"alphas": [1.0]}}, calibration)
+    config = policy_config(settings, {"learn": {"alphas": [1.0]}}, [calibration])
     return write_checkpoint(folder / "policy", PolicyNetwork(settings).state_dict(), config)
 
 

@@ -34,7 +34,7 @@ from unmask.rl import loop, warm
 from unmask.rl.learner import RoundReport
 from unmask.rl.loop import ValidationResult, fit
 from unmask.rl.rollout import experts
-from unmask.rl.session import _origin, learn_side_by_side, open_learning, recorded_learning
+from unmask.rl.session import _origins, learn_side_by_side, open_learning, recorded_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
 from unmask.solve.problems import problems, solve
@@ -67,7 +67,10 @@ class Quiet(Listener[RoundReport, ValidationResult]):
     """A listener that sends this process SIGINT, as Ctrl-C does, after a number of rounds."""
 
     def __init__(self, rounds: int = 99) -> None:
-        self.rounds, self.reports = rounds, list[RoundReport]()
+        self.rounds, self.reports, self.texts = rounds, list[RoundReport](), list[str]()
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
 
     def stepped(self, report: RoundReport) -> None:
         self.reports.append(report)
@@ -82,7 +85,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: i
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done, calibration = fit(open_learning(run, out=whole).learner, Quiet())
     assert done.reason == "finished"
-    assert calibration is not None
+    assert calibration
     first, _ = fit(open_learning(run, out=parts).learner, Quiet(2))
     assert (first.reason, first.step) == ("interrupted", 2)
     assert fit(open_learning(run, resume=parts).learner, Quiet())[0].reason == "finished"
@@ -95,6 +98,31 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: i
         open_learning(replace(run, learn=replace(run.learn, seed=1)), out=tmp_path / "other").learner, Quiet()
     )
     assert other.merit != done.merit  # the control
+
+
+@pytest.mark.slow
+def test_an_interrupted_mixture_goes_on_to_the_same_bits(few: None, tmp_path: Path) -> None:
+    """With a pair that is left out: before a round, and in the run that goes on. The control: another mixture."""
+    (tmp_path / "never.py").write_text(TASK.format(verdict="Verdict(0.0)"), encoding="utf-8")
+    with typed([never := f"{tmp_path}/never.py:Mine"]):
+        run = replace(RUN, others=("automaton=automaton", f"{never}=automaton"))
+        whole, parts, listener = tmp_path / "whole", tmp_path / "parts", Quiet()
+        done, tables = fit(open_learning(run, out=whole).learner, listener)
+        assert any("Mine=automaton is left out of the mixture: its denoiser solves none" in text for text in listener.texts)
+        assert fit(open_learning(run, out=parts).learner, Quiet(2))[0].reason == "interrupted"
+        learner = open_learning(recorded_learning(parts), resume=parts).learner
+        assert (learner.pairs, fit(learner, Quiet())[0].merit) == ([0, 1], done.merit)
+    assert len(tables) == 2
+    points = [folder / "checkpoints" / "step-00000004" for folder in (whole, parts)]
+    for name, weight in load_tensors(points[0]).items():
+        assert torch.equal(weight, load_tensors(points[1])[name])
+    assert load_state(points[0])[1] == load_state(points[1])[1]
+    record = json.loads((points[0] / "run.json").read_text(encoding="utf-8"))
+    assert "is left out" in record["left_out"][0]
+    assert [each["checkpoint"] for each in record["others"]] == ["automaton", "automaton"]
+    other = fit(open_learning(replace(run, others=run.others[:1]), out=tmp_path / "other").learner, Quiet())[0]
+    alone = fit(open_learning(replace(run, others=()), out=tmp_path / "alone").learner, Quiet())[0]
+    assert other.merit == done.merit != alone.merit
 
 
 WARM = replace(
@@ -232,29 +260,29 @@ def test_the_denoiser_is_recorded_by_its_absolute_path_and_asked_for_where_it_mo
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(bundled()["automaton_eos"], "denoiser")
-    origin = _origin(replace(RUN, checkpoint="denoiser"), None)
+    origin = _origins(replace(RUN, checkpoint="denoiser"), None)[0]
     assert (origin["checkpoint"], origin["typed"]) == (str(tmp_path / "denoiser"), "denoiser")
-    assert _origin(RUN, None)["checkpoint"] == "automaton_eos"
+    assert _origins(RUN, None)[0]["checkpoint"] == "automaton_eos"
     point = tmp_path / "run" / "checkpoints" / "step-00000001"
     shutil.copytree(bundled_policies()["automaton_eos"], point)
     recorded = replace(RUN, checkpoint=origin["checkpoint"])
     (point / "run.json").write_text(json.dumps({"settings": to_dict(recorded), "denoiser": origin}), encoding="utf-8")
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
-    assert _origin(recorded, point) == origin
+    assert _origins(recorded, point)[0] == origin
     assert _requested(recorded, replace(RUN, checkpoint="../denoiser")) == replace(RUN, checkpoint="../denoiser")
     assert _requested(recorded, RUN) != RUN
     (tmp_path / "denoiser").rename(tmp_path / "moved")
     with pytest.raises(CheckpointError) as caught:
-        _origin(recorded, point)
+        _origins(recorded, point)[0]
     assert str(caught.value) == (
         f"The denoiser of {tmp_path / 'run'} was 'denoiser', recorded as {tmp_path / 'denoiser'}, and nothing is "
         "there: give its place with --checkpoint PATH."
     )
-    again = _origin(replace(RUN, checkpoint="../moved"), point)
+    again = _origins(replace(RUN, checkpoint="../moved"), point)[0]
     assert again == origin | {"checkpoint": str(tmp_path / "moved"), "typed": "../moved"}
     with pytest.raises(ConfigError, match="is not, or no longer, the denoiser"):
-        _origin(replace(RUN, checkpoint="automaton"), point)
+        _origins(replace(RUN, checkpoint="automaton"), point)
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _MAY_CHANGE = {
     "resume",
     "checkpoint",  # its new place: the weights have to be the same
+    "others",  # the same
     "task",
     "trust_recorded_tasks",
     "json",
@@ -68,6 +69,9 @@ class LearnArguments:
     """The frozen denoiser; by default that of the recipe. A checkpoint or run folder, or a bundled name."""
     task: str | None = None
     """The problems; by default those of the recipe. A name, name:key=value, or path.py:Class."""
+    others: tuple[str, ...] = ()
+    """Further pairs TASK=CHECKPOINT: one policy is trained on a mixture of all pairs; by default those of the recipe,
+    none for no further ones."""
     policy: PolicySettings = field(default_factory=PolicySettings)
     """The policy network."""
     learn: LearnSettings = field(default_factory=LearnSettings)
@@ -106,9 +110,9 @@ def run(argv: Sequence[str]) -> int:
         if first:
             note(*table(_rows(session)))
         with LearnProgress(asked.learn, session.learner.step, visible=first) as progress:
-            result, calibration = fit(session.learner, progress)
-        template = session.learner.world.valid[0].example.template
-        return _finish(result, calibration, asked, template, args.output.json) if first else result.exit_code
+            result, tables = fit(session.learner, progress)
+        template = session.learner.worlds[0].valid[0].example.template
+        return _finish(result, tables, asked, template, args.output.json) if first else result.exit_code
 
 
 def _kept(folder: Path) -> str:
@@ -151,16 +155,19 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
         base.task if args.task is None else args.task,
         policy,
         args.learn,
+        () if args.others == ("none",) else args.others or base.others,
     )
 
 
 def _rows(session: "LearnSession") -> dict[str, str]:
     """Session -> the rows of the table that is printed before the training."""
-    run, world = session.run, session.learner.world
-    s = run.learn
-    return {
-        "denoiser": f"{run.checkpoint}, frozen",
-        "task": f"{world.task.name}: {len(world.train):,} problems to train on, {len(world.valid):,} to validate with",
+    run, s = session.run, session.run.learn
+    rows: dict[str, str] = {}
+    for m, (pair, world) in enumerate(zip(run.pairs, session.learner.worlds, strict=True)):
+        mark = f" {m + 1}" if run.others else ""
+        counts = f"{len(world.train):,} problems to train on, {len(world.valid):,} to validate with"
+        rows |= {f"denoiser{mark}": f"{pair.checkpoint}, frozen", f"task{mark}": f"{world.task.name}: {counts}"}
+    return rows | {
         "policy": f"{sum(p.numel() for p in session.learner.params):,} parameters; {', '.join(run.policy.features)}",
         "training": f"{s.warm} rounds of imitation, {s.rounds} of {s.prompts} problems x {s.group} rollouts",
         "costs": f"alpha = {', '.join(f'{alpha:g}' for alpha in s.alphas)}, "
@@ -169,7 +176,7 @@ def _rows(session: "LearnSession") -> dict[str, str]:
     }
 
 
-def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRun, template: str, as_json: bool) -> int:
+def _finish(result: "RunResult", tables: "Sequence[Calibration]", run: LearnRun, template: str, as_json: bool) -> int:
     """Draw the curves and print how the run ended -> exit code; `template` is a problem for the example to type."""
     from dataclasses import asdict
 
@@ -183,7 +190,8 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
                 "best": result.merit,
                 "best_round": result.best_step,
                 "folder": str(folder),
-                "calibration": None if calibration is None else asdict(calibration),
+                "calibration": asdict(tables[0]) if len(tables) == 1 else None,
+                "calibrations": [asdict(table) for table in tables],
                 "policy": str(folder / "policy"),
             }
         )
@@ -193,11 +201,13 @@ def _finish(result: "RunResult", calibration: "Calibration | None", run: LearnRu
         return result.exit_code
     best = f"best mean reward {result.merit:.4f}, round {result.best_step}"
     note(f"Done after round {result.step:,} ({result.reason}); {best}.")
-    if calibration is not None:
-        shown = range(0, len(calibration.dial), 4)
-        note("dial      " + "  ".join(f"{calibration.dial[n]:7.2f}" for n in shown))
-        note("passes    " + "  ".join(f"{calibration.passes[n]:7.2f}" for n in shown))
-        note("accuracy  " + "  ".join(f"{calibration.accuracy[n]:7.3f}" for n in shown))
+    for table_ in tables:
+        shown = range(0, len(table_.dial), 4)
+        if len(tables) > 1:
+            note(table_.task)
+        note("dial      " + "  ".join(f"{table_.dial[n]:7.2f}" for n in shown))
+        note("passes    " + "  ".join(f"{table_.passes[n]:7.2f}" for n in shown))
+        note("accuracy  " + "  ".join(f"{table_.accuracy[n]:7.3f}" for n in shown))
     note(*table({"policy": str(folder / "policy"), "curves": curves}))
     policy = quote(f"learned:from={folder}")
     note(
@@ -287,6 +297,8 @@ class LearnProgress(Meter, Listener["RoundReport", "ValidationResult"]):
         points = zip(self._alphas, figure.accuracy.tolist(), figure.passes.tolist(), strict=True)
         results = "  ".join(f"{alpha:g}: {accuracy:.2f}@{passes:.1f}" for alpha, accuracy, passes in points)
         self.line(f"round {step:,}: reward {figure.value:.4f}{' (best so far)' if best else ''}  {results}")
+        if figure.by_pair:
+            self.line("  ".join(f"{name}: {value:.3f}" for name, value in figure.by_pair.items()))
         if step and float(figure.passes.max()) < 1.05:
             self.line(_one_pass(float(figure.accuracy.mean())))
 

@@ -276,12 +276,12 @@ def _one_a_row(name: str, values: float | Sequence[float], count: int) -> list[f
 
 def _within(rule: UnmaskingPolicy, passes: float, name: str) -> UnmaskingPolicy:
     """A learned policy whose dial keeps to a budget. Raises RequestError for a policy that has none."""
-    if not isinstance(rule, Learned) or rule.calibration is None:
+    if not isinstance(rule, Learned) or not (rule.calibration or rule.tables):
         raise RequestError(
             f"'{name}' cannot keep to {passes:g} passes; a calibrated learned policy can (inside a compound: "
             f"learned:from=...,passes={passes:g})."
         )
-    return replace(rule, dial=rule.calibration.dial_for(passes))
+    return replace(rule, dial=rule.dial_for(passes))
 
 
 def _token(tokenizer: Tokenizer, token: int | str) -> int:

@@ -102,15 +102,20 @@ def _learned(options: Options) -> UnmaskingPolicy:
         beta=options.number("beta", 1.0),
         name=f"learned:from={name}",
     )
+    if "table" in options.values:
+        number = options.count("table", 1)
+        if number > len(policy.tables):
+            raise RequestError(f"table is {number}, and '{name}' has {len(policy.tables)} tables, one for each task.")
+        policy = replace(policy, calibration=policy.tables[number - 1])
     if "passes" in options.values:
         if "dial" in options.values:
             raise RequestError("passes sets the dial of a calibrated policy; give one of the two, dial or passes.")
-        if policy.calibration is None:
+        if policy.calibration is None and not policy.tables:
             raise RequestError(
                 f"The dial of '{name}' was not measured, so none is known for {options.values['passes']} passes; "
                 "give a dial, or let its training end (unmask learn --resume)."
             )
-        return replace(policy, dial=policy.calibration.dial_for(options.number("passes", 1.0)))
+        return replace(policy, dial=policy.dial_for(options.number("passes", 1.0)))
     return replace(policy, dial=options.number("dial", policy.dial))
 
 
@@ -234,7 +239,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "learned": Entry(
         _learned,
-        frozenset({"from", "dial", "passes", "mode", "cut", "temperature", "beta"}),
+        frozenset({"from", "dial", "passes", "table", "mode", "cut", "temperature", "beta"}),
         "A trained network, from=FOLDER or a bundled one; dial 0 to 1 or passes=N (arXiv:2512.09106).",
         "no",
         Knob("dial", tuple(round(1 - n / 40, 3) for n in range(41))),

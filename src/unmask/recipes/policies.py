@@ -10,6 +10,7 @@ __all__ = [
     "dream_7b_humaneval",
     "dream_7b_math",
     "dream_7b_mbpp",
+    "general",
     "llada_8b_gsm8k",
     "llada_8b_gsm8k_whole",
     "llada_8b_humaneval",
@@ -59,6 +60,31 @@ def automaton_eos() -> LearnRun:
     unmask learn automaton_eos
     """
     return LearnRun("automaton_eos", "automaton:traces=mixed")
+
+
+def general() -> LearnRun:
+    """One policy for several tasks, the automata and Sudoku: a mixture; --others TASK=CHECKPOINT ... names other pairs.
+
+        unmask learn general
+
+    32 attempts a round. The features do not depend on the size of the vocabulary, and the number of positions to fill
+    is an input. Warm start and validations are as long as those of a single task for each pair.
+    """
+    learn = LearnSettings(
+        rounds=400,
+        prompts=4,
+        group=8,
+        warm=120,
+        scored=32,
+        pool=1024,
+        valid_prompts=24,
+        valid_every=100,
+        calibrated=48,
+        save_every=25,
+    )
+    others = ("automaton:traces=mixed=automaton", "sudoku=sudoku")
+    policy = PolicySettings(entropy="bounded", length=True)
+    return LearnRun("automaton_eos", "automaton:traces=mixed", policy, learn, others)
 
 
 def paper() -> LearnRun:
@@ -226,6 +252,7 @@ RECIPES: dict[str, Callable[[], LearnRun]] = {
     "dream_7b_humaneval": dream_7b_humaneval,
     "dream_7b_math": dream_7b_math,
     "dream_7b_mbpp": dream_7b_mbpp,
+    "general": general,
     "llada_8b_gsm8k": llada_8b_gsm8k,
     "llada_8b_gsm8k_whole": llada_8b_gsm8k_whole,
     "llada_8b_humaneval": llada_8b_humaneval,

@@ -3,7 +3,8 @@
 __all__ = ["restore", "save", "write_policy"]
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,17 +20,19 @@ from unmask.run.loop import Standing
 from unmask.run.optim import load_optimizer_tensors, optimizer_tensors
 
 
-def write_policy(learner: Learner, calibration: Calibration | None) -> None:
-    """Write the policy with the current weights to the folder `policy` of the run."""
+def write_policy(learner: Learner, calibration: Sequence[Calibration]) -> None:
+    """Write the policy with the current weights to the folder `policy` of the run; a calibration for each pair."""
     run = learner.run
-    facts = {
-        "checkpoint": learner.origin["checkpoint"],
-        "task": learner.world.task.name,
+    facts: dict[str, Any] = {
+        "checkpoint": learner.origins[0]["checkpoint"],
+        "task": learner.worlds[0].task.name,
         "round": learner.standing.best_step,
         "reward": learner.standing.merit,
         "learn": to_dict(run.learn),
         "record": run_record(),
     }
+    if run.others:
+        facts |= {"others": _others(learner), "left_out": list(learner.left_out.values())}
     tensors = {name: value.detach().clone() for name, value in learner.network.state_dict().items()}
     write_checkpoint(
         learner.folder / "policy",
@@ -37,6 +40,12 @@ def write_policy(learner: Learner, calibration: Calibration | None) -> None:
         policy_config(run.policy, facts, calibration),
         card=_card(learner, facts, calibration),
     )
+
+
+def _others(learner: Learner) -> list[str]:
+    """All pairs but the first, with absolute places, as in `LearnRun.others`."""
+    pairs = zip(learner.run.pairs[1:], learner.origins[1:], strict=True)
+    return [f"{pair.task}={origin['checkpoint']}" for pair, origin in pairs]
 
 
 def save(learner: Learner) -> None:
@@ -48,13 +57,17 @@ def save(learner: Learner) -> None:
         tensors,
         {"policy": to_dict(learner.run.policy)},
         run={
-            "settings": to_dict(replace(learner.run, checkpoint=learner.origin["checkpoint"])),
-            "denoiser": learner.origin,
+            "settings": to_dict(
+                replace(learner.run, checkpoint=learner.origins[0]["checkpoint"], others=tuple(_others(learner)))
+            ),
+            "denoiser": learner.origins[0],
+            "others": learner.origins[1:],
+            "left_out": list(learner.left_out.values()),
             "record": run_record(),
         },
         state={
             "optimizer": optimizer_tensors(learner.optimizer),
-            "scales": {"variance": learner.variance},
+            "scales": {"variance": learner.variance, "usual": learner.usual, "groups": learner.groups},
             **({} if learner.step else {"warm": optimizer_tensors(learner.warm_optimizer)}),
         },
         state_facts={
@@ -65,6 +78,7 @@ def save(learner: Learner) -> None:
             "stale": standing.stale,
             "validated_at": standing.validated_at,
             "teachers": [repr(teacher) for teacher in learner.teachers],
+            "left_out": {str(m): reason for m, reason in learner.left_out.items()},
         },
     )
     keep_last(learner.folder, learner.settings.keep)
@@ -83,17 +97,21 @@ class _State:
     teachers: list[str]
     warmed: Natural | None = None
     """Rounds of the warm start; None in checkpoints of older versions, which were written after it."""
+    left_out: dict[str, str] = field(default_factory=dict[str, str])
+    """By the index of a pair that is not trained on, the reason."""
 
 
 def restore(learner: Learner, folder: Path) -> None:
     """Load a checkpoint into the learner. Raises CheckpointError where it is damaged or belongs to another network."""
-    parts, facts = load_state(folder, str(learner.world.device), _State, ("optimizer", "scales"))
+    parts, facts = load_state(folder, str(learner.device), _State, ("optimizer", "scales"))
     require_step(folder, facts.round)
-    length = learner.world.length
-    by_name = {repr(expert): expert for expert in experts(min(length, learner.settings.block_size or length))}
+    lengths = [world.length for world in learner.worlds]
+    rules = [experts(min(length, learner.settings.block_size or length)) for length in lengths]
+    by_name = {repr(rule): rule for each in rules for rule in each}
     try:
-        learner.network.load_state_dict(load_tensors(folder, str(learner.world.device)))
-        learner.variance = parts["scales"]["variance"].to(learner.world.device)
+        learner.network.load_state_dict(load_tensors(folder, str(learner.device)))
+        for name, value in parts["scales"].items():
+            setattr(learner, name, value.to(learner.device))
         learner.teachers = [by_name[name] for name in facts.teachers]
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{folder} does not hold the policy and the heuristics of this run.") from error
@@ -102,32 +120,31 @@ def restore(learner: Learner, folder: Path) -> None:
             load_optimizer_tensors(optimizer, parts[name])
     learner.step = facts.round
     learner.warmed = learner.settings.warm if facts.warmed is None else facts.warmed
+    learner.left_out = {int(m): reason for m, reason in facts.left_out.items()}
     merit = -math.inf if facts.best is None else facts.best
     learner.standing = Standing(merit, facts.best_round, facts.stale, facts.validated_at)
 
 
-def _card(learner: Learner, facts: dict[str, Any], calibration: Calibration | None) -> str:
+def _card(learner: Learner, facts: dict[str, Any], calibration: Sequence[Calibration]) -> str:
     """The description of a policy, as Markdown."""
     s, features = learner.settings, learner.run.policy.features
-    lines = [
-        "# An unmasking policy trained by unmask",
-        "",
-        f"- denoiser: {learner.origin['typed']}; task: {facts['task']}; "
-        + ("the whole canvas" if s.block_size is None else f"blocks of {s.block_size}"),
+    blocks = "the whole canvas" if s.block_size is None else f"blocks of {s.block_size}"
+    lines = ["# An unmasking policy trained by unmask", ""]
+    for m in range(len(learner.worlds)):
+        name = learner.worlds[m].task.name
+        lines.append(learner.left_out.get(m, f"- denoiser: {learner.pair(m).checkpoint}; task: {name}; {blocks}"))
+    lines += [
         f"- network: {sum(p.numel() for p in learner.params):,} parameters, features {', '.join(features)}",
         f"- training: {s.warm} rounds of imitation, {facts['round']} of {s.rounds} rounds of GRPO",
         f"  ({s.prompts} problems x {s.group} rollouts), seed {s.seed}; the best by validation reward was kept",
         f"- validation reward: {facts['reward']:.4f}, mean over alpha = {', '.join(f'{a:g}' for a in s.alphas)}",
     ]
-    if calibration is not None:
-        lines += [
-            f"- dial: a cost of passes up to {TRAINED_DIAL}, alpha {calibration.last:g}; above it the cut falls",
-            "",
-            f"Dial, on {calibration.problems} validation problems:",
-            "",
-            "| dial | passes | accuracy |",
-            "|---|---|---|",
-        ]
-        rows = zip(calibration.dial, calibration.passes, calibration.accuracy, strict=True)
+    if calibration:
+        last = calibration[0].last
+        lines.append(f"- dial: a cost of passes up to {TRAINED_DIAL}, alpha {last:g}; above it the cut falls")
+    for table in calibration:
+        title = f"Dial, on {table.problems} validation problems" + (f" of {table.task}" if learner.run.others else "")
+        lines += ["", f"{title}:", "", "| dial | passes | accuracy |", "|---|---|---|"]
+        rows = zip(table.dial, table.passes, table.accuracy, strict=True)
         lines += [f"| {dial:g} | {passes:.2f} | {accuracy:.3f} |" for dial, passes, accuracy in rows]
     return "\n".join([*lines, "", "Licence: Apache-2.0, as the library.", ""])

@@ -108,11 +108,11 @@ def walk(run: LearnRun, folder: Path) -> Walk:
     session = open_learning(replace(run, checkpoint=checkpoint, task=task, learn=_small(run)), out=folder / "run")
     with closing(session):
         learner = session.learner
-        learner.world = learner.world._replace(task=_Drawn(learner.world.task))
+        learner.worlds = tuple(world._replace(task=_Drawn(world.task)) for world in learner.worlds)
         before = [parameter.detach().clone() for parameter in learner.params]
         listener = _Reports()
         fit(learner, listener)
-        prompt = max(len(problem.row) - len(problem.holes) for problem in learner.world.train)
+        prompt = max(len(problem.row) - len(problem.holes) for world in learner.worlds for problem in world.train)
     point = latest(folder / "run")
     size = 0 if point is None else sum(file.stat().st_size for file in point.rglob("*") if file.is_file())
     blocks = ["full" if run.learn.block_size is None else str(run.learn.block_size)]

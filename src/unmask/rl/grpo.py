@@ -36,8 +36,9 @@ class Advantages(NamedTuple):
     """The advantages of rollouts over the others of their problem."""
 
     values: Tensor  # (P, G)
-    variance: Tensor  # (K,) running variance within groups, nan for an alpha that was never drawn
+    variance: Tensor  # (C,) running variance within groups, nan for a class that was never drawn
     silent: float  # share of groups whose rewards are all equal: they have no gradient
+    differ: Tensor  # (P,) bool: whether the rewards of a group are not all equal
 
 
 class Update(NamedTuple):
@@ -56,23 +57,25 @@ def advantages(
 ) -> Advantages:
     """Rewards (P, G) -> advantages: centred by group, and divided by a scale.
 
-    `which` (P,) is the index of each problem's alpha, `variance` (K,) the running variance. With the scale "std", that
+    `which` (P,) is the class of each problem, its alpha or its pair and alpha, `variance` (C,) the running variance of
+    each class. With the scale "std", that
     of GRPO, a group with right answers only is scaled up to a comparison of speed, even at a small alpha. `total` sums
     a tensor over processes, so that all have the same scales.
     """
     centred = rewards - rewards.mean(-1, keepdim=True)
     within = centred.square().mean(-1)
-    silent = float((within < 1e-12).float().mean())
+    differ = within >= 1e-12
+    silent = float((~differ).float().mean())
     sums = total(
         variance.new_zeros(2, len(variance)).index_add(1, which, torch.stack([within, torch.ones_like(within)]))
     )
-    now = sums[0] / sums[1]  # nan for an alpha that was not drawn
+    now = sums[0] / sums[1]  # nan for a class that was not drawn
     mixed = torch.where(variance.isnan(), now, _DECAY * variance + (1 - _DECAY) * now)
     variance = torch.where(now.isnan(), variance, mixed)
     if scale == "none":
-        return Advantages(centred, variance, silent)
+        return Advantages(centred, variance, silent, differ)
     deviation = within.sqrt() if scale == "std" else variance[which].sqrt()
-    return Advantages(centred / (deviation[:, None] + _LEAST), variance, silent)
+    return Advantages(centred / (deviation[:, None] + _LEAST), variance, silent, differ)
 
 
 def objective(new: Tensor, old: Tensor, advantage: Tensor, weight: Tensor, clip: float) -> Update:

@@ -1,13 +1,17 @@
 """A learner -> a trained and calibrated policy: warm start, rounds, validation, calibration of the dial.
 
 An interrupted training resumes with the same bits. Shapes: K alphas, D dial values.
+
+Of a mixture the policy with the best mean over its pairs is kept, where the reward of a pair is divided by that of its
+best heuristics (`Learner.unit_of`), so that a pair of easy problems counts no more than one of hard problems.
 """
 
 __all__ = ["ValidationResult", "calibrate", "fit", "validate"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -32,11 +36,14 @@ _DIALS = (*(round(TRAINED_DIAL * n / 16, 3) for n in range(17)), *_BEYOND)
 
 
 class ValidationResult(NamedTuple):
-    """The figures of a validation, (K,) each: means over the validation problems at each alpha."""
+    """The figures of a validation, (K,) each: means over the validation problems at each alpha, and over pairs."""
 
     reward: Tensor
+    """Of a mixture, in units of the mean reward of each pair's best heuristics."""
     accuracy: Tensor
     passes: Tensor
+    by_pair: Mapping[str, float] = MappingProxyType({})
+    """Of a mixture, the mean reward over the alphas of each pair, in its own units."""
 
     @property
     def value(self) -> float:
@@ -46,54 +53,76 @@ class ValidationResult(NamedTuple):
 
 def validate(learner: Learner) -> ValidationResult:
     """Decode the validation problems at every alpha; positions with a probability above one half are revealed."""
-    problems = learner.world.valid[: learner.settings.valid_prompts]
+    figures = {m: _validate_pair(learner, m) for m in learner.pairs}
+    scaled = [torch.stack([f[0] / learner.unit_of(m), f[1], f[2]]) for m, f in figures.items()]
+    reward, accuracy, passes = torch.stack(scaled).mean(0)
+    mixed = len(learner.worlds) > 1
+    return ValidationResult(
+        reward, accuracy, passes, {learner.pair(m).name: float(f[0].mean()) for m, f in figures.items() if mixed}
+    )
+
+
+def _validate_pair(learner: Learner, m: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A pair -> mean reward, score and passes of its validation problems at each alpha, (K,) each."""
+    problems = learner.worlds[m].valid[: learner.settings.valid_prompts]
     count = len(learner.alphas)
     which = torch.arange(count).repeat_interleave(len(problems))
-    rollout = _roll(learner, learner.policy(), problems * count, [learner.dials[k] for k in which.tolist()])
+    rollout = _roll(learner, m, learner.policy(), problems * count, [learner.dials[k] for k in which.tolist()])
     reward = learner.rewards_of(rollout, which)
-    return ValidationResult(*(x.view(count, -1).mean(-1) for x in (reward, rollout.scores, rollout.passes)))
+    mean, score, passes = (x.view(count, -1).mean(-1) for x in (reward, rollout.scores, rollout.passes))
+    return mean, score, passes
 
 
-def calibrate(learner: Learner) -> Calibration:
-    """Measure mean passes and accuracy of each dial value on the validation problems."""
-    problems = learner.world.valid[: learner.settings.calibrated]
+def calibrate(learner: Learner) -> tuple[Calibration, ...]:
+    """Measure mean passes and accuracy of each dial value on the validation problems of each pair."""
     last = _last(learner)
     policy = replace(learner.policy(), last=last)
-    passes, accuracy = (x.tolist() for x in _curve(learner, policy, problems, _DIALS))
-    name, block = learner.world.task.name, learner.settings.block_size
-    return Calibration(name, block, len(problems), last, _DIALS, tuple(passes), tuple(accuracy))
+    tables: list[Calibration] = []
+    for m in learner.pairs:
+        problems = learner.worlds[m].valid[: learner.settings.calibrated]
+        passes, accuracy = (tuple(x.tolist()) for x in _curve(learner, m, policy, problems, _DIALS))
+        name, block = learner.worlds[m].task.name, learner.settings.block_size
+        name = f"{name} with {Path(learner.pair(m).checkpoint).name}" if learner.run.others else name
+        tables.append(Calibration(name, block, len(problems), last, _DIALS, passes, accuracy))
+    return tuple(tables)
 
 
 def _last(learner: Learner) -> float:
     """The alpha where the dial changes from a higher cost of a pass to a lower cut.
 
-    It is the alpha with the largest hypervolume on validation problems. Some trainings fall to one pass from one alpha
-    to the next; with a lower cut before that alpha the dial has points in between.
+    It is the alpha with the largest mean hypervolume on validation problems. Some trainings fall to one pass from one
+    alpha to the next; with a lower cut before that alpha the dial has points in between.
     """
-    problems = learner.world.valid[: max(1, learner.settings.valid_prompts // 2)]
     ends = sorted({alpha for alpha in learner.settings.alphas if alpha > 0})
     if len(ends) < 2:
         return learner.run.policy.largest
+    areas = [_areas(learner, m, ends) for m in learner.pairs]
+    return max(zip((sum(values) for values in zip(*areas, strict=True)), ends, strict=True))[1]
+
+
+def _areas(learner: Learner, m: int, ends: Sequence[float]) -> list[float]:
+    """A pair and the alphas where the cut may begin to fall -> the hypervolume with each, on validation problems."""
+    problems = learner.worlds[m].valid[: max(1, learner.settings.valid_prompts // 2)]
     dials = [learner.policy().dial_of(alpha) for alpha in (0.0, *ends)]
-    trained = torch.stack(_curve(learner, learner.policy(), problems, dials))
+    trained = torch.stack(_curve(learner, m, learner.policy(), problems, dials))
     areas: list[float] = []
     for n, end in enumerate(ends):
-        beyond = torch.stack(_curve(learner, replace(learner.policy(), last=end), problems, _BEYOND))
+        beyond = torch.stack(_curve(learner, m, replace(learner.policy(), last=end), problems, _BEYOND))
         passes, accuracy = torch.cat([trained[:, : n + 2], beyond], -1).double().cpu().numpy()
-        areas.append(hypervolume(passes, accuracy, learner.world.length))
-    return max(zip(areas, ends, strict=True))[1]
+        areas.append(hypervolume(passes, accuracy, learner.worlds[m].length))
+    return areas
 
 
 def _curve(
-    learner: Learner, policy: Learned, problems: Sequence[Problem], dials: Sequence[float]
+    learner: Learner, m: int, policy: Learned, problems: Sequence[Problem], dials: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
-    """Problems and D dial values -> the mean passes and the mean score at each dial value, (D,) both."""
-    rollout = _roll(learner, policy, list(problems) * len(dials), [dial for dial in dials for _ in problems])
+    """Problems of a pair and D dial values -> the mean passes and the mean score at each dial value, (D,) both."""
+    rollout = _roll(learner, m, policy, list(problems) * len(dials), [dial for dial in dials for _ in problems])
     return rollout.passes.view(len(dials), -1).mean(-1), rollout.scores.view(len(dials), -1).mean(-1)
 
 
-def _roll(learner: Learner, policy: Learned, problems: Sequence[Problem], dials: Sequence[float]) -> Rollout:
-    w = learner.world
+def _roll(learner: Learner, m: int, policy: Learned, problems: Sequence[Problem], dials: Sequence[float]) -> Rollout:
+    w = learner.worlds[m]
     return roll_out(
         w.denoiser,
         policy,
@@ -115,7 +144,7 @@ class _PolicyRun:
 
     def __init__(self, learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> None:
         self.learner, self.listener = learner, listener
-        self.folder, self.group, self.device = learner.folder, learner.group, learner.world.device
+        self.folder, self.group, self.device = learner.folder, learner.group, learner.device
 
     @property
     def step(self) -> int:
@@ -148,7 +177,11 @@ class _PolicyRun:
         return True
 
     def take(self) -> RoundReport:
-        return self.learner.take_round()
+        before = len(self.learner.left_out)
+        report = self.learner.take_round()
+        for sentence in list(self.learner.left_out.values())[before:]:
+            self.listener.message(sentence)
+        return report
 
     def evaluate(self) -> Validation[ValidationResult] | None:
         """Validate in the first process."""
@@ -158,6 +191,7 @@ class _PolicyRun:
         values = {"valid_reward": figure.value}
         for k, alpha in enumerate(self.learner.settings.alphas):
             values |= {f"accuracy_{alpha:g}": float(figure.accuracy[k]), f"passes_{alpha:g}": float(figure.passes[k])}
+        values |= {f"reward of {name}": value for name, value in figure.by_pair.items()}
         return Validation(figure, figure.value, values)
 
     def save(self) -> Path:
@@ -167,12 +201,14 @@ class _PolicyRun:
 
     def save_best(self, figure: ValidationResult | None) -> Path:
         if self.group.first:
-            write_policy(self.learner, None)
+            write_policy(self.learner, ())
         return self.folder / "policy"
 
 
-def fit(learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> tuple[RunResult, Calibration | None]:
-    """Train to the last round, the end of patience or an interrupt -> the result and the calibration.
+def fit(
+    learner: Learner, listener: Listener[RoundReport, ValidationResult]
+) -> tuple[RunResult, tuple[Calibration, ...]]:
+    """Train to the last round, the end of patience or an interrupt -> the result and the calibration for each pair.
 
     The last round is always saved, and so is an interrupted warm start, which has the checkpoints of round 0.
     When the run is over, the first process calibrates the best policy. A run that patience has ended does not continue.
@@ -185,7 +221,7 @@ def fit(learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> 
     else:
         target, facts = _PolicyRun(learner, listener), to_dict(learner.run)
         result = drive(target, listener, cadence, exhausted=exhausted, track=s.track, settings=facts)
-    calibration = None
+    calibration: tuple[Calibration, ...] = ()
     if result.reason != "interrupted" and learner.run.policy.priced and learner.group.first:
         listener.message("Calibrating the dial on validation problems ...")
         calibration = _calibrate_best(learner)
@@ -193,10 +229,10 @@ def fit(learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> 
     return result, calibration
 
 
-def _calibrate_best(learner: Learner) -> Calibration:
+def _calibrate_best(learner: Learner) -> tuple[Calibration, ...]:
     """Calibrate the policy of the best validation and write it with its calibration; the learner keeps its weights."""
     kept = {name: value.clone() for name, value in learner.network.state_dict().items()}
-    learner.network.load_state_dict(load_tensors(learner.folder / "policy", str(learner.world.device)))
+    learner.network.load_state_dict(load_tensors(learner.folder / "policy", str(learner.device)))
     calibration = calibrate(learner)
     write_policy(learner, calibration)
     learner.network.load_state_dict(kept)

@@ -18,6 +18,7 @@ __all__ = [
     "keep_passes",
     "log_prob",
     "make_world",
+    "merged",
     "roll_out",
     "trajectory_bytes",
     "typed_form",
@@ -127,6 +128,19 @@ def roll_out(
         middle - start,
         time.perf_counter() - middle,
     )
+
+
+def merged(parts: Sequence[tuple[Tensor, Rollout]]) -> Rollout:
+    """Rollouts with the places of their rows among R rows in all, which are disjoint -> the rollout of all rows."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = torch.cat([rows for rows, _ in parts]).argsort()
+    scores, passes, lengths = (
+        torch.cat([getattr(part, name) for _, part in parts])[order] for name in ("scores", "passes", "lengths")
+    )
+    moved = [part.trajectory._replace(row=rows[part.trajectory.row]) for rows, part in parts if part.trajectory]
+    seconds = [sum(getattr(part, name) for _, part in parts) for name in ("decode_seconds", "judge_seconds")]
+    return Rollout(joined(moved) if moved else None, scores, passes, lengths, *seconds)
 
 
 def _trajectory(step: Step, row: Tensor, learner: Learned) -> Trajectory:

@@ -69,13 +69,13 @@ def open_learning(
         require_rows(run.learn.prompts * (run.learn.group + run.learn.steering), 1)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, note)
-        origin = _origin(run, point)
-        world = _world(run, str(device))
-        run = replace(run, policy=_fitted(run, world))
+        origins = _origins(run, point)
+        worlds = _worlds(run, str(device))
+        run = replace(run, policy=_fitted(run, worlds))
         if folder is None:
             folder = claim(to_path(out or default_folder(f"learn-{Path(run.checkpoint).name}")), held, group, note)
-        learner = Learner(run, world, folder, group)
-        learner.origin = origin
+        learner = Learner(run, worlds, folder, group)
+        learner.origins = origins
         if point is not None:
             with resuming(point, "learn"):
                 restore(learner, point)
@@ -84,37 +84,63 @@ def open_learning(
         return LearnSession(run, learner, folder, group, held.pop_all())
 
 
-def _origin(run: LearnRun, point: Path | None) -> dict[str, str]:
-    """A run, and the checkpoint that it goes on from -> what is recorded about its denoiser.
+def _origins(run: LearnRun, point: Path | None) -> list[dict[str, str]]:
+    """A run, and the checkpoint that it goes on from -> what is recorded about the denoiser of each of its pairs.
 
     Raises CheckpointError if nothing is at the path that was recorded, ConfigError if the weights are others.
     """
     stored = None if point is None else read_checkpoint(point)
-    before = (stored and stored.fact(dict[str, str], "run.json", "denoiser")) or {}
-    same = stored is not None and run.checkpoint == stored.fact(str, "run.json", "settings", "checkpoint")
-    if point is not None and same and run.checkpoint not in bundled() and not to_path(run.checkpoint).exists():
+    first = stored and stored.fact(dict[str, str], "run.json", "denoiser")
+    others = (stored and stored.fact(list[dict[str, str]], "run.json", "others")) or []
+    before = [first or {}, *others] if stored else [{} for _ in run.pairs]
+    recorded = run.pairs
+    if stored and point:
+        recorded = from_dict(LearnRun, stored.fact(dict[str, Any], "run.json", "settings") or {}, str(point)).pairs
+        if [pair.task for pair in recorded] != [pair.task for pair in run.pairs] or len(before) != len(recorded):
+            raise ConfigError(f"{point} was trained on other pairs; to go on, name the same tasks in the same order.")
+    pairs = zip(run.pairs, recorded, before, strict=True)
+    options = ["--checkpoint PATH", *(f"--others ... {pair.task}=PATH ..." for pair in run.pairs[1:])]
+    return [
+        _origin(pair.checkpoint, point, facts, pair == old, option)
+        for option, (pair, old, facts) in zip(options, pairs, strict=True)
+    ]
+
+
+def _origin(checkpoint: str, point: Path | None, before: dict[str, str], same: bool, option: str) -> dict[str, str]:
+    """A denoiser, and what `point` recorded about it, `same` if it has the recorded place -> what is recorded now.
+
+    `option` is how its new place can be typed.
+    """
+    if point is not None and same and checkpoint not in bundled() and not to_path(checkpoint).exists():
         what = f"The denoiser of {point.parents[1]}"
-        raise CheckpointError(moved(what, run.checkpoint, before.get("typed"), "--checkpoint PATH"))
+        raise CheckpointError(moved(what, checkpoint, before.get("typed"), option))
     weights = hashlib.sha256()
-    for path in sorted(resolve(locate(run.checkpoint)).glob("*.safetensors")):
+    for path in sorted(resolve(locate(checkpoint)).glob("*.safetensors")):
         weights.update(file_sha256(path).encode())
     if before.get("weights") not in (None, weights.hexdigest()):
         raise ConfigError(
-            f"{run.checkpoint} is not, or no longer, the denoiser that {point} was trained with: give it as it was "
-            "with --checkpoint PATH, or start a new run."
+            f"{checkpoint} is not, or no longer, the denoiser that {point} was trained with: give it as it was "
+            f"with {option}, or start a new run."
         )
-    place = run.checkpoint if run.checkpoint in bundled() else absolute_path(locate(run.checkpoint))
-    typed = before.get("typed", run.checkpoint) if same else run.checkpoint
+    place = checkpoint if checkpoint in bundled() else absolute_path(locate(checkpoint))
+    typed = before.get("typed", checkpoint) if same else checkpoint
     return {"checkpoint": place, "typed": typed, "weights": weights.hexdigest()}
 
 
-def _world(run: LearnRun, device: str) -> World:
-    """Settings -> the denoiser and the problems. Raises ConfigError or RequestError where these do not fit."""
+def _worlds(run: LearnRun, device: str) -> list[World]:
+    """Settings -> the denoiser and the problems of each pair. Raises ConfigError or RequestError if these do not fit.
+
+    All denoisers are looked at before problems are made.
+    """
     s = run.learn
     valid = max(s.calibrated, s.valid_prompts)
-    model = load(run.checkpoint, device=device, dtype=s.dtype)
-    _check_features(run, model)
-    return make_world(model, run.checkpoint, run.task, train=s.pool, valid=valid, seed=s.seed)
+    models = [load(pair.checkpoint, device=device, dtype=s.dtype) for pair in run.pairs]
+    for pair, model in zip(run.pairs, models, strict=True):
+        _check_features(run.policy, pair.checkpoint, model)
+    return [
+        make_world(model, pair.checkpoint, pair.task, train=s.pool, valid=valid, seed=s.seed)
+        for pair, model in zip(run.pairs, models, strict=True)
+    ]
 
 
 def recorded_learning(folder: str | Path) -> LearnRun:
@@ -207,21 +233,22 @@ def _learn_one(name: str, run: LearnRun, folder: Path, listen: _Listen) -> int:
     return _STOPPED if result.reason == "interrupted" else 0
 
 
-def _check_features(run: LearnRun, model: Model) -> None:
+def _check_features(policy: PolicySettings, checkpoint: str, model: Model) -> None:
     """Raise ConfigError for features of the policy that the denoiser does not have."""
-    policy, tokens = run.policy, model.denoiser.vocab_size - 1
+    tokens = model.denoiser.vocab_size - 1
     if "top" in policy.features and policy.top > tokens:
         raise ConfigError(
-            f"The policy is to read the {policy.top} highest probabilities, but {run.checkpoint} has "
+            f"The policy is to read the {policy.top} highest probabilities, but {checkpoint} has "
             f"{tokens} tokens; give a smaller --policy.top."
         )
     if "hidden" in policy.features and policy.hidden != model.network.width:
         raise ConfigError(
-            f"The policy is to read hidden states of width {policy.hidden}, but those of {run.checkpoint} have "
-            f"{model.network.width}; give --policy.hidden {model.network.width}."
+            f"The policy is to read hidden states of width {policy.hidden}, but those of {checkpoint} have "
+            f"{model.network.width}; give --policy.hidden {model.network.width}, or leave the feature out."
         )
 
 
-def _fitted(run: LearnRun, world: World) -> PolicySettings:
+def _fitted(run: LearnRun, worlds: Sequence[World]) -> PolicySettings:
     """The settings of the policy with its unit L, from the problems, and its largest alpha, from those of the run."""
-    return replace(run.policy, unit=float(world.length), largest=max(run.policy.largest, *run.learn.alphas))
+    length = max(world.length for world in worlds)
+    return replace(run.policy, unit=float(length), largest=max(run.policy.largest, *run.learn.alphas))

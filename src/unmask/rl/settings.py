@@ -1,13 +1,28 @@
 """Settings of the training of a policy. Imports no torch."""
 
-__all__ = ["LearnRun", "LearnSettings"]
+__all__ = ["MOST_PAIRS", "LearnRun", "LearnSettings", "Pair"]
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from unmask.errors import ConfigError
 from unmask.policies.learned.settings import PolicySettings
 from unmask.ranges import Count, Natural, Seed, Threads, check_numbers, real, whole
+
+MOST_PAIRS = 9
+"""Pairs of a denoiser and a task that a policy can be trained on."""
+
+
+class Pair(NamedTuple):
+    """A denoiser and its problems."""
+
+    checkpoint: str
+    task: str
+
+    @property
+    def name(self) -> str:
+        """TASK=CHECKPOINT, as it is typed."""
+        return f"{self.task}={self.checkpoint}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +35,8 @@ class LearnSettings:
     """Problems in a round."""
     group: Annotated[int, whole(2, hint="a rollout is compared with others of its problem")] = 8
     """Rollouts of each problem, whose rewards are compared."""
+    pairs: Count = 2
+    """Most pairs of a mixture in a round: the rows of a pair are decoded together, so that fewer are faster."""
     alphas: Annotated[tuple[float, ...], real(0, 1e6, "0 is accuracy alone")] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     """Exponents of speed, one drawn for each problem: the reward is score * ((L - passes + 1) / L) ** alpha."""
     block_size: Count | None = None
@@ -93,7 +110,7 @@ class LearnSettings:
 
 @dataclass(frozen=True, slots=True)
 class LearnRun:
-    """A denoiser, its problems, a policy, and the settings of its training."""
+    """A denoiser and its problems, or several such pairs; a policy, and the settings of its training."""
 
     checkpoint: str = "automaton_eos"
     """The denoiser, frozen: a checkpoint or run folder, or the name of a bundled model."""
@@ -101,8 +118,18 @@ class LearnRun:
     """The problems: a name, or name:key=value, or path.py:Class."""
     policy: PolicySettings = field(default_factory=PolicySettings)
     learn: LearnSettings = field(default_factory=LearnSettings)
+    others: tuple[str, ...] = ()
+    """Further pairs, TASK=CHECKPOINT each: one policy is trained on a mixture of all pairs, at most nine."""
 
     def __post_init__(self) -> None:
+        for text in self.others:
+            task, _, checkpoint = text.rpartition("=")
+            if not (task and checkpoint):
+                raise ConfigError(f"others has '{text}'; write TASK=CHECKPOINT, for example sudoku=sudoku.")
+        if len(self.pairs) > MOST_PAIRS:
+            raise ConfigError(f"There are {len(self.pairs)} pairs of a denoiser and a task; give at most {MOST_PAIRS}.")
+        if twice := next((pair for pair in self.pairs if self.pairs.count(pair) > 1), None):
+            raise ConfigError(f"The pair {twice.name} is in the mixture twice; give each pair once.")
         if not self.policy.priced and len(self.learn.alphas) != 1:
             raise ConfigError(
                 f"A policy without policy.priced is trained for one alpha, and there are {len(self.learn.alphas)}; "
@@ -113,3 +140,9 @@ class LearnRun:
                 f"entropy is {self.learn.entropy:g}, a bonus for Bernoulli draws, and a ranking has none; "
                 "give learn.entropy 0."
             )
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """All pairs of a denoiser and a task, the first one first."""
+        parts = (text.rpartition("=") for text in self.others)
+        return Pair(self.checkpoint, self.task), *(Pair(checkpoint, task) for task, _, checkpoint in parts)

@@ -8,6 +8,7 @@ import torch
 
 from unmask.errors import RunError
 from unmask.noise import derive, generator
+from unmask.policies.base import UnmaskingPolicy
 from unmask.rl.learner import Learner
 from unmask.rl.rollout import experts, log_prob, typed_form
 from unmask.run.optim import clip
@@ -17,18 +18,44 @@ _INNER = 3
 
 
 def choose_teachers(learner: Learner, stopping: Callable[[], bool]) -> list[str] | None:
-    """Set the learner's teachers, the best heuristic for each alpha -> a line about each: policy and mean reward.
+    """Set the learner's teachers, the best heuristic for each pair and alpha -> a line about each: its mean reward.
 
-    None, with no teachers set, where `stopping` became true between two heuristics.
-    Raises RunError if no heuristic solves a problem, because then there is nothing to learn from.
+    None, with no teachers set, where `stopping` became true between two heuristics. A pair of a mixture of which no
+    heuristic solves a problem is left out. Raises RunError if that is so of every pair: there is nothing to learn from.
     """
-    world, settings = learner.world, learner.settings
+    lines: list[str] = []
+    teachers: list[UnmaskingPolicy] = []
+    for m in range(len(learner.worlds)):
+        compared = _compare(learner, m, stopping)
+        if compared is None:
+            return None
+        candidates, values, best = compared
+        if best == 0:
+            _unsolved(learner, m)
+        chosen = values.argmax(0).tolist()
+        teachers += [candidates[e] for e in chosen]
+        learner.usual[m] = values.amax(0).mean()
+        lines += [] if len(learner.worlds) == 1 else [learner.left_out.get(m, learner.pair(m).name)]
+        pairs = zip(learner.settings.alphas, chosen, strict=True)
+        if m not in learner.left_out:
+            lines += [
+                f"{alpha:7g}   {values[e, k]:.3f}   {typed_form(candidates[e])}" for k, (alpha, e) in enumerate(pairs)
+            ]
+    learner.teachers = teachers
+    return lines
+
+
+def _compare(
+    learner: Learner, m: int, stopping: Callable[[], bool]
+) -> tuple[list[UnmaskingPolicy], torch.Tensor, float] | None:
+    """A pair -> heuristics, their mean rewards at each alpha (E, K), and the best score; None where it was stopped."""
+    world, settings = learner.worlds[m], learner.settings
     problems = world.train[: settings.scored]
     candidates = experts(min(world.length, settings.block_size or world.length))
     rewards: list[torch.Tensor] = []
     best = 0.0
     for teacher in candidates:
-        rollout = learner.roll(teacher, problems, [0] * len(problems), range(len(problems)), record=False)
+        rollout = learner.roll(teacher, problems, [0] * len(problems), range(len(problems)), pair=m, record=False)
         indices = torch.arange(len(learner.alphas))
         rewards.append(
             torch.stack([learner.rewards_of(rollout, index.expand(len(problems))).mean() for index in indices])
@@ -36,31 +63,36 @@ def choose_teachers(learner: Learner, stopping: Callable[[], bool]) -> list[str]
         best = max(best, float(rollout.scores.max()))
         if stopping():
             return None
-    if best == 0:
+    return candidates, torch.stack(rewards), best
+
+
+def _unsolved(learner: Learner, m: int) -> None:
+    """Leave out a pair of which no heuristic solves a problem. Raises RunError if there is no other pair."""
+    pair, count = learner.pair(m), len(learner.worlds[m].train[: learner.settings.scored])
+    if len(learner.pairs) == 1:
         raise RunError(
-            f"The denoiser {learner.run.checkpoint} solves none of {len(problems)} problems of {world.task.name} with "
+            f"The denoiser {pair.checkpoint} solves none of {count} problems of {learner.worlds[m].task.name} with "
             "any heuristic, so there is nothing to learn from: train it further, or choose an easier task."
         )
-    values = torch.stack(rewards)
-    chosen = values.argmax(0).tolist()
-    learner.teachers = [candidates[e] for e in chosen]
-    pairs = zip(settings.alphas, chosen, strict=True)
-    return [f"{alpha:7g}   {values[e, k]:.3f}   {typed_form(candidates[e])}" for k, (alpha, e) in enumerate(pairs)]
+    learner.leave_out(m, f"its denoiser solves none of {count} problems with any heuristic")
 
 
 def imitate(learner: Learner) -> float:
     """Take the next round of the warm start -> its last loss in nats a position.
 
-    The heuristic of one random alpha decodes problems, and the network takes steps on the likelihood of its actions.
+    The heuristic of a random pair and alpha decodes problems, and the network takes steps on the likelihood of its
+    actions.
     """
     s, round_, optimizer = learner.settings, learner.warmed, learner.warm_optimizer
     draw = generator(s.seed, _WARM, round_)
     k = int(torch.randint(len(learner.alphas), (1,), generator=draw))
     count = s.prompts * s.group
-    pool = learner.world.train
-    problems = [pool[i] for i in torch.randint(len(pool), (count,), generator=draw).tolist()]
+    picks = torch.randint(learner.most, (count,), generator=draw).tolist()
+    m = learner.pairs[int(torch.randint(len(learner.pairs), (1,), generator=draw))]
+    problems = [learner.problem(m, pick) for pick in picks]
     seeds = [derive(s.seed, _WARM, round_, n) for n in range(count)]
-    trajectory = learner.roll(learner.teachers[k], problems, [k] * count, seeds).trajectory
+    teacher = learner.teachers[m * len(learner.alphas) + k]
+    trajectory = learner.roll(teacher, problems, [k] * count, seeds, pair=m).trajectory
     assert trajectory is not None
     loss = torch.zeros(())
     for _ in range(_INNER):

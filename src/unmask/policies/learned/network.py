@@ -93,6 +93,7 @@ STATES = 3
 """Number of states of a position: written, eligible, or hidden and not eligible."""
 _WAVES = 4
 _BIAS = -2.0
+_LOG_LENGTH = 3.0  # divides log(positions), which is then between 0 and 1.6 for up to 128
 
 
 class Observation(NamedTuple):
@@ -120,6 +121,7 @@ class PolicyNetwork(nn.Module):
         self.state = nn.Embedding(STATES, d) if settings.mask else None
         self.time = _vector(1 + 2 * _WAVES, d) if settings.time else None
         self.price = _vector(2, d) if settings.priced else None  # of the cost; stored weights have this name
+        self.length = _vector(1, d) if settings.length else None
         self.adapt = nn.Linear(d, 6 * d)
         self.norm_1, self.norm_2 = (nn.LayerNorm(d, elementwise_affine=False) for _ in range(2))
         self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
@@ -152,7 +154,7 @@ class PolicyNetwork(nn.Module):
         return self.head(self.norm(x)).squeeze(-1)
 
     def _condition(self, seen: Observation) -> Tensor:
-        """The sum (N, S, D) of the embeddings of state, time and cost.
+        """The sum (N, S, D) of the embeddings of state, time, cost and number of positions.
 
         N is padded (see unmask.batch), so that a view's bits do not depend on the other views.
         """
@@ -167,6 +169,9 @@ class PolicyNetwork(nn.Module):
             alpha = cost * self.settings.unit
             inputs = torch.stack([(1 + alpha).log(), (alpha + LEAST_ALPHA).log() / 3], -1)
             out = out + self.price(inputs)[:, None]
+        if self.length is not None:
+            count = pad_rows(seen.present.sum(-1).float()).clamp(min=1)
+            out = out + self.length(count.log()[:, None] / _LOG_LENGTH)[:, None]
         return out
 
     def _attend(self, x: Tensor, seen: Observation) -> Tensor:

@@ -21,6 +21,7 @@ __all__ = [
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,6 +107,8 @@ class Learned:
     beta: Annotated[float, real(0, above=True)] = 1.0
     last: float | None = None
     calibration: Calibration | None = None
+    tables: tuple[Calibration, ...] = ()
+    """Of a policy that was trained on several tasks: the calibration on each."""
     name: str = "learned"
 
     def __post_init__(self) -> None:
@@ -137,6 +140,16 @@ class Learned:
     def dial_of(self, alpha: float) -> float:
         """Alpha -> the dial value, at most 1."""
         return dial_of(alpha, self._last, self.settings.largest)
+
+    def dial_for(self, passes: float) -> float:
+        """Passes -> dial, see `Calibration`. Raises RequestError where there are several tasks and none was chosen."""
+        if self.calibration is None:
+            tables = "; ".join(f"{n}: {table.task}" for n, table in enumerate(self.tables, 1))
+            raise RequestError(
+                f"{self.name} was trained on several tasks, and passes differ between them; add table=NUMBER to it, as "
+                f"in {self.name},table=1. {tables}."
+            )
+        return self.calibration.dial_for(passes)
 
     @property
     def _last(self) -> float:
@@ -236,6 +249,8 @@ def _feature(view: View, feature: str, settings: PolicySettings, positions: Tens
     if feature == "top":
         value = value[..., : settings.top]  # another policy of the same request may need more
     value = value.gather(1, positions[..., None].expand(-1, -1, value.shape[-1]))
+    if feature == "entropy" and settings.entropy == "bounded":
+        return value / (1 + value)
     if settings.scale == "raw" or feature not in ("confidence", "top"):
         return value
     return value.clamp(_SMALLEST, 1 - _SMALLEST).logit() / 4
@@ -250,14 +265,15 @@ POLICY_FORMAT = 1
 
 
 def policy_config(
-    settings: PolicySettings, trained_on: dict[str, Any], calibration: Calibration | None
+    settings: PolicySettings, trained_on: dict[str, Any], tables: Sequence[Calibration]
 ) -> dict[str, Any]:
-    """Settings, facts of training and calibration -> the content of config.json, without format and versions."""
+    """Settings, facts of training and calibrations -> the content of config.json, without format and versions."""
     return {
         "policy_format": POLICY_FORMAT,
         "policy": to_dict(settings),
         "trained_on": trained_on,
-        "calibration": None if calibration is None else asdict(calibration),
+        "calibration": asdict(tables[0]) if len(tables) == 1 else None,
+        **({"calibrations": [asdict(table) for table in tables]} if len(tables) > 1 else {}),
     }
 
 
@@ -287,6 +303,8 @@ def _read(folder: Path) -> Learned:
     settings = from_dict(PolicySettings, policy, where, CheckpointError)
     stored = checkpoint.fact(dict[str, Any], "config.json", "calibration")
     calibration = None if stored is None else from_dict(Calibration, stored, where, CheckpointError)
+    several = checkpoint.fact(list[dict[str, Any]], "config.json", "calibrations") or []
+    tables = tuple(from_dict(Calibration, table, where, CheckpointError) for table in several)
     stored_tensors = load_tensors(checkpoint.folder)
     for name, value in stored_tensors.items():
         require_finite(value, name, str(checkpoint.folder))
@@ -298,5 +316,5 @@ def _read(folder: Path) -> Learned:
             f"{checkpoint.folder} holds weights that are not those that its config.json describes; "
             "copy the folder again, or train the policy anew."
         ) from error
-    last = None if calibration is None else calibration.last
-    return replace(Learned(network.eval()), last=last, calibration=calibration)
+    last = next((table.last for table in (calibration, *tables) if table is not None), None)
+    return replace(Learned(network.eval()), last=last, calibration=calibration, tables=tables)

@@ -37,10 +37,14 @@ class PolicySettings:
     """Width of the denoiser's hidden state, for the feature of that name."""
     scale: Literal["log-odds", "raw"] = "log-odds"
     """Scale of probabilities: log(p / (1 - p)) / 4, or p itself."""
+    entropy: Literal["nats", "bounded"] = "nats"
+    """Scale of the entropy H: nats, or H / (1 + H), which is below 1 for every size of the vocabulary."""
     mask: bool = True
     """Whether the state of a position (written, eligible, or neither) is an input."""
     time: bool = True
     """Whether the number of passes so far is an input."""
+    length: bool = False
+    """Whether the logarithm of the number of positions to fill is an input."""
     positions: bool = True
     """Whether attention has rotary positions; without them the positions are a set."""
     priced: bool = True
