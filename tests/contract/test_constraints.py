@@ -14,6 +14,7 @@ from unmask.decode.loop import Decoder
 from unmask.decode.propose import propose
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
+from unmask.policies.base import needs_of
 from unmask.policies.entries import ENTRIES, Knob
 from unmask.policies.options import Context
 from unmask.policies.registry import make
@@ -72,6 +73,28 @@ def test_one_by_one_a_rule_that_goes_by_the_canvas_is_kept(name: str, temperatur
     assert alike(done.tokens) == 0
     alone = kept.decode(canvas.keep(torch.tensor([5])))
     assert torch.equal(alone.tokens[0], done.tokens[5])
+
+
+class Once:
+    """A token occurs once in a row: where all are written, nothing is allowed any more."""
+
+    def __call__(self, tokens: Tensor, where: Tensor) -> Tensor:
+        used = (tokens[..., None] == torch.arange(V + 1)).any(1, keepdim=True)
+        return ~used.expand(*tokens.shape, V + 1)[where]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "name", [name for name in ENTRIES if name != "learned" and needs_of(make(name, CONTEXT)).written]
+)
+def test_a_written_token_is_allowed_where_it_is(name: str, temperature: float) -> None:
+    """Rules that read predictions at written positions: no row ends because nothing else is allowed there."""
+    canvas = Canvas.start(torch.full((64, L), V), torch.arange(64))
+    done = Decoder(TABLE, make(name), temperature, constraints=(Once(),)).decode(canvas)
+    assert not (done.tokens == V).any()
+    if name == "p2":  # a table is sure of what is written: nothing is hidden, one position a pass
+        assert (done.tokens.sort(-1).values == torch.arange(V)).all()
+    assert not Once()(torch.arange(V)[None], torch.ones(1, L).bool())[:, :V].any()  # the control
 
 
 def test_what_is_left_is_renormalised() -> None:

@@ -24,7 +24,8 @@ class Constraint(Protocol):
         """tokens (B, L) int64 with MASK where nothing is written yet, where (B, L) bool with N places asked about, row
         by row -> (N, V) bool, or (1, V) where all places are alike: True where the token may be written.
 
-        The result for a row depends on that row only, and allows at least one token at each position of `where`.
+        The result for a row depends on that row only, and allows at least one token at each MASK of `where`. Policies
+        that read predictions at written positions ask there too; the token that is written there stays allowed.
         """
         ...
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
@@ -304,8 +305,9 @@ class Decoder:
         noise = self._noise(canvas, TOKENS).flatten()[places] if any(temperature) else None
         allowed = None  # where no row has a constraint
         if any(ahead.constraint) or self.constraints != (None,):
-            which = ahead.constraint
-            allowed = allowed_tokens(self.constraints, which, canvas.tokens, ahead.where, logits.shape[-1])
+            allowed = allowed_tokens(self.constraints, ahead.constraint, canvas.tokens, ahead.where, logits.shape[-1])
+            if allowed is not None and needs_of(self.policy).written:  # what is written may stay, whatever is allowed
+                allowed = allowed | one_hot(canvas.tokens.flatten()[places], logits.shape[-1]).bool()
         mask_id, refuse = self.denoiser.mask_id, checks.refuse
         name = getattr(self.denoiser, "parameterization", "subs")
         total = clean_mass(logits, mask_id, name) if mass else None  # before the logit of MASK is overwritten

@@ -5,7 +5,7 @@ token of probability 1e-7 is drawn once in ten million times. (Racing Gumbel noi
 do, loses the rare tokens: arXiv:2409.02908.) Shapes: N positions, V vocabulary.
 """
 
-__all__ = ["Proposal", "at_once", "check_sampling", "propose", "scattered", "two_best"]
+__all__ = ["Proposal", "at_once", "check_sampling", "propose", "two_best"]
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -128,11 +128,6 @@ def two_best(values: Tensor) -> tuple[Tensor, Tensor]:
     inside = inside.scatter_(-1, place, -torch.inf).amax(-1, keepdim=True)
     others = highest.scatter_(-1, chunk, -torch.inf).amax(-1, keepdim=True)
     return (first + place).view(rows), torch.cat([best, torch.maximum(inside, others)], -1)
-
-
-def scattered(where: Tensor, rows: Tensor, empty: float = 0) -> Tensor:
-    """Rows (N, K) at the N places of `where` (B, L), `empty` elsewhere: (B, L, K)."""
-    return rows.new_full((*where.shape, rows.shape[-1]), empty).masked_scatter(where[..., None], rows)
 
 
 def _inverse(weights: Tensor, u: Tensor) -> Tensor:
