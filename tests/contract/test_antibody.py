@@ -91,6 +91,17 @@ def test_the_problem_shows_the_chain_and_the_score_is_the_share_of_true_residues
         assert judge(task, example, text).score == 0
 
 
+def test_a_hole_may_be_shorter_than_the_cdr3(tmp_path: Path) -> None:
+    path = written(tmp_path / "chains.jsonl", families())
+    whole, part = make(f"antibody-cdr3:path={path}"), make(f"antibody-cdr3:path={path},longest=5")
+    for long, short in zip(whole.examples("test", 9), part.examples("test", 9), strict=True):
+        at = (len(long.answer) - 5) // 2
+        left, right = long.answer[:at], long.answer[at + 5 :]
+        assert short.answer == long.answer[at : at + 5]
+        assert short.template == f"{HEAD}{left}[5]{right}{TAIL}"
+        assert judge(part, short, short.answer).score == 1
+
+
 def test_the_most_frequent_residue_by_length_and_position() -> None:
     cdr3s = ["ARDY", "AKDY", "AKGY", "ARGGGFDY"]
     assert most_frequent(cdr3s, 4) == "AKDY"

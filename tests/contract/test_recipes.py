@@ -1,14 +1,18 @@
 """The recipes of denoisers: their settings can be stored, rows fit, and the commands of their docstrings parse."""
 
+import json
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
+from random import Random
 
 import pytest
+from tests.extras import library
 
 from unmask.cli.parse import parse
 from unmask.cli.train import TrainArguments
-from unmask.config import from_dict, to_dict
+from unmask.config import cache_folder, from_dict, to_dict
 from unmask.recipes.denoisers import RECIPES, names, read
 from unmask.tasks import make
 from unmask.train.settings import TextRun
@@ -41,8 +45,17 @@ def test_a_recipe_can_be_stored_and_shows_a_command_that_parses(name: str) -> No
 
 
 @pytest.mark.parametrize("name", OF_TASKS)
-def test_every_problem_fits_into_a_row(name: str) -> None:
+def test_every_problem_fits_into_a_row(name: str, cache: Path) -> None:
     run = read(name)
+    if ":gym:" in run.data.source:
+        library("reasoning_gym", "tasks")
+    if "antibody" in run.data.source:
+        chains = cache_folder() / "texts" / "human-heavy-chains"
+        chains.mkdir(parents=True)
+        draw = Random(1)
+        cdr3s = ("".join(draw.choices("ADGSWY", k=7)) for _ in range(500))
+        rows = [{"sequence": f"{'Q' * 123}{cdr3}WGQGTLVTVSS", "cdr3": cdr3} for cdr3 in cdr3s]
+        (chains / "chains.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert run.data.tokenizer == "char"
     assert too_long(run) == []
     assert too_long(replace(run, data=replace(run.data, length=run.data.length - 6))) != []

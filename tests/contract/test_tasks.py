@@ -134,15 +134,21 @@ def mbpp(tmp_path: Path) -> Path:
 
 
 EXAMPLES = {
-    "antibody-cdr3": ("antibody-cdr3:path={chains}",),
+    "antibody-cdr3": ("antibody-cdr3:path={chains}", "antibody-cdr3:path={chains},longest=4"),
     "arithmetic": ("arithmetic", "arithmetic:modulus=23,length=3,shortest=3", "arithmetic:modulus=2,shortest=9"),
     "automaton": tuple(f"automaton:traces={traces}" for traces in ("natural", "long", "mixed", "short")),
     "countdown": ("countdown", "countdown:numbers=2,largest=9,low=1", "countdown:numbers=6,high=999"),
     "few-shot": ("few-shot", "few-shot:gap=0,words=1", "few-shot:gap=8", "few-shot:relevant=1,distractors=0,length=1"),
     "gsm8k": ("gsm8k:path={problems}", "gsm8k:path={problems},prompt=chat"),
     "math-500": ("math-500:path={maths}", "math-500:path={maths},prompt=chat,length=64"),
-    "gym": ("gym:dataset=sums", "gym:dataset=nameless,length=3", "gym:dataset=sums,largest=9,negative=true,size=9"),
+    "gym": (
+        "gym:dataset=sums",
+        "gym:dataset=nameless,length=3",
+        "gym:dataset=sums,largest=9,negative=true,size=9",
+        "gym:dataset=sums,length=4,tail=true",
+    ),
     "humaneval": ("humaneval:path={programs}", "humaneval:path={programs},prompt=chat"),
+    "infill": ("infill", "infill:shortest=2,longest=3,window=9,score=exact"),
     "mbpp": ("mbpp:path={mbpp}", "mbpp:path={mbpp},shots=0,length=9,prompt=chat"),
     "sudoku": ("sudoku", "sudoku:side=4", "sudoku:side=4,clues=15"),
 }
@@ -500,6 +506,19 @@ def test_the_adapter_passes_settings_and_returns_scores(gym: None) -> None:
     assert task.verify(example, "many").score == 0.0  # the scorer raises
     seen = [{example.template for example in task.examples(split, 5, seed)} for split in SPLITS for seed in (0, 1)]
     assert sum(map(len, seen)) == len(set[str]().union(*seen))
+
+
+def test_with_a_tail_answers_fill_their_hole(gym: None) -> None:
+    """Control: without it they do not, and underscores are not taken away."""
+    task, plain = make("gym:dataset=sums,length=7,tail=true"), make("gym:dataset=sums,length=7")
+    for example, (prompt, answer) in zip(task.examples("train", 9), task.pairs("train", 9), strict=True):
+        assert [prompt, Hole(7)] == parse_template(example.template)
+        assert answer == example.answer
+        assert len(answer) == 7
+        assert answer.endswith("_")
+        assert task.verify(example, answer).score == task.verify(example, answer.rstrip("_")).score == 1
+        assert plain.verify(example, answer).score == 0
+    assert all(len(answer) < 4 for _, answer in plain.pairs("train", 9))
 
 
 @pytest.mark.parametrize(

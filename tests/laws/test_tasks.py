@@ -160,6 +160,16 @@ def test_pairs_are_all_full_grids() -> None:
     )
 
 
+def test_equivalent_grids_of_side_9_are_full_and_differ() -> None:
+    """Control: a grid in which two cells are exchanged is not full."""
+    answers = [answer for _, answer in Sudoku(9).pairs("train", 200)]
+    assert len(set(answers)) == 200
+    grids = [list(map(int, answer)) for answer in answers]
+    assert all(list(solutions(9, grid)) == [grid] for grid in grids)
+    wrong = [grids[0][1], grids[0][0], *grids[0][2:]]
+    assert list(solutions(9, wrong)) == []
+
+
 def traces(wanted: str, count: int = 4000) -> list[int]:
     return [example.facts["trace"] for example in Automaton(24, wanted).examples("train", count)]
 

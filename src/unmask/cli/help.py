@@ -71,6 +71,7 @@ TASKS = (
     "gsm8k",
     "gym",
     "humaneval",
+    "infill",
     "math-500",
     "mbpp",
     "sudoku",

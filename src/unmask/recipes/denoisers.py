@@ -3,6 +3,7 @@
 __all__ = [
     "RECIPES",
     "adapt",
+    "antibody",
     "arithmetic",
     "automaton",
     "automaton_eos",
@@ -14,6 +15,8 @@ __all__ = [
     "names",
     "read",
     "sudoku",
+    "sudoku_9x9",
+    "sums",
     "text",
     "wordnet",
 ]
@@ -39,19 +42,33 @@ def adapt() -> TextRun:
     return TextRun(data=DataSettings(length=128), adapt=AdaptSettings(tuning="lora"))
 
 
-def arithmetic() -> TextRun:
-    """Chains of up to 8 operations modulo 5; docs/results.md uses it, after a second training with more problems.
+def antibody() -> TextRun:
+    """The heavy chains of human antibodies: the denoiser of antibody-cdr3:longest=12.
 
-        unmask train arithmetic --out runs/arithmetic-first
-        unmask train arithmetic --init runs/arithmetic-first --data.source task:arithmetic:modulus=5,length=8@600000 \
-            --train.steps 3600 --out arithmetic
+        unmask fetch human-heavy-chains
+        unmask train antibody --out antibody
+
+    650 chains of 390 lineages: few, so that the network is small, has dropout, and stops when the bound on the chains
+    of the validation lineages no longer improves.
+    """
+    return TextRun(
+        data=DataSettings("task:antibody-cdr3@10000", tokenizer="char", length=144, eos="none"),
+        model=ModelChoice(width=96, blocks=4, heads=4, dropout=0.2),
+        train=TrainSettings(steps=1500, batch=32, lr=2e-3, ema=0.99, patience=8, eval_every=100, dtype="float32"),
+    )
+
+
+def arithmetic() -> TextRun:
+    """Chains of up to 8 operations modulo 5, each value written: a serial task whose end is visible.
+
+        unmask train arithmetic --out arithmetic
 
     Six heads and three blocks: smaller networks stayed on a plateau of the loss for a thousand steps (docs/log.md).
     """
     return TextRun(
         data=DataSettings("task:arithmetic:modulus=5,length=8@300000", tokenizer="char", length=34, eos="none"),
         model=ModelChoice(width=96, blocks=3, heads=6, dropout=0.0),
-        train=TrainSettings(steps=2400, batch=128, lr=2e-3, ema=0.99, patience=0, eval_every=500, dtype="float32"),
+        train=TrainSettings(steps=2400, batch=128, lr=2e-3, ema=0.99, patience=0, eval_every=400, dtype="float32"),
     )
 
 
@@ -178,6 +195,38 @@ def sudoku() -> TextRun:
     )
 
 
+def sudoku_9x9() -> TextRun:
+    """Sudoku 9x9, a network of 6.4 million parameters: for a GPU.
+
+        unmask train sudoku_9x9 --train.device cuda --out sudoku_9x9
+
+    The network is large beside a policy of 22 thousand parameters, so that the time of the policy hardly counts.
+    """
+    return TextRun(
+        data=DataSettings("task:sudoku:side=9@600000", tokenizer="char", length=81, eos="none"),
+        model=ModelChoice(width=256, blocks=8, heads=8, dropout=0.0, absolute=True),
+        train=TrainSettings(steps=6000, batch=256, lr=1e-3, ema=0.999, patience=0, eval_every=1000, dtype="bfloat16"),
+    )
+
+
+def sums() -> TextRun:
+    """Sums of three numbers from reasoning-gym: carries go from right to left, against the order of reading.
+
+        unmask train sums --out sums
+
+    Needs `pip install 'unmask[tasks]'`.
+    """
+    source = (
+        "task:gym:dataset=basic_arithmetic,size=200000,length=6,tail=true,min_terms=3,max_terms=3,min_digits=4,"
+        "max_digits=4,operators=+,allow_parentheses=false,allow_negation=false@200000"
+    )
+    return TextRun(
+        data=DataSettings(source, tokenizer="char", length=36, eos="none"),
+        model=ModelChoice(width=128, blocks=4, heads=4, dropout=0.0),
+        train=TrainSettings(steps=4000, batch=128, lr=2e-3, ema=0.99, patience=0, eval_every=500, dtype="float32"),
+    )
+
+
 def text() -> TextRun:
     """Any text: the defaults, which adapt to its size.
 
@@ -208,6 +257,7 @@ def wordnet() -> TextRun:
 
 RECIPES: dict[str, Callable[[], TextRun]] = {
     "adapt": adapt,
+    "antibody": antibody,
     "arithmetic": arithmetic,
     "automaton": automaton,
     "automaton_eos": automaton_eos,
@@ -217,6 +267,8 @@ RECIPES: dict[str, Callable[[], TextRun]] = {
     "dna": dna,
     "mdlm_owt": mdlm_owt,
     "sudoku": sudoku,
+    "sudoku_9x9": sudoku_9x9,
+    "sums": sums,
     "text": text,
     "wordnet": wordnet,
 }

@@ -96,7 +96,7 @@ def _problem(example: Example, tokenizer: Tokenizer, chat: Chat | None) -> Probl
         row, end = chat_ids(tokenizer, chat, [("user", example.message)]), message_end(tokenizer, chat)
     for part in parse_template(example.template):
         if isinstance(part, str):
-            row += tokenizer.encode(part)
+            row += tokenizer.encode(part, inside=bool(row))
         elif isinstance(part, Hole) and part.longest is None:
             row += [tokenizer.mask_id] * part.length
         else:
@@ -140,6 +140,7 @@ def scored(task: Task, problems: Sequence[Problem], rows: Sequence[Sequence[int]
     for problem, tokens in zip(problems, rows, strict=True):
         written = [tokens[at] for at in problem.holes]
         ends = (at for at, token in enumerate(written) if token in (tokenizer.eos_id, problem.end))
-        texts.append(tokenizer.decode(written[: next(ends, len(written))]))
+        inside = problem.holes[0] > 0
+        texts.append(tokenizer.decode(written[: next(ends, len(written))], inside=inside))
     verdicts = judge_all(task, [(problem.example, text) for problem, text in zip(problems, texts, strict=True)])
     return [verdict.score for verdict in verdicts]

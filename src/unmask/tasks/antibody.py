@@ -26,6 +26,7 @@ from unmask.disk.files import file_sha256
 from unmask.disk.json import NotJson, json_lines, read_text
 from unmask.errors import DataError, RequestError
 from unmask.noise import derive
+from unmask.ranges import Natural, check_numbers
 from unmask.tasks.base import Example, Verdict, check_split, escaped
 
 RESIDUES = frozenset("ACDEFGHIKLMNPQRSTVWY")
@@ -54,12 +55,15 @@ class AntibodyCdr3:
     "sequence", or FASTA. A row may have "cdr3", "cdr3_start" and "clone"; the CDR3 of other rows is searched with the
     package immunum. Chains of one clone, with equal CDR3s, or with CDR3s of equal length that agree in 70 % of their
     residues are a lineage. Each lineage is in one split (60 % train, 15 % valid, 25 % test, by a hash) and makes one
-    problem, of its first chain in the file.
+    problem, of its first chain in the file. With `longest` at most so many residues about the middle of the CDR3 are
+    masked; 0 masks it all.
     """
 
     path: str = ""
+    longest: Natural = 0
 
     def __post_init__(self) -> None:
+        check_numbers(self, error=RequestError)
         if self._file().is_file():
             return
         if self.path:
@@ -73,7 +77,9 @@ class AntibodyCdr3:
 
     @property
     def name(self) -> str:
-        return f"antibody-cdr3:path={self.path}" if self.path else "antibody-cdr3"
+        options = [f"path={self.path}"] if self.path else []
+        options += [f"longest={self.longest}"] if self.longest else []
+        return f"antibody-cdr3:{','.join(options)}" if options else "antibody-cdr3"
 
     @property
     def fingerprint(self) -> str:
@@ -87,7 +93,7 @@ class AntibodyCdr3:
         """
         chains = [lineage[0] for lineage in self._split(split)]
         Random(derive(seed, _STREAM, check_split(split))).shuffle(chains)
-        return [_example(chain) for chain in chains[:count]]
+        return [_example(chain, self.longest or len(chain.cdr3)) for chain in chains[:count]]
 
     def verify(self, example: Example, completion: str) -> Verdict:
         """The share of residues that are the true ones; 0 for another number of residues."""
@@ -120,10 +126,11 @@ class AntibodyCdr3:
         return lineages
 
 
-def _example(chain: Chain) -> Example:
-    before, after = chain.sequence[: chain.start], chain.sequence[chain.start + len(chain.cdr3) :]
-    template = f"{escaped(before)}[{len(chain.cdr3)}]{escaped(after)}"
-    return Example(template, chain.cdr3, {"clone": chain.clone, "unique": True})
+def _example(chain: Chain, longest: int) -> Example:
+    size = min(longest, len(chain.cdr3))
+    start = chain.start + (len(chain.cdr3) - size) // 2
+    before, hole, after = chain.sequence[:start], chain.sequence[start : start + size], chain.sequence[start + size :]
+    return Example(f"{escaped(before)}[{size}]{escaped(after)}", hole, {"clone": chain.clone, "unique": True})
 
 
 def _place(lineage: Sequence[Chain]) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 from unmask.errors import PluginError, RequestError, did_you_mean
 from unmask.noise import derive
 from unmask.ranges import Count, checked
-from unmask.tasks.base import Example, Verdict, check_split, escaped
+from unmask.tasks.base import TAIL, Example, Verdict, check_split, escaped
 
 _STREAM = 0x69E3
 _SEEDS = 2**30  # some data sets pass seed + index of the problem to numpy, which accepts 32 bits
@@ -28,16 +28,19 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 class Gym:
     """A data set of the package reasoning-gym with its own scorer: dataset=countdown, leg_counting, zebra_puzzles, ...
 
-    `size` is the number of problems of a split and a seed, `length` the tokens of the hole for an answer; all other
-    options are passed to the data set.
+    `size` is the number of problems of a split and a seed, `length` the tokens of the hole for an answer. With `tail`
+    an answer is followed by underscores to this length, as in the tasks with a canvas of fixed width: so a denoiser
+    trains on every position of the hole. All other options are passed to the data set.
 
     Raises:
         RequestError: if the package is missing, or a data set or option does not exist.
     """
 
     @checked
-    def __init__(self, dataset: str, size: Count = 10_000, length: Count = 64, **settings: Any) -> None:
-        self.dataset, self.size, self.length = dataset, size, length
+    def __init__(
+        self, dataset: str, size: Count = 10_000, length: Count = 64, tail: bool = False, **settings: Any
+    ) -> None:
+        self.dataset, self.size, self.length, self.tail = dataset, size, length, tail
         library = _library()
         known: dict[str, tuple[Any, Any]] = library.factory.DATASETS
         if dataset not in known:
@@ -52,7 +55,9 @@ class Gym:
 
     @property
     def name(self) -> str:
-        options = {"dataset": self.dataset, "size": self.size, "length": self.length, **self.settings}
+        options = {"dataset": self.dataset, "size": self.size, "length": self.length}
+        options |= {"tail": True} if self.tail else {}
+        options |= self.settings
         return "gym:" + ",".join(f"{key}={value}" for key, value in options.items())
 
     @property
@@ -65,7 +70,7 @@ class Gym:
         source = self._dataset(derive(seed, _STREAM, check_split(split)) % _SEEDS)
         entries = [source[index] for index in range(min(count, self.size))]
         return [
-            Example(escaped(_prompt(entry)) + f"[{self.length}]", entry["answer"] or "", {"entry": entry})
+            Example(escaped(_prompt(entry)) + f"[{self.length}]", self._written(entry), {"entry": entry})
             for entry in entries
         ]
 
@@ -75,7 +80,7 @@ class Gym:
         A scorer that raises could not read the text: the score is 0.
         """
         tagged = _ANSWER.findall(completion)
-        answer = (tagged[-1] if tagged else completion).strip()
+        answer = (tagged[-1] if tagged else completion.rstrip(TAIL) if self.tail else completion).strip()
         try:
             score = float(self._scorer.score_answer(answer, example.facts["entry"]))
         except Exception as error:
@@ -90,6 +95,11 @@ class Gym:
                     f"The data set '{self.dataset}' has no reference answers to train on; it can only be verified."
                 )
             yield _prompt(example.facts["entry"]), example.answer
+
+    def _written(self, entry: Any) -> str:
+        """An entry of the data set -> its reference answer as it stands in the hole, "" without one."""
+        answer: str = entry["answer"] or ""
+        return answer.ljust(self.length, TAIL) if answer and self.tail else answer
 
     def _dataset(self, seed: int) -> Any:
         """The data set of the package for a seed. Raises RequestError for options that it refuses."""

@@ -43,6 +43,7 @@ from unmask.tasks.countdown import Countdown
 from unmask.tasks.few_shot import FewShot
 from unmask.tasks.gsm8k import Gsm8k
 from unmask.tasks.gym import Gym
+from unmask.tasks.infill import Infill
 from unmask.tasks.math500 import Math500
 from unmask.tasks.sudoku import Sudoku
 
@@ -131,6 +132,7 @@ _BUILT_IN: dict[str, type[Any]] = {
     "gsm8k": Gsm8k,
     "gym": Gym,
     "humaneval": HumanEval,
+    "infill": Infill,
     "math-500": Math500,
     "mbpp": Mbpp,
     "sudoku": Sudoku,

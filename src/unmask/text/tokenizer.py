@@ -218,7 +218,8 @@ class Tokenizer:
         `inside`: other text stands before it, so that a space at its beginning is kept.
         """
         if inside and self._spaced:
-            return self.decode([*self.encode("\n"), *ids])[1:]
+            before = self.encode("\n")  # where it has no token, it has no text either
+            return self.decode([*before, *ids])[len(self.decode(before)) :]
         if self._plain_bytes:
             return bytes(token for token in map(int, ids) if token < 256).decode("utf-8", "replace")
         return self.backend.decode([int(token) for token in ids], skip_special_tokens=True)
