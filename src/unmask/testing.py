@@ -256,7 +256,7 @@ def _joined(decoder: Decoder, begun: Canvas, state: State, fresh: Canvas) -> Can
 
 
 def _same(canvas: Canvas, expected: Canvas, complaint: str) -> None:
-    """Raise PluginError unless tokens, log-probabilities and passes are equal in every bit."""
-    for name in ("tokens", "log_prob", "passes"):
+    """Raise PluginError unless tokens, log-probabilities, passes and row-passes are equal in every bit."""
+    for name in ("tokens", "log_prob", "passes", "row_passes"):
         if not torch.equal(getattr(canvas, name).nan_to_num(), getattr(expected, name).nan_to_num()):
             raise PluginError(f"{complaint}; it may depend on its view, the row's own state and view.noise alone.")

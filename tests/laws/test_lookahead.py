@@ -5,16 +5,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from unmask.batch import ceil_div
 from unmask.decode.canvas import Canvas
+from unmask.decode.constraint import Vocabulary
 from unmask.decode.loop import Decoder
-from unmask.errors import RequestError
+from unmask.errors import PluginError, RequestError
 from unmask.model.cache import cached
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
 from unmask.noise import POLICY, uniform
 from unmask.policies import lookahead
+from unmask.policies.base import Decision, Needs, State, View
 from unmask.policies.options import Context
 from unmask.policies.registry import make
 from unmask.testing import TableDenoiser, check_policy, random_language
@@ -26,6 +30,7 @@ RULES = [
     *("margin:steps=4,pace=cosine", "threshold:threshold=0.6", "entropy-threshold:threshold=0.6", "factor:factor=1.5"),
     *("entropy-bound:gamma=0.5", "prefix:threshold=0.5", "frechet:delta=-0.2", "hierarchy:threshold=0.7"),
     *("local-leap:threshold=0.7,near=0.5,radius=1", "early-stop:early=3,middle=2,late=1 over confidence", "pc"),
+    "adas:steps=3,alpha=1",
 ]
 
 
@@ -58,6 +63,34 @@ def test_self_speculation_writes_what_its_rule_writes(rule: str, drafts: int, bl
         assert torch.equal(fast.passes, plain.passes)
 
 
+def unlike_the_left(tokens: Tensor, where: Tensor) -> Tensor:
+    """A constraint that goes by the canvas: a token is not that of its left neighbour."""
+    return (torch.arange(11) != F.pad(tokens, (1, 0), value=-1)[:, :-1, None])[where]
+
+
+@pytest.mark.parametrize("rule", ["confidence", "threshold:threshold=0.5", "adas:steps=9,alpha=3"])
+def test_of_a_network_with_padded_rows_and_constraints_too(rule: str) -> None:
+    """Rows of several lengths, each with a constraint of its own, in blocks; alone a row is the same in every bit."""
+    network = build(DiTSettings(11, 10, 32, 32, 2, 2), 0).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in network.parameters():
+            value.copy_((0.3 if value.ndim > 1 else 0.5) * torch.randn(value.shape, generator=generator))
+    valid = torch.arange(32) < torch.tensor([32, 21, 26, 32])[:, None]
+    prompt = torch.arange(32) < torch.tensor([0, 3, 11, 5])[:, None]
+    tokens = torch.randint(10, (4, 32), generator=generator).masked_fill(valid & ~prompt, 10)
+    canvas = Canvas.start(tokens, torch.arange(4), valid, constraint=torch.tensor([0, 1, 2, 1]))
+    rules = (None, unlike_the_left, Vocabulary(torch.arange(11) % 2 == 0))
+    for size in (None, 7):
+        plain = Decoder(network, make(rule), block_size=size, constraints=rules).decode(canvas)
+        drafting = Decoder(network, make(f"freedave:drafts=3 over {rule}"), block_size=size, constraints=rules)
+        fast, alone = drafting.decode(canvas), drafting.decode(canvas.keep(torch.tensor([2])))
+        assert torch.equal(plain.tokens, fast.tokens)
+        assert len(plain.tokens[valid & ~prompt].unique()) > 3  # a text in which drafts can be wrong
+        assert fast.passes.sum() < plain.passes.sum()
+        assert all(torch.equal(getattr(alone, f)[0], getattr(fast, f)[2]) for f in ("tokens", "passes", "row_passes"))
+
+
 @pytest.mark.parametrize("rule", ["confidence", "left-to-right", "entropy-bound:gamma=0.2"])
 def test_it_saves_passes(rule: str) -> None:
     plain, fast = decoded(rule), decoded(f"freedave over {rule}")
@@ -87,12 +120,11 @@ def test_it_keeps_the_contract(rule: str, block_size: int | None) -> None:
     ("text", "reason"),
     [
         ("freedave over random", "it draws random numbers"),
-        ("freedave over klass", "it remembers earlier passes"),
-        ("freedave over credit", "it remembers earlier passes"),
         ("freedave over remdm", "ends its blocks itself"),
         ("freedave over p2", "ends its blocks itself"),
         ("freedave over dream:steps=4,alg_temp=0.5", "it draws random numbers"),
         ("freedave over learned:from=sudoku", "reads the features of written tokens"),
+        ("freedave over early-stop over learned:from=sudoku", "reads the features of written tokens"),
         ("freedave:drafts=0 over confidence", "drafts is 0"),
         ("freedave:depth=2 over confidence", "has no option 'depth'"),
         ("freedave", "wraps a policy"),
@@ -105,9 +137,30 @@ def test_what_cannot_be_drafted_is_refused(text: str, reason: str) -> None:
         make(text)
 
 
-def test_memory_that_shows_itself_late_is_refused() -> None:
-    with pytest.raises(RequestError, match="remembers earlier passes, or ends its blocks itself"):
-        decoded("freedave over early-stop over klass")
+@pytest.mark.parametrize("rule", ["klass", "credit", "dream:steps=4", "early-stop over klass"])
+def test_memory_shows_itself_at_the_first_pass(rule: str) -> None:
+    with pytest.raises(RequestError, match="remembers earlier passes, which drafts do not have, or ends its blocks"):
+        decoded(f"freedave over {rule}")
+
+
+class Eager:
+    """Picks a candidate, whether or not there is one."""
+
+    looks = True
+    needs = Needs(ahead=True)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        return Decision(view.eligible, picked=torch.full_like(view.step, self.number)), None
+
+
+@pytest.mark.parametrize("number", [1, 9])
+def test_a_candidate_that_was_not_run_is_refused(number: int) -> None:
+    with pytest.raises(PluginError, match=r"picked a candidate that was not run; a policy picks among view.ahead\."):
+        Decoder(MODEL, Eager(number)).decode(start())
+    Decoder(MODEL, Eager(0)).decode(start())  # the control
 
 
 def test_a_temperature_and_a_cache_are_refused() -> None:

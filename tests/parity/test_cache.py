@@ -220,6 +220,18 @@ def test_a_cache_is_refused_by_rules_that_read_more_than_it_computes(name: str) 
     Decoder(cached(network(), "dual"), make("rcr"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("text", [*map(_quick, WRITTEN[:-1]), "wino:draft=0.3,most=3"])
+def test_these_rules_keep_the_contract_with_a_network(text: str) -> None:
+    """What they read has the same bits in any batch: attention, written positions, candidate canvases."""
+    check_policy(lambda: make(text), temperature=1.0, block_size=16, denoiser=network())
+
+
+@pytest.mark.slow
+def test_self_speculation_keeps_the_contract_with_a_network() -> None:
+    check_policy(lambda: make("freedave over confidence:steps=6"), block_size=16, denoiser=network())
+
+
 class Clinging(DualCache):
     """Keeps its memory: a row that joins uses the keys and values of another row."""
 

@@ -14,6 +14,7 @@ __all__ = [
     "decide",
     "needs_of",
     "pair_of",
+    "parts_of",
     "take_best",
     "take_prefix",
 ]
@@ -223,7 +224,10 @@ def decide(policy: UnmaskingPolicy, view: View, before: State, surest: Tensor, c
         decision, after = pair_of(policy(view, before))
         if decision.reveal.shape != view.eligible.shape or decision.reveal.dtype != torch.bool:
             raise TypeError(f"reveal has to be bool {tuple(view.eligible.shape)}, as view.eligible")
-        return decision, after, *_settle(policy, view.pick(decision.picked), decision, surest, checks)
+        chosen = view.pick(decision.picked)
+        if decision.picked is not None:
+            _check_picked(policy, view, chosen, decision.picked, checks)
+        return decision, after, *_settle(policy, chosen, decision, surest, checks)
 
 
 def _settle(
@@ -239,6 +243,12 @@ def _settle(
     score = view.confidence if decision.picked is not None else surest
     score = score if decision.fallback is None else decision.fallback
     return decision.reveal | take_best(score, view.eligible, stuck.long()), stuck
+
+
+def _check_picked(policy: UnmaskingPolicy, view: View, chosen: View, picked: Tensor, checks: Checks) -> None:
+    """Refuse a candidate that the last pass did not run: one that fills nothing beyond the canvas."""
+    error = PluginError(f"{policy!r} picked a candidate that was not run; a policy picks among view.ahead.")
+    checks.refuse(((picked != 0) & ~(chosen.written & ~view.written).any(-1)).any(), lambda: error)
 
 
 def _check(policy: UnmaskingPolicy, view: View, decision: Decision, checks: Checks) -> None:
@@ -269,9 +279,12 @@ def _check(policy: UnmaskingPolicy, view: View, decision: Decision, checks: Chec
         )
 
 
+def parts_of(policy: object) -> list[object]:
+    """A policy -> it, and the policies inside it and inside those, as fields of dataclasses."""
+    inside = [getattr(policy, field.name) for field in fields(policy)] if is_dataclass(policy) else []
+    return [policy, *(part for child in inside if hasattr(child, "looks") for part in parts_of(child))]
+
+
 def _foreign(policy: object) -> bool:
     """Whether a policy, or one inside it, is not of this library; a fault of our own keeps its traceback."""
-    if not type(policy).__module__.startswith("unmask."):
-        return True
-    parts = [getattr(policy, field.name) for field in fields(policy)] if is_dataclass(policy) else []
-    return any(hasattr(part, "looks") and _foreign(part) for part in parts)
+    return any(not type(part).__module__.startswith("unmask.") for part in parts_of(policy))

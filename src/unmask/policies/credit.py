@@ -20,8 +20,8 @@ class Credit:
     probability to the power `power` on top. The fused distribution is softmax(log p + `weight` log(1 + C)). The state
     has C, V numbers a position; it begins anew in each block. A policy chooses positions and not tokens: what counts is
     the fused probability of the proposed token, and that token is written. The published program writes the most
-    probable fused token. At temperature 0 the two differ only below a fused probability of 1/2. On one View and state a
-    stricter threshold reveals a subset. Does not sample the joint law.
+    probable fused token. At temperature 0 the two differ only where the proposed token has a fused probability below
+    1/2. On one View and state a stricter threshold reveals a subset. Does not sample the joint law.
     """
 
     threshold: Annotated[float, real(0, 1)] = 0.9
@@ -37,17 +37,12 @@ class Credit:
         return True
 
     @property
-    def remembers(self) -> bool:
-        """Whether a decision depends on earlier passes."""
-        return True
-
-    @property
     def needs(self) -> Needs:
         return Needs(log_probs=True, noise=False)
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         assert view.log_probs is not None
-        credit = self._grown(view.log_probs, view.eligible, None if state is None else state, view.step == 0)
+        credit = self._grown(view.log_probs, view.eligible, state, view.step == 0)
         fused = (view.log_probs + self.weight * credit.log1p()).log_softmax(-1).exp()
         score = fused.gather(-1, view.proposal.clamp(max=fused.shape[-1] - 1)[..., None]).squeeze(-1)
         best = take_best(score, view.eligible, torch.ones_like(view.step))

@@ -34,11 +34,6 @@ class Klass:
         return True
 
     @property
-    def remembers(self) -> bool:
-        """Whether a decision depends on earlier passes."""
-        return True
-
-    @property
     def needs(self) -> Needs:
         return Needs(log_probs=True, noise=False)
 

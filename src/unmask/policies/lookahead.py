@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unmask.errors import ConfigError, RequestError
-from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of, pair_of, take_best
+from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of, pair_of, parts_of, take_best
 from unmask.policies.top_k import linear, quota
 from unmask.ranges import Count, check_numbers, real
 
@@ -24,11 +24,9 @@ def _why_not(inner: UnmaskingPolicy) -> str:
     needs = needs_of(inner)
     if needs.noise:
         return "it draws random numbers, so that a second pass over the same canvas decides otherwise"
-    if getattr(inner, "remembers", False):
-        return "it remembers earlier passes, which drafts do not have"
     if needs.ahead or needs.written:
         return "it reads more than the masked positions of one canvas"
-    if hasattr(inner, "dial"):
+    if any(hasattr(part, "dial") for part in parts_of(inner)):
         return "a trained network reads the features of written tokens, which a draft has from an earlier pass"
     return ""
 
@@ -41,11 +39,12 @@ class FreeDave:
     repeatedly to the predictions at hand. A draft is accepted where it equals the canvas before it after the step
     that `inner` takes with that canvas's own predictions; the longest accepted chain counts, and one exact step more.
     The paper drafts the most confident tokens of a rule with one token a pass; here the rule itself is applied, so that
-    every deterministic rule without memory can be inside. The tokens, and the steps in which they are revealed, are
-    those of `inner`, and it takes at most as many passes; a pass computes up to `drafts` canvases. The log-probability
-    of an accepted token is that of the pass that drafted it.
+    every deterministic rule can be inside that keeps no state and reads no features of written tokens. The tokens, and
+    the steps in which they are revealed, are those of `inner`, and it takes at most as many passes; a pass computes up
+    to `drafts` canvases. The log-probability of an accepted token is that of the pass that drafted it.
 
-    Raises ConfigError for a rule whose drafts cannot be compared with it.
+    Raises ConfigError for a rule whose drafts cannot be compared with it; a state shows itself at the first pass, and
+    is a RequestError.
     """
 
     inner: UnmaskingPolicy
@@ -86,8 +85,8 @@ class FreeDave:
         decision, state = pair_of(self.inner(replace(view, step=taken, ahead=None), None))
         if state is not None or decision.done is not None or decision.remask is not None:
             raise RequestError(
-                f"freedave cannot go around {self.inner!r}: it remembers earlier passes, or ends its blocks itself. "
-                "Choose a deterministic rule without memory."
+                f"freedave cannot go around {self.inner!r}: it remembers earlier passes, which drafts do not have, or "
+                "ends its blocks itself. Choose a deterministic rule without memory."
             )
         stuck = ~decision.reveal.any(-1)
         score = view.confidence if decision.fallback is None else decision.fallback
@@ -99,7 +98,8 @@ class FreeDave:
         open_ = view.eligible & ~reveal
         for number in range(self.drafts - 1):
             new = reveal | filled
-            seen = replace(view, eligible=open_, masked=view.masked & ~new, erasable=view.erasable | new)
+            places = {"masked": view.masked & ~new, "written": view.written | new, "erasable": view.erasable | new}
+            seen = replace(view, eligible=open_, **places)
             step = self._step(seen, taken + number)
             filled, open_ = filled | step, open_ & ~step
             sets.append(filled & open_.any(-1, keepdim=True))
