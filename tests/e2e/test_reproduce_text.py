@@ -22,6 +22,7 @@ from unmask.reproduce.papers import PLACES
 from unmask.reproduce.plan import CELLS, cell_type, needs
 from unmask.reproduce.publish import hours, write_files
 from unmask.reproduce.results import Record, is_same, write
+from unmask.reproduce.rules import Tuned
 from unmask.reproduce.text import (
     Bounded,
     Claim,
@@ -183,6 +184,36 @@ def test_models_are_trained_further_and_probed_for_masks(tmp_path: Path) -> None
     assert "| few-shot: total variation, mask-agnostic < bound | " in text
     assert (tmp_path / plan.name / "masks-few-shot.png").is_file() == can_draw()
     assert not (tmp_path / plan.name / "masks-text.png").exists()
+
+
+@pytest.mark.slow
+def test_rules_are_tuned_on_validation_problems_and_measured_on_others(tmp_path: Path) -> None:
+    """A cell goes on from its records; the report counts candidates, and nothing else has any."""
+    plan = plan_of("kindred-rules", FAST)
+    records = {cell.name: Record() for cell in plan.cells}
+    for cell in plan.cells:
+        assert isinstance(cell, Tuned)
+        folder = tmp_path / "runs" / cell.name
+        result = perform_text(replace(cell, valid=3, tests=5), folder, tmp_path / "runs")
+        assert perform_text(replace(cell, valid=3, tests=5), folder, tmp_path / "runs") == result  # with its seconds
+        shape = TEXT_RESULTS[cell_type(cell)]
+        assert fact_of({"result": result}, ["result"], shape, tmp_path, DataError) is not None
+        assert result["tried"] == 3
+        more = any(row["row_passes"] > row["passes"] for row in result["rows"])
+        assert more or "info-gain" not in cell.label
+        assert not more or "info-gain" in cell.label or "freedave" in cell.label  # the control
+        first = (folder / "valid.jsonl").read_text().splitlines()[0]
+        assert first != (folder / "test.jsonl").read_text().splitlines()[0]  # other problems
+        records[cell.name] = Record("done", "", 1.0, result)
+    write_text_report(plan, records, tmp_path)
+    lines = (tmp_path / plan.name / "report.md").read_text().splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith("| ") and " of 3 | " in line]
+    names = [row[0].removeprefix("| ") for row in rows]
+    assert sorted(names) == sorted(cell.label.split(" on ")[0] for cell in plan.cells)
+    for name, row in zip(names, rows, strict=True):
+        area, counted = float(row[2].split(" [")[0]), float(row[4])
+        assert counted <= area
+        assert counted == area or name in ("info-gain", "freedave over prefix")
 
 
 def test_a_cell_of_an_earlier_version_is_the_same_where_new_settings_have_their_defaults() -> None:
