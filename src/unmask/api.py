@@ -70,9 +70,8 @@ class Model:
     ) -> None:
         self.network = network.to(device).eval()
         self.process, self.tokenizer, self.checkpoint = process, tokenizer, checkpoint
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.defaults = device, dtype, Defaults.of(checkpoint, network)
         self.denoiser: Denoiser = writable(computing_in(self.network, dtype), tokenizer)
-        self.defaults = Defaults.of(checkpoint, network)
         self.objective = objective_of(parameterization(network), process)
 
     def __repr__(self) -> str:
@@ -225,6 +224,7 @@ class Model:
         dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
         passes: ranges.Passes | None = None,
         draws: ranges.Draws = 32,
+        length_rule: str = "likelihood",
         block_size: ranges.BlockSize | None = None,
         cache: str | None = None,
         guidance: ranges.Guidance = 0.0,
@@ -237,14 +237,14 @@ class Model:
         """Fill the holes of a text such as "To be or [5] to be" (five tokens) -> the texts, and what is in each hole.
 
         Where a length is free, as in [1-8], every combination of lengths is decoded, and the text with the least bound
-        on -log p is returned; `attempts` has them all. Special tokens, EOS among them, are never written.
+        on -log p is returned; `attempts` has them all. Special tokens, EOS among them, are never written. The other
+        arguments are those of `generate`. Raises RequestError for a template that cannot be filled.
 
         Args:
             template: a text with holes: [5], [1-8], or [=old words] for words to write anew (`unmask.text.template`).
             count: number of texts; `seed`, `temperature`, `top_p`, `dial` and `constraint` may have an entry for each.
             draws: random maskings of each text, by which lengths are compared.
-
-        The other arguments are those of `generate`. Raises RequestError for a template that cannot be filled.
+            length_rule: "likelihood" as above; "cal" or "lr-dllm" (`unmask.fill.lengths`) choose a length beforehand.
         """
         return finished(self, self.stream_fill, Filling.of_fills, locals())
 
@@ -261,6 +261,7 @@ class Model:
         dial: ranges.Dial | Sequence[ranges.Dial] | None = None,
         passes: ranges.Passes | None = None,
         draws: ranges.Draws = 32,
+        length_rule: str = "likelihood",
         block_size: ranges.BlockSize | None = None,
         cache: str | None = None,
         guidance: ranges.Guidance = 0.0,
@@ -276,14 +277,13 @@ class Model:
         rules, numbers = constraints_of(constraint, count)
         decoder = replace(self.decoder(policy, **decoding), constraints=tuple(map(self.filler.writable, rules)))
         options = row_options(decoder, count, dial=dial, temperature=temperature, top_p=top_p, passes=passes)
-        options = replace(options, constraint=numbers)
         self.tokenizer.warn(sketch.texts)
-        return self.filler.stream(sketch, decoder, row_seeds(seed, count), options, draws=draws, batch=batch)
+        more: dict[str, Any] = {"draws": draws, "batch": batch, "rule": self.filler.rule(length_rule)}
+        return self.filler.stream(sketch, decoder, row_seeds(seed, count), replace(options, constraint=numbers), **more)
 
     def canvas_of(self, template: str) -> list[int]:
         """The token ids of a template, MASK in its holes; a hole of free length has its least."""
-        sketch = self.filler.sketch(template)
-        return sketch.row([lengths[0] for lengths in sketch.holes], self.tokenizer.mask_id)
+        return self.filler.sketch(template).shortest(self.tokenizer.mask_id)
 
     def only(self, characters: str) -> Constraint:
         """Characters such as "0123456789" -> a constraint for `stream` and `fill`: only tokens made of them."""
@@ -310,8 +310,8 @@ class Model:
     @property
     def filler(self) -> Filler:
         """The object that fills holes and compares choices."""
-        first = self.defaults.first(self.network)
-        return Filler(self.denoiser, self.tokenizer, self.window, self.device, first, self.objective)
+        first, folder = self.defaults.first(self.network), self.checkpoint and self.checkpoint.folder
+        return Filler(self.denoiser, self.tokenizer, self.window, self.device, first, self.objective, folder)
 
     @ranges.checked
     def bound(

@@ -77,6 +77,8 @@ class Filling(Generation):
     """The written text of each hole."""
     attempts: list[list[Attempt]]
     """The decoded combinations of lengths, the best (the sample) first; empty without free lengths."""
+    length_scores: list[dict[int, float]]
+    """With a rule that chooses the length before decoding: the score of each length that it compared; else empty."""
 
     @classmethod
     def of_fills(cls, rows: Sequence[Fill], tokenizer: Tokenizer, seconds: float) -> Self:
@@ -84,7 +86,8 @@ class Filling(Generation):
         written = [[token for hole in row.holes for token in hole] for row in rows]
         holes = [hole_texts(row, tokenizer) for row in rows]
         columns = _columns(rows, tokenizer)
-        return cls(*columns, seconds, unigram_entropy(written), holes, [row.attempts for row in rows])
+        scores = [{} if row.choice is None else row.choice.scores for row in rows]
+        return cls(*columns, seconds, unigram_entropy(written), holes, [row.attempts for row in rows], scores)
 
 
 def finished(

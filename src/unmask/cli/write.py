@@ -65,11 +65,11 @@ class GenerateArguments:
 class FillArguments:
     r"""Fill the holes of a text, several at once, or compare choices for one.
 
-    [5] is a hole of five tokens. [1-8] has 1 to 8, whichever length gives the whole text the best bound. [=old words]
+    [5] is a hole of five tokens. [1-8] has 1 to 8, as the --length-rule chooses. [=old words]
     writes new words there in as many tokens, [4=old words] in 4, [1-8=old words] in 1 to 8. [?] is the hole for the
     --choices. \[ and \] are brackets that are text. Put the space before a word into its brackets: "My[= king] is".
 
-    A likelihood favours shorter texts, because each additional token adds its own nats.
+    A likelihood favours shorter texts, because each additional token adds its own nats; cal and lr-dllm do not.
 
     A lone argument is the TEMPLATE unless it is the name of a model or a path that exists; the bundled model
     fills it.
@@ -85,6 +85,9 @@ class FillArguments:
     """Number of fillings."""
     draws: Draws = 32
     """Random maskings to compare several lengths, or random orders of the tokens of a long choice."""
+    length_rule: str = "likelihood"
+    """likelihood: decode every length and keep the best bound. cal or lr-dllm: choose the length of one hole by a few
+    passes (docs/decoding.md); cal:bias=FILE with a file of unmask probe holes."""
     decoding: Flat[DecodingOptions] = DecodingOptions()
     recording: Flat[RecordingOptions] = RecordingOptions()
     machine: Flat[MachineOptions] = MachineOptions()
@@ -252,7 +255,8 @@ def run_fill(argv: Sequence[str]) -> int:
     model, tracing, keywords = _open(arguments)
     template = arguments.template
     total = model.canvas_of(template).count(model.tokenizer.mask_id)
-    stream = model.stream_fill(template, count=arguments.count, draws=arguments.draws, **keywords)
+    keywords |= {"count": arguments.count, "draws": arguments.draws, "length_rule": arguments.length_rule}
+    stream = model.stream_fill(template, **keywords)
     rows, seconds = _decode(arguments, model, tracing, stream, total=total, template=template)
     fills = [_described(model, row) for row in rows]
     if arguments.output.json:
@@ -274,6 +278,9 @@ def run_fill(argv: Sequence[str]) -> int:
             note(f"  filled {holes}: {fill['nats']:.2f} nats in all, {fill['passes']} passes")
             if fill["attempts"]:
                 note(*_attempt_table(fill["attempts"]))
+            if fill["length_scores"]:
+                scores = sorted(fill["length_scores"].items(), key=lambda pair: -pair[1])
+                note(f"  {arguments.length_rule}: " + ", ".join(f"{n} tokens {score:.3f}" for n, score in scores))
     return 0
 
 
@@ -338,4 +345,5 @@ def _described(model: "Model", row: "Fill") -> dict[str, Any]:
             }
             for attempt in row.attempts
         ],
+        "length_scores": {} if row.choice is None else row.choice.scores,
     }

@@ -2,16 +2,18 @@
 
 `Model.fill` and `Model.score` use this module. For holes of free length every combination of lengths is decoded, each
 from the same noise; the result is the filled text with the least bound on -log p, in total nats of the whole text. A
-likelihood favours shorter texts, because each additional token adds its own nats.
+likelihood favours shorter texts, because each additional token adds its own nats. The rules in `fill.lengths` choose
+the length of a hole before anything is decoded.
 """
 
-__all__ = ["COMBINATIONS", "Attempt", "Choice", "Fill", "Filler", "Sketch"]
+__all__ = ["COMBINATIONS", "Attempt", "Choice", "Fill", "Filler"]
 
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, NamedTuple, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -23,17 +25,19 @@ from unmask.decode.rows import Filled, Snapshot, Source, Written, decode_rows
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.fill.score import conditional_nats, whole_nats
+from unmask.fill.sketch import Sketch
 from unmask.limits import require_memory, require_rows, sentences
 from unmask.noise import derive
 from unmask.objective.base import Objective
 from unmask.ranges import checked
-from unmask.text.template import Edit, Hole, Part, Slot, parse_template, text_at
+from unmask.text.template import Edit, Slot, parse_template, text_at
 from unmask.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from unmask.fill.lengths import LengthChoice, LengthRule
 
 COMBINATIONS = 64
 """The largest number of combinations of lengths that are tried for a text."""
-Entry = TypeVar("Entry")
-_HOLE_KEYS = 2**20  # offset of the keys of a hole's tokens, so that they differ from those of the text around it
 
 
 class Attempt(NamedTuple):
@@ -59,7 +63,9 @@ class Fill(Written):
     hole_log_probs: list[float] = field(default_factory=list[float])
     """Their log-probabilities when they were written, all holes in one list."""
     attempts: list[Attempt] = field(default_factory=list[Attempt])
-    """All attempts, the best (this text) first; empty where every length is fixed."""
+    """All attempts, the best (this text) first; empty where every length is fixed, or was chosen before decoding."""
+    choice: "LengthChoice | None" = None
+    """How the length of the hole was chosen before decoding, by a rule of `fill.lengths`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,77 +86,9 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Sketch:
-    """A template as token ids and hole lengths."""
-
-    parts: list[list[int] | range]
-    """Token ids of a text, or the possible lengths of a hole."""
-    texts: list[str]
-    """Of each part: the text if it cannot be read back from its ids, else ""."""
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer, parts: Sequence[Part], first: Sequence[int] = ()) -> "Sketch":
-        """Parts of a template -> sketch; `first` stands before a hole that begins it. Each text is encoded by itself.
-
-        Raises RequestError for [?].
-        """
-        ids = [_tokens_or_lengths(tokenizer, part, inside=at > 0) for at, part in enumerate(parts)]
-        texts = [part if isinstance(part, str) and tokenizer.unknown(part) else "" for part in parts]
-        begun = bool(first and ids) and isinstance(ids[0], range)
-        return cls([list(first), *ids], ["", *texts]) if begun else cls(ids, texts)
-
-    @property
-    def holes(self) -> list[range]:
-        """The possible lengths of each hole."""
-        return [part for part in self.parts if isinstance(part, range)]
-
-    @property
-    def longest(self) -> int:
-        """The number of tokens of the longest row, which need not fit into memory."""
-        return sum(part[-1] if isinstance(part, range) else len(part) for part in self.parts)
-
-    def row(self, lengths: Sequence[int], mask_id: int) -> list[int]:
-        """Hole lengths -> the token ids of the row, with MASK in the holes."""
-        left = iter(lengths)
-        return [token for part in self.parts for token in ([mask_id] * next(left) if isinstance(part, range) else part)]
-
-    def typed(self, lengths: Sequence[int]) -> dict[int, str]:
-        """Hole lengths -> the texts that cannot be read back from ids, by position: see `Tokenizer.typed`."""
-        typed, left, at = dict[int, str](), iter(lengths), 0
-        for part, text in zip(self.parts, self.texts, strict=True):
-            size = next(left) if isinstance(part, range) else len(part)
-            typed |= {at + n: "" if n else text for n in range(size)} if text else {}
-            at += size
-        return typed
-
-    def keys(self, lengths: Sequence[int]) -> list[int]:
-        """Hole lengths -> a key for each token of the row, by which it gets random numbers: see score.whole_nats."""
-        keys: list[int] = []
-        index, hole = 0, 0
-        for part in self.parts:
-            if isinstance(part, range):
-                keys += range((hole + 1) * _HOLE_KEYS, (hole + 1) * _HOLE_KEYS + lengths[hole])
-                hole += 1
-            else:
-                keys += range(index, index + len(part))
-                index += len(part)
-        return keys
-
-    def written(self, lengths: Sequence[int], row: Sequence[Entry]) -> list[list[Entry]]:
-        """Hole lengths and a list with an entry for each token of the row -> the entries in each hole."""
-        holes: list[list[Entry]] = []
-        at = 0
-        for part in self.parts:
-            size = lengths[len(holes)] if isinstance(part, range) else len(part)
-            if isinstance(part, range):
-                holes.append(list(row[at : at + size]))
-            at += size
-        return holes
-
-
-@dataclass(frozen=True, slots=True)
 class Filler:
-    """A denoiser, its tokenizer, its longest text in tokens, its device, what `Defaults.first` says, its objective."""
+    """A denoiser, its tokenizer, its longest text in tokens, its device, what `Defaults.first` says, its objective, and
+    the folder of its checkpoint."""
 
     denoiser: Denoiser
     tokenizer: Tokenizer
@@ -158,6 +96,15 @@ class Filler:
     device: torch.device
     first: Sequence[int] = ()
     objective: Objective | None = None
+    folder: Path | None = None
+
+    def rule(self, text: str) -> "LengthRule | None":
+        """The name of a length rule -> the rule, see `fill.lengths.length_rule`; None for the likelihood."""
+        if text == "likelihood":
+            return None
+        from unmask.fill.lengths import length_rule
+
+        return length_rule(text, self.folder)
 
     def sketch(self, template: str, count: int = 1) -> Sketch:
         """Template, to be filled `count` times -> sketch.
@@ -217,35 +164,49 @@ class Filler:
         *,
         draws: int,
         batch: int,
+        rule: "LengthRule | None" = None,
     ) -> Generator[Snapshot, None, list[Fill]]:
         """Fill the sketch once for each seed; yields the canvas after each pass.
 
         The canvas has a row for each seed and combination of lengths. `options` has an entry a seed. With free lengths
-        `draws` random maskings of each filled text decide which is best.
+        `draws` random maskings of each filled text decide which is best, or `rule` has chosen one before.
         """
-        combinations = list(product(*sketch.holes))
-        count = len(combinations)
+        choices = self._choices(sketch, decoder, options, rule, len(seeds))
+        every = [[choice[0]] if choice else list(product(*sketch.holes)) for choice in choices]
+        jobs = [(sample, lengths) for sample, combinations in enumerate(every) for lengths in combinations]
         filled = yield from decode_rows(
             decoder,
-            [sketch.row(lengths, self.tokenizer.mask_id) for _ in seeds for lengths in combinations],
-            [derive(seed, 0) for seed in seeds for _ in combinations],
+            [sketch.row(lengths, self.tokenizer.mask_id) for _, lengths in jobs],
+            [derive(seeds[sample], 0) for sample, _ in jobs],
             pad_id=self.tokenizer.pad_id,
             batch=batch,
             device=self.device,
-            source=Source(self.tokenizer, [sketch.typed(lengths) for _ in seeds for lengths in combinations]),
-            options=options.keep([sample for sample in range(len(seeds)) for _ in combinations]),
+            source=Source(self.tokenizer, [sketch.typed(lengths) for _, lengths in jobs]),
+            options=options.keep([sample for sample, _ in jobs]),
         )
         fills: list[Fill] = []
-        for sample, seed in enumerate(seeds):
-            rows = filled[sample * count : (sample + 1) * count]
-            attempts = self._compared(sketch, combinations, rows, derive(seed, 1), draws, batch) if count > 1 else []
+        for seed, combinations, choice in zip(seeds, every, choices, strict=True):
+            rows, filled = filled[: len(combinations)], filled[len(combinations) :]
+            many = len(combinations) > 1
+            attempts = self._compared(sketch, combinations, rows, derive(seed, 1), draws, batch) if many else []
             lengths = attempts[0].lengths if attempts else combinations[0]
-            row, typed = rows[combinations.index(lengths)], sketch.typed(lengths)
-            holes = sketch.written(lengths, row.tokens)
-            known = [0.0 if math.isnan(p) else p for p in row.log_probs]
-            wanted = [p for hole in sketch.written(lengths, row.log_probs) for p in hole]
-            fills.append(Fill(row.tokens, 0, known, row.passes, False, typed, holes, wanted, attempts))
+            fill = _fill_of(sketch, lengths, rows[combinations.index(lengths)], attempts)
+            fill.choice = choice and choice[1]
+            fills.append(fill)
         return fills
+
+    def _choices(
+        self, sketch: Sketch, decoder: Decoder, options: RowOptions, rule: "LengthRule | None", count: int
+    ) -> "list[tuple[tuple[int, ...], LengthChoice] | None]":
+        """A rule -> the lengths of each sample and how they were chosen, once for each constraint; None without one."""
+        if rule is None or all(len(lengths) == 1 for lengths in sketch.holes):
+            return [None] * count
+        from unmask.fill.lengths import choose_length
+
+        numbers = options.constraint or [0] * count
+        rules = {number: decoder.constraints[number] or self.writable(None) for number in set(numbers)}
+        by_number = {number: choose_length(self, sketch, rule, only) for number, only in rules.items()}
+        return [by_number[number] for number in numbers]
 
     @sentences()
     def score(self, template: str, choices: Sequence[str], *, orders: int, seed: int, batch: int) -> list[Choice]:
@@ -332,16 +293,12 @@ class Filler:
         return rows, [slice(len(left) + head, len(left) + len(text) - tail) for text in texts]
 
 
-def _tokens_or_lengths(tokenizer: Tokenizer, part: Part, inside: bool) -> list[int] | range:
-    """Part of a template (`inside`: not its first) -> the ids of a text, or the possible lengths of a hole."""
-    if isinstance(part, str):
-        return tokenizer.encode(part, inside)
-    if isinstance(part, Slot):
-        raise RequestError("[?] is the place of choices; name them (--choices), or write [5] for a hole of 5 tokens.")
-    hole = part if isinstance(part, Hole) else part.hole or Hole(len(tokenizer.encode(part.words, inside)))
-    if hole.length < 1:
-        raise RequestError("The words to write anew have no token; say how many to write, such as [3=old words].")
-    return range(hole.length, (hole.longest or hole.length) + 1)
+def _fill_of(sketch: Sketch, lengths: Sequence[int], row: Filled, attempts: list[Attempt]) -> Fill:
+    """The lengths of the holes and the filled row -> the result."""
+    known = [0.0 if math.isnan(p) else p for p in row.log_probs]
+    wanted = [p for hole in sketch.written(lengths, row.log_probs) for p in hole]
+    holes, typed = sketch.written(lengths, row.tokens), sketch.typed(lengths)
+    return Fill(row.tokens, 0, known, row.passes, False, typed, holes, wanted, attempts)
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -3,11 +3,12 @@
 `unmask reproduce --list` prints the first line of a function's docstring. Imports no torch.
 """
 
-__all__ = ["mask_agnostic"]
+__all__ = ["holes", "mask_agnostic"]
 
 from dataclasses import dataclass, replace
 
 from unmask.data.settings import DataSettings
+from unmask.reproduce.holes import REFERENCE, Spanned
 from unmask.reproduce.masks import MaskProbed
 from unmask.reproduce.plan import plain
 from unmask.reproduce.text import SCALES, Bounded, Claim, Fit, Scale, TextCell, TextOptions
@@ -149,3 +150,19 @@ def _probed(options: TextOptions, base: Fit, fit: Fit, part: str, name: str) -> 
         return replace(cell, task=_TASKS[options.scale])
     context, skip = further.length // 2, _skipped(base, further.length)
     return replace(cell, length=further.length, context=context, skip=skip)
+
+
+def holes(options: TextOptions) -> Planned:
+    """Holes of free length: do CAL and LR-DLLM choose better lengths than a likelihood (arXiv:2602.00476, 2602.07546)?
+
+    Spans of 1 to 12 tokens of the held-out part of the text of the bundled model; each seed has other rows. No
+    training; the bias of CAL is measured on rows of their own.
+    """
+    calibrated, count, draws = (10, 12, 4) if options.scale == "fast" else (100, 100, 32)
+    cells: list[TextCell] = []
+    for number, seed in enumerate(options.seeds):
+        sizes = (1, 12, 52, calibrated, calibrated + number * count, count, draws)
+        cells.append(Spanned(f"spanned-seed-{seed}", "wordnet", seed, "wordnet", *sizes, "confidence"))
+    pairs = [(rule, name) for rule in ("cal", "lr-dllm") for name in ("exact", "within 1", "recovered")]
+    claims = [Claim(f"{name}: {REFERENCE} < {rule}", f"{REFERENCE}: {name}", f"{rule}: {name}") for rule, name in pairs]
+    return cells, [*claims, Claim("recovered: cal, no bias < cal", "cal, no bias: recovered", "cal: recovered")]

@@ -8,6 +8,7 @@ _MDLM = "MDLM, arXiv:2406.07524"
 _PRECISION = "Masked diffusion models are secretly time-agnostic, arXiv:2409.02908"
 _MASKS = "Masks can be distracting, arXiv:2511.21338"
 _SOFT = "Soft-Masked Diffusion Language Models, arXiv:2510.17206"
+_LENGTHS = "CAL, arXiv:2602.00476, and LR-DLLM, arXiv:2602.07546"
 _POLICIES = "Learning unmasking policies, arXiv:2512.09106"
 
 
@@ -38,6 +39,7 @@ PLACES = (
     Place(_PRECISION, "32-bit sampling", "entropy and perplexity by the format of noise", "mdlm-precision"),
     Place(_MASKS, "the mask-agnostic loss", "accuracy by the number of MASKs", "kindred-mask-agnostic"),
     Place(_SOFT, "tables of perplexity and of passes", "the same training with and without", "kindred-soft-masks"),
+    Place(_LENGTHS, "infilling of free length", "the length of held-out spans", "kindred-holes"),
     Place(_POLICIES, "section 5.1", "policies in blocks", "policies-blocks"),
     Place(_POLICIES, "section 5.2", "policies over the whole canvas", "policies-full"),
     Place(_POLICIES, "sections 3.3 and 6", "control of speed by alpha", "policies-alpha"),

@@ -40,6 +40,7 @@ _SECONDS = {
     "classified": 120.0,
     "tuned": 90.0,
     "maskprobed": 30.0,
+    "spanned": 400.0,
 }
 """Of a cell of `mdlm-...` at the full scale, on a processor of the machine of docs/results.md; a first estimate until
 the folder has a cell of the class."""

@@ -25,7 +25,7 @@ from dataclasses import replace
 
 from unmask.reproduce.dna_questions import dna, dna_rates
 from unmask.reproduce.generation import generation, length, precision
-from unmask.reproduce.kindred import mask_agnostic
+from unmask.reproduce.kindred import holes, mask_agnostic
 from unmask.reproduce.plan import plain
 from unmask.reproduce.representations import SIZES, Classified
 from unmask.reproduce.rules import Tuned, grids
@@ -210,6 +210,7 @@ _ORDER = (
 _MDLM = {f"mdlm-{question.__name__.replace('_', '-')}": question for question in _ORDER}
 QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {
     **_MDLM,
+    "kindred-holes": holes,
     "kindred-mask-agnostic": mask_agnostic,
     "kindred-rules": rules,
     "kindred-soft-masks": soft_masks,

@@ -14,6 +14,7 @@ from unmask.output import markdown_table
 from unmask.plots import can_draw
 from unmask.reproduce.dna import Composition, Probed, dna_sections, draw_composition
 from unmask.reproduce.generation_report import by_label, draw, sections
+from unmask.reproduce.holes import Spanned, draw_lengths, hole_figures, hole_section
 from unmask.reproduce.masks import MaskProbed, draw_masks, mask_figures, mask_section
 from unmask.reproduce.publish import write_files
 from unmask.reproduce.representations import Classified, accuracies, representation_section
@@ -64,6 +65,7 @@ def draw_pictures(plan: TextQuestion, records: dict[str, Record], path: Path) ->
         draw_masks(by_label(plan, records, MaskProbed), path)
     draw_composition(by_label(plan, records, Composition), path / "kmers.png")
     draw_rules(by_label(plan, records, Tuned), path / "rules.png")
+    draw_lengths(by_label(plan, records, Spanned), path / "lengths.png")
 
 
 def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:
@@ -81,6 +83,7 @@ def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[st
         *sections(plan, records),
         dna_sections(by_label(plan, records, Composition), by_label(plan, records, Probed)),
         mask_section(by_label(plan, records, MaskProbed)),
+        hole_section(by_label(plan, records, Spanned)),
         representation_section(by_label(plan, records, Classified)),
         *rule_sections(by_label(plan, records, Tuned)),
         puzzle_section(by_label(plan, records, Solved)),
@@ -156,7 +159,7 @@ def judged(plan: TextQuestion, records: dict[str, Record]) -> list[tuple[Claim, 
     bounds = by_label(plan, records, Bounded)
     own = {label: dict(zip(results, _nats(results), strict=True)) for label, results in bounds.items()}
     own |= accuracies(by_label(plan, records, Classified)) | mask_figures(by_label(plan, records, MaskProbed))
-    own |= rates_solved(by_label(plan, records, Solved))
+    own |= rates_solved(by_label(plan, records, Solved)) | hole_figures(by_label(plan, records, Spanned))
     verdicts = [(claim, _verdict(claim, own)) for claim in plan.claims]
     return verdicts + [each for part in plan.parts for each in judged(part, records)]
 

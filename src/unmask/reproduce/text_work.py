@@ -12,6 +12,7 @@ from unmask.errors import ConfigError
 from unmask.output import show
 from unmask.ranges import Count
 from unmask.reproduce.dna import DNA_RESULTS, Composition, Probed, compose, probe_windows
+from unmask.reproduce.holes import HOLE_RESULTS, Spanned, measure_spans
 from unmask.reproduce.masks import MASK_RESULTS, MaskProbed, probe_cell
 from unmask.reproduce.plan import DEVICE, DTYPE
 from unmask.reproduce.representations import REPRESENTATION_RESULTS, Classified, classify
@@ -110,6 +111,7 @@ TEXT_RESULTS: dict[str, type[Any]] = {
     "lengthened": _Lengthened,
     "raced": _Written,
     **DNA_RESULTS,
+    **HOLE_RESULTS,
     **MASK_RESULTS,
     **REPRESENTATION_RESULTS,
     **RULE_RESULTS,
@@ -138,6 +140,8 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
         case MaskProbed():
             model = model_of(runs, cell.training)
             return probe_cell(cell, model, lambda: text_of(model, length=cell.length).valid.after(cell.skip))
+        case Spanned():
+            return measure_spans(cell, lambda model: text_of(model).valid, DEVICE, DTYPE)
         case Classified():
             return classify(cell, lambda training: model_of(runs, training))
         case Tuned():
