@@ -52,6 +52,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "CHECKPOINT --data FILE",
         "classify labelled texts by the features of a model",
     ),
+    "probe holes": ("probe:run_holes", "CHECKPOINT", "how the confidence in a hole depends on its length"),
     "probe masks": ("probe:run_masks", "CHECKPOINT", "what MASKs behind a text change in a model's predictions"),
     "fetch": ("models:run_fetch", "NAME", "bring a small published model that lives in a Python package"),
     "import": (

@@ -1,10 +1,11 @@
-"""`unmask probe`: how well labels follow from features of texts; `probe masks`: the effect of MASKs behind a text.
+"""`unmask probe`: how well labels follow from features of texts; `probe masks`, `probe holes`: MASKs behind and in one.
 
 Imports no torch.
 """
 
-__all__ = ["ProbeArguments", "ProbeMasksArguments", "run", "run_masks"]
+__all__ = ["ProbeArguments", "ProbeHolesArguments", "ProbeMasksArguments", "run", "run_holes", "run_masks"]
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,7 +36,8 @@ class ProbeArguments:
     penalty or learning rate, too, is chosen on the other folds. A text that occurs again is left out.
 
     `unmask probe masks CHECKPOINT` measures something else: how the first token of an answer depends on the MASKs
-    behind it (unmask probe masks --help). A checkpoint in a folder named masks is written ./masks.
+    behind it (unmask probe masks --help); `unmask probe holes CHECKPOINT`: how the confidence in a hole depends on its
+    length. A checkpoint in a folder named masks or holes is written ./masks.
     """
 
     checkpoint: Positional[str]
@@ -96,6 +98,36 @@ class ProbeMasksArguments:
     """Seed of the questions."""
     batch: Count = 32
     """Questions in a batch."""
+    machine: Flat[MachineOptions] = MachineOptions()
+    trust: Flat[TrustOptions] = TrustOptions()
+    output: Flat[OutputOptions] = OutputOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeHolesArguments:
+    """The mean confidence in a hole against its length: the bias by which `unmask fill --length-rule cal` divides
+    (arXiv:2602.00476).
+
+    Spans of held-out passages become holes of other lengths, one pass each; a hole at most 4 tokens longer or shorter
+    than its span is left out. The curve a e^(-b n) + c e^(-d n) + rest is fitted to the means.
+    """
+
+    checkpoint: Positional[str]
+    """A checkpoint or run folder, or the name of a model."""
+    source: str | None = None
+    """A text, as --data.source of train, of which the held-out part is read; by default that of the training."""
+    lengths: tuple[Count, ...] = (1, 2, 4, 6, 12, 16, 24, 32, 48, 64, 96, 128)
+    """Lengths of holes; those for which the window has no space are left out."""
+    longest: Count = 12
+    """Tokens of a span, at most."""
+    size: Count | None = None
+    """Tokens of a passage, its span included; by default three quarters of the window."""
+    count: Count = 200
+    """Passages."""
+    out: str | None = None
+    """Write the bias to this JSON file, for --length-rule cal:bias=FILE."""
+    seed: Seed = 0
+    """Seed of the spans."""
     machine: Flat[MachineOptions] = MachineOptions()
     trust: Flat[TrustOptions] = TrustOptions()
     output: Flat[OutputOptions] = OutputOptions()
@@ -223,3 +255,36 @@ def _figures(point: "Point") -> list[str]:
 
 def _figure(value: "Estimate") -> str:
     return f"{value[0]:.3f} ± {value[1]:.3f}"
+
+
+# ---- holes -----------------------------------------------------------------------------------------------------------
+
+
+def run_holes(argv: Sequence[str]) -> int:
+    """Words after `unmask probe holes` -> exit code; prints and writes the bias."""
+    arguments = parse(ProbeHolesArguments, argv, "probe holes")
+    arguments.trust.apply()
+    model = arguments.machine.load(arguments.checkpoint)
+
+    from unmask.disk.files import atomic_text
+    from unmask.eval.holes import measure_bias, spans_of
+    from unmask.eval.masks import held_out
+
+    size, began = arguments.size or model.window * 3 // 4, time.perf_counter()
+    text, seed = held_out(model, arguments.source), arguments.seed
+    spans = spans_of(text, range(1, arguments.longest + 1), size, count=arguments.count, seed=seed)
+    bias, points = measure_bias(model, spans, arguments.lengths)
+    facts = {"bias": asdict(bias), "confidence": points, "checkpoint": arguments.checkpoint}
+    facts |= {"passages": arguments.count, "size": size, "seed": arguments.seed}
+    if arguments.out is not None:
+        atomic_text(to_path(arguments.out), json.dumps(facts, indent=1) + "\n")
+    if arguments.output.json:
+        print_json(facts | {"seconds": time.perf_counter() - began})
+        return 0
+    rows = [[str(n), f"{value:.3f}", f"{bias(n):.3f}"] for n, value in points.items()]
+    show(f"{arguments.count:,} passages of {size} tokens; {duration(time.perf_counter() - began)}", "")
+    show(*markdown_table(("tokens of the hole", "mean confidence", "fitted"), rows), "")
+    show(f"{bias.a:.3f} e^(-{bias.b:.3f} n) + {bias.c:.3f} e^(-{bias.d:.3f} n) + {bias.rest:.3f}")
+    if arguments.out is not None:
+        note(f"written to {arguments.out}; use it with --length-rule cal:bias={arguments.out}")
+    return 0

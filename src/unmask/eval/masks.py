@@ -13,6 +13,7 @@ __all__ = [
     "curve",
     "draw_curves",
     "first_tokens",
+    "held_out",
     "probe_masks",
     "probe_task",
     "probe_text",
@@ -217,10 +218,19 @@ def probe_masks(
             raise RequestError(f"--context is for texts, and {name} is a task; leave it out.")
         task = make(name.removeprefix("task:").rpartition("@")[0] or name.removeprefix("task:"))
         return f"task:{task.name}", probe_task(model, task, **options)
+    return name, probe_text(model, held_out(model, source), context=context, **options)
+
+
+def held_out(model: "Model", source: str | None) -> Packed:
+    """A text as --data.source of `unmask train`, None for that of the training -> its held-out part in rows.
+
+    Raises RequestError for a text whose training part is not known.
+    """
+    trained = None if model.checkpoint is None else trained_on(model.checkpoint)
     data = DataSettings(length=model.window) if trained is None else trained.data
     own = {} if source is None else {"source": source, "valid": None}
-    corpus = corpus_of(replace(data, tokenizer="auto", vocab_size=None, **own), model.tokenizer, note, trained=trained)
-    return name, probe_text(model, corpus.valid, context=context, **options)
+    data = replace(data, tokenizer="auto", vocab_size=None, **own)
+    return corpus_of(data, model.tokenizer, note, trained=trained).valid
 
 
 def probe_task(

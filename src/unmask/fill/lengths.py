@@ -214,8 +214,8 @@ def length_rule(text: str, folder: Path | None = None) -> LengthRule | None:
     for CAL without a bias.
     """
     name, _, rest = text.partition(":")
-    pairs = dict(pair.partition("=")[::2] for pair in rest.split(",") if pair)
-    known = {LIKELIHOOD: (), "cal": ("bias", "start", "wait"), "lr-dllm": ()}
+    pairs = {pair.partition("=")[0].strip(): pair.partition("=")[2].strip() for pair in rest.split(",") if pair}
+    known: dict[str, tuple[str, ...]] = {LIKELIHOOD: (), "cal": ("bias", "start", "wait"), "lr-dllm": ()}
     if name not in known:
         raise RequestError(f"There is no length rule named '{name}'; {did_you_mean(name, known)}")
     for key in pairs:

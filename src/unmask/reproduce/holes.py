@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _Done = Mapping[str, Mapping[int, Mapping[str, Any]]]  # results by label and seed
 REFERENCE = "likelihood"
-RULES = ("cal", "cal, published bias", "cal, no bias", "lr-dllm")
+RULES: tuple[str, ...] = ("cal", "cal, published bias", "cal, no bias", "lr-dllm")
 """The rules that are compared with the likelihood. The second has the bias that the paper measured on another model."""
 _FIGURES = ("exact", "within 1", "recovered")
 
@@ -77,13 +77,13 @@ def measure_spans(cell: Spanned, text_of: Callable[["Model"], "Packed"], device:
     """A cell, and a function from a model to its held-out rows -> what each rule chose for each span."""
     from unmask.api import load
     from unmask.eval.holes import measure_bias, measure_rules, spans_of
-    from unmask.fill.lengths import CAL, LRDLLM, Bias
+    from unmask.fill.lengths import CAL, LRDLLM, Bias, LengthRule
 
     model = load(cell.checkpoint, device=device, dtype=dtype, threads=1)
     text, lengths = text_of(model), range(cell.shortest, cell.longest + 1)
     bias, points = measure_bias(model, spans_of(text, lengths, cell.size, count=cell.calibrated, seed=cell.seed))
     biases = (bias, Bias(1.0, 1.77, 0.56, 0.06, 0.24), Bias(0.0, 0.0, 0.0, 0.0, 1.0))
-    rules = dict(zip(RULES, [*(CAL(each, wait=2) for each in biases), LRDLLM()], strict=True))
+    rules: dict[str, LengthRule] = dict(zip(RULES, [*(CAL(each, wait=2) for each in biases), LRDLLM()], strict=True))
     rows: list[dict[str, Any]] = []
     spans = spans_of(text, lengths, cell.size, count=cell.count, skip=cell.skip, seed=cell.seed)
     for number, span in enumerate(spans):

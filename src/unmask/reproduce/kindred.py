@@ -158,7 +158,7 @@ def holes(options: TextOptions) -> Planned:
     Spans of 1 to 12 tokens of the held-out part of the text of the bundled model; each seed has other rows. No
     training; the bias of CAL is measured on rows of their own.
     """
-    calibrated, count, draws = (10, 12, 4) if options.scale == "fast" else (100, 100, 32)
+    calibrated, count, draws = (10, 12, 4) if options.scale == "fast" else (100, 100, 16)
     cells: list[TextCell] = []
     for number, seed in enumerate(options.seeds):
         sizes = (1, 12, 52, calibrated, calibrated + number * count, count, draws)
