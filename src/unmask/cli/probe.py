@@ -267,8 +267,7 @@ def run_holes(argv: Sequence[str]) -> int:
     model = arguments.machine.load(arguments.checkpoint)
 
     from unmask.disk.files import atomic_text
-    from unmask.eval.holes import measure_bias, spans_of
-    from unmask.eval.masks import held_out
+    from unmask.eval.holes import held_out, measure_bias, spans_of
 
     size, began = arguments.size or model.window * 3 // 4, time.perf_counter()
     text, seed = held_out(model, arguments.source), arguments.seed

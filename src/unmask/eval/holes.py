@@ -4,7 +4,17 @@ A span of a text is replaced by a hole of free length. A rule of `fill.lengths`,
 the text of each length is decoded once, so that rules are compared by the same texts.
 """
 
-__all__ = ["LENGTHS", "Measured", "Span", "measure_bias", "measure_rules", "recovered", "sketch_of", "spans_of"]
+__all__ = [
+    "LENGTHS",
+    "Measured",
+    "Span",
+    "held_out",
+    "measure_bias",
+    "measure_rules",
+    "recovered",
+    "sketch_of",
+    "spans_of",
+]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +23,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from unmask.data.packed import Packed
+from unmask.data.settings import DataSettings
 from unmask.decode.options import NO_OPTIONS
 from unmask.decode.rows import run_to_end
 from unmask.errors import RequestError
 from unmask.fill.lengths import Bias, LengthRule, Predict, confidence, fit_bias, predictor
 from unmask.fill.sketch import Sketch
 from unmask.noise import derive, generator
+from unmask.output import note
+from unmask.train.plan import corpus_of
+from unmask.train.settings import trained_on
 
 if TYPE_CHECKING:
     from unmask.api import Model
@@ -36,6 +50,18 @@ class Span(NamedTuple):
     before: list[int]
     tokens: list[int]
     after: list[int]
+
+
+def held_out(model: "Model", source: str | None) -> Packed:
+    """A text as --data.source of `unmask train`, None for that of the training -> its held-out part in rows.
+
+    Raises RequestError for a text whose training part is not known.
+    """
+    trained = None if model.checkpoint is None else trained_on(model.checkpoint)
+    data = DataSettings(length=model.window) if trained is None else trained.data
+    own = {} if source is None else {"source": source, "valid": None}
+    data = replace(data, tokenizer="auto", vocab_size=None, **own)
+    return corpus_of(data, model.tokenizer, note, trained=trained).valid
 
 
 def spans_of(text: Packed, lengths: range, size: int, *, count: int, skip: int = 0, seed: int = 0) -> list[Span]:

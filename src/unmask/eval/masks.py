@@ -13,7 +13,6 @@ __all__ = [
     "curve",
     "draw_curves",
     "first_tokens",
-    "held_out",
     "probe_masks",
     "probe_task",
     "probe_text",
@@ -32,17 +31,15 @@ from torch import Tensor
 
 from unmask.batch import pad_ids
 from unmask.data.packed import Packed
-from unmask.data.settings import DataSettings
 from unmask.decode.options import measuring
 from unmask.denoiser import clean_log_probs, selection
 from unmask.errors import RequestError
+from unmask.eval.holes import held_out
 from unmask.noise import generator
-from unmask.output import note
 from unmask.plots import new_figure, save_figure
 from unmask.solve.problems import fitting
 from unmask.tasks.base import Task, examples_of
 from unmask.tasks.registry import make
-from unmask.train.plan import corpus_of
 from unmask.train.settings import trained_on
 
 if TYPE_CHECKING:
@@ -219,18 +216,6 @@ def probe_masks(
         task = make(name.removeprefix("task:").rpartition("@")[0] or name.removeprefix("task:"))
         return f"task:{task.name}", probe_task(model, task, **options)
     return name, probe_text(model, held_out(model, source), context=context, **options)
-
-
-def held_out(model: "Model", source: str | None) -> Packed:
-    """A text as --data.source of `unmask train`, None for that of the training -> its held-out part in rows.
-
-    Raises RequestError for a text whose training part is not known.
-    """
-    trained = None if model.checkpoint is None else trained_on(model.checkpoint)
-    data = DataSettings(length=model.window) if trained is None else trained.data
-    own = {} if source is None else {"source": source, "valid": None}
-    data = replace(data, tokenizer="auto", vocab_size=None, **own)
-    return corpus_of(data, model.tokenizer, note, trained=trained).valid
 
 
 def probe_task(
