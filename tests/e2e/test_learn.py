@@ -108,7 +108,9 @@ def test_an_interrupted_mixture_goes_on_to_the_same_bits(few: None, tmp_path: Pa
         run = replace(RUN, others=("automaton=automaton", f"{never}=automaton"))
         whole, parts, listener = tmp_path / "whole", tmp_path / "parts", Quiet()
         done, tables = fit(open_learning(run, out=whole).learner, listener)
-        assert any("Mine=automaton is left out of the mixture: its denoiser solves none" in text for text in listener.texts)
+        assert any(
+            "Mine=automaton is left out of the mixture: its denoiser solves none" in text for text in listener.texts
+        )
         assert fit(open_learning(run, out=parts).learner, Quiet(2))[0].reason == "interrupted"
         learner = open_learning(recorded_learning(parts), resume=parts).learner
         assert (learner.pairs, fit(learner, Quiet())[0].merit) == ([0, 1], done.merit)
