@@ -154,7 +154,7 @@ def interrupted(name: str, at: int, monkeypatch: pytest.MonkeyPatch, number: int
 def few() -> Generator[None]:
     """Two heuristics instead of dozens."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(warm, "experts", lambda length: experts(length)[-2:])
+        patch.setattr(warm, "experts", lambda *asked: experts(*asked)[-2:])
         yield
 
 

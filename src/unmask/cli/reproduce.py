@@ -194,4 +194,5 @@ def _list(plan: Plan, folder: Path, as_json: bool) -> int:
     records = _records(plan, folder)
     states = {name: f"not run: {r.reason}" if r.state == "blocked" else r.state for name, r in records.items()}
     print_json({"question": plan.name, "cells": states}) if as_json else show(*table(states))
+    note(f"{len(states)} cells; {_time(plan, folder)}")
     return 0

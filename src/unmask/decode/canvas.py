@@ -32,6 +32,7 @@ class Canvas:
     log_prob: Tensor  # (B, L) float32, clean log-probability of a written token at the pass that wrote it, else nan
     margin: Tensor  # (B, L) likewise, nan where the policy did not look
     entropy: Tensor  # (B, L) likewise
+    hidings: Tensor  # (B, L) int64, how often a position of the block was hidden again
     passes: Tensor  # (B,) int64 forward passes so far
     row_passes: Tensor  # (B,) int64 canvases that went through the network: with the candidates of look-ahead rules
     turn: Tensor  # (B,) int64 turns so far: passes, and decisions of nothing that needed no pass
@@ -78,6 +79,7 @@ class Canvas:
             log_prob=unknown,
             margin=unknown,
             entropy=unknown,
+            hidings=nowhere.long(),
             passes=zero,
             row_passes=zero,
             turn=zero,
@@ -134,7 +136,8 @@ class Canvas:
         fresh = current != self.block
         step = torch.where(fresh, 0, self.step)
         total = torch.where(fresh, eligible.sum(-1), self.total)
-        canvas = replace(self, origin=origin, block=current, step=step, total=total)
+        hidings = self.hidings.masked_fill(fresh[:, None], 0)
+        canvas = replace(self, origin=origin, block=current, step=step, total=total, hidings=hidings)
         return canvas, masked, eligible, self.written & inside
 
     def hide(self, where: Tensor, mask_id: int) -> "Canvas":
@@ -143,6 +146,7 @@ class Canvas:
             self,
             tokens=self.tokens.masked_fill(where, mask_id),
             written=self.written & ~where,
+            hidings=self.hidings + where,
             log_prob=self.log_prob.masked_fill(where, torch.nan),
             margin=self.margin.masked_fill(where, torch.nan),
             entropy=self.entropy.masked_fill(where, torch.nan),

@@ -242,6 +242,7 @@ class Decoder:
             confidence=canvas.log_prob.exp(),
             margin=canvas.margin,
             entropy=canvas.entropy,
+            hidings=canvas.hidings,
             step=canvas.step,
             total=canvas.total,
             noise=noise,

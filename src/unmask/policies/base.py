@@ -97,6 +97,7 @@ class View:
     attention: Tensor | None = None
     """(B, L, L): how much the position of the second axis attends to that of the third, the mean over heads and layers;
     zero at padding."""
+    hidings: Tensor | None = None  # int64: how often a position of this block was hidden again
     dial: Tensor | None = None  # (B,) from 0 (accurate) to 1 (fast); nan: the policy's own
     ahead: "tuple[View, ...] | None" = None
     """One View for each candidate canvas of the last decision, after this pass. In rows without that candidate nothing
@@ -134,8 +135,8 @@ class Decision(NamedTuple):
     """(B, L) bool, within erasable: positions that are hidden again after the pass."""
     done: Tensor | None = None
     """(B,) bool: whether a row has finished its block. Policies that hide tokens again, or for which a pass may reveal
-    nothing, return it at every pass, others never. With it an empty `reveal` stays empty, and needs no pass if it was
-    decided before the pass."""
+    nothing, return it at every pass, others never. With it an empty `reveal` stays empty where there is no `fallback`,
+    and needs no pass if it was decided before the pass."""
     fallback: Tensor | None = None
     """(B, L) scores, finite where eligible; used where `reveal` is empty."""
     picked: Tensor | None = None
@@ -234,15 +235,15 @@ def _settle(
     policy: UnmaskingPolicy, view: View, decision: Decision, surest: Tensor, checks: Checks
 ) -> tuple[Tensor, Tensor]:
     """What is really revealed: the decision, and in rows where that is nothing the surest eligible position."""
-    _check(policy, view, decision, checks)
-    if decision.done is not None:
-        return decision.reveal, torch.zeros_like(decision.done)
-    stuck = ~decision.reveal.any(-1)
-    if stuck.device.type == "cpu" and not bool(stuck.any()):  # a look that costs nothing there
-        return decision.reveal, stuck
-    score = view.confidence if decision.picked is not None else surest
-    score = score if decision.fallback is None else decision.fallback
-    return decision.reveal | take_best(score, view.eligible, stuck.long()), stuck
+    revealed, stuck = decision.reveal, ~decision.reveal.any(-1)
+    if decision.done is not None and decision.fallback is None:
+        stuck = torch.zeros_like(stuck)
+    elif stuck.device.type != "cpu" or bool(stuck.any()):  # a look that costs nothing on a CPU
+        score = view.confidence if decision.picked is not None else surest
+        score = score if decision.fallback is None else decision.fallback
+        revealed = revealed | take_best(score, view.eligible, stuck.long())
+    _check(policy, view, decision, revealed, checks)
+    return revealed, stuck
 
 
 def _check_picked(policy: UnmaskingPolicy, view: View, chosen: View, picked: Tensor, checks: Checks) -> None:
@@ -251,8 +252,8 @@ def _check_picked(policy: UnmaskingPolicy, view: View, chosen: View, picked: Ten
     checks.refuse(((picked != 0) & ~(chosen.written & ~view.written).any(-1)).any(), lambda: error)
 
 
-def _check(policy: UnmaskingPolicy, view: View, decision: Decision, checks: Checks) -> None:
-    """Refuse a decision outside of what the View allows."""
+def _check(policy: UnmaskingPolicy, view: View, decision: Decision, revealed: Tensor, checks: Checks) -> None:
+    """Refuse a decision outside of what the View allows; `revealed` (B, L) is what is really revealed."""
 
     def broken(what: str) -> Callable[[], PluginError]:
         return lambda: PluginError(f"{policy!r} {what}.")
@@ -273,7 +274,7 @@ def _check(policy: UnmaskingPolicy, view: View, decision: Decision, checks: Chec
             broken("proposed candidates with positions that are not open; a candidate fills what stays eligible"),
         )
     if decision.done is not None:
-        left = (view.eligible & ~decision.reveal).any(-1) | (decision.remask is not None and decision.remask.any(-1))
+        left = (view.eligible & ~revealed).any(-1) | (decision.remask is not None and decision.remask.any(-1))
         checks.refuse(
             (decision.done & left).any(), broken("is done with a block in which a MASK is left; reveal it first")
         )

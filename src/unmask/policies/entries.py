@@ -100,6 +100,7 @@ def _learned(options: Options) -> UnmaskingPolicy:
         cut=options.number("cut", 0.5),
         temperature=options.number("temperature", 1.0),
         beta=options.number("beta", 1.0),
+        **({"last": options.number("last", 1.0)} if "last" in options.values else {}),
         name=f"learned:from={name}",
     )
     if "table" in options.values:
@@ -239,7 +240,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "learned": Entry(
         _learned,
-        frozenset({"from", "dial", "passes", "table", "mode", "cut", "temperature", "beta"}),
+        frozenset({"from", "dial", "passes", "table", "mode", "cut", "temperature", "beta", "last"}),
         "A trained network, from=FOLDER or a bundled one; dial 0 to 1 or passes=N (arXiv:2512.09106).",
         "no",
         Knob("dial", tuple(round(1 - n / 40, 3) for n in range(41))),

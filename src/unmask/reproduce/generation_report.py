@@ -2,15 +2,16 @@
 
 __all__ = ["by_label", "draw", "sections"]
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 from unmask.output import markdown_table
 from unmask.plots import can_draw, new_figure, plain_ticks, save_figure
+from unmask.reproduce.plan import Plan
 from unmask.reproduce.results import Record
-from unmask.reproduce.text import Diverged, Judged, Lengthened, Raced, TextQuestion, Wrote
+from unmask.reproduce.text import Diverged, Judged, Lengthened, Raced, TextCell, TextQuestion, Wrote
 
 _WRITTEN = """\
 Perplexity under each judge, and beside it the entropy of single tokens within a text, in nats. Means over the seeds of
@@ -26,11 +27,11 @@ beginning to there that occurred before. Passes and processor seconds (one threa
 the window. Held-out texts are consecutive rows."""
 
 
-def by_label(plan: TextQuestion, records: dict[str, Record], cls: type[Any]) -> dict[str, dict[int, dict[str, Any]]]:
+def by_label(plan: Plan, records: Mapping[str, Record], cls: type[Any]) -> dict[str, dict[int, dict[str, Any]]]:
     """The results of the cells of a class that are done: label -> seed -> result."""
     done: dict[str, dict[int, dict[str, Any]]] = {}
     for cell in plan.cells:
-        if isinstance(cell, cls) and records[cell.name].state == "done":
+        if isinstance(cell, TextCell) and isinstance(cell, cls) and records[cell.name].state == "done":
             done.setdefault(cell.label, {})[cell.seed] = dict(records[cell.name].result)
     return done
 

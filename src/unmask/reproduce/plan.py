@@ -47,6 +47,7 @@ from unmask.reproduce.holes import HOLE_CELLS
 from unmask.reproduce.masks import MASK_CELLS
 from unmask.reproduce.representations import REPRESENTATION_CELLS
 from unmask.reproduce.rules import RULE_CELLS
+from unmask.reproduce.seconds import SECONDS_CELLS
 from unmask.reproduce.soft import SOFT_CELLS
 from unmask.reproduce.text import TEXT_CELLS, TextCell, TextQuestion
 from unmask.rl.settings import LearnRun, LearnSettings
@@ -64,6 +65,8 @@ class QuestionOptions:
     """Denoisers of other tasks (sudoku, arithmetic, countdown), TASK=CHECKPOINT each, or none."""
     twice: str | None = None
     """A denoiser for automata of 48 positions, twice as many as policies are trained on, for policies-transfer."""
+    large: str = "wordnet"
+    """A denoiser of 5 million parameters or more, trained or not, for the time of a pass in policies-seconds."""
     blocks: tuple[str, ...] = ("full", "1/2", "1/4", "1/8")
     """Block sizes that heuristics are tuned over: full, a number of positions, or a share of the positions to fill."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
@@ -151,6 +154,8 @@ class Measured:
     block_size: int | None
     against: str
     """Name of the `Heuristics` cell of the same arena."""
+    cut: bool = True
+    """Whether the end of the dial lowers the cut; else it sets alphas up to the last of this cell, and no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,7 @@ CELLS: dict[str, type[Cell]] = {
     **MASK_CELLS,
     **REPRESENTATION_CELLS,
     **RULE_CELLS,
+    **SECONDS_CELLS,
     **SOFT_CELLS,
 }
 

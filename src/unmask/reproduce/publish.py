@@ -12,7 +12,7 @@ from typing import Any
 
 from unmask.config import library_versions, to_dict
 from unmask.disk.files import atomic_text
-from unmask.reproduce.plan import Blocked, Cell, Plan, cell_type
+from unmask.reproduce.plan import Blocked, Cell, Heuristics, Measured, Plan, Training, cell_type
 from unmask.reproduce.results import Record
 from unmask.reproduce.text import Fit
 
@@ -39,6 +39,11 @@ _SECONDS = {
     "probed": 30.0,
     "classified": 120.0,
     "tuned": 90.0,
+    "training": 300.0,
+    "heuristics": 1500.0,
+    "measured": 90.0,
+    "timed": 120.0,
+    "passtimed": 30.0,
     "maskprobed": 30.0,
     "spanned": 400.0,
 }
@@ -116,17 +121,21 @@ def hours(plan: Plan, records: Mapping[str, Record]) -> tuple[float, float | Non
         if name in spent:
             left += spent[name][0] / spent[name][1] * size
         elif name in _SECONDS:
-            left += _SECONDS[name] * (size / _FULL_TOKENS if isinstance(cell, Fit) else 1)
+            left += _SECONDS[name] * size / _FULL.get(name, 1)
         else:
             return total / 3600, None
     return total / 3600, left / 3600
 
 
-_FULL_TOKENS = 1000 * 16 * 128  # of the training that `_SECONDS` is for
+_FULL = {"fit": 1000 * 16 * 128, "training": 250, "heuristics": 1024 * 4, "measured": 1024}  # what `_SECONDS` is for
 
 
 def _size(cell: Any) -> float:
-    """A cell -> its work in a unit of its class: the tokens of a training, 1 for other cells."""
+    """A cell -> its work in a unit of its class: tokens or rounds of a training, problems of a sweep, else 1."""
+    if isinstance(cell, Training):
+        return cell.run.learn.rounds
+    if isinstance(cell, Heuristics | Measured):
+        return cell.arena.count * (len(cell.blocks) if isinstance(cell, Heuristics) else 1)
     if not isinstance(cell, Fit):
         return 1.0
     train = cell.run.train

@@ -3,7 +3,21 @@
 `unmask reproduce` lists the first line of a function's docstring. Imports no torch.
 """
 
-__all__ = ["QUESTIONS", "ablations", "alpha", "blocks", "check", "full", "names", "plan_of", "seconds", "transfer"]
+__all__ = [
+    "QUESTIONS",
+    "ablations",
+    "alpha",
+    "blocks",
+    "check",
+    "fast_end",
+    "full",
+    "hiding",
+    "names",
+    "open_questions",
+    "plan_of",
+    "seconds",
+    "transfer",
+]
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,9 +44,12 @@ from unmask.reproduce.plan import (
     heuristics,
     measured,
     missing_tasks,
+    plain,
     setups,
     trained,
 )
+from unmask.reproduce.rules import HIDING, PLAIN, Tuned, grids
+from unmask.reproduce.seconds import PassTimed
 from unmask.rl.settings import LearnSettings
 
 _NET, _LEARN = PolicySettings(), LearnSettings()
@@ -55,7 +72,19 @@ _OURS: dict[str, _Variant] = {
     "no scale": (_NET, replace(_LEARN, scale="none")),
 }
 _SEPARATE = (0.1, 1.0, 3.0, 10.0)  # without 0, which does not reward speed, and 30, which leads to a single pass
-_BATCHES = (1, 32, 128)
+_BATCHES = (1, 8, 64)
+_DENSE = (0.0, 0.3, 1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0)
+_OF_LOG = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.3)
+_WARMER = replace(_LEARN, mixed=True, fastest=True)
+_FAST_END = {
+    "recipe": _LEARN,
+    "more alphas": replace(_LEARN, alphas=_DENSE),
+    "mixed warm start": _WARMER,
+    "both": replace(_WARMER, alphas=_DENSE),
+    "both, alphas between": replace(_WARMER, alphas=_DENSE, between=True),
+    "both, reward of log passes": replace(_WARMER, alphas=_OF_LOG, reward="log"),
+}
+_HIDERS = ("threshold", "prefix", "saber", "rcr", "p2", "wino")
 _TWICE = "automaton:length=48,traces=mixed"
 _FULL, _INSIDE = "full canvas", f"blocks of {AUTOMATON.block}"  # labels of `full` and `blocks`, to share their cells
 
@@ -131,7 +160,8 @@ def full(options: QuestionOptions) -> list[Cell]:
 def seconds(options: QuestionOptions) -> list[Cell]:
     """Seconds, not only passes: is a policy still faster at equal accuracy, with the time of its network included?
 
-    Batches of 1, 32 and 128. Each of these cells runs alone, in one thread, after all other cells; the first seed only.
+    Batches of 1, 8 and 64. Each of these cells runs alone, in one thread, after all other cells; the first seed only.
+    The time of a pass is also measured with a larger denoiser (--large), where a policy's own time hardly counts.
     """
     seed, rounds = options.seeds[0], 1 if options.fast else 3
     before: list[Cell] = []
@@ -146,7 +176,66 @@ def seconds(options: QuestionOptions) -> list[Cell]:
             for batch in _BATCHES:
                 name = f"seconds-{against.arena.name}-batch-{batch}"
                 timed.append(Timed(name, against.arena, cell.name, against.name, batch, rounds))
+    large, rules, repeated = options.large, ("threshold", "prefix"), 2 if options.fast else 20
+    for batch in _BATCHES:
+        name = f"pass-{plain(Path(large).name)}-batch-{batch}"
+        timed.append(PassTimed(name, f"{large}, batch {batch}", seed, large, rules, batch, repeated))
     return [*before, *timed, *missing_tasks(options)]
+
+
+def fast_end(options: QuestionOptions) -> list[Cell]:
+    """The fast end: which training reaches few passes by itself, without the lower cut at the end of the dial?
+
+    Each variant is measured with the whole dial, and with the alphas of its training alone. Test problems are those of
+    the first test of each task, on which few passes are worth something.
+    """
+    cells: list[Cell] = []
+    few, variants = (1, list(_FAST_END)[-1:]) if options.fast else (None, list(_FAST_END))
+    for checkpoint, setup in setups(options)[:few]:
+        against = heuristics(options, checkpoint, setup.tests[0])
+        cells.append(against)
+        for label in variants:
+            learn = _FAST_END[label]
+            last = max(learn.alphas)
+            inside = (*(alpha for alpha in ALPHAS if alpha < last), last)
+            for seed in options.seeds:
+                name = "full" if label == "recipe" else label  # the training that other questions have too
+                training = trained(options, name, checkpoint, setup.train, seed, learn=learn)
+                whole = measured(options, _FULL if label == "recipe" else label, [training], against, seed=seed)
+                own = measured(options, f"{label}, no lower cut", [training], against, seed=seed, alphas=inside)
+                cells += [training, whole, replace(own, cut=False)]
+    return cells
+
+
+def hiding(options: QuestionOptions) -> list[Cell]:
+    """Hiding again as an action of the policy: against the policy without it, Saber and RCR, all tuned alike.
+
+    Each rule and policy has as many settings on the same validation problems; those that no other one dominates there
+    are measured on fresh test problems.
+    """
+    cells: list[Cell] = []
+    numbers, few = ((3, 8, 16), 1) if options.fast else ((24, 256, options.count), None)
+    blocks = ("full",) if options.fast else tuple(size for size in options.blocks if size != "1/8")
+    for checkpoint, setup in setups(options)[:few]:
+        policies: dict[str, Training] = {}
+        for seed in options.seeds:
+            policies[f"{PLAIN}{seed}"] = trained(options, "full", checkpoint, setup.train, seed)
+            own = replace(_NET, hides=1)
+            policies[f"{HIDING}{seed}"] = trained(options, "hiding", checkpoint, setup.train, seed, own)
+        cells += policies.values()
+        for task in setup.tests[:few]:
+            for rule, training in {**dict.fromkeys(_HIDERS[:few]), **policies}.items():
+                label = f"{rule} on {Path(checkpoint).name}, {task}"
+                texts = () if training else grids(checkpoint)[rule]
+                name, of = f"tuned-{plain(label)}", training.name if training else None
+                cells.append(Tuned(name, label, options.seeds[0], checkpoint, task, texts, blocks, *numbers, of))
+    return cells
+
+
+def open_questions(options: QuestionOptions) -> list[Cell]:
+    """Transfer, control by alpha, seconds, the fast end and hiding again, all with the whole dial: five questions."""
+    parts = (transfer, alpha, fast_end, hiding, seconds)
+    return [cell for part in parts for cell in part(options)]
 
 
 def transfer(options: QuestionOptions) -> list[Cell]:
@@ -191,8 +280,10 @@ def _transfers(pairs: list[tuple[str, TaskSetup]], first: str) -> list[tuple[str
     return list(dict.fromkeys([*((c, c) for c in names), *((first, c) for c in names), *((c, first) for c in names)]))
 
 
+_PARTS = (ablations, alpha, blocks, fast_end, full, hiding, seconds, transfer)
 QUESTIONS: dict[str, Callable[[QuestionOptions], list[Cell]]] = {
-    f"policies-{question.__name__}": question for question in (ablations, alpha, blocks, full, seconds, transfer)
+    **{f"policies-{question.__name__.replace('_', '-')}": question for question in _PARTS},
+    "kindred-open-questions": open_questions,
 }
 """Each question by the name that `unmask reproduce` takes."""
 
@@ -231,6 +322,8 @@ def check(plan: Question, folder: Path) -> None:
         if isinstance(cell, Heuristics):
             resolve(locate(cell.arena.checkpoint))
             make(cell.arena.task)
+        if isinstance(cell, PassTimed):
+            resolve(locate(cell.checkpoint))
 
 
 def _about(name: str) -> str:

@@ -4,7 +4,7 @@ __all__ = ["report_folder", "write_report"]
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import median
@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 
 from unmask.batch import ceil_div
-from unmask.eval.frontier import POSITION_FREE, POSITION_FREE_ANY, REFERENCES, Compared, grouped
+from unmask.eval.frontier import POSITION_FREE, POSITION_FREE_ANY, REFERENCES, Compared
 from unmask.output import markdown_table
 from unmask.plots import can_draw, new_figure, save_figure
-from unmask.reproduce.plan import Arena, Measured, Plan, Question, Timed, Training
+from unmask.reproduce.generation_report import by_label
+from unmask.reproduce.plan import Arena, Measured, Plan, Question, Training
 from unmask.reproduce.publish import write_files
-from unmask.reproduce.results import GROUPS, Comparison, Results, outcomes_of, shown
+from unmask.reproduce.results import GROUPS, Comparison, Results, shown
+from unmask.reproduce.rules import Tuned, hiding_section, rule_sections
+from unmask.reproduce.seconds import seconds_section
 from unmask.solve.pareto import envelope_at, pareto
-from unmask.solve.sweep import Outcome
 
 _HOW = """\
 Hypervolume: the area under the best accuracy at no more than a number of passes, over log2 passes from 1 to L (the
@@ -36,14 +38,6 @@ _OVER_SEEDS = "Hypervolume differences: median, worst, and intervals above 0."
 _MIXED = """\
 The same for the areas under the mixture envelopes: each set may choose at random between two of its settings for each
 problem, and the number of settings hardly matters:"""
-_TIMED = (
-    "Milliseconds a problem, verifier included, one thread, median of the rounds. Each row also has, for each group, "
-    "the fastest heuristic that is at least as accurate on the test problems, and its time divided by that of the "
-    "policy (above 1 the policy is faster). Only heuristics on the frontier of their group in passes were timed. "
-    "Accuracy and passes are of all test problems; times are of the first problems, of which the table has the number. "
-    "The share is processor time divided by elapsed time: well below 100 % other processes disturbed the measurement."
-)
-_TIMED_GROUPS = (POSITION_FREE, POSITION_FREE_ANY, REFERENCES)
 _MARKS = "osv^D*XP"
 _REWARDS = "Rewards can be compared only between trainings with the same reward and alphas."
 _FAST = "**A fast run: two rounds of training and a handful of problems. Its figures mean nothing.**"
@@ -73,11 +67,20 @@ def write_report(results: Results, folder: Path) -> None:
         *([f"## {name}", "", *lines] for name, lines in _points(comparisons)),
         ["## Heuristics", "", *_rules(results)],
         ["## Trainings", "", _REWARDS, "", *_trainings(results)],
-        ["## Seconds", "", *_timings(results)] if any(isinstance(cell, Timed) for cell in plan.cells) else [],
+        seconds_section(results),
+        *_tuned(results, plan),
         ["## Cells", "", *markdown_table(["cell", "state"], ([cell.name, results.state(cell)] for cell in plan.cells))],
     ]
     text = "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
     write_files(plan, results.records, path, text, _csv(results, measures))
+
+
+def _tuned(results: Results, plan: Question) -> list[list[str]]:
+    """The sections about rules and policies that were tuned alike; computed again only where there are more of them."""
+    done = by_label(plan, results.records, Tuned)
+    if len(done) != results.tuned[0]:
+        results.tuned = len(done), [*rule_sections(done), hiding_section(done)]
+    return results.tuned[1]
 
 
 def _test_sets(results: Results, plan: Question) -> str:
@@ -246,42 +249,6 @@ def _csv(results: Results, cells: Sequence[Measured]) -> str:
             point = (front.accuracy[n], *front.interval[n], front.passes[n])
             table.writerow([*first, f"{alpha:g}", *(f"{x:.4f}" for x in point), *areas])
     return text.getvalue()
-
-
-# ---- seconds ---------------------------------------------------------------------------------------------------------
-
-
-def _timings(results: Results) -> list[str]:
-    """A row for each dial value, batch and arena; one row with its state for a cell that is not done."""
-    rows: list[list[str]] = []
-    for cell in results.cells.values():
-        if not isinstance(cell, Timed):
-            continue
-        first = [_title(cell.arena), str(cell.batch)]
-        if not results.done(cell.name):
-            rows.append([*first, results.state(cell), *[""] * (3 + len(_TIMED_GROUPS))])
-            continue
-        timed, measured = results.records[cell.name].result, results.records[cell.measured].result
-        seconds: Mapping[str, float] = timed["seconds"]
-        groups = grouped(outcomes_of(results.records[cell.against].result))
-        for alpha, policy in zip(measured["alphas"], outcomes_of(measured), strict=True):
-            own = seconds.get(policy.setting.key)
-            if own is None:
-                continue  # only the dial values of `shown` are timed
-            accuracy = f"{policy.accuracy:.3f} @ {policy.mean_passes:.2f}"
-            row = [*first, f"{timed['problems']} ({timed['share']:.0%})", f"{alpha:g}", accuracy, f"{own * 1e3:.2f}"]
-            rows.append([*row, *(_fastest(policy, groups.get(name, []), seconds, own) for name in _TIMED_GROUPS)])
-    head = ["test", "batch", "problems (share)", "alpha", "accuracy @ passes", "ms", *_TIMED_GROUPS]
-    return [_TIMED, "", *markdown_table(head, rows)]
-
-
-def _fastest(policy: Outcome, rules: list[Outcome], seconds: Mapping[str, float], own: float) -> str:
-    """The fastest timed rule that is at least as accurate as a policy, which takes `own` seconds a problem."""
-    accurate = [rule for rule in rules if rule.accuracy >= policy.accuracy and rule.setting.key in seconds]
-    if not accurate:
-        return "none as accurate"
-    best = min(accurate, key=lambda rule: seconds[rule.setting.key])
-    return f"{seconds[best.setting.key] * 1e3:.2f} (x{seconds[best.setting.key] / own:.2f}) {best.setting.key}"
 
 
 # ---- the picture -----------------------------------------------------------------------------------------------------

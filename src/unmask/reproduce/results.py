@@ -257,6 +257,7 @@ class Results:
         self.cells: dict[str, Cell] = {cell.name: cell for cell in plan.cells}
         self.records: dict[str, Record] = {name: Record() for name in self.cells}
         self.drawn = 0  # number of measurements in the picture
+        self.tuned: tuple[int, list[list[str]]] = (0, [])  # number of tuned rules in the report, and its lines
         self.exit_code = 0  # 128 plus the number of the signal that interrupted the cells
         self._comparisons: dict[str, Comparison] = {}
         self._rules: dict[str, dict[str, Frontier]] = {}

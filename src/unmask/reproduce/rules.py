@@ -4,7 +4,18 @@ A rule is tuned on validation problems: of the settings of its grid, at most `bu
 dominates. They alone are measured on the test problems, so that the area is not biased by the choice. Imports no torch.
 """
 
-__all__ = ["RULE_CELLS", "RULE_RESULTS", "Tuned", "draw_rules", "grids", "rule_sections", "tune"]
+__all__ = [
+    "HIDING",
+    "PLAIN",
+    "RULE_CELLS",
+    "RULE_RESULTS",
+    "Tuned",
+    "draw_rules",
+    "grids",
+    "hiding_section",
+    "rule_sections",
+    "tune",
+]
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +31,8 @@ if TYPE_CHECKING:
 
 _TEST_SEED = 9001  # of the test problems: fresh, nothing else was chosen on them
 _REFERENCE = "threshold"
+HIDING, PLAIN = "policy that hides again, seed ", "policy, seed "
+"""The names of learned policies of a seed, which follows."""
 
 
 def grids(checkpoint: str) -> dict[str, tuple[str, ...]]:
@@ -67,6 +80,13 @@ class Tuned(TextCell):
     valid: Count
     """Validation problems, drawn with `seed`."""
     tests: Count
+    training: str | None = None
+    """Name of the `Training` whose policy is tuned instead of `policies`."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The training, if it is of one."""
+        return () if self.training is None else (self.training,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +113,10 @@ def tune(cell: Tuned, record: Path) -> dict[str, Any]:
 
     bench, arguments = _bench(cell, "valid", cell.valid, cell.seed)
     length = most_holes(bench.problems)
-    settings = settings_of(cell.policies, block_sizes(cell.blocks, length), length)
+    policies = cell.policies
+    if cell.training is not None:
+        policies = (f"learned:from={(record.parent / cell.training).absolute()}",)
+    settings = settings_of(policies, block_sizes(cell.blocks, length), length)
     if len(settings) > cell.budget:
         settings = [settings[round(at)] for at in np.linspace(0, len(settings) - 1, cell.budget)]
     tried = _outcomes(bench, arguments, settings, record / "valid.jsonl")
@@ -191,6 +214,34 @@ def _table(rules: Mapping[str, Mapping[str, Any]]) -> list[str]:
     head = ("rule", "kept", "hypervolume [95 %]", f"minus {_REFERENCE}", "by row-passes", "AUP [95 %]")
     order = sorted(rows, key=lambda row: -row[0])
     return markdown_table((*head, "best accuracy [95 %]", "passes (row-passes)", "at"), [row for _, row in order])
+
+
+_HIDING = """\
+Hypervolume of the policy that hides again minus that of others, on the same test problems, with the paired interval.
+The setting that writes everything in one pass is in all sets if it is in any."""
+
+
+def hiding_section(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """The results of the `Tuned` cells, by label and seed -> the lines of a section, if a policy that hides is among
+    them: for each task and seed its difference from the policy that hides nothing, and from the rules that hide."""
+    from unmask.eval.frontier import compare, one_pass
+
+    others, rows = ("saber", "rcr", "p2", "wino"), list[list[str]]()
+    for task, rules in _by_task(done).items():
+        point = one_pass([outcome for result in rules.values() for outcome in _read(result)])
+        for name, result in rules.items():
+            if not name.startswith(HIDING):
+                continue
+            seed, cells = name.removeprefix(HIDING), list[str]()
+            for rival in (f"{PLAIN}{seed}", *others):
+                if rival not in rules:
+                    cells.append("not measured")
+                    continue
+                compared = compare(_read(result), _read(rules[rival]), int(result["length"]), point=point)
+                cells.append(f"{compared.difference:+.3f} {_span(compared.difference_95, '+.3f')}")
+            rows.append([task, seed, *cells])
+    head = ("task", "seed", "minus the policy without", *(f"minus {name}" for name in others))
+    return ["## Hiding again", "", _HIDING, "", *markdown_table(head, rows)] if rows else []
 
 
 def _span(values: tuple[float, float], form: str = ".3f") -> str:

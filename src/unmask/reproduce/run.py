@@ -11,6 +11,7 @@ from unmask.disk.files import explained, run_lock
 from unmask.reproduce.plan import Blocked, Cell, Plan, Timed, needs
 from unmask.reproduce.report import write_report
 from unmask.reproduce.results import Record, Results, log_path, read, write
+from unmask.reproduce.seconds import PassTimed
 from unmask.reproduce.text import TextQuestion
 from unmask.reproduce.text_report import write_text_report
 from unmask.reproduce.work import main
@@ -82,8 +83,8 @@ class _Queue:
         if len(self.workers.at_work) >= self.workers.count:
             return None
         ready = [cell for cell in self.cells.values() if self._ready(cell)]
-        timed = [cell for cell in ready if isinstance(cell, Timed)]
-        rest = [cell for cell in ready if not isinstance(cell, Timed)]
+        timed = [cell for cell in ready if isinstance(cell, Timed | PassTimed)]
+        rest = [cell for cell in ready if cell not in timed]
         if rest:
             return rest[0]
         return timed[0] if timed and not self.workers.at_work else None

@@ -17,6 +17,7 @@ from unmask.reproduce.masks import MASK_RESULTS, MaskProbed, probe_cell
 from unmask.reproduce.plan import DEVICE, DTYPE
 from unmask.reproduce.representations import REPRESENTATION_RESULTS, Classified, classify
 from unmask.reproduce.rules import RULE_RESULTS, Tuned, tune
+from unmask.reproduce.seconds import SECONDS_RESULTS, PassTimed, time_passes
 from unmask.reproduce.soft import SOFT_RESULTS, Solved, solve_tests
 from unmask.reproduce.text import BUNDLED, Bounded, Fit, Spread, TextCell
 from unmask.run.loop import Listener
@@ -115,6 +116,7 @@ TEXT_RESULTS: dict[str, type[Any]] = {
     **MASK_RESULTS,
     **REPRESENTATION_RESULTS,
     **RULE_RESULTS,
+    **SECONDS_RESULTS,
     **SOFT_RESULTS,
 }
 """What the reports read of the result of each class of cells, by the names of `plan.CELLS`."""
@@ -146,6 +148,8 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
             return classify(cell, lambda training: model_of(runs, training))
         case Tuned():
             return tune(cell, folder)
+        case PassTimed():
+            return time_passes(cell)
         case Probed():
             model = model_of(runs, cell.training)
             return probe_windows(cell, model, text_of(model))

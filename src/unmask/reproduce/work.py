@@ -187,6 +187,8 @@ def _measure(cell: Measured, folder: Path) -> dict[str, Any]:
     for name in cell.trainings:
         run = run_folder(folder, name)
         policy, text = read_policy(locate_policy(str(run))), f"learned:from={run.absolute()}"
+        if not cell.cut:
+            policy, text = replace(policy, last=cell.alphas[-1]), f"{text},last={cell.alphas[-1]:g}"
         if policy.settings.priced:
             dials = [policy.dial_of(alpha) for alpha in cell.alphas]
             settings += [Setting(f"{text},dial={dial:.6f}", block) for dial in dials]

@@ -105,8 +105,9 @@ def restore(learner: Learner, folder: Path) -> None:
     """Load a checkpoint into the learner. Raises CheckpointError where it is damaged or belongs to another network."""
     parts, facts = load_state(folder, str(learner.device), _State, ("optimizer", "scales"))
     require_step(folder, facts.round)
-    lengths = [world.length for world in learner.worlds]
-    rules = [experts(min(length, learner.settings.block_size or length)) for length in lengths]
+    lengths, s = [world.length for world in learner.worlds], learner.settings
+    hides = learner.run.policy.hides > 0
+    rules = [experts(min(length, s.block_size or length), hides, s.fastest) for length in lengths]
     by_name = {repr(rule): rule for each in rules for rule in each}
     try:
         learner.network.load_state_dict(load_tensors(folder, str(learner.device)))

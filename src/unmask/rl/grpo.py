@@ -16,13 +16,16 @@ from torch import Tensor
 
 
 def rewards(
-    scores: Tensor, passes: Tensor, length: Tensor, alpha: Tensor, form: Literal["product", "sum"] = "product"
+    scores: Tensor, passes: Tensor, length: Tensor, alpha: Tensor, form: Literal["product", "sum", "log"] = "product"
 ) -> Tensor:
     """Scores in [0, 1], passes, lengths L (positions to fill) and alphas, (R,) each -> rewards (R,).
 
     product: score * ((L - passes + 1) / L) ** alpha, which is 1 for a right answer in one pass; at alpha 0 the score.
     sum: score - alpha * passes / L, the paper's ablation; it also rewards fast wrong answers.
+    log: score * passes ** -alpha, in which each halving of the passes is worth the same.
     """
+    if form == "log":
+        return scores * passes.clamp(min=1) ** -alpha
     if form == "sum":
         return scores - alpha * passes / length
     return scores * ((length - passes.clamp(max=length) + 1) / length) ** alpha

@@ -19,7 +19,7 @@ from torch import Tensor
 from unmask.noise import derive, generator
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.learned.network import PolicyNetwork, bernoulli_entropy
-from unmask.policies.learned.policy import Learned
+from unmask.policies.learned.policy import Learned, alpha_of
 from unmask.rl.grpo import advantages, objective, rewards, steered
 from unmask.rl.rollout import (
     Rollout,
@@ -39,7 +39,7 @@ from unmask.run.optim import adamw, clip, learning_rate, set_learning_rate
 from unmask.run.parallel import Group
 from unmask.solve.problems import Problem
 
-_DRAW, _ROLL = 0, 1
+_DRAW, _ROLL, _SPREAD = 0, 1, 4
 _FINAL = 0.1  # share of the learning rate at the end
 _SILENT = 20  # groups of attempts, none of which has a signal, after which a pair of a mixture is left out
 _LEAST = (
@@ -152,13 +152,14 @@ class Learner:
         self,
         policy: UnmaskingPolicy | None,
         problems: Sequence[Problem],
-        which: Sequence[int],
+        which: Sequence[float],
         seeds: Sequence[int],
         *,
         pair: int = 0,
         record: bool = True,
     ) -> Rollout:
-        """Decode problems of a pair at their alphas (indices `which`), with None by sampling the learner."""
+        """Decode problems of a pair at their alphas (indices `which`; 1.5 is the middle of the dial between the second and
+        the third) by a heuristic or, with None, by sampling the learner."""
         sampling = self.policy(sample=True)
         w = self.worlds[pair]
         return roll_out(
@@ -168,7 +169,7 @@ class Learner:
             problems,
             w.tokenizer,
             seeds,
-            [self.dials[k] for k in which],
+            self._dials_at(torch.tensor(which)).tolist(),
             learner=sampling,
             record=record,
             block_size=self.settings.block_size,
@@ -178,7 +179,17 @@ class Learner:
 
     def rewards_of(self, rollout: Rollout, which: Tensor) -> Tensor:
         """A rollout and the index of each row's alpha (R,) -> the reward of each row (R,)."""
-        return rewards(rollout.scores, rollout.passes, rollout.lengths, self.alphas[which], self.settings.reward)
+        if which.is_floating_point():
+            alpha = alpha_of(self._dials_at(which.cpu()), self.run.policy.largest).to(self.alphas)
+        else:
+            alpha = self.alphas[which]
+        return rewards(rollout.scores, rollout.passes, rollout.lengths, alpha, self.settings.reward)
+
+    def _dials_at(self, which: Tensor) -> Tensor:
+        """Indices of alphas (R,), or places between two -> dial values (R,) float64."""
+        dials = torch.tensor(self.dials, dtype=torch.double)
+        low = which.floor().long()
+        return dials[low] + (which - low) * (dials[(low + 1).clamp(max=len(dials) - 1)] - dials[low])
 
     # ---- a round --------------------------------------------------------------------------------------------------
 
@@ -186,10 +197,11 @@ class Learner:
         """Roll out this rank's share of the problems, compute rewards, and update the network."""
         s, r = self.settings, self.step
         pair, picks, drawn = self._draw()
+        at = self._spread(drawn) if s.between else drawn
         size = s.group + s.steering
-        which = drawn.repeat_interleave(s.group)
+        which = at.repeat_interleave(s.group)
         seeds = [derive(s.seed, _ROLL, r, self.group.rank, n) for n in range(len(which))]
-        rollout = self._roll_rows(pair, picks, drawn, seeds)
+        rollout = self._roll_rows(pair, picks, at, seeds)
         assert rollout.trajectory is not None
         reward = self.rewards_of(rollout, which).view(-1, s.group)
         trajectory, decode, judge = rollout.trajectory, rollout.decode_seconds, rollout.judge_seconds
@@ -219,6 +231,12 @@ class Learner:
             trajectory_bytes(trajectory),
             peak_bytes(self.device),
         )
+
+    def _spread(self, drawn: Tensor) -> Tensor:
+        """Indices of this rank's alphas (P,) -> places up to half an interval beside them, within the dial."""
+        s = self.settings
+        offset = torch.rand(s.prompts, generator=generator(s.seed, _SPREAD, self.step), dtype=torch.double) - 0.5
+        return (drawn.cpu() + offset[self.group.share(s.prompts)]).clamp(0, len(self.alphas) - 1)
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """For this rank's share of the round's problems: the pair, the draw of `problem`, and the alpha, (P,) each.

@@ -33,12 +33,14 @@ import torch
 from torch import Tensor
 
 from unmask.api import Model
+from unmask.batch import ceil_div
 from unmask.decode.loop import Decoder, Step
 from unmask.decode.options import RowOptions
 from unmask.decode.rows import decode_rows
 from unmask.denoiser import Denoiser
 from unmask.noise import derive
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
+from unmask.policies.hiding import RCR, Saber
 from unmask.policies.learned.network import (
     Observation,
     PolicyNetwork,
@@ -46,7 +48,7 @@ from unmask.policies.learned.network import (
     plackett_luce_log_prob,
     plackett_luce_rank,
 )
-from unmask.policies.learned.policy import Learned, observe
+from unmask.policies.learned.policy import Learned, changeable, observe
 from unmask.policies.prefix import Prefix
 from unmask.policies.threshold import Threshold
 from unmask.solve.problems import Problem, fitting, most_holes, scored
@@ -59,8 +61,8 @@ class Trajectory(NamedTuple):
     """N passes of all rows."""
 
     seen: Observation
-    eligible: Tensor  # (N, A) bool
-    action: Tensor  # (N, A) int64: 0 stays masked, else revealed; for a ranking 1, 2, ... in order
+    eligible: Tensor  # (N, A) bool: may be revealed, or hidden again by a policy that can
+    action: Tensor  # (N, A) int64: 0 stays as it is, else revealed or hidden again; for a ranking 1, 2, ... in order
     log_prob: Tensor  # (N,) of the action under the policy that drew it
     row: Tensor  # (N,) int64, the row of the pass
 
@@ -148,7 +150,8 @@ def _trajectory(step: Step, row: Tensor, learner: Learned) -> Trajectory:
     view, decision = step.view, step.decision
     assert view.dial is not None
     seen = observe(view, learner.settings, learner.cost(view.dial))
-    action = decision.reveal.long()
+    open_ = changeable(view, learner.settings)
+    action = (decision.reveal if decision.remask is None else decision.reveal | decision.remask & open_).long()
     if learner.settings.head == "plackett-luce":
         if decision.log_prob is None:  # an expert's set is ranked by confidence
             action = plackett_luce_rank(view.confidence, decision.reveal, None) * decision.reveal
@@ -157,7 +160,7 @@ def _trajectory(step: Step, row: Tensor, learner: Learned) -> Trajectory:
                 logits = learner.logits(view) / learner.temperature
             action = plackett_luce_rank(logits, view.eligible, view.noise if learner.sample else None)
     log_prob = torch.zeros(len(row), device=row.device) if decision.log_prob is None else decision.log_prob
-    return Trajectory(seen, view.eligible.gather(1, seen.positions), action.gather(1, seen.positions), log_prob, row)
+    return Trajectory(seen, open_.gather(1, seen.positions), action.gather(1, seen.positions), log_prob, row)
 
 
 def joined(parts: Sequence[Trajectory]) -> Trajectory:
@@ -197,6 +200,7 @@ def log_prob(network: PolicyNetwork, trajectory: Trajectory, temperature: float 
     return bernoulli_log_prob(logits, trajectory.eligible, trajectory.action > 0), logits
 
 
+_TOKENS = (1, 2, 3, 4, 6)  # tokens a pass of rules that hide again
 _THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.97, 0.99, 0.998, 0.9995)
 
 
@@ -246,19 +250,26 @@ def typed_form(expert: UnmaskingPolicy) -> str:
     Leftmost blocks of a whole canvas are the blocks of --block-size.
     """
     inner, blocks = (expert.inner, f" --block-size {expert.size}") if isinstance(expert, Leftmost) else (expert, "")
+    if isinstance(inner, Saber):
+        return f"saber:least={inner.least}"
+    if isinstance(inner, RCR):
+        return f"rcr:steps={inner.steps}"
     assert isinstance(inner, Threshold | Prefix)
     return f"{type(inner).__name__.lower()}:threshold={inner.threshold:g}{blocks}"
 
 
-def experts(length: int) -> list[UnmaskingPolicy]:
+def experts(length: int, hides: bool = False, fastest: bool = False) -> list[UnmaskingPolicy]:
     """Number of positions to fill -> the experts.
 
-    Thresholds on confidence over the whole canvas, over its leftmost quarter and eighth, and over a prefix.
+    Thresholds on confidence over the whole canvas, over its leftmost quarter and eighth, and over a prefix; for a
+    policy that hides tokens again also Saber and RCR; with `fastest` also the rule that writes everything at once.
     """
     sizes = sorted({max(1, round(length / share)) for share in (4, 8)} - {length}, reverse=True)
-    rules = [Threshold(threshold) for threshold in _THRESHOLDS]
+    rules = [Threshold(threshold) for threshold in (0.0, *_THRESHOLDS)[not fastest :]]
     blocks = [Leftmost(rule, size) for size in sizes for rule in rules]
-    return [*rules, *blocks, *(Prefix(threshold) for threshold in _THRESHOLDS)]
+    steps = sorted({ceil_div(length, tokens) for tokens in _TOKENS})
+    hiding = [*(Saber(least) for least in _TOKENS), *(RCR(count) for count in steps)] if hides else []
+    return [*rules, *blocks, *(Prefix(threshold) for threshold in _THRESHOLDS), *hiding]
 
 
 class World(NamedTuple):

@@ -39,10 +39,12 @@ class LearnSettings:
     """Most pairs of a mixture in a round: the rows of a pair are decoded together, so that fewer are faster."""
     alphas: Annotated[tuple[float, ...], real(0, 1e6, "0 is accuracy alone")] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
     """Exponents of speed, one drawn for each problem: the reward is score * ((L - passes + 1) / L) ** alpha."""
+    between: bool = False
+    """Draw alphas between two neighbours too, uniformly on the dial."""
     block_size: Count | None = None
     """Fill blocks of this number of positions; none for the whole canvas at once."""
-    reward: Literal["product", "sum"] = "product"
-    """The reward of `alphas`, or score - alpha * passes / L (the paper's ablation)."""
+    reward: Literal["product", "sum", "log"] = "product"
+    """The reward of `alphas`; or score - alpha * passes / L (the paper's ablation); or score * passes ** -alpha."""
     scale: Literal["alpha", "none", "std"] = "alpha"
     """Advantages are divided by a running deviation for each alpha, by nothing (the paper), or by their group's own."""
     weight: Literal["passes", "rollouts"] = "passes"
@@ -67,6 +69,10 @@ class LearnSettings:
     """Largest norm of the gradient."""
     warm: Natural = 50
     """Rounds of imitating the best heuristic for each alpha before GRPO; 0 for none."""
+    fastest: bool = False
+    """Among the heuristics is also the rule that writes everything in one pass."""
+    mixed: bool = False
+    """Each round of imitation has problems of every alpha, else of one."""
     warm_lr: Annotated[float, real(0, 10, above=True)] = 3e-3
     """Learning rate while imitating."""
     steering: Natural = 0
@@ -106,6 +112,10 @@ class LearnSettings:
         check_numbers(self)
         if not self.alphas:
             raise ConfigError("alphas is empty; give at least one, each 0 (accuracy alone) or more.")
+        if self.between and list(self.alphas) != sorted(set(self.alphas)):
+            raise ConfigError(f"alphas are {list(self.alphas)}; with between give them in rising order.")
+        if self.between and self.steering:
+            raise ConfigError("The heuristics of steering are chosen for each alpha; leave out steering, or between.")
 
 
 @dataclass(frozen=True, slots=True)

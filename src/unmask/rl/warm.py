@@ -10,7 +10,7 @@ from unmask.errors import RunError
 from unmask.noise import derive, generator
 from unmask.policies.base import UnmaskingPolicy
 from unmask.rl.learner import Learner
-from unmask.rl.rollout import experts, log_prob, typed_form
+from unmask.rl.rollout import Trajectory, experts, joined, log_prob, typed_form
 from unmask.run.optim import clip
 
 _WARM = 2
@@ -51,7 +51,8 @@ def _compare(
     """A pair -> heuristics, their mean rewards at each alpha (E, K), and the best score; None where it was stopped."""
     world, settings = learner.worlds[m], learner.settings
     problems = world.train[: settings.scored]
-    candidates = experts(min(world.length, settings.block_size or world.length))
+    size = min(world.length, settings.block_size or world.length)
+    candidates = experts(size, learner.run.policy.hides > 0, settings.fastest)
     rewards: list[torch.Tensor] = []
     best = 0.0
     for teacher in candidates:
@@ -80,8 +81,8 @@ def _unsolved(learner: Learner, m: int) -> None:
 def imitate(learner: Learner) -> float:
     """Take the next round of the warm start -> its last loss in nats a position.
 
-    The heuristic of a random pair and alpha decodes problems, and the network takes steps on the likelihood of its
-    actions.
+    The heuristic of a random pair and alpha decodes problems, or with `mixed` that of each alpha its share of them, and
+    the network takes steps on the likelihood of the actions.
     """
     s, round_, optimizer = learner.settings, learner.warmed, learner.warm_optimizer
     draw = generator(s.seed, _WARM, round_)
@@ -91,9 +92,16 @@ def imitate(learner: Learner) -> float:
     m = learner.pairs[int(torch.randint(len(learner.pairs), (1,), generator=draw))]
     problems = [learner.problem(m, pick) for pick in picks]
     seeds = [derive(s.seed, _WARM, round_, n) for n in range(count)]
-    teacher = learner.teachers[m * len(learner.alphas) + k]
-    trajectory = learner.roll(teacher, problems, [k] * count, seeds, pair=m).trajectory
-    assert trajectory is not None
+    which = [n * len(learner.alphas) // count for n in range(count)] if s.mixed else [k] * count
+    parts: list[Trajectory] = []
+    for alpha in dict.fromkeys(which):
+        rows = [n for n in range(count) if which[n] == alpha]
+        share, own = [problems[n] for n in rows], [seeds[n] for n in rows]
+        teacher = learner.teachers[m * len(learner.alphas) + alpha]
+        trajectory = learner.roll(teacher, share, [alpha] * len(rows), own, pair=m).trajectory
+        assert trajectory is not None
+        parts.append(trajectory)
+    trajectory = parts[0] if len(parts) == 1 else joined(parts)
     loss = torch.zeros(())
     for _ in range(_INNER):
         chosen, _ = log_prob(learner.network, trajectory)

@@ -1,5 +1,8 @@
 """The policy network (features of positions -> one logit a position), and the two laws of a set given its logits.
 
+The logit of a masked position is that of revealing it; that of a written one, where the settings allow it, of hiding it
+again. So one Bernoulli draw a position covers both.
+
 The network is one transformer block over the positions of a view, conditioned on the state of each position, the time
 and the cost of a pass: adaptive norms per position, rotary positions (arXiv:2512.09106, section 4). In a view the
 condition depends on the state of a position alone, so it is computed once a state and then looked up. A set of
@@ -9,6 +12,7 @@ positions, F features, D width, S states.
 
 __all__ = [
     "STATES",
+    "WRITTEN",
     "Observation",
     "PolicyNetwork",
     "bernoulli_entropy",
@@ -91,9 +95,12 @@ def plackett_luce_log_prob(logits: Tensor, eligible: Tensor, rank: Tensor) -> Te
 
 STATES = 3
 """Number of states of a position: written, eligible, or hidden and not eligible."""
+WRITTEN = 0
+"""The state of a written position."""
 _WAVES = 4
 _BIAS = -2.0
 _LOG_LENGTH = 3.0  # divides log(positions), which is then between 0 and 1.6 for up to 128
+_HIDE_BIAS = -4.0  # of hiding a position again
 
 
 class Observation(NamedTuple):
@@ -129,6 +136,10 @@ class PolicyNetwork(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.head = nn.Linear(d, 1)
         self._draw(torch.Generator().manual_seed(seed))
+        self.hide = nn.Linear(d, 1) if settings.hides else None
+        if self.hide is not None:
+            nn.init.zeros_(self.hide.weight)
+            nn.init.constant_(self.hide.bias, _HIDE_BIAS)
 
     def _draw(self, generator: torch.Generator) -> None:
         for module in self.modules():
@@ -143,7 +154,10 @@ class PolicyNetwork(nn.Module):
         nn.init.constant_(self.head.bias, _BIAS)
 
     def forward(self, seen: Observation) -> Tensor:
-        """Observation -> logits (N, A); those of positions that are not eligible have no meaning."""
+        """Observation -> logits (N, A) of revealing, at written positions of hiding again if the settings allow it.
+
+        Those of positions where neither is possible have no meaning.
+        """
         count = len(seen.time)
         condition = self._condition(seen)
         table = torch.cat([condition, self.adapt(F.silu(condition))], -1)
@@ -151,7 +165,9 @@ class PolicyNetwork(nn.Module):
         x = self.inputs(seen.features) + first
         x = x + (1 + six[2]) * self._attend(self.norm_1(x) * (1 + six[0]) + six[1], seen)
         x = x + (1 + six[5]) * self.down(F.gelu(self.up(self.norm_2(x) * (1 + six[3]) + six[4])))
-        return self.head(self.norm(x)).squeeze(-1)
+        x = self.norm(x)
+        logits = self.head(x).squeeze(-1)
+        return logits if self.hide is None else torch.where(seen.state == WRITTEN, self.hide(x).squeeze(-1), logits)
 
     def _condition(self, seen: Observation) -> Tensor:
         """The sum (N, S, D) of the embeddings of state, time, cost and number of positions.

@@ -11,6 +11,7 @@ __all__ = [
     "Calibration",
     "Learned",
     "alpha_of",
+    "changeable",
     "decide",
     "dial_of",
     "observe",
@@ -131,7 +132,7 @@ class Learned:
     def needs(self) -> Needs:
         features = self.settings.features
         top = self.settings.top if "top" in features else 0
-        return Needs(top=top, hidden="hidden" in features, noise=self.sample)
+        return Needs(top=top, hidden="hidden" in features, written=self.settings.hides > 0, noise=self.sample)
 
     def cost(self, dial: Tensor) -> Tensor:
         """Dial values (B,) -> the cost of a pass (B,); nan is this policy's own dial."""
@@ -203,15 +204,32 @@ def decide(policy: Learned, logits: Tensor, view: View) -> Decision:
     logits = logits / policy.temperature
     if policy.beta != 1:
         logits = (policy.beta * logits.sigmoid()).clamp(_SMALLEST, 1 - _SMALLEST).logit()
-    logits = logits + policy.shift(_dial(view))[:, None]
+    open_, shift = changeable(view, policy.settings), policy.shift(_dial(view))[:, None]
+    logits = logits + (torch.where(view.eligible, shift, -shift) if policy.settings.hides else shift)
     if policy.settings.head == "plackett-luce":
         rank = plackett_luce_rank(logits, view.eligible, view.noise if policy.sample else None)
         log_prob = plackett_luce_log_prob(logits, view.eligible, rank) if policy.sample else None
         return Decision(rank > 0, fallback=logits, log_prob=log_prob)
     p = logits.sigmoid()
-    reveal = (view.noise < p if policy.sample else p > policy.cut) & view.eligible
-    log_prob = bernoulli_log_prob(logits, view.eligible, reveal) if policy.sample else None
-    return Decision(reveal, fallback=logits, log_prob=log_prob)
+    changed = (view.noise < p if policy.sample else p > policy.cut) & open_
+    log_prob = bernoulli_log_prob(logits, open_, changed) if policy.sample else None
+    if not policy.settings.hides:
+        return Decision(changed, fallback=logits, log_prob=log_prob)
+    reveal, remask = changed & view.eligible, changed & ~view.eligible
+    left = view.eligible.sum(-1) - reveal.sum(-1).clamp(min=1)  # the loop reveals a position where the policy does not
+    return Decision(reveal, remask=remask, done=(left == 0) & ~remask.any(-1), fallback=logits, log_prob=log_prob)
+
+
+def changeable(view: View, settings: PolicySettings) -> Tensor:
+    """View -> (B, L) bool: the positions that may be revealed, and those that may be hidden again.
+
+    A written position of the block may be hidden `hides` times. Every pass reveals a position, so a block of L
+    positions takes at most L (1 + hides) passes.
+    """
+    if not settings.hides:
+        return view.eligible
+    assert view.hidings is not None
+    return view.eligible | (view.erasable & (view.hidings < settings.hides))
 
 
 def observe(view: View, settings: PolicySettings, cost: Tensor) -> Observation:
@@ -225,6 +243,11 @@ def observe(view: View, settings: PolicySettings, cost: Tensor) -> Observation:
     positions = (~present).long().argsort(dim=-1, stable=True)[:, :most]
     eligible, written = view.eligible.gather(1, positions), view.written.gather(1, positions)
     parts = [_feature(view, feature, settings, positions) for feature in settings.features]
+    if settings.hides:
+        assert view.fresh is not None
+        assert view.hidings is not None
+        fresh, hidings = (value.float().gather(1, positions)[..., None] for value in (view.fresh, view.hidings))
+        parts += [fresh if settings.scale == "raw" else _log_odds(fresh), (hidings / settings.hides).clamp(max=1)]
     features = torch.cat(parts, -1).masked_fill(~(eligible | written)[..., None], 0)
     time = view.step / view.total.clamp(min=1)
     state = torch.where(written, 0, torch.where(eligible, 1, 2))
@@ -253,6 +276,10 @@ def _feature(view: View, feature: str, settings: PolicySettings, positions: Tens
         return value / (1 + value)
     if settings.scale == "raw" or feature not in ("confidence", "top"):
         return value
+    return _log_odds(value)
+
+
+def _log_odds(value: Tensor) -> Tensor:
     return value.clamp(_SMALLEST, 1 - _SMALLEST).logit() / 4
 
 

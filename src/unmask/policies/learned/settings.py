@@ -51,6 +51,10 @@ class PolicySettings:
     """Whether the cost of a pass is an input, so that one network has a dial; else it has one behaviour and no dial."""
     head: Literal["bernoulli", "plackett-luce"] = "bernoulli"
     """A Bernoulli draw for each position, or a ranking with a STOP among the positions (appendix E)."""
+    hides: Natural = 0
+    """How often the policy may hide a written position again; 0: never. Above 0 the network has a second output, for
+    written positions, and two more inputs: the probability of the token that this pass would write there, and how often
+    the position was hidden."""
     unit: Annotated[float, real(0, 1e9, above=True)] = 24.0
     """The length that the policy was trained on: alpha = cost of a pass * `unit`."""
     largest: Annotated[float, real(0, 1e9, above=True)] = 30.0
@@ -68,9 +72,13 @@ class PolicySettings:
             raise ConfigError(f"top is {self.top}; give at least 2 probabilities, or the feature confidence alone.")
         if ("hidden" in self.features) != (self.hidden > 0):
             raise ConfigError(f"hidden is {self.hidden}; give the denoiser's width with the feature hidden, else 0.")
+        if self.hides and self.head != "bernoulli":
+            raise ConfigError(
+                f"hides is {self.hides}, and a ranking hides nothing again; give head bernoulli, or hides 0."
+            )
 
     @property
     def inputs(self) -> int:
         """Number of features of a position."""
         sizes = {"top": self.top, "hidden": self.hidden}
-        return sum(sizes.get(feature, 1) for feature in self.features)
+        return sum(sizes.get(feature, 1) for feature in self.features) + 2 * (self.hides > 0)
