@@ -232,7 +232,6 @@ class Decoder:
     def _view_before(self, canvas: Canvas, masked: Tensor, eligible: Tensor, erasable: Tensor) -> View:
         """The View before the pass: the features of written positions, as they were at the pass that wrote them."""
         drawn = needs_of(self.policy).noise or not getattr(self.policy, "looks", True)
-        noise = self._noise(canvas, POLICY) if drawn else torch.full_like(canvas.log_prob, torch.nan).double()
         return View(
             eligible=eligible,
             masked=masked,
@@ -245,7 +244,7 @@ class Decoder:
             hidings=canvas.hidings,
             step=canvas.step,
             total=canvas.total,
-            noise=noise,
+            noise=self._noise(canvas, POLICY) if drawn else torch.full_like(canvas.log_prob, torch.nan).double(),
             dial=canvas.dial,
         )
 

@@ -84,6 +84,7 @@ _FAST_END = {
     "both, alphas between": replace(_WARMER, alphas=_DENSE, between=True),
     "both, reward of log passes": replace(_WARMER, alphas=_OF_LOG, reward="log"),
 }
+_FEW = ("threshold", "margin-threshold", "entropy-bound", "confidence", "prefix", "left-to-right")
 _HIDERS = ("threshold", "prefix", "saber", "rcr", "p2", "wino")
 _TWICE = "automaton:length=48,traces=mixed"
 _FULL, _INSIDE = "full canvas", f"blocks of {AUTOMATON.block}"  # labels of `full` and `blocks`, to share their cells
@@ -187,12 +188,15 @@ def fast_end(options: QuestionOptions) -> list[Cell]:
     """The fast end: which training reaches few passes by itself, without the lower cut at the end of the dial?
 
     Each variant is measured with the whole dial, and with the alphas of its training alone. Test problems are those of
-    the first test of each task, on which few passes are worth something.
+    the first test of each task, on which few passes are worth something. Few rules are measured beside them: variants
+    are to be compared with each other.
     """
     cells: list[Cell] = []
     few, variants = (1, list(_FAST_END)[-1:]) if options.fast else (None, list(_FAST_END))
     for checkpoint, setup in setups(options)[:few]:
         against = heuristics(options, checkpoint, setup.tests[0])
+        if not options.fast:
+            against = replace(against, name=f"{against.name}-few", policies=_FEW)
         cells.append(against)
         for label in variants:
             learn = _FAST_END[label]
@@ -201,7 +205,7 @@ def fast_end(options: QuestionOptions) -> list[Cell]:
             for seed in options.seeds:
                 name = "full" if label == "recipe" else label  # the training that other questions have too
                 training = trained(options, name, checkpoint, setup.train, seed, learn=learn)
-                whole = measured(options, _FULL if label == "recipe" else label, [training], against, seed=seed)
+                whole = measured(options, label, [training], against, seed=seed)
                 own = measured(options, f"{label}, no lower cut", [training], against, seed=seed, alphas=inside)
                 cells += [training, whole, replace(own, cut=False)]
     return cells

@@ -158,8 +158,7 @@ class Learner:
         pair: int = 0,
         record: bool = True,
     ) -> Rollout:
-        """Decode problems of a pair at their alphas (indices `which`; 1.5 is the middle of the dial between the second and
-        the third) by a heuristic or, with None, by sampling the learner."""
+        """Decode problems of a pair at their alphas (indices `which`, or places between), with None by the learner."""
         sampling = self.policy(sample=True)
         w = self.worlds[pair]
         return roll_out(
