@@ -131,12 +131,11 @@ class Model:
         batch: ranges.Count = 32,
         trace: bool = False,
     ) -> Generation:
-        """Continue each prompt, which may be empty -> the texts with their tokens and log-probabilities.
+        """Continue each prompt (a text or several; may be empty) -> the texts with their tokens and log-probabilities.
 
         A row's text depends on its seed, its prompt and its options alone; what is left out has the model's default.
 
         Args:
-            prompts: a text, or a list of texts that are continued together.
             length: tokens to write after each prompt. Beyond the model's window, windows slide over the text.
             policy: which tokens appear when: a name (`unmask list policies`) such as "margin:steps=12", or an object.
             temperature: 0 takes the most probable token, 1 samples from the model; one number, or one a row.

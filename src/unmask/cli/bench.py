@@ -166,6 +166,46 @@ def _lines(cell: dict[str, Any]) -> list[str]:
     return ["", *scaling_table(cell)]
 
 
+_UNITS = (
+    ("tokens_per_second", "{:,.0f} tokens/s"),
+    ("tokens_per_second_per_gflops", "{:.2f} tokens/s per fp32 GFLOP/s"),
+    ("share_of_matmul_rate", "{:.0%} of the shape's matmul rate"),
+    ("share_of_bf16_rate", "{:.0%} of the bf16 rate"),
+    ("passes_per_second", "{:,.1f} passes/s"),
+    ("share_of_floor", "{:.0%} of the least time of a pass"),
+    ("passes_per_row", "{:.1f} passes a row"),
+    ("fp32_rate", "fp32 {:.0f} GFLOP/s"),
+    ("bf16_rate", "bf16 {:.0f} GFLOP/s"),
+    ("picked_over_full", "{:.2f} of the peak with full logits"),
+    ("tokens_per_cpu_second", "{:,.0f} tokens per CPU-second"),
+    ("passes", "{} passes"),
+    ("first_pass_positions", "{} positions in the first pass"),
+    ("most_positions_after", "at most {} in later ones"),
+    ("floor_ms", "least time of a pass {:.2f} ms"),
+    ("bandwidth", "weights are read at {:.0f} GB/s"),
+    ("ar_cpu_seconds", "AR {:.3f} CPU-s"),
+    ("ar_gflop", "{:.0f} GFLOP"),
+    ("masked_cpu_seconds", "masked {:.3f} CPU-s"),
+    ("masked_gflop", "{:.0f} GFLOP"),
+    ("per_operation", "AR over masked per operation {:.3f}"),
+    ("least_per_operation", "least {:.3f}"),
+    ("largest_per_operation", "largest {:.3f}"),
+    ("cpu_seconds", "{:.3f} CPU-s"),
+    ("floor_cpu_seconds", "arithmetic alone {:.3f}"),
+    ("row_at_batch_8", "a row at batch 8 costs {:.2f} of one alone"),
+    ("share_of_pass", "{:.1%} of a pass"),
+    ("pass_ms", "{:.2f} ms a pass"),
+    ("network_ms", "{:.2f} ms network"),
+    ("reductions_ms", "{:.2f} ms reductions"),
+    ("bookkeeping_ms", "{:.2f} ms bookkeeping"),
+    ("policy_ms", "{:.2f} ms policy"),
+    ("largest_probability_gap", "probabilities off by up to {:.3f}"),
+    ("mean_total_variation", "total variation {:.4f} on average"),
+    ("final_tokens_differ", "{:.0%} of the final tokens differ"),
+)
+"""The numbers of a cell, in the order in which a line has them, each with its unit."""
+
+
 def _line(cell: dict[str, Any]) -> str:
     """Measured cell -> one line: its name, then each number with its unit."""
     shape = cell["shape"]
@@ -174,45 +214,7 @@ def _line(cell: dict[str, Any]) -> str:
         + f" {shape['name']} L{shape['length']} B{shape['batch']} V{shape['vocab']} d{shape['width']}"
     )
     parts = [f"T={cell['steps']}"] if "steps" in cell else []
-    units = (
-        ("tokens_per_second", "{:,.0f} tokens/s"),
-        ("tokens_per_second_per_gflops", "{:.2f} tokens/s per fp32 GFLOP/s"),
-        ("share_of_matmul_rate", "{:.0%} of the shape's matmul rate"),
-        ("share_of_bf16_rate", "{:.0%} of the bf16 rate"),
-        ("passes_per_second", "{:,.1f} passes/s"),
-        ("share_of_floor", "{:.0%} of the least time of a pass"),
-        ("passes_per_row", "{:.1f} passes a row"),
-        ("fp32_rate", "fp32 {:.0f} GFLOP/s"),
-        ("bf16_rate", "bf16 {:.0f} GFLOP/s"),
-        ("picked_over_full", "{:.2f} of the peak with full logits"),
-        ("tokens_per_cpu_second", "{:,.0f} tokens per CPU-second"),
-        ("passes", "{} passes"),
-        ("first_pass_positions", "{} positions in the first pass"),
-        ("most_positions_after", "at most {} in later ones"),
-        ("floor_ms", "least time of a pass {:.2f} ms"),
-        ("bandwidth", "weights are read at {:.0f} GB/s"),
-        ("ar_cpu_seconds", "AR {:.3f} CPU-s"),
-        ("ar_gflop", "{:.0f} GFLOP"),
-        ("masked_cpu_seconds", "masked {:.3f} CPU-s"),
-        ("masked_gflop", "{:.0f} GFLOP"),
-        ("per_operation", "AR over masked per operation {:.3f}"),
-        ("least_per_operation", "least {:.3f}"),
-        ("largest_per_operation", "largest {:.3f}"),
-        ("cpu_seconds", "{:.3f} CPU-s"),
-        ("floor_cpu_seconds", "arithmetic alone {:.3f}"),
-        ("row_at_batch_8", "a row at batch 8 costs {:.2f} of one alone"),
-        ("share_of_pass", "{:.1%} of a pass"),
-        ("passes_per_second", "{:,.0f} passes/s"),
-        ("pass_ms", "{:.2f} ms a pass"),
-        ("network_ms", "{:.2f} ms network"),
-        ("reductions_ms", "{:.2f} ms reductions"),
-        ("bookkeeping_ms", "{:.2f} ms bookkeeping"),
-        ("policy_ms", "{:.2f} ms policy"),
-        ("largest_probability_gap", "probabilities off by up to {:.3f}"),
-        ("mean_total_variation", "total variation {:.4f} on average"),
-        ("final_tokens_differ", "{:.0%} of the final tokens differ"),
-    )
-    parts += [form.format(cell[key]) for key, form in units if cell.get(key) is not None]
+    parts += [form.format(cell[key]) for key, form in _UNITS if cell.get(key) is not None]
     if cell.get("compiled"):
         parts.append("compiled")
     if "peak" in cell:

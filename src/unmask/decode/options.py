@@ -169,14 +169,7 @@ def make_decoder(
 
     Raises RequestError for what does not go together.
     """
-    plain = denoiser
-    if feedback and not getattr(denoiser, "soft", 0):
-        raise RequestError(
-            "This model was not trained with soft masks, and feedback would be input of a kind that it has never seen; "
-            "leave feedback out, or train it with them first: unmask train --init CHECKPOINT --model.soft 3."
-        )
-    if feedback is False and getattr(denoiser, "soft", 0):
-        denoiser = PlainMasks(denoiser)
+    plain, denoiser = denoiser, _fed(denoiser, feedback)
     context = Context(schedule, lambda: _unigram(plain, device), getattr(plain, "parameterization", "") or "subs")
     rule = make(policy, context) if isinstance(policy, str) else _usable(policy)
     if passes is not None:
@@ -217,6 +210,17 @@ def measuring(denoiser: Denoiser, tokenizer: Tokenizer) -> Denoiser:
     if isinstance(denoiser, Suppressed) and tokenizer.unknown_id in denoiser.ids:
         denoiser = replace(denoiser, ids=tuple(token for token in denoiser.ids if token != tokenizer.unknown_id))
     return two_pass(denoiser)
+
+
+def _fed(denoiser: Denoiser, feedback: bool | None) -> Denoiser:
+    """A denoiser -> the same, with plain masks if `feedback` is False. Raises RequestError where it cannot be True."""
+    soft = getattr(denoiser, "soft", 0)
+    if feedback and not soft:
+        raise RequestError(
+            "This model was not trained with soft masks, and feedback would be input of a kind that it has never seen; "
+            "leave feedback out, or train it with them first: unmask train --init CHECKPOINT --model.soft 3."
+        )
+    return PlainMasks(denoiser) if soft and feedback is False else denoiser
 
 
 def _usable(policy: Any) -> UnmaskingPolicy:

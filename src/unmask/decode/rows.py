@@ -174,26 +174,20 @@ def slide(
         open_ = [i for i, text in enumerate(texts) if not text.stopped and _missing(text, new[i])]
         if not open_:
             return texts
-        starts, rows = [], []
-        for i in open_:
-            start = _window_start(texts[i], window, stride)
-            room = window - (len(texts[i].tokens) - start)
-            wanted = min(room, _missing(texts[i], new[i]))
-            starts.append(start)
-            rows.append([*texts[i].tokens[start:], *[decoder.denoiser.mask_id] * wanted])
+        windows = [_window(texts[i], new[i], window, stride, decoder.denoiser.mask_id) for i in open_]
         filled = yield from decode_rows(
             decoder,
-            rows,
+            [row for _, row in windows],
             [derive(seeds[i], turn) for i in open_],
             pad_id=pad_id,
             batch=batch,
             device=device,
             places=open_,
-            before=[texts[i].tokens[:start] for i, start in zip(open_, starts, strict=True)],
+            before=[texts[i].tokens[:start] for i, (start, _) in zip(open_, windows, strict=True)],
             source=source,
             options=options.keep(open_),
         )
-        for i, start, row in zip(open_, starts, filled, strict=True):
+        for i, (start, _), row in zip(open_, windows, filled, strict=True):
             _take(texts[i], row, len(texts[i].tokens) - start, eos_id)
         turn += 1
 
@@ -220,11 +214,15 @@ def _missing(text: Written, new: int) -> int:
     return new - (len(text.tokens) - text.prompt)
 
 
-def _window_start(text: Written, window: int, stride: int) -> int:
-    """Where the next window begins: at 0 while the first is not full, else `window - stride` before the end."""
+def _window(text: Written, new: int, window: int, stride: int, mask_id: int) -> tuple[int, list[int]]:
+    """Where the next window of a text begins, and its tokens, with MASK where something is to be written.
+
+    It begins at 0 while the first window is not full, else `window - stride` tokens before the end of the text.
+    """
     length = len(text.tokens)
-    fits = length < window if length == text.prompt else False
-    return 0 if fits else max(0, length - (window - stride))
+    start = 0 if length == text.prompt and length < window else max(0, length - (window - stride))
+    known = text.tokens[start:]
+    return start, [*known, *[mask_id] * min(window - len(known), _missing(text, new))]
 
 
 def _take(text: Written, row: Filled, start: int, eos_id: int | None) -> None:
