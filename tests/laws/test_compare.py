@@ -128,6 +128,14 @@ def test_groups_and_reversals() -> None:
         LEARNED: ["learned:from=x,dial=0.1 @ full"],
     }
     assert LEARNED not in grouped(outcomes[:3])
+    compound = {
+        REFERENCES: ["freedave over prefix:threshold=0.9", "early-stop:early=1 over pc", "klass or left-to-right"],
+        LEARNED: ["early-stop over learned:from=x", "learned:from=x or prefix"],
+        POSITION_FREE: ["freedave:drafts=2 over threshold", "klass:kl=1 or confidence:steps=3"],
+    }
+    groups = grouped([make(name) for names in compound.values() for name in names])
+    for group, names in compound.items():
+        assert [outcome.setting.policy for outcome in groups[group]] == names
     dials = [make("a", passes=9), make("b", passes=7), make("c", passes=8), make("d", passes=2)]
     assert reversals(dials) == 1
     assert reversals(dials, tolerance=1.5) == 0

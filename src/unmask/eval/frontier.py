@@ -24,6 +24,7 @@ __all__ = [
     "one_pass",
     "resample",
     "reversals",
+    "rules_of",
 ]
 
 from collections.abc import Mapping, Sequence
@@ -206,9 +207,10 @@ def reversals(outcomes: Sequence[Outcome], tolerance: float = 0.05) -> int:
 
 def grouped(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     """Outcomes -> those of each group of policies; empty groups are left out."""
-    learned = [outcome for outcome in outcomes if family(outcome.setting.policy) == LEARNED]
-    references = [outcome for outcome in outcomes if family(outcome.setting.policy) in POSITIONAL]
-    free = [outcome for outcome in outcomes if family(outcome.setting.policy) not in (LEARNED, *POSITIONAL)]
+    learned, references, free = list[Outcome](), list[Outcome](), list[Outcome]()
+    for outcome in outcomes:
+        rules = rules_of(outcome.setting.policy)
+        (learned if LEARNED in rules else references if rules & {*POSITIONAL} else free).append(outcome)
     groups = {
         POSITION_FREE: [outcome for outcome in free if outcome.setting.block_size is None],
         POSITION_FREE_ANY: free,
@@ -216,6 +218,11 @@ def grouped(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
         LEARNED: learned,
     }
     return {name: members for name, members in groups.items() if members}
+
+
+def rules_of(policy: str) -> set[str]:
+    """A policy as text, such as "freedave over prefix:threshold=0.9" -> the names of the rules in it, its own too."""
+    return {part.partition(":")[0] for whole in policy.split(" or ") for part in whole.split(" over ")}
 
 
 def family(policy: str) -> str:

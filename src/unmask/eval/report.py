@@ -27,7 +27,7 @@ from unmask.config import run_record, to_path
 from unmask.disk.files import atomic_text
 from unmask.disk.folders import refuse_foreign_file
 from unmask.errors import ConfigError
-from unmask.eval.frontier import POSITIONAL, Frontier, Frontiers, family
+from unmask.eval.frontier import POSITIONAL, Frontier, Frontiers, rules_of
 from unmask.eval.pace import PaceComparison
 from unmask.plots import can_draw, distinct_colors, new_figure, save_figure
 from unmask.solve.pareto import envelope_at, pareto
@@ -195,7 +195,7 @@ def _panel(panel: Any, result: Frontiers, keys: set[str]) -> None:
         if not len(passes):
             continue
         kept = pareto(passes, accuracy)
-        style = "--" if family(name) in POSITIONAL else "-"
+        style = "--" if rules_of(name) & {*POSITIONAL} else "-"
         panel.step(passes[kept], accuracy[kept], style, where="post", marker="o", ms=3, lw=1.1, color=color, label=name)
         panel.vlines(passes[kept], interval[kept, 0], interval[kept, 1], color=color, lw=0.7, alpha=0.6)
 
