@@ -81,7 +81,11 @@ class Quiet(Listener[RoundReport, ValidationResult]):
 @pytest.mark.slow
 @pytest.mark.parametrize("steering", [0, 1])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: int) -> None:
+    """Without steering with a policy that hides tokens again, and with every setting for the fast end."""
     run = replace(RUN, learn=replace(SMALL, steering=steering))
+    if not steering:
+        learn = replace(SMALL, mixed=True, fastest=True, between=True)
+        run = replace(RUN, policy=replace(RUN.policy, hides=1), learn=learn)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done, calibration = fit(open_learning(run, out=whole).learner, Quiet())
     assert done.reason == "finished"

@@ -280,6 +280,9 @@ def test_alpha_zero_rewards_accuracy_alone() -> None:
     assert float(paid[3]) == pytest.approx(1 / 24)
     assert float(rewards(scores, torch.ones(4), length, torch.full((4,), 30.0))[2]) == 1
     assert float(rewards(scores, passes, length, torch.ones(4), "sum")[0]) == pytest.approx(-1 / 24)
+    logged = rewards(scores, torch.tensor([1.0, 2.0, 4.0, 8.0]), length, torch.full((4,), 0.5), "log")
+    assert logged.tolist() == pytest.approx([0, 0.5 * 2**-0.5, 4**-0.5, 8**-0.5])
+    assert float(logged[3] / logged[2]) == pytest.approx(float(logged[2]) / 2**-0.5)  # halving is worth the same
 
 
 @pytest.mark.parametrize("scale", ["alpha", "none", "std"])

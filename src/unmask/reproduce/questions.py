@@ -237,7 +237,11 @@ def hiding(options: QuestionOptions) -> list[Cell]:
 
 
 def open_questions(options: QuestionOptions) -> list[Cell]:
-    """Transfer, control by alpha, seconds, the fast end and hiding again, all with the whole dial: five questions."""
+    """Transfer, control by alpha, seconds, the fast end and hiding again, all with the whole dial: five questions.
+
+    A fast run has the first denoiser alone.
+    """
+    options = replace(options, calibrated=(), others=()) if options.fast else options
     parts = (transfer, alpha, fast_end, hiding, seconds)
     return [cell for part in parts for cell in part(options)]
 

@@ -9,6 +9,7 @@ import torch
 from unmask.errors import RunError
 from unmask.noise import derive, generator
 from unmask.policies.base import UnmaskingPolicy
+from unmask.policies.learned.network import WRITTEN
 from unmask.rl.learner import Learner
 from unmask.rl.rollout import Trajectory, experts, joined, log_prob, typed_form
 from unmask.run.optim import clip
@@ -82,7 +83,7 @@ def imitate(learner: Learner) -> float:
     """Take the next round of the warm start -> its last loss in nats a position.
 
     The heuristic of a random pair and alpha decodes problems, or with `mixed` that of each alpha its share of them, and
-    the network takes steps on the likelihood of the actions.
+    the network takes steps on the likelihood of the actions. A rule that never hides a token says nothing about hiding.
     """
     s, round_, optimizer = learner.settings, learner.warmed, learner.warm_optimizer
     draw = generator(s.seed, _WARM, round_)
@@ -100,6 +101,8 @@ def imitate(learner: Learner) -> float:
         teacher = learner.teachers[m * len(learner.alphas) + alpha]
         trajectory = learner.roll(teacher, share, [alpha] * len(rows), own, pair=m).trajectory
         assert trajectory is not None
+        if not (trajectory.action.bool() & (trajectory.seen.state == WRITTEN)).any():  # a rule that hides nothing
+            trajectory = trajectory._replace(eligible=trajectory.eligible & (trajectory.seen.state != WRITTEN))
         parts.append(trajectory)
     trajectory = parts[0] if len(parts) == 1 else joined(parts)
     loss = torch.zeros(())
