@@ -23,6 +23,7 @@ from unmask.reproduce.text import TextOptions
 if TYPE_CHECKING:
     from unmask.reproduce.results import Record
 
+_GENERAL = "kindred-general-policy"
 _OF_POLICIES = {field.name for field in fields(QuestionOptions)} - {"seeds", "fast"}
 
 
@@ -47,6 +48,9 @@ class ReproduceArguments(QuestionOptions):
     judge: str | None = None
     """A causal language model that judges the written texts of mdlm-generation too, by name or folder, such as
     smollm2-135m-instruct-q4_1 (unmask fetch)."""
+    pairs: tuple[str, ...] = ()
+    """Pairs for kindred-general-policy, NAME=CHECKPOINT=TASK each, or NAME=CHECKPOINT for one of its own, or NAME=none;
+    by default bundled denoisers and some that are trained."""
     out: str = "runs/reproduce"
     """The folder to write."""
     workers: Threads | None = None
@@ -111,13 +115,22 @@ def _plan(args: ReproduceArguments, typed: set[str], folder: Path) -> Plan:
     if args.fast and "seeds" not in typed:
         args = replace(args, seeds=args.seeds[:1])
     if args.name in text_questions.names():
-        refuse(typed & _OF_POLICIES, f"{args.name}, which trains no policies.")
+        own = {"rounds", "count"} if args.name == _GENERAL else set[str]()
+        refuse(typed & (_OF_POLICIES - own), f"{args.name}, which trains no policies.")
+        if args.name != _GENERAL:
+            refuse(typed & {"pairs"}, f"{args.name}; it is for {_GENERAL}.")
         scale = "fast" if args.fast else "published" if args.published else "full"
         if args.name not in ("mdlm-generation", text_questions.EVERY):
             refuse(typed & {"judge"}, f"{args.name}; it is for mdlm-generation, which writes texts.")
-        return text_questions.plan_of(args.name, TextOptions(scale, args.seeds, _judge(args.judge)))
+        options = TextOptions(scale, args.seeds, _judge(args.judge))
+        if own:
+            options = replace(
+                options, pairs=args.pairs, rounds=args.rounds, count=args.count if "count" in typed else None
+            )
+        return text_questions.plan_of(args.name, options)
     refuse(
-        typed & {"judge", "published"}, "questions about policies; it is for those about masked diffusion, mdlm-...."
+        typed & {"judge", "published", "pairs"},
+        "questions about policies; it is for those about masked diffusion, mdlm-....",
     )
     plan = questions.plan_of(args.name, args)
     questions.check(plan, folder)

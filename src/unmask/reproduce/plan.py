@@ -43,6 +43,7 @@ from unmask.errors import ConfigError
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 from unmask.ranges import Count, Seed, check_numbers
 from unmask.reproduce.dna import DNA_CELLS
+from unmask.reproduce.general import GENERAL_CELLS
 from unmask.reproduce.holes import HOLE_CELLS
 from unmask.reproduce.masks import MASK_CELLS
 from unmask.reproduce.representations import REPRESENTATION_CELLS
@@ -188,6 +189,7 @@ CELLS: dict[str, type[Cell]] = {
     **TEXT_CELLS,
     **DNA_CELLS,
     **HOLE_CELLS,
+    **GENERAL_CELLS,
     **MASK_CELLS,
     **REPRESENTATION_CELLS,
     **RULE_CELLS,

@@ -10,9 +10,11 @@ __all__ = [
     "RULE_CELLS",
     "RULE_RESULTS",
     "Tuned",
+    "bench_of",
     "draw_rules",
     "grids",
     "hiding_section",
+    "outcomes_of_sweep",
     "rule_sections",
     "tune",
 ]
@@ -111,7 +113,7 @@ def tune(cell: Tuned, record: Path) -> dict[str, Any]:
     from unmask.solve.problems import most_holes
     from unmask.solve.settings import block_sizes, settings_of
 
-    bench, arguments = _bench(cell, "valid", cell.valid, cell.seed)
+    bench, arguments = bench_of(cell.checkpoint, cell.task, "valid", cell.valid, cell.seed)
     length = most_holes(bench.problems)
     policies = cell.policies
     if cell.training is not None:
@@ -119,20 +121,20 @@ def tune(cell: Tuned, record: Path) -> dict[str, Any]:
     settings = settings_of(policies, block_sizes(cell.blocks, length), length)
     if len(settings) > cell.budget:
         settings = [settings[round(at)] for at in np.linspace(0, len(settings) - 1, cell.budget)]
-    tried = _outcomes(bench, arguments, settings, record / "valid.jsonl")
+    tried = outcomes_of_sweep(bench, arguments, settings, record / "valid.jsonl")
     best = pareto(np.array([o.mean_passes for o in tried]), np.array([o.accuracy for o in tried]))
-    bench, arguments = _bench(cell, "test", cell.tests, _TEST_SEED)
-    kept = _outcomes(bench, arguments, [tried[at].setting for at in best], record / "test.jsonl")
+    bench, arguments = bench_of(cell.checkpoint, cell.task, "test", cell.tests, _TEST_SEED)
+    kept = outcomes_of_sweep(bench, arguments, [tried[at].setting for at in best], record / "test.jsonl")
     return {"length": most_holes(bench.problems), "tried": len(tried), "rows": [asdict(outcome) for outcome in kept]}
 
 
-def _bench(cell: Tuned, split: str, count: int, seed: int) -> "tuple[Bench, dict[str, Any]]":
-    """The problems of a split, and the arguments that name them in a record."""
+def bench_of(checkpoint: str, task: str, split: str, count: int, seed: int) -> "tuple[Bench, dict[str, Any]]":
+    """A denoiser, a task and a split -> its problems, and the arguments that name them in a record."""
     from unmask.solve.sweep import open_bench
 
     arguments: dict[str, Any] = {
-        "checkpoint": cell.checkpoint,
-        "task": cell.task,
+        "checkpoint": checkpoint,
+        "task": task,
         "split": split,
         "count": count,
         "seed": seed,
@@ -141,7 +143,7 @@ def _bench(cell: Tuned, split: str, count: int, seed: int) -> "tuple[Bench, dict
     return open_bench(**arguments), arguments
 
 
-def _outcomes(bench: "Bench", arguments: dict[str, Any], settings: list[Any], record: Path) -> "list[Outcome]":
+def outcomes_of_sweep(bench: "Bench", arguments: dict[str, Any], settings: list[Any], record: Path) -> "list[Outcome]":
     """Settings -> their outcomes in the same order; those that `record` has are not computed again."""
     from unmask.solve.sweep import stamps, sweep
 

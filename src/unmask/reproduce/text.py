@@ -125,6 +125,12 @@ class TextOptions:
     """Seeds of the trainings."""
     judge: str | None = None
     """Name or folder of a causal language model that judges written texts too."""
+    pairs: tuple[str, ...] = ()
+    """Pairs of a denoiser and a task for kindred-general-policy, NAME=CHECKPOINT=TASK each."""
+    rounds: Count | None = None
+    """Rounds of the policies of that question; by default the recipe's number."""
+    count: Count | None = None
+    """Test problems of that question; by default its own number."""
 
     def __post_init__(self) -> None:
         check_numbers(self)

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from unmask.reproduce.dna_questions import dna, dna_rates
+from unmask.reproduce.general_questions import general_policy
 from unmask.reproduce.generation import generation, length, precision
 from unmask.reproduce.kindred import holes, mask_agnostic
 from unmask.reproduce.plan import plain
@@ -211,6 +212,7 @@ _MDLM = {f"mdlm-{question.__name__.replace('_', '-')}": question for question in
 QUESTIONS: dict[str, Callable[[TextOptions], Planned]] = {
     **_MDLM,
     "kindred-holes": holes,
+    "kindred-general-policy": general_policy,
     "kindred-mask-agnostic": mask_agnostic,
     "kindred-rules": rules,
     "kindred-soft-masks": soft_masks,

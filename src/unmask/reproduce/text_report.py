@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from unmask.output import markdown_table
 from unmask.plots import can_draw
 from unmask.reproduce.dna import Composition, Probed, dna_sections, draw_composition
+from unmask.reproduce.general import Swept
+from unmask.reproduce.general_report import draw_general, general_sections
 from unmask.reproduce.generation_report import by_label, draw, sections
 from unmask.reproduce.holes import Spanned, draw_lengths, hole_figures, hole_section
 from unmask.reproduce.masks import MaskProbed, draw_masks, mask_figures, mask_section
@@ -64,6 +66,7 @@ def draw_pictures(plan: TextQuestion, records: dict[str, Record], path: Path) ->
     if can_draw():
         draw_masks(by_label(plan, records, MaskProbed), path)
     draw_composition(by_label(plan, records, Composition), path / "kmers.png")
+    draw_general(by_label(plan, records, Swept), path)
     draw_rules(by_label(plan, records, Tuned), path / "rules.png")
     draw_lengths(by_label(plan, records, Spanned), path / "lengths.png")
 
@@ -86,6 +89,7 @@ def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[st
         hole_section(by_label(plan, records, Spanned)),
         representation_section(by_label(plan, records, Classified)),
         *rule_sections(by_label(plan, records, Tuned)),
+        *general_sections(by_label(plan, records, Swept)),
         puzzle_section(by_label(plan, records, Solved)),
         _validations(plan, records),
         _fits(plan, records),

@@ -12,6 +12,7 @@ from unmask.errors import ConfigError
 from unmask.output import show
 from unmask.ranges import Count
 from unmask.reproduce.dna import DNA_RESULTS, Composition, Probed, compose, probe_windows
+from unmask.reproduce.general import GENERAL_RESULTS, Swept, sweep_cell
 from unmask.reproduce.holes import HOLE_RESULTS, Spanned, measure_spans
 from unmask.reproduce.masks import MASK_RESULTS, MaskProbed, probe_cell
 from unmask.reproduce.plan import DEVICE, DTYPE
@@ -113,6 +114,7 @@ TEXT_RESULTS: dict[str, type[Any]] = {
     "raced": _Written,
     **DNA_RESULTS,
     **HOLE_RESULTS,
+    **GENERAL_RESULTS,
     **MASK_RESULTS,
     **REPRESENTATION_RESULTS,
     **RULE_RESULTS,
@@ -150,6 +152,8 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
             return tune(cell, folder)
         case PassTimed():
             return time_passes(cell)
+        case Swept():
+            return sweep_cell(cell, folder, runs)
         case Probed():
             model = model_of(runs, cell.training)
             return probe_windows(cell, model, text_of(model))

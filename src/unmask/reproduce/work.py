@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unmask.config import library_versions
 from unmask.errors import ConfigError, DataError, RequestError, UnmaskError
 from unmask.output import show
+from unmask.reproduce.general import Policied, in_folder
 from unmask.reproduce.plan import DEVICE, DTYPE, Arena, Cell, Heuristics, Measured, Timed, Training
 from unmask.reproduce.results import Record, read, read_cell, run_folder, write
 from unmask.reproduce.text import TextCell
@@ -57,10 +58,11 @@ def perform(cell: Cell, folder: Path) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
+    if isinstance(cell, Training | Policied):
+        run = cell.run if isinstance(cell, Training) else in_folder(cell.run, run_folder(folder, ""))
+        return _train(run, run_folder(folder, cell.name))
     if isinstance(cell, TextCell):
         return perform_text(cell, run_folder(folder, cell.name), run_folder(folder, ""))
-    if isinstance(cell, Training):
-        return _train(cell, run_folder(folder, cell.name))
     if isinstance(cell, Heuristics):
         return _sweep_heuristics(cell, folder)
     if isinstance(cell, Measured):
@@ -83,17 +85,17 @@ class _TrainingLog(Listener[Any, "ValidationResult"]):
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def _train(cell: Training, folder: Path) -> dict[str, Any]:
+def _train(run: LearnRun, folder: Path) -> dict[str, Any]:
     """Train from the newest checkpoint, if there is one -> figures of the training."""
     from unmask.disk.folders import latest
     from unmask.rl.loop import fit
     from unmask.rl.session import open_learning, recorded_learning
 
     resumed = latest(folder) is not None
-    if resumed and _requested(recorded_learning(folder), cell.run) != cell.run:
+    if resumed and _requested(recorded_learning(folder), run) != run:
         raise ConfigError(f"{folder} was trained with other settings; choose another folder with --out.")
     out, resume = (None, folder) if resumed else (folder, None)
-    with closing(open_learning(cell.run, out=out, resume=resume)) as session:
+    with closing(open_learning(run, out=out, resume=resume)) as session:
         result, _ = fit(session.learner, _TrainingLog())
     if result.reason == "interrupted":
         raise KeyboardInterrupt
@@ -111,9 +113,13 @@ def _requested(recorded: LearnRun, cell_run: LearnRun) -> LearnRun:
     """A recorded run -> the run as it was requested: with the unit and the largest alpha of the cell's settings."""
     from unmask.config import absolute_path
 
+    def placed(run: LearnRun) -> list[tuple[str, str]]:
+        return [(absolute_path(pair.checkpoint), pair.task) for pair in run.pairs]
+
     policy = replace(recorded.policy, unit=cell_run.policy.unit, largest=cell_run.policy.largest)
-    same = absolute_path(cell_run.checkpoint) == absolute_path(recorded.checkpoint)  # a run records the absolute path
-    return replace(recorded, policy=policy, checkpoint=cell_run.checkpoint if same else recorded.checkpoint)
+    if placed(cell_run) == placed(recorded):  # a run records absolute paths
+        recorded = replace(recorded, checkpoint=cell_run.checkpoint, others=cell_run.others)
+    return replace(recorded, policy=policy)
 
 
 def _seconds_spent(metrics: Path) -> dict[str, float]:
