@@ -28,25 +28,26 @@ class _Task(NamedTuple):
     group: Literal["serial", "grid", "text", "other"]
 
 
-_SUMS = (
-    "gym:dataset=basic_arithmetic,size=200000,length=6,tail=true,min_terms=3,max_terms=3,min_digits=4,max_digits=4,"
-    "operators=+,allow_parentheses=false,allow_negation=false"
-)
+def _of_recipe(name: str) -> str:
+    """The recipe of a denoiser -> the task on whose problems it is trained."""
+    return RECIPES[name]().data.source.removeprefix("task:").rpartition("@")[0]
+
+
 _TASKS = {
     "automaton_eos": _Task("automaton_eos", "automaton:traces=mixed", "serial"),
     "automaton": _Task("automaton", "automaton:traces=mixed", "serial"),
     "automaton_long_eos": _Task("recipe", "automaton:length=48,traces=mixed", "serial"),
     "sudoku": _Task("sudoku", "sudoku", "grid"),
-    "arithmetic": _Task("recipe", "arithmetic:modulus=5,length=8", "serial"),
-    "countdown": _Task("recipe", "countdown:largest=20", "other"),
+    "arithmetic": _Task("recipe", _of_recipe("arithmetic"), "serial"),
+    "countdown": _Task("recipe", _of_recipe("countdown"), "other"),
     "infill": _Task("wordnet", "infill", "text"),
     "antibody": _Task("recipe", "antibody-cdr3:longest=12", "text"),
-    "sums": _Task("recipe", _SUMS, "serial"),
+    "sums": _Task("recipe", _of_recipe("sums"), "serial"),
 }
 _HELD_OUT = {"serial": ("arithmetic", "sums", "automaton_eos"), "grid": ("sudoku",), "text": ("infill", "antibody")}
 """By group, the pair that a mixture is trained without: the first one that there is."""
 _STARTS = {"automaton_long_eos": "automaton_long"}
-_BUNDLED = ("automaton_eos", "automaton", "sudoku")
+_FAST = ("automaton_eos", "automaton")
 
 
 def general_policy(options: TextOptions) -> Planned:
@@ -78,8 +79,7 @@ def general_policy(options: TextOptions) -> Planned:
 
 def _tasks(options: TextOptions) -> dict[str, _Task]:
     """The pairs by name: those of this module, changed by `options.pairs`. Raises ConfigError for more than nine."""
-    known_here = {name: task for name, task in _TASKS.items() if task.checkpoint != "recipe" or name in RECIPES}
-    tasks = dict(known_here) if options.scale != "fast" else {name: _TASKS[name] for name in _BUNDLED}
+    tasks = dict(_TASKS) if options.scale != "fast" else {name: _TASKS[name] for name in _FAST}
     for text in options.pairs:
         name, _, rest = text.partition("=")
         checkpoint, _, task = rest.partition("=")
@@ -118,8 +118,8 @@ def _policied(options: TextOptions, label: str, pairs: list[Pair], seed: Seed, w
     warm = run.learn.warm if len(pairs) > 1 else run.learn.warm // 2
     learn = replace(run.learn, rounds=rounds, warm=warm, seed=seed, device="cpu", dtype="float32", threads=1)
     if options.scale == "fast":
-        small = {"warm": 2, "scored": 2, "pool": 8, "valid_prompts": 2, "valid_every": 1, "calibrated": 2}
-        learn = replace(learn, rounds=options.rounds or 2, prompts=2, group=2, alphas=(0.0, 3.0), **small)
+        small = {"warm": 2, "scored": 1, "pool": 4, "valid_prompts": 1, "valid_every": 2, "calibrated": 1}
+        learn = replace(learn, rounds=options.rounds or 2, prompts=2, group=2, alphas=(3.0,), **small)
     policy = replace(run.policy, width=width, heads=max(run.policy.heads, width // 32))
     others = tuple(pair.name for pair in pairs[1:])
     return Policied(
