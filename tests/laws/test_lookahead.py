@@ -119,7 +119,7 @@ def test_it_keeps_the_contract(rule: str, block_size: int | None) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("freedave over random", "it draws random numbers"),
+        ("freedave over random", r"around TopK\(score=random, steps=None, pace=linear\): it draws random numbers"),
         ("freedave over remdm", "ends its blocks itself"),
         ("freedave over p2", "ends its blocks itself"),
         ("freedave over dream:steps=4,alg_temp=0.5", "it draws random numbers"),

@@ -163,6 +163,11 @@ class TopK:
     def __post_init__(self) -> None:
         check_numbers(self)
 
+    def __repr__(self) -> str:
+        """As of any dataclass, but with the names of functions, for messages."""
+        score, pace = (getattr(part, "__name__", repr(part)) for part in (self.score, self.pace))
+        return f"TopK(score={score}, steps={self.steps}, pace={pace})"
+
     @property
     def looks(self) -> bool:
         return self.score not in MODEL_FREE
