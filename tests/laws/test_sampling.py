@@ -11,6 +11,7 @@ from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.decode.propose import propose
 from unmask.denoiser import clean_log_probs
+from unmask.errors import RunError
 from unmask.noise import POLICY, TOKENS, uniform
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.base import UnmaskingPolicy
@@ -309,3 +310,17 @@ def test_temperature_zero_takes_the_most_probable() -> None:
     logits = torch.tensor([[0.1, 2.0, 1.0, 9.0], [3.0, 1.0, 2.0, 9.0]])
     proposal = propose(logits, 3, torch.tensor([0.999, 0.999], dtype=torch.float64), 0.0, 1.0)
     assert proposal.tokens.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("temperature, top_p", [(0.0, 1.0), (1.0, 1.0), (0.5, 0.7)])
+def test_logits_that_are_not_numbers_give_tokens_of_the_vocabulary_until_they_are_refused(
+    temperature: float, top_p: float
+) -> None:
+    """On a GPU the check comes after the draw, and an index past the end stopped the process before its sentence."""
+    logits, u = torch.full((2, V + 1), torch.nan), torch.tensor([0.01, 0.99], dtype=torch.float64)
+    later: list[bool] = []
+    proposal = propose(logits, V, u, temperature, top_p, refuse=lambda wrong, _: later.append(bool(wrong)))
+    assert later == [True]
+    assert int(proposal.tokens.min()) >= 0 and int(proposal.tokens.max()) <= V
+    with pytest.raises(RunError, match="NaN"):
+        propose(torch.full((2, V + 1), torch.nan), V, u, temperature, top_p)

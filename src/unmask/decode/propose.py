@@ -133,9 +133,10 @@ def two_best(values: Tensor) -> tuple[Tensor, Tensor]:
 def _inverse(weights: Tensor, u: Tensor) -> Tensor:
     """The index at which the cumulative weight passes u times the total: (N, V), (N,) -> (N,).
 
-    A weight of zero is never chosen: u lies strictly inside (0, 1), and `right=True` steps over flat stretches.
+    A weight of zero is never chosen: u lies strictly inside (0, 1), and `right=True` steps over flat stretches. Weights
+    that are NaN give the last index: with one past the end a GPU stops the process before `refuse` can raise.
     """
     cumulative = weights.cumsum(-1, dtype=torch.float64)
     total = cumulative[:, -1:]
     target = (u[:, None] * total).clamp(max=torch.nextafter(total, total * 0))
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
