@@ -321,6 +321,7 @@ def test_logits_that_are_not_numbers_give_tokens_of_the_vocabulary_until_they_ar
     later: list[bool] = []
     proposal = propose(logits, V, u, temperature, top_p, refuse=lambda wrong, _: later.append(bool(wrong)))
     assert later == [True]
-    assert int(proposal.tokens.min()) >= 0 and int(proposal.tokens.max()) <= V
+    assert int(proposal.tokens.min()) >= 0
+    assert int(proposal.tokens.max()) <= V
     with pytest.raises(RunError, match="NaN"):
         propose(torch.full((2, V + 1), torch.nan), V, u, temperature, top_p)
