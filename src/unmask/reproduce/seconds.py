@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PassTimed(TextCell):
-    """Seconds of the first pass over a whole window of MASKs, with each policy, while no other cell runs."""
+    """Processor seconds of the first pass over a window of MASKs, with each policy, while no other cell runs."""
 
     checkpoint: str
     """Any denoiser, trained or not."""
@@ -51,7 +51,7 @@ _OURS = "learned"
 
 
 def time_passes(cell: PassTimed) -> dict[str, Any]:
-    """A cell -> the median seconds of a pass with each policy; in each round every policy has its turn."""
+    """A cell -> the median processor seconds of a pass with each policy; in each round every policy has its turn."""
     import torch
 
     from unmask.api import load
@@ -72,10 +72,10 @@ def time_passes(cell: PassTimed) -> dict[str, Any]:
     wall, busy = time.perf_counter(), time.process_time()
     for round_ in range(cell.rounds + 1):
         for name, decoder in decoders.items():
-            start = time.perf_counter()
+            start = time.process_time()  # other processes disturb it less than the clock
             decoder.step(canvas)
             if round_:  # the first call is slow
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     share = (time.process_time() - busy) / (time.perf_counter() - wall)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     count = sum(parameter.numel() for parameter in model.network.parameters())
@@ -92,8 +92,8 @@ _TIMED = (
     "The share is processor time divided by elapsed time: well below 100 % other processes disturbed the measurement."
 )
 _PASSES = (
-    "Milliseconds of a pass over a whole window of MASKs, one thread, median of the rounds; in brackets the pass with "
-    "the learned policy divided by this one: so many times as many passes may a rule take in the same time."
+    "Processor milliseconds of a pass over a whole window of MASKs, one thread, median of the rounds; in brackets the "
+    "pass with the learned policy divided by this one: so many times as many passes may a rule take in the same time."
 )
 
 
