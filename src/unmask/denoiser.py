@@ -42,8 +42,8 @@ class Denoiser(Protocol):
     if the prediction for position i needs a pass at position i - 1; `frame`, the ids of the start and end tokens that
     it puts around every text itself; `parameterization`, what its logits are (`DiTSettings`), by default "subs";
     `begins`, True if a shifted one predicts the first token of a text at its own position, where it sees MASK; and
-    `soft`, the number of tokens in its soft masks, 0 for none: its `hidden`, `hidden_at` and `recall` take `feedback`
-    (`unmask.model.soft`).
+    `soft`, the number of tokens in its soft masks, 0 for none: its `hidden`, `hidden_at` and `recall` take `feedback`;
+    `two_pass`, True if it runs a network with soft masks twice for each prediction (`unmask.model.soft`).
     """
 
     @property

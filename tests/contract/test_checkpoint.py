@@ -363,12 +363,13 @@ def test_two_processes_share_gradients_and_sums(tmp_path: Path) -> None:
         torch.set_num_threads(1)
         group = join_group(torch.device("cpu"))
         a, b = nn.Parameter(torch.full((3,), float(group.rank))), nn.Parameter(torch.zeros(2, 2))
+        unused = nn.Parameter(torch.zeros(1))
         group.copy_first([a, b])
         assert a.tolist() == [0.0] * 3
         a.grad = torch.full((3,), 1.0 + group.rank)
         b.grad = torch.ones(2, 2) if group.first else None
-        group.mean_gradients([a, b])
-        assert a.grad.tolist() == [1.5] * 3 and b.grad.tolist() == [[0.5] * 2] * 2
+        group.mean_gradients([a, unused, b])
+        assert a.grad.tolist() == [1.5] * 3 and b.grad.tolist() == [[0.5] * 2] * 2 and unused.grad is None
         assert float(group.sum(torch.tensor(1.0 + group.rank))) == 3.0
         assert group.share(4) == slice(2 * group.rank, 2 * group.rank + 2)
         group.barrier()

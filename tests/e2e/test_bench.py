@@ -8,6 +8,7 @@ import pytest
 
 import unmask
 from unmask.bench.causal import generation_cell, step_cell
+from unmask.bench.decode import feedback_cell
 from unmask.bench.gpu import Speed, pass_floor
 from unmask.bench.pairs import Cell, Workload, doubtful, pair, pair_lines
 from unmask.bench.scaling import bench_scaling, scaling_table
@@ -55,6 +56,26 @@ def test_an_autoregressive_model_runs_no_full_pass_after_its_prompt() -> None:
     step = step_cell(1, TINY)
     assert step["ar_gflop"] > step["masked_gflop"] > 0  # the head and the last MLP at all positions, not at half
     assert step["per_operation"] > 0
+
+
+@pytest.mark.slow
+def test_the_cost_of_soft_masks_is_that_of_the_same_pass(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule that looks, and one that does not; the command has a line for each of both."""
+    shape = replace(TINY, length=32, vocab=512)
+    monkeypatch.setattr("unmask.bench.decode.SOFT", [shape])
+    assert main(["bench", "decode", "--feedback", "on", "--rounds", "1", "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [cell["work"] for cell in cells] == [f"soft masks, {rule}:steps=32" for rule in ("confidence", "ancestral")]
+    for cell in cells:
+        assert 0 < cell["least_ratio"] <= cell["feedback_ratio"] <= cell["largest_ratio"]
+        assert cell["passes_per_row"] <= 16  # a token in each
+    assert feedback_cell(shape, "random:steps=4", 2)["passes_per_row"] == 4
+    assert main(["bench", "decode", "--feedback", "on", "--rounds", "1"]) == 0
+    assert " ms with feedback, " in capsys.readouterr().out
+    assert main(["bench", "decode", "--feedback", "on", "--against", "."]) == 2
+    assert main(["bench", "train", "--feedback", "on"]) == 2
 
 
 def test_the_measurements_of_a_gpu_run_on_tiny_sizes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,7 @@ def test_what_is_impossible_is_one_sentence(run: Path, capsys: pytest.CaptureFix
     refused([*train, "--agnostic.masks", "-1"], "--agnostic.masks cannot be '-1'", capsys)
     words = ["train", "--init", "wordnet", "--data.source", "austen", "--train.steps", "1", "--threads", "1"]
     refused([*words, *LOSS, *out], "fill the model's window of 64; set --data.length 32", capsys)
+    refused([*words, "--agnostic.masks", "64", *out], "window is 64 tokens, in which the row stands too; set", capsys)
     refused(["train", "--resume", str(run), "--agnostic.masks", "5"], "agnostic.masks was 20 and cannot", capsys)
     probe = ["probe", "masks", str(run), "--threads", "1"]
     refused([*probe, "--context", "8"], "--context is for texts, and task:few-shot", capsys)

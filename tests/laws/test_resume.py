@@ -183,6 +183,40 @@ def test_control_forgotten_moments_are_seen(whole: tuple[Trainer, Watcher], tmp_
     assert not same(second, whole[0])
 
 
+def softly(seed: int, share: float = 0.5) -> TextRun:
+    """`settings` with soft masks; steps have two passes with this probability."""
+    run = settings(seed=seed, two_pass=share)
+    return replace(run, model=replace(run.model, soft=3))
+
+
+def passes(run: Trainer) -> str:
+    """The number of passes of each step of a training with soft masks."""
+    maskable = torch.ones(1, LENGTH, dtype=torch.bool)
+    draws = [run.objective.draw(run.settings.seed, step, torch.arange(1), 1, maskable) for step in range(STEPS)]
+    return "".join("2" if len(draw) == 4 else "1" for draw in draws)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5, 8])
+def test_a_training_with_soft_masks_is_resumed_to_the_same_bits(stop: int, tmp_path: Path) -> None:
+    """Also before its scalars have had a gradient; the control is another share of steps with two passes."""
+    whole, watcher = trainer(softly(2), tmp_path / "whole"), Watcher()
+    whole.fit(watcher)
+    assert passes(whole) == "111211112211"
+    before = Watcher(lambda step: signal.raise_signal(signal.SIGINT) if step == stop else None)
+    first = trainer(softly(2), tmp_path / "run")
+    first.fit(before)
+    second, after = trainer(softly(2), tmp_path / "run"), Watcher()
+    assert second.restore()
+    assert same(first, second)
+    assert second.fit(after).reason == "finished"
+    assert before.losses | after.losses == watcher.losses
+    assert before.bounds | after.bounds == watcher.bounds
+    assert same(second, whole)
+    third = trainer(softly(2, 1.0), tmp_path / "third")
+    third.fit(Watcher())
+    assert not same(third, whole)
+
+
 def five_steps(run: Trainer) -> dict[str, torch.Tensor]:
     """Losses and gradient norms of five steps, and AdamW's first moments after them."""
     steps = [run.take_step() for _ in range(5)]
@@ -234,12 +268,13 @@ _TWO = """
 import sys
 from pathlib import Path
 import torch
-from test_resume import Unscaled, dropping, five_steps, trainer
+from test_resume import Unscaled, dropping, five_steps, softly, trainer
 from unmask.run.parallel import join_group
 
 group, folder = join_group(torch.device("cpu")), Path(sys.argv[1])
 broken = Unscaled(group.rank, group.size, group.local_rank)
 results = {p: five_steps(trainer(dropping(p), folder, group=group)) for p in (0.0, 0.2)}
+results["soft"] = five_steps(trainer(softly(1), folder, group=group))
 results["broken"] = five_steps(trainer(dropping(0.2), folder, group=broken))
 torch.save(results, folder / f"{group.rank}.pt")
 group.leave()
@@ -267,6 +302,9 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for p in (0.0, 0.2):
         assert distance(first[p], second[p]) == 0
         assert distance(five_steps(trainer(dropping(p), tmp_path / str(p))), first[p]) < 1e-6
+    alone = trainer(softly(1), tmp_path / "soft")
+    assert passes(alone).startswith("21211")  # in the others the scalars have no gradient, in no process
+    assert distance(five_steps(alone), first["soft"]) < 1e-6
     assert distance(first["broken"], first[0.2]) > 0.1
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,19 +14,21 @@ from unmask.decode.canvas import Canvas, Running, join, leave
 from unmask.decode.loop import Decoder
 from unmask.decode.options import make_decoder
 from unmask.denoiser import Denoiser, Guided, Wrapper, clean_log_probs, selection
+from unmask.disk.checkpoint import write_checkpoint
 from unmask.errors import ConfigError, RequestError
 from unmask.model.cache import cached
 from unmask.model.dit import DiT
-from unmask.model.load import build
+from unmask.model.load import build, load_denoiser, model_config
 from unmask.model.settings import DiTSettings, TransformerSettings
-from unmask.model.soft import Feedback, PlainMasks, TwoPass, best_tokens, feedback_at, two_pass
+from unmask.model.soft import Feedback, PlainMasks, TwoPass, best_tokens, feedback_at, runs_twice, two_pass
 from unmask.objective.base import Rows, Turn
+from unmask.objective.bound import bound
 from unmask.objective.masked import Annealed, Masked, objective_of
 from unmask.objective.soft import SoftMasked, soft_masked
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.registry import make
 from unmask.process import Linear, MaskedDiffusion
-from unmask.text.build import byte_tokenizer
+from unmask.text.build import byte_tokenizer, char_tokenizer
 from unmask.train.settings import ModelChoice
 
 VOCABULARY, MASK, LENGTH, BLOCK, ROWS, BEST = 11, 10, 32, 16, 4, 3
@@ -248,6 +251,18 @@ def test_the_bound_is_that_of_the_model_in_two_passes() -> None:
     assert two_pass(network(0, 0)) is network(0, 0)
 
 
+def test_a_bound_says_whether_it_is_of_two_passes() -> None:
+    """`bound` measures in two passes where there are soft masks, whatever the objective; a flag stands beside it."""
+    for denoiser, twice in ((network(), True), (TwoPass(network()), True), (PlainMasks(network()), False)):
+        figure = bound(denoiser, OBJECTIVE, [rows()], 8, 1)
+        expected = OBJECTIVE.bound(
+            TwoPass(network()) if twice else network(), rows(), Turn(1, torch.arange(8), 8, 0, 1)
+        )
+        assert figure.nats_per_token == pytest.approx(float(expected.nats.sum() / expected.tokens.sum()))
+        assert figure.two_pass == runs_twice(denoiser) == twice
+    assert not runs_twice(network(0, 0))
+
+
 @pytest.mark.parametrize("share", [0.0, 0.8, 1.0])
 def test_steps_have_two_passes_with_the_probability_of_the_setting(share: float) -> None:
     objective, maskable = SoftMasked(OBJECTIVE, share), torch.ones(4, LENGTH, dtype=torch.bool)
@@ -274,6 +289,23 @@ def test_a_loss_has_one_pass_or_two_as_drawn() -> None:
         for at in (0, 4)
     ]
     assert torch.allclose(torch.cat(parts), twice, rtol=1e-5)
+
+
+@pytest.mark.parametrize("plain", [PLAIN, LLAMA], ids=["dit", "transformer"])
+def test_a_checkpoint_holds_the_mixture(plain: Any, tmp_path: Path) -> None:
+    """What is loaded computes the same bits; the control is a checkpoint whose scalars are those of a start."""
+    tokenizer, tokens = char_tokenizer(["abcdefgh"]), canvas().tokens
+    settings = replace(plain, vocab_size=tokenizer.vocab_size, mask_id=tokenizer.mask_id, soft=BEST)
+    tokens = torch.where(tokens == MASK, tokenizer.mask_id, tokens.clamp(min=4))
+    models = [randomised(settings, trained=trained) for trained in (True, False)]
+    same: list[bool] = []
+    for number, model in enumerate(models):
+        folder, config = tmp_path / str(number), model_config(settings, "linear")
+        write_checkpoint(folder, model.state_dict(), config, tokenizer_json=tokenizer.backend.to_str())
+        loaded = load_denoiser(str(folder), "cpu").denoiser
+        with torch.no_grad():
+            same.append(torch.equal(TwoPass(loaded).hidden(tokens), TwoPass(models[0]).hidden(tokens)))
+    assert same == [True, False]
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------

@@ -2,10 +2,18 @@
 
 Confidence decoding has the shape of the published loops, and is measured on one thread in CPU-seconds. The matmul rate
 of a processor is that of a 1024-cubed product in the same rounds. Ancestral sampling runs on T grid steps, like the
-published `ddpm_cache`.
+published `ddpm_cache`. The cost of soft masks is that of a pass with feedback against the same pass without.
 """
 
-__all__ = ["ancestral_cell", "bench_ancestral", "bench_blocks", "deviation", "floor_gflop"]
+__all__ = [
+    "ancestral_cell",
+    "bench_ancestral",
+    "bench_blocks",
+    "bench_feedback",
+    "deviation",
+    "feedback_cell",
+    "floor_gflop",
+]
 
 import statistics
 from collections.abc import Callable, Iterator
@@ -15,13 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmask.bench.timing import (
-    DECODE,
-    FIELD,
-    Shape,
-    measure,
-    side_by_side,
-)
+from unmask.bench.timing import DECODE, FIELD, SOFT, Shape, measure, side_by_side
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder
 from unmask.decode.propose import propose
@@ -32,6 +34,7 @@ from unmask.model.dit import DiT
 from unmask.model.inference import computing_in
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings
+from unmask.model.soft import PlainMasks
 from unmask.noise import generator
 from unmask.policies.ancestral import Ancestral
 from unmask.policies.registry import make
@@ -48,6 +51,11 @@ def _network() -> DiT:
     for block in network.blocks:
         block.up = nn.Linear(FIELD.width, _MLP * FIELD.width)
         block.down = nn.Linear(_MLP * FIELD.width, FIELD.width)
+    return _randomised(network)
+
+
+def _randomised(network: DiT) -> DiT:
+    """A network -> the same with random matrices."""
     random = generator(0)
     for name, value in network.named_parameters():
         if value.ndim > 1 and not name.startswith("embedding"):
@@ -292,3 +300,51 @@ def bench_ancestral(rounds: int, device: torch.device) -> Iterator[dict[str, Any
     for dtype in (torch.float32, *([torch.bfloat16] if bfloat16_works() else [])):
         for steps in (128, 1000):
             yield ancestral_cell(DECODE, steps, rounds, dtype=dtype, device=device)
+
+
+# ---- soft masks ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def feedback_cell(shape: Shape, policy: str, rounds: int) -> dict[str, Any]:
+    """One cell: CPU-seconds of a pass with soft masks divided by those of the same pass with plain ones.
+
+    The learned strength is 0, so that both write the same tokens in the same passes. A round is plain, soft, soft,
+    plain; its ratio is that of the sums.
+    """
+    sizes = shape.length, shape.width, shape.blocks, shape.heads
+    network = _randomised(build(DiTSettings(shape.vocab, shape.vocab - 1, *sizes, soft=3)).eval())
+    canvas = _canvas(shape.batch, network.mask_id, shape.length)
+    soft, plain = (Decoder(denoiser, make(policy), 0.0) for denoiser in (network, PlainMasks(network)))
+    final = soft.decode(canvas)
+    assert torch.equal(final.tokens, plain.decode(canvas).tokens), "both decoders do the same work"
+    works = {"plain": plain, "soft": soft, "soft again": soft, "plain again": plain}
+    seconds, rates = side_by_side({name: (lambda d=d: d.decode(canvas)) for name, d in works.items()}, rounds)
+    passes = float(final.passes.double().mean())
+    pairs = {name: zip(seconds[name], seconds[f"{name} again"], strict=True) for name in ("plain", "soft")}
+    sums = {name: [sum(pair) for pair in values] for name, values in pairs.items()}
+    ratios = sorted(b / a for a, b in zip(sums["plain"], sums["soft"], strict=True))
+    return {
+        "shape": asdict(shape),
+        "work": f"soft masks, {policy}",
+        "passes_per_row": passes,
+        "plain_pass_ms": 1e3 * statistics.median(sums["plain"]) / 2 / passes,
+        "soft_pass_ms": 1e3 * statistics.median(sums["soft"]) / 2 / passes,
+        "feedback_ratio": statistics.median(ratios),
+        "least_ratio": ratios[0],
+        "largest_ratio": ratios[-1],
+        "fp32_rate": statistics.median(rates),
+        "rounds": rounds,
+    }
+
+
+def bench_feedback(rounds: int) -> Iterator[dict[str, Any]]:
+    """All cells: each shape of SOFT with a rule that looks and with one that does not, on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for shape in SOFT:
+            for policy in ("confidence:steps=32", "ancestral:steps=32"):  # the second does not look
+                yield feedback_cell(shape, policy, rounds)
+    finally:
+        torch.set_num_threads(threads)

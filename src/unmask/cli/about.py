@@ -1,4 +1,7 @@
-"""`unmask info` and `unmask list`: the facts of a checkpoint, and the names that options accept. Imports no torch."""
+"""`unmask info` and `unmask list`: the facts of a checkpoint, and the names that options accept.
+
+Imports no torch, but for the learned scalars of soft masks.
+"""
 
 __all__ = ["InfoArguments", "ListArguments", "describe", "run_info", "run_list"]
 
@@ -15,6 +18,7 @@ from unmask.config import from_dict, to_dict
 from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import locate_policy, reading
 from unmask.disk.json import NotJson, parse_json
+from unmask.disk.tensors import iterate_layout
 from unmask.errors import CheckpointError
 from unmask.hf.names import locate
 from unmask.limits import bytes_text
@@ -97,6 +101,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "stored": sorted({tensor.dtype for tensor in checkpoint.tensors.values()}),
         "memory": _memory(checkpoint),
         "model": config("model"),
+        "soft_masks": _soft_masks(checkpoint),
         "window": checkpoint.network_fact("max_length"),
         "policy": policy or None,
         "trained_on": config("trained_on") or None,
@@ -132,6 +137,21 @@ def _memory(checkpoint: Checkpoint) -> dict[str, int]:
     )
     heads = [count for name in ("blocks", "kv_heads", "head") if isinstance(count := model.get(name), int)]
     return sizes | ({"cache": 4 * math.prod(heads)} if len(heads) == 3 else {})
+
+
+def _soft_masks(checkpoint: Checkpoint) -> dict[str, float] | None:
+    """Checkpoint -> the number of tokens in its soft masks and their learned scalars; None for plain masks."""
+    tokens = checkpoint.network_fact("soft")
+    if tokens is None:
+        return None
+    name, scalars = "soft_mask.raw", dict[str, float]()
+    if name in checkpoint.tensors:
+        from unmask.model.soft import scalars_of
+
+        stored = {path: {name: names[name]} for path, names in checkpoint.layout.items() if name in names}
+        raw = next(tensor for _, tensor in iterate_layout(stored))
+        scalars = {scalar: float(value) for scalar, value in scalars_of(raw)._asdict().items()}
+    return {"tokens": tokens, **scalars}
 
 
 def _figure(value: object, form: str) -> str:
@@ -177,8 +197,9 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "window": (f"{facts['window']} tokens" if facts["window"] else "unknown") + _cache_line(facts),
         "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size'] or 0:,} ids",
     }
-    if holds(real(1), model.get("soft")):
-        rows["soft masks"] = f"the {model['soft']} best tokens of the last pass are mixed into a MASK"
+    if soft := facts["soft_masks"]:
+        about = [f"the {soft['tokens']} best tokens of the last pass are mixed into a MASK"]
+        rows["soft masks"] = ", ".join(about + [f"{name} {soft[name]:.4g}" for name in soft if name != "tokens"])
     if facts["decoding"]:
         rows["decoding"] = ", ".join(f"{name} {value}" for name, value in facts["decoding"].items())
     if facts["step"] is not None:

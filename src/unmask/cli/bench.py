@@ -16,7 +16,7 @@ from unmask.ranges import Count, Threads
 _PAIRED = {"against", "only", "rounds", "threads"}
 _USED = {
     "train": {"against", "rounds", "compile", "device", "threads"},
-    "decode": {"against", "rounds"},
+    "decode": {"against", "feedback", "rounds"},
     "ancestral": {"rounds", "device", "threads"},
     "causal": {"rounds"},
     "policy": {"against", "rounds"},
@@ -26,6 +26,7 @@ _USED = {
     "train --against": _PAIRED,
     "decode --against": _PAIRED,
     "policy --against": _PAIRED,
+    "decode --feedback on": {"feedback", "rounds"},
 }
 """Benchmark -> the options that change it; the others are refused."""
 
@@ -48,6 +49,9 @@ class BenchArguments:
     matmul rates of the same rounds (train, decode, policy)."""
     only: str | None = None
     """Only the cells with this text in their name, such as "6.6M float32" or dual (with --against)."""
+    feedback: Literal["off", "on"] = "off"
+    """on: the cost of soft masks instead: a pass with feedback divided by the same pass without, on one thread, for a
+    rule that looks at the predictions before it chooses and for one that does not (decode)."""
     compile: bool = False
     """Compile the network with torch.compile (train)."""
     quick: bool = False
@@ -67,6 +71,8 @@ def run(argv: Sequence[str]) -> int:
     args = parse(BenchArguments, argv, "bench")
     pairs = f"{args.what} --against"
     name = pairs if args.against is not None and pairs in _USED else args.what
+    if args.what == "decode" and args.feedback == "on":
+        name = "decode --feedback on"
     used = _USED[name]
     refused = typed_options(BenchArguments, argv, "bench") - used - {"json"}
     refuse(refused, f"bench {name}, which uses {' and '.join(f'--{option}' for option in sorted(used))} alone.")
@@ -110,9 +116,9 @@ def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
 
         return bench_train(rounds, device, compiled=args.compile)
     if args.what == "decode":
-        from unmask.bench.decode import bench_blocks
+        from unmask.bench.decode import bench_blocks, bench_feedback
 
-        return bench_blocks(rounds)
+        return bench_feedback(rounds) if args.feedback == "on" else bench_blocks(rounds)
     if args.what == "ancestral":
         from unmask.bench.decode import bench_ancestral
 
@@ -190,6 +196,11 @@ _UNITS = (
     ("per_operation", "AR over masked per operation {:.3f}"),
     ("least_per_operation", "least {:.3f}"),
     ("largest_per_operation", "largest {:.3f}"),
+    ("plain_pass_ms", "{:.2f} ms a plain pass"),
+    ("soft_pass_ms", "{:.2f} ms with feedback"),
+    ("feedback_ratio", "{:.3f} times as long"),
+    ("least_ratio", "least {:.3f}"),
+    ("largest_ratio", "largest {:.3f}"),
     ("cpu_seconds", "{:.3f} CPU-s"),
     ("floor_cpu_seconds", "arithmetic alone {:.3f}"),
     ("row_at_batch_8", "a row at batch 8 costs {:.2f} of one alone"),

@@ -182,6 +182,7 @@ def run_eval(argv: Sequence[str]) -> int:
     arguments, own = _over_training(EvalArguments, argv, "eval")
 
     from unmask.eval.perplexity import Policy, estimator, first_rows, sliding
+    from unmask.model.soft import runs_twice
     from unmask.objective.strands import over_both_strands
 
     model, corpus = _load(arguments, own)
@@ -195,8 +196,8 @@ def run_eval(argv: Sequence[str]) -> int:
     parts = first_rows(parts, model.tokenizer, arguments.limit)
     draws, count = arguments.draws or _DRAWS, sum(map(len, parts))
     policy.check_sequences(count, arguments.data.source, arguments.split, arguments.limit)
-    twice = bool(getattr(model.denoiser, "soft", 0) or getattr(model.denoiser, "two_pass", 0))
-    note(f"measuring {count:,} sequences of {arguments.data.source}: {estimator(model.objective, draws, twice)}.")
+    estimated = estimator(model.objective, draws, runs_twice(model.denoiser))
+    note(f"measuring {count:,} sequences of {arguments.data.source}: {estimated}.")
     began = time.perf_counter()
     result = model.bound_packed(parts, draws=draws, seed=arguments.seed, batch=arguments.batch)
     _print_bound(model, arguments, policy, result, time.perf_counter() - began)

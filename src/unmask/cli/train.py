@@ -208,6 +208,7 @@ def _arguments(words: list[str]) -> TrainArguments:
         base = _fine_tuning(base, asked.init, typed)
     default = replace(TrainArguments(), **{name: getattr(base, name) for name in _PARTS})
     arguments = parse(TrainArguments, words, "train", default)
+    _check_soft(arguments, typed)
     if not arguments.agnostic.masks:
         refuse([name for name in typed if name.startswith("agnostic.")], "a plain training: set --agnostic.masks too.")
     if arguments.adapt.tuning == "none":
@@ -219,6 +220,25 @@ def _arguments(words: list[str]) -> TrainArguments:
             "smollm2-135m-instruct-q4_1 (unmask fetch)."
         )
     return arguments
+
+
+def _check_soft(arguments: TrainArguments, typed: set[str]) -> None:
+    """Raise ConfigError for typed options of soft masks that would change nothing."""
+    if not typed & {"model.soft", "train.two_pass"} or arguments.model.soft or arguments.resume is not None:
+        return
+    init = arguments.init
+    if init is not None:
+        from unmask.hf.names import locate
+        from unmask.model.zoo.read import read_model
+
+        if read_model(locate(init), grow=arguments.adapt.tuning != "none").network_fact("soft"):
+            if "model.soft" in typed:
+                raise ConfigError(
+                    f"--model.soft 0 does not take the soft masks of {init} away; leave it out, or decode with plain "
+                    "masks: --feedback off."
+                )
+            return
+    refuse(typed & {"train.two_pass"}, "plain masks, with which each step has one pass; set --model.soft 3 too.")
 
 
 def _without_steps(base: TextRun, typed: set[str]) -> TextRun:

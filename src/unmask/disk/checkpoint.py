@@ -76,7 +76,7 @@ class Checkpoint:
         return fact_of(record, names, shape, self.folder / file, CheckpointError)
 
     def network_fact(self, name: str) -> int | None:
-        """The name "max_length", "vocab_size" or "width" -> that number of the network; None if config.json lacks it.
+        """The name of a size, as "max_length" -> that number of the network; None if config.json lacks it, or it is 0.
 
         Bundled checkpoints have it among the settings of their network.
         """

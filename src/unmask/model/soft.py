@@ -9,7 +9,18 @@ untrained mixture is the plain network in every bit and still has a gradient. Sh
 vocabulary, N picked positions.
 """
 
-__all__ = ["Feedback", "PlainMasks", "SoftMask", "TwoPass", "best_tokens", "feedback_at", "two_pass"]
+__all__ = [
+    "Feedback",
+    "PlainMasks",
+    "Scalars",
+    "SoftMask",
+    "TwoPass",
+    "best_tokens",
+    "feedback_at",
+    "runs_twice",
+    "scalars_of",
+    "two_pass",
+]
 
 import math
 from dataclasses import dataclass
@@ -43,6 +54,20 @@ class Feedback(NamedTuple):
         return Feedback(self.ids.gather(1, deep), self.weights.gather(1, deep), self.entropy.gather(1, places))
 
 
+class Scalars(NamedTuple):
+    """What a network learns for the mixture."""
+
+    strength: Tensor  # in (-1, 1), 0 at the start
+    slope: Tensor  # > 0
+    offset: Tensor  # < 0, in nats
+
+
+def scalars_of(raw: Tensor) -> Scalars:
+    """The parameter of a `SoftMask` (3,), as checkpoints store it -> its scalars."""
+    strength, slope, offset = (raw.float() * _FASTER).unbind()
+    return Scalars(strength.tanh(), F.softplus(slope), -F.softplus(offset))
+
+
 class SoftMask(nn.Module):
     """The three learned scalars, and the mixture."""
 
@@ -51,17 +76,15 @@ class SoftMask(nn.Module):
         raw = (0.0, math.log(math.expm1(_SLOPE)), math.log(math.expm1(-_OFFSET)))
         self.raw = nn.Parameter(torch.tensor(raw) / _FASTER)
 
-    def scalars(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Strength in (-1, 1), 0 at the start; slope > 0; offset < 0."""
-        strength, slope, offset = (self.raw.float() * _FASTER).unbind()
-        return strength.tanh(), F.softplus(slope), -F.softplus(offset)
+    def scalars(self) -> Scalars:
+        """The three learned scalars, with gradients."""
+        return scalars_of(self.raw)
 
     def forward(self, x: Tensor, masked: Tensor, feedback: Feedback, embedding: nn.Embedding) -> Tensor:
         """Embedded tokens (B, A, D), where they are MASK (B, A), and the feedback there -> the input of the blocks."""
         strength, slope, offset = self.scalars()
-        odds = (
-            (slope * (feedback.entropy + offset)).clamp(max=_LARGEST).exp()
-        )  # torch.sigmoid has other bits in a batch
+        # torch.sigmoid has other bits in a batch
+        odds = (slope * (feedback.entropy + offset)).clamp(max=_LARGEST).exp()
         share = strength / (1 + odds)
         share = torch.where(masked & (feedback.weights[..., 0] > 0), share, 0.0)[..., None]
         best = feedback.ids.shape[-1]
@@ -156,3 +179,8 @@ class PlainMasks(Wrapper):
 def two_pass(denoiser: Denoiser) -> Denoiser:
     """A denoiser -> the one whose bounds are reported: itself, or with soft masks `TwoPass` around it."""
     return TwoPass(denoiser) if getattr(denoiser, "soft", 0) else denoiser
+
+
+def runs_twice(denoiser: Denoiser) -> bool:
+    """Whether each prediction in the bounds of a denoiser takes two passes, see `two_pass`."""
+    return bool(getattr(two_pass(denoiser), "two_pass", False))

@@ -14,6 +14,7 @@ from unmask.data.packed import Packed
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError, RunError
 from unmask.limits import sentences
+from unmask.model.soft import runs_twice, two_pass
 from unmask.noise import derive
 from unmask.objective.base import Objective, Rows, Turn
 from unmask.objective.baselines import Autoregressive
@@ -98,10 +99,10 @@ def bound(
     """The bound on `total` rows, each estimated `draws` times; `text_bytes`, of all of them, adds bits per byte.
 
     The maskings of a row depend on the seed, on its index, and on the numbers of rows and draws: how the rows are cut
-    into batches changes nothing. An autoregressive model has an exact value, which is computed once. The caller owns
-    the state of the denoiser (eval mode, autocast).
+    into batches changes nothing. An autoregressive model has an exact value, which is computed once; one with soft
+    masks runs twice for each prediction. The caller owns the state of the denoiser (eval mode, autocast).
     """
-    draws = 1 if isinstance(objective, Autoregressive) else draws
+    draws, denoiser = 1 if isinstance(objective, Autoregressive) else draws, two_pass(denoiser)
     nats: list[Tensor] = []
     tokens: list[Tensor] = []
     first = known = 0
@@ -113,8 +114,8 @@ def bound(
         results = [objective.bound(denoiser, part, Turn(seed, rows, total, draw, draws)) for draw in range(draws)]
         nats.append(torch.stack([result.nats.double().cpu() for result in results]).mean(0))
         tokens.append(torch.stack([result.tokens.double().cpu() for result in results]).mean(0))
-    twice = bool(getattr(denoiser, "soft", 0) or getattr(denoiser, "two_pass", False))
-    return replace(Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes, known), two_pass=twice)
+    figure = Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes, known)
+    return replace(figure, two_pass=runs_twice(denoiser))
 
 
 _STREAM = 3  # of the seed: validation maskings never meet those of training

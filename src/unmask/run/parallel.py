@@ -44,12 +44,15 @@ class Group:
     def mean_gradients(self, params: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over the processes; all must call it with the same parameters.
 
-        A parameter without a gradient counts as zero, so that all processes reduce the same tensors: else they would
-        wait for each other forever.
+        A parameter without a gradient counts as zero where another process has one, so that all reduce the same
+        tensors: else they would wait for each other forever. One that has a gradient nowhere keeps none, as in a single
+        process, where the optimiser leaves it alone.
         """
-        if self.size == 1:
-            return
         trained = [param for param in params if param.requires_grad]
+        if self.size == 1 or not trained:
+            return
+        present = self.sum(torch.tensor([float(param.grad is not None) for param in trained], device=trained[0].device))
+        trained = [param for param, count in zip(trained, present.tolist(), strict=True) if count]
         for param in trained:
             if param.grad is None:
                 param.grad = torch.zeros_like(param)

@@ -153,6 +153,11 @@ def adapted_objective(
     if plain is None or plain.cost is not cross_entropy or run.adapt.anneal:
         what = "adapt.anneal" if run.adapt.anneal else "another parameterization or discrete time"
         raise ConfigError(f"agnostic.masks is for the bound of masked diffusion, without {what}; leave out either.")
+    if window is not None and masks.masks >= window:
+        raise ConfigError(
+            f"agnostic.masks is {masks.masks}, but the model's window is {window} tokens, in which the row stands too; "
+            f"set --agnostic.masks {window // 2} or so."
+        )
     if window is not None and (window - corpus.train.last).mean() < 1:
         raise ConfigError(
             f"agnostic.masks appends MASKs to rows, and those of {corpus.train.length} tokens fill the model's window "
