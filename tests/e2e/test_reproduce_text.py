@@ -23,6 +23,7 @@ from unmask.reproduce.plan import CELLS, cell_type, needs
 from unmask.reproduce.publish import hours, write_files
 from unmask.reproduce.results import Record, is_same, write
 from unmask.reproduce.rules import Tuned
+from unmask.reproduce.soft import Solved
 from unmask.reproduce.text import (
     Bounded,
     Claim,
@@ -51,6 +52,8 @@ def tiny(cell: TextCell) -> TextCell:
         return replace(cell, run=replace(cell.run, train=train))
     if isinstance(cell, MaskProbed):
         return replace(cell, count=4, counts=(0, 2))
+    if isinstance(cell, Solved):
+        return replace(cell, count=2)
     if isinstance(cell, Composition):
         return replace(cell, texts=4, length=12)
     if isinstance(cell, Probed):
@@ -214,6 +217,37 @@ def test_rules_are_tuned_on_validation_problems_and_measured_on_others(tmp_path:
         area, counted = float(row[2].split(" [")[0]), float(row[4])
         assert counted <= area
         assert counted == area or name in ("info-gain", "freedave over prefix")
+
+
+@pytest.mark.slow
+def test_models_are_trained_further_with_soft_masks(tmp_path: Path) -> None:
+    """The weights of both parts are those of the first training, changed; the report has all that was measured."""
+    plan = plan_of("kindred-soft-masks", FAST)
+    some = [c for c in plan.cells if "as-long" not in c.name and ("wrote" not in c.name or "8-steps" in c.name)]
+    records = {cell.name: Record() for cell in plan.cells}
+    for cell in map(tiny, some):
+        result = perform_text(cell, tmp_path / "runs" / cell.name, tmp_path / "runs")
+        shape = TEXT_RESULTS[cell_type(cell)]
+        assert fact_of({"result": result}, ["result"], shape, tmp_path, DataError) is not None
+        records[cell.name] = Record("done", "", 1.0, result)
+    for part in ("text", "Sudoku"):
+        soft, plain = (records[f"bound-{part}-{arm}-masks-seed-0"].result["bound"] for arm in ("soft", "plain"))
+        assert (soft["two_pass"], plain["two_pass"]) == (True, False)
+        strength, slope, offset = records[f"{part}-soft-masks-seed-0"].result["scalars"]
+        assert strength != 0
+        assert slope > 0 > offset
+    write_text_report(plan, records, tmp_path)
+    text = (tmp_path / plan.name / "report.md").read_text()
+    assert "not of the one that decodes: text: soft masks; Sudoku: soft masks." in text
+    for row in (
+        "text: bound of soft masks < plain masks",
+        "text: soft masks confidence, 8 steps",
+        "Sudoku: soft masks",
+    ):
+        assert f"| {row}" in text
+    assert "| training | strength | slope | offset |" in text
+    assert "| random at 0.25: accuracy of plain masks < soft masks | " in text
+    assert (tmp_path / plan.name / "texts.png").is_file() == can_draw()
 
 
 def test_a_cell_of_an_earlier_version_is_the_same_where_new_settings_have_their_defaults() -> None:

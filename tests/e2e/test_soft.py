@@ -71,7 +71,7 @@ def test_info_prints_the_scalars(plain: str, soft: str, capsys: Printed) -> None
     assert facts["bound"]["two_pass"] is True
     assert main(["info", soft]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"mixed into a MASK, strength {expected['strength']:.4g}, slope {expected['slope']:.4g}, offset" in printed
+    assert f"mixed into a MASK; strength {expected['strength']:.4g}, slope {expected['slope']:.4g}, offset" in printed
     assert ", of the model in two passes" in printed
     facts = facts_of(["info", plain], capsys)  # the control
     assert facts["soft_masks"] is None
@@ -118,9 +118,9 @@ def test_what_is_impossible_is_one_sentence(
     refused(["generate", soft, "a", *generate, "--policy", "freedave over confidence"], "turn feedback off")
     train = ["train", *text, *COMMON]
     two = ["--train.two-pass", "0.5"]
-    refused([*train, *SMALL, *two, *out], "--train.two-pass does not go with plain masks, with which each step has one")
-    refused([*train, "--init", plain, *two, *out], "--train.two-pass does not go with plain masks")
-    refused([*train, "--init", soft, "--model.soft", "0", *out], "does not take the soft masks of")
+    refused([*train, *SMALL, *two, *out], "train.two_pass is 0.5, but masks are plain")
+    refused([*train, "--init", plain, *two, *out], "train.two_pass is 0.5, but masks are plain")
+    refused([*train, "--init", soft, "--model.soft", "0", *out], "has soft masks, and they stay; set model.soft to 3")
     refused(
         [*train, "--init", plain, "--model.soft", "3", "--model.width", "8", *out], "--model.width does not go with"
     )

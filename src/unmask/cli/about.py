@@ -1,7 +1,4 @@
-"""`unmask info` and `unmask list`: the facts of a checkpoint, and the names that options accept.
-
-Imports no torch, but for the learned scalars of soft masks.
-"""
+"""`unmask info` and `unmask list`: facts of a checkpoint, names that options accept. No torch but for soft masks."""
 
 __all__ = ["InfoArguments", "ListArguments", "describe", "run_info", "run_list"]
 
@@ -18,7 +15,6 @@ from unmask.config import from_dict, to_dict
 from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import locate_policy, reading
 from unmask.disk.json import NotJson, parse_json
-from unmask.disk.tensors import iterate_layout
 from unmask.errors import CheckpointError
 from unmask.hf.names import locate
 from unmask.limits import bytes_text
@@ -139,19 +135,13 @@ def _memory(checkpoint: Checkpoint) -> dict[str, int]:
     return sizes | ({"cache": 4 * math.prod(heads)} if len(heads) == 3 else {})
 
 
-def _soft_masks(checkpoint: Checkpoint) -> dict[str, float] | None:
-    """Checkpoint -> the number of tokens in its soft masks and their learned scalars; None for plain masks."""
-    tokens = checkpoint.network_fact("soft")
-    if tokens is None:
+def _soft_masks(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Checkpoint -> the number of tokens in its soft masks, and the learned scalars; None for plain masks."""
+    if (tokens := checkpoint.network_fact("soft")) is None:
         return None
-    name, scalars = "soft_mask.raw", dict[str, float]()
-    if name in checkpoint.tensors:
-        from unmask.model.soft import scalars_of
+    from unmask.model.soft import stored_scalars
 
-        stored = {path: {name: names[name]} for path, names in checkpoint.layout.items() if name in names}
-        raw = next(tensor for _, tensor in iterate_layout(stored))
-        scalars = {scalar: float(value) for scalar, value in scalars_of(raw)._asdict().items()}
-    return {"tokens": tokens, **scalars}
+    return {"tokens": tokens, **stored_scalars(checkpoint)}
 
 
 def _figure(value: object, form: str) -> str:
@@ -198,8 +188,8 @@ def _lines(facts: dict[str, Any]) -> dict[str, str]:
         "tokenizer": "none" if tokenizer is None else f"{tokenizer['kind']}, {tokenizer['vocab_size'] or 0:,} ids",
     }
     if soft := facts["soft_masks"]:
-        about = [f"the {soft['tokens']} best tokens of the last pass are mixed into a MASK"]
-        rows["soft masks"] = ", ".join(about + [f"{name} {soft[name]:.4g}" for name in soft if name != "tokens"])
+        scalars = ", ".join(f"{name} {soft[name]:.4g}" for name in soft if name != "tokens")
+        rows["soft masks"] = f"the {soft['tokens']} best tokens of the last pass are mixed into a MASK; {scalars}"
     if facts["decoding"]:
         rows["decoding"] = ", ".join(f"{name} {value}" for name, value in facts["decoding"].items())
     if facts["step"] is not None:

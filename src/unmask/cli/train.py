@@ -130,9 +130,10 @@ def _print_plan(planned: "Planned", init: str | None, as_json: bool) -> None:
 
 def _facts(session: "Planned", init: str | None) -> dict[str, Any]:
     """Session, and the checkpoint that is fine-tuned -> what the run will do, as plain data."""
-    plan, corpus, settings = session.plan, session.corpus, session.run
     from unmask.train.plan import memory_bytes
 
+    plan, corpus, settings = session.plan, session.corpus, session.run
+    rows = settings.train.batch // settings.train.accumulate // session.probe.group.size
     return {
         "run": str(session.folder),
         "source": settings.data.source,
@@ -159,9 +160,7 @@ def _facts(session: "Planned", init: str | None) -> dict[str, Any]:
         "device": str(session.probe.device),
         "threads": session.threads,
         "processes": session.probe.group.size,
-        "memory_bytes": memory_bytes(
-            plan, settings.train.batch // settings.train.accumulate // session.probe.group.size
-        ),
+        "memory_bytes": memory_bytes(plan, rows),
     }
 
 
@@ -208,7 +207,6 @@ def _arguments(words: list[str]) -> TrainArguments:
         base = _fine_tuning(base, asked.init, typed)
     default = replace(TrainArguments(), **{name: getattr(base, name) for name in _PARTS})
     arguments = parse(TrainArguments, words, "train", default)
-    _check_soft(arguments, typed)
     if not arguments.agnostic.masks:
         refuse([name for name in typed if name.startswith("agnostic.")], "a plain training: set --agnostic.masks too.")
     if arguments.adapt.tuning == "none":
@@ -222,25 +220,6 @@ def _arguments(words: list[str]) -> TrainArguments:
     return arguments
 
 
-def _check_soft(arguments: TrainArguments, typed: set[str]) -> None:
-    """Raise ConfigError for typed options of soft masks that would change nothing."""
-    if not typed & {"model.soft", "train.two_pass"} or arguments.model.soft or arguments.resume is not None:
-        return
-    init = arguments.init
-    if init is not None:
-        from unmask.hf.names import locate
-        from unmask.model.zoo.read import read_model
-
-        if read_model(locate(init), grow=arguments.adapt.tuning != "none").network_fact("soft"):
-            if "model.soft" in typed:
-                raise ConfigError(
-                    f"--model.soft 0 does not take the soft masks of {init} away; leave it out, or decode with plain "
-                    "masks: --feedback off."
-                )
-            return
-    refuse(typed & {"train.two_pass"}, "plain masks, with which each step has one pass; set --model.soft 3 too.")
-
-
 def _without_steps(base: TextRun, typed: set[str]) -> TextRun:
     """Recipe -> the same without what says how long it takes, where the command line says it in another unit."""
     if "train.minutes" in typed:
@@ -251,14 +230,16 @@ def _without_steps(base: TextRun, typed: set[str]) -> TextRun:
 
 
 def _fine_tuning(base: TextRun, init: str, typed: set[str]) -> TextRun:
-    """Recipe -> the same with the window of the checkpoint. Raises ConfigError for options of tokenizer or network."""
+    """Recipe -> the same with window and soft masks of the checkpoint. Raises ConfigError for options of both."""
     own = {name for name in typed if name.startswith(("model.", *_OF_TOKENIZER))} - {"model.soft"}
     refuse(own, "--init: network and tokenizer are the checkpoint's.")
     from unmask.hf.names import locate
     from unmask.model.zoo.read import read_model
 
-    window = read_model(locate(init), grow=base.adapt.tuning != "none").network_fact("max_length") or base.data.length
-    return replace(base, data=replace(base.data, length=min(window, base.data.length)))
+    checkpoint = read_model(locate(init), grow=base.adapt.tuning != "none")
+    window, soft = checkpoint.network_fact("max_length") or base.data.length, checkpoint.network_fact("soft")
+    data = replace(base.data, length=min(window, base.data.length))
+    return replace(base, data=data, model=replace(base.model, soft=soft or base.model.soft))
 
 
 def _finish(session: "Session", result: "RunResult", as_json: bool) -> int:
@@ -305,8 +286,7 @@ def _next(session: "Session") -> list[list[str]]:
         prompt = "PROMPT" if sample is None else sample[1].prompt
         answer = ["--length", str(longest), "--policy", "confidence", "--temperature", "0"]
         return [["unmask", "generate", folder, prompt, *answer], measure]
-    fill = ["unmask", "fill", folder, "A text with [5] holes"]
-    return [["unmask", "generate", folder, "--watch"], measure, fill]
+    return [["unmask", "generate", folder, "--watch"], measure, ["unmask", "fill", folder, "A text with [5] holes"]]
 
 
 _SMOOTHING = 0.95

@@ -19,6 +19,7 @@ __all__ = [
     "feedback_at",
     "runs_twice",
     "scalars_of",
+    "stored_scalars",
     "two_pass",
 ]
 
@@ -32,7 +33,9 @@ from torch.nn import functional as F
 
 from unmask.batch import pad_rows
 from unmask.denoiser import Denoiser, Wrapper, clean_log_probs, selection
-from unmask.errors import RequestError
+from unmask.disk.checkpoint import Checkpoint
+from unmask.disk.tensors import iterate_layout
+from unmask.errors import CheckpointError, RequestError
 
 _SLOPE, _OFFSET = 6.66, -0.75  # where the published scalars begin
 _FASTER = 10.0  # AdamW moves a parameter by the rate, whatever its size: so the scalars move so many times as far
@@ -66,6 +69,15 @@ def scalars_of(raw: Tensor) -> Scalars:
     """The parameter of a `SoftMask` (3,), as checkpoints store it -> its scalars."""
     strength, slope, offset = (raw.float() * _FASTER).unbind()
     return Scalars(strength.tanh(), F.softplus(slope), -F.softplus(offset))
+
+
+def stored_scalars(checkpoint: Checkpoint) -> dict[str, float]:
+    """A checkpoint with soft masks -> their scalars by name. Raises CheckpointError where it stores none."""
+    name = "soft_mask.raw"
+    stored = {path: {name: names[name]} for path, names in checkpoint.layout.items() if name in names}
+    for _, raw in iterate_layout(stored):
+        return {scalar: float(value) for scalar, value in scalars_of(raw)._asdict().items()}
+    raise CheckpointError(f"{checkpoint.folder} has no tensor '{name}', which its config.json asks for: copy it again.")
 
 
 class SoftMask(nn.Module):

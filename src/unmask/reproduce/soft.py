@@ -10,6 +10,7 @@ __all__ = [
     "accuracy_label",
     "puzzle_section",
     "rates_solved",
+    "scalar_section",
     "solve_tests",
 ]
 
@@ -95,9 +96,13 @@ def solve_tests(cell: Solved, runs: Path, device: str, dtype: Any) -> dict[str, 
 # ---- report ----------------------------------------------------------------------------------------------------------
 
 _ABOUT = """\
-Share of the puzzles that are solved, at temperature 0, and beside it the passes of a puzzle: means over the seeds of
-the training, with the standard deviation between them. The passes are a quarter, half and all of the most positions
-that a puzzle has to fill; `random` does not look at the model's output before it chooses positions."""
+Share of the puzzles that are solved, at temperature 0, and in the last row the passes of a puzzle: means over the
+seeds of the training, with the standard deviation between them. The passes are a quarter, half and all of the most
+positions that a puzzle has to fill; `random` does not look at the model's output before it chooses positions."""
+_SCALARS = """\
+What was learned: at a MASK for which the last pass predicted tokens with entropy H (nats), its embedding is mixed with
+those of the best tokens, whose share is strength / (1 + exp(slope * (H + offset))). Strength 0 is a plain mask. Means
+over the seeds of the training, with the standard deviation between them."""
 
 
 def accuracy_label(label: str, policy: str, share: float) -> str:
@@ -129,6 +134,17 @@ def puzzle_section(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[
     head = ("model", *(f"{policy} {share:g}" for policy, share in names))
     table = markdown_table(head, [*rows, ["passes", *passes]])
     return ["## Puzzles", "", _ABOUT, "", f"{first['puzzles']:,} puzzles.", "", *table]
+
+
+def scalar_section(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """The results of the trainings, by label and seed -> the lines about their soft masks; none without these."""
+    rows: list[list[str]] = []
+    for label, results in done.items():
+        columns = zip(*(result.get("scalars") or () for result in results.values()), strict=True)
+        if figures := [_figure(list(column)) for column in columns]:
+            rows.append([label, *figures])
+    head = ("training", "strength", "slope", "offset")
+    return ["## Soft masks", "", _SCALARS, "", *markdown_table(head, rows)] if rows else []
 
 
 def _figure(values: list[float]) -> str:

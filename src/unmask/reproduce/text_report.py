@@ -22,7 +22,7 @@ from unmask.reproduce.publish import write_files
 from unmask.reproduce.representations import Classified, accuracies, representation_section
 from unmask.reproduce.results import Record
 from unmask.reproduce.rules import Tuned, draw_rules, rule_sections
-from unmask.reproduce.soft import Solved, puzzle_section, rates_solved
+from unmask.reproduce.soft import Solved, puzzle_section, rates_solved, scalar_section
 from unmask.reproduce.text import Bounded, Claim, Fit, Spread, TextQuestion
 
 _T_95 = (math.nan, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # two-sided, by degrees of freedom
@@ -91,6 +91,7 @@ def report_parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[st
         *rule_sections(by_label(plan, records, Tuned)),
         *general_sections(by_label(plan, records, Swept)),
         puzzle_section(by_label(plan, records, Solved)),
+        scalar_section(by_label(plan, records, Fit)),
         _validations(plan, records),
         _fits(plan, records),
         ["## Cells", "", *markdown_table(("cell", "state", "reason"), states)],
@@ -109,6 +110,7 @@ def _spread_of(values: Sequence[float]) -> str:
 def _bounds(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
     """A row for each label: nats, perplexity, tokens and seeds."""
     rows: list[list[str]] = []
+    twice: list[str] = []
     for label, results in by_label(plan, records, Bounded).items():
         last = list(results.values())[-1]["bound"]
         error = f"{last['stderr']:.4f}" if last["stderr"] is not None else "none"
@@ -117,12 +119,14 @@ def _bounds(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
         of_bytes = "" if None in bits else _spread_of(bits)
         cells = [f"{_spread_of(_nats(results))} ({error})", f"{perplexity:.2f}", of_bytes, f"{last['tokens']:,}"]
         rows.append([label, *cells])
+        twice += [label] if last.get("two_pass") else []
     if not rows:
         return []
     return [
         "## Bounds",
         "",
         _BOUNDS,
+        *([f"Of a model in two passes, and not of the one that decodes: {'; '.join(twice)}."] if twice else []),
         "",
         *markdown_table(("model", "nats/token", "perplexity", "bits/byte", "tokens"), rows),
     ]

@@ -49,7 +49,13 @@ def loaded_start(path: str, run: TextRun, device: str) -> Loaded:
             )
         return causal_start(path, run.adapt, run.data.length, run.train.seed, device)
     loaded = load_any(path, device, torch.float32)
-    if not soft:
+    before = getattr(loaded.denoiser, "soft", 0)
+    if before and not soft:
+        raise ConfigError(
+            f"model.soft is 0, but {path} has soft masks, and they stay; set model.soft to {before}, and decode with "
+            "plain masks where you want that: --feedback off."
+        )
+    if soft == before:
         return loaded
     return replace(loaded, denoiser=_softened(loaded.denoiser, soft, path).to(torch.device(device)))
 
@@ -133,16 +139,14 @@ def adapted_corpus(corpus: Corpus, adapt: AdaptSettings) -> Corpus:
     return replace(corpus, train=train, valid=valid, facts=facts)
 
 
-def adapted_objective(
-    objective: Objective, run: TextRun, corpus: Corpus, window: int | None, soft: int = 0
-) -> Objective:
-    """The objective of plain training and a run -> that with annealed attention, `soft` masks or mask-agnostic loss.
+def adapted_objective(objective: Objective, run: TextRun, corpus: Corpus, window: int | None) -> Objective:
+    """The objective of plain training and a run -> that with annealed attention, soft masks or mask-agnostic loss.
 
     `window` is that of a network that is trained further; None for a new one, which has space for the MASKs. Raises
     ConfigError where the mask-agnostic loss does not go with what else is asked for, or rows have no space for a MASK.
     """
     masks, plain = run.agnostic, objective if isinstance(objective, Masked) else None
-    if soft:
+    if run.model.soft:
         if masks.masks:
             raise ConfigError("agnostic.masks does not go with soft masks: leave agnostic.masks or model.soft out.")
         from unmask.objective.soft import soft_masked

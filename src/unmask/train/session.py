@@ -243,9 +243,8 @@ def run_objective(run: TextRun, corpus: Corpus, start: Any = None) -> Objective:
     name = run.model.parameterization if start is None else parameterization(start)
     process = MaskedDiffusion(corpus.tokenizer.mask_id, make_schedule(run.train.schedule))
     objective = objective_of(name, process, run.train.estimator, run.train.grid)
-    soft = run.model.soft if start is None else getattr(start, "soft", 0)
-    if run.adapt.anneal or run.agnostic.masks or soft:
-        objective = adapted_objective(objective, run, corpus, None if start is None else start.max_length, soft)
+    if run.adapt.anneal or run.agnostic.masks or run.model.soft:
+        objective = adapted_objective(objective, run, corpus, None if start is None else start.max_length)
     return EitherStrand(objective, complement_of(corpus.tokenizer)) if run.train.reverse_complement else objective
 
 

@@ -221,6 +221,13 @@ class TextRun:
     agnostic: AgnosticSettings = field(default_factory=AgnosticSettings)
     """The mask-agnostic loss."""
 
+    def __post_init__(self) -> None:
+        if not self.model.soft and self.train.two_pass != TrainSettings().two_pass:
+            raise ConfigError(
+                f"train.two_pass is {self.train.two_pass:g}, but masks are plain, with which each step has one pass; "
+                "leave it out, or set model.soft to 3."
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
