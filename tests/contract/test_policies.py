@@ -8,13 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from unmask.decode.canvas import Canvas
+from unmask.decode.loop import Decoder
 from unmask.errors import ArgumentError, ConfigError, PluginError, RequestError
-from unmask.policies.base import Decision, State, UnmaskingPolicy, View, take_best
+from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, take_best
+from unmask.policies.early_stop import EarlyStop
 from unmask.policies.entries import ENTRIES
+from unmask.policies.lookahead import FreeDave
 from unmask.policies.options import Context
 from unmask.policies.or_else import OrElse
 from unmask.policies.registry import make, names
-from unmask.policies.top_k import SCORES, TopK
+from unmask.policies.top_k import SCORES, TopK, left_to_right
 from unmask.testing import TableDenoiser, check_policy, check_task, random_language
 
 CONTEXT = Context(unigram=lambda: torch.tensor([0.7, 0.3, 0.0]))
@@ -224,6 +228,34 @@ def test_an_object_is_not_what_makes_one(check: Callable[[Any], None]) -> None:
         check(Broken())
     with pytest.raises(ArgumentError, match="is 5; give a class"):
         check(5)
+
+
+@dataclass
+class Erasing:
+    """From left to right; hides the first written token again once, if `hides`, as a trained network may."""
+
+    hides: bool = True
+    looks: bool = True
+    needs: Needs = Needs(noise=False)
+
+    def __call__(self, view: View, state: State) -> tuple[Decision, State]:
+        reveal = take_best(left_to_right(view), view.eligible, torch.ones_like(view.step))
+        if not self.hides:
+            return Decision(reveal), None
+        remask = take_best(left_to_right(view), view.erasable, (view.step == 1).long())
+        return Decision(reveal, remask=remask, done=~(view.eligible & ~reveal).any(-1) & ~remask.any(-1)), None
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda p: OrElse(p, TopK()), lambda p: OrElse(TopK(), p), lambda p: EarlyStop(p, 0, 0, 0), FreeDave]
+)
+def test_a_wrapper_refuses_what_it_cannot_keep(wrap: Callable[[UnmaskingPolicy], UnmaskingPolicy]) -> None:
+    """Early stop around it did not end; the others lost what it hides."""
+    table, canvas = TableDenoiser(random_language(2, 5)), Canvas.start(torch.full((3, 5), 2), torch.arange(3))
+    with pytest.raises(RequestError, match=r"cannot go with .* choose a policy that only reveals"):
+        Decoder(table, wrap(Erasing())).decode(canvas)
+    Decoder(table, wrap(Erasing(hides=False))).decode(canvas)  # the controls
+    assert int(Decoder(table, Erasing()).decode(canvas).passes.max()) == 6
 
 
 class Idle(Broken):

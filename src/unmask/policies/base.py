@@ -15,6 +15,7 @@ __all__ = [
     "needs_of",
     "pair_of",
     "parts_of",
+    "plain_pair_of",
     "take_best",
     "take_prefix",
 ]
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from unmask.batch import Checks
-from unmask.errors import PluginError, plugin_failure
+from unmask.errors import PluginError, RequestError, plugin_failure
 
 State = Any  # what a policy gets back at its next call: a tensor or a tuple of tensors, batch first; None at the start
 
@@ -179,6 +180,21 @@ def pair_of(answer: object) -> tuple[Decision, State]:
             return decision, after
         case _:
             raise TypeError(f"it returned {type(answer).__name__}; return a pair, (Decision(reveal), state or None)")
+
+
+def plain_pair_of(wrapper: str, inner: UnmaskingPolicy, view: View, state: State) -> tuple[Decision, State]:
+    """A policy inside a wrapper, and what it is called with -> its decision and state.
+
+    Raises RequestError where it ends its blocks itself, hides tokens again or looks ahead: a wrapper that changes its
+    decision cannot keep that right.
+    """
+    decision, after = pair_of(inner(view, state))
+    if decision.done is not None or decision.remask is not None or decision.candidates is not None:
+        raise RequestError(
+            f"'{wrapper}' cannot go with {inner!r}, which ends its blocks itself, hides tokens again or looks ahead; "
+            "choose a policy that only reveals."
+        )
+    return decision, after
 
 
 def take_best(score: Tensor, eligible: Tensor, count: Tensor) -> Tensor:

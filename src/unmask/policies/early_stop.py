@@ -7,7 +7,7 @@ from typing import Annotated
 
 import torch
 
-from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of, pair_of
+from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of, plain_pair_of
 from unmask.ranges import check_numbers, real
 
 
@@ -39,7 +39,7 @@ class EarlyStop:
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         assert view.top is not None
-        decision, state = pair_of(self.inner(view, state))
+        decision, state = plain_pair_of("early-stop", self.inner, view, state)
         left = view.eligible.sum(-1)
         log = view.top.clamp(min=1e-30).log()
         gap = torch.where(view.eligible, log[..., 0] - log[..., 1], 0).sum(-1) / left.clamp(min=1)

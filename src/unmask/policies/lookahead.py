@@ -12,7 +12,17 @@ import torch
 from torch import Tensor
 
 from unmask.errors import ConfigError, RequestError
-from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of, pair_of, parts_of, take_best
+from unmask.policies.base import (
+    Decision,
+    Needs,
+    State,
+    UnmaskingPolicy,
+    View,
+    needs_of,
+    parts_of,
+    plain_pair_of,
+    take_best,
+)
 from unmask.policies.top_k import linear, quota
 from unmask.ranges import Count, check_numbers, real
 
@@ -82,11 +92,11 @@ class FreeDave:
 
     def _step(self, view: View, taken: Tensor) -> Tensor:
         """What `inner` reveals as its step number `taken` (B,) of the block: at least one position."""
-        decision, state = pair_of(self.inner(replace(view, step=taken, ahead=None), None))
-        if state is not None or decision.done is not None or decision.remask is not None:
+        decision, state = plain_pair_of("freedave", self.inner, replace(view, step=taken, ahead=None), None)
+        if state is not None:
             raise RequestError(
-                f"freedave cannot go around {self.inner!r}: it remembers earlier passes, which drafts do not have, or "
-                "ends its blocks itself. Choose a deterministic rule without memory."
+                f"freedave cannot go around {self.inner!r}: it remembers earlier passes, which drafts do not have. "
+                "Choose a deterministic rule without memory."
             )
         stuck = ~decision.reveal.any(-1)
         score = view.confidence if decision.fallback is None else decision.fallback

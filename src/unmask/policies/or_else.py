@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of, pair_of
+from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of, plain_pair_of
 
 
 @dataclass(frozen=True, slots=True)
 class OrElse:
-    """Reveals as `first` does, and as `second` in rows where `first` reveals nothing. Neither may hide tokens again."""
+    """Reveals as `first` does, and as `second` in rows where `first` reveals nothing. Both only reveal."""
 
     first: UnmaskingPolicy
     second: UnmaskingPolicy
@@ -26,8 +26,8 @@ class OrElse:
 
     def __call__(self, view: View, state: State) -> tuple[Decision, State]:
         before = (None, None) if state is None else state
-        first, after_first = pair_of(self.first(view, before[0]))
-        second, after_second = pair_of(self.second(view, before[1]))
+        first, after_first = plain_pair_of("or", self.first, view, before[0])
+        second, after_second = plain_pair_of("or", self.second, view, before[1])
         acts = first.reveal.any(-1)
         time = None
         if first.time is not None and second.time is not None:
