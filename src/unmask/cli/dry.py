@@ -20,18 +20,26 @@ _FEWER = 4  # passes of a row at most, divided by the passes that the second fig
 
 def learn(run: LearnRun, as_json: bool) -> int:
     """The settings of a training -> exit code; every part is done once in a temporary folder, and the needs printed."""
-    from unmask.rl.dry import walk
+    from unmask.rl.dry import estimate, walk
 
     with tempfile.TemporaryDirectory(prefix="unmask-dry-") as folder:
         walked = walk(run, Path(folder))
+        pairs = estimate(run, Path(folder)) if run.others else []
     s = run.learn
     length = length_of(run.task)
     needs = _needs(run.checkpoint, length, s.block_size or length, s.batch)
     if as_json:
-        print_json({"walked": asdict(walked), "needs": None if needs is None else asdict(needs)})
+        facts = {"walked": asdict(walked), "needs": None if needs is None else asdict(needs)}
+        print_json(facts | {"pairs": [asdict(pair) for pair in pairs]})
         return 0
     rows = {"denoiser": _denoiser(run.checkpoint, needs)}
-    if needs is not None:
+    for n, pair in enumerate(pairs, 1):
+        parts = [f"{_hours(getattr(pair, name))} for the {name}" for name in ("rules", "rounds", "validations")]
+        more = f"{_hours(pair.warm)} for the warm start, {_hours(pair.calibration)} for the calibration"
+        rows[f"pair {n}"] = f"{pair.pair}: {_hours(pair.total)}: {', '.join(parts)}, {more}"
+    if pairs:
+        rows["time"] = f"{_hours(sum(pair.total for pair in pairs))} on one thread of this machine"
+    elif needs is not None:
         rollouts, validations = s.prompts * s.group, 1 + s.rounds // s.valid_every
         whole = rollouts * s.rounds + s.valid_prompts * len(s.alphas) * validations
         rows |= {

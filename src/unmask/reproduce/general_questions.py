@@ -17,7 +17,7 @@ from unmask.reproduce.general import TRAINED, Policied, Swept
 from unmask.reproduce.plan import plain
 from unmask.reproduce.text import Fit, TextCell, TextOptions
 from unmask.reproduce.trainings import Planned
-from unmask.rl.settings import LearnRun, Pair
+from unmask.rl.settings import MOST_PAIRS, LearnRun, Pair
 
 
 class _Task(NamedTuple):
@@ -86,10 +86,13 @@ def _tasks(options: TextOptions) -> dict[str, _Task]:
         known = _TASKS.get(name)
         if not (name and checkpoint and (task or known or checkpoint == "none")):
             raise ConfigError(f"--pairs has '{text}'; write NAME=CHECKPOINT=TASK, or one of {', '.join(_TASKS)}=PATH.")
-        tasks.pop(name, None)
-        if checkpoint != "none":
+        if checkpoint == "none":
+            tasks.pop(name, None)
+        else:
             group = known.group if known else "other"
             tasks[name] = _Task(checkpoint, task or (known.task if known else ""), group)
+    if len(tasks) > MOST_PAIRS:
+        raise ConfigError(f"There are {len(tasks)} pairs of a denoiser and a task; give at most {MOST_PAIRS}.")
     if not tasks:
         raise ConfigError("--pairs leaves no pair of a denoiser and a task; leave one that is not none.")
     return tasks

@@ -5,7 +5,7 @@ them, in the published layout; answers are shorter. The scores of the random mod
 learned: after the verifier was called, drawn scores take their place.
 """
 
-__all__ = ["Measured", "Walk", "measure", "real_network", "walk"]
+__all__ = ["Measured", "PairHours", "Walk", "estimate", "measure", "real_network", "walk"]
 
 import hashlib
 import time
@@ -26,10 +26,12 @@ from unmask.model.load import stored_settings
 from unmask.model.settings import TransformerSettings
 from unmask.model.zoo.read import read_model
 from unmask.model.zoo.tiny import PUBLISHED, Published, published_network, write_tiny
-from unmask.rl.learner import RoundReport
-from unmask.rl.loop import ValidationResult, fit
+from unmask.policies.threshold import Threshold
+from unmask.rl.learner import Learner, RoundReport
+from unmask.rl.loop import DIALS, ValidationResult, fit
+from unmask.rl.rollout import experts, log_prob
 from unmask.rl.session import open_learning
-from unmask.rl.settings import LearnRun
+from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
 from unmask.run.machine import DtypeName
 from unmask.solve.problems import most_holes
@@ -61,6 +63,24 @@ class Walk:
     settings: int
     """Settings that were measured afterwards."""
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PairHours:
+    """What a pair of a mixture will take, in processor hours on this machine."""
+
+    pair: str
+    rules: float
+    """Comparing the heuristics."""
+    warm: float
+    rounds: float
+    validations: float
+    calibration: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.rules + self.warm + self.rounds + self.validations + self.calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +125,14 @@ def walk(run: LearnRun, folder: Path) -> Walk:
     began = time.perf_counter()
     checkpoint, network = _decoding(run.checkpoint, folder)
     task = dry_task(run.task, ("train", "valid", "test"), folder / "problems")
-    session = open_learning(replace(run, checkpoint=checkpoint, task=task, learn=_small(run)), out=folder / "run")
+    others: list[str] = []
+    for n, pair in enumerate(run.pairs[1:]):
+        (own := folder / f"pair-{n}").mkdir()
+        others.append(
+            f"{dry_task(pair.task, ('train', 'valid'), own / 'problems')}={_decoding(pair.checkpoint, own)[0]}"
+        )
+    small = replace(run, checkpoint=checkpoint, task=task, learn=_small(run), others=tuple(others))
+    session = open_learning(small, out=folder / "run")
     with closing(session):
         learner = session.learner
         learner.worlds = tuple(world._replace(task=_Drawn(world.task)) for world in learner.worlds)
@@ -129,6 +156,50 @@ def walk(run: LearnRun, folder: Path) -> Walk:
         measured.settings,
         time.perf_counter() - began,
     )
+
+
+_TIMED = 64  # rows that are decoded to measure the seconds of a row
+
+
+def estimate(run: LearnRun, folder: Path) -> list[PairHours]:
+    """The settings of a mixture, and an empty folder -> the processor hours of each pair, by a few rows of each.
+
+    The rows are decoded by the untrained policy, which takes more passes than a trained one, and by one rule.
+    """
+    s = run.learn
+    least = replace(s, pool=_TIMED, valid_prompts=1, calibrated=1, threads=s.threads or 1)
+    with closing(open_learning(replace(run, learn=least), out=folder / "timed")) as session:
+        learner = session.learner
+        return [_hours_of(learner, m, s) for m in range(len(learner.worlds))]
+
+
+def _hours_of(learner: Learner, m: int, s: LearnSettings) -> PairHours:
+    """A pair and the settings of the training -> its processor hours."""
+    world = learner.worlds[m]
+    rules, alphas = len(experts(min(world.length, s.block_size or world.length))), len(s.alphas)
+    pairs = len(learner.worlds)
+    together = min(s.pairs, pairs, s.prompts)
+    size = s.prompts * s.group // together
+    by_rule, _ = _seconds_of_row(learner, m, Threshold(0.9), _TIMED)
+    drawn, update = _seconds_of_row(learner, m, None, min(_TIMED, size))
+    rows = {"rules": rules * s.scored * by_rule, "warm": s.warm / pairs * s.prompts * s.group * (by_rule + update)}
+    rows["rounds"] = s.rounds * together / pairs * size * (drawn + s.inner * update)
+    rows["validations"] = (1 + s.rounds // s.valid_every) * alphas * s.valid_prompts * by_rule
+    dials = len(DIALS) * s.calibrated + (9 * alphas) * max(1, s.valid_prompts // 2)
+    rows["calibration"] = dials * by_rule
+    return PairHours(learner.pair(m).name, **{name: seconds / 3600 for name, seconds in rows.items()})
+
+
+def _seconds_of_row(learner: Learner, m: int, rule: Threshold | None, count: int) -> tuple[float, float]:
+    """A rule, or None for the learner -> processor seconds to decode a row of a pair, and of a row in an update."""
+    problems = [learner.problem(m, n) for n in range(count)]
+    began = time.process_time()
+    rollout = learner.roll(rule, problems, [0] * count, range(count), pair=m)
+    decoded = time.process_time()
+    assert rollout.trajectory is not None
+    log_prob(learner.network, rollout.trajectory)[0].sum().backward()
+    ended = time.process_time()
+    return (decoded - began) / count, (ended - decoded) / count
 
 
 def measure(

@@ -6,7 +6,7 @@ Of a mixture the policy with the best mean over its pairs is kept, where the rew
 best heuristics (`Learner.unit_of`), so that a pair of easy problems counts no more than one of hard problems.
 """
 
-__all__ = ["ValidationResult", "calibrate", "fit", "validate"]
+__all__ = ["DIALS", "ValidationResult", "calibrate", "fit", "validate"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,7 +32,8 @@ from unmask.solve.problems import Problem
 
 _VALID = 3
 _BEYOND = tuple(round(TRAINED_DIAL + (1 - TRAINED_DIAL) * n / 8, 3) for n in range(1, 9))
-_DIALS = (*(round(TRAINED_DIAL * n / 16, 3) for n in range(17)), *_BEYOND)
+DIALS = (*(round(TRAINED_DIAL * n / 16, 3) for n in range(17)), *_BEYOND)
+"""Dial values at which a policy is calibrated."""
 
 
 class ValidationResult(NamedTuple):
@@ -80,10 +81,10 @@ def calibrate(learner: Learner) -> tuple[Calibration, ...]:
     tables: list[Calibration] = []
     for m in learner.pairs:
         problems = learner.worlds[m].valid[: learner.settings.calibrated]
-        passes, accuracy = (tuple(x.tolist()) for x in _curve(learner, m, policy, problems, _DIALS))
+        passes, accuracy = (tuple(x.tolist()) for x in _curve(learner, m, policy, problems, DIALS))
         name, block = learner.worlds[m].task.name, learner.settings.block_size
         name = f"{name} with {Path(learner.pair(m).checkpoint).name}" if learner.run.others else name
-        tables.append(Calibration(name, block, len(problems), last, _DIALS, passes, accuracy))
+        tables.append(Calibration(name, block, len(problems), last, DIALS, passes, accuracy))
     return tuple(tables)
 
 
