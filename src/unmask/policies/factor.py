@@ -71,6 +71,6 @@ class Frechet:
         return Decision(take_prefix(view.confidence, view.eligible, self._accepts, view.confidence)), None
 
     def _accepts(self, confidence: Tensor) -> Tensor:
-        confidence = confidence.nan_to_num(0).double()  # positions that are not eligible are sorted last
+        confidence = confidence.double()  # of long rows, whose sum is near n
         before = torch.arange(confidence.shape[-1], device=confidence.device)  # n - 1
         return confidence.cumsum(-1) - before - (1 - confidence) > self.delta
