@@ -148,7 +148,7 @@ EXAMPLES = {
         "gym:dataset=sums,length=4,tail=true",
     ),
     "humaneval": ("humaneval:path={programs}", "humaneval:path={programs},prompt=chat"),
-    "infill": ("infill", "infill:shortest=2,longest=3,window=9,score=exact"),
+    "infill": ("infill", "infill:shortest=2,longest=3,window=9,score=exact", "infill:score=bigrams"),
     "mbpp": ("mbpp:path={mbpp}", "mbpp:path={mbpp},shots=0,length=9,prompt=chat"),
     "sudoku": ("sudoku", "sudoku:side=4", "sudoku:side=4,clues=15"),
 }

@@ -12,7 +12,7 @@ from unmask.disk.json import parse_json
 from unmask.errors import RequestError
 from unmask.solve.problems import problems, scored
 from unmask.tasks import judge, make
-from unmask.tasks.base import SPLITS
+from unmask.tasks.base import SPLITS, Example
 from unmask.tasks.infill import _units
 from unmask.text.tokenizer import Tokenizer
 
@@ -64,6 +64,17 @@ def test_the_score_is_the_share_of_true_tokens_at_their_positions() -> None:
     example = task.examples("valid", 1)[0]
     assert judge(task, example, "").score == judge(task, example, "\ud800").score == 0
     assert 0 < judge(task, example, example.answer * 2).score <= 0.5
+
+
+def test_bigrams_count_pairs_of_neighbours() -> None:
+    """By hand; control: the recovery of a shifted text is 0, and its pairs are not."""
+    bigrams, recovery = make("infill:score=bigrams"), make("infill")
+    example = Example("a[5]b", " of the first of all", {})
+    for text, score in ((" of the first of all", 1.0), (" the first of all", 2 * 3 / 7), (" all the", 0.0), ("", 0.0)):
+        assert judge(bigrams, example, text).score == pytest.approx(score)
+    assert judge(recovery, example, " the first of all").score == 0
+    twice = Example("a[3]b", " of the of", {})
+    assert judge(bigrams, twice, " the of the").score == pytest.approx(2 / 3)  # the same pairs, another text
 
 
 def test_a_checkpoint_without_a_text(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def sudoku_9x9() -> TextRun:
 
         unmask train sudoku_9x9 --train.device cuda --out sudoku_9x9
 
-    The network is large beside a policy of 22 thousand parameters, so that the time of the policy hardly counts.
+    The network is large beside a policy of 22 thousand parameters, so that the time of the policy hardly counts. No
+    bound is below .620 nats a cell, the entropy of a grid among all 6.67 10^21.
     """
     return TextRun(
         data=DataSettings("task:sudoku:side=9@600000", tokenizer="char", length=81, eos="none"),
