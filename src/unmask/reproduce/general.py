@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmask.batch import ceil_div
 from unmask.output import show
 from unmask.policies.learned.settings import LEAST_ALPHA
 from unmask.ranges import Count, Natural
@@ -139,6 +138,7 @@ _RULES: dict[str, tuple[str, tuple[float, ...], tuple[int, ...]]] = {
 
 def rule_settings(length: int) -> "dict[str, Setting]":
     """The most positions to fill -> by name the settings of all rules; a name means the same for every length."""
+    from unmask.batch import ceil_div
     from unmask.solve.settings import Setting
 
     settings: dict[str, Setting] = {}
