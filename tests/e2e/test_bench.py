@@ -67,7 +67,7 @@ def test_the_cost_of_soft_masks_is_that_of_the_same_pass(
     monkeypatch.setattr("unmask.bench.decode.SOFT", [shape])
     assert main(["bench", "decode", "--feedback", "on", "--rounds", "1", "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)["cells"]
-    assert [cell["work"] for cell in cells] == [f"soft masks, {rule}:steps=32" for rule in ("confidence", "ancestral")]
+    assert [cell["work"] for cell in cells] == [f"soft masks, {rule}:steps=16" for rule in ("confidence", "ancestral")]
     for cell in cells:
         assert 0 < cell["least_ratio"] <= cell["feedback_ratio"] <= cell["largest_ratio"]
         assert cell["passes_per_row"] <= 16  # a token in each

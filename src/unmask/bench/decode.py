@@ -344,7 +344,7 @@ def bench_feedback(rounds: int) -> Iterator[dict[str, Any]]:
     torch.set_num_threads(1)
     try:
         for shape in SOFT:
-            for policy in ("confidence:steps=32", "ancestral:steps=32"):  # the second does not look
+            for policy in ("confidence:steps=16", "ancestral:steps=16"):  # the second does not look
                 yield feedback_cell(shape, policy, rounds)
     finally:
         torch.set_num_threads(threads)
