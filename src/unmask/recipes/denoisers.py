@@ -215,7 +215,8 @@ def sums() -> TextRun:
 
         unmask train sums --out sums
 
-    Needs `pip install 'unmask[tasks]'`.
+    Needs `pip install 'unmask[tasks]'`. A first training left it with a bound of 1.147 nats: it had learned the form of
+    an answer and its first digits, not the sum (docs/log.md).
     """
     source = (
         "task:gym:dataset=basic_arithmetic,size=200000,length=6,tail=true,min_terms=3,max_terms=3,min_digits=4,"

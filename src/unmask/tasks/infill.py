@@ -7,7 +7,7 @@ The score is the recovery: the share of the hole's tokens that are the true ones
 hardly ever writes all tokens of a hole, so that with score=exact nearly every attempt has the same score, 0, and no
 policy can learn from it. But the most probable token of each position alone has the highest expected recovery, whatever
 the others are: one pass is best. With score=bigrams, the F1 of pairs of neighbouring tokens (ROUGE-2), tokens have to
-fit together, and more passes score higher (docs/log.md). A score of 1 is the same with all three.
+fit together, and two passes score higher than one (docs/log.md). A score of 1 is the same with all three.
 """
 
 __all__ = ["Infill"]
