@@ -176,7 +176,8 @@ def estimate(run: LearnRun, folder: Path) -> list[PairHours]:
 def _hours_of(learner: Learner, m: int, s: LearnSettings) -> PairHours:
     """A pair and the settings of the training -> its processor hours."""
     world = learner.worlds[m]
-    rules, alphas = len(experts(min(world.length, s.block_size or world.length))), len(s.alphas)
+    rules = len(experts(min(world.length, s.block_size or world.length), learner.run.policy.hides > 0, s.fastest))
+    alphas = len(s.alphas)
     pairs = len(learner.worlds)
     together = min(s.pairs, pairs, s.prompts)
     size = s.prompts * s.group // together
