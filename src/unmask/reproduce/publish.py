@@ -44,7 +44,7 @@ _SECONDS = {
     "measured": 90.0,
     "timed": 120.0,
     "passtimed": 30.0,
-    "policied": 1200.0,
+    "policied": 700.0,
     "swept": 200.0,
     "maskprobed": 30.0,
     "spanned": 400.0,
