@@ -58,7 +58,7 @@ FIRST = {
 POLICIES = (
     *("adas", "ancestral", "best-confidence", "confidence", "credit", "dawn", "dream", "early-stop", "entropy"),
     "entropy-bound",
-    *("entropy-threshold", "factor", "frechet", "freedave", "hierarchy", "info-gain", "klass", "learned"),
+    *("entropy-threshold", "factor", "filter", "frechet", "freedave", "hierarchy", "info-gain", "klass", "learned"),
     *("left-to-right", "local-leap"),
     *("margin", "margin-threshold", "or", "p2", "pc", "prefix", "random", "rcr", "remdm", "reverse"),
     *("saber", "threshold", "wino"),

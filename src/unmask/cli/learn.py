@@ -169,7 +169,7 @@ def _rows(session: "LearnSession") -> dict[str, str]:
         rows |= {f"denoiser{mark}": f"{pair.checkpoint}, frozen", f"task{mark}": f"{world.task.name}: {counts}"}
     return rows | {
         "policy": f"{sum(p.numel() for p in session.learner.params):,} parameters; {', '.join(run.policy.features)}",
-        "training": f"{s.warm} rounds of imitation, {s.rounds} of {s.prompts} problems x {s.group} rollouts",
+        "training": f"{s.imitated}, {s.rounds} of {s.prompts} problems x {s.group} rollouts",
         "costs": f"alpha = {', '.join(f'{alpha:g}' for alpha in s.alphas)}, "
         + ("the whole canvas" if s.block_size is None else f"blocks of {s.block_size}"),
         "folder": str(session.folder),
@@ -209,12 +209,13 @@ def _finish(result: "RunResult", tables: "Sequence[Calibration]", run: LearnRun,
         note("passes    " + "  ".join(f"{table_.passes[n]:7.2f}" for n in shown))
         note("accuracy  " + "  ".join(f"{table_.accuracy[n]:7.3f}" for n in shown))
     note(*table({"policy": str(folder / "policy"), "curves": curves}))
-    policy = quote(f"learned:from={folder}")
+    supervised = run.learn.teacher == "final" and not run.learn.rounds
+    policy, dial = quote(f"{'filter' if supervised else 'learned'}:from={folder}"), " --dial 0.4" if tables else ""
     note(
         "",
         "Next:",
         f"  unmask frontier {quote(run.checkpoint)} --task {quote(run.task)} --policies {policy} prefix threshold",
-        f"  unmask fill {quote(run.checkpoint)} {quote(template)} --temperature 0 --policy {policy} --dial 0.4",
+        f"  unmask fill {quote(run.checkpoint)} {quote(template)} --temperature 0 --policy {policy}{dial}",
     )
     return 0
 

@@ -88,6 +88,12 @@ def _reverse(options: Options) -> UnmaskingPolicy:
     return Reverse(options.count("steps", 128), rule, options.schedule())
 
 
+def _filter(options: Options) -> UnmaskingPolicy:
+    from unmask.policies.learned.filter import read_filter
+
+    return read_filter(options.values.get("from"), options.number("threshold", 0.96))
+
+
 def _learned(options: Options) -> UnmaskingPolicy:
     from unmask.policies.learned.policy import read_policy
 
@@ -206,6 +212,14 @@ ENTRIES: dict[str, Entry] = {
         "The n most confident with (n + 1)(1 - confidence) below the factor (Fast-dLLM, arXiv:2505.22618).",
         "no",
         Knob("factor", (3.0, 2.0, 1.0, 0.6, 0.3, 0.1, 0.03, 0.01, 0.003)),
+    ),
+    "filter": Entry(
+        _filter,
+        frozenset({"from", "threshold"}),
+        "All that a trained filter takes for final, from=FOLDER, and the most confident (Learn2PD, arXiv:2509.25188).",
+        "no",
+        Knob("threshold", _PROBABILITIES),
+        needs_folder=True,
     ),
     "frechet": Entry(
         lambda options: Frechet(options.number("delta", 0.25)),

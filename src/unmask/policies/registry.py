@@ -81,9 +81,9 @@ def make(text: str, context: Context = _NO_MODEL) -> UnmaskingPolicy:
 
 
 def learned_names(text: str) -> list[str]:
-    """Policy text -> the folders or bundled names of the learned policies in it."""
+    """Policy text -> the folders or bundled names of the trained policies in it."""
     parts = [_split(part.rpartition(" over ")[2].strip()) for part in text.split(" or ")]
-    return [options["from"] for name, options in parts if name == "learned" and "from" in options]
+    return [options["from"] for name, options in parts if name in ("filter", "learned") and "from" in options]
 
 
 def _split(text: str) -> tuple[str, dict[str, str]]:

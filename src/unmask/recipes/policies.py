@@ -11,6 +11,7 @@ __all__ = [
     "dream_7b_math",
     "dream_7b_mbpp",
     "general",
+    "learn2pd",
     "llada_8b_gsm8k",
     "llada_8b_gsm8k_whole",
     "llada_8b_humaneval",
@@ -85,6 +86,23 @@ def general() -> LearnRun:
     others = ("automaton:traces=mixed=automaton", "sudoku=sudoku")
     policy = PolicySettings(entropy="bounded", length=True)
     return LearnRun("automaton_eos", "automaton:traces=mixed", policy, learn, others)
+
+
+def learn2pd() -> LearnRun:
+    """A filter by supervision (arXiv:2509.25188): which predictions are those of the final text? No rewards.
+
+        unmask learn learn2pd
+
+    Two layers over the confidences of all positions, about a thousand parameters, raw confidences, learning rate 3e-3
+    as published; the published program takes many steps on a fixed set of labels, here each round has new problems, and
+    50 steps on their labels. In use it is the policy filter:from=FOLDER.
+    """
+    return LearnRun(
+        "automaton_eos",
+        "automaton:traces=mixed",
+        PolicySettings(network="mlp", features=("confidence",), scale="raw", priced=False),
+        LearnSettings(rounds=0, warm=60, teacher="final", alphas=(0.0,)),
+    )
 
 
 def paper() -> LearnRun:
@@ -253,6 +271,7 @@ RECIPES: dict[str, Callable[[], LearnRun]] = {
     "dream_7b_math": dream_7b_math,
     "dream_7b_mbpp": dream_7b_mbpp,
     "general": general,
+    "learn2pd": learn2pd,
     "llada_8b_gsm8k": llada_8b_gsm8k,
     "llada_8b_gsm8k_whole": llada_8b_gsm8k_whole,
     "llada_8b_humaneval": llada_8b_humaneval,

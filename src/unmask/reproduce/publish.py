@@ -46,6 +46,7 @@ _SECONDS = {
     "passtimed": 30.0,
     "policied": 700.0,
     "swept": 200.0,
+    "filtered": 150.0,
     "maskprobed": 30.0,
     "spanned": 400.0,
 }

@@ -48,7 +48,7 @@ from unmask.reproduce.plan import (
     setups,
     trained,
 )
-from unmask.reproduce.rules import HIDING, PLAIN, Tuned, grids
+from unmask.reproduce.rules import HIDING, PLAIN, Tuned, grids, require_plain
 from unmask.reproduce.seconds import PassTimed
 from unmask.rl.settings import LearnSettings
 
@@ -320,11 +320,7 @@ def check(plan: Question, folder: Path) -> None:
     from unmask.solve.settings import block_sizes
     from unmask.tasks.registry import make
 
-    if text := next((text for text in (",", " or ", " over ") if text in str(folder)), None):
-        raise ConfigError(
-            f"The folder '{folder}' has '{text}' in it, which means something in a policy's name; "
-            "choose another with --out."
-        )
+    require_plain(folder)
     block_sizes(plan.options.blocks, 1)
     for cell in plan.cells:
         if isinstance(cell, Heuristics):

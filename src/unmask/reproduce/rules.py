@@ -9,13 +9,16 @@ __all__ = [
     "PLAIN",
     "RULE_CELLS",
     "RULE_RESULTS",
+    "Filtered",
     "Tuned",
     "bench_of",
     "draw_rules",
     "grids",
     "hiding_section",
     "outcomes_of_sweep",
+    "require_plain",
     "rule_sections",
+    "train_filter",
     "tune",
 ]
 
@@ -24,9 +27,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmask.errors import ConfigError
 from unmask.output import markdown_table, show
 from unmask.ranges import Count
 from unmask.reproduce.text import TextCell
+from unmask.rl.settings import LearnRun
 
 if TYPE_CHECKING:
     from unmask.solve.sweep import Bench, Outcome
@@ -35,6 +40,7 @@ _TEST_SEED = 9001  # of the test problems: fresh, nothing else was chosen on the
 _REFERENCE = "threshold"
 HIDING, PLAIN = "policy that hides again, seed ", "policy, seed "
 """The names of learned policies of a seed, which follows."""
+_FOLDER = "FOLDER"  # in the name of a policy: that of a training
 
 
 def grids(checkpoint: str) -> dict[str, tuple[str, ...]]:
@@ -64,8 +70,34 @@ def grids(checkpoint: str) -> dict[str, tuple[str, ...]]:
         "info-gain": ("info-gain:spread=0.1", "info-gain:spread=0.2"),
         "freedave over prefix": tuple(f"freedave over prefix:threshold={x}" for x in dials),
         "freedave over threshold": tuple(f"freedave over threshold:threshold={x}" for x in dials),
+        "filter": (f"filter:from={_FOLDER}",),
         "learned": (f"learned:from={checkpoint}",),
     }
+
+
+def require_plain(folder: Path) -> None:
+    """Raise ConfigError for a folder whose name has a separator of policy names."""
+    if text := next((text for text in (",", " or ", " over ") if text in str(folder)), None):
+        raise ConfigError(
+            f"The folder '{folder}' has '{text}' in it, which means something in a policy's name; "
+            "choose another with --out."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered(TextCell):
+    """A filter of Learn2PD that is trained, in the folder runs/NAME."""
+
+    run: LearnRun
+
+
+@dataclass(frozen=True, slots=True)
+class _Filtered:
+    """The result of a `Filtered`."""
+
+    parameters: Count
+    accuracy: float
+    """On validation problems, with a threshold of one half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +115,7 @@ class Tuned(TextCell):
     """Validation problems, drawn with `seed`."""
     tests: Count
     training: str | None = None
-    """Name of the `Training` whose policy is tuned instead of `policies`."""
+    """Name of the training whose folder stands for FOLDER in the policies; without policies, its policy is tuned."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -101,12 +133,37 @@ class _Tuned:
     """The outcomes on the test problems of the settings that were kept."""
 
 
-RULE_CELLS: dict[str, type[TextCell]] = {"tuned": Tuned}
-RULE_RESULTS: dict[str, type[Any]] = {"tuned": _Tuned}
+RULE_CELLS: dict[str, type[TextCell]] = {"filtered": Filtered, "tuned": Tuned}
+RULE_RESULTS: dict[str, type[Any]] = {"filtered": _Filtered, "tuned": _Tuned}
 
 
-def tune(cell: Tuned, record: Path) -> dict[str, Any]:
-    """A cell, and the folder of its outcomes, with which it goes on after a stop -> those of the kept settings."""
+def train_filter(cell: Filtered, folder: Path) -> dict[str, Any]:
+    """Train a filter from the newest checkpoint, if there is one. Raises KeyboardInterrupt after an interrupt."""
+    from contextlib import closing
+
+    from unmask.disk.folders import latest
+    from unmask.rl.loop import fit
+    from unmask.rl.session import open_learning
+    from unmask.run.loop import Listener
+
+    class Log(Listener[Any, Any]):
+        """Prints the sentences of the training."""
+
+        def message(self, text: str) -> None:
+            show(text)
+
+    require_plain(folder)
+    out, resume = (folder, None) if latest(folder) is None else (None, folder)
+    with closing(open_learning(cell.run, out=out, resume=resume)) as session:
+        result, _ = fit(session.learner, Log())
+    if result.reason == "interrupted":
+        raise KeyboardInterrupt
+    return {"parameters": sum(p.numel() for p in session.learner.params), "accuracy": result.merit}
+
+
+def tune(cell: Tuned, record: Path, runs: Path) -> dict[str, Any]:
+    """A cell, the folder of its outcomes, with which it goes on after a stop, and that of all trainings -> the
+    outcomes of the settings that were kept."""
     import numpy as np
 
     from unmask.solve.pareto import pareto
@@ -115,9 +172,8 @@ def tune(cell: Tuned, record: Path) -> dict[str, Any]:
 
     bench, arguments = bench_of(cell.checkpoint, cell.task, "valid", cell.valid, cell.seed)
     length = most_holes(bench.problems)
-    policies = cell.policies
-    if cell.training is not None:
-        policies = (f"learned:from={(record.parent / cell.training).absolute()}",)
+    trained = str((runs / (cell.training or "")).absolute())
+    policies = [text.replace(_FOLDER, trained) for text in cell.policies or (f"learned:from={_FOLDER}",)]
     settings = settings_of(policies, block_sizes(cell.blocks, length), length)
     if len(settings) > cell.budget:
         settings = [settings[round(at)] for at in np.linspace(0, len(settings) - 1, cell.budget)]
@@ -125,7 +181,10 @@ def tune(cell: Tuned, record: Path) -> dict[str, Any]:
     best = pareto(np.array([o.mean_passes for o in tried]), np.array([o.accuracy for o in tried]))
     bench, arguments = bench_of(cell.checkpoint, cell.task, "test", cell.tests, _TEST_SEED)
     kept = outcomes_of_sweep(bench, arguments, [tried[at].setting for at in best], record / "test.jsonl")
-    return {"length": most_holes(bench.problems), "tried": len(tried), "rows": [asdict(outcome) for outcome in kept]}
+    rows = [asdict(outcome) for outcome in kept]
+    for row in rows:
+        row["setting"]["policy"] = row["setting"]["policy"].replace(trained, _FOLDER)
+    return {"length": most_holes(bench.problems), "tried": len(tried), "rows": rows}
 
 
 def bench_of(checkpoint: str, task: str, split: str, count: int, seed: int) -> "tuple[Bench, dict[str, Any]]":

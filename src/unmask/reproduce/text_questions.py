@@ -23,13 +23,14 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
+from unmask.recipes.policies import learn2pd
 from unmask.reproduce.dna_questions import dna, dna_rates
 from unmask.reproduce.general_questions import general_policy
 from unmask.reproduce.generation import generation, length, precision
 from unmask.reproduce.kindred import holes, mask_agnostic
 from unmask.reproduce.plan import plain
 from unmask.reproduce.representations import SIZES, Classified
-from unmask.reproduce.rules import Tuned, grids
+from unmask.reproduce.rules import Filtered, Tuned, grids
 from unmask.reproduce.soft_questions import soft_masks
 from unmask.reproduce.text import (
     Claim,
@@ -164,22 +165,36 @@ def representations(options: TextOptions) -> Planned:
 def rules(options: TextOptions) -> Planned:
     """Unmasking rules: every rule tuned on the same budget, on fresh problems of the bundled tasks, by two areas.
 
-    One measurement a rule and task; `seeds` are of the validation problems. No training.
+    One measurement a rule and task; `seeds` are of the validation problems. Only the filter of Learn2PD is trained, for
+    each denoiser.
     """
     fast, seed = options.scale == "fast", options.seeds[0]
     cells: list[TextCell] = []
     for checkpoint, task in _RULE_TASKS[:1] if fast else _RULE_TASKS:
+        cells.append(filtering := _filtered(checkpoint, task, seed, fast))
         for rule, policies in grids(checkpoint).items():
             if fast and rule not in _FAST_RULES:
                 continue
             numbers = (3, 8, 16) if fast else (24, 256, 1024)
             label, blocks = f"{rule} on {task}", ("full",) if fast else ("full", "1/2", "1/4")
-            cells.append(Tuned(f"tuned-{plain(label)}", label, seed, checkpoint, task, policies, blocks, *numbers))
+            cell = Tuned(f"tuned-{plain(label)}", label, seed, checkpoint, task, policies, blocks, *numbers)
+            cells.append(replace(cell, training=filtering.name) if rule == "filter" else cell)
     return cells, []
 
 
+def _filtered(checkpoint: str, task: str, seed: int, fast: bool) -> Filtered:
+    """A denoiser and a task -> the training of the filter, on the problems that the bundled policy was trained on."""
+    run = learn2pd()
+    learn = replace(run.learn, seed=seed, device="cpu", threads=1)
+    if fast:
+        learn = replace(learn, warm=2, prompts=4, group=4, pool=32, valid_prompts=4, calibrated=4)
+    task = run.task if task.partition(":")[0] == "automaton" else task
+    name = f"filter-{plain(checkpoint)}"
+    return Filtered(name, name, seed, replace(run, checkpoint=checkpoint, task=task, learn=learn))
+
+
 _RULE_TASKS = (("automaton_eos", "automaton:traces=long"), ("automaton", "automaton"), ("sudoku", "sudoku"))
-_FAST_RULES = ("threshold", "saber", "info-gain", "freedave over prefix", "learned")
+_FAST_RULES = ("threshold", "saber", "info-gain", "freedave over prefix", "filter", "learned")
 _MARGIN = 0.01  # of accuracy: MDLM "does not lose" where it loses less
 
 

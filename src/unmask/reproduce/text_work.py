@@ -17,7 +17,7 @@ from unmask.reproduce.holes import HOLE_RESULTS, Spanned, measure_spans
 from unmask.reproduce.masks import MASK_RESULTS, MaskProbed, probe_cell
 from unmask.reproduce.plan import DEVICE, DTYPE
 from unmask.reproduce.representations import REPRESENTATION_RESULTS, Classified, classify
-from unmask.reproduce.rules import RULE_RESULTS, Tuned, tune
+from unmask.reproduce.rules import RULE_RESULTS, Filtered, Tuned, train_filter, tune
 from unmask.reproduce.seconds import SECONDS_RESULTS, PassTimed, time_passes
 from unmask.reproduce.soft import SOFT_RESULTS, Solved, solve_tests
 from unmask.reproduce.text import BUNDLED, Bounded, Fit, Spread, TextCell
@@ -149,11 +149,13 @@ def perform_text(cell: TextCell, folder: Path, runs: Path) -> dict[str, Any]:
         case Classified():
             return classify(cell, lambda training: model_of(runs, training))
         case Tuned():
-            return tune(cell, folder)
+            return tune(cell, folder, runs)
         case PassTimed():
             return time_passes(cell)
         case Swept():
             return sweep_cell(cell, folder, runs)
+        case Filtered():
+            return train_filter(cell, folder)
         case Probed():
             model = model_of(runs, cell.training)
             return probe_windows(cell, model, text_of(model))

@@ -136,7 +136,7 @@ def _card(learner: Learner, facts: dict[str, Any], calibration: Sequence[Calibra
         lines.append(learner.left_out.get(m, f"- denoiser: {learner.pair(m).checkpoint}; task: {name}; {blocks}"))
     lines += [
         f"- network: {sum(p.numel() for p in learner.params):,} parameters, features {', '.join(features)}",
-        f"- training: {s.warm} rounds of imitation, {facts['round']} of {s.rounds} rounds of GRPO",
+        f"- training: {s.imitated}, {facts['round']} of {s.rounds} rounds of GRPO",
         f"  ({s.prompts} problems x {s.group} rollouts), seed {s.seed}; the best by validation reward was kept",
         f"- validation reward: {facts['reward']:.4f}, mean over alpha = {', '.join(f'{a:g}' for a in s.alphas)}",
     ]

@@ -254,7 +254,7 @@ def _small(run: LearnRun) -> Any:
     """The settings of a training -> the same for one round of two problems, on the processor."""
     return replace(
         run.learn,
-        rounds=1,
+        rounds=min(run.learn.rounds, 1),
         prompts=_PROBLEMS,
         group=_GROUP,
         alphas=run.learn.alphas[:2],

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unmask.noise import derive, generator
 from unmask.policies.base import UnmaskingPolicy
-from unmask.policies.learned.network import PolicyNetwork, bernoulli_entropy
+from unmask.policies.learned.network import bernoulli_entropy, make_network
 from unmask.policies.learned.policy import Learned, alpha_of
 from unmask.rl.grpo import advantages, objective, rewards, steered
 from unmask.rl.rollout import (
@@ -78,7 +78,7 @@ class Learner:
         self.device = device = self.worlds[0].device
         self.origins: list[dict[str, str]] = [{"checkpoint": p.checkpoint, "typed": p.checkpoint} for p in run.pairs]
         """The denoisers for the records: absolute path or name, what was typed, and the hash of the weights."""
-        self.network = PolicyNetwork(run.policy, derive(run.learn.seed)).to(device)
+        self.network = make_network(run.policy, derive(run.learn.seed)).to(device)
         self.params = list(self.network.parameters())
         s = self.settings
         self.optimizer = adamw(self.params, s.lr, s.betas, 1e-8, s.weight_decay)

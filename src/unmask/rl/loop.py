@@ -160,7 +160,7 @@ class _PolicyRun:
         learner, s = self.learner, self.learner.settings
         if learner.step or learner.warmed >= s.warm > 0 or not (s.warm or s.steering):  # nobody asks for heuristics
             return True
-        if not learner.teachers:
+        if not learner.teachers and s.teacher == "rules":
             chosen = choose_teachers(learner, stopping)
             if chosen is None:
                 return False

@@ -42,6 +42,7 @@ from unmask.noise import derive
 from unmask.policies.base import Decision, Needs, State, UnmaskingPolicy, View, needs_of
 from unmask.policies.hiding import RCR, Saber
 from unmask.policies.learned.network import (
+    FilterNetwork,
     Observation,
     PolicyNetwork,
     bernoulli_log_prob,
@@ -81,6 +82,7 @@ class Rollout(NamedTuple):
     lengths: Tensor  # (R,) positions that were to fill
     decode_seconds: float
     judge_seconds: float
+    rows: list[list[int]]  # the decoded tokens, template included
 
 
 def roll_out(
@@ -129,6 +131,7 @@ def roll_out(
         torch.tensor([len(problem.holes) for problem in problems], dtype=torch.float32, device=device),
         middle - start,
         time.perf_counter() - middle,
+        [row.tokens for row in filled],
     )
 
 
@@ -192,7 +195,9 @@ def keep_passes(trajectory: Trajectory, which: Tensor) -> Trajectory:
     )
 
 
-def log_prob(network: PolicyNetwork, trajectory: Trajectory, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def log_prob(
+    network: PolicyNetwork | FilterNetwork, trajectory: Trajectory, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """A trajectory -> log-probabilities (N,) of its actions under the current network, and the logits (N, A)."""
     logits = network(trajectory.seen).float() / temperature
     if network.settings.head == "plackett-luce":

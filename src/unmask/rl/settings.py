@@ -29,8 +29,8 @@ class Pair(NamedTuple):
 class LearnSettings:
     """Settings of GRPO (arXiv:2512.09106, section 3) and its warm start. Raises ConfigError for impossible values."""
 
-    rounds: Count = 250
-    """Rounds of rollouts, verification and update."""
+    rounds: Natural = 250
+    """Rounds of rollouts, verification and update; 0 for the warm start alone."""
     prompts: Count = 16
     """Problems in a round."""
     group: Annotated[int, whole(2, hint="a rollout is compared with others of its problem")] = 8
@@ -68,7 +68,10 @@ class LearnSettings:
     max_norm: Annotated[float, real(0, 1e9, above=True)] = 0.5
     """Largest norm of the gradient."""
     warm: Natural = 50
-    """Rounds of imitating the best heuristic for each alpha before GRPO; 0 for none."""
+    """Rounds of imitation before GRPO; 0 for none."""
+    teacher: Literal["rules", "final"] = "rules"
+    """Who is imitated: the best heuristic for each alpha; or the final text, so that the network learns which
+    predictions are those of a decoding of one token a pass (Learn2PD, arXiv:2509.25188)."""
     fastest: bool = False
     """Among the heuristics is also the rule that writes everything in one pass."""
     mixed: bool = False
@@ -108,6 +111,11 @@ class LearnSettings:
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Also send the metrics there."""
 
+    @property
+    def imitated(self) -> str:
+        """What the warm start imitates, in words."""
+        return f"{self.warm} rounds of imitation" + (" of final texts" if self.teacher == "final" else "")
+
     def __post_init__(self) -> None:
         check_numbers(self)
         if not self.alphas:
@@ -116,6 +124,13 @@ class LearnSettings:
             raise ConfigError(f"alphas are {list(self.alphas)}; with between give them in rising order.")
         if self.between and self.steering:
             raise ConfigError("The heuristics of steering are chosen for each alpha; leave out steering, or between.")
+        if not (self.rounds or self.warm):
+            raise ConfigError("rounds and warm are 0: nothing is trained; give at least one of them.")
+        if self.teacher == "final" and self.steering:
+            raise ConfigError(
+                f"steering is {self.steering}, rollouts of the best heuristic, and with the teacher final none is "
+                "chosen; give steering 0."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +159,10 @@ class LearnRun:
             raise ConfigError(
                 f"A policy without policy.priced is trained for one alpha, and there are {len(self.learn.alphas)}; "
                 "give one alpha, or policy.priced."
+            )
+        if self.policy.head != "bernoulli" and self.learn.teacher == "final":
+            raise ConfigError(
+                "The teacher final has a label for each position, and a ranking takes none; use bernoulli."
             )
         if self.policy.head != "bernoulli" and self.learn.entropy:
             raise ConfigError(

@@ -13,10 +13,12 @@ positions, F features, D width, S states.
 __all__ = [
     "STATES",
     "WRITTEN",
+    "FilterNetwork",
     "Observation",
     "PolicyNetwork",
     "bernoulli_entropy",
     "bernoulli_log_prob",
+    "make_network",
     "plackett_luce_log_prob",
     "plackett_luce_rank",
 ]
@@ -29,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unmask.batch import pad_rows
+from unmask.errors import RequestError
 from unmask.limits import require_memory
 from unmask.policies.learned.settings import LEAST_ALPHA, PolicySettings
 
@@ -203,6 +206,43 @@ class PolicyNetwork(nn.Module):
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(out.transpose(1, 2).flatten(-2))
+
+
+class FilterNetwork(nn.Module):
+    """Observation -> logits (N, A) by two layers over the confidences of all positions (Learn2PD, arXiv:2509.25188).
+
+    Each layer has `settings.unit` channels, one a position to fill, from left to right; a position without a confidence
+    has 0. The paper has a block of 32 tokens, and the widths of its layers are known from a reading alone.
+    """
+
+    def __init__(self, settings: PolicySettings, seed: int = 0) -> None:
+        """Draw the weights from `seed`; at the start each reveal probability is near sigmoid(-2)."""
+        super().__init__()
+        self.settings = settings
+        size = round(settings.unit)
+        self.up, self.head = nn.Linear(size, size), nn.Linear(size, size)
+        generator = torch.Generator().manual_seed(seed)
+        for layer in (self.up, self.head):
+            nn.init.uniform_(layer.weight, -(size**-0.5), size**-0.5, generator=generator)
+        nn.init.zeros_(self.up.bias)
+        nn.init.constant_(self.head.bias, _BIAS)
+
+    def forward(self, seen: Observation) -> Tensor:
+        """Observation -> logits (N, A). Raises RequestError for a row with more positions than the network has."""
+        confidence, size = seen.features[..., 0], self.up.in_features
+        count, width = confidence.shape
+        if (most := int(seen.present.sum(-1).max())) > size:
+            raise RequestError(
+                f"This filter was trained on {size} positions to fill, and a text has {most}; fill fewer at once, or "
+                "train a filter for texts of this length."
+            )
+        x = pad_rows(F.pad(confidence, (0, size - width)))  # so that a view's bits do not depend on the other views
+        return F.pad(self.head(self.up(x).relu())[:count], (0, width - size))
+
+
+def make_network(settings: PolicySettings, seed: int = 0) -> PolicyNetwork | FilterNetwork:
+    """Settings -> the network that they name, with weights drawn from `seed`."""
+    return FilterNetwork(settings, seed) if settings.network == "mlp" else PolicyNetwork(settings, seed)
 
 
 def _vector(inputs: int, width: int) -> nn.Sequential:

@@ -38,9 +38,11 @@ from unmask.errors import CheckpointError, ConfigError, RequestError
 from unmask.limits import require_finite
 from unmask.policies.base import Decision, Needs, State, View
 from unmask.policies.learned.network import (
+    FilterNetwork,
     Observation,
     PolicyNetwork,
     bernoulli_log_prob,
+    make_network,
     plackett_luce_log_prob,
     plackett_luce_rank,
 )
@@ -100,7 +102,7 @@ class Learned:
     reveals the position with the highest logit.
     """
 
-    network: PolicyNetwork
+    network: PolicyNetwork | FilterNetwork
     dial: Dial = 0.25
     sample: bool = False
     cut: Annotated[float, real(0, 1, "usually 0.5", above=True, below=True)] = 0.5
@@ -335,7 +337,7 @@ def _read(folder: Path) -> Learned:
     stored_tensors = load_tensors(checkpoint.folder)
     for name, value in stored_tensors.items():
         require_finite(value, name, str(checkpoint.folder))
-    network = PolicyNetwork(settings)
+    network = make_network(settings)
     try:
         network.load_state_dict(stored_tensors)
     except RuntimeError as error:

@@ -24,6 +24,9 @@ class PolicySettings:
     Raises ConfigError for impossible values.
     """
 
+    network: Literal["transformer", "mlp"] = "transformer"
+    """A transformer block; or the two layers of Learn2PD (arXiv:2509.25188) over the confidences of `unit` positions
+    side by side, for which width, heads, mask, time, length and positions have no effect."""
     width: Count = 32
     """Size of the residual stream."""
     heads: Count = 2
@@ -70,6 +73,12 @@ class PolicySettings:
             raise ConfigError(f"features are {list(self.features)}; choose at least one of {', '.join(FEATURES)}.")
         if "top" in self.features and self.top < 2:
             raise ConfigError(f"top is {self.top}; give at least 2 probabilities, or the feature confidence alone.")
+        plain = self.features == ("confidence",) and not (self.priced or self.hides) and self.head == "bernoulli"
+        if self.network == "mlp" and not plain:
+            raise ConfigError(
+                "A policy with network mlp reads the confidence alone and has one behaviour; give features "
+                "confidence, priced false, hides 0 and the head bernoulli, as the recipe learn2pd does."
+            )
         if ("hidden" in self.features) != (self.hidden > 0):
             raise ConfigError(f"hidden is {self.hidden}; give the denoiser's width with the feature hidden, else 0.")
         if self.hides and self.head != "bernoulli":
