@@ -144,8 +144,10 @@ def merged(parts: Sequence[tuple[Tensor, Rollout]]) -> Rollout:
         torch.cat([getattr(part, name) for _, part in parts])[order] for name in ("scores", "passes", "lengths")
     )
     moved = [part.trajectory._replace(row=rows[part.trajectory.row]) for rows, part in parts if part.trajectory]
-    seconds = [sum(getattr(part, name) for _, part in parts) for name in ("decode_seconds", "judge_seconds")]
-    return Rollout(joined(moved) if moved else None, scores, passes, lengths, *seconds)
+    decode, judge = (sum(getattr(part, name) for _, part in parts) for name in ("decode_seconds", "judge_seconds"))
+    unordered = [row for _, part in parts for row in part.rows]
+    rows = [unordered[n] for n in order.tolist()]
+    return Rollout(joined(moved) if moved else None, scores, passes, lengths, decode, judge, rows)
 
 
 def _trajectory(step: Step, row: Tensor, learner: Learned) -> Trajectory:
