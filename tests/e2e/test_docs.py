@@ -146,7 +146,7 @@ def accept_words(words: list[str]) -> None:
     arguments = parse(cls, rest, verb)
     decoding = getattr(arguments, "decoding", None)
     for policy in [*([decoding.policy] if decoding and decoding.policy else []), *getattr(arguments, "policies", ())]:
-        if "learned" not in policy:
+        if "learned" not in policy and ":from=" not in policy:  # a folder that a command before it writes
             registry.make(policy)
     task = (getattr(arguments, "task", "") or "").partition(":")
     assert task[0] in ("", "TASK", *TASKS) or (ROOT / task[0]).exists() or task[0].isupper(), f"no task {task[0]}"
