@@ -171,7 +171,7 @@ def test_the_eos_heavy_automaton_fails_as_published() -> None:
 
 def test_a_policy_without_a_cost_input_and_a_saved_pace_are_one_setting(tmp_path: Path) -> None:
     network = PolicyNetwork(PolicySettings(features=("confidence",), priced=False))
-    write_checkpoint(tmp_path / "p", network.state_dict(), policy_config(network.settings, {}, None), card="")
+    write_checkpoint(tmp_path / "p", network.state_dict(), policy_config(network.settings, {}, ()), card="")
     name = f"learned:from={tmp_path / 'p'}"
     assert settings_of([name], [None], 24) == [Setting(name)]
     saved = tmp_path / "pace.json"

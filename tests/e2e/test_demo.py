@@ -42,7 +42,7 @@ def _policies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for value in network.parameters():
             value.copy_(torch.randn(value.shape, generator=generator) * 0.6)
     save_file(network.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"format": 1} | policy_config(PolicySettings(), {}, None)))
+    (folder / "config.json").write_text(json.dumps({"format": 1} | policy_config(PolicySettings(), {}, ())))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unmask.disk.folders, "_POLICIES", folder.parent)
         yield
