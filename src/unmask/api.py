@@ -131,7 +131,7 @@ class Model:
         batch: ranges.Count = 32,
         trace: bool = False,
     ) -> Generation:
-        """Continue each prompt (a text or several; may be empty) -> the texts with their tokens and log-probabilities.
+        """`prompts`, a text or several that may be empty -> their continuations, with tokens and log-probabilities.
 
         A row's text depends on its seed, its prompt and its options alone; what is left out has the model's default.
 
@@ -183,7 +183,7 @@ class Model:
         batch: ranges.Count = 32,
         alternatives: ranges.Natural = 0,
     ) -> Generator[Snapshot, None, list[Written]]:
-        """Continue each prompt as `generate` does, yielding a snapshot after each pass: print its `text`.
+        """`prompts` -> a snapshot after each pass of what `generate` writes: print its `text`.
 
         The snapshots have so many `alternatives` of each position that was looked at, the most probable tokens; the
         other arguments are those of `generate`. The generator returns the finished rows.

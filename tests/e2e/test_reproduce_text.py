@@ -195,8 +195,10 @@ def test_rules_are_tuned_on_validation_problems_and_measured_on_others(tmp_path:
     plan = plan_of("kindred-rules", FAST)
     records = {cell.name: Record() for cell in plan.cells}
     for cell in plan.cells:
-        assert isinstance(cell, Tuned)
         folder = tmp_path / "runs" / cell.name
+        if not isinstance(cell, Tuned):
+            records[cell.name] = Record("done", "", 1.0, perform_text(cell, folder, tmp_path / "runs"))
+            continue
         result = perform_text(replace(cell, valid=3, tests=5), folder, tmp_path / "runs")
         assert perform_text(replace(cell, valid=3, tests=5), folder, tmp_path / "runs") == result  # with its seconds
         shape = TEXT_RESULTS[cell_type(cell)]
@@ -212,7 +214,7 @@ def test_rules_are_tuned_on_validation_problems_and_measured_on_others(tmp_path:
     lines = (tmp_path / plan.name / "report.md").read_text().splitlines()
     rows = [line.split(" | ") for line in lines if line.startswith("| ") and " of 3 | " in line]
     names = [row[0].removeprefix("| ") for row in rows]
-    assert sorted(names) == sorted(cell.label.split(" on ")[0] for cell in plan.cells)
+    assert sorted(names) == sorted(cell.label.split(" on ")[0] for cell in plan.cells if isinstance(cell, Tuned))
     for name, row in zip(names, rows, strict=True):
         area, counted = float(row[2].split(" [")[0]), float(row[4])
         assert counted <= area

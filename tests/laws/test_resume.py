@@ -185,8 +185,8 @@ def test_control_forgotten_moments_are_seen(whole: tuple[Trainer, Watcher], tmp_
 
 def softly(seed: int, share: float = 0.5) -> TextRun:
     """`settings` with soft masks; steps have two passes with this probability."""
-    run = settings(seed=seed, two_pass=share)
-    return replace(run, model=replace(run.model, soft=3))
+    run = settings(seed=seed)
+    return replace(run, model=replace(run.model, soft=3), train=replace(run.train, two_pass=share))
 
 
 def passes(run: Trainer) -> str:

@@ -64,14 +64,20 @@ ARGUMENTS = [
     ("train --train.lr 3", "--train.lr cannot be '3'; give a number between 0 and 1 (for example 1e-3)."),
     ("train tetx", "There is no recipe named 'tetx'; did you mean 'text'?"),
     ("train text more", "'more' is a word too many for train; put a text of several words between quotation marks."),
-    ("bench decode --threads 2", "--threads does not go with bench decode, which uses --against and --rounds alone."),
+    (
+        "bench decode --threads 2",
+        "--threads does not go with bench decode, which uses --against and --feedback and --rounds alone.",
+    ),
     ("bench policy --device cuda", "--device does not go with bench policy, which uses --against and --rounds alone."),
     ("bench memory --device cpu", "--device does not go with bench memory, which uses --threads alone."),
     (
         "bench scaling --device cpu",
         "--device does not go with bench scaling, which uses --plot and --quick and --threads alone.",
     ),
-    ("bench decode --compile", "--compile does not go with bench decode, which uses --against and --rounds alone."),
+    (
+        "bench decode --compile",
+        "--compile does not go with bench decode, which uses --against and --feedback and --rounds alone.",
+    ),
     (
         "bench train --against . --compile",
         (
