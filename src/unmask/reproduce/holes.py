@@ -63,7 +63,7 @@ class _Spanned:
     """The result of a `Spanned`; `rows` has for each span its length, and by rule what it chose."""
 
     bias: dict[str, float]
-    rows: list[dict[str, Any]]
+    spans: list[dict[str, Any]]
 
 
 HOLE_CELLS: dict[str, type[TextCell]] = {"spanned": Spanned}
@@ -92,7 +92,7 @@ def measure_spans(cell: Spanned, text_of: Callable[["Model"], "Packed"], device:
         rows.append({"length": len(span.tokens), "shares": list(shares.items()), "chosen": named})
         if number % 20 == 19:
             show(f"{number + 1} of {len(spans)} spans")
-    return {"bias": asdict(bias), "confidence": {str(n): value for n, value in points.items()}, "rows": rows}
+    return {"bias": asdict(bias), "confidence": {str(n): value for n, value in points.items()}, "spans": rows}
 
 
 # ---- report ----------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ needs no model, "right length" is what decoding itself loses. The bias of `cal` 
 
 def _rows(done: _Done) -> list[Mapping[str, Any]]:
     """Results by label and seed -> the spans of all of them."""
-    return [row for results in done.values() for result in results.values() for row in result["rows"]]
+    return [row for results in done.values() for result in results.values() for row in result["spans"]]
 
 
 def _values(row: Mapping[str, Any], rule: str, length: int) -> tuple[float, float, float]:
@@ -133,7 +133,7 @@ def hole_figures(done: _Done) -> dict[str, dict[int, float]]:
     out: dict[str, dict[int, float]] = {}
     for results in done.values():
         for seed, result in results.items():
-            for rule, values in _by_rule(result["rows"]).items():
+            for rule, values in _by_rule(result["spans"]).items():
                 for name, column in zip(_FIGURES, zip(*values, strict=True), strict=True):
                     out.setdefault(f"{rule}: {name}", {})[seed] = mean(column)
     return out
