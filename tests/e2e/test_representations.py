@@ -34,6 +34,7 @@ def test_backbones_share_their_trainings_and_each_seed_tests_a_fold_of_its_own()
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_the_cells_are_done_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
     plan, records = plan_of("mdlm-representations", FAST), dict[str, Record]()

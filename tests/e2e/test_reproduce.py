@@ -99,6 +99,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_what_was_done_is_not_done_again(answered: Path) -> None:
     name = "heuristics-automaton_eos-automaton"
     assert cell(answered, name) == json.loads((answered / "before.json").read_text())
@@ -106,6 +107,7 @@ def test_what_was_done_is_not_done_again(answered: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_the_report_has_every_cell_and_says_that_it_was_quick(answered: Path) -> None:
     states = listed(answered)
     blocked = {name for name, state in states.items() if "no denoiser was given" in state}
@@ -122,6 +124,7 @@ def test_the_report_has_every_cell_and_says_that_it_was_quick(answered: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_the_differences_are_those_of_the_cells(answered: Path) -> None:
     """The table of the report equals a comparison of the outcomes in the cells' files."""
     from unmask.eval.frontier import compare, one_pass
@@ -144,6 +147,7 @@ def test_the_differences_are_those_of_the_cells(answered: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_a_folder_of_other_settings_is_refused_and_a_broken_training_is_marked(answered: Path) -> None:
     process = start(answered, *QUICK, "--rounds", "1")
     _, err = process.communicate(timeout=100)
@@ -164,6 +168,7 @@ def test_a_folder_of_other_settings_is_refused_and_a_broken_training_is_marked(a
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_what_a_model_cannot_do_is_marked_with_the_reason(tmp_path: Path) -> None:
     """Twice the length does not fit the window; the control is the length that does."""
     plan = plan_of("policies-transfer", replace(OPTIONS, twice="automaton"))
@@ -198,6 +203,7 @@ def test_a_report_lists_every_cell_in_every_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_medians_over_seeds_and_denoisers_are_those_of_the_rows(tmp_path: Path) -> None:
     """Invented outcomes for two denoisers and three seeds: the pooled row has the median and the minimum of six."""
     plan = plan_of(

@@ -98,6 +98,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Reco
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_another_judge_reads_the_texts_that_are_there(done: tuple[Path, dict[str, Record]]) -> None:
     """The AR model by its folder: the same measures as the cell of the texts has under it. The control is a text."""
     folder, records = done
@@ -121,6 +122,7 @@ def report(name: str, folder: Path, records: dict[str, Record]) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_cells_of_every_class_are_done_and_reported(done: tuple[Path, dict[str, Record]]) -> None:
     folder, records = done
     text = report("mdlm-baselines", folder, records)
@@ -150,6 +152,7 @@ def test_cells_of_every_class_are_done_and_reported(done: tuple[Path, dict[str, 
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_a_training_is_not_repeated_and_not_mixed_up(done: tuple[Path, dict[str, Record]]) -> None:
     """A cell whose run is there ends at once; one with other settings is refused."""
     folder, records = done
@@ -164,6 +167,7 @@ def test_a_training_is_not_repeated_and_not_mixed_up(done: tuple[Path, dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_models_are_trained_further_and_probed_for_masks(tmp_path: Path) -> None:
     """Of the few-shot task: the weights are those of the first training, changed; the report has table and picture."""
     plan = plan_of("kindred-mask-agnostic", FAST)
@@ -190,6 +194,7 @@ def test_models_are_trained_further_and_probed_for_masks(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_rules_are_tuned_on_validation_problems_and_measured_on_others(tmp_path: Path) -> None:
     """A cell goes on from its records; the report counts candidates, and nothing else has any."""
     plan = plan_of("kindred-rules", FAST)
@@ -222,6 +227,7 @@ def test_rules_are_tuned_on_validation_problems_and_measured_on_others(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_models_are_trained_further_with_soft_masks(tmp_path: Path) -> None:
     """The weights of both parts are those of the first training, changed; the report has all that was measured."""
     plan = plan_of("kindred-soft-masks", FAST)
@@ -265,6 +271,7 @@ def test_a_cell_of_an_earlier_version_is_the_same_where_new_settings_have_their_
 
 
 @pytest.mark.slow
+@pytest.mark.cells
 def test_the_question_about_dna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every cell, in a cache with a genome of yeast that is random; without it the probes say what to fetch."""
     monkeypatch.setenv("UNMASK_CACHE", str(tmp_path / "cache"))
