@@ -9,6 +9,7 @@ and the pictures are drawn from it. The chapter between the two marks of the pag
 __all__ = ["chapter", "main", "write_page"]
 
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -30,6 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 KEPT = ROOT / "docs" / "results"
 _WIDTH = 100  # characters of a line of a page
+_LONG = ("tuned", "swept")
+"""Classes of cells with the outcomes of every problem, which results.json leaves out: the report and its pictures are
+kept as they were written."""
 BEGIN, END = "<!-- comparisons: written by tools/results_page.py -->\n", "<!-- end of comparisons -->\n"
 
 
@@ -46,8 +50,12 @@ def main(words: list[str]) -> int:
 def _keep(source: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / "results.json", target / "results.json")
-    plan, records, _ = _read(target / "results.json")
-    draw_pictures(plan, records, target)
+    plan, records, facts = _read(target / "results.json")
+    if any(cell["type"] in _LONG for cell in facts["cells"].values()):
+        for file in (source / "report.md", *source.glob("*.png")):
+            shutil.copyfile(file, target / file.name)
+    else:
+        draw_pictures(plan, records, target)
 
 
 def write_page(page: str) -> str:
@@ -120,10 +128,18 @@ def _of(plan: TextQuestion, records: dict[str, Record], facts: dict[str, Any]) -
 def _sections(plan: TextQuestion, records: dict[str, Record]) -> list[str]:
     """The report without its title and its list of cells, headings two levels lower; pictures are in docs/results."""
     lines: list[str] = []
-    for part in report_parts(plan, records)[1:]:
+    for part in _parts(plan, records):
         if part and part[0] != "## Cells":
             lines += ["", *_wrapped(f"##{line}" if line.startswith("## ") else line for line in part)]
     return [line.replace("](", f"](results/{plan.name}/") if line.startswith("![") else line for line in lines]
+
+
+def _parts(plan: TextQuestion, records: dict[str, Record]) -> list[list[str]]:
+    """The parts of the report after its title, as lines: of the report that was kept, or made anew."""
+    kept = KEPT / plan.name / "report.md"
+    if not kept.is_file():
+        return report_parts(plan, records)[1:]
+    return [part.strip().splitlines() for part in re.split(r"\n(?=## )", kept.read_text(encoding="utf-8"))[1:]]
 
 
 def _wrapped(lines: Iterable[str]) -> list[str]:

@@ -7,6 +7,10 @@ import pytest
 from tools import api_page, results_page
 
 import unmask
+from unmask.reproduce.results import Record
+from unmask.reproduce.text import TextOptions
+from unmask.reproduce.text_questions import plan_of
+from unmask.reproduce.text_report import write_text_report
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "CHANGELOG.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
@@ -28,6 +32,24 @@ def test_the_comparisons_are_those_of_the_folders() -> None:
     assert results_page.write_page(page) == page
     typed = page.replace(results_page.END, "| AR | 1.0000 |\n" + results_page.END)
     assert results_page.write_page(typed) != typed
+
+
+def test_a_report_that_results_json_cannot_give_is_kept_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outcomes of every problem are not in results.json; the control: without the kept report it is made anew."""
+    plan = plan_of("kindred-rules", TextOptions("fast", (0,)))
+    records = {cell.name: Record() for cell in plan.cells}
+    source, kept = tmp_path / "run" / plan.name, tmp_path / "kept" / plan.name
+    write_text_report(plan, records, source.parent)
+    (source / "report.md").write_text("# rules\n\nabout\n\n## Areas\n\n![a](rules.png)\n\n## Cells\n\n| a |\n")
+    (source / "rules.png").write_bytes(b"picture")
+    monkeypatch.setattr(results_page, "KEPT", kept.parent)
+    results_page._keep(source, kept)
+    assert results_page._sections(plan, records) == ["", "#### Areas", "", f"![a](results/{plan.name}/rules.png)"]
+    assert (kept / "rules.png").read_bytes() == b"picture"
+    (kept / "report.md").unlink()
+    assert "#### Areas" not in results_page._sections(plan, records)
 
 
 def prose(text: str) -> list[tuple[int, str]]:
