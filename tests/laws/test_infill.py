@@ -13,7 +13,7 @@ from unmask.errors import RequestError
 from unmask.solve.problems import problems, scored
 from unmask.tasks import judge, make
 from unmask.tasks.base import SPLITS, Example
-from unmask.tasks.infill import _units
+from unmask.tasks.infill import Infill, _units
 from unmask.text.tokenizer import Tokenizer
 
 WORDNET = Tokenizer.load(bundled()["wordnet"])
@@ -23,10 +23,11 @@ WORDNET = Tokenizer.load(bundled()["wordnet"])
 def test_the_hole_is_inside_the_window(text: str) -> None:
     """Row and hole have the sizes that were asked for, and with its answer the row is the text's own tokens."""
     task = make(text)
+    assert isinstance(task, Infill)
     for problem in problems(task.examples("train", 60), WORDNET):
-        assert 0 < problem.holes[0] <= problem.holes[-1] < len(problem.row) <= task.window  # type: ignore[attr-defined]
+        assert 0 < problem.holes[0] <= problem.holes[-1] < len(problem.row) <= task.window
         assert problem.holes == list(range(problem.holes[0], problem.holes[-1] + 1))
-        assert task.shortest <= len(problem.holes) <= task.longest  # type: ignore[attr-defined]
+        assert task.shortest <= len(problem.holes) <= task.longest
         assert 2 * len(problem.holes) <= len(problem.row)
         answer = WORDNET.encode(problem.example.answer, inside=True)
         row = [answer.pop(0) if token == WORDNET.mask_id else token for token in problem.row]
