@@ -92,8 +92,8 @@ _TIMED = (
     "The share is processor time divided by elapsed time: well below 100 % other processes disturbed the measurement."
 )
 _PASSES = (
-    "Processor milliseconds of a pass over a whole window of MASKs, one thread, median of the rounds. In brackets is the "
-    "time with the learned policy divided by this one: in equal time a rule can take that many times as many passes."
+    "Processor milliseconds of a pass over a whole window of MASKs, one thread, median of the rounds. In brackets is "
+    "the time with the learned policy divided by this one: in equal time a rule can take so many times as many passes."
 )
 
 
