@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import unmask
+from unmask.bench import cluster
 from unmask.bench.causal import generation_cell, step_cell
 from unmask.bench.decode import feedback_cell
 from unmask.bench.gpu import Speed, pass_floor
@@ -15,6 +16,8 @@ from unmask.bench.scaling import bench_scaling, scaling_table
 from unmask.bench.timing import Shape
 from unmask.cli.main import main
 from unmask.errors import ConfigError, RunError
+from unmask.model.load import parameter_count
+from unmask.model.settings import DiTSettings
 
 HERE = Path(unmask.__file__).parents[2]
 TINY = Shape("tiny", 32, 1, 2, 64, 16, 2)
@@ -142,3 +145,40 @@ def test_checkouts_that_cannot_be_compared(tmp_path: Path) -> None:
     (package / "__init__.py").write_text("raise ValueError('an old mistake.')")
     with pytest.raises(RunError, match=r"ended: ValueError: an old mistake\.$"):
         pair(cell, tmp_path, 1, 1)
+
+
+def test_the_plan_for_many_gpus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A GPU holds its share of the state, and receives what rings of FSDP2 send; without shards nothing is sent."""
+    settings = DiTSettings(64, 63, 32, 32, 2, 1)
+    monkeypatch.setattr(cluster, "NETWORKS", (cluster.Network("tiny", settings, 16),))
+    meshes = (cluster.Mesh(1, 1), cluster.Mesh(1, 8), cluster.Mesh(2, 4), cluster.Mesh(1, 12))
+    monkeypatch.setattr(cluster, "MESHES", meshes)
+    assert main(["bench", "scale", "--plan", "--json"]) == 0
+    alone, eight, pairs, uneven, run = json.loads(capsys.readouterr().out)["cells"]
+    whole = 20 * parameter_count(settings)
+    assert alone["held_bytes"] == whole == 8 * eight["held_bytes"] == 4 * pairs["held_bytes"]
+    assert whole / 12 < uneven["held_bytes"] < whole / 8  # 32 rows are cut into chunks of 3, not of 2.67
+    blocks = settings.blocks * (12 * 32**2 + 7 * 32)
+    ends = parameter_count(settings) - blocks
+    assert eight["gathered_bytes"] == 7 / 8 * 2 * (2 * blocks + ends)  # the blocks twice, in bfloat16
+    assert eight["reduced_bytes"] == 7 / 8 * 4 * parameter_count(settings)
+    assert pairs["summed_bytes"] == 2 * 1 / 2 * 4 * parameter_count(settings) / 4
+    assert alone["gathered_bytes"] == alone["reduced_bytes"] == eight["summed_bytes"] == 0
+    assert run["hours"] == pytest.approx(1e6 * alone["step_seconds"] / 3600)
+    assert main(["bench", "scale", "--plan"]) == 0
+    assert capsys.readouterr().out.count("tiny") == 5
+
+
+def test_a_plan_computes_blocks_again_where_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On small GPUs the rows go through in several passes, and on tiny ones nothing fits."""
+    monkeypatch.setattr(cluster, "NETWORKS", (cluster.Network("tiny", DiTSettings(64, 63, 32, 32, 4, 1), 16),))
+    monkeypatch.setattr(cluster, "MESHES", (cluster.Mesh(1, 2),))
+
+    def turns(memory: float) -> tuple[int, bool]:
+        cell = next(cluster.plan_cells(replace(cluster.MACHINE, memory=memory)))
+        return cell["turns"], cell["computed_again"]
+
+    assert turns(80e9) == (1, False)
+    assert turns(1.4e6) == (1, True)
+    assert turns(0.9e6)[0] > 1
+    assert turns(0.5e6)[0] == 0

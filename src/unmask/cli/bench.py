@@ -23,6 +23,7 @@ _USED = {
     "memory": {"threads"},
     "scaling": {"threads", "plot", "quick"},
     "gpu": {"rounds", "device", "quick"},
+    "scale --plan": {"plan"},
     "train --against": _PAIRED,
     "decode --against": _PAIRED,
     "policy --against": _PAIRED,
@@ -35,12 +36,12 @@ _USED = {
 class BenchArguments:
     """Measure speed and memory: medians over rounds. Each round measures the matmul rates of the machine too."""
 
-    what: Positional[Literal["train", "decode", "ancestral", "causal", "policy", "memory", "scaling", "gpu"]]
+    what: Positional[Literal["train", "decode", "ancestral", "causal", "policy", "memory", "scaling", "gpu", "scale"]]
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
     1000 steps; causal: an autoregressive model, its generation with a cache and its training step compared with the
     masked one; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
     vocabulary; scaling: time and memory along length, batch, vocabulary and parameters, minutes; gpu: training and
-    decoding on a GPU, compared with its rates, minutes."""
+    decoding on a GPU, compared with its rates, minutes; scale: training on several GPUs (--plan)."""
     rounds: Count | None = None
     """Measurements of each cell; by default 5, with --against 7 (train, decode, ancestral, causal, policy, gpu)."""
     against: str | None = None
@@ -58,6 +59,8 @@ class BenchArguments:
     """Tiny sizes, to try the command (scaling, gpu)."""
     plot: str | None = None
     """Write the plot to this PNG file (scaling)."""
+    plan: bool = False
+    """Compute the memory and the communication of a step on 8, 64 and 1,024 GPUs, without them (scale)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (train, ancestral, gpu)."""
     threads: Threads | None = None
@@ -73,6 +76,10 @@ def run(argv: Sequence[str]) -> int:
     name = pairs if args.against is not None and pairs in _USED else args.what
     if args.what == "decode" and args.feedback == "on":
         name = "decode --feedback on"
+    if args.what == "scale":
+        if not args.plan:
+            raise ConfigError("bench scale computes what training needs on many GPUs: add --plan.")
+        name = "scale --plan"
     used = _USED[name]
     refused = typed_options(BenchArguments, argv, "bench") - used - {"json"}
     refuse(refused, f"bench {name}, which uses {' and '.join(f'--{option}' for option in sorted(used))} alone.")
@@ -111,6 +118,10 @@ def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
     from unmask.run.machine import choose_device
 
     device, rounds = choose_device(args.device), args.rounds or 5
+    if args.what == "scale":
+        from unmask.bench.cluster import plan_cells
+
+        return plan_cells()
     if args.what == "train":
         from unmask.bench.train import bench_train
 
@@ -165,6 +176,10 @@ def _lines(cell: dict[str, Any]) -> list[str]:
         from unmask.bench.pairs import pair_lines
 
         return pair_lines(cell)
+    if "plan" in cell:
+        from unmask.bench.cluster import plan_lines
+
+        return plan_lines(cell)
     if "shape" in cell:
         return [_line(cell)]
     from unmask.bench.scaling import scaling_table
