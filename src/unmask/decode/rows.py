@@ -5,7 +5,20 @@ else is in the request. A text longer than the model's window is written semi-au
 filled, its last part becomes the prompt of the next.
 """
 
-__all__ = ["MASKED", "Filled", "Snapshot", "Source", "Written", "decode_rows", "run_to_end", "slide", "unigram_entropy"]
+__all__ = [
+    "MASKED",
+    "Filled",
+    "Snapshot",
+    "Source",
+    "Window",
+    "Written",
+    "continuation",
+    "decode_rows",
+    "filled_row",
+    "run_to_end",
+    "slide",
+    "unigram_entropy",
+]
 
 import math
 from collections import Counter
@@ -103,6 +116,24 @@ class Filled(NamedTuple):
     row_passes: int  # with the candidate canvases of a rule that looks ahead
 
 
+class Window(NamedTuple):
+    """A part of a text that is decoded at once."""
+
+    start: int  # where it begins in the text, in tokens
+    tokens: list[int]  # with MASK where something is to be written
+    seed: int
+
+
+def filled_row(canvas: Canvas, line: int, length: int) -> Filled:
+    """A canvas, a line of it, and how many positions are its own -> what was written there."""
+    return Filled(
+        canvas.tokens[line, :length].tolist(),
+        canvas.log_prob[line, :length].tolist(),
+        int(canvas.passes[line]),
+        int(canvas.row_passes[line]),
+    )
+
+
 def decode_rows(
     decoder: Decoder,
     rows: Sequence[Sequence[int]],
@@ -134,13 +165,7 @@ def decode_rows(
         for canvas, step in decoder.steps(canvas):
             yield Snapshot(where, first, lengths, canvas, step, earlier, source)
         for line, i in enumerate(group):
-            n = len(rows[i])
-            filled[i] = Filled(
-                canvas.tokens[line, :n].tolist(),
-                canvas.log_prob[line, :n].tolist(),
-                int(canvas.passes[line]),
-                int(canvas.row_passes[line]),
-            )
+            filled[i] = filled_row(canvas, line, len(rows[i]))
     return [filled[i] for i in range(len(rows))]
 
 
@@ -167,29 +192,61 @@ def slide(
     """
     require_rows(len(new), sum(new) // max(len(new), 1))
     decoder = replace(decoder, end_id=eos_id)
-    typed = [{} for _ in prompts] if source is None else source.typed
-    texts = [Written(list(ids), len(ids), typed=kept) for ids, kept in zip(prompts, typed, strict=True)]
-    turn = 0
+    sizes: dict[str, int] = {"window": window, "stride": stride, "mask_id": decoder.denoiser.mask_id}
+    programs = [
+        continuation(ids, count, seed, **sizes, eos_id=eos_id, typed=source.typed[i] if source else None)
+        for i, (ids, count, seed) in enumerate(zip(prompts, new, seeds, strict=True))
+    ]
+    texts: dict[int, Written] = {}
+    answers: dict[int, Filled | None] = dict.fromkeys(range(len(programs)))
     while True:
-        open_ = [i for i, text in enumerate(texts) if not text.stopped and _missing(text, new[i])]
+        windows: dict[int, tuple[Written, Window]] = {}
+        for i, answer in answers.items():
+            try:
+                windows[i] = next(programs[i]) if answer is None else programs[i].send(answer)
+            except StopIteration as end:
+                texts[i] = end.value
+        open_ = list(windows)
         if not open_:
-            return texts
-        windows = [_window(texts[i], new[i], window, stride, decoder.denoiser.mask_id) for i in open_]
+            return [texts[i] for i in range(len(programs))]
         filled = yield from decode_rows(
             decoder,
-            [row for _, row in windows],
-            [derive(seeds[i], turn) for i in open_],
+            [part.tokens for _, part in windows.values()],
+            [part.seed for _, part in windows.values()],
             pad_id=pad_id,
             batch=batch,
             device=device,
             places=open_,
-            before=[texts[i].tokens[:start] for i, (start, _) in zip(open_, windows, strict=True)],
+            before=[text.tokens[: part.start] for text, part in windows.values()],
             source=source,
             options=options.keep(open_),
         )
-        for i, (start, _), row in zip(open_, windows, filled, strict=True):
-            _take(texts[i], row, len(texts[i].tokens) - start, eos_id)
+        answers = dict(zip(open_, filled, strict=True))
+
+
+def continuation(
+    prompt: Sequence[int],
+    new: int,
+    seed: int,
+    *,
+    window: int,
+    stride: int,
+    mask_id: int,
+    eos_id: int | None,
+    typed: Mapping[int, str] | None = None,
+) -> Generator[tuple[Written, Window], Filled, Written]:
+    """A prompt, and how many tokens to write after it -> its windows, one after the other; returns the text.
+
+    Each window is yielded beside the text so far; what was written in it is sent back. See `slide` for the sizes.
+    """
+    text = Written(list(prompt), len(prompt), typed={} if typed is None else typed)
+    turn = 0
+    while not text.stopped and _missing(text, new):
+        start, tokens = _window(text, new, window, stride, mask_id)
+        row = yield text, Window(start, tokens, derive(seed, turn))
+        _take(text, row, len(text.tokens) - start, eos_id)
         turn += 1
+    return text
 
 
 @sentences()
