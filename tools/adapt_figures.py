@@ -53,11 +53,11 @@ def speed(init: str, tuning: Any, dtype: Any) -> None:
     with _opened(run, init) as session:
         session.trainer.model.train()
         for _ in range(_STEPS):
-            began, read = time.process_time(), session.trainer.read
+            began, read = time.process_time(), session.trainer.gauge.read
             session.trainer.take_step()[0].item()
             seconds = time.process_time() - began
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-            rate = (session.trainer.read - read) / seconds
+            rate = (session.trainer.gauge.read - read) / seconds
             print(f"{tuning} {dtype}: {seconds:.1f} s, {rate:.0f} tokens/s, peak {peak:.1f} GB", flush=True)
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "GRAIN",
     "Checks",
     "ceil_div",
+    "cut_to",
     "join_rows",
     "keep_rows",
     "pad_ids",
@@ -154,6 +155,16 @@ def parts_by_length(lengths: Tensor, most: int, least: int) -> list[Tensor]:
         if rows == most or (shorter and enough):
             cuts.append(row)
     return [order[a:b] for a, b in zip(cuts, [*cuts[1:], len(sizes)], strict=True)]
+
+
+def cut_to(parts: list[Tensor], count: int) -> list[Tensor]:
+    """Parts of rows -> at least `count` of them, of the same rows in the same order: the largest are cut in half."""
+    parts = list(parts)
+    while len(parts) < count:
+        at = max(range(len(parts)), key=lambda place: len(parts[place]))
+        half = ceil_div(len(parts[at]), 2)
+        parts[at : at + 1] = parts[at][:half], parts[at][half:]
+    return parts
 
 
 def keep_rows(values: Any, rows: Tensor) -> Any:

@@ -1,12 +1,8 @@
 """A resumed run equals an uninterrupted one: every loss and every tensor, bit for bit."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -251,61 +247,6 @@ def test_accumulation_changes_nothing(p: float, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(loop, "row_keys", lambda seed, step, rows, stream: row_keys(seed, step, rows % 2, stream))
     local = five_steps(trainer(dropping(p, accumulate=4), tmp_path / "local"))
     assert (distance(local, whole) > 1e-3) == (p > 0)
-
-
-class Unscaled(Group):
-    """Processes whose losses were not multiplied by their number before the gradients were averaged."""
-
-    def mean_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
-        params = list(params)
-        super().mean_gradients(params)
-        for param in params:
-            if param.grad is not None:
-                param.grad /= self.size
-
-
-_TWO = """
-import sys
-from pathlib import Path
-import torch
-from test_resume import Unscaled, dropping, five_steps, softly, trainer
-from unmask.run.parallel import join_group
-
-group, folder = join_group(torch.device("cpu")), Path(sys.argv[1])
-broken = Unscaled(group.rank, group.size, group.local_rank)
-results = {p: five_steps(trainer(dropping(p), folder, group=group)) for p in (0.0, 0.2)}
-results["soft"] = five_steps(trainer(softly(1), folder, group=group))
-results["broken"] = five_steps(trainer(dropping(0.2), folder, group=broken))
-torch.save(results, folder / f"{group.rank}.pt")
-group.leave()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """As torchrun starts them, over gloo, to 1e-6; the control: the number of processes left out of the gradient."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    here = Path(__file__).parent
-    shared["PYTHONPATH"] = os.pathsep.join([str(here.parents[1] / "src"), str(here)])
-    crew = [
-        subprocess.Popen(
-            [sys.executable, "-c", _TWO, str(tmp_path)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in crew] == [0, 0]
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    for p in (0.0, 0.2):
-        assert distance(first[p], second[p]) == 0
-        assert distance(five_steps(trainer(dropping(p), tmp_path / str(p))), first[p]) < 1e-6
-    alone = trainer(softly(1), tmp_path / "soft")
-    assert passes(alone).startswith("21211")  # in the others the scalars have no gradient, in no process
-    assert distance(five_steps(alone), first["soft"]) < 1e-6
-    assert distance(first["broken"], first[0.2]) > 0.1
 
 
 # ---- another objective ---------------------------------------------------------------------------------------------

@@ -112,11 +112,13 @@ def _guarded(arguments: list[str]) -> int:
         with _ended_by_signals():
             return _dispatch(arguments)
     except UnmaskError as error:
-        note(f"unmask: {error}")
+        if _reports():
+            note(f"unmask: {error}")
         return error.exit_code
     except KeyboardInterrupt as error:
         ended = error if isinstance(error, Interrupted) else Interrupted()
-        note(f"unmask: interrupted: {str(ended) or 'nothing was saved.'}")
+        if _reports():
+            note(f"unmask: interrupted: {str(ended) or 'nothing was saved.'}")
         return ended.exit_code
     except SystemExit as ended:  # of the help
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -131,8 +133,18 @@ def _guarded(arguments: list[str]) -> int:
 
             traceback.print_exc()  # here, so that it passes the streams that escape control characters
             return 1
-        note(f"unmask: {failure}")
+        if _reports():
+            note(f"unmask: {failure}")
         return failure.exit_code
+
+
+def _reports() -> bool:
+    """Whether this process prints the error: of several under torchrun one does."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return True
+    from unmask.run.parallel import may_report
+
+    return may_report()
 
 
 @contextmanager

@@ -181,7 +181,7 @@ class DiT(Network):
         cond = None if self.time is None or time is None else self.time(time)
         shape, dropout, last = x.shape[:2], self._dropout(x.shape[1]), len(self.blocks) - 1
         compiling = torch.compiler.is_compiling() and kept is None
-        if torch.is_grad_enabled() or compiling or dropout[0][0] is not None:
+        if torch.is_grad_enabled() or self.sharded or compiling or dropout[0][0] is not None:
             for place, (block, keys) in enumerate(zip(self.blocks, dropout, strict=True)):
                 x = block(x, tables, seen, cond, keys, picked if place == last else None)
         else:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from unmask.model.settings import in_int8
 from unmask.noise import generator
+from unmask.run.parts import full
 
 _ADDED = frozenset({"down", "up", "row"})
 _TERMS = 10  # of the seed: the first values of A
@@ -35,7 +36,7 @@ class LowRank(nn.Linear):
 
     def whole(self) -> Tensor:
         """The matrix of the sum, W + alpha / rank * B A: a new tensor (E, D)."""
-        return torch.addmm(self.weight, self.up, self.down, alpha=self.scale).detach()
+        return torch.addmm(full(self.weight), full(self.up), full(self.down), alpha=self.scale)
 
 
 class MaskRow(nn.Embedding):
@@ -51,8 +52,8 @@ class MaskRow(nn.Embedding):
 
     def whole(self) -> Tensor:
         """The rows with that of MASK: a new tensor (V, D)."""
-        rows = self.weight.detach().clone()
-        rows[self.mask_id] = self.row.detach()
+        rows = full(self.weight)
+        rows[self.mask_id] = full(self.row)
         return rows
 
 
@@ -71,7 +72,7 @@ def add_low_rank(network: Any, rank: int, alpha: float, seed: int) -> None:
 def merged(network: nn.Module) -> dict[str, Tensor]:
     """A network with such layers -> the tensors of the ordinary network that computes the same, by name.
 
-    All are new, and a tensor with two names (tied weights) stays a single one.
+    All are new and whole, and a tensor with two names (tied weights) stays a single one.
     """
     layers = dict(network.named_modules())
     copies: dict[int, Tensor] = {}
@@ -83,6 +84,6 @@ def merged(network: nn.Module) -> dict[str, Tensor]:
         if changed and leaf in _ADDED:
             continue
         if id(value) not in copies:
-            copies[id(value)] = layer.whole() if changed and leaf == "weight" else value.detach().clone()
+            copies[id(value)] = layer.whole() if changed and leaf == "weight" else full(value)
         tensors[name] = copies[id(value)]
     return tensors

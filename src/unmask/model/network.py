@@ -25,6 +25,9 @@ class Network(nn.Module, ABC):
     """Base class of the networks; `settings` has vocab_size, mask_id, max_length, width and causal_block."""
 
     embedding: nn.Embedding
+    sharded = False
+    """Whether the parameters are divided among processes (`unmask.run.shard`): a pass then calls whole blocks, which
+    gather theirs."""
 
     def __init__(self, settings: Any) -> None:
         super().__init__()

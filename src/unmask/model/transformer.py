@@ -76,7 +76,7 @@ class _Experts(nn.Module):
         """Inputs (N, D) -> the weights and the numbers of the chosen experts of each, (N, k), in float32."""
         facts = self.settings
         with torch.autocast(x.device.type, enabled=False):
-            logits = plain_product(x.float(), self.router.weight)
+            logits = plain_product(x.float(), self.router.weight.float())
         bias = 0.0 if self.bias is None else self.bias.float()
         if facts.rule == "softmax":
             weights, numbers = (logits.softmax(-1) + bias).topk(facts.chosen, -1)

@@ -94,7 +94,11 @@ class Objective(Protocol):
         ...
 
     def loss(self, model: Any, rows: Rows, draw: Draw) -> Loss:
-        """The loss of some rows, with `draw` on their device; draws nothing."""
+        """The loss of some rows, with `draw` on their device; draws nothing.
+
+        How often it calls `hidden` depends on the step alone, not on the rows: processes that divide a network gather
+        it together, and one that made another pass would wait forever.
+        """
         ...
 
     def bound(self, model: Any, rows: Rows, turn: Turn) -> Loss:

@@ -58,8 +58,7 @@ class Autoregressive:
         rest, first = rows.maskable.clone(), rows.maskable[:, :1]
         rest[:, 0] = False
         nats = summed_cost(model, rows.ids, torch.zeros_like(rest), rest, valid=rows.valid)
-        if bool(first.any()):
-            nats = nats + summed_cost(model, rows.ids[:, :1], torch.ones_like(first), first)
+        nats = nats + summed_cost(model, rows.ids[:, :1], torch.ones_like(first), first)
         return Loss(nats, rows.maskable.sum(-1))
 
     @torch.no_grad()
@@ -156,10 +155,11 @@ class DiscreteTime:
         cost = partial(self._divergence, level=level)
         weight = torch.full_like(factor, self.steps)
         nats = nelbo(model, rows.ids, hide, weight, valid=rows.valid, time=time, cost=cost)
-        if len(which := factor.nonzero().squeeze(-1)):
-            with _dropout_of(model, which):
-                known = self._reconstruction(model, rows.part(which, factor.device), again[which])
-            nats = nats.index_add(0, which, factor[which] * known)
+        which = factor.nonzero().squeeze(-1)
+        which = which if len(which) else which.new_zeros(1)  # always two passes: see `Objective`
+        with _dropout_of(model, which):
+            known = self._reconstruction(model, rows.part(which, factor.device), again[which])
+        nats = nats.index_add(0, which, factor[which] * known)
         return Loss(nats, rows.maskable.sum(-1))
 
     @torch.no_grad()

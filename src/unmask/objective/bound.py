@@ -18,6 +18,7 @@ from unmask.model.soft import runs_twice, two_pass
 from unmask.noise import derive
 from unmask.objective.base import Objective, Rows, Turn
 from unmask.objective.baselines import Autoregressive
+from unmask.run.parallel import Group
 
 _NORMAL = 1.959964  # standard errors on each side of a 95 % interval
 
@@ -95,26 +96,32 @@ def bound(
     *,
     draws: int = 1,
     text_bytes: int | None = None,
+    group: Group | None = None,
 ) -> Bound:
     """The bound on `total` rows, each estimated `draws` times; `text_bytes`, of all of them, adds bits per byte.
+
+    With a `group` of processes each takes a part of the rows of every batch, and all get the same figure.
 
     The maskings of a row depend on the seed, on its index, and on the numbers of rows and draws: how the rows are cut
     into batches changes nothing. An autoregressive model has an exact value, which is computed once; one with soft
     masks runs twice for each prediction. The caller owns the state of the denoiser (eval mode, autocast).
     """
     draws, denoiser = 1 if isinstance(objective, Autoregressive) else draws, two_pass(denoiser)
-    nats: list[Tensor] = []
-    tokens: list[Tensor] = []
-    first = known = 0
+    group, device = group or Group(), torch.device("cpu")
+    table, first, known = torch.zeros(2, total, dtype=torch.float64), 0, 0
     for whole in batches:
-        part = whole.predicted(denoiser)
-        known += int(whole.maskable.sum() - part.maskable.sum())
-        rows = torch.arange(first, first + len(part.ids))
-        first += len(part.ids)
+        every, device = whole.predicted(denoiser), whole.ids.device
+        known += int(whole.maskable.sum() - every.maskable.sum())
+        own, counted = group.rows(len(every.ids))
+        part, rows = every.part(own, device) if group.size > 1 else every, first + own
+        first += len(every.ids)
         results = [objective.bound(denoiser, part, Turn(seed, rows, total, draw, draws)) for draw in range(draws)]
-        nats.append(torch.stack([result.nats.double().cpu() for result in results]).mean(0))
-        tokens.append(torch.stack([result.tokens.double().cpu() for result in results]).mean(0))
-    figure = Bound.of(torch.cat(nats), torch.cat(tokens), draws, text_bytes, known)
+        for place, values in enumerate(([result.nats for result in results], [result.tokens for result in results])):
+            table[place, rows[:counted]] = torch.stack([each.double().cpu() for each in values]).mean(0)[:counted]
+    table = table[:, :first]
+    if group.size > 1:
+        table = group.sum(table.to(device)).cpu()
+    figure = Bound.of(table[0], table[1], draws, text_bytes, known)
     return replace(figure, two_pass=runs_twice(denoiser))
 
 
@@ -133,10 +140,11 @@ def validate(
     batch: int = 32,
     seed: int = 0,
     stand_in: int | None = None,
+    group: Group | None = None,
 ) -> Bound:
     """The bound on the rows of `data`, or of several parts together: all or the first `limit`, `draws` maskings each.
 
-    It is the same for the same seed, whatever `batch` is.
+    It is the same for the same seed, whatever `batch` is, and in each process of a `group`, which share the rows.
 
     Bits per byte are given where all rows are measured, and none has the token `stand_in`, which stands for characters
     without a token of their own: a bound for the tokens is none for the text. The caller has put the denoiser in eval
@@ -148,7 +156,7 @@ def validate(
     whole = count == every and all(stand_in is None or not bool((part.ids == stand_in).any()) for part in parts)
     size = sum(part.bytes for part in parts) if whole and all(part.bytes for part in parts) else None
     rows = _batches(parts, count, batch, device)
-    return bound(denoiser, objective, rows, count, derive(seed, _STREAM), draws=draws, text_bytes=size)
+    return bound(denoiser, objective, rows, count, derive(seed, _STREAM), draws=draws, text_bytes=size, group=group)
 
 
 def _batches(parts: Sequence[Packed], count: int, size: int, device: torch.device) -> Iterator[Rows]:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.errors import CheckpointError, ConfigError
+from unmask.run.parts import full, parts_of, placed_as
 
 Shape = Literal["constant", "cosine"]
 """The learning rate after the warm-up: constant, or falling to zero as half a cosine."""
@@ -89,7 +90,7 @@ def clip(params: Iterable[nn.Parameter], max_norm: float) -> Tensor:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser -> its state as named tensors ("3.exp_avg"), to be stored in a checkpoint.
+    """Optimiser -> its state as named tensors ("3.exp_avg"), copied, to be stored in a checkpoint.
 
     A parameter that has had no gradient yet (an expert that was never chosen) has zeros, as the optimiser begins with.
     """
@@ -98,9 +99,10 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     params = [param for group in optimizer.param_groups for param in group["params"]]
     for index, param in enumerate(params if state else []):
         if index not in state:
-            sizes = {name: param.shape if tensor.ndim else () for name, tensor in first.items()}
-            state[index] = {name: tensor.new_zeros(sizes[name]) for name, tensor in first.items()}
-    return {f"{index}.{name}": state[index][name] for index in sorted(state) for name in state[index]}
+            state[index] = {
+                name: torch.zeros_like(param) if tensor.ndim else tensor.new_zeros(()) for name, tensor in first.items()
+            }
+    return {f"{index}.{name}": full(state[index][name]) for index in sorted(state) for name in state[index]}
 
 
 def load_optimizer_tensors(
@@ -127,13 +129,15 @@ def load_optimizer_tensors(
             f"the optimiser's stored state is for {len(state)} parameters or of other shapes than this model's "
             f"{len(params)}: resume with the settings that the run began with."
         )
+    for index, entry in state.items():
+        state[index] = {name: placed_as(tensor, params[index]) for name, tensor in entry.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def copied_tensors(model: Any) -> dict[str, Tensor]:
-    """The tensors of a network by name, copied; one with two names (tied weights) is copied once."""
+    """The tensors of a network by name, copied whole; one with two names (tied weights) is copied once."""
     values = model.state_dict(keep_vars=True)
-    copies = {id(value): value.detach().clone() for value in values.values()}
+    copies = {key: full(value) for key, value in {id(value): value for value in values.values()}.items()}
     return {name: copies[id(value)] for name, value in values.items()}
 
 
@@ -157,7 +161,8 @@ class Ema:
         """Move the averages towards the parameters; call it after each step of the optimiser."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        torch._foreach_lerp_(self._averages, self._params, 1 - decay)  # pyright: ignore[reportPrivateUsage]
+        averages, params = parts_of(self._averages), parts_of(self._params)
+        torch._foreach_lerp_(averages, params, 1 - decay)  # pyright: ignore[reportPrivateUsage]
 
     @contextmanager
     def swap(self) -> Generator[None]:
@@ -170,8 +175,8 @@ class Ema:
             self._copy(own)
 
     def state(self) -> dict[str, Tensor]:
-        """The averages and the number of updates as named tensors, to be stored in a checkpoint."""
-        averages = {f"{index:05d}": average for index, average in enumerate(self._averages)}
+        """The averages and the number of updates as named tensors, copied, to be stored in a checkpoint."""
+        averages = {f"{index:05d}": full(average) for index, average in enumerate(self._averages)}
         return {"updates": torch.tensor(self.updates)} | averages
 
     @torch.no_grad()
@@ -186,9 +191,9 @@ class Ema:
             )
         self.updates = int(state["updates"])
         for average, name in zip(self._averages, names, strict=True):
-            average.copy_(state[name])
+            average.copy_(placed_as(state[name], average))
 
     @torch.no_grad()
     def _copy(self, values: list[Tensor]) -> None:
         """Write `values` into the parameters, in place."""
-        torch._foreach_copy_(self._params, values)  # pyright: ignore[reportPrivateUsage]
+        torch._foreach_copy_(parts_of(self._params), parts_of(values))  # pyright: ignore[reportPrivateUsage]

@@ -1,23 +1,31 @@
-"""Data parallelism: several processes under torchrun, each with the whole model and its share of the batch."""
+"""The processes of a run under torchrun: how they find each other, share rows, agree on decisions and end together.
 
-__all__ = ["Group", "enter_group", "join_group"]
+How the parameters of a network are divided among them is in `run.shard`.
+"""
+
+__all__ = ["LIMIT", "Group", "enter_alone", "enter_group", "join_group", "may_report"]
 
 import os
 import re
 import socket
 import time
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from unmask.errors import ConfigError, RunError
+from unmask.errors import ConfigError, RunError, UnmaskError
 from unmask.ranges import Range, number_of, whole
 from unmask.run.machine import choose_device
 
+LIMIT = 600.0
+"""Seconds that a process waits for the others, by default."""
+_ROLL_CALL = 10.0  # seconds in which a process that still runs answers to its name
 _BUCKET = 32 * 1024 * 1024  # elements in one all-reduce: large enough to be fast, small beside a model
 
 
@@ -28,6 +36,8 @@ class Group:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    roll: Any = None
+    """A group of Gloo for the roll call alone: after a wait without end it tells which process did not come."""
 
     @property
     def first(self) -> bool:
@@ -40,6 +50,15 @@ class Group:
             raise ConfigError(f"a batch of {count} rows cannot be shared by {self.size} processes: give a multiple.")
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
+
+    def rows(self, count: int) -> tuple[Tensor, int]:
+        """Number of rows -> indices of this process's rows, as many in each process, and how many of them count.
+
+        The others repeat the last row: processes that divide a network have to take the same passes.
+        """
+        each = -(-count // self.size)
+        own = torch.arange(self.rank * each, (self.rank + 1) * each)
+        return own.clamp(max=count - 1), int((own < count).sum())
 
     def mean_gradients(self, params: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its mean over the processes; all must call it with the same parameters.
@@ -58,7 +77,7 @@ class Group:
                 param.grad = torch.zeros_like(param)
         for bucket in _buckets([param.grad for param in trained if param.grad is not None]):
             flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            with _others():
+            with self.together():
                 dist.all_reduce(flat)
             flat /= self.size
             parts = flat.split([gradient.numel() for gradient in bucket])
@@ -67,40 +86,134 @@ class Group:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Tensor -> its sum over the processes, equal on each; the tensor itself does not change."""
-        if self.size == 1:
-            return tensor
-        total = tensor.clone()
-        with _others():
-            dist.all_reduce(total)
-        return total
+        return self._reduced(tensor, dist.ReduceOp.SUM)
+
+    def most(self, tensor: Tensor) -> Tensor:
+        """Tensor -> the largest values over the processes, equal on each; the tensor itself does not change."""
+        return self._reduced(tensor, dist.ReduceOp.MAX)
 
     def any(self, wish: bool, device: torch.device) -> bool:
         """Whether `wish` is True on any process, equal on each, so that all leave a loop at the same step."""
         return wish if self.size == 1 else bool(self.sum(torch.tensor(float(wish), device=device)).item() > 0)
 
+    def decided(self, wish: bool, device: torch.device) -> bool:
+        """The `wish` of the first process, in all: for what depends on a clock."""
+        return self.any(self.first and wish, device)
+
+    def gather(self, text: str, device: torch.device) -> list[str]:
+        """A text of each process -> those of all, by rank, equal on each."""
+        if self.size == 1:
+            return [text]
+        own = torch.frombuffer(bytearray(text.encode() or b" "), dtype=torch.uint8).to(device)
+        with self.together():
+            lengths = torch.zeros(self.size, dtype=torch.int64, device=device)
+            lengths[self.rank] = len(own)
+            dist.all_reduce(lengths)
+            parts = [own.new_zeros(int(lengths.max())) for _ in range(self.size)]
+            dist.all_gather(parts, torch.cat([own, own.new_zeros(len(parts[0]) - len(own))]))
+        pairs = zip(parts, lengths.tolist(), strict=True)
+        return [bytes(part[:length].tolist()).decode().strip(" ") for part, length in pairs]
+
+    def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
+        if self.size == 1:
+            return tensor
+        total = tensor.clone()
+        with self.together():
+            dist.all_reduce(total, op=operation)
+        return total
+
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors, in place, with the values of rank 0: after building a model, before training it."""
         if self.size > 1:
-            with _others():
+            with self.together():
                 for tensor in tensors:
                     dist.broadcast(tensor.detach(), src=0)
 
     def barrier(self) -> None:
         """Wait until every process has called this."""
         if self.size > 1:
-            with _others():
+            with self.together():
                 dist.barrier()
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """Context of work that communicates.
+
+        Raises RunError where another process has ended, or did not come within the time limit: it is then named. Other
+        errors pass.
+        """
+        try:
+            yield
+        except RuntimeError as error:  # the errors of torch.distributed are RuntimeErrors
+            if self.size == 1 or isinstance(error, UnmaskError) or not _of_communication(error):
+                raise
+            reason = _reason(error)
+            if "imed out" in reason or "timeout" in reason:
+                raise RunError(f"{self._missing(reason)} Start all of them again.") from error
+            raise RunError(
+                f"Another process of the run has ended ({reason}): its message has the reason; start all of them again."
+            ) from error
+
+    def _missing(self, reason: str) -> str:
+        """After a wait that was too long -> a sentence with the processes that do not answer to their names.
+
+        All that wait come here at about the same time. The first process asks; where it is missing itself, the others
+        find out.
+        """
+        what = f"The run waited for too long ({reason}): "
+        if self.roll is None:
+            return f"{what}one of its {self.size} processes hangs."
+        try:
+            dist.monitored_barrier(self.roll, timeout=timedelta(seconds=_ROLL_CALL), wait_all_ranks=True)
+        except RuntimeError as error:
+            named = re.search(r"Ranks? ([\d, ]+) failed to pass", str(error))
+            ranks = named[1].strip() if self.first and named is not None else "0"
+            return f"{what}process {ranks} of {self.size} does not answer, as it hangs or computes for too long."
+        return f"{what}all {self.size} processes answer now; one was slow, or they do different work."
 
     def leave(self) -> None:
         """Close the connection, at the end of the run."""
-        if self.size > 1:
+        if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
 
-def join_group(device: torch.device) -> Group:
+def may_report() -> bool:
+    """Whether this process is the one that prints the error which ends a run: of several that fail, the first.
+
+    The processes count their errors in the store of the run. Where it cannot be reached each prints its own.
+    """
+    place = None
+    with suppress(ConfigError):  # which is the error itself
+        place = _place(os.environ)
+    if place is None:
+        return True
+    try:
+        store = _STORES[-1] if _STORES else _agents_store(place[0])
+        return store is None or store.add("unmask/errors", 1) == 1
+    except (RuntimeError, ValueError):
+        return True
+
+
+_STORES: list[Any] = []  # that of the group which this process joined last
+
+
+def _agents_store(group: Group) -> Any:
+    """The store that torchrun holds for its processes, before they join; None where the first of them would hold it."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    return _store(group, 10.0)
+
+
+def _store(group: Group, seconds: float) -> Any:
+    options = {"rank": group.rank, "world_size": group.size, "timeout": timedelta(seconds=seconds)}
+    return next(dist.rendezvous("env://", **options))[0]  # pyright: ignore
+
+
+def join_group(device: torch.device, limit: float = LIMIT) -> Group:
     """Environment of torchrun (RANK, WORLD_SIZE, LOCAL_RANK) -> the group of this process; without it, a group of one.
 
-    Connects through NCCL for CUDA and Gloo otherwise; with CUDA each process takes the GPU of its local rank.
+    Connects through NCCL for CUDA and Gloo otherwise; with CUDA each process takes the GPU of its local rank. A process
+    that waits for `limit` seconds for the others ends.
     Raises ConfigError for variables that are missing or wrong, RunError where the processes do not reach each other.
     """
     place = _place(os.environ)
@@ -108,28 +221,33 @@ def join_group(device: torch.device) -> Group:
         return Group()
     group, address = place
     _reach(group, *address)
+    options: dict[str, Any] = {"rank": group.rank, "world_size": group.size, "timeout": timedelta(seconds=limit)}
     try:
+        store = _store(group, limit)
         if device.type == "cuda":
             torch.cuda.set_device(group.local_rank)
-            dist.init_process_group("nccl", device_id=torch.device("cuda", group.local_rank))
+            at = torch.device("cuda", group.local_rank)
+            dist.init_process_group("nccl", store=store, device_id=at, **options)
         else:
-            dist.init_process_group("gloo")
+            dist.init_process_group("gloo", store=store, **options)
+        roll = dist.new_group(backend="gloo", timeout=options["timeout"])
     except (RuntimeError, ValueError) as error:  # the errors of torch.distributed are RuntimeErrors
         raise RunError(
             f"The {group.size} processes of the run could not connect at {address[0]}:{address[1]} ({_reason(error)}): "
             "start the run again with torchrun, with another port where this one is taken (--master-port)."
         ) from error
-    return group
+    _STORES.append(store)
+    return Group(group.rank, group.size, group.local_rank, roll)
 
 
-def enter_group(held: ExitStack, device: str, rows: int) -> tuple[Group, torch.device]:
+def enter_group(held: ExitStack, device: str, rows: int, limit: float = LIMIT) -> tuple[Group, torch.device]:
     """The name of a device, and the rows of a batch -> the group of this process, and the device that it uses.
 
     The process leaves the group when `held` is closed. Raises ConfigError and RunError as `choose_device` and
     `join_group` do, and unless all processes get the same number of rows.
     """
     chosen = choose_device(device)
-    group = join_group(chosen)
+    group = join_group(chosen, limit)
     held.callback(group.leave)
     if chosen.type == "cuda" and group.size > 1:
         chosen = torch.device("cuda", group.local_rank)
@@ -137,16 +255,18 @@ def enter_group(held: ExitStack, device: str, rows: int) -> tuple[Group, torch.d
     return group, chosen
 
 
-@contextmanager
-def _others() -> Generator[None]:
-    """Context of a communication with the other processes. Raises RunError where one of them has ended."""
-    try:
-        yield
-    except RuntimeError as error:  # the errors of torch.distributed are RuntimeErrors
-        raise RunError(
-            f"Another process of the run has ended ({_reason(error)}): its message has the reason; start all of them "
-            "again."
-        ) from error
+def enter_alone(held: ExitStack, group: Group, device: torch.device) -> None:
+    """Make a process that is alone a group of torch.distributed until `held` is closed, so that it can divide a network
+    as several do. Nothing where there are several."""
+    if group.size == 1:
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        held.callback(dist.destroy_process_group)
+
+
+def _of_communication(error: RuntimeError) -> bool:
+    """Whether an error is one of torch.distributed."""
+    return isinstance(error, dist.DistError) or re.search("gloo|nccl|Connection (closed|reset)", str(error)) is not None
 
 
 def _reason(error: Exception) -> str:

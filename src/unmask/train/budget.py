@@ -68,7 +68,7 @@ def step_seconds(run: TextRun, plan: TrainPlan, probe: Probe, network: Trainable
     network.train()
 
     def timed(rows: int) -> float:
-        settings = replace(run.train, batch=rows, accumulate=1, compile=False, ema=0.0)
+        settings = replace(run.train, batch=rows, accumulate=1, compile=False, ema=0.0, fsdp="auto")
         trainer = Trainer(
             replace(run, train=settings),
             still,

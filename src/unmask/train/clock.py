@@ -29,6 +29,7 @@ class TrainState:
     bound: Bound | None
     validated_at: Natural | None = None
     seconds: Annotated[float, real(0)] = 0.0
+    skipped: Natural = 0
 
 
 @dataclass(slots=True)
@@ -118,13 +119,19 @@ class Watch:
         return time.perf_counter() - self.began >= max(_FIRST_LOOK, 2 * self.seen)
 
     def look(
-        self, step: int, validated: bool, validate: Callable[[int], Bound], write: Callable[[], Sample]
+        self,
+        step: int,
+        validated: bool,
+        validate: Callable[[int], Bound],
+        write: Callable[[], Sample],
+        decided: Callable[[bool], bool] = bool,
     ) -> Look | None:
         """What is due after a step, by the functions that measure and write it; a step that is `validated` anyway has
-        no bound of its own. None if nothing is due."""
-        looked = self.look_due() and not validated
+        no bound of its own. None if nothing is due. `decided` takes what a clock says to what the first process says.
+        """
+        looked = not validated and decided(self.look_due())
         bound = validate(_LOOK_MASKINGS) if looked else None
-        sample = write() if self.sample_due(step) or (looked and self.affordable()) else None
+        sample = write() if self.sample_due(step) or (looked and decided(self.affordable())) else None
         if looked:
             self.looked()
         return Look(bound, sample) if looked or sample else None

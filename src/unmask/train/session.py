@@ -35,8 +35,8 @@ from unmask.objective.base import Objective
 from unmask.objective.masked import objective_of, parameterization
 from unmask.objective.strands import EitherStrand, complement_of
 from unmask.process import MaskedDiffusion, make_schedule
-from unmask.run.machine import choose_dtype, fastest_threads, keep_all_memory, prepare, set_threads
-from unmask.run.parallel import Group, enter_group
+from unmask.run.machine import fastest_threads, keep_all_memory, prepare, set_threads
+from unmask.run.parallel import Group, enter_alone, enter_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.adapt import adapted_corpus, adapted_objective, loaded_start
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
@@ -51,6 +51,7 @@ from unmask.train.settings import (
     run_of,
     trained_on,
 )
+from unmask.train.together import common_dtype, require_parts, require_same_run
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,12 +116,15 @@ def open_session(planned: Planned) -> Session:
     run, plan, probe, start, point = planned.run, planned.plan, planned.probe, planned.start, planned.point
     with ExitStack() as held:
         held.enter_context(planned.held)
-        network = (start.network or build(plan.model, run.train.seed)).to(probe.device)
+        network = start.network or build(plan.model, run.train.seed)
+        if probe.group.size == 1:  # several processes move their parts alone
+            network = network.to(probe.device)
         if run.adapt.tuning == "lora" and start.network is None:
             add_low_rank(network, run.adapt.rank, run.adapt.alpha, run.train.seed)
         corpus, folder = planned.corpus, planned.folder
         keep_all_memory()
-        trainer = Trainer(run, plan, corpus, network, probe.objective, folder, probe.group, probe.dtype, planned.began)
+        asked = (run, plan, corpus, network, probe.objective, folder, probe.group, probe.dtype)
+        trainer = Trainer(*asked, began=planned.began, device=probe.device)
         trainer.origin = _origin(run, start)
         if run.adapt.tuning == "lora":
             trainer.tensors = merged
@@ -161,21 +165,26 @@ def plan_session(
     began = time.perf_counter() if began is None else began
     prepare()
     with ExitStack() as held:
-        group, device = enter_group(held, run.train.device, run.train.batch)
+        group, device = enter_group(held, run.train.device, run.train.batch, run.train.wait)
+        require_parts(run, group)
+        if run.train.fsdp == "on" and not dry:
+            enter_alone(held, group, device)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, None if dry else note)
         start = _start_of(run, point, init, str(device))
         before = None if start.record is None else start.record.record.threads
         threads = set_threads(run.train.threads or before or fastest_threads())
-        dtype = choose_dtype(run.train.dtype if start.record is None else start.record.dtype, device)
+        dtype = common_dtype(run.train.dtype if start.record is None else start.record.dtype, group, device)
         corpus = _corpus(run, start, folder, threads, note, sampled=dry and point is None)
         objective = run_objective(run, corpus, start.network or (start.plan and start.plan.model))
         probe = Probe(corpus, objective, device, dtype, group)
         run, plan, each = _plan(run, start, probe, began)
         if folder is None:
-            folder = claim(to_path(out or default_folder(run.data.source)), held, group, None if dry else note)
+            folder = Path(group.gather(str(out or default_folder(run.data.source)), device)[0])
+            folder = claim(to_path(folder), held, group, None if dry else note)
             if not dry and group.first and latest(folder) is not None:
                 raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")
+        require_same_run(run, plan, corpus, point, probe)
         times = None
         if dry:
             times = estimate(run, plan, probe, each or step_seconds(run, plan, probe, start.network), start.step)

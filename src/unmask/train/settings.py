@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _PLACES = frozenset({"source", "valid"})
 _FREE = frozenset(
     {"steps", "minutes", "sample_every", "patience", "device", "threads", "keep", "save_every", "log_every", "track"}
-)
+) | {"fsdp", "replicas", "recompute", "wait"}
 """Settings that may change when a run is resumed. Of these only `steps` and `minutes` change a step: they set
 the learning rate."""
 
@@ -133,6 +133,14 @@ class TrainSettings:
     """Arithmetic of the network; auto measures which is faster here."""
     compile: bool = False
     """Compile the network with torch.compile first (a minute, and a C++ compiler on a CPU)."""
+    recompute: bool = False
+    """Compute the activations of blocks again in the backward pass: less memory, a third more time."""
+    fsdp: Literal["auto", "on"] = "auto"
+    """Divide the network among processes: auto, among several; on, also with one, to measure what it costs."""
+    replicas: Count = 1
+    """Copies of the network, each divided among a part of the processes (HSDP), for example one a machine."""
+    wait: Annotated[float, real(1, 1e6)] = 600.0
+    """Seconds that a process waits for the others before the run ends with a sentence that names the missing one."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: Threads | None = None

@@ -1,0 +1,159 @@
+"""A network -> the same with its parameters divided among processes: FSDP2 of torch, block by block, then the rest.
+
+A process holds a part of each parameter, of its gradient and of the optimiser's moments, and gathers a block when it
+runs. Gradients are sums over the processes and not means: a loss is divided by the number of tokens of the whole step.
+In bfloat16 the blocks are gathered in it, so that half of the bytes travel. What is outside of the blocks (embedding,
+last norm, head) is gathered in float32, so that the residual stream begins as in one process, and so is each sum.
+"""
+
+__all__ = ["Shards", "blocks_of", "prepare_blocks", "shard_network"]
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+
+from unmask.errors import ConfigError
+from unmask.run.parallel import Group
+from unmask.run.parts import parts_of
+
+_METHODS = ("hidden", "logits", "hidden_at")  # what objectives and decoding call on a network; each gathers
+
+
+def blocks_of(network: Any) -> list[nn.Module]:
+    """A network -> its blocks: the modules of its attribute `blocks`, else those of its longest list; perhaps none."""
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    own = getattr(network, "blocks", None)
+    return list(own if isinstance(own, nn.ModuleList) else max(lists, key=len, default=()))
+
+
+def prepare_blocks(network: Any, *, recompute: bool, compiled: bool) -> None:
+    """Let each block keep no activations and compute them again in the backward pass, and compile each, in place.
+
+    The order matters: what is compiled is the block that computes again. It comes before `shard_network`, whose hooks
+    stay outside of both. Raises ConfigError for a network without blocks.
+    """
+    blocks = blocks_of(network)
+    if not blocks:
+        raise ConfigError(
+            f"{type(network).__name__} has no list of blocks, which --train.recompute and, with several processes, "
+            "--train.compile need; leave them out."
+        )
+    for block in blocks:
+        if recompute:
+            block.forward = _recomputed(block.forward)
+        if compiled:
+            block.forward = torch.compile(block.forward)
+
+
+def _recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward method of a block -> the same, whose activations are computed again. It draws no random numbers."""
+    again = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
+
+    def forward(*args: Any, **options: Any) -> Any:
+        return again(*args, **options) if torch.is_grad_enabled() else function(*args, **options)
+
+    return forward
+
+
+def shard_network(network: Any, group: Group, device: torch.device, *, replicas: int, dtype: torch.dtype) -> "Shards":
+    """Divide the parameters of a network, in place, on `device` -> what a training step does with them.
+
+    `replicas` is the number of copies of the network among the processes (HSDP); 1 divides it among all of them.
+    `dtype` is the format of matrix products. Raises ConfigError for a number of replicas that does not divide that of
+    the processes, and for a torch that is too old.
+    """
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        raise ConfigError(f"Training in several processes needs torch 2.13 or newer, and this is {torch.__version__}.")
+    if group.size % replicas:
+        raise ConfigError(
+            f"train.replicas is {replicas}, which does not divide the {group.size} processes of the run; give a "
+            "divisor."
+        )
+    sizes, names = (group.size,), ("shard",)
+    if replicas > 1:
+        sizes, names = (replicas, group.size // replicas), ("replicate", "shard")
+    # a result that is a view: nothing here writes into what `hidden` and `logits` return while gradients are on
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
+    mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
+    low = MixedPrecisionPolicy()
+    if dtype != torch.float32:
+        low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for block in blocks_of(network):
+        fully_shard(block, mesh=mesh, mp_policy=low)
+    fully_shard(network, mesh=mesh)
+    network.sharded = True
+    for name in _METHODS:
+        if hasattr(network, name):
+            register_fsdp_forward_method(network, name)
+    return Shards(network, group, replicas)
+
+
+class Shards:
+    """The parameters of a network that are divided among the processes of a group, in a training step."""
+
+    def __init__(self, network: Any, group: Group, replicas: int) -> None:
+        self.network, self.group, self.replicas = network, group, replicas
+        self.modules = [module for module in network.modules() if isinstance(module, FSDPModule)]
+        self.params = [param for param in network.parameters() if param.requires_grad]
+        self.reached: set[int] = set()
+        """Of `params`, those to which a gradient came in this step, in this process."""
+        for module in self.modules:
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # Gloo has no other reduction with a factor
+            module.set_reduce_scatter_unused_params(group.size > 1)  # all reduce the same tensors
+        if group.size > 1:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Note to which parameters gradients come, such as those of the experts that were chosen."""
+        places = {name: at for at, (name, _) in enumerate(_trained(self.network))}
+        for module in self.modules:
+            module.unshard()
+            for name, param in _trained(self.network):
+                if not isinstance(param, DTensor):
+                    param.register_post_accumulate_grad_hook(partial(self._note, places[name]))
+            module.reshard()
+
+    def _note(self, place: int, param: Tensor) -> None:
+        self.reached.add(place)
+
+    def begin(self, *, last: bool) -> None:
+        """Before a micro-batch: gradients are summed over the processes after the `last` one of a step alone."""
+        self.modules[0].set_requires_gradient_sync(last)
+
+    def reduce(self, loss: Tensor, most: float) -> tuple[Tensor, Tensor]:
+        """The loss of this process -> its sum over all, and the norm of the gradients, which are scaled to `most`.
+
+        A parameter to which no process had a gradient keeps none, as in one process, where the optimiser leaves it
+        alone. There is one sum over the processes for all of this.
+        """
+        local = parts_of(param.grad for param in self.params if param.grad is not None)
+        square = torch.stack(torch._foreach_norm(local)).double().square().sum()  # pyright: ignore
+        reached = [float(place in self.reached) for place in range(len(self.params))]
+        self.reached.clear()
+        own = torch.stack([loss.double(), square / self.replicas])
+        total, squares, *counts = self.group.sum(torch.cat([own, own.new_tensor(reached)])).tolist()
+        if self.group.size > 1:
+            for param, count in zip(self.params, counts, strict=True):
+                param.grad = param.grad if count else None
+        norm = squares**0.5
+        if norm > most:
+            torch._foreach_mul_(local, most / (norm + 1e-6))  # pyright: ignore
+        return loss.new_tensor(total), loss.new_tensor(norm)
+
+    def reshard(self) -> None:
+        """Free what was gathered: after passes without gradients, and before parameters are changed from outside."""
+        for module in self.modules:
+            module.reshard()
+
+
+def _trained(network: Any) -> list[tuple[str, nn.Parameter]]:
+    return [(name, param) for name, param in network.named_parameters() if param.requires_grad]

@@ -1,0 +1,69 @@
+"""A training is the same in one, two and four processes, however its network is divided among them."""
+
+from pathlib import Path
+
+import pytest
+from tests.laws.parallel_runs import Numbers, launch, measure
+
+from unmask.run.parallel import Group
+
+TOLERANCE = 1e-5
+"""Relative, of losses and gradient norms over 20 steps in float32: sums are added in another order."""
+LOOSER = {"bf16": 5e-3, "agnostic": 1e-4}
+"""bfloat16 rounds the gathered weights; the mask-agnostic loss has absolute values, whose slope jumps at 0."""
+CASES = ["plain", "plain+accumulate=2", "plain+again", "soft", "lora", "experts+accumulate=2", "bf16"]
+CONTROLS = ["plain+mean", "plain+local"]
+MORE = ["plain", "plain+accumulate=2", "plain+replicas=2", "ar", "d3pm", "agnostic", "llama", "experts", "recompute"]
+
+
+def distance(left: Numbers, right: Numbers) -> float:
+    """The greatest relative difference of losses and gradient norms."""
+    pairs = [pair for name in ("losses", "norms") for pair in zip(left[name], right[name], strict=True)]
+    return max(abs(a - b) / abs(a) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Numbers]]:
+    return launch([*CASES, *CONTROLS], 2, tmp_path_factory.mktemp("two"))
+
+
+def check(name: str, results: list[Numbers], folder: Path) -> None:
+    """What every process measured is what one alone measures, and each holds its share of weights and moments."""
+    alone, size = measure(name.replace("+replicas=2", ""), Group(), folder), len(results)
+    parts = size // 2 if "replicas" in name else size
+    tolerance = next((value for word, value in LOOSER.items() if word in name), TOLERANCE)
+    for result in results:
+        assert distance(alone, result) < tolerance
+        assert result["unchanged"] == alone["unchanged"]
+        assert result["bound"] == pytest.approx(alone["bound"], rel=max(tolerance / 10, 1e-6))
+        assert result["bytes"] <= 1.1 * alone["bytes"] / parts
+        same = ("losses", "norms", "weights", "bound", "text")
+        assert [result[field] for field in same] == [results[0][field] for field in same]
+    if "experts" in name or "lora" in name:
+        assert True in alone["unchanged"]
+        assert False in alone["unchanged"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_processes_train_as_one(name: str, two: dict[str, list[Numbers]], tmp_path: Path) -> None:
+    """Losses, norms, the bound and what stays unchanged: experts without a position, and frozen weights."""
+    check(name, two[name], tmp_path)
+
+
+def test_equal_numbers_of_processes_give_equal_bits(two: dict[str, list[Numbers]]) -> None:
+    assert two["plain+again"] == two["plain"]
+    assert two["plain+accumulate=2"] != two["plain"]
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_control_a_wrong_divisor_and_noise_by_local_row_are_seen(
+    name: str, two: dict[str, list[Numbers]], tmp_path: Path
+) -> None:
+    assert distance(measure("plain", Group(), tmp_path), two[name][0]) > 100 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one(tmp_path: Path) -> None:
+    """Also as two copies of the network, each divided among two."""
+    for name, results in launch(MORE, 4, tmp_path / "four", seconds=600).items():
+        check(name, results, tmp_path)
