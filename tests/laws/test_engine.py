@@ -90,8 +90,8 @@ class Rows(RuleBasedStateMachine):
 def differing(written: Written, other: Any) -> list[str]:
     """The names of what differs between a row of the engine and the row alone."""
     assert isinstance(written, Written)
-    one = {"tokens": written.tokens, "log_probs": written.log_probs, "passes": written.passes}
-    return [name for name, value in one.items() if [value] != getattr(other, name)]
+    values = {"tokens": written.tokens, "log_probs": written.log_probs, "passes": written.passes}
+    return [name for name, value in values.items() if [value] != getattr(other, name)]
 
 
 TestRows = Rows.TestCase

@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "generate": ("write:run_generate", "[CHECKPOINT] [PROMPT]", "write text; --watch shows it while it is written"),
     "fill": ("write:run_fill", "[CHECKPOINT] TEMPLATE", "fill the holes of a text, such as 'To be or [5]'"),
+    "serve": ("serve", "[CHECKPOINT ...]", "an OpenAI-compatible server, and a page that shows a text appear"),
     "score": ("score", "CHECKPOINT CONTEXT --choices A B", "compare answers: log p of each, a token and a byte"),
     "watch": ("watch", "FILE", "play what --trace recorded, in the terminal or as a page (--html)"),
     "frontier": (
@@ -71,7 +72,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "completion": ("completion", "bash|zsh|fish", "print a script that completes unmask's words in a shell"),
 }
 """Verb -> its module in this package (with the function where that is not `run`), its arguments, what it does."""
-_LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "probe", "bench"}
+_LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "probe", "bench", "serve"}
 _FILES = {"--trace", "--html", "--svg"}
 
 EXIT_CODES = {

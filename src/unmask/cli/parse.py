@@ -228,7 +228,12 @@ def _positional_values(cls: type, scan: _Scan, verb: str) -> dict[tuple[str, ...
     needed = [field for field in positional if field.required]
     words = scan.positionals
     values = {field.path: _read(field.type, word, field) for field, word in zip(positional, words, strict=False)}
-    if len(words) > len(positional):
+    if positional and typing.get_origin(positional[-1].type) is tuple:  # the last one takes all further words
+        last, count = positional[-1], len(positional) - 1
+        values.pop(last.path, None)
+        if read := tuple(_read(_element(last.type, 0), word, last) for word in words[count:]):
+            values[last.path] = read
+    elif len(words) > len(positional):
         raise ConfigError(
             f"'{words[len(positional)]}' is a word too many for {verb}; "
             "put a text of several words between quotation marks."

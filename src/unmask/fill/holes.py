@@ -188,7 +188,7 @@ class Filler:
         for seed, combinations, choice in zip(seeds, every, choices, strict=True):
             rows, filled = filled[: len(combinations)], filled[len(combinations) :]
             many = len(combinations) > 1
-            attempts = self._compared(sketch, combinations, rows, derive(seed, 1), draws, batch) if many else []
+            attempts = self.compared(sketch, combinations, rows, derive(seed, 1), draws, batch) if many else []
             lengths = attempts[0].lengths if attempts else combinations[0]
             fill = _fill_of(sketch, lengths, rows[combinations.index(lengths)], attempts)
             fill.choice = choice and choice[1]
@@ -224,7 +224,7 @@ class Filler:
         columns = (share, *map(torch.Tensor.tolist, (bound.nats, bound.stderr, where.sum(-1), bound.exact)))
         return [Choice(*row) for row in zip(choices, *columns, strict=True)]
 
-    def _compared(
+    def compared(
         self,
         sketch: Sketch,
         combinations: list[tuple[int, ...]],

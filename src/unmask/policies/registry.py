@@ -5,7 +5,7 @@ threshold` is a wrapped policy. Other packages add policies through the entry-po
 that takes the options as keyword arguments, each a text.
 """
 
-__all__ = ["learned_names", "make", "names"]
+__all__ = ["learned_names", "make", "may_hide", "names"]
 
 from functools import cache
 from importlib.metadata import entry_points
@@ -26,6 +26,7 @@ GROUP = "unmask.policies"
 
 _NO_MODEL = Context()
 _OWN_END = (FreeDave, InfoGain, P2, RCR, ReMDM, Reverse, Saber, WINO)  # policies that return `done` or candidates
+_HIDING = (P2, RCR, ReMDM, Saber, WINO)
 _ALONE = "ends its blocks itself or looks ahead; freedave, info-gain, p2, rcr, remdm, reverse, saber and wino"
 _EARLY_STOP, _FREEDAVE = "early-stop", "freedave"
 _WRAPPERS = {
@@ -78,6 +79,16 @@ def make(text: str, context: Context = _NO_MODEL) -> UnmaskingPolicy:
         return ENTRIES[name].build(Options(options, context))
     except UnmaskError as error:
         raise RequestError(str(error)) from None
+
+
+def may_hide(policy: Any) -> bool:
+    """Whether a policy may hide written tokens again; that of another package is assumed to."""
+    parts = [getattr(policy, name) for name in ("first", "second", "inner") if hasattr(policy, name)]
+    if parts:
+        return any(map(may_hide, parts))
+    if (settings := getattr(policy, "settings", None)) is not None:
+        return getattr(settings, "hides", 0) > 0
+    return isinstance(policy, _HIDING) or not type(policy).__module__.startswith("unmask.")
 
 
 def learned_names(text: str) -> list[str]:

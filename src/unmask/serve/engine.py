@@ -11,9 +11,10 @@ __all__ = ["Counts", "Engine"]
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -28,6 +29,7 @@ from unmask.limits import failure_of
 from unmask.ranges import Count
 from unmask.serve.job import Busy, Decoding, Job, Late, Progress, alone
 
+Result = TypeVar("Result")
 _DECODERS = 32  # that were asked for last
 
 
@@ -66,6 +68,7 @@ class Engine:
         self.models, self.most_waiting, self.most_positions = dict(models), queue, positions
         self.counts = Counts()
         self._waiting: deque[Job] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
         self._groups: dict[tuple[Decoding, int], _Group] = {}
         self._decoders: dict[Decoding, Decoder] = {}
         self._change = threading.Condition()
@@ -109,6 +112,27 @@ class Engine:
                 del self._decoders[next(iter(self._decoders))]
         return known
 
+    def call(self, work: Callable[[], Result]) -> "Future[Result]":
+        """Work with a model that is no row -> its result, later: it runs between two passes, in the same thread."""
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._change:
+            if self._closing:
+                raise Busy("The server is stopping and takes no more requests; send it again in a minute.")
+            if len(self._calls) >= self.most_waiting:
+                raise Busy(f"{len(self._calls)} requests are waiting, as many as may; send the request again later.")
+            self._calls.append(run)
+            self._change.notify()
+        return future
+
     @property
     def waiting(self) -> int:
         """Number of rows that wait for their first pass."""
@@ -140,16 +164,18 @@ class Engine:
         """Take turns until the engine is stopped and nothing is left."""
         while True:
             with self._change:
-                while not (self._waiting or self._groups or self._closing):
+                while not (self._waiting or self._calls or self._groups or self._closing):
                     self._change.wait()
-                if self._closing and not (self._waiting or self._groups):
+                if self._closing and not (self._waiting or self._calls or self._groups):
                     return
             self.turn()
 
     def turn(self) -> None:
-        """Drop, admit, and run one pass for each group; only for the thread of the engine, or without one."""
+        """Drop, admit, do one call, and one pass for each group; only for the thread of the engine, or without one."""
         self._leave_early()
         self._admit()
+        if self._calls:
+            self._calls.popleft()()
         for key, group in list(self._groups.items()):
             try:
                 self._pass(group)
@@ -241,7 +267,7 @@ class Engine:
         self.counts.tokens += int(step.revealed.sum())
         finished = (~decoder.unfinished(canvas)).tolist()
         stopped = self._tell(group, canvas, step)
-        ends = [one or other for one, other in zip(finished, stopped, strict=True)]
+        ends = [over or away for over, away in zip(finished, stopped, strict=True)]
         leaving = [(line, job) for line, (job, gone) in enumerate(zip(group.jobs, ends, strict=True)) if gone]
         self._remove(group, ends)
         for line, job in leaving:

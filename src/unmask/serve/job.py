@@ -69,8 +69,10 @@ class Job:
     constraint: Constraint | None = None
     deadline: float | None = None
     """A value of `time.monotonic`."""
+    place: int = 0
+    """Its place in its request, for snapshots."""
     source: Source | None = None
-    """For the snapshots of `Progress.turn`."""
+    """What the snapshots of `Progress.turn` are read with; it has an entry for `place`."""
     aborted: bool = False
     """Set by anybody, at any time: the row leaves before the next pass, and nobody is told."""
     passes: int = 0
@@ -103,4 +105,6 @@ def alone(canvas: Canvas, step: Step, line: int, job: Job) -> Snapshot:
     )
     window = job.window
     earlier = job.text.tokens[: window.start]
-    return Snapshot((0,), (window.start,), (len(window.tokens),), canvas.keep(rows), sliced, (earlier,), job.source)
+    return Snapshot(
+        (job.place,), (window.start,), (len(window.tokens),), canvas.keep(rows), sliced, (earlier,), job.source
+    )

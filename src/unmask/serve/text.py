@@ -1,0 +1,127 @@
+"""A row as it is written -> the text that a client can have: what is written from its beginning on without a gap.
+
+Positions are written in any order, and text streams from left to right: so a stream has the longest written beginning.
+It never takes a letter back. Held back are a character of which bytes are missing, and what may be the beginning of a
+text at which the client wants to stop. A policy that hides tokens again keeps back the block that is being filled.
+"""
+
+__all__ = ["TextRow", "TokenFact"]
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+from unmask.decode.rows import Written
+from unmask.serve.job import Progress
+from unmask.text.tokenizer import Tokenizer
+
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+
+
+class TokenFact(NamedTuple):
+    """A written token, and how probable it was at the pass that wrote it."""
+
+    token: int
+    log_prob: float
+    best: list[tuple[int, float]]
+    """The most probable tokens of that pass with their log-probabilities, where they were asked for."""
+
+
+class TextRow:
+    """The continuation of a prompt as it grows; `advance` after each pass, `finish` at the end."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt: Sequence[int],
+        *,
+        typed: Mapping[int, str] | None = None,
+        stops: Sequence[str] = (),
+        ends: frozenset[int] = frozenset(),
+        hides: bool = False,
+        facts: bool = False,
+        most: int | None = None,
+    ) -> None:
+        """`ends`: ids at which the text ends. `hides`: whether the policy may hide tokens again. `facts`: whether to
+        keep `TokenFact`s. `most`: tokens behind the prompt that are the text; None: all."""
+        self.tokenizer, self.prompt, self.typed = tokenizer, list(prompt), dict(typed or {})
+        self.stops, self.ends, self.hides, self.most = tuple(stops), ends, hides, most
+        self.facts: dict[int, TokenFact] | None = {} if facts else None
+        """By position in the whole text."""
+        self.text = ""
+        """What a client can have so far."""
+        self.tokens: list[int] = []
+        """The written tokens of the beginning, without one that ends the text."""
+        self.stopped = False
+        """Whether the text is over: at an end token or at one of `stops`."""
+        self.passes = 0
+        self._given = self.tokenizer.text(self.prompt, self.typed)
+
+    def advance(self, progress: Progress) -> str:
+        """What a pass did -> the text that it adds."""
+        self.passes = progress.passes
+        if self.facts is not None:
+            self._note(progress)
+        end = progress.settled if self.hides else len(progress.tokens)
+        return self._extend(progress.tokens[:end], over=False)
+
+    def finish(self, written: Written) -> str:
+        """The finished row -> the rest of the text."""
+        self.passes = written.passes
+        rest = self._extend(written.tokens, over=True)
+        self.stopped = self.stopped or written.stopped
+        return rest
+
+    def _note(self, progress: Progress) -> None:
+        """Keep the facts of the tokens that this pass wrote."""
+        assert self.facts is not None
+        turn = progress.turn()
+        step, canvas = turn.step, turn.canvas
+        for at in step.revealed[0].nonzero().squeeze(-1).tolist():
+            best: list[tuple[int, float]] = []
+            if step.candidates is not None and step.candidate_log_probs is not None:
+                values = step.candidate_log_probs[0, at]
+                pairs = zip(step.candidates[0, at].tolist(), values.tolist(), strict=True)
+                best = [pair for pair in pairs if pair[1] > -torch.inf]
+            fact = TokenFact(int(canvas.tokens[0, at]), float(canvas.log_prob[0, at]), best)
+            self.facts[turn.starts[0] + at] = fact
+
+    def _extend(self, tokens: Sequence[int], *, over: bool) -> str:
+        """The tokens from the prompt on -> the text that they add to `text`."""
+        if self.stopped:
+            return ""
+        beginning: list[int] = []
+        for token in tokens[len(self.prompt) :][: self.most]:
+            if token == self.tokenizer.mask_id:
+                break
+            if token in self.ends:
+                over = self.stopped = True
+                break
+            beginning.append(token)
+        self.tokens = beginning
+        text = self._read(beginning)
+        text = self._cut(text if over else text.rstrip(_UNKNOWN), over)
+        if not text.startswith(self.text):  # a later token changed how an earlier one is written
+            return ""
+        added, self.text = text[len(self.text) :], text
+        return added
+
+    def _read(self, tokens: list[int]) -> str:
+        """Tokens behind the prompt -> their text, with the space before the first one."""
+        whole = self.tokenizer.text([*self.prompt, *tokens], self.typed)
+        return whole[len(self._given) :] if whole.startswith(self._given) else self.tokenizer.text(tokens)
+
+    def _cut(self, text: str, over: bool) -> str:
+        """A text -> the part before the first stop text; without what may become one, unless it is over."""
+        found = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            return text[: min(found)]
+        if over or self.stopped:
+            return text
+        held = max(
+            (n for stop in self.stops for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])),
+            default=0,
+        )
+        return text[: len(text) - held]

@@ -1,0 +1,235 @@
+"""The requests that write or compare texts: a checked body -> its rows in the engine -> an answer or a stream."""
+
+__all__ = ["chat", "complete", "denoise", "score"]
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response
+
+from unmask.api import Model
+from unmask.errors import RequestError
+from unmask.serve import answers
+from unmask.serve.bodies import ChatBody, CompletionBody, DenoiseBody, ScoreBody
+from unmask.serve.denoise import Denoising
+from unmask.serve.request import Request, Row, constraint_of, with_hole
+from unmask.serve.server import Server
+from unmask.text.chat import chat_ids, message_end
+
+_CHAT_TOKENS, _TOKENS = 128, 16  # of a request that says no number
+
+
+async def complete(server: Server, body: CompletionBody, http: HttpRequest) -> Response:
+    """A prompt, or several, or a prompt and a suffix -> continuations, or what is between."""
+    name = server.name(body.model)
+    model, n = server.engine.models[name], body.n or 1
+    length = server.length(body.unmask.length, body.max_tokens, default=_TOKENS)
+    prompts = body.prompts
+    server.check_rows(len(prompts) * n)
+    request = Request(
+        server.engine,
+        server.settings,
+        name,
+        body.unmask,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        alternatives=body.logprobs or 0,
+        ends=body.suffix is None,
+        constraint=await constraint_of(model, body.unmask.regex, None),
+    )
+    if body.suffix is None:
+        ids, typed = server.ids_of(model, prompts)
+        request.continue_prompts(
+            [row for row in ids for _ in range(n)],
+            [row for row in typed for _ in range(n)],
+            length,
+            stops=body.stops,
+            facts=body.logprobs is not None,
+        )
+    else:
+        if len(prompts) != 1 or not isinstance(prompts[0], str):
+            raise RequestError("A suffix goes with one prompt, a text; send a request for each.")
+        ids = [model.tokenizer.encode(prompts[0] + body.suffix)]
+        request.fill_between(with_hole(prompts[0], length, body.suffix), n, facts=body.logprobs is not None)
+    identity, prompt_tokens = f"cmpl-{uuid.uuid4().hex}", sum(map(len, ids))
+    begun = [prompts[n_row // n] if body.echo else "" for n_row in range(len(request.rows))]
+    shown = [text if isinstance(text, str) else model.tokenizer.text(text) for text in begun]
+    if body.stream:
+        request.send(stream=True)
+        return server.stream(request, _completion_chunks(request, identity, body, shown, prompt_tokens))
+    try:
+        request.send(stream=False)
+        await server.gathered(request, http)
+    finally:
+        request.close()
+    choices = [
+        {
+            "index": row.index,
+            "text": shown[row.index] + row.text.text,
+            "logprobs": _logprobs(row, model, body, 0, echo=bool(body.echo)),
+            "finish_reason": row.finish,
+        }
+        for row in request.rows
+    ]
+    return JSONResponse(answers.completion_answer(request, identity, choices, prompt_tokens))
+
+
+def _logprobs(row: Row, model: Model, body: CompletionBody, begin: int, *, echo: bool) -> dict[str, Any] | None:
+    """The log-probabilities of a row's tokens from `begin` on, if they were asked for."""
+    if body.logprobs is None:
+        return None
+    end = len(row.text.tokens)
+    return answers.completion_logprobs(row, model.tokenizer, body.logprobs, begin, end, echo=echo)
+
+
+async def _completion_chunks(
+    request: Request, identity: str, body: CompletionBody, shown: list[str], prompt_tokens: int
+) -> AsyncIterator[dict[str, Any]]:
+    """The events of the rows -> chunks."""
+    told = [0] * len(request.rows)
+    for row, text in zip(request.rows, shown, strict=True):
+        if text:
+            yield answers.completion_chunk(request, identity, row, text)
+    async for event in request.events():
+        if event.error is not None:
+            raise event.error
+        row = event.row
+        logprobs = _logprobs(row, request.model, body, told[row.index], echo=False)
+        told[row.index] = len(row.text.tokens)
+        yield answers.completion_chunk(request, identity, row, event.text, logprobs)
+    if body.stream_options and body.stream_options.include_usage:
+        extra = {"usage": answers.usage(request, prompt_tokens), "unmask": answers.own_facts(request)}
+        yield answers.completion_chunk(request, identity, None, "") | extra
+
+
+async def chat(server: Server, body: ChatBody, http: HttpRequest) -> Response:
+    """A conversation -> the next message."""
+    name = server.name(body.model)
+    model, n = server.engine.models[name], body.n or 1
+    template = model.defaults.chat
+    if template is None:
+        raise RequestError(f"The model '{name}' has no template of conversations; send its prompt to /v1/completions.")
+    length = server.length(
+        body.unmask.length, body.max_completion_tokens, body.max_tokens, default=min(_CHAT_TOKENS, model.window)
+    )
+    server.check_rows(n)
+    top = (body.top_logprobs or 0) if body.logprobs else None
+    roles = {"developer": "system"}
+    messages = [(roles.get(message.role, message.role), message.text) for message in body.messages]
+    ids = chat_ids(model.tokenizer, template, messages)
+    request = Request(
+        server.engine,
+        server.settings,
+        name,
+        body.unmask,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        alternatives=top or 0,
+        constraint=await constraint_of(model, body.unmask.regex, body.response_format),
+    )
+    end = message_end(model.tokenizer, template)
+    ends = frozenset() if end is None else frozenset({end})
+    request.continue_prompts([ids] * n, [{}] * n, length, stops=body.stops, facts=top is not None, ends=ends)
+    identity = f"chatcmpl-{uuid.uuid4().hex}"
+    if body.stream:
+        request.send(stream=True)
+        return server.stream(request, _chat_chunks(request, identity, body, top, len(ids)))
+    try:
+        request.send(stream=False)
+        await server.gathered(request, http)
+    finally:
+        request.close()
+    return JSONResponse(answers.chat_answer(request, identity, len(ids), top, model.tokenizer))
+
+
+async def _chat_chunks(
+    request: Request, identity: str, body: ChatBody, top: int | None, prompt_tokens: int
+) -> AsyncIterator[dict[str, Any]]:
+    """The events of the rows -> chunks."""
+    told = [0] * len(request.rows)
+    for row in request.rows:
+        yield answers.chat_chunk(request, identity, row, {"role": "assistant", "content": ""})
+    async for event in request.events():
+        if event.error is not None:
+            raise event.error
+        row, logprobs = event.row, None
+        if top is not None:
+            begin, end = told[row.index], len(row.text.tokens)
+            logprobs = {"content": answers.chat_logprobs(row, request.model.tokenizer, top, begin, end)}
+            told[row.index] = end
+        if event.text or logprobs:
+            yield answers.chat_chunk(request, identity, row, {"content": event.text}, logprobs)
+        if event.what == "done":
+            yield answers.chat_chunk(request, identity, row, {}, over=True)
+    if body.stream_options and body.stream_options.include_usage:
+        extra = {"usage": answers.usage(request, prompt_tokens), "unmask": answers.own_facts(request)}
+        yield answers.chat_chunk(request, identity, None, {}) | extra
+
+
+async def score(server: Server, body: ScoreBody, http: HttpRequest) -> Response:
+    """A template with [?] and choices -> how probable each choice is there."""
+    name = server.name(body.model)
+    model = server.engine.models[name]
+    began = time.monotonic()
+    options: dict[str, Any] = {"orders": body.orders, "seed": body.seed or 0, "batch": 32}
+    future = server.engine.call(lambda: model.filler.score(body.template, body.choices, **options))
+    try:
+        choices = await server.unless_gone(asyncio.wrap_future(future), http)
+    finally:
+        future.cancel()
+    rows = [
+        {
+            "text": choice.text,
+            "probability": choice.probability,
+            "nats": choice.nats,
+            "stderr": choice.stderr,
+            "tokens": choice.tokens,
+            "exact": choice.exact,
+        }
+        for choice in choices
+    ]
+    own = {"seconds": round(time.monotonic() - began, 4), "seed": body.seed or 0}
+    return JSONResponse({"object": "score", "model": name, "choices": rows, "unmask": own})
+
+
+async def denoise(server: Server, body: DenoiseBody, http: HttpRequest) -> Response:
+    """A canvas -> each change of it, in server-sent events or in one answer."""
+    name = server.name(body.model)
+    model = server.engine.models[name]
+    denoising = Denoising(
+        server.engine,
+        server.settings,
+        name,
+        body.unmask,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        alternatives=body.alternatives,
+        ends=body.prompt is not None,
+        constraint=await constraint_of(model, body.unmask.regex, None),
+    )
+    denoising.provisional = body.provisional
+    length = server.length(body.unmask.length, body.max_tokens, default=_TOKENS)
+    if body.template is not None:
+        denoising.fill_template(body.template, 1)
+    elif body.tokens is not None:
+        denoising.go_on(body.tokens)
+    else:
+        ids, typed = server.ids_of(model, [body.prompt or ""])
+        denoising.continue_window(ids[0], typed[0], length)
+    server.check_rows(len(denoising.rows))
+    if body.stream:
+        denoising.send(stream=True)
+        return server.stream(denoising, denoising.chunks())
+    try:
+        denoising.send(stream=True)
+        chunks = [chunk async for chunk in denoising.chunks()]
+    finally:
+        denoising.close()
+    return JSONResponse({"object": "denoise", "model": name, "events": chunks})
