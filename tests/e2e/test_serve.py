@@ -163,8 +163,10 @@ def test_a_trace_while_it_happens(client: TestClient, engine: Engine) -> None:
     result = engine.models[NAME].fill("a [4] dog", seed=1, policy="confidence:steps=6", block_size=8, trace=True)
     assert done["rows"][0]["text"] == result.text
     assert result.trace is not None
-    told = [(event["position"], event["token"], event["passes"]) for chunk in passes for event in chunk["events"]]
-    assert told == [(event.position, event.token, event.passes) for event in result.trace.events]
+    events_of_rows = [
+        (event["position"], event["token"], event["passes"]) for chunk in passes for event in chunk["events"]
+    ]
+    assert events_of_rows == [(event.position, event.token, event.passes) for event in result.trace.events]
     known = set(start["header"]["pieces"])
     for chunk in passes:
         known |= set(chunk["pieces"])

@@ -36,6 +36,7 @@ FIRST = {
     "eval": ("data.source", "split", "stride", "task", "json"),
     "generate": ("length", "policy", "temperature", "seed", "watch"),
     "fill": ("choices", "length_rule", "policy", "temperature", "seed"),
+    "serve": ("host", "port", "api_key", "allow_host", "queue"),
     "score": ("choices", "draws", "seed", "device", "json"),
     "watch": ("row", "html", "svg", "json"),
     "frontier": ("task", "policies", "blocks", "count", "out"),

@@ -1,6 +1,16 @@
 """Rows of a request -> the answers and chunks that OpenAI's clients read, with our own field `unmask`."""
 
-__all__ = ["chat_answer", "chat_chunk", "completion_answer", "completion_chunk", "model_card", "own_facts", "usage"]
+__all__ = [
+    "chat_answer",
+    "chat_chunk",
+    "chat_logprobs",
+    "completion_answer",
+    "completion_chunk",
+    "completion_logprobs",
+    "model_card",
+    "own_facts",
+    "usage",
+]
 
 import math
 import time

@@ -16,12 +16,12 @@ from unmask.errors import UnmaskError
 from unmask.limits import failure_of
 from unmask.serve import answers, writing
 from unmask.serve.bodies import ChatBody, CompletionBody, DenoiseBody, FimBody, ScoreBody
-from unmask.serve.denoise import page
 from unmask.serve.engine import Engine
 from unmask.serve.guard import error_body
 from unmask.serve.job import Busy
 from unmask.serve.server import Gone, Server, status_of
 from unmask.serve.settings import ServeSettings
+from unmask.trace.events import live_page
 
 _NO_RETRY = {"x-should-retry": "false"}
 
@@ -65,7 +65,7 @@ def _add_facts(app: FastAPI, server: Server) -> None:
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return HTMLResponse(page())
+        return HTMLResponse(live_page())
 
     @app.get("/health")
     async def health() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]

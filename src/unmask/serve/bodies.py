@@ -9,10 +9,13 @@ __all__ = [
     "CompletionBody",
     "DenoiseBody",
     "FimBody",
+    "JsonSchema",
     "Message",
     "OwnOptions",
     "ResponseFormat",
     "ScoreBody",
+    "StreamOptions",
+    "TextPart",
 ]
 
 from typing import Annotated, Any, Literal
@@ -197,9 +200,9 @@ class DenoiseBody(_Body):
     stream: bool = True
 
     @model_validator(mode="after")
-    def _one(self) -> "DenoiseBody":
+    def _single(self) -> "DenoiseBody":
         """Exactly one canvas."""
-        given = [name for name in ("template", "prompt", "tokens") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"{' and '.join(given) or 'nothing'} was given; give template, or prompt, or tokens")
+        canvases = [name for name in ("template", "prompt", "tokens") if getattr(self, name) is not None]
+        if len(canvases) != 1:
+            raise ValueError(f"{' and '.join(canvases) or 'nothing'} was given; give template, or prompt, or tokens")
         return self

@@ -1,12 +1,10 @@
-"""/v1/denoise: a canvas -> the events of a trace while they happen, and the page that shows them."""
+"""/v1/denoise: a canvas -> the events of a trace while they happen."""
 
-__all__ = ["Denoising", "page"]
+__all__ = ["Denoising"]
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
-from importlib import resources
 from itertools import product
 from typing import Any
 
@@ -22,12 +20,6 @@ from unmask.trace.events import Row as TraceRow
 from unmask.trace.recorder import Recorder
 
 _DRAWS = 32  # random maskings by which free lengths are compared
-
-
-@cache
-def page() -> str:
-    """The page at /: one file, which needs no network."""
-    return (resources.files("unmask.assets") / "live.html").read_text(encoding="utf-8")
 
 
 class Denoising(Request):

@@ -103,9 +103,9 @@ class Guard:
         key = self.settings.api_key
         if key is None or scope["path"] in _OPEN or scope["method"] == "OPTIONS":
             return
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        given = given if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        if not secrets.compare_digest(given.strip().encode(), key.encode()):
+        scheme, _, sent = headers.get("authorization", "").partition(" ")
+        sent = sent if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        if not secrets.compare_digest(sent.strip().encode(), key.encode()):
             raise _Refused(401, "The request carries no key, or a wrong one; send it as Authorization: Bearer KEY.")
 
     def _headers(self, origin: str) -> list[tuple[bytes, bytes]]:
@@ -145,13 +145,13 @@ class Guard:
 
 def _replayed(body: bytes, receive: _Receive) -> _Receive:
     """A body that was read -> what gives it to the application; later messages are those of the server."""
-    given = False
+    sent = False
 
     async def receiving() -> _Message:
-        nonlocal given
-        if given:
+        nonlocal sent
+        if sent:
             return await receive()
-        given = True
+        sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receiving

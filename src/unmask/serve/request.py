@@ -123,17 +123,17 @@ class Request:
 
     def _dial(self) -> float | None:
         """The dial of the rows: given, or that of a budget of passes."""
-        given, policy = self.options.dial, self.decoder.policy
+        dial, policy = self.options.dial, self.decoder.policy
         if self.options.passes is not None:
-            if given is not None:
+            if dial is not None:
                 raise RequestError("dial and passes were given, and each decides the speed; give one of the two.")
             budget = self.model.decoder(
                 self.options.policy, block_size=self.options.block_size, passes=self.options.passes
             )
             return float(getattr(budget.policy, "dial", 0.0))
-        if given is not None and not hasattr(policy, "dial"):
+        if dial is not None and not hasattr(policy, "dial"):
             raise RequestError("This policy has no dial; a learned one has: leave out dial, or name another policy.")
-        return given
+        return dial
 
     # ---- rows -----------------------------------------------------------------------------------------------------
 

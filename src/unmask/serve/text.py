@@ -56,7 +56,7 @@ class TextRow:
         self.stopped = False
         """Whether the text is over: at an end token or at one of `stops`."""
         self.passes = 0
-        self._given = self.tokenizer.text(self.prompt, self.typed)
+        self._head = self.tokenizer.text(self.prompt, self.typed)
 
     def advance(self, progress: Progress) -> str:
         """What a pass did -> the text that it adds."""
@@ -110,14 +110,14 @@ class TextRow:
     def _read(self, tokens: list[int]) -> str:
         """Tokens behind the prompt -> their text, with the space before the first one."""
         whole = self.tokenizer.text([*self.prompt, *tokens], self.typed)
-        return whole[len(self._given) :] if whole.startswith(self._given) else self.tokenizer.text(tokens)
+        return whole[len(self._head) :] if whole.startswith(self._head) else self.tokenizer.text(tokens)
 
     def _cut(self, text: str, over: bool) -> str:
         """A text -> the part before the first stop text; without what may become one, unless it is over."""
-        found = [at for stop in self.stops if (at := text.find(stop)) >= 0]
-        if found:
+        places = [at for stop in self.stops if (at := text.find(stop)) >= 0]
+        if places:
             self.stopped = True
-            return text[: min(found)]
+            return text[: min(places)]
         if over or self.stopped:
             return text
         held = max(

@@ -91,7 +91,7 @@ async def _completion_chunks(
     request: Request, identity: str, body: CompletionBody, shown: list[str], prompt_tokens: int
 ) -> AsyncIterator[dict[str, Any]]:
     """The events of the rows -> chunks."""
-    told = [0] * len(request.rows)
+    sent = [0] * len(request.rows)
     for row, text in zip(request.rows, shown, strict=True):
         if text:
             yield answers.completion_chunk(request, identity, row, text)
@@ -99,8 +99,8 @@ async def _completion_chunks(
         if event.error is not None:
             raise event.error
         row = event.row
-        logprobs = _logprobs(row, request.model, body, told[row.index], echo=False)
-        told[row.index] = len(row.text.tokens)
+        logprobs = _logprobs(row, request.model, body, sent[row.index], echo=False)
+        sent[row.index] = len(row.text.tokens)
         yield answers.completion_chunk(request, identity, row, event.text, logprobs)
     if body.stream_options and body.stream_options.include_usage:
         extra = {"usage": answers.usage(request, prompt_tokens), "unmask": answers.own_facts(request)}
@@ -152,7 +152,7 @@ async def _chat_chunks(
     request: Request, identity: str, body: ChatBody, top: int | None, prompt_tokens: int
 ) -> AsyncIterator[dict[str, Any]]:
     """The events of the rows -> chunks."""
-    told = [0] * len(request.rows)
+    sent = [0] * len(request.rows)
     for row in request.rows:
         yield answers.chat_chunk(request, identity, row, {"role": "assistant", "content": ""})
     async for event in request.events():
@@ -160,9 +160,9 @@ async def _chat_chunks(
             raise event.error
         row, logprobs = event.row, None
         if top is not None:
-            begin, end = told[row.index], len(row.text.tokens)
+            begin, end = sent[row.index], len(row.text.tokens)
             logprobs = {"content": answers.chat_logprobs(row, request.model.tokenizer, top, begin, end)}
-            told[row.index] = end
+            sent[row.index] = end
         if event.text or logprobs:
             yield answers.chat_chunk(request, identity, row, {"content": event.text}, logprobs)
         if event.what == "done":

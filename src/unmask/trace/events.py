@@ -17,6 +17,7 @@ __all__ = [
     "Trace",
     "from_jsonl",
     "last_events",
+    "live_page",
     "position_texts",
     "read",
     "replay",
@@ -28,6 +29,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import resources
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -200,6 +202,12 @@ def to_html(trace: Trace) -> str:
     template = (resources.files("unmask.assets") / "player.html").read_text(encoding="utf-8")
     # A "<" inside the text could end the element that holds the data; as an escape it is the same JSON.
     return template.replace("__TRACE__", json.dumps(data).replace("<", "\\u003c"))
+
+
+@cache
+def live_page() -> str:
+    """The page of `unmask serve`: one file, which needs the server alone."""
+    return (resources.files("unmask.assets") / "live.html").read_text(encoding="utf-8")
 
 
 def read(path: str | os.PathLike[str]) -> Trace:
