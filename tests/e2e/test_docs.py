@@ -115,6 +115,8 @@ def accept_command(words: list[str]) -> None:
     """The words of a command -> nothing. Raises UnmaskError or AssertionError for what the command does not accept."""
     while re.fullmatch(r"\w+=.*", words[0]):
         words = words[1:]
+    if words[0] == "torchrun":
+        words = words[words.index("-m") + 1 :]
     if words[:3] == ["python", "-m", "unmask"]:
         words = words[2:]
     program, *rest = words

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from tests.laws.test_resume import corpus, settings
+from tests.parity.published import write
 
 from unmask.model.load import build
 from unmask.model.lora import add_low_rank
@@ -25,10 +26,11 @@ from unmask.model.settings import ExpertSettings, TransformerSettings
 from unmask.run.parallel import Group, join_group
 from unmask.run.parts import full, parts_of
 from unmask.train import loop
+from unmask.train.adapt import loaded_start
 from unmask.train.loop import Trainer
 from unmask.train.plan import make_plan
 from unmask.train.session import run_objective
-from unmask.train.settings import TextRun
+from unmask.train.settings import AdaptSettings, TextRun
 
 Numbers = dict[str, Any]
 """What a case measured in a process: "losses" and "norms" of its steps, sums of "weights", which are "unchanged", the
@@ -54,7 +56,7 @@ def case(name: str) -> tuple[TextRun, Any]:
             case ("recompute" | "compile" as field, _, _):
                 run = replace(run, train=replace(run.train, **{field: True}))
             case ("llama" | "lora", _, _):
-                network = LLAMA
+                network = None if "init" in name else LLAMA
             case ("experts", _, _):
                 network = EXPERTS
             case _:
@@ -66,13 +68,19 @@ def trainer(name: str, group: Group, folder: Path) -> Trainer:
     """A case -> its trainer."""
     run, other = case(name)
     data = corpus()
-    start = None if other is None else build(other, run.train.seed)
-    if "lora" in name:
+    start, fill = None if other is None else build(other, run.train.seed), None
+    if "init" in name:
+        tuning = AdaptSettings("lora" if "lora" in name else "full", rank=4)
+        run, published = replace(run, adapt=tuning), folder.parent / "published"
+        loaded, fill = loaded_start(str(published), run, torch.device("cpu"), empty=group.size > 1)
+        start = loaded.denoiser
+    elif "lora" in name:
         add_low_rank(start, 4, 8.0, 1)
     plan = make_plan(run, data, start)
     model = start or build(plan.model, run.train.seed)
     dtype = torch.bfloat16 if "bf16" in name else torch.float32
-    made = Trainer(run, plan, data, model, run_objective(run, data, start), folder, group, dtype)
+    objective = run_objective(run, data, start)
+    made = Trainer(run, plan, data, model, objective, folder, group, dtype, fill=fill, device=torch.device("cpu"))
     if "mean" in name and made.shards is not None:
         for module in made.shards.modules:
             module.set_gradient_divide_factor(float(group.size))
@@ -117,6 +125,8 @@ def launch(cases: Sequence[str], size: int, folder: Path, *, seconds: float = 30
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
     shared["PYTHONPATH"] = os.pathsep.join([str(here / "src"), str(here)])
     folder.mkdir(parents=True, exist_ok=True)
+    if any("init" in name for name in cases):
+        write("llama", folder / "published")  # two files of tensors
     command = [sys.executable, "-m", "tests.laws.parallel_runs", str(folder), *cases]
     crew = [
         subprocess.Popen(command, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})

@@ -59,7 +59,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def start(folder: str, adapt: AdaptSettings) -> Any:
-    return causal_start(folder, adapt, LENGTH, 1, "cpu").denoiser.eval()
+    return causal_start(folder, adapt, LENGTH, 1, "cpu")[0].denoiser.eval()
 
 
 def rows(count: int = 3) -> Tensor:

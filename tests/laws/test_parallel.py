@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.laws.parallel_runs import Numbers, launch, measure
+from tests.parity.published import write
 
 from unmask.run.parallel import Group
 
@@ -11,9 +12,30 @@ TOLERANCE = 1e-5
 """Relative, of losses and gradient norms over 20 steps in float32: sums are added in another order."""
 LOOSER = {"bf16": 5e-3, "agnostic": 1e-4}
 """bfloat16 rounds the gathered weights; the mask-agnostic loss has absolute values, whose slope jumps at 0."""
-CASES = ["plain", "plain+accumulate=2", "plain+again", "soft", "lora", "experts+accumulate=2", "bf16"]
+CASES = [
+    "plain",
+    "plain+accumulate=2",
+    "plain+again",
+    "soft",
+    "lora",
+    "experts+accumulate=2",
+    "bf16",
+    "init",
+    "init+lora",
+]
 CONTROLS = ["plain+mean", "plain+local"]
-MORE = ["plain", "plain+accumulate=2", "plain+replicas=2", "ar", "d3pm", "agnostic", "llama", "experts", "recompute"]
+MORE = [
+    "plain",
+    "plain+accumulate=2",
+    "plain+replicas=2",
+    "ar",
+    "d3pm",
+    "agnostic",
+    "llama",
+    "lora",
+    "init",
+    "recompute",
+]
 
 
 def distance(left: Numbers, right: Numbers) -> float:
@@ -29,6 +51,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Numbers]]:
 
 def check(name: str, results: list[Numbers], folder: Path) -> None:
     """What every process measured is what one alone measures, and each holds its share of weights and moments."""
+    if "init" in name:
+        write("llama", folder / "published")
     alone, size = measure(name.replace("+replicas=2", ""), Group(), folder), len(results)
     parts = size // 2 if "replicas" in name else size
     tolerance = next((value for word, value in LOOSER.items() if word in name), TOLERANCE)

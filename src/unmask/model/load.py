@@ -207,20 +207,24 @@ def load_denoiser(
     quantise: Callable[[nn.Linear], None] | None = None,
     *,
     grow: bool = False,
+    empty: bool = False,
 ) -> Loaded:
     """A checkpoint or run folder -> its network on `device`, its process and its tokenizer.
 
     `dtype` is the format that the weights are held in: "stored" is that of the file; None is float32 below
     `STORED_FROM` parameters and that of the file from there on. `quantise` changes the weight of a layer to int8, in
-    place, as soon as it was read. With `grow` a causal model without a free id gets a row of zeros for MASK.
+    place, as soon as it was read. With `grow` a causal model without a free id gets a row of zeros for MASK. An `empty`
+    network stays on the meta device: `unmask.model.divided` gives it its values.
 
     Raises CheckpointError if it is not a whole checkpoint of a registered architecture, RequestError for a network that
     is not held in int8.
     """
-    return reading(path, lambda folder: _load(folder, device, dtype, quantise, grow))
+    return reading(path, lambda folder: _load(folder, device, dtype, quantise, grow, empty))
 
 
-def _load(path: Path, device: str, dtype: Held, quantise: Callable[[nn.Linear], None] | None, grow: bool) -> Loaded:
+def _load(
+    path: Path, device: str, dtype: Held, quantise: Callable[[nn.Linear], None] | None, grow: bool, empty: bool
+) -> Loaded:
     """A checkpoint folder -> what `load_denoiser` returns."""
     checkpoint = read_model(path, grow=grow)
     folder, settings = checkpoint.folder, stored_settings(checkpoint)
@@ -239,6 +243,10 @@ def _load(path: Path, device: str, dtype: Held, quantise: Callable[[nn.Linear], 
     if dtype is None:
         dtype = torch.float32 if checkpoint.parameters < STORED_FROM else "stored"
     kept_as = None if dtype == "stored" else dtype
+    schedule = make_schedule(checkpoint.fact(str, "config.json", "process", "schedule") or "linear")
+    loaded = Loaded(network, MaskedDiffusion(network.mask_id, schedule), tokenizer, checkpoint)
+    if empty:
+        return loaded
     require_memory(
         _fresh_bytes(checkpoint, device, kept_as, quantise is not None),
         f"{folder} with {checkpoint.parameters:,} parameters",
@@ -248,8 +256,7 @@ def _load(path: Path, device: str, dtype: Held, quantise: Callable[[nn.Linear], 
     _fill(cast(nn.Module, network), checkpoint, device, kept_as, quantise)
     if (time := checkpoint.fact(float, "config.json", "time")) is not None:
         network = freeze_time(cast(DiT, network), time)
-    schedule = make_schedule(checkpoint.fact(str, "config.json", "process", "schedule") or "linear")
-    return Loaded(network.eval(), MaskedDiffusion(network.mask_id, schedule), tokenizer, checkpoint)
+    return replace(loaded, denoiser=network.eval())
 
 
 def _fresh_bytes(checkpoint: Checkpoint, device: str, dtype: torch.dtype | None, int8: bool) -> int:

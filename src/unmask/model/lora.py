@@ -28,8 +28,9 @@ class LowRank(nn.Linear):
         super().__init__(layer.in_features, layer.out_features, device="meta")
         self.weight, self.bias, self.scale = layer.weight, layer.bias, alpha / rank
         wide = torch.rand(rank, layer.in_features, generator=draws).mul_(2).sub_(1).div_(math.sqrt(layer.in_features))
-        self.down = nn.Parameter(wide.to(layer.weight))  # A; uniform, as in the authors' program
-        self.up = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))  # B
+        home = torch.device("cpu") if layer.weight.is_meta else layer.weight.device  # a network that is filled later
+        self.down = nn.Parameter(wide.to(home, layer.weight.dtype))  # A; uniform, as in the authors' program
+        self.up = nn.Parameter(torch.zeros(layer.out_features, rank, dtype=layer.weight.dtype, device=home))  # B
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (its name in torch)
         return super().forward(input) + self.scale * F.linear(F.linear(input, self.down), self.up)

@@ -63,11 +63,21 @@ def _recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
     return forward
 
 
-def shard_network(network: Any, group: Group, device: torch.device, *, replicas: int, dtype: torch.dtype) -> "Shards":
+def shard_network(
+    network: Any,
+    group: Group,
+    device: torch.device,
+    *,
+    replicas: int,
+    dtype: torch.dtype,
+    fill: Callable[[Any], None] | None = None,
+) -> "Shards":
     """Divide the parameters of a network, in place, on `device` -> what a training step does with them.
 
     `replicas` is the number of copies of the network among the processes (HSDP); 1 divides it among all of them.
-    `dtype` is the format of matrix products. Raises ConfigError for a number of replicas that does not divide that of
+    `dtype` is the format of matrix products; `fill` gives a network without memory its values.
+
+    Raises ConfigError for a number of replicas that does not divide that of
     the processes, and for a torch that is too old.
     """
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
@@ -93,6 +103,8 @@ def shard_network(network: Any, group: Group, device: torch.device, *, replicas:
     for name in _METHODS:
         if hasattr(network, name):
             register_fsdp_forward_method(network, name)
+    if fill is not None:
+        fill(network)
     return Shards(network, group, replicas)
 
 

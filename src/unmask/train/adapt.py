@@ -6,22 +6,26 @@ Published conversions differ: DiffuLLaMA (arXiv:2410.17891) and Dream (arXiv:250
 model, dllm's a2d does not; DiffuLLaMA anneals the attention, the others are bidirectional from the first step.
 """
 
-__all__ = ["adapted_corpus", "adapted_objective", "causal_start", "loaded_start"]
+__all__ = ["Fill", "adapted_corpus", "adapted_objective", "causal_start", "loaded_start"]
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unmask.data.packed import Corpus, Packed
 from unmask.denoiser import Trainable
-from unmask.errors import ConfigError
+from unmask.disk.tensors import iterate_layout
+from unmask.errors import CheckpointError, ConfigError
 from unmask.hf.masked import load_any
+from unmask.model.divided import fill_parts, take_values
 from unmask.model.load import Loaded, build, load_denoiser, stored_settings
 from unmask.model.lora import add_low_rank
 from unmask.model.settings import TransformerSettings
+from unmask.model.soft import SoftMask
 from unmask.model.zoo.read import read_model
 from unmask.noise import generator
 from unmask.objective.base import Objective
@@ -35,8 +39,15 @@ _FAMILIES = {"llama": "a2d-llama", "qwen2": "a2d-qwen2", "qwen3": "a2d-qwen3"}
 """Family of a causal model -> that of its conversions, whose template and decoding are the defaults of the result."""
 
 
-def loaded_start(path: str, run: TextRun, device: str) -> Loaded:
+Fill: TypeAlias = Callable[[Any], None]
+"""What gives an empty network its values, once it has been divided among processes."""
+
+
+def loaded_start(path: str, run: TextRun, device: torch.device, *, empty: bool) -> tuple[Loaded, Fill | None]:
     """The folder of the checkpoint to train further -> its network in float32, changed as `run` says.
+
+    An `empty` network has no memory, and comes with what gives it its values; not so one that the transformers library
+    runs, and one whose time was frozen, which are loaded whole.
 
     Raises ConfigError as `causal_start`, and for soft masks where there can be none.
     """
@@ -47,17 +58,27 @@ def loaded_start(path: str, run: TextRun, device: str) -> Loaded:
                 f"model.soft is {soft}, and a causal model becomes a masked one here; train that first, and then give "
                 "the result to unmask train --init with --model.soft."
             )
-        return causal_start(path, run.adapt, run.data.length, run.train.seed, device)
-    loaded = load_any(path, device, torch.float32)
+        loaded, rows = causal_start(path, run.adapt, run.data.length, run.train.seed, str(device), empty=empty)
+        return loaded, _fill(loaded, rows, device) if empty else None
+    config = read_model(path).config
+    empty = empty and config.get("library") != "transformers" and "time" not in config
+    loaded = load_denoiser(path, empty=True) if empty else load_any(path, str(device), torch.float32)
     before = getattr(loaded.denoiser, "soft", 0)
     if before and not soft:
         raise ConfigError(
             f"model.soft is 0, but {path} has soft masks, and they stay; set model.soft to {before}, and decode with "
             "plain masks where you want that: --feedback off."
         )
-    if soft == before:
-        return loaded
-    return replace(loaded, denoiser=_softened(loaded.denoiser, soft, path).to(torch.device(device)))
+    if soft != before:
+        softened = _softened(loaded.denoiser, soft, path)
+        loaded = replace(loaded, denoiser=softened if empty else softened.to(device))
+    return loaded, _fill(loaded, {}, device) if empty else None
+
+
+def _fill(loaded: Loaded, rows: Mapping[str, tuple[int, Tensor]], device: torch.device) -> Fill:
+    """An empty network -> what gives it its values. Its new parameters, which have values, become empty too."""
+    values = take_values(cast(nn.Module, loaded.denoiser))
+    return lambda network: fill_parts(network, loaded.checkpoint, values, rows, device)
 
 
 def _softened(network: Trainable, soft: int, path: str) -> Trainable:
@@ -67,13 +88,22 @@ def _softened(network: Trainable, soft: int, path: str) -> Trainable:
             f"{path} is a network of the class {type(network).__name__}, which has no soft masks; they are for a DiT, "
             "which unmask train makes, and for transformers of the kind of Llama and Qwen. Leave model.soft out."
         )
+    if next(network.parameters()).is_meta:
+        with torch.device("meta"):
+            new: Any = build(replace(network.settings, soft=soft))
+        new.soft_mask = SoftMask()
+        return new
     new = build(replace(network.settings, soft=soft))
-    cast(nn.Module, new).load_state_dict(network.state_dict(), strict=False)  # the scalars are new, or there already
+    new.load_state_dict(network.state_dict(), strict=False)  # the scalars are new, or there already
     return new.eval()
 
 
-def causal_start(path: str, adapt: AdaptSettings, length: int, seed: int, device: str) -> Loaded:
+def causal_start(
+    path: str, adapt: AdaptSettings, length: int, seed: int, device: str, *, empty: bool = False
+) -> tuple[Loaded, dict[str, tuple[int, Tensor]]]:
     """The folder of a causal checkpoint -> its network with full attention and a row for MASK, in float32.
+
+    With it come the rows that differ from the stored ones, which an `empty` network gets when it is filled.
 
     Its window becomes `length`, the positions over which it is trained. Raises ConfigError for a checkpoint that is not
     causal, a longer window than its own, and a MASK row of a token that does not exist.
@@ -84,14 +114,31 @@ def causal_start(path: str, adapt: AdaptSettings, length: int, seed: int, device
             f"data.length is {length}, but {path} was trained on texts of at most {settings.max_length} tokens; "
             f"set --data.length {settings.max_length} or less."
         )
-    loaded = load_denoiser(path, device, torch.float32, grow=True)
+    loaded = load_denoiser(path, device, torch.float32, grow=True, empty=empty)
     network: Any = loaded.denoiser
     family = _FAMILIES.get(settings.family, "")
     network.settings = replace(settings, causal_block=0, shift=adapt.shift, max_length=length, family=family)
-    _set_mask_row(network.embedding, loaded.tokenizer, adapt.mask_row, seed)
+    embedding = _stored_embedding(loaded) if empty else network.embedding
+    _set_mask_row(embedding, loaded.tokenizer, adapt.mask_row, seed)
+    row = embedding.weight[network.mask_id].detach().clone()
     if adapt.tuning == "lora":
         add_low_rank(network, adapt.rank, adapt.alpha, seed)
-    return loaded
+        if empty:
+            network.embedding.row = nn.Parameter(row.clone())
+    return loaded, {"embedding.weight": (network.mask_id, row)}
+
+
+def _stored_embedding(loaded: Loaded) -> nn.Embedding:
+    """The embedding of an empty network, alone and whole, for the mean of its rows."""
+    old: nn.Embedding = cast(Any, loaded.denoiser).embedding
+    for path, stored in loaded.checkpoint.layout.items():
+        for name, parts in stored.items():
+            for part in parts:
+                if part.name == "embedding.weight":
+                    ((_, rows),) = iterate_layout({path: {name: [part]}}, dtype=torch.float32)
+                    weight = nn.functional.pad(rows, (0, 0, 0, old.num_embeddings - len(rows)))
+                    return nn.Embedding.from_pretrained(weight.clone())
+    raise CheckpointError(f"{loaded.checkpoint.folder} has no embedding; copy it again.")
 
 
 def _causal_settings(path: str) -> TransformerSettings:

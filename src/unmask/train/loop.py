@@ -81,9 +81,7 @@ class Trainer:
         self.settings = run.train
         self.model, self.objective = model, objective
         self.device = next(model.parameters()).device if device is None else device
-        self.shards = _placed(model, run, group, self.device, dtype)
-        if fill is not None:
-            fill(model)
+        self.shards = _placed(model, run, group, self.device, dtype, fill)
         self.params = [param for param in model.parameters() if param.requires_grad]
         self.tensors: Callable[[Any], dict[str, Tensor]] = copied_tensors  # those of a checkpoint for use
         self.dtype = dtype
@@ -319,7 +317,9 @@ class Trainer:
         )
 
 
-def _placed(model: Any, run: TextRun, group: Group, device: torch.device, dtype: torch.dtype) -> "Shards | None":
+def _placed(
+    model: Any, run: TextRun, group: Group, device: torch.device, dtype: torch.dtype, fill: Callable[[Any], None] | None
+) -> "Shards | None":
     """Prepare the passes of a network, and divide it where there are several processes, in place."""
     settings = run.train
     if group.size == 1 and settings.fsdp == "auto" and not settings.recompute:
@@ -333,4 +333,4 @@ def _placed(model: Any, run: TextRun, group: Group, device: torch.device, dtype:
         prepare_blocks(model, recompute=settings.recompute, compiled=settings.compile)
     if not divided:
         return None
-    return shard_network(model, group, device, replicas=settings.replicas, dtype=dtype)
+    return shard_network(model, group, device, replicas=settings.replicas, dtype=dtype, fill=fill)

@@ -21,6 +21,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unmask.config import absolute_path, from_dict, run_record, to_path
 from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
@@ -38,7 +40,7 @@ from unmask.process import MaskedDiffusion, make_schedule
 from unmask.run.machine import fastest_threads, keep_all_memory, prepare, set_threads
 from unmask.run.parallel import Group, enter_alone, enter_group
 from unmask.text.tokenizer import Tokenizer
-from unmask.train.adapt import adapted_corpus, adapted_objective, loaded_start
+from unmask.train.adapt import Fill, adapted_corpus, adapted_objective, loaded_start
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
@@ -100,6 +102,7 @@ class _Start:
     trained: Trained | None = None
     init: str | None = None
     """The checkpoint to fine-tune, as it was typed."""
+    fill: Fill | None = None
 
     @property
     def step(self) -> int:
@@ -110,21 +113,19 @@ class _Start:
 def open_session(planned: Planned) -> Session:
     """What a run will do, from `plan_session` -> a session; nothing is trained yet.
 
-    The session holds the run folder until it is closed, in place of `planned`.
-    Raises CheckpointError for a run that cannot be resumed.
+    The session holds the run folder in place of `planned`. Raises CheckpointError for a run that cannot be resumed.
     """
     run, plan, probe, start, point = planned.run, planned.plan, planned.probe, planned.start, planned.point
     with ExitStack() as held:
         held.enter_context(planned.held)
         network = start.network or build(plan.model, run.train.seed)
-        if probe.group.size == 1:  # several processes move their parts alone
-            network = network.to(probe.device)
+        network = network.to(probe.device) if probe.group.size == 1 else network  # several move their parts alone
         if run.adapt.tuning == "lora" and start.network is None:
             add_low_rank(network, run.adapt.rank, run.adapt.alpha, run.train.seed)
         corpus, folder = planned.corpus, planned.folder
         keep_all_memory()
         asked = (run, plan, corpus, network, probe.objective, folder, probe.group, probe.dtype)
-        trainer = Trainer(*asked, began=planned.began, device=probe.device)
+        trainer = Trainer(*asked, began=planned.began, device=probe.device, fill=start.fill)
         trainer.origin = _origin(run, start)
         if run.adapt.tuning == "lora":
             trainer.tensors = merged
@@ -151,10 +152,10 @@ def plan_session(
     """Settings -> what a run will do; no checkpoint is written yet.
 
     `out` is the folder to write, by default the next free runs/NAME-N. `resume` is the folder of a run to resume, or
-    one of its checkpoints: `run` is then the result of `recorded_run`, perhaps with other steps or patience. `init` is
-    a checkpoint to fine-tune, of which tokenizer and network are used. `note` gets sentences for the terminal. A budget
-    of minutes counts from `began`, a value of `time.perf_counter`, by default now. The folder is held until the result
-    is closed; with `dry` there is none, the time of the run is added, and only a part of a large text is encoded.
+    one of its checkpoints: `run` is then the result of `recorded_run`. `init` is a checkpoint to fine-tune. `note` gets
+    sentences for the terminal. A budget of minutes counts from `began`, a value of `time.perf_counter`, by default now.
+    The folder is held until the result is closed; with `dry` there is none, the time of the run is added, and only a
+    part of a large text is encoded.
 
     Raises ConfigError, DataError or CheckpointError for impossible requests.
     """
@@ -171,7 +172,7 @@ def plan_session(
             enter_alone(held, group, device)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, None if dry else note)
-        start = _start_of(run, point, init, str(device))
+        start = _start_of(run, point, init, device, group.size > 1 and not dry and run.train.minutes is None)
         before = None if start.record is None else start.record.record.threads
         threads = set_threads(run.train.threads or before or fastest_threads())
         dtype = common_dtype(run.train.dtype if start.record is None else start.record.dtype, group, device)
@@ -286,12 +287,12 @@ def refuse_taken(out: Path) -> None:
         raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
 
 
-def _start_of(run: TextRun, point: Path | None, init: str | Path | None, device: str) -> _Start:
-    """Settings and checkpoints -> the parts of the checkpoint that training starts from."""
+def _start_of(run: TextRun, point: Path | None, init: str | Path | None, device: torch.device, empty: bool) -> _Start:
+    """Settings and checkpoints -> the parts of the checkpoint that training starts from; `empty`: `loaded_start`."""
     if init is not None:
-        loaded = loaded_start(locate(str(init)), run, device)
+        loaded, fill = loaded_start(locate(str(init)), run, device, empty=empty)
         trained = trained_on(loaded.checkpoint) if run.adapt.tuning == "none" else None
-        return _Start(tokenizer=loaded.tokenizer, network=loaded.denoiser, trained=trained, init=str(init))
+        return _Start(loaded.tokenizer, loaded.denoiser, trained=trained, init=str(init), fill=fill)
     if point is None:
         return _Start()
     with resuming(point, "train"):
