@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from unmask.cli.main import main
+
 SOURCE = Path(__file__).parents[2] / "src"
 SMALL = [
     "--model.width",
@@ -118,3 +120,12 @@ def test_a_signal_to_one_process_saves_in_all(place: Path) -> None:
     assert sentences == []
     assert f"1 {128 + signal.SIGTERM}" in codes
     assert [path.name for path in (place / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_divided_network_can_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    """Weights, gradients and moments are divided in half; speeds of tiny sizes mean nothing."""
+    assert main(["bench", "scale", "--processes", "2", "--rounds", "1", "--quick", "--json"]) == 0
+    alone, several = json.loads(capsys.readouterr().out)["cells"]
+    assert (alone["processes"], several["processes"]) == (1, 2)
+    assert 0.5 <= several["share_held"] <= 0.55

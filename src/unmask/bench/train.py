@@ -72,10 +72,12 @@ def make_trainer(
     device: torch.device | None = None,
     compiled: bool = False,
     causal: bool = False,
+    group: Group | None = None,
+    divided: bool = False,
 ) -> Trainer:
     """A shape -> the Trainer of `unmask train` on random rows; it writes nothing until `fit` is called.
 
-    `causal` makes it one of an autoregressive model.
+    `causal` makes it one of an autoregressive model. `divided` divides its network also without several processes.
     """
     target = device or torch.device("cpu")
     keep_all_memory()
@@ -84,14 +86,14 @@ def make_trainer(
     run = TextRun(
         data=DataSettings(length=shape.length),
         model=ModelChoice(parameterization="ar" if causal else "subs"),
-        train=TrainSettings(steps=10_000, batch=shape.batch, compile=compiled),
+        train=TrainSettings(steps=10_000, batch=shape.batch, compile=compiled, fsdp="on" if divided else "auto"),
     )
     tokens = 8 * shape.batch * shape.length
     plan = TrainPlan(model, parameter_count(model), 10_000, 3e-4, 2500, 10_000, 10_000, 1, tokens, tokens, 1.0)
     network = build(model).to(target).train()
     corpus = _noise_corpus(shape, 8 * shape.batch)
     objective = run_objective(run, corpus)
-    return Trainer(run, plan, corpus, network, objective, Path("unused"), Group(), dtype)
+    return Trainer(run, plan, corpus, network, objective, Path("unused"), group or Group(), dtype)
 
 
 def train_cell(

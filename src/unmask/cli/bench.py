@@ -4,14 +4,14 @@ __all__ = ["BenchArguments", "run"]
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from unmask.cli.common import OutputOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.config import to_path
 from unmask.errors import ConfigError
 from unmask.output import note, show
-from unmask.ranges import Count, Threads
+from unmask.ranges import Count, Threads, whole
 
 _PAIRED = {"against", "only", "rounds", "threads"}
 _USED = {
@@ -24,6 +24,7 @@ _USED = {
     "scaling": {"threads", "plot", "quick"},
     "gpu": {"rounds", "device", "quick"},
     "scale --plan": {"plan"},
+    "scale --processes": {"processes", "rounds", "quick"},
     "train --against": _PAIRED,
     "decode --against": _PAIRED,
     "policy --against": _PAIRED,
@@ -41,7 +42,8 @@ class BenchArguments:
     1000 steps; causal: an autoregressive model, its generation with a cache and its training step compared with the
     masked one; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
     vocabulary; scaling: time and memory along length, batch, vocabulary and parameters, minutes; gpu: training and
-    decoding on a GPU, compared with its rates, minutes; scale: training on several GPUs (--plan)."""
+    decoding on a GPU, compared with its rates, minutes; scale: training on several GPUs (--plan), or in
+    several processes here (--processes)."""
     rounds: Count | None = None
     """Measurements of each cell; by default 5, with --against 7 (train, decode, ancestral, causal, policy, gpu)."""
     against: str | None = None
@@ -61,6 +63,8 @@ class BenchArguments:
     """Write the plot to this PNG file (scaling)."""
     plan: bool = False
     """Compute the memory and the communication of a step on 8, 64 and 1,024 GPUs, without them (scale)."""
+    processes: Annotated[int | None, whole(2, 64)] = None
+    """Measure a training step divided among so many processes of this machine, against one process (scale)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps (train, ancestral, gpu)."""
     threads: Threads | None = None
@@ -77,9 +81,12 @@ def run(argv: Sequence[str]) -> int:
     if args.what == "decode" and args.feedback == "on":
         name = "decode --feedback on"
     if args.what == "scale":
-        if not args.plan:
-            raise ConfigError("bench scale computes what training needs on many GPUs: add --plan.")
-        name = "scale --plan"
+        if not args.plan and args.processes is None:
+            raise ConfigError(
+                "bench scale computes what training needs on many GPUs: add --plan; or it measures processes of this "
+                "machine: add --processes 2."
+            )
+        name = "scale --plan" if args.plan else "scale --processes"
     used = _USED[name]
     refused = typed_options(BenchArguments, argv, "bench") - used - {"json"}
     refuse(refused, f"bench {name}, which uses {' and '.join(f'--{option}' for option in sorted(used))} alone.")
@@ -119,6 +126,10 @@ def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
 
     device, rounds = choose_device(args.device), args.rounds or 5
     if args.what == "scale":
+        if args.processes is not None:
+            from unmask.bench.processes import bench_processes
+
+            return bench_processes(args.processes, rounds, quick=args.quick)
         from unmask.bench.cluster import plan_cells
 
         return plan_cells()
@@ -176,6 +187,10 @@ def _lines(cell: dict[str, Any]) -> list[str]:
         from unmask.bench.pairs import pair_lines
 
         return pair_lines(cell)
+    if "relative" in cell:
+        from unmask.bench.processes import process_lines
+
+        return process_lines(cell)
     if "plan" in cell:
         from unmask.bench.cluster import plan_lines
 

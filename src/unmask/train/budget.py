@@ -114,9 +114,9 @@ def estimate(run: TextRun, plan: TrainPlan, probe: Probe, each: float, step: int
 
 
 def _validation_seconds(run: TextRun, plan: TrainPlan, probe: Probe, each: float) -> float:
-    """The seconds of a validation, which runs in one process."""
+    """The seconds of a validation, whose rows the processes share."""
     rows = min(len(probe.corpus.valid), run.train.eval_draws) * plan.draws
-    return each * probe.group.size * rows / run.train.batch * _FORWARD
+    return each * rows / run.train.batch * _FORWARD
 
 
 # ---- a budget of minutes ---------------------------------------------------------------------------------------------

@@ -201,14 +201,14 @@ def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, p
     """
     settings, copies = plan.model, 4 if tuned else 5
     batch = run.train.batch * train.length * 10
-    require_network(settings, copies, device=device)
+    require_network(settings, copies if processes == 1 else 1, device=device)
     require_memory(batch, f"A batch of {run.train.batch:,} rows", "set a smaller --train.batch")
     if not isinstance(settings, DiTSettings):
         return
     positions = min(train.length, train.tokens / len(train))
     row = 4 * settings.blocks * positions * settings.width * 10 * (2 if run.agnostic.masks else 1)
     rows = run.train.batch // run.train.accumulate // processes
-    weights = 4 * copies * plan.parameters
+    weights = 4 * copies * plan.parameters // max(1, processes // run.train.replicas)  # they are divided
     most = int((available_bytes(device) - weights) // (3 * row))  # what is advised fits with dropout and float32 too
     fits = next((n for n in range(min(most, rows), 0, -1) if run.train.batch // processes % n == 0), None)
     remedy = "set a smaller --data.length, or a smaller network"
