@@ -28,8 +28,8 @@ class Spoiled:
         return (*self.inner.draw(seed, step, rows, total, maskable), torch.full((len(rows),), factor))
 
     def loss(self, model: Any, rows: Rows, draw: Draw) -> Loss:
-        found = self.inner.loss(model, rows, draw[:-1])
-        return Loss(found.nats * draw[-1], found.tokens)
+        result = self.inner.loss(model, rows, draw[:-1])
+        return Loss(result.nats * draw[-1], result.tokens)
 
     def bound(self, model: Any, rows: Rows, turn: Turn) -> Loss:
         return self.inner.bound(model, rows, turn)

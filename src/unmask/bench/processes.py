@@ -18,6 +18,7 @@ import torch
 
 from unmask.bench.timing import TRAIN, Shape
 from unmask.bench.train import make_trainer
+from unmask.disk.json import parse_json
 from unmask.errors import RunError
 from unmask.output import show
 from unmask.run.machine import prepare
@@ -70,8 +71,8 @@ def _several(shape: Shape, count: int, rounds: int) -> dict[str, Any]:
         first = [_turn(crew) for crew in crews]  # the first steps are slow
         ratios = list[float]()
         for _ in range(rounds):
-            one, several = (max(result["seconds"] for result in _turn(crew)) for crew in crews)
-            ratios.append(one / several)
+            whole, parts = (max(result["seconds"] for result in _turn(crew)) for crew in crews)
+            ratios.append(whole / parts)
     alone, bytes_held = first[0][0]["bytes"], [result["bytes"] for result in first[1]]
     return {
         "processes": count,
@@ -114,7 +115,7 @@ def _turn(crew: list[Any]) -> list[dict[str, Any]]:
     lines = [process.stdout.readline() for process in crew]
     if not all(lines):
         raise RunError(f"A process of the benchmark ended with code {crew[lines.index('')].wait()}.")
-    return [json.loads(line) for line in lines]
+    return [parse_json(line, dict[str, Any]) for line in lines]
 
 
 def child(shape_json: str, threads: str) -> None:
@@ -124,7 +125,7 @@ def child(shape_json: str, threads: str) -> None:
     with ExitStack() as held:
         group = join_group(_CPU)
         held.callback(group.leave)
-        run = make_trainer(Shape(**json.loads(shape_json)), group=group)
+        run = make_trainer(Shape(**parse_json(shape_json, dict[str, Any])), group=group)
         for _ in sys.stdin:
             began = time.perf_counter()
             run.take_step()

@@ -96,8 +96,9 @@ def shard_network(
     low = MixedPrecisionPolicy()
     if dtype != torch.float32:
         low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    again = group.size > replicas  # gather a block again for its backward pass; where it is whole, keep it
     for block in blocks_of(network):
-        fully_shard(block, mesh=mesh, mp_policy=low)
+        fully_shard(block, mesh=mesh, mp_policy=low, reshard_after_forward=again)
     fully_shard(network, mesh=mesh)
     network.sharded = True
     for name in _METHODS:
