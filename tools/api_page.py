@@ -55,7 +55,7 @@ SECTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
             "unmask.trace.events.replay",
             "unmask.trace.events.read",
             "unmask.trace.events.to_jsonl",
-            "unmask.trace.events.to_html",
+            "unmask.trace.page.to_html",
             "unmask.trace.picture.to_svg",
         ),
     ),

@@ -5,6 +5,7 @@ __all__ = ["Filling", "Generation", "finished", "hole_texts", "recorder_of", "tr
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from html import escape
 from numbers import Integral
 from typing import Any, Self, TypeVar
 
@@ -51,6 +52,14 @@ class Generation:
         first = self.texts[0] if self.texts else ""
         shown = f"{first[:40]}..." if len(first) > 43 else first
         return f"{type(self).__name__}({how_many}, {self.seconds:.1f} s: {shown!r})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the trace, which plays; without one the texts."""
+        if self.trace is not None and self.trace.header.rows:
+            from unmask.trace.page import to_notebook
+
+            return to_notebook(self.trace)
+        return "".join(f'<pre style="white-space: pre-wrap">{escape(text)}</pre>' for text in self.texts)
 
     @property
     def text(self) -> str:

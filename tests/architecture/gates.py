@@ -79,7 +79,7 @@ READERS = {
     "tasks/sandbox.py": "JSON that the own process has just made",
     "tasks/sandbox_check.py": "JSON of the messages of a program, in a process of its own",
     "tasks/sandbox_server.py": "JSON that the library has just made; a script that imports nothing of it",
-    "trace/events.py": "an asset of the library",
+    "trace/page.py": "assets of the library",
     "trace/picture.py": "an asset of the library",
     "config.py": "/proc of the system",
     "limits.py": "/proc and control groups of the system",

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from unmask.errors import DataError, RequestError, UnmaskError
-from unmask.trace.events import Event, Header, Row, Trace, from_jsonl, position_texts, read, replay, to_html, to_jsonl
+from unmask.trace.events import Event, Header, Row, Trace, from_jsonl, position_texts, read, replay, to_jsonl
+from unmask.trace.page import to_html
 from unmask.trace.picture import to_svg
 
 TRACE = Trace(

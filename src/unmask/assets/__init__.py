@@ -1,1 +1,1 @@
-"""Files inside the library: corpora, small checkpoints and policies, each with its card, and the trace player."""
+"""Files inside the library: corpora, small checkpoints and policies, each with its card; the player, and its pages."""

@@ -204,7 +204,7 @@ def _write(results: Sequence[_Result], folder: Path, seed: int) -> list[Path]:
     """Write the picture, where it can be drawn, and the page -> their paths. Each file is replaced atomically."""
     from unmask.disk.files import atomic_text
     from unmask.plots import can_draw
-    from unmask.trace.events import to_html
+    from unmask.trace.page import to_html
 
     paths: list[Path] = []
     if not can_draw():

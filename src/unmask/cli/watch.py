@@ -30,9 +30,9 @@ from unmask.trace.events import (
     position_texts,
     read,
     replay,
-    to_html,
     to_jsonl,
 )
+from unmask.trace.page import to_html
 from unmask.trace.picture import to_svg
 
 if TYPE_CHECKING:

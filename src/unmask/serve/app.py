@@ -21,7 +21,7 @@ from unmask.serve.guard import error_body
 from unmask.serve.job import Busy
 from unmask.serve.server import Gone, Server, status_of
 from unmask.serve.settings import ServeSettings
-from unmask.trace.events import live_page
+from unmask.trace.page import live_page
 
 _NO_RETRY = {"x-should-retry": "false"}
 

@@ -1,4 +1,4 @@
-"""A trace, the typed events of decoding -> the canvas after each step, a JSON lines file, or an HTML page.
+"""A trace, the typed events of decoding -> the canvas after each step, a JSON lines file.
 
 An event is one change of one position. The header of a trace has the canvas of each row at the start and the text of
 every token id that occurs, so that a trace is replayed and drawn without the model. A file has the header in its first
@@ -17,11 +17,10 @@ __all__ = [
     "Trace",
     "from_jsonl",
     "last_events",
-    "live_page",
     "position_texts",
     "read",
+    "records",
     "replay",
-    "to_html",
     "to_jsonl",
 ]
 
@@ -29,8 +28,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from importlib import resources
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from unmask.disk.files import reason_of
@@ -192,22 +189,8 @@ _MARK = "unmask_trace"  # the key of a header that holds the format number
 
 def to_jsonl(trace: Trace) -> str:
     """Trace -> the content of a trace file, in ASCII."""
-    lines = [json.dumps({_MARK: FORMAT} | asdict(trace.header)), *map(json.dumps, _records(trace.events))]
+    lines = [json.dumps({_MARK: FORMAT} | asdict(trace.header)), *map(json.dumps, records(trace.events))]
     return "\n".join(lines) + "\n"
-
-
-def to_html(trace: Trace) -> str:
-    """Trace -> an HTML page that plays it: one file, which needs neither the network nor this library."""
-    data = {"header": asdict(trace.header), "events": _records(trace.events)}
-    template = (resources.files("unmask.assets") / "player.html").read_text(encoding="utf-8")
-    # A "<" inside the text could end the element that holds the data; as an escape it is the same JSON.
-    return template.replace("__TRACE__", json.dumps(data).replace("<", "\\u003c"))
-
-
-@cache
-def live_page() -> str:
-    """The page of `unmask serve`: one file, which needs the server alone."""
-    return (resources.files("unmask.assets") / "live.html").read_text(encoding="utf-8")
 
 
 def read(path: str | os.PathLike[str]) -> Trace:
@@ -248,7 +231,7 @@ def from_jsonl(text: str, name: str = "the text") -> Trace:
     return Trace(header, tuple(events))
 
 
-def _records(events: Sequence[Event]) -> list[dict[str, Any]]:
+def records(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Events -> JSON objects; `alternatives` is left out where it is empty."""
     return [{FILE_KEYS.get(key, key): value for key, value in asdict(event).items() if value != ()} for event in events]
 
