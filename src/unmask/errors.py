@@ -2,6 +2,7 @@
 
 UnmaskError
 ├── ConfigError       a setting that does not exist, or a value it cannot have
+│   └── FolderHeldError   a folder that another process is writing
 ├── DataError         a source, a corpus or a tokenizer that cannot be used
 ├── CheckpointError   a folder or file that is not a whole checkpoint, or is not safe to load
 ├── RequestError      a request that the model cannot serve (too long, no steps, an unknown policy)
@@ -15,6 +16,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "FolderHeldError",
     "Interrupted",
     "PluginError",
     "RequestError",
@@ -46,6 +48,10 @@ class UnmaskError(Exception):
 
 class ConfigError(UnmaskError, ValueError):
     """A setting that does not exist, or a value that it cannot have."""
+
+
+class FolderHeldError(ConfigError):
+    """A folder that another process is writing."""
 
 
 class DataError(UnmaskError, ValueError):

@@ -13,7 +13,8 @@ from unmask.data.settings import DataSettings
 from unmask.errors import DataError, PluginError, RequestError
 from unmask.tasks import make
 from unmask.tasks.automaton import Automaton
-from unmask.train.plan import corpus_of, task_source
+from unmask.train.plan import corpus_of
+from unmask.train.tasks import task_source
 
 TASK = """
 from unmask.tasks.base import Verdict
@@ -96,7 +97,7 @@ def test_more_problems_than_are_kept_are_made_anew_and_are_the_same(monkeypatch:
     source = task_source("automaton", "train", 20)
     kept = list(source.pairs())
     assert list(source.pairs()) == kept
-    monkeypatch.setattr("unmask.train.plan._KEPT", 19)
+    monkeypatch.setattr("unmask.train.tasks._KEPT", 19)
     source = task_source("automaton", "train", 20)
     assert [list(source.pairs()), list(source.pairs())] == [kept, kept]
 

@@ -15,7 +15,7 @@ import pytest
 from unmask.data.documents import Pair
 from unmask.data.settings import Columns, DataSettings
 from unmask.data.sources import BUNDLED, CORPORA, FOLDER, Source, open_source
-from unmask.data.split import automatic_vocab_size
+from unmask.data.vocabulary import automatic_vocab_size
 
 
 def documents(source: Source) -> list[str]:

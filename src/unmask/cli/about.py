@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from unmask.cli.common import OutputOptions, StatisticsOptions, print_json, size, table
+from unmask.cli.data import show_folder
 from unmask.cli.parse import Flat, Positional, parse
-from unmask.config import from_dict, to_dict
+from unmask.config import from_dict, to_dict, to_path
+from unmask.data.settings import INDEX_FILE
 from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import locate_policy, reading
 from unmask.disk.json import NotJson, parse_json
@@ -26,15 +28,7 @@ from unmask.ranges import holds, real
 
 _LEARNED = "learned:from="
 _CATEGORIES = (
-    "models",
-    "cache",
-    "families",
-    "policies",
-    "tasks",
-    "recipes",
-    "policy-recipes",
-    "corpora",
-    "estimators",
+    *("models", "cache", "families", "policies", "tasks", "recipes", "policy-recipes", "corpora", "estimators"),
     "schedules",
 )
 
@@ -44,7 +38,8 @@ class InfoArguments:
     """The facts of a checkpoint or policy: network, tokenizer, step, bound; with -v also versions and files."""
 
     checkpoint: Positional[str]
-    """A checkpoint, policy or run folder, the name of a bundled model, or learned:from=NAME for a bundled policy."""
+    """A checkpoint, policy or run folder, the name of a bundled model, learned:from=NAME for a bundled policy, or a
+    folder of prepared data."""
     output: Flat[StatisticsOptions] = StatisticsOptions()
 
 
@@ -52,6 +47,9 @@ def run_info(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints the facts of a checkpoint."""
     arguments = parse(InfoArguments, argv, "info")
     name = arguments.checkpoint
+    if (to_path(name) / INDEX_FILE).is_file():
+        show_folder(to_path(name), as_json=arguments.output.json)
+        return 0
     folder = locate_policy(name.removeprefix(_LEARNED)) if name.startswith(_LEARNED) else locate(name)
     checkpoint, facts = reading(folder, _described)
     if arguments.output.json:

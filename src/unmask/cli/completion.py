@@ -49,6 +49,7 @@ def _values(verb: str, field: Field) -> list[str]:
         "policies": rules,
         "task": TASKS,
         "data.source": CORPORA,
+        "source": CORPORA if verb == "data prepare" else (),
         "recipe": policies.names() if verb == "learn" else denoisers.names(),
         "name": [*text_questions.names(), *questions.names()] if verb == "reproduce" else (),
     }
@@ -79,6 +80,9 @@ def _arms() -> Iterator[tuple[str, list[str]]]:
             f'"{verb}: "*',
             [*second, *(word for field in fields if field.positional for word in _values(verb, field))],
         )
+    for word in _first_words():
+        if word not in VERBS:
+            yield f'"{word}: "*', [each.partition(" ")[2] for each in VERBS if each.startswith(f"{word} ")]
 
 
 def _cases() -> str:
@@ -104,8 +108,8 @@ def _cases() -> str:
 
 
 def _first_words() -> list[str]:
-    """The verbs of one word, in order; those of two words begin with one of them."""
-    return [verb for verb in VERBS if " " not in verb]
+    """The first words of the verbs, in order."""
+    return list(dict.fromkeys(verb.partition(" ")[0] for verb in VERBS))
 
 
 def _two_words() -> str:
@@ -144,6 +148,8 @@ if [ "$funcstack[1]" = "_unmask" ]; then _unmask "$@"; else compdef _unmask unma
 def _fish() -> str:
     """The script for fish."""
     lines = ["# fish completion of unmask: unmask completion fish > ~/.config/fish/completions/unmask.fish"]
+    groups = [word for word in _first_words() if word not in VERBS]
+    lines += [f"complete -c unmask -f -n __fish_use_subcommand -a {word}" for word in groups]
     for verb, (_, _, about) in VERBS.items():
         first, _, second = verb.partition(" ")
         seen = f"complete -c unmask -n '__fish_seen_subcommand_from {first}'"

@@ -49,6 +49,8 @@ FIRST = {
     "fetch": ("wheel", "remove", "json"),
     "import": ("out", "tokenizer", "length", "raw", "json"),
     "export": ("out", "to", "json"),
+    "data prepare": ("out", "data.tokenizer", "data.length", "data.workers", "json"),
+    "data check": ("json",),
     "info": ("json", "verbose"),
     "list": ("json",),
     "bench": ("rounds", "device", "threads", "plot", "json"),
@@ -117,7 +119,7 @@ def help_page(cls: type, verb: str) -> str:
 def shown_fields(cls: type, verb: str) -> list[Field]:
     """The arguments of a verb -> its options; of a verb that measures, the options of the text have no default."""
     if verb not in _MEASURES:
-        return list(fields_of(cls))
+        return [field for field in fields_of(cls) if verb != "data prepare" or field.name != "data.source"]
     kept = [field for field in fields_of(cls) if field.path[-1] not in FIXED]
     return [field._replace(default=None) if field.owner is DataSettings else field for field in kept]
 

@@ -62,6 +62,8 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "convert a published model, from pickles too, to our format",
     ),
     "export": ("models:run_export", "CHECKPOINT --out FOLDER", "write a model as a folder of the transformers library"),
+    "data prepare": ("data:run_prepare", "SOURCE --out FOLDER", "encode a text into shards, for training on much text"),
+    "data check": ("data:run_check", "FOLDER", "compare the files of a folder of prepared text with their checksums"),
     "info": ("about:run_info", "CHECKPOINT", "the facts of a checkpoint: network, tokenizer, step, bound"),
     "list": (
         "about:run_list",
@@ -72,7 +74,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "completion": ("completion", "bash|zsh|fish", "print a script that completes unmask's words in a shell"),
 }
 """Verb -> its module in this package (with the function where that is not `run`), its arguments, what it does."""
-_LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "probe", "bench", "serve"}
+_LONG = {"demo", "train", "frontier", "learn", "reproduce", "pace", "probe", "bench", "serve", "data"}
 _FILES = {"--trace", "--html", "--svg"}
 
 EXIT_CODES = {
@@ -199,7 +201,9 @@ def _dispatch(arguments: list[str]) -> int:
     if verb == "--version":
         return _version(rest)
     if verb not in VERBS:
-        note(f"unmask: there is no verb '{verb}'; {did_you_mean(verb, VERBS)}")
+        known = [name for name in VERBS if name.startswith(f"{verb} ")]
+        hint = f"say {' or '.join(known)}." if known else did_you_mean(verb, VERBS)
+        note(f"unmask: there is no verb '{verb}'; {hint}")
         return 2
     os.getcwd()  # where it was deleted, MKL would end the process with a message of its own
     module, _, function = VERBS[verb][0].partition(":")

@@ -88,7 +88,7 @@ def run(argv: Sequence[str]) -> int:
 
     run = TextRun(*(getattr(arguments, name) for name in _PARTS))
     options: dict[str, Any] = {name: getattr(arguments, name) for name in ("out", "resume", "init")}
-    options |= {"note": _first_only(note), "began": began}
+    options |= {"note": note if os.environ.get("RANK", "0") == "0" else lambda sentence: None, "began": began}
     planned = plan_session(run, dry=arguments.dry, **options)
     if arguments.dry:
         with closing(planned):
@@ -186,11 +186,6 @@ def _rows(facts: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _first_only(listen: Any) -> Any:
-    """The listener in the first process of torchrun; a function that does nothing in the others."""
-    return listen if os.environ.get("RANK", "0") == "0" else lambda sentence: None
-
-
 def _arguments(words: list[str]) -> TrainArguments:
     """Words of the command line -> arguments: the recipe, recorded run or checkpoint with the changes of the words."""
     typed = typed_options(TrainArguments, words, "train")
@@ -207,6 +202,11 @@ def _arguments(words: list[str]) -> TrainArguments:
         base = _fine_tuning(base, asked.init, typed)
     default = replace(TrainArguments(), **{name: getattr(base, name) for name in _PARTS})
     arguments = parse(TrainArguments, words, "train", default)
+    if asked.resume is None:
+        from unmask.data.folder import prepared_settings
+
+        own = {name.removeprefix("data.") for name in typed}
+        arguments = replace(arguments, data=prepared_settings(arguments.data, own))
     if not arguments.agnostic.masks:
         refuse([name for name in typed if name.startswith("agnostic.")], "a plain training: set --agnostic.masks too.")
     if arguments.adapt.tuning == "none":
@@ -282,7 +282,7 @@ def _next(session: "Session") -> list[list[str]]:
     folder, rows, sample = str(session.folder), session.corpus.train, session.trainer.sample
     measure = ["unmask", "eval", folder, *typed_again("--data.source")]
     if session.corpus.facts.paired:
-        longest = max(1, int((rows.last - rows.first).max()))
+        longest = max(1, *(int((last - first).max()) for first, last in rows.spans()))
         prompt = "PROMPT" if sample is None else sample[1].prompt
         answer = ["--length", str(longest), "--policy", "confidence", "--temperature", "0"]
         return [["unmask", "generate", folder, prompt, *answer], measure]

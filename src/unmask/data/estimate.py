@@ -16,7 +16,8 @@ from unmask.data.packed import Corpus, PartFacts, Sources
 from unmask.data.prepare import open_sources, prepare, silent
 from unmask.data.settings import DataSettings
 from unmask.data.sources import CORPORA, Source
-from unmask.data.split import automatic_vocab_size, utf8_size
+from unmask.data.split import utf8_size
+from unmask.data.vocabulary import automatic_vocab_size
 from unmask.text.tokenizer import Tokenizer
 
 SAMPLE = 400_000

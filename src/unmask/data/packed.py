@@ -1,4 +1,4 @@
-"""The Corpus: packed rows of token ids in memory maps, the batch of each step, and the cache folder of the files.
+"""The Corpus: packed rows of token ids, in memory or in memory maps, and the batch of each step.
 
 The rows of a batch are a pure function of seed and step, so that a resumed run trains on the same batches.
 """
@@ -12,29 +12,21 @@ __all__ = [
     "Sources",
     "Split",
     "batch_indices",
-    "load_corpus",
-    "token_type",
-    "write_facts",
 ]
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from unmask.batch import spans
+from unmask.data.order import permuted
 from unmask.data.settings import SPLIT_RULE
+from unmask.data.shards import Table
 from unmask.data.sources import Source
-from unmask.disk.files import file_sha256
-from unmask.disk.json import read_json
 from unmask.errors import DataError
-from unmask.limits import is_shortage
 from unmask.ranges import Count, Natural
 from unmask.text.tokenizer import Tokenizer
 
@@ -50,15 +42,18 @@ class Batch(NamedTuple):
     """(B, L) bool: positions of text, not PAD."""
 
 
+_SPANS = 1 << 20
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Packed:
     """N rows of L positions: in row n, `first[n] <= i < last[n]` may be masked, and `i < last[n]` is valid."""
 
-    ids: np.ndarray
-    """(N, L) uint16 or uint32, a view of a memory map."""
-    first: np.ndarray
+    ids: np.ndarray | Table
+    """(N, L) uint16 or uint32, a view of a memory map or of several."""
+    first: np.ndarray | Table
     """(N,) int32."""
-    last: np.ndarray
+    last: np.ndarray | Table
     """(N,) int32."""
     bytes: int
     """UTF-8 bytes of the text of all maskable tokens (0 for EOS); 0 where they are not known."""
@@ -120,8 +115,22 @@ class Packed:
         """
         if count >= len(self):
             raise DataError(f"There are {len(self)} rows; none is left after the first {count}: take a longer text.")
-        first, last = self.first[count:], self.last[count:]
-        return Packed(self.ids[count:], first, last, 0, int((last - first).sum()))
+        return Packed(self.ids[count:], self.first[count:], self.last[count:], 0, 0).counted()
+
+    def counted(self) -> "Packed":
+        """The same with the number of its maskable tokens."""
+        return dataclasses.replace(self, tokens=sum(int((last - first).sum()) for first, last in self.spans()))
+
+    def has(self, token: int) -> bool:
+        """Whether a row has this id; it reads all rows, a few thousand at a time."""
+        parts = (np.asarray(self.ids[start : start + 4096]) for start in range(0, len(self), 4096))
+        return any(bool((part == token).any()) for part in parts)
+
+    def spans(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`first` and `last` of all rows in order, a million rows at a time."""
+        for start in range(0, len(self), _SPANS):
+            here = slice(start, start + _SPANS)
+            yield np.asarray(self.first[here]), np.asarray(self.last[here])
 
     def batch(self, indices: np.ndarray | range) -> Batch:
         """Indices, (B,) integers in [0, N) -> these rows, copied.
@@ -140,14 +149,13 @@ class Packed:
         return Batch(ids, valid & (position >= self.first[rows][:, None]), valid)
 
 
-_KEY = 2**64
-
-
 def batch_indices(seed: int, step: int, batch: int, size: int) -> np.ndarray:
     """Seed and step -> the rows of the batch of this step: (batch,) int64, each in [0, size).
 
-    An epoch is a random permutation of all rows, another for each epoch. A batch may extend over the end of an epoch,
-    or over several epochs if it is larger than `size`. `step` may be any integer.
+    An epoch is a random permutation of all rows, another for each epoch; only the part that is asked for is computed
+    (see `order`). A batch may extend over the end of an epoch, or over several epochs if it is larger than `size`.
+    `step` may be any integer: with the size of a batch it is all of the state of the data. How many processes share a
+    batch does not matter.
 
     Raises:
         DataError: if `batch` or `size` is less than 1.
@@ -158,28 +166,10 @@ def batch_indices(seed: int, step: int, batch: int, size: int) -> np.ndarray:
     at, left = step * batch, batch
     while left:
         epoch, start = divmod(at, size)
-        part = _permutation(seed % _KEY, epoch % _KEY, size)[start : start + left]
-        parts.append(part)
-        at, left = at + len(part), left - len(part)
+        count = min(left, size - start)
+        parts.append(permuted(seed, epoch, np.arange(start, start + count), size))
+        at, left = at + count, left - count
     return np.concatenate(parts)
-
-
-@lru_cache(maxsize=2)
-def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of rows in an epoch: (size,) int64, read only.
-
-    It sorts raw words of Philox instead of calling numpy's `permutation`: numpy guarantees that the words of a bit
-    generator do not change in later versions, but does not guarantee this for its distributions.
-    """
-    words = np.random.Philox(key=np.array([seed, epoch], dtype=np.uint64)).random_raw(size)
-    order = np.argsort(words, -1, "stable").astype(np.int64)
-    order.flags.writeable = False
-    return order
-
-
-FORMAT = 2
-"""The number of the layout of the files in the cache; files with another one are made again."""
-FACTS_FILE = "corpus.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,17 +233,6 @@ class Sources:
         return Split(self.rule, self.source.fingerprint, None if self.valid is None else self.valid.fingerprint)
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """The content of FACTS_FILE."""
-
-    format: int
-    facts: Facts
-    notes: tuple[str, ...]
-    sha256: dict[str, str]
-    """Name of a file -> the sha256 of its content, in hexadecimal; that of FACTS_FILE is of format, facts and notes."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
     """Rows for training and for validation, and their tokenizer."""
@@ -267,71 +246,3 @@ class Corpus:
     """Sentences about the preparation: how the source was split, what was left out."""
     facts: Facts
     split: Split
-
-
-def token_type(vocab_size: int) -> np.dtype[Any]:
-    """The size of a vocabulary -> the type of its ids in files: uint16 if every id fits, else uint32."""
-    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-
-
-def load_corpus(
-    folder: Path, split: Split, tokenizer: Tokenizer, source: str, note: Callable[[str], None]
-) -> Corpus | None:
-    """A cache folder -> its corpus; None if there is none, it has another format, or a file has changed.
-
-    The name of the folder is the fingerprint. The sizes and checksums of all files are compared with those that were
-    recorded when they were written. `note` receives a sentence about a file that has changed.
-    """
-    if not (folder / FACTS_FILE).is_file():
-        return None
-    try:
-        record = read_json(folder / FACTS_FILE, _Record, DataError)
-        if record.format != FORMAT:
-            return None
-        if record.sha256.get(FACTS_FILE) != _facts_sha256(record.facts, record.notes):
-            raise ValueError(f"{FACTS_FILE} has changed")
-        facts = dataclasses.replace(record.facts, source=source)  # the same content may have another name now
-        dtype = token_type(facts.vocab_size)
-        train = _load_part(folder, "train", facts.train, facts.length, dtype, record.sha256)
-        valid = _load_part(folder, "valid", facts.valid, facts.length, dtype, record.sha256)
-    except (DataError, OSError, ValueError) as error:
-        if is_shortage(error):
-            raise
-        note(f"the prepared data in {folder} are damaged ({error}), so they are made again.")
-        return None
-    return Corpus(tokenizer, train, valid, folder.name, record.notes, facts, split)
-
-
-def write_facts(folder: Path, facts: Facts, notes: tuple[str, ...]) -> None:
-    """Write facts, notes and checksums of a corpus into its folder, which is temporary: the write need not be atomic.
-
-    All other files of the corpus are there already.
-    """
-    sums = {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    record = dataclasses.asdict(_Record(FORMAT, facts, notes, sums | {FACTS_FILE: _facts_sha256(facts, notes)}))
-    (folder / FACTS_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-
-
-def _facts_sha256(facts: Facts, notes: tuple[str, ...]) -> str:
-    """The checksum of what FACTS_FILE says."""
-    return hashlib.sha256(json.dumps([FORMAT, dataclasses.asdict(facts), notes]).encode()).hexdigest()
-
-
-def _load_part(
-    folder: Path, name: str, facts: PartFacts, length: int, dtype: np.dtype[Any], sums: dict[str, str]
-) -> Packed:
-    """The rows of the part `name` as memory maps. Raises ValueError if a file contradicts the facts or its checksum."""
-    expected = {
-        "ids": (dtype, (facts.rows, length)),
-        "first": (np.int32, (facts.rows,)),
-        "last": (np.int32, (facts.rows,)),
-    }
-    arrays: dict[str, np.ndarray] = {}
-    for suffix, (item_type, shape) in expected.items():
-        path = folder / f"{name}.{suffix}"
-        if path.stat().st_size != int(np.prod(shape)) * np.dtype(item_type).itemsize:
-            raise ValueError(f"{path.name} is incomplete")
-        if file_sha256(path) != sums.get(path.name):
-            raise ValueError(f"{path.name} has changed")
-        arrays[suffix] = np.memmap(path, dtype=item_type, mode="r", shape=shape)
-    return Packed(arrays["ids"], arrays["first"], arrays["last"], facts.bytes, facts.tokens)

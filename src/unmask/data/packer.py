@@ -1,139 +1,248 @@
-"""Encoded documents -> the files of packed rows."""
+"""Encoded documents -> the shards of packed rows of one part, one after another; work that was interrupted goes on."""
 
-__all__ = ["Dropped", "Encoded", "Packer"]
+__all__ = ["Encoded", "Layout", "Packer", "PartState"]
 
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from unmask.batch import ceil_div
 from unmask.data.packed import PartFacts
+from unmask.data.shards import Shard, ends_sha256, row_type, token_type
 from unmask.data.split import Unit, utf8_size
+from unmask.errors import DataError
+from unmask.ranges import Natural
 from unmask.text.tokenizer import Tokenizer
 
-_CHUNK_ROWS, _OPEN = 1 << 16, 32
+_PENDING, _OPEN = 1 << 20, 32  # ids that wait to be written, at least; rows that are not full
 
 
 class Encoded(NamedTuple):
-    """A unit with the ids of its prompt and of its text."""
+    """A unit with the ids of its prompt and of its text, (n,) of the type in files."""
 
     unit: Unit
-    prompt: list[int]
-    ids: list[int]
+    prompt: np.ndarray
+    ids: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How documents become rows, and rows become files."""
+
+    tokenizer: Tokenizer
+    length: int
+    """Positions in a row."""
+    eos: bool
+    """Whether each document ends with EOS, if the tokenizer has one."""
+    whole: bool
+    """Whether each document is in one row, and rows are padded; else documents are one stream, cut every `length`."""
+    shard_rows: int
+    """Rows in a shard; the last has fewer."""
 
 
 @dataclass(slots=True)
-class Dropped:
-    """The numbers of pairs that were left out, by reason."""
+class PartState:
+    """What a part has so far, as plain values: a Packer goes on from it."""
 
-    too_long: int = 0
-    no_answer: int = 0
+    documents: Natural = 0
+    bytes: Natural = 0
+    tokens: Natural = 0
+    too_long: Natural = 0
+    """Pairs that were left out because they do not fit into a row."""
+    no_answer: Natural = 0
+    """Pairs that were left out because their answer is empty."""
+    shards: tuple[Shard, ...] = ()
+    rows: Natural = 0
+    """Rows in the shard that is not full."""
+    open: tuple[tuple[Natural, ...], ...] = ()
+    """The ids of rows that are not full; of a stream at most one."""
 
 
 class Packer:
-    """A writer of the rows of one part (train or valid) into the files NAME.ids, NAME.first and NAME.last of a folder.
+    """A writer of the rows of one part (train or valid) into the files NAME-00000.rows and so on of a folder.
 
     Documents are one stream of tokens, cut every `length`; the last row is padded. With `whole`, each document is in
-    one row, and rows are padded. Each pair is one padded row. It is a context manager; call `finish` before its end.
+    one row, and rows are padded. Each pair is one padded row. A file that is not full has the suffix .open instead. The
+    rows do not depend on the size of a shard. It is a context manager; call `finish` before its end.
     """
 
-    def __init__(
-        self, folder: Path, name: str, tokenizer: Tokenizer, length: int, dtype: np.dtype[Any], eos: bool, whole: bool
-    ) -> None:
-        """Open the files of the part `name` in `folder`; `eos`: whether each document ends with EOS."""
-        self.whole, self.open = whole, list[list[int]]()
-        self.folder, self.name, self.length, self.dtype = folder, name, length, dtype
-        self.pad_id = tokenizer.pad_id
-        self.end = [tokenizer.eos_id] if eos and tokenizer.eos_id is not None else []
-        self.dropped = Dropped()
-        self.documents = self.bytes = self.tokens = self.rows = 0
-        self.ids, self.first, self.last = (self._open(suffix) for suffix in ("ids", "first", "last"))
-
-    def _open(self, suffix: str) -> BinaryIO:
-        return (self.folder / f"{self.name}.{suffix}").open("wb")
+    def __init__(self, folder: Path, name: str, layout: Layout, state: PartState | None = None) -> None:
+        """Begin the part `name` in `folder`, or go on from a state that `checkpoint` returned."""
+        self.folder, self.name, self.layout, self.state = folder, name, layout, state or PartState()
+        tokenizer = layout.tokenizer
+        ids = token_type(tokenizer.vocab_size)
+        self._type = row_type(layout.length, ids)
+        self._end = np.array([tokenizer.eos_id] if layout.eos and tokenizer.eos_id is not None else [], ids)
+        self._stream = [np.array(row, ids) for row in self.state.open] if not layout.whole else []
+        self._pending = sum(map(len, self._stream))
+        self._rooms = [list(row) for row in self.state.open] if layout.whole else []
+        self._padded = list[tuple[list[int], int]]()
+        self._hash = hashlib.sha256()
+        self._file = self._reopened() if self.state.rows else None
 
     def __enter__(self) -> "Packer":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self.ids, self.first, self.last):
-            file.close()
+        if self._file is not None:
+            self._file.close()
 
     def add(self, encoded: Encoded) -> None:
-        """Write the next unit of this part."""
-        unit = encoded.unit
-        ids = encoded.ids + self.end if unit.ends else encoded.ids
+        """Take the next unit of this part."""
+        unit, state = encoded.unit, self.state
+        ids = np.concatenate([encoded.ids, self._end]) if unit.ends and len(self._end) else encoded.ids
         if unit.prompt is not None:
-            self._add_pair(encoded.prompt, encoded.ids, ids, utf8_size(unit.text))
+            self._add_pair(encoded, ids)
             return
-        if self.whole:
-            self._place(ids)
+        if self.layout.whole:
+            self._place(ids.tolist())
         else:
-            self._write(ids)
-        self.documents += unit.starts
-        self.bytes += utf8_size(unit.text)
-        self.tokens += len(ids)
+            self._stream.append(ids)
+            self._pending += len(ids)
+            if self._pending >= max(_PENDING, self.layout.length):
+                self._write_stream()
+        state.documents += unit.starts
+        state.bytes += utf8_size(unit.text)
+        state.tokens += len(ids)
 
-    def _add_pair(self, prompt: list[int], answer: list[int], ids: list[int], size: int) -> None:
-        """Write a pair as one row, or count it in `dropped`."""
-        total = len(prompt) + len(ids)
-        if not answer:
-            self.dropped.no_answer += 1
-        elif total > self.length:
-            self.dropped.too_long += 1
+    def _add_pair(self, encoded: Encoded, ids: np.ndarray) -> None:
+        """Take a pair as one row, or count why it is left out."""
+        state, prompt = self.state, encoded.prompt
+        if not len(encoded.ids):
+            state.no_answer += 1
+        elif len(prompt) + len(ids) > self.layout.length:
+            state.too_long += 1
         else:
-            self._write_row(prompt + ids, len(prompt))
-            self.documents += 1
-            self.bytes += size
-            self.tokens += len(ids)
+            self._add_row([*prompt.tolist(), *ids.tolist()], len(prompt))
+            state.documents += 1
+            state.bytes += utf8_size(encoded.unit.text)
+            state.tokens += len(ids)
 
     def _place(self, ids: list[int]) -> None:
         """Put a document, or a piece of it, into the fullest open row that has room for it, else into rows of its own.
 
         At most `_OPEN` rows are open; the fullest is written when another is needed.
         """
-        for start in range(0, len(ids), self.length):
-            part = ids[start : start + self.length]
-            fitting = [row for row in self.open if len(row) + len(part) <= self.length]
+        length = self.layout.length
+        for start in range(0, len(ids), length):
+            part = ids[start : start + length]
+            fitting = [row for row in self._rooms if len(row) + len(part) <= length]
             if fitting:
                 max(fitting, key=len).extend(part)
                 continue
-            if len(self.open) == _OPEN:
-                self._close(max(self.open, key=len))
-            self.open.append(part)
+            if len(self._rooms) == _OPEN:
+                full = max(self._rooms, key=len)
+                self._rooms = [other for other in self._rooms if other is not full]
+                self._add_row(full, 0)
+            self._rooms.append(part)
 
-    def _close(self, row: list[int]) -> None:
-        """Write an open row."""
-        self.open = [other for other in self.open if other is not row]
-        self._write_row(row, 0)
+    def _add_row(self, ids: list[int], first: int) -> None:
+        """Take a row that is padded, whose maskable tokens begin at `first`."""
+        self._padded.append((ids, first))
+        if len(self._padded) * self.layout.length >= _PENDING:
+            self._write_padded()
 
-    def _write_row(self, ids: list[int], first: int) -> None:
-        """Write a padded row whose maskable tokens begin at `first`."""
-        self._write(ids + [self.pad_id] * (self.length - len(ids)))
-        self.first.write(np.int32(first).tobytes())
-        self.last.write(np.int32(len(ids)).tobytes())
-        self.rows += 1
+    def _write_padded(self) -> None:
+        """Write the padded rows that wait."""
+        rows, self._padded = self._padded, []
+        if not rows:
+            return
+        records = np.zeros(len(rows), self._type)
+        records["ids"] = self.layout.tokenizer.pad_id
+        for record, (ids, first) in zip(records, rows, strict=True):
+            record["ids"][: len(ids)] = ids
+            record["first"], record["last"] = first, len(ids)
+        self._write(records)
 
-    def _write(self, ids: list[int]) -> None:
-        self.ids.write(np.array(ids, dtype=self.dtype).tobytes())
+    def _write_stream(self) -> None:
+        """Write the full rows of the stream that wait."""
+        length = self.layout.length
+        ids = np.concatenate(self._stream) if self._stream else np.array([], self._end.dtype)
+        count = len(ids) // length
+        self._stream = [ids[count * length :].copy()]
+        self._pending = len(self._stream[0])
+        if count:
+            records = np.zeros(count, self._type)
+            records["ids"] = ids[: count * length].reshape(count, length)
+            records["last"] = length
+            self._write(records)
 
-    def finish(self, paired: bool) -> PartFacts:
-        """Write the rest, flush all files to the disk, and return the sizes."""
-        for row in self.open:
-            self._write_row(row, 0)
-        if not paired and not self.whole:
-            self.rows = ceil_div(self.tokens, self.length)
-            self._write([self.pad_id] * (self.rows * self.length - self.tokens))
-            for start in range(0, self.rows, _CHUNK_ROWS):
-                ends = np.full(min(_CHUNK_ROWS, self.rows - start), self.length, dtype=np.int32)
-                if start + len(ends) == self.rows:
-                    ends[-1] = self.tokens - (self.rows - 1) * self.length
-                self.first.write(np.zeros_like(ends).tobytes())
-                self.last.write(ends.tobytes())
-        for file in (self.ids, self.first, self.last):
-            file.flush()
-            os.fsync(file.fileno())
-        return PartFacts(self.documents, self.bytes, self.tokens, self.rows)
+    def _write(self, records: np.ndarray) -> None:
+        """Write rows; a shard that is full is ended."""
+        at = 0
+        while at < len(records):
+            if self._file is None:
+                self._hash = hashlib.sha256()
+                self._file = self._path(".open").open("wb")
+            part = records[at : at + self.layout.shard_rows - self.state.rows]
+            content = part.tobytes()
+            self._file.write(content)
+            self._hash.update(content)
+            at += len(part)
+            self.state.rows += len(part)
+            if self.state.rows == self.layout.shard_rows:
+                self._end_shard()
+
+    def _path(self, suffix: str) -> Path:
+        """The file of the shard that is written now, .rows if it is full or .open."""
+        return self.folder / f"{self.name}-{len(self.state.shards):05d}{suffix}"
+
+    def _end_shard(self) -> None:
+        """Flush the file to the disk and give it its name."""
+        self._flush()
+        assert self._file is not None
+        self._file.close()
+        self._file = None
+        path = self._path(".rows")
+        os.replace(self._path(".open"), path)
+        shard = Shard(path.name, self.state.rows, self._hash.hexdigest(), ends_sha256(path))
+        self.state.shards, self.state.rows = (*self.state.shards, shard), 0
+
+    def _flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def checkpoint(self) -> PartState:
+        """Flush all rows to the disk -> the state from which another Packer goes on."""
+        self._write_padded()
+        if self._stream:
+            self._write_stream()
+        self._flush()
+        rest = self._rooms if self.layout.whole else [ids.tolist() for ids in self._stream if len(ids)]
+        return replace(self.state, open=tuple(tuple(row) for row in rest))
+
+    def _reopened(self) -> BinaryIO:
+        """The file that is not full, cut to the rows of the state.
+
+        It may have more rows, and the name of a full one, if the work ended after the state was recorded.
+        """
+        path, size = self._path(".open"), self.state.rows * self._type.itemsize
+        if not path.exists() and self._path(".rows").exists():
+            os.replace(self._path(".rows"), path)
+        if not path.exists() or path.stat().st_size < size:
+            raise DataError(f"{path} is missing or damaged: delete {self.folder}, and prepare the text again.")
+        file = path.open("r+b")
+        file.truncate(size)
+        while block := file.read(1 << 20):
+            self._hash.update(block)
+        return file
+
+    def finish(self) -> PartFacts:
+        """Write the rest, end the last shard, and return the sizes."""
+        for row in self._rooms:
+            self._add_row(row, 0)
+        self._rooms = []
+        if self._stream:
+            self._write_stream()
+            if len(self._stream[0]):
+                self._add_row(self._stream[0].tolist(), 0)
+        self._stream = []
+        self._write_padded()
+        if self.state.rows:
+            self._end_shard()
+        state = self.state
+        return PartFacts(state.documents, state.bytes, state.tokens, sum(shard.rows for shard in state.shards))

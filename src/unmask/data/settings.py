@@ -1,6 +1,6 @@
 """The settings of training data; imports neither numpy nor torch, so that `--help` is fast."""
 
-__all__ = ["BUILT_IN_TOKENIZERS", "FIXED", "SMALLEST_BPE", "SPLIT_RULE", "Columns", "DataSettings"]
+__all__ = ["BUILT_IN_TOKENIZERS", "FIXED", "INDEX_FILE", "SMALLEST_BPE", "SPLIT_RULE", "Columns", "DataSettings"]
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -11,6 +11,7 @@ from unmask.ranges import Threads, check_numbers, real, whole
 BUILT_IN_TOKENIZERS = ("auto", "byte", "char", "dna", "bpe", "words")
 FIXED = frozenset({"tokenizer", "vocab_size", "mask_token"})  # settings that a checkpoint decides
 SMALLEST_BPE = 259  # 256 bytes, MASK, PAD and EOS
+INDEX_FILE = "unmask-data.json"  # the index of a folder of prepared data
 SPLIT_RULE = 2
 """The rule by which sources are read and split; a run records its number.
 
@@ -40,8 +41,8 @@ class DataSettings:
 
     source: str = "shakespeare"
     """A file of text, rows (.jsonl, .json, .csv, .tsv, .parquet) or FASTA, also with .gz; a folder, a glob, the name of
-    a bundled corpus, task:NAME@COUNT for problems of a task, or hf:NAME[:CONFIG][@SPLIT] for a data set of the
-    `datasets` library (the default split is train)."""
+    a bundled corpus, a folder that unmask data prepare wrote, task:NAME@COUNT for problems of a task, or
+    hf:NAME[:CONFIG][@SPLIT] for a data set of the `datasets` library (the default split is train)."""
 
     tokenizer: str = "auto"
     """auto, byte, char, dna, bpe, words, or the path of a tokenizer.json or of a checkpoint folder. words is a bpe for
@@ -78,7 +79,7 @@ class DataSettings:
     """The column of the answers."""
 
     workers: Threads = 1
-    """Threads that encode text; the result does not depend on their number."""
+    """Processes that encode text; the result does not depend on their number."""
 
     valid: str | None = None
     """A separate source for validation, written like source; all of source is then for training."""

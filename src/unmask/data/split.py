@@ -1,40 +1,30 @@
-"""A source and settings -> its split into training and validation text, and the tokenizer that goes with it.
+"""A source and settings -> its split into training and validation text.
 
-The side of a document depends on its text alone. Trained tokenizers are kept in the cache.
+The side of a document depends on its text alone. A plan holds one bit for each document.
 """
 
 __all__ = [
     "FEW_DOCUMENTS",
-    "SAMPLE_BYTES",
+    "Sides",
     "SplitPlan",
     "Unit",
-    "automatic_vocab_size",
-    "choose_tokenizer",
     "nearest_break",
     "plan_split",
     "utf8_size",
 ]
 
 import hashlib
-import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from unmask.config import cache_folder
 from unmask.data.documents import Pair, Piece
 from unmask.data.packed import Sources
-from unmask.data.settings import BUILT_IN_TOKENIZERS, SMALLEST_BPE, DataSettings
 from unmask.data.sources import Source
-from unmask.disk.files import atomic_text, file_sha256
-from unmask.disk.folders import refuse_ambiguous
 from unmask.errors import DataError
-from unmask.limits import is_shortage
-from unmask.text.build import bpe_tokenizer, byte_tokenizer, char_tokenizer, dna_tokenizer
-from unmask.text.tokenizer import Tokenizer
 
 FEW_DOCUMENTS = 20
 """A source with fewer different documents keeps the end of each for validation, instead of whole documents."""
@@ -70,6 +60,31 @@ class _Cuts:
     """The number of first documents whose training part ends with EOS."""
 
 
+class Sides:
+    """For each document whether it is for validation; eight documents take a byte."""
+
+    def __init__(self) -> None:
+        self._bits, self.count, self.chosen = bytearray(), 0, 0
+
+    def append(self, valid: bool) -> None:
+        """Add a document."""
+        if self.count % 8 == 0:
+            self._bits.append(0)
+        self.count += 1
+        if valid:
+            self.set(self.count - 1, True)
+
+    def set(self, document: int, valid: bool) -> None:
+        """Choose the side of a document."""
+        self.chosen += valid - self[document]
+        bit = 1 << document % 8
+        self._bits[document // 8] = self._bits[document // 8] & ~bit | (bit if valid else 0)
+
+    def __getitem__(self, document: int) -> bool:
+        """Whether a document is for validation."""
+        return bool(self._bits[document // 8] >> document % 8 & 1)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SplitPlan:
     """The split of a source; `units` streams the source in order, each unit with its side of the split."""
@@ -79,8 +94,8 @@ class SplitPlan:
     """UTF-8 bytes of the text of `sources.source`."""
     documents: int
     """Documents, or pairs, of `sources.source`."""
-    in_valid: np.ndarray | None
-    """(documents,) bool: the documents for validation; None if documents are cut, or there is a `sources.valid`."""
+    in_valid: Sides | None
+    """The documents for validation; None if documents are cut, or there is a `sources.valid`."""
     cuts: _Cuts | None
     """The cuts, if documents are cut."""
     note: str
@@ -96,7 +111,7 @@ class SplitPlan:
             in_valid = self.in_valid
             assert in_valid is not None  # a source of pairs is never cut
             for row, pair in enumerate(source.pairs()):
-                yield _pair_unit(pair, bool(in_valid[row]))
+                yield _pair_unit(pair, in_valid[row])
         elif self.in_valid is not None:
             yield from _by_document(source.pieces(), self.in_valid)
         elif self.cuts is not None:
@@ -125,29 +140,72 @@ def plan_split(sources: Sources, share: float) -> SplitPlan:
         DataError: if there is too little text for both sides.
     """
     source, rule = sources.source, sources.rule
-    hashes, sizes = _survey(source, rule)
-    count, size = len(hashes), int(sizes.sum())
+    survey = _surveyed(source, rule, share)
+    count, different = survey.sides.count, len(survey.different)
     label = "row" if source.paired else "document"
     if sources.valid is not None:
         note = f"validation text comes from {sources.valid.name}."
-        return SplitPlan(sources, size, count, None, None, note)
-    different = len(np.unique(hashes))
+        return SplitPlan(sources, survey.bytes, count, None, None, note)
     if not source.paired and different < FEW_DOCUMENTS:
-        return SplitPlan(sources, size, count, None, *_cut_plan(sizes, different, share, rule))
+        sizes = np.array(survey.sizes, dtype=np.int64)
+        return SplitPlan(sources, survey.bytes, count, None, *_cut_plan(sizes, different, share, rule))
     if different < 2:
         raise DataError(
             f"{source.name} holds too few {label}s ({different}): give at least 2 different ones, or a validation "
             "source with --data.valid."
         )
+    survey.fill_both_sides()
+    note = f"{survey.sides.chosen:,} of {count:,} {label}s are kept for validation."
+    return SplitPlan(sources, survey.bytes, count, survey.sides, None, note)
+
+
+class _Survey:
+    """What a plan needs to know of all documents; a bit for each, and little else, is in memory."""
+
+    def __init__(self, share: float) -> None:
+        self.below = min(int(share * 2.0**64), 2**64 - 1)
+        self.sides, self.bytes = Sides(), 0
+        self.different = set[int]()
+        """Hashes, FEW_DOCUMENTS at most."""
+        self.sizes = array("q")
+        """UTF-8 bytes of each document while there are few different ones, else of the first of them."""
+        self._ends = {min: (2**64, array("q")), max: (-1, array("q"))}  # that hash, and the documents that have it
+
+    def add(self, number: int, size: int) -> None:
+        """Take the next document: the number that its text hashes to, and the UTF-8 bytes of its text."""
+        for extreme, (end, documents) in self._ends.items():
+            if number == end:
+                documents.append(self.sides.count)
+            elif extreme(number, end) == number:
+                self._ends[extreme] = (number, array("q", [self.sides.count]))
+        self.sides.append(number < self.below)
+        self.bytes += size
+        if len(self.different) < FEW_DOCUMENTS:
+            self.different.add(number)
+            self.sizes.append(size)
+
+    def fill_both_sides(self) -> None:
+        """Where a side is empty, move the documents of the smallest hash there, or those of the largest."""
+        if self.sides.chosen in (0, self.sides.count):
+            empty = self.sides.chosen == 0
+            for document in self._ends[min if empty else max][1]:
+                self.sides.set(document, empty)
+
+
+def _surveyed(source: Source, rule: int, share: float) -> _Survey:
+    """A source -> its survey. Rule 1 orders all documents, for which it holds their hashes."""
+    survey, hashes = _Survey(share), array("Q")
+    for number, size in _hashed(source, rule):
+        survey.add(number, size)
+        if rule == 1:
+            hashes.append(number)
     if rule == 1:
-        in_valid = np.zeros(count, dtype=bool)
-        in_valid[np.argsort(hashes, -1, "stable")[: min(max(round(share * count), 1), count - 1)]] = True
-    else:
-        in_valid = hashes < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-        if in_valid.all() or not in_valid.any():
-            in_valid = hashes < hashes.max() if in_valid.all() else hashes == hashes.min()
-    note = f"{int(in_valid.sum()):,} of {count:,} {label}s are kept for validation."
-    return SplitPlan(sources, size, count, in_valid, None, note)
+        chosen = np.argsort(np.array(hashes), -1, "stable")[: min(max(round(share * len(hashes)), 1), len(hashes) - 1)]
+        for document in range(len(hashes)):
+            survey.sides.set(document, False)
+        for document in chosen.tolist():
+            survey.sides.set(document, True)
+    return survey
 
 
 def _cut_plan(sizes: np.ndarray, different: int, share: float, rule: int) -> tuple[_Cuts, str]:
@@ -186,33 +244,30 @@ def nearest_break(text: str, target: int, slack: int) -> int:
     return target
 
 
-def _survey(source: Source, rule: int) -> tuple[np.ndarray, np.ndarray]:
-    """A source -> for each document a hash, uint64, of its text, and the UTF-8 bytes of its text, int64.
+def _hashed(source: Source, rule: int) -> Iterator[tuple[int, int]]:
+    """A source -> for each document the number that its text hashes to, and the UTF-8 bytes of its text.
 
     Under rule 1 the hash is of the number of the document and its first piece.
     """
-    hashes, sizes, total = array("Q"), array("q"), hashlib.sha256()
     if source.paired:
         for row, pair in enumerate(source.pairs()):
-            sizes.append(utf8_size(pair.prompt) + utf8_size(pair.answer))
             text = f"{pair.prompt}\0{pair.answer}".encode()
-            hashes.append(_number(hashlib.sha256(b"%d %b" % (row, text) if rule == 1 else text + _SALT)))
-    else:
-        starts = True
-        for piece in source.pieces():
-            content = piece.text.encode()
-            if starts:
-                sizes.append(0)
-                total = hashlib.sha256(f"{piece.document} ".encode() if rule == 1 else b"")
-            if starts or rule > 1:
-                total.update(content)
-            sizes[-1] += len(content)
-            if piece.last_in_document:
-                if rule > 1:
-                    total.update(_SALT)
-                hashes.append(_number(total))
-            starts = piece.last_in_document
-    return np.array(hashes, dtype=np.uint64), np.array(sizes, dtype=np.int64)
+            number = _number(hashlib.sha256(b"%d %b" % (row, text) if rule == 1 else text + _SALT))
+            yield number, utf8_size(pair.prompt) + utf8_size(pair.answer)
+        return
+    starts, size, total = True, 0, hashlib.sha256()
+    for piece in source.pieces():
+        content = piece.text.encode()
+        if starts:
+            size, total = 0, hashlib.sha256(f"{piece.document} ".encode() if rule == 1 else b"")
+        if starts or rule > 1:
+            total.update(content)
+        size += len(content)
+        starts = piece.last_in_document
+        if starts:
+            if rule > 1:
+                total.update(_SALT)
+            yield _number(total), size
 
 
 def _number(hashed: Any) -> int:
@@ -236,11 +291,11 @@ def _one_side(source: Source, valid: bool) -> Iterator[Unit]:
         starts = piece.last_in_document
 
 
-def _by_document(pieces: Iterable[Piece], in_valid: np.ndarray) -> Iterator[Unit]:
+def _by_document(pieces: Iterable[Piece], in_valid: Sides) -> Iterator[Unit]:
     """The units of a source whose documents are split as wholes."""
     starts = True
     for piece in pieces:
-        yield Unit(bool(in_valid[piece.document]), piece.text, piece.last_in_document, starts)
+        yield Unit(in_valid[piece.document], piece.text, piece.last_in_document, starts)
         starts = piece.last_in_document
 
 
@@ -260,85 +315,3 @@ def _by_cuts(pieces: Iterable[Piece], cuts: _Cuts) -> Iterator[Unit]:
             valid = at + size > cut
             yield Unit(valid, piece.text, last or (ends and at + size == cut), starts or (valid and at <= cut))
         at, starts = 0 if last else at + size, last
-
-
-SAMPLE_BYTES = 50_000_000
-"""The maximum of text, in bytes, that a bpe tokenizer is trained on."""
-_AUTOMATIC = {"ecoli-k12": "dna", "wordnet": "words"}
-_SIZES = ((200_000, 512), (2_000_000, 1024), (20_000_000, 2048), (200_000_000, 8192))
-
-
-def automatic_vocab_size(text_bytes: int) -> int:
-    """Bytes of text -> the ids of its bpe tokenizer.
-
-    512 below 200 kB, 1024 below 2 MB, 2048 below 20 MB, 8192 below 200 MB, else 32768.
-    """
-    return next((size for limit, size in _SIZES if text_bytes < limit), 32_768)
-
-
-def choose_tokenizer(
-    settings: DataSettings,
-    sources: Sources,
-    plan: Callable[[], SplitPlan],
-    note: Callable[[str], None],
-) -> tuple[Tokenizer, str]:
-    """Settings and sources -> the tokenizer, and byte, char, dna, bpe, words or file.
-
-    `plan` is called only if text must be read. `note` receives progress sentences.
-
-    Raises:
-        DataError: if a tokenizer file cannot be used.
-    """
-    name = settings.tokenizer
-    if name == "auto":
-        name = _AUTOMATIC.get(settings.source, "bpe")
-    if name in BUILT_IN_TOKENIZERS and settings.tokenizer != "auto":
-        refuse_ambiguous(name, "built-in tokenizer")
-    if name not in BUILT_IN_TOKENIZERS:
-        return Tokenizer.load(name, mask_token=settings.mask_token), "file"
-    if name == "byte":
-        return byte_tokenizer(), name
-    if name == "dna":
-        return dna_tokenizer(), name
-    identity = {
-        "source": sources.split.source,
-        "valid": sources.split.valid,
-        "valid_share": None if sources.valid is not None else settings.valid_share,
-        "text_key": settings.text_key,
-        "kind": name,
-        "vocab_size": settings.vocab_size,
-        "rule": sources.rule,
-        "columns": [settings.prompt_key, settings.answer_key],
-    }
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    folder = cache_folder() / "tokenizers" / key
-    if (folder / "sha256").is_file():  # it is written last
-        try:
-            if (folder / "sha256").read_text() == file_sha256(folder / "tokenizer.json"):
-                return Tokenizer.load(folder), name
-        except (DataError, OSError, ValueError) as error:
-            if is_shortage(error):
-                raise
-        note(f"the tokenizer in {folder} is damaged, so it is made again.")
-    tokenizer = _make(name, settings.vocab_size, plan(), note)
-    tokenizer.save(folder)
-    atomic_text(folder / "sha256", file_sha256(folder / "tokenizer.json"))
-    return tokenizer, name
-
-
-def _make(name: str, vocab_size: int | None, plan: SplitPlan, note: Callable[[str], None]) -> Tokenizer:
-    """char, bpe or words -> a tokenizer made from the training text."""
-    if name == "char":
-        return char_tokenizer(plan.training_texts())
-    size = vocab_size or automatic_vocab_size(plan.bytes)
-    size = min(size, SMALLEST_BPE + plan.bytes)  # a merge needs two bytes, and the trainer reserves memory for each id
-    note(f"training a bpe tokenizer of {size} ids on {min(plan.bytes, SAMPLE_BYTES) / 1e6:.1f} MB of text.")
-    return bpe_tokenizer(_sample(plan.training_texts(), plan.bytes), size, spaced=name == "words")
-
-
-def _sample(texts: Iterable[str], total: int) -> Iterator[str]:
-    """Texts of `total` bytes -> evenly spaced texts of about SAMPLE_BYTES, in order."""
-    share = min(1.0, SAMPLE_BYTES / total)
-    for index, text in enumerate(texts):
-        if int((index + 1) * share) > int(index * share):
-            yield text

@@ -32,7 +32,7 @@ from functools import cache
 from pathlib import Path
 
 from unmask.config import to_path
-from unmask.errors import ConfigError, RunError, no_space
+from unmask.errors import ConfigError, FolderHeldError, RunError, no_space
 
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _WRONG_PATH = frozenset({errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ENOENT, errno.ELOOP})
@@ -182,7 +182,7 @@ def run_lock(folder: Path, note: Callable[[str], None] = lambda sentence: None, 
     The kernel frees the lock when the process ends, however it ends; a forked process does not keep it. At the start
     the temporary files are deleted that ended processes left in the folder and in the folders directly below it.
     Where the file system has no locks, `note` gets a sentence and the block runs without one.
-    Raises ConfigError where another process holds the lock, and as `refuse_foreign_folder` and `explained` do.
+    Raises FolderHeldError where another process holds the lock, and as `refuse_foreign_folder` and `explained` do.
     """
     path, owner = folder / LOCK_FILE, os.getpid()
     with explained(folder):
@@ -232,12 +232,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def _lock(descriptor: int, folder: Path, note: Callable[[str], None]) -> None:
-    """Lock an open file and write who holds it. Raises ConfigError where another process holds it."""
+    """Lock an open file and write who holds it. Raises FolderHeldError where another process holds it."""
     try:
         _try_lock(descriptor)
     except OSError as error:
         if error.errno in _HELD:
-            raise ConfigError(
+            raise FolderHeldError(
                 f"{folder} is being written by {_holder(descriptor)}: wait until that ends, end it there, or choose "
                 "another folder."
             ) from None

@@ -147,7 +147,8 @@ def parse_json(text: str, shape: type[Shape]) -> Shape:
 
     Fields that a dataclass does not have are ignored. Raises NotJson.
     """
-    decoder = _CAREFUL if _LONG_NUMBER.search(text) else _DECODER
+    sampled = text[:: _DIGITS // 4]  # a number of so many digits has four characters there, and few texts have any
+    decoder = _CAREFUL if _FOUR_DIGITS.search(sampled) and _LONG_NUMBER.search(text) else _DECODER
     try:
         value: object = decoder.decode(text)
     except RecursionError as error:
@@ -226,6 +227,7 @@ def _whole(text: str) -> int:
 
 
 _DIGITS = 300
+_FOUR_DIGITS = re.compile(r"\d{4}")
 _LONG_NUMBER = re.compile(rf"\d{{{_DIGITS}}}")
 _CAREFUL = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_finite, parse_int=_whole)
 _TOO_LONG = "holds a number of hundreds of digits"

@@ -38,7 +38,7 @@ def two_sets(
     Raises:
         DataError: if there are fewer than four such rows.
     """
-    lengths = data.last - data.first
+    lengths = np.asarray(data.last) - np.asarray(data.first)
     length = int(np.bincount(lengths).argmax()) if len(lengths) else 0
     rows = np.flatnonzero(lengths == length)
     size = min(sequences, len(rows) // 2)

@@ -153,7 +153,7 @@ def validate(
     parts = [data] if isinstance(data, Packed) else data
     every = sum(map(len, parts))
     count = every if limit is None else min(limit, every)
-    whole = count == every and all(stand_in is None or not bool((part.ids == stand_in).any()) for part in parts)
+    whole = count == every and all(stand_in is None or not part.has(stand_in) for part in parts)
     size = sum(part.bytes for part in parts) if whole and all(part.bytes for part in parts) else None
     rows = _batches(parts, count, batch, device)
     return bound(denoiser, objective, rows, count, derive(seed, _STREAM), draws=draws, text_bytes=size, group=group)

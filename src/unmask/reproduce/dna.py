@@ -108,11 +108,13 @@ def compose(cell: Composition, model: "Model", corpus: "Corpus") -> dict[str, An
     """
     import time
 
+    import numpy as np
+
     from unmask.decode.rows import run_to_end
     from unmask.eval.dna import KMERS, kmer_counts, measure_dna, shuffled
 
     decode = model.tokenizer.decode
-    train = decode(corpus.train.ids.flatten().tolist())
+    train = decode(np.asarray(corpus.train.ids).flatten().tolist())
     reference = {size: kmer_counts(train, size) for size in KMERS}
     test = corpus.valid.after(cell.skip)
     step = max(1, len(test) // cell.texts)
@@ -141,7 +143,7 @@ def probe_windows(cell: Probed, model: "Model", corpus: "Corpus") -> dict[str, A
     from unmask.eval.dna import kmer_counts
     from unmask.eval.probe import features, probe
 
-    letters = model.tokenizer.decode(corpus.valid.after(cell.skip).ids.flatten().tolist())
+    letters = model.tokenizer.decode(np.asarray(corpus.valid.after(cell.skip).ids).flatten().tolist())
     rows, labels = _labelled(cell, letters)
     texts = [row.letters for row in rows]
     if cell.kmer:

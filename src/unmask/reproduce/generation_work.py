@@ -50,10 +50,12 @@ class _Reference:
     @classmethod
     def of(cls, model: "Model", count: int, length: int) -> "_Reference":
         """A model -> the reference with `count` rows of `length` held-out tokens, or as many as there are."""
+        import numpy as np
+
         corpus = text_of(model)
         train = [row[:last].tolist() for row, last in zip(corpus.train.ids, corpus.train.last, strict=True)]
         words = frozenset(words_of(model.tokenizer.decode([token for row in train for token in row])))
-        whole = corpus.valid.ids[corpus.valid.last >= length][:count, :length]
+        whole = corpus.valid.ids[np.asarray(corpus.valid.last) >= length][:count, :length]
         return cls(Trigram(train, model.tokenizer.vocab_size), words, whole.tolist())
 
     def measures(self, model: "Model", rows: Sequence[Sequence[int]], *judges: Judge) -> dict[str, dict[str, Any]]:
@@ -96,12 +98,14 @@ def _texts_of(cell: Wrote, model: "Model") -> list[Written]:
 
 def _diverge(cell: Diverged, runs: Path) -> dict[str, Any]:
     """MAUVE by the AR model's mean hidden states; that of two sets of held-out texts is the best that can be had."""
+    import numpy as np
+
     from unmask.eval.divergence import mauve
     from unmask.eval.probe import features
 
     model, judge, count = model_of(runs, cell.wrote.training), model_of(runs, cell.wrote.judge), cell.wrote.texts
     valid = text_of(model).valid
-    real = valid.ids[valid.last >= cell.wrote.length][: 2 * count, : cell.wrote.length].tolist()
+    real = valid.ids[np.asarray(valid.last) >= cell.wrote.length][: 2 * count, : cell.wrote.length].tolist()
     if len(real) < 2 * count:
         raise RequestError(f"MAUVE needs {2 * count} held-out texts, and there are {len(real)}: take a longer text.")
     written = [row.tokens[row.prompt :] for row in _texts_of(cell.wrote, model)]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.data.packed import Corpus, Packed
+from unmask.data.shards import Filled
 from unmask.denoiser import Trainable
 from unmask.disk.tensors import iterate_layout
 from unmask.errors import CheckpointError, ConfigError
@@ -209,7 +210,7 @@ def adapted_objective(objective: Objective, run: TextRun, corpus: Corpus, window
             f"agnostic.masks is {masks.masks}, but the model's window is {window} tokens, in which the row stands too; "
             f"set --agnostic.masks {window // 2} or so."
         )
-    if window is not None and (window - corpus.train.last).mean() < 1:
+    if window is not None and window - _mean_last(corpus.train) < 1:
         raise ConfigError(
             f"agnostic.masks appends MASKs to rows, and those of {corpus.train.length} tokens fill the model's window "
             f"of {window}; set --data.length {window // 2} or so."
@@ -219,16 +220,20 @@ def adapted_objective(objective: Objective, run: TextRun, corpus: Corpus, window
     return MaskAgnostic(plain, masks.masks, masks.rise, masks.cross_entropy, masks.variation, masks.shares)
 
 
+def _mean_last(rows: Packed) -> float:
+    """The mean number of positions that are not PAD."""
+    return sum(int(last.sum()) for _, last in rows.spans()) / len(rows)
+
+
 def _adapted(rows: Packed, adapt: AdaptSettings, eos: int | None) -> Packed:
-    """Packed rows and EOS, which every causal family has -> the same.
+    """Packed rows and EOS, which every causal family has -> the same; nothing of them is copied.
 
     The bytes of prompts are not known, so that there are no bits per byte where these are hidden.
     """
-    ids, first, last = rows.ids, rows.first, rows.last
+    ids, first, last, size = rows.ids, rows.first, rows.last, rows.bytes
     if adapt.hide_prompt:
-        first = np.zeros_like(first)
+        size = 0 if any(bool((begin > 0).any()) for begin, _ in rows.spans()) else size
+        first = np.broadcast_to(np.int32(0), len(rows))
     if adapt.pad_eos and eos is not None:
-        ids = np.where(np.arange(rows.length) < last[:, None], ids, np.asarray(eos, ids.dtype))
-        last = np.full_like(last, rows.length)
-    size = 0 if adapt.hide_prompt and bool((rows.first > 0).any()) else rows.bytes
-    return Packed(ids, first, last, size, int((last - first).sum()))
+        ids, last = Filled(ids, last, eos), np.broadcast_to(np.int32(rows.length), len(rows))
+    return Packed(ids, first, last, size, 0).counted()

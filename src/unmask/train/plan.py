@@ -1,8 +1,4 @@
-"""Settings -> the corpus of a training run, and its plan with a value for every setting that was left out.
-
-A source may be a task: `task:sudoku:side=6@60000` is 60,000 prompts with their answers. This is the one module that
-knows both tasks and data.
-"""
+"""Settings -> the corpus of a training run, and its plan with a value for every setting that was left out."""
 
 __all__ = [
     "TrainPlan",
@@ -12,21 +8,17 @@ __all__ = [
     "memory_bytes",
     "most_steps",
     "require_step",
-    "task_source",
 ]
 
 import glob
-import hashlib
-import json
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from unmask.config import moved
-from unmask.data.documents import Pair, row_pair
-from unmask.data.estimate import SAMPLE_PAIRS, estimate_corpus
+from unmask.data.estimate import estimate_corpus
+from unmask.data.folder import open_prepared, require_unprepared
 from unmask.data.packed import Corpus, Packed, Sources
 from unmask.data.prepare import corpus_key, prepare, silent
 from unmask.data.settings import SPLIT_RULE, DataSettings
@@ -37,10 +29,9 @@ from unmask.limits import available_bytes, bytes_text, require_memory
 from unmask.model.load import parameter_count, require_network
 from unmask.model.settings import SIZES, DiTSettings, TransformerSettings, size_for
 from unmask.ranges import Count, Natural, real
-from unmask.tasks.base import pairs_of
-from unmask.tasks.registry import fingerprint, make
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.settings import ModelChoice, TextRun, Trained
+from unmask.train.tasks import PROBLEMS, VALID_PROBLEMS, read_task, task_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +209,6 @@ def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, p
     require_memory(weights + rows * row, what, remedy, device)
 
 
-_FORM = re.compile(r"task:(?P<task>.+?)(?:@(?P<count>0*[1-9][0-9]{0,8}))?", re.DOTALL)
-_COUNT, _VALID = 50_000, 512
-_KEPT = 1_000_000  # most problems kept in memory until the corpus is made; more are generated again for each reading
-_FORMAT = 2
-
-
 def corpus_of(
     settings: DataSettings,
     tokenizer: Tokenizer | None = None,
@@ -233,7 +218,7 @@ def corpus_of(
     advice: str | None = None,
     sampled: bool = False,
 ) -> Corpus:
-    """Settings -> the corpus, as `data.prepare` makes it, where a source may also be a task.
+    """Settings -> the corpus, as `data.prepare` makes it; a source may also be a task, or a folder of prepared data.
 
     Everything that splits a text calls this function. `trained` is what the checkpoint, from which `tokenizer` comes,
     says about the text of its training: if the text is the same, it is split by the same rule. With `advice` it has to
@@ -246,6 +231,10 @@ def corpus_of(
         RequestError: for a text that is not that of the training but has to be, or another share of it.
         RequestError, PluginError: for a task that cannot be made.
     """
+    if (ready := open_prepared(settings, tokenizer)) is not None:
+        if trained is not None and advice is not None and ready.fingerprint != trained.fingerprint:
+            raise RequestError(_changed(settings, trained, ready.split.source) + f": give it as it was, {advice}.")
+        return ready
     rule = SPLIT_RULE if trained is None else trained.rule
     sources = _sources(settings, rule, trained, sampled=sampled)
     if trained is not None and tokenizer is not None and not trained.data.source.startswith("task:"):
@@ -253,12 +242,15 @@ def corpus_of(
         if same and settings.columns == trained.data.columns:
             _check_share(settings, trained)
         elif advice is not None:
-            raise RequestError(_changed(settings, trained, sources) + f": give it as it was, {advice}.")
+            raise RequestError(_changed(settings, trained, sources.split.source) + f": give it as it was, {advice}.")
         else:
             if not same and sources.valid is None and trained.source == sources.split.source:
                 note(f"{settings.source} is the text that {trained.folder} was trained on: nothing of it was held out.")
             elif not same and sources.valid is None and settings.source == trained.data.source:
-                note(_changed(settings, trained, sources) + ": what is held out now may have been trained on.")
+                note(
+                    _changed(settings, trained, sources.split.source)
+                    + ": what is held out now may have been trained on."
+                )
             sources = _sources(settings, SPLIT_RULE, trained, sampled=sampled)
     prepared = estimate_corpus if sampled else prepare
     return prepared(settings, tokenizer, note, sources)
@@ -267,20 +259,21 @@ def corpus_of(
 def _sources(settings: DataSettings, rule: int, trained: Trained | None, *, sampled: bool) -> Sources:
     """Settings -> the sources that they name, tasks among them; `sampled`: see `task_source`."""
     opened = dict[str, Source | None]()
-    for name, text, usual in (("source", settings.source, _COUNT), ("valid", settings.valid, _VALID)):
+    for name, text, usual in (("source", settings.source, PROBLEMS), ("valid", settings.valid, VALID_PROBLEMS)):
         if text is None:
             opened[name] = None
         elif text.startswith("task:"):
-            task, count = _read(text)
+            task, count = read_task(text)
             opened[name] = task_source(task, "train" if name == "source" else "valid", count or usual, sampled=sampled)
         else:
             if trained is not None and text == getattr(trained.data, name):
                 _check_place(name, text, trained)
+            require_unprepared(name, text)
             opened[name] = open_source(text, settings.columns, rule)
     source, valid = opened["source"], opened["valid"]
     assert source is not None
     if valid is None and settings.source.startswith("task:"):
-        valid = task_source(_read(settings.source)[0], "valid", _VALID, sampled=sampled)
+        valid = task_source(read_task(settings.source)[0], "valid", VALID_PROBLEMS, sampled=sampled)
     return Sources(source, valid, rule)
 
 
@@ -302,48 +295,8 @@ def _check_share(settings: DataSettings, trained: Trained) -> None:
         )
 
 
-def _changed(settings: DataSettings, trained: Trained, sources: Sources) -> str:
-    """What is not as it was in the training, as the start of a sentence."""
-    if trained.source == sources.split.source and settings.valid is not None:
+def _changed(settings: DataSettings, trained: Trained, source: str) -> str:
+    """Settings, and the fingerprint of their source -> what is not as in the training, as the start of a sentence."""
+    if trained.source == source and settings.valid is not None:
         return f"{settings.valid} is not the validation text that {trained.folder} was trained with"
     return f"{settings.source} is not, or no longer, the text that {trained.folder} was trained on"
-
-
-def task_source(name: str, split: str, count: int, *, sampled: bool = False) -> Source:
-    """The name of a task -> `count` problems of a split as a source of pairs, generated when they are first read.
-
-    With `sampled` only the first of many are generated.
-    Raises RequestError or PluginError for a task that cannot be made; reading raises DataError if there is no problem.
-    """
-    task = make(name)
-    facts = [_FORMAT, task.name, split, count, fingerprint(task)]
-    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    most = min(count, SAMPLE_PAIRS) if sampled else count
-    kept: list[Pair] = []
-
-    def pairs() -> Iterator[Pair]:
-        if kept:
-            yield from kept
-            return
-        made, pair = list[Pair](), None
-        for prompt, answer in pairs_of(task, split, most):
-            pair = row_pair({"prompt": prompt, "answer": answer}, task.name)
-            if most <= _KEPT:
-                made.append(pair)
-            yield pair
-        if pair is None:
-            raise DataError(f"The task '{name}' has no problems for the split '{split}'; there is nothing to train on.")
-        kept[:] = made
-
-    return Source(f"task:{name}", key, True, lambda: iter(()), pairs, count=count)
-
-
-def _read(source: str) -> tuple[str, int | None]:
-    """task:NAME@COUNT -> the task's name and the count, None without one."""
-    match = _FORM.fullmatch(source)
-    if match is None or (match["count"] is None and re.search("@-?[0-9]*$", source)):
-        raise DataError(
-            f"'{source}' is not a task as a source: "
-            "write task:NAME@COUNT, for example task:sudoku:side=4@20000, with a count of at least 1."
-        )
-    return match["task"], None if match["count"] is None else int(match["count"])

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from unmask.config import absolute_path, from_dict, run_record, to_path
+from unmask.data.folder import prepared_settings
 from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
@@ -155,15 +156,14 @@ def plan_session(
     one of its checkpoints: `run` is then the result of `recorded_run`. `init` is a checkpoint to fine-tune. `note` gets
     sentences for the terminal. A budget of minutes counts from `began`, a value of `time.perf_counter`, by default now.
     The folder is held until the result is closed; with `dry` there is none, the time of the run is added, and only a
-    part of a large text is encoded.
-
-    Raises ConfigError, DataError or CheckpointError for impossible requests.
+    part of a large text is encoded. Raises ConfigError, DataError or CheckpointError for impossible requests.
     """
     if resume is not None and (out is not None or init is not None):
         raise ConfigError("--resume goes on in the folder of a run; leave --out and --init away.")
     if out is not None:
         refuse_taken(to_path(out))
     began = time.perf_counter() if began is None else began
+    run = replace(run, data=prepared_settings(run.data))
     prepare()
     with ExitStack() as held:
         group, device = enter_group(held, run.train.device, run.train.batch, run.train.wait)
