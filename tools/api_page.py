@@ -18,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
+from unmask.fill.matching import Constraining
+
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 WIDTH = 100
 """Characters in a line of the page."""
@@ -257,8 +259,11 @@ def hanging(text: str, indent: str = "  ") -> str:
 
 
 def methods(cls: type[Any]) -> list[tuple[str, Any]]:
-    """A class -> the public methods and properties that it defines itself and that have a docstring, in their order."""
-    members = vars(cls).items()
+    """A class -> the public methods and properties that it defines itself and that have a docstring, in their order.
+
+    Those of `Constraining` are methods of a model too.
+    """
+    members = [*(vars(Constraining).items() if issubclass(cls, Constraining) else ()), *vars(cls).items()]
     functions = (types.FunctionType, property, classmethod, staticmethod)
     public = [
         (name, member)

@@ -12,7 +12,7 @@ import torch
 from unmask import ranges
 from unmask.data.packed import Packed
 from unmask.decode.canvas import constraints_of
-from unmask.decode.constraint import Constraint, Constraints
+from unmask.decode.constraint import Constraints
 from unmask.decode.loop import Decoder
 from unmask.decode.options import Defaults, make_decoder, measuring, row_options, writable
 from unmask.decode.rows import Snapshot, Source, Written, slide
@@ -21,6 +21,7 @@ from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import DEFAULT_MODEL, bundled
 from unmask.errors import RequestError
 from unmask.fill.holes import Choice, Fill, Filler
+from unmask.fill.matching import Constraining, verified
 from unmask.hf.masked import open_denoiser
 from unmask.model.inference import computing_in
 from unmask.noise import row_seeds
@@ -28,7 +29,7 @@ from unmask.objective.bound import Bound, validate
 from unmask.objective.masked import objective_of, parameterization
 from unmask.policies.base import UnmaskingPolicy
 from unmask.process import MaskedDiffusion
-from unmask.results import Filling, Generation, finished
+from unmask.results import Filling, Generation, finished, hole_texts
 from unmask.run.machine import DtypeName, choose_device, choose_dtype, prepare, set_threads
 from unmask.text.tokenizer import Tokenizer
 
@@ -56,7 +57,7 @@ def load(
     return Model(loaded.denoiser, loaded.process, loaded.tokenizer, loaded.checkpoint, target, chosen)
 
 
-class Model:
+class Model(Constraining):
     """A denoiser with its tokenizer. Make one with `unmask.load`."""
 
     def __init__(
@@ -201,7 +202,7 @@ class Model:
         ids = self.defaults.prompt_ids(self.tokenizer, self.network, texts, chat)
         self.tokenizer.warn(texts)
         sizes: dict[str, Any] = {"window": self.window, "stride": step, "batch": batch, "device": self.device}
-        return slide(
+        rows = slide(
             *(decoder, ids, [length] * len(texts), row_seeds(seed, len(texts))),
             **sizes,
             pad_id=self.tokenizer.pad_id,
@@ -209,6 +210,8 @@ class Model:
             source=Source(self.tokenizer, list(map(self.tokenizer.typed, texts, ids))),
             options=replace(options, constraint=numbers),
         )
+        decode = self.tokenizer.decode
+        return verified(rows, [rules[n] for n in numbers], lambda row: decode(row.tokens[row.prompt :], row.prompt > 0))
 
     @ranges.checked
     def fill(
@@ -278,15 +281,13 @@ class Model:
         options = row_options(decoder, count, dial=dial, temperature=temperature, top_p=top_p, passes=passes)
         self.tokenizer.warn(sketch.texts)
         more: dict[str, Any] = {"draws": draws, "batch": batch, "rule": self.filler.rule(length_rule)}
-        return self.filler.stream(sketch, decoder, row_seeds(seed, count), replace(options, constraint=numbers), **more)
+        options = replace(options, constraint=numbers)
+        rows = self.filler.stream(sketch, decoder, row_seeds(seed, count), options, **more)
+        return verified(rows, [rules[n] for n in numbers], lambda row: hole_texts(row, self.tokenizer))
 
     def canvas_of(self, template: str) -> list[int]:
         """The token ids of a template, MASK in its holes; a hole of free length has its least."""
         return self.filler.sketch(template).shortest(self.tokenizer.mask_id)
-
-    def only(self, characters: str) -> Constraint:
-        """Characters such as "0123456789" -> a constraint for `stream` and `fill`: only tokens made of them."""
-        return self.filler.only(characters)
 
     @ranges.checked
     def score(

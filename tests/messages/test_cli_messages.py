@@ -236,7 +236,7 @@ def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str],
     assert sentence_of(capsys, "fill", run, "a [?]") == (
         "[?] is the place of choices; name them (--choices), or write [5] for a hole of 5 tokens."
     )
-    assert sentence_of(capsys, "fill", run, "a [2]", "--choices", "b") == (
+    assert sentence_of(capsys, "fill", run, "a text", "--choices", "b") == (
         "The text has 0 places for the choices; write [?] once, where they go."
     )
     assert sentence_of(capsys, "fill", run, "a [2]", "--only", "\N{SNOWMAN}") == (

@@ -1,8 +1,7 @@
 """The speed of decoding: by confidence in blocks, one token per pass, with each cache; and ancestral sampling.
 
 Confidence decoding has the shape of the published loops, and is measured on one thread in CPU-seconds. The matmul rate
-of a processor is that of a 1024-cubed product in the same rounds. Ancestral sampling runs on T grid steps, like the
-published `ddpm_cache`. The cost of soft masks is that of a pass with feedback against the same pass without.
+of a processor is that of a 1024-cubed product in the same rounds. Ancestral sampling has T grid steps, as `ddpm_cache`.
 """
 
 __all__ = [
@@ -13,6 +12,7 @@ __all__ = [
     "deviation",
     "feedback_cell",
     "floor_gflop",
+    "randomised",
 ]
 
 import statistics
@@ -51,10 +51,10 @@ def _network() -> DiT:
     for block in network.blocks:
         block.up = nn.Linear(FIELD.width, _MLP * FIELD.width)
         block.down = nn.Linear(_MLP * FIELD.width, FIELD.width)
-    return _randomised(network)
+    return randomised(network)
 
 
-def _randomised(network: DiT) -> DiT:
+def randomised(network: DiT) -> DiT:
     """A network -> the same with random matrices."""
     random = generator(0)
     for name, value in network.named_parameters():
@@ -307,13 +307,13 @@ def bench_ancestral(rounds: int, device: torch.device) -> Iterator[dict[str, Any
 
 @torch.no_grad()
 def feedback_cell(shape: Shape, policy: str, rounds: int) -> dict[str, Any]:
-    """One cell: CPU-seconds of a pass with soft masks divided by those of the same pass with plain ones.
+    """The cost of soft masks: CPU-seconds of a pass with soft masks divided by those of the same pass with plain ones.
 
     The learned strength is 0, so that both write the same tokens in the same passes. A round is plain, soft, soft,
     plain; its ratio is that of the sums.
     """
     sizes = shape.length, shape.width, shape.blocks, shape.heads
-    network = _randomised(build(DiTSettings(shape.vocab, shape.vocab - 1, *sizes, soft=3)).eval())
+    network = randomised(build(DiTSettings(shape.vocab, shape.vocab - 1, *sizes, soft=3)).eval())
     canvas = _canvas(shape.batch, network.mask_id, shape.length)
     soft, plain = (Decoder(denoiser, make(policy), 0.0) for denoiser in (network, PlainMasks(network)))
     final = soft.decode(canvas)

@@ -9,6 +9,7 @@ __all__ = [
     "FIELD",
     "LARGE_VOCABULARY",
     "MEMORY",
+    "PATTERN",
     "SOFT",
     "TRAIN",
     "TRAIN_14M",
@@ -172,6 +173,7 @@ DECODE = Shape("6.6M", 256, 6, 4, 1024, 128, 8)
 # A prompt of 16 tokens and 128 masked tokens, one per pass, blocks of 32; 8,406,272 parameters with an MLP of
 # 6 * width, whose two matrices are as large as the three of a gated MLP of 4 * width in the published loops.
 FIELD = Shape("8.4M", 256, 4, 4, 8192, 144, 1)
+PATTERN = Shape("5.1M", 192, 6, 6, 8192, 128, 1)
 SOFT = (
     Shape("0.8M", 128, 4, 4, 100, 128, 1),
     Shape("4.3M", 192, 6, 6, 4096, 128, 1),

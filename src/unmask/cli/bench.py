@@ -16,7 +16,7 @@ from unmask.ranges import Count, Threads, whole
 _PAIRED = {"against", "only", "rounds", "threads"}
 _USED = {
     "train": {"against", "rounds", "compile", "device", "threads"},
-    "decode": {"against", "feedback", "rounds"},
+    "decode": {"against", "constraint", "feedback", "rounds"},
     "ancestral": {"rounds", "device", "threads"},
     "causal": {"rounds"},
     "policy": {"against", "rounds"},
@@ -29,6 +29,7 @@ _USED = {
     "decode --against": _PAIRED,
     "policy --against": _PAIRED,
     "decode --feedback on": {"feedback", "rounds"},
+    "decode --constraint on": {"constraint", "rounds"},
 }
 """Benchmark -> the options that change it; the others are refused."""
 
@@ -55,6 +56,9 @@ class BenchArguments:
     feedback: Literal["off", "on"] = "off"
     """on: the cost of soft masks instead: a pass with feedback divided by the same pass without, on one thread, for a
     rule that looks at the predictions before it chooses and for one that does not (decode)."""
+    constraint: Literal["off", "on"] = "off"
+    """on: the cost of a pattern instead: a pass with a pattern of 100 states compared with the same pass without it, on
+    one thread, with one reveal a pass and with several (decode)."""
     compile: bool = False
     """Compile the network with torch.compile (train)."""
     quick: bool = False
@@ -80,6 +84,8 @@ def run(argv: Sequence[str]) -> int:
     name = pairs if args.against is not None and pairs in _USED else args.what
     if args.what == "decode" and args.feedback == "on":
         name = "decode --feedback on"
+    if args.what == "decode" and args.constraint == "on":
+        name = "decode --constraint on"
     if args.what == "scale":
         if not args.plan and args.processes is None:
             raise ConfigError(
@@ -138,8 +144,11 @@ def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
 
         return bench_train(rounds, device, compiled=args.compile)
     if args.what == "decode":
+        from unmask.bench.constrained import bench_constraint
         from unmask.bench.decode import bench_blocks, bench_feedback
 
+        if args.constraint == "on":
+            return bench_constraint(rounds)
         return bench_feedback(rounds) if args.feedback == "on" else bench_blocks(rounds)
     if args.what == "ancestral":
         from unmask.bench.decode import bench_ancestral
@@ -228,6 +237,10 @@ _UNITS = (
     ("largest_per_operation", "largest {:.3f}"),
     ("plain_pass_ms", "{:.2f} ms a plain pass"),
     ("soft_pass_ms", "{:.2f} ms with feedback"),
+    ("pattern_pass_ms", "{:.2f} ms with the pattern"),
+    ("pattern_share", "{:.1%} of a plain pass for the pattern"),
+    ("least_share", "least {:.1%}"),
+    ("largest_share", "largest {:.1%}"),
     ("feedback_ratio", "{:.3f} times as long"),
     ("least_ratio", "least {:.3f}"),
     ("largest_ratio", "largest {:.3f}"),

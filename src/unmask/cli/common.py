@@ -31,12 +31,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from unmask.errors import Interrupted, UnmaskError
+from unmask.errors import Interrupted, RequestError, UnmaskError
 from unmask.output import HIDDEN, console, show_text, visible
 from unmask.ranges import BlockSize, Dial, Guidance, Passes, Seed, Temperature, Threads, TopP
 
 if TYPE_CHECKING:
     from unmask.api import Model
+    from unmask.decode.constraint import Constraint
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -72,14 +73,48 @@ class DecodingOptions:
     """Tokens that are never written: texts of one token each, or names of special tokens."""
     only: str | None = None
     """Write only tokens that are made of these characters, such as 0123456789."""
+    regex: str | None = None
+    """A regular expression for all that is written: a whole continuation, or all holes together. Each pass then writes
+    only tokens that keep such a text possible (docs/decoding.md)."""
+    json_schema: str | None = None
+    """Write JSON that fits this JSON schema: a file, or the schema itself."""
     seed: Seed = 0
     """The same seed gives the same text."""
 
     def keywords(self, model: "Model") -> dict[str, Any]:
         """Model -> these options as keyword arguments of `Model.stream` and `Model.stream_fill`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "only"}
+        own = ("only", "regex", "json_schema")
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in own}
         values["feedback"] = {"auto": None, "on": True, "off": False}[self.feedback]
-        return values | {"constraint": None if self.only is None else model.only(self.only)}
+        return values | {"constraint": self._constraint(model)}
+
+    def _constraint(self, model: "Model") -> "Constraint | None":
+        """Model -> the constraint of these options. Raises RequestError for several of them."""
+        typed = [name for name in ("only", "regex", "json_schema") if getattr(self, name) is not None]
+        if len(typed) > 1:
+            first, second = (f"--{name.replace('_', '-')}" for name in typed[:2])
+            raise RequestError(f"{first} and {second} cannot go together; give one of them.")
+        if self.only is not None:
+            return model.only(self.only)
+        if self.regex is not None:
+            return model.matching(regex=self.regex)
+        return None if self.json_schema is None else model.matching(schema=_schema(self.json_schema))
+
+
+def _schema(text: str) -> str:
+    """A JSON schema, or the path of a file with one -> the JSON. Raises RequestError for a file that cannot be read."""
+    if text.lstrip().startswith("{"):
+        return text
+    from unmask.config import to_path
+    from unmask.disk.files import reason_of
+    from unmask.disk.json import NotJson, read_text
+
+    try:
+        return read_text(to_path(text))
+    except OSError as error:
+        raise RequestError(f"The JSON schema {text} cannot be read ({reason_of(error)}); name a file.") from None
+    except NotJson as error:
+        raise RequestError(f"The JSON schema {text} {error.reason}; name a file with JSON.") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from unmask.cli.attempts import attempt_table, described
 from unmask.cli.common import DecodingOptions, MachineOptions, RecordingOptions, StatisticsOptions, print_json
 from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options, typed_positionals
 from unmask.disk.folders import DEFAULT_MODEL, bundled
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from unmask.api import Model
     from unmask.cli.watch import Tracing
     from unmask.decode.rows import Snapshot, Written
-    from unmask.fill.holes import Fill
 
 Row = TypeVar("Row", bound="Written")
 
@@ -80,7 +80,8 @@ class FillArguments:
     template: Positional[str]
     """The text with holes."""
     choices: tuple[str, ...] = ()
-    """Texts for [?]: prints how probable each is there, and fills nothing."""
+    """Texts for [?]: prints how probable each is there, and fills nothing. In a template with holes and without [?]:
+    all holes together are one of them."""
     count: Count = 1
     """Number of fillings."""
     draws: Draws = 32
@@ -246,7 +247,8 @@ def run_fill(argv: Sequence[str]) -> int:
     """Words of the command line -> exit code; prints fillings, or how probable each choice is."""
     words = with_checkpoint(FillArguments, argv, "fill")
     arguments = parse(FillArguments, words, "fill")
-    if arguments.choices:
+    chosen = bool(arguments.choices) and _has_holes(arguments.template)
+    if arguments.choices and not chosen:
         refuse(
             typed_options(FillArguments, words, "fill") - _WITH_CHOICES,
             "--choices, which writes nothing: it computes the probability of each choice.",
@@ -254,11 +256,15 @@ def run_fill(argv: Sequence[str]) -> int:
         return _print_choices(arguments)
     model, tracing, keywords = _open(arguments)
     template = arguments.template
+    if chosen:
+        if keywords["constraint"] is not None:
+            raise RequestError("--choices cannot go with --only, --regex or --json-schema; give one of them.")
+        keywords["constraint"] = model.matching(choices=arguments.choices)
     total = model.canvas_of(template).count(model.tokenizer.mask_id)
     keywords |= {"count": arguments.count, "draws": arguments.draws, "length_rule": arguments.length_rule}
     stream = model.stream_fill(template, **keywords)
     rows, seconds = _decode(arguments, model, tracing, stream, total=total, template=template)
-    fills = [_described(model, row) for row in rows]
+    fills = [described(model, row) for row in rows]
     if arguments.output.json:
         print_json(
             {
@@ -277,11 +283,19 @@ def run_fill(argv: Sequence[str]) -> int:
             holes = " | ".join(f"{text!r}" for text in fill["holes"])
             note(f"  filled {holes}: {fill['nats']:.2f} nats in all, {fill['passes']} passes")
             if fill["attempts"]:
-                note(*_attempt_table(fill["attempts"]))
+                note(*attempt_table(fill["attempts"]))
             if fill["length_scores"]:
                 scores = sorted(fill["length_scores"].items(), key=lambda pair: -pair[1])
                 note(f"  {arguments.length_rule}: " + ", ".join(f"{n} tokens {score:.3f}" for n, score in scores))
     return 0
+
+
+def _has_holes(template: str) -> bool:
+    """Whether a template has holes to be written, and no [?]."""
+    from unmask.text.template import Slot, parse_template
+
+    parts = parse_template(template)
+    return not any(isinstance(part, Slot) for part in parts) and not all(isinstance(part, str) for part in parts)
 
 
 def _print_choices(arguments: FillArguments) -> int:
@@ -303,47 +317,3 @@ def _print_choices(arguments: FillArguments) -> int:
     if arguments.output.verbose:
         note(f"  {arguments.draws} random orders of each choice, {time.perf_counter() - began:.1f} s")
     return 0
-
-
-def _attempt_table(attempts: list[dict[str, Any]]) -> list[str]:
-    """Attempts -> the lines of a table with the bound of each combination of lengths, the best first."""
-    width = max(6, *(len(_lengths(attempt)) for attempt in attempts))
-    lines = [f"  {'tokens':>{width}}  nats of the whole text  behind the best"]
-    for n, attempt in enumerate(attempts):
-        behind = f"{attempt['behind']:7.2f} ± {attempt['behind_stderr']:.2f}" if n else ""
-        holes = " | ".join(f"{text!r}" for text in attempt["holes"])
-        nats = f"{attempt['nats']:12.2f} ± {attempt['stderr']:<7.2f}"
-        lines.append(f"  {_lengths(attempt):>{width}}  {nats}  {behind:<15}  {holes}")
-    return lines
-
-
-def _lengths(attempt: dict[str, Any]) -> str:
-    """The lengths of an attempt as text: 3 + 2."""
-    return " + ".join(map(str, attempt["lengths"]))
-
-
-def _described(model: "Model", row: "Fill") -> dict[str, Any]:
-    """Filling -> plain data for JSON; `nats` is minus the sum of the log-probabilities of the written tokens."""
-    from unmask.results import hole_texts
-
-    return {
-        "text": model.tokenizer.text(row.tokens, row.typed),
-        "holes": hole_texts(row, model.tokenizer),
-        "log_probs": row.hole_log_probs,
-        "nats": -sum(row.log_probs),
-        "passes": row.passes,
-        "attempts": [
-            {
-                "lengths": attempt.lengths,
-                "text": model.tokenizer.text(attempt.tokens, attempt.typed),
-                "holes": hole_texts(attempt, model.tokenizer),
-                "nats": attempt.nats,
-                "stderr": attempt.stderr,
-                "behind": attempt.behind,
-                "behind_stderr": attempt.behind_stderr,
-                "passes": attempt.passes,
-            }
-            for attempt in row.attempts
-        ],
-        "length_scores": {} if row.choice is None else row.choice.scores,
-    }

@@ -1,20 +1,22 @@
 """Which tokens may be written where: the protocol of a hard constraint, and what many rows with their own ones allow.
 
 What a constraint forbids has probability zero before anything is drawn, and the rest is renormalised, so that
-confidence, margin and entropy are those of the constrained distribution too. Shapes: B rows, L positions, V vocabulary,
-N positions asked about.
+confidence, margin and entropy are those of the constrained distribution too. A constraint answers for one position at a
+time. Where the tokens of several together can break it, it has `survivors`, and the loop asks it again after the tokens
+of a pass are chosen (`settle`). Shapes: B rows, L positions, V vocabulary, N positions asked about.
 """
 
-__all__ = ["Both", "Constraint", "Constraints", "Vocabulary", "allowed_tokens"]
+__all__ = ["Both", "Constraint", "Constraints", "Joint", "Vocabulary", "allowed_tokens", "is_joint", "settle"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from unmask.errors import PluginError, RequestError, plugin_failure
+from unmask.policies.base import Decision
 
 
 class Constraint(Protocol):
@@ -26,6 +28,17 @@ class Constraint(Protocol):
 
         The result for a row depends on that row only, and allows at least one token at each MASK of `where`. Policies
         that read predictions at written positions ask there too; the token that is written there stays allowed.
+        """
+        ...
+
+
+class Joint(Constraint, Protocol):
+    """A constraint that tokens can break together, each of which it allows alone."""
+
+    def survivors(self, tokens: Sequence[int], chosen: Sequence[tuple[int, int]]) -> list[bool]:
+        """The L tokens of a row, and (position, token) that a pass would write, the best first -> which it may write.
+
+        The first is always kept. What is not kept stays MASK in this pass.
         """
         ...
 
@@ -82,6 +95,47 @@ def allowed_tokens(
         if rule is not None:
             allowed[rows[line]] = _asked(rule, tokens[rows], where[rows], vocab_size)
     return allowed
+
+
+def is_joint(rule: Constraint | None) -> bool:
+    """Whether the tokens of one pass have to be checked together: see `Joint`."""
+    return hasattr(rule, "survivors")
+
+
+def settle(
+    constraints: Sequence[Constraint | None],
+    which: Sequence[int],
+    tokens: Tensor,
+    proposal: Tensor,
+    log_prob: Tensor,
+    revealed: Tensor,
+    decision: Decision,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What a pass would reveal (B, L) -> what it reveals, and `remask` and `done` of the decision after that.
+
+    `proposal` and `log_prob` (B, L) are the tokens that would be written, which are asked for in the order of their
+    log-probability. A row from which something was left out is not done, and hides nothing in this pass: so each pass
+    brings it at least one token further, whatever its policy hides.
+    """
+    remask, done = decision.remask, decision.done
+    rows = [row for row, number in enumerate(which) if is_joint(constraints[number])]
+    if not rows:
+        return revealed, remask, done
+    counts = revealed.sum(-1).tolist()
+    rows = [row for row in rows if counts[row] > 1]  # each alone is allowed
+    if not rows:
+        return revealed, remask, done
+    order = log_prob.masked_fill(~revealed, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    kept = revealed.clone()
+    for row in rows:
+        places = order[row, : counts[row]]
+        rule = cast(Joint, constraints[which[row]])
+        pairs = list(zip(places.tolist(), proposal[row, places].tolist(), strict=True))
+        with plugin_failure(f"The constraint {_name(rule)}"):
+            fits = rule.survivors(tokens[row].tolist(), pairs)
+        kept[row, places] = torch.tensor(fits, device=kept.device)
+    whole = (kept == revealed).all(-1)
+    return kept, remask if remask is None else remask & whole[:, None], done if done is None else done & whole
 
 
 def _name(rule: Constraint) -> str:

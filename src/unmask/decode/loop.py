@@ -2,12 +2,13 @@
 
 `step` is one turn of some rows: a forward pass of the denoiser, and a decision of the policy. If a policy reveals
 nothing in a row, the loop reveals one eligible position there (`Step.rescued`), so that decoding always ends; the
-decision that is recorded stays the policy's. A policy that hides tokens again returns `done` itself. A network with
-soft masks gets at its next pass what this one predicted, at the positions where the head ran. Rows are independent:
-noise is a function of (seed, turn, position), states never mix, and a finished row leaves the batch. A turn has two
-halves: `_prepare`, at whose end the program reads from the device what it has to know, in one transfer, and `_turn`,
-which reads nothing, so that the program does not wait for a GPU. Shapes: B rows, L positions, V vocabulary, N picked
-positions.
+decision that is recorded stays the policy's. Tokens of a pass that break a constraint together are left out, the less
+probable ones (`constraint.settle`). A policy that hides tokens again returns `done` itself. A network with soft masks
+gets at its next pass what this one predicted, at the positions where the head ran. Rows are independent: noise is a
+function of (seed, turn, position), states never mix, and a finished row leaves the batch. A turn has two halves:
+`_prepare`, at whose end the program reads from the device what it has to know, in one transfer, and `_turn`, which
+reads nothing (of rows without a pattern), so that the program does not wait for a GPU. Shapes: B rows, L positions, V
+vocabulary, N picked positions.
 """
 
 __all__ = ["Decoder", "Step"]
@@ -24,9 +25,9 @@ from torch.nn.functional import one_hot
 
 from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
-from unmask.decode.constraint import Constraint, allowed_tokens
+from unmask.decode.constraint import Constraint, allowed_tokens, is_joint, settle
 from unmask.decode.propose import Proposal, propose, two_best
-from unmask.decode.turn import Ahead, Seen, place_of, scattered, watched
+from unmask.decode.turn import Ahead, Seen, place_of, refuse_pairs, scattered, watched
 from unmask.denoiser import Caching, Denoiser, clean_mass, selection
 from unmask.errors import RequestError
 from unmask.model.soft import Feedback, best_tokens, feedback_at
@@ -70,19 +71,7 @@ class Decoder:
 
     def __post_init__(self) -> None:
         check_numbers(self, error=RequestError)
-        needs = needs_of(self.policy)
-        if (needs.written or needs.ahead or needs.attention) and hasattr(self.denoiser, "recall"):
-            reads = "new predictions at written positions" if needs.written else "predictions for candidate canvases"
-            reads = "the attention of whole rows" if needs.attention else reads
-            raise RequestError(
-                f"{self.policy!r} reads {reads}, and a cache computes none there; "
-                "leave out the cache, or choose another policy."
-            )
-        if needs.ahead and getattr(self.denoiser, "soft", 0):
-            raise RequestError(
-                f"{self.policy!r} runs candidate canvases, for which there is no feedback of an earlier pass; "
-                "turn feedback off, or choose another policy."
-            )
+        refuse_pairs(self.denoiser, self.policy, self.constraints)
 
     def decode(self, canvas: Canvas) -> Canvas:
         """Fill the canvas: every valid MASK becomes a token, up to the end of each row."""
@@ -139,6 +128,9 @@ class Decoder:
         if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
             known.append(cast(Caching, self.denoiser).sizes(canvas.tokens, place_of(canvas, view), memory[0]))
         open_, left, counts, whole, temperature, top_p, constraint, *sizes = checks.read(*known)
+        joint = {number for number, rule in enumerate(self.constraints) if is_joint(rule)}
+        if decided is not None and joint:  # what is written there is known after the pass alone
+            left = [more or number in joint for more, number in zip(left, constraint, strict=True)]
         return Ahead(
             canvas,
             view,
@@ -174,6 +166,10 @@ class Decoder:
             view, (decision, after, revealed, rescued) = ahead.view, ahead.decided
             proposal, seen, memory = self._write(ahead, decision.time, memory, checks)
             passes = canvas.passes + revealed.any(-1)
+        remasked, done = decision.remask, decision.done
+        if self.constraints != (None,):
+            chosen = (proposal, seen.log_prob, revealed, decision)
+            revealed, remasked, done = settle(self.constraints, ahead.constraint, canvas.tokens, *chosen)
         tokens = torch.where(revealed, proposal, canvas.tokens)
         canvas = replace(
             canvas,
@@ -186,9 +182,8 @@ class Decoder:
             row_passes=canvas.row_passes + (passes - canvas.passes if runs is None else runs),
             turn=canvas.turn + 1,
             step=canvas.step + 1,
-            open=torch.zeros_like(canvas.open) if decision.done is None else ~decision.done,
+            open=torch.zeros_like(canvas.open) if done is None else ~done,
         )
-        remasked = decision.remask
         if remasked is None:
             remasked = torch.zeros_like(revealed)
         else:

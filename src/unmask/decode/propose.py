@@ -69,11 +69,9 @@ def propose(
     RunError for logits that are NaN or infinite; `refuse` (see `Checks.refuse`) may do it later.
     """
     if allowed is not None:
-        real = torch.arange(logits.shape[-1], device=logits.device) != mask_id
-        refuse(~(allowed & real).any(-1).all(), _nothing_allowed)
-        logits = logits.masked_fill(~allowed, -torch.inf)
+        logits = torch.where(allowed, logits, -torch.inf)
     clean = clean_log_probs(logits, mask_id, keep=False)
-    refuse(clean[:, 0].isnan().any(), _not_finite)  # then its whole row is
+    refuse(clean[:, 0].isnan().any(), lambda: _not_a_law(allowed, mask_id))  # then its whole row is
     if not isinstance(temperature, Tensor) and not isinstance(top_p, Tensor):
         tokens, best = _choose(clean, u, temperature, top_p)
         return Proposal(tokens, clean, best)
@@ -86,11 +84,12 @@ def propose(
     return Proposal(tokens, clean)
 
 
-def _nothing_allowed() -> RequestError:
-    return RequestError("The constraint leaves no token for a hole; allow at least one that is not MASK.")
-
-
-def _not_finite() -> RunError:
+def _not_a_law(allowed: Tensor | None, mask_id: int) -> RequestError | RunError:
+    """Why a row has no distribution: nothing is allowed there, or the network computes no numbers."""
+    if allowed is not None:
+        real = torch.arange(allowed.shape[-1], device=allowed.device) != mask_id
+        if not bool((allowed & real).any(-1).all()):
+            return RequestError("The constraint leaves no token for a hole; allow at least one that is not MASK.")
     return RunError(
         "The network computes logits that are NaN or infinite, so nothing can be written with it; use an earlier "
         "checkpoint, or --dtype float32."

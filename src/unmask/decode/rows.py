@@ -13,17 +13,20 @@ __all__ = [
     "Window",
     "Written",
     "continuation",
+    "continuing",
     "decode_rows",
     "filled_row",
     "run_to_end",
     "slide",
     "unigram_entropy",
+    "with_places",
 ]
 
 import math
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -32,6 +35,7 @@ from unmask.batch import pad_ids, padded_size
 from unmask.decode.canvas import Canvas
 from unmask.decode.loop import Decoder, Step
 from unmask.decode.options import NO_OPTIONS, RowOptions
+from unmask.decode.pattern import Pattern, Placed, suppressed
 from unmask.errors import RequestError
 from unmask.limits import require_rows, sentences
 from unmask.noise import derive
@@ -122,6 +126,7 @@ class Window(NamedTuple):
     start: int  # where it begins in the text, in tokens
     tokens: list[int]  # with MASK where something is to be written
     seed: int
+    rest: int = 0  # how many tokens later windows write
 
 
 def filled_row(canvas: Canvas, line: int, length: int) -> Filled:
@@ -209,9 +214,12 @@ def slide(
         open_ = list(windows)
         if not open_:
             return [texts[i] for i in range(len(programs))]
+        rows = [part.tokens for _, part in windows.values()]
+        place = partial(_in_window, list(windows.values()), eos_id is not None)
+        bound, kept = with_places(decoder, options.keep(open_), rows, place)
         filled = yield from decode_rows(
-            decoder,
-            [part.tokens for _, part in windows.values()],
+            bound,
+            rows,
             [part.seed for _, part in windows.values()],
             pad_id=pad_id,
             batch=batch,
@@ -219,7 +227,7 @@ def slide(
             places=open_,
             before=[text.tokens[: part.start] for text, part in windows.values()],
             source=source,
-            options=options.keep(open_),
+            options=kept,
         )
         answers = dict(zip(open_, filled, strict=True))
 
@@ -243,10 +251,31 @@ def continuation(
     turn = 0
     while not text.stopped and _missing(text, new):
         start, tokens = _window(text, new, window, stride, mask_id)
-        row = yield text, Window(start, tokens, derive(seed, turn))
+        rest = _missing(text, new) - (start + len(tokens) - len(text.tokens))
+        row = yield text, Window(start, tokens, derive(seed, turn), rest)
         _take(text, row, len(text.tokens) - start, eos_id)
         turn += 1
     return text
+
+
+def with_places(
+    decoder: Decoder, options: RowOptions, rows: Sequence[Sequence[int]], place: Callable[[Pattern, int], Placed]
+) -> tuple[Decoder, RowOptions]:
+    """A decoder and the options of some rows -> the same, with each `Pattern` put where `place` (of the row) says.
+
+    Raises RequestError for a row of which no completion fits.
+    """
+    if not any(isinstance(rule, Pattern) for rule in decoder.constraints):
+        return decoder, options
+    never, patterns = suppressed(decoder.denoiser), [rule for rule in decoder.constraints if isinstance(rule, Pattern)]
+    if any(rule.automaton.class_of[token] for rule in patterns for token in never):
+        raise RequestError("A token that fits the pattern is suppressed; leave out suppress, or change the pattern.")
+    rules = [decoder.constraints[number] for number in options.constraint or [0] * len(rows)]
+    put = [place(rule, row) if isinstance(rule, Pattern) else rule for row, rule in enumerate(rules)]
+    for rule, tokens in zip(put, rows, strict=True):
+        if isinstance(rule, Placed):
+            rule.check(tokens)
+    return replace(decoder, constraints=tuple(put)), replace(options, constraint=range(len(put)))
 
 
 @sentences()
@@ -280,6 +309,23 @@ def _window(text: Written, new: int, window: int, stride: int, mask_id: int) -> 
     start = 0 if length == text.prompt and length < window else max(0, length - (window - stride))
     known = text.tokens[start:]
     return start, [*known, *[mask_id] * min(window - len(known), _missing(text, new))]
+
+
+def _in_window(windows: Sequence[tuple[Written, Window]], ends: bool, pattern: Pattern, row: int) -> Placed:
+    """The pattern of a row in its window, for `with_places`."""
+    return continuing(pattern, *windows[row], ends=ends)
+
+
+def continuing(pattern: Pattern, text: Written, window: Window, *, ends: bool) -> Placed:
+    """A pattern, a text and its next window -> the constraint to the masked positions there, of which a text `ends` by
+    EOS or not.
+
+    What was written in earlier windows is the beginning of what has to fit, later windows are its end.
+    """
+    places = [at for at, token in enumerate(window.tokens) if token == pattern.mask_id]
+    known = text.tokens[text.prompt :]
+    begins = not text.prompt and (bool(known) or places[:1] == [0])
+    return pattern.at(places, ends=ends, begins=begins, known=known, rest=window.rest)
 
 
 def _take(text: Written, row: Filled, start: int, eos_id: int | None) -> None:

@@ -21,7 +21,8 @@ from unmask.batch import pad_ids
 from unmask.decode.constraint import Both, Constraint, Vocabulary
 from unmask.decode.loop import Decoder
 from unmask.decode.options import RowOptions, measuring
-from unmask.decode.rows import Filled, Snapshot, Source, Written, decode_rows
+from unmask.decode.pattern import Pattern, Placed
+from unmask.decode.rows import Filled, Snapshot, Source, Written, decode_rows, with_places
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.fill.score import conditional_nats, whole_nats
@@ -140,7 +141,12 @@ class Filler:
         return {} if any(len(lengths) > 1 for lengths in sketch.holes) else tokens
 
     def writable(self, constraint: Constraint | None) -> Constraint:
-        """The constraint under which special tokens (MASK, PAD, EOS) and ids without a token are never written."""
+        """The constraint under which special tokens (MASK, PAD, EOS) and ids without a token are never written.
+
+        A `Pattern` allows none of them anyway.
+        """
+        if isinstance(constraint, Pattern):
+            return constraint
         allowed = torch.arange(self.denoiser.vocab_size, device=self.device) < self.tokenizer.vocab_size
         allowed[list(self.tokenizer.special_ids)] = False
         return Vocabulary(allowed) if constraint is None else Both(Vocabulary(allowed), constraint)
@@ -173,24 +179,28 @@ class Filler:
         """
         choices = self._choices(sketch, decoder, options, rule, len(seeds))
         every = [[choice[0]] if choice else list(product(*sketch.holes)) for choice in choices]
+        every = [self._fitting(sketch, decoder, options, *pair) for pair in enumerate(every)]
         jobs = [(sample, lengths) for sample, combinations in enumerate(every) for lengths in combinations]
+        rows = [sketch.row(lengths, self.tokenizer.mask_id) for _, lengths in jobs]
+        options = options.keep([sample for sample, _ in jobs])
+        decoder, options = with_places(decoder, options, rows, lambda rule, job: _placed(rule, sketch, jobs[job][1]))
         filled = yield from decode_rows(
             decoder,
-            [sketch.row(lengths, self.tokenizer.mask_id) for _, lengths in jobs],
+            rows,
             [derive(seeds[sample], 0) for sample, _ in jobs],
             pad_id=self.tokenizer.pad_id,
             batch=batch,
             device=self.device,
             source=Source(self.tokenizer, [sketch.typed(lengths) for _, lengths in jobs]),
-            options=options.keep([sample for sample, _ in jobs]),
+            options=options,
         )
         fills: list[Fill] = []
         for seed, combinations, choice in zip(seeds, every, choices, strict=True):
-            rows, filled = filled[: len(combinations)], filled[len(combinations) :]
+            own, filled = filled[: len(combinations)], filled[len(combinations) :]
             many = len(combinations) > 1
-            attempts = self.compared(sketch, combinations, rows, derive(seed, 1), draws, batch) if many else []
+            attempts = self.compared(sketch, combinations, own, derive(seed, 1), draws, batch) if many else []
             lengths = attempts[0].lengths if attempts else combinations[0]
-            fill = _fill_of(sketch, lengths, rows[combinations.index(lengths)], attempts)
+            fill = _fill_of(sketch, lengths, own[combinations.index(lengths)], attempts)
             fill.choice = choice and choice[1]
             fills.append(fill)
         return fills
@@ -205,8 +215,24 @@ class Filler:
 
         numbers = options.constraint or [0] * count
         rules = {number: decoder.constraints[number] or self.writable(None) for number in set(numbers)}
+        for only in rules.values():
+            if isinstance(only, Pattern):
+                raise RequestError(
+                    f"This length rule does not know which lengths the {only.name} has; use the length rule "
+                    "likelihood, which tries those alone."
+                )
         by_number = {number: choose_length(self, sketch, rule, only) for number, only in rules.items()}
         return [by_number[number] for number in numbers]
+
+    def _fitting(
+        self, sketch: Sketch, decoder: Decoder, options: RowOptions, sample: int, every: list[tuple[int, ...]]
+    ) -> list[tuple[int, ...]]:
+        """Of the combinations of lengths of a sample those that its constraint has texts for; all if it has none."""
+        rule = decoder.constraints[options.constraint[sample] if options.constraint else 0]
+        if not isinstance(rule, Pattern):
+            return every
+        possible = [lengths for lengths in every if _placed(rule, sketch, lengths).possible]
+        return possible or every[:1]  # which is refused with a sentence
 
     @sentences()
     def score(self, template: str, choices: Sequence[str], *, orders: int, seed: int, batch: int) -> list[Choice]:
@@ -291,6 +317,21 @@ class Filler:
                 "shorten it."
             )
         return rows, [slice(len(left) + head, len(left) + len(text) - tail) for text in texts]
+
+
+def _placed(pattern: Pattern, sketch: Sketch, lengths: Sequence[int]) -> Placed:
+    """A pattern and the lengths of the holes -> the constraint to all holes, in order, or to the one that it is for.
+
+    Raises RequestError where there is no such hole.
+    """
+    spans = [sketch.span(lengths, hole) for hole in range(len(lengths))]
+    if not spans or not 0 <= (pattern.hole or 1) - 1 < len(spans):
+        which = "" if pattern.hole is None else f" number {pattern.hole}"
+        raise RequestError(
+            f"The {pattern.name} is for a hole{which}, and the text has {len(spans)}; write [5] for one."
+        )
+    places = [at for span in (spans if pattern.hole is None else spans[pattern.hole - 1 :][:1]) for at in span]
+    return pattern.at(places, begins=places[0] == 0)
 
 
 def _fill_of(sketch: Sketch, lengths: Sequence[int], row: Filled, attempts: list[Attempt]) -> Fill:

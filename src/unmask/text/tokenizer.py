@@ -177,6 +177,11 @@ class Tokenizer:
         ids = (self.mask_id, self.pad_id)
         return ids if self.eos_id is None else (*ids, self.eos_id)
 
+    @property
+    def drops_space(self) -> bool:
+        """Whether a space that begins a text has a token, and is lost when the text is decoded."""
+        return self._spaced
+
     def missing(self, count: int) -> tuple[int, ...]:
         """The ids below `count` that have no token."""
         present = set(self.backend.get_vocab(with_added_tokens=True).values())
