@@ -22,7 +22,7 @@ DOORS = {
     "outlines_core": "hf",
     "jsonschema": "hf",
     "fastapi": "serve",
-    "ray": "rl",
+    "ray": "run",
     "lm_eval": "eval",
     "datasets": "data",
     "pyarrow": "data",

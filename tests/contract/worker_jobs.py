@@ -24,6 +24,19 @@ def wait_for(path: Path, seconds: float = 60.0) -> str:
     return path.read_text()
 
 
+def wait_for_end(process: int, seconds: float = 60.0) -> None:
+    """Wait until a process has ended, or is a zombie that nobody has asked for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if "\nState:\tZ" in Path(f"/proc/{process}/status").read_text():
+                return
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        assert time.monotonic() < deadline, process
+        time.sleep(0.05)
+
+
 def counting() -> Callable[[int], tuple[int, int, str | None]]:
     """The setup of a worker: (process, jobs that it has had, threads it was allowed)."""
     had = [0]

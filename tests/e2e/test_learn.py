@@ -408,23 +408,30 @@ import sys
 from pathlib import Path
 import torch
 from test_learn import RUN, Quiet
+from unmask.rl.collect import InProcess
 from unmask.rl.loop import fit
-from unmask.rl.rollout import experts
 from unmask.rl.session import open_learning
 
+true, decoded = InProcess.collect, []
+
+def counted(self, policy, groups, **options):
+    decoded.append(len(groups))
+    return true(self, policy, groups, **options)
+
+InProcess.collect = counted
 session = open_learning(RUN, out=sys.argv[1])
 quiet = Quiet()
 fit(session.learner, quiet)
 mine = torch.cat([p.detach().flatten() for p in session.learner.params])
 rewards = [report.reward for report in quiet.reports]
-torch.save({"params": mine, "rewards": rewards}, f"{sys.argv[1]}-{session.group.rank}.pt")
+torch.save({"params": mine, "rewards": rewards, "decoded": decoded}, f"{sys.argv[1]}-{session.group.rank}.pt")
 session.group.leave()
 """
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_problems_and_have_one_policy(tmp_path: Path) -> None:
-    """As torchrun starts them, over gloo; the control is that each had problems, and so rewards, of its own."""
+    """As torchrun starts them, over gloo: each decodes half of every call; `test_collect` compares with one process."""
     script = tmp_path / "two.py"
     script.write_text(_TWO)
     with socket.socket() as free:
@@ -443,7 +450,11 @@ def test_two_processes_share_the_problems_and_have_one_policy(tmp_path: Path) ->
     assert [process.wait(timeout=120) for process in crew] == [0, 0]
     first, second = (torch.load(tmp_path / f"run-{rank}.pt") for rank in range(2))
     assert torch.equal(first["params"], second["params"])
-    assert first["rewards"] != second["rewards"]
+    assert first["rewards"] == second["rewards"]
+    assert len(set(first["rewards"])) > 1  # the control
+    shares = list(zip(first["decoded"], second["decoded"], strict=True))
+    assert len(shares) > 40
+    assert all(0 <= mine - other <= 1 for mine, other in shares)
     assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
 
 

@@ -21,13 +21,14 @@ from unmask.policies.learned.policy import Learned
 from unmask.policies.learned.settings import PolicySettings
 from unmask.policies.registry import make
 from unmask.recipes.policies import learn2pd
-from unmask.rl import warm
+from unmask.rl.collect import FINAL, Attempts, InProcess, policy_bytes
+from unmask.rl.final import until_stuck
 from unmask.rl.learner import Learner
 from unmask.rl.loop import fit
 from unmask.rl.rollout import Trajectory
 from unmask.rl.session import open_learning
 from unmask.rl.settings import LearnRun, LearnSettings
-from unmask.rl.warm import imitate, label_final
+from unmask.rl.warm import imitate, of_final
 from unmask.run.loop import Listener
 from unmask.testing import TableDenoiser, check_policy, random_language
 
@@ -93,7 +94,7 @@ def labels(trajectory: Trajectory, count: int) -> list[list[set[int]]]:
 def test_labels_say_whether_a_prediction_is_that_of_the_final_text_of_the_run(learner: Learner) -> None:
     world = learner.worlds[0]
     problems = world.train[:COUNT]
-    result = labels(label_final(learner, problems, range(COUNT)), COUNT)
+    result = labels(of_final(learner, 0, range(COUNT), range(COUNT)), COUNT)
     rows = [list(problem.row) for problem in problems]
     finals = [slow_final(world.denoiser, row) for row in rows]
     assert result == [slow_labels(world.denoiser, row, final) for row, final in zip(rows, finals, strict=True)]
@@ -108,25 +109,27 @@ def test_a_row_ends_with_the_first_pass_without_a_right_prediction() -> None:
     row = torch.tensor([0, 1, 0, 1, 0, 1])
     none = torch.zeros(6, 2)
     seen = Observation(none[..., None], none.long(), none.bool(), none[:, 0], none[:, 0], none.long())
-    kept = warm._until_stuck(Trajectory(seen, none.bool(), action, none[:, 0], row), 2)
+    kept = until_stuck(Trajectory(seen, none.bool(), action, none[:, 0], row), 2)
     assert kept.row.tolist() == [0, 1, 0, 1, 0]
     assert kept.action.tolist() == action[:5].tolist()
-    full = warm._until_stuck(Trajectory(seen, none.bool(), action.clamp(1), none[:, 0], row), 2)
+    full = until_stuck(Trajectory(seen, none.bool(), action.clamp(1), none[:, 0], row), 2)
     assert len(full.row) == 6  # the control: no pass without one
 
 
 def test_labels_do_not_depend_on_the_batch(learner: Learner) -> None:
-    problems = learner.worlds[0].train[:COUNT]
-    whole = labels(label_final(learner, problems, range(COUNT)), COUNT)
-    settings, learner.settings = learner.settings, replace(learner.settings, batch=5)
-    parts = labels(label_final(learner, problems, range(COUNT)), COUNT)
-    learner.settings = settings
+    whole = labels(of_final(learner, 0, range(COUNT), range(COUNT)), COUNT)
+    whole_batch, small = learner.collector, replace(learner.run, learn=replace(learner.settings, batch=5))
+    learner.collector = InProcess(small, learner.worlds)
+    parts = labels(of_final(learner, 0, range(COUNT), range(COUNT)), COUNT)
+    learner.collector = whole_batch
     assert whole == parts
     assert whole != whole[::-1]  # the control
 
 
 def test_supervision_lowers_the_loss_below_that_of_the_base_rate(learner: Learner) -> None:
-    held_out = label_final(learner, learner.worlds[0].valid[:4], range(4))
+    groups = [Attempts(0, n, 0.0, (n,), FINAL, valid=True) for n in range(4)]
+    held_out = learner.collector.collect(policy_bytes(learner.policy()), groups).trajectory
+    assert held_out is not None
     rate = float(held_out.action.bool()[held_out.eligible].float().mean())
     base = -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
     losses = [imitate(learner) for _ in range(4)]

@@ -78,8 +78,10 @@ def gradients(worlds: list[World], monkeypatch: pytest.MonkeyPatch, chosen: Call
     pair, picks, which = torch.tensor([0, 1, 1, 1]), torch.tensor([3, 1, 4, 1]), torch.tensor([0, 1, 0, 0])
     keep = chosen(pair)
     advantage = torch.randn(16, generator=torch.Generator().manual_seed(1)).view(4, 4)[keep].flatten()
-    seeds = [n for n in range(16) if keep[n // 4]]
-    rollout = made._roll_rows(pair[keep], picks[keep], which[keep], seeds)
+    rows = [(n, *(int(x[n]) for x in (pair, picks, which))) for n in range(4) if keep[n]]
+    rollout = made.collect(
+        [made.attempts(m, made.number(m, pick), k, range(4 * n, 4 * n + 4)) for n, m, pick, k in rows]
+    )
     assert rollout.trajectory is not None
     made._update(rollout.trajectory, advantage, 4, pair[keep])
     return seen[0]

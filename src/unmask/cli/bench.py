@@ -25,6 +25,7 @@ _USED = {
     "gpu": {"rounds", "device", "quick"},
     "scale --plan": {"plan"},
     "scale --processes": {"processes", "rounds", "quick"},
+    "rollouts": {"rounds", "ray", "quick"},
     "train --against": _PAIRED,
     "decode --against": _PAIRED,
     "policy --against": _PAIRED,
@@ -38,15 +39,19 @@ _USED = {
 class BenchArguments:
     """Measure speed and memory: medians over rounds. Each round measures the matmul rates of the machine too."""
 
-    what: Positional[Literal["train", "decode", "ancestral", "causal", "policy", "memory", "scaling", "gpu", "scale"]]
+    what: Positional[
+        Literal["train", "decode", "ancestral", "causal", "policy", "rollouts", "memory", "scaling", "gpu", "scale"]
+    ]
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
     1000 steps; causal: an autoregressive model, its generation with a cache and its training step compared with the
     masked one; policy: a learned policy compared with a pass of the denoiser; memory: the peak of a step with a large
     vocabulary; scaling: time and memory along length, batch, vocabulary and parameters, minutes; gpu: training and
     decoding on a GPU, compared with its rates, minutes; scale: training on several GPUs (--plan), or in
-    several processes here (--processes)."""
+    several processes here (--processes); rollouts: rounds of `unmask learn` by one process, by two worker
+    processes, and with --ray by two actors, minutes."""
     rounds: Count | None = None
-    """Measurements of each cell; by default 5, with --against 7 (train, decode, ancestral, causal, policy, gpu)."""
+    """Measurements of each cell; by default 5, with --against 7 (train, decode, ancestral, causal, policy, gpu,
+    rollouts)."""
     against: str | None = None
     """A checkout of unmask (a folder with src/unmask) to compare with: two processes, one with the code of each, take
     turns at the same work. Printed are the ratios of their times, median, least and largest of the rounds, with the
@@ -62,7 +67,9 @@ class BenchArguments:
     compile: bool = False
     """Compile the network with torch.compile (train)."""
     quick: bool = False
-    """Tiny sizes, to try the command (scaling, gpu)."""
+    """Tiny sizes, to try the command (scaling, gpu, rollouts)."""
+    ray: str | None = None
+    """Address of a Ray cluster, auto, or local for one that is started now (rollouts)."""
     plot: str | None = None
     """Write the plot to this PNG file (scaling)."""
     plan: bool = False
@@ -168,6 +175,10 @@ def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
         if device.type == "cpu" and not args.quick:
             raise ConfigError("bench gpu measures a GPU, and this machine has none; --quick tries it on the processor.")
         return bench_gpu(device, rounds, quick=args.quick)
+    if args.what == "rollouts":
+        from unmask.bench.rollouts import bench_rollouts
+
+        return bench_rollouts(rounds, args.ray, quick=args.quick)
     if args.what == "memory":
         from unmask.bench.train import bench_memory
 
@@ -200,6 +211,10 @@ def _lines(cell: dict[str, Any]) -> list[str]:
         from unmask.bench.processes import process_lines
 
         return process_lines(cell)
+    if "collector" in cell:
+        from unmask.bench.rollouts import rollout_lines
+
+        return rollout_lines(cell)
     if "plan" in cell:
         from unmask.bench.cluster import plan_lines
 

@@ -48,7 +48,11 @@ class FrontierArguments:
     temperature: Temperature = 0.0
     """0 takes the most probable token; 1 samples from the model."""
     workers: Threads | None = None
-    """Number of processes, each with one thread; by default one for each processor, and a single process on a GPU."""
+    """Number of processes, each with one thread; by default one for each processor, and a single process on a GPU; with
+    --ray of actors, by default one for each GPU or processor of the cluster."""
+    ray: str | None = None
+    """Measure on a Ray cluster: HOST:PORT of its head, auto for the cluster of this machine, or local for one that is
+    started now. The model and the files of the task have to be at the same place on every machine."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "float32"
@@ -133,11 +137,12 @@ def _measure(args: FrontierArguments, folder: Path, again: str) -> "tuple[dict[s
     names, sizes = args.policies or every_policy(args.temperature), block_sizes(args.blocks, length)
     settings = settings_of(names, sizes, length)
     processors = os.cpu_count() if bench.device.type == "cpu" else 1
-    workers = min(args.workers or processors or 1, len(settings))
-    build = opened if workers > 1 else lambda **_: bench  # one process: the model is loaded once
+    workers = args.workers if args.ray else min(args.workers or processors or 1, len(settings))
+    build = opened if args.ray or workers != 1 else lambda **_: bench  # one process: the model is loaded once
     count = len(bench.problems)
     stamp, record = stamps(args.checkpoint, args.task), folder / _OUTCOMES
     processes = "1 process" if workers == 1 else f"{workers} processes"
+    processes = processes if args.ray is None else f"the Ray cluster at {args.ray}"
     keys = {name: [setting.key for setting in settings_of([name], sizes, length)] for name in names}
     by_key: dict[str, Outcome] = {}
     with run_lock(folder, note, _OUTCOMES), keeping(lambda: _kept(len(by_key), len(settings), folder, again)):
@@ -146,7 +151,7 @@ def _measure(args: FrontierArguments, folder: Path, again: str) -> "tuple[dict[s
         if known:  # a stopped sweep that goes on
             note(f"{len(known)} of them were measured before")
         with Meter("measuring", "setting", len(settings), len(known), visible=True) as meter:
-            for outcome in sweep(build, arguments, settings, workers=workers, record=record, stamp=stamp):
+            for outcome in sweep(build, arguments, settings, workers=workers, ray=args.ray, record=record, stamp=stamp):
                 by_key[outcome.setting.key] = outcome
                 if outcome.setting.key not in known:
                     meter.moved(len(by_key), _figures(outcome))

@@ -28,7 +28,7 @@ from unmask.config import to_path
 from unmask.errors import ConfigError
 from unmask.output import note
 from unmask.policies.learned.settings import PolicySettings
-from unmask.ranges import Seed
+from unmask.ranges import Seed, Threads
 from unmask.recipes.policies import read
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.run.loop import Listener
@@ -52,6 +52,8 @@ _MAY_CHANGE = {
     "learn.rounds",
     "learn.device",
     "learn.threads",
+    "workers",
+    "ray",
 }  # when a run is resumed
 
 
@@ -80,6 +82,12 @@ class LearnArguments:
     """Train one policy for each of these seeds, in parallel processes."""
     separate: bool = False
     """Train one network for each alpha, without alpha as an input, instead of one network for all."""
+    workers: Threads | None = None
+    """Processes of one thread each that decode the rollouts of the training, or with --ray the number of actors; by
+    default this process decodes. The training is the same for any number of them."""
+    ray: str | None = None
+    """Decode rollouts on a Ray cluster: HOST:PORT of its head, auto for the cluster of this machine, or local for one
+    that is started now; an actor for each GPU or processor."""
     out: str | None = None
     """Folder of the run; by default the next free runs/learn-NAME-N."""
     resume: str | None = None
@@ -104,7 +112,7 @@ def run(argv: Sequence[str]) -> int:
     from unmask.rl.loop import fit
     from unmask.rl.session import open_learning
 
-    session = open_learning(asked, out=args.out, resume=args.resume, note=note)
+    session = open_learning(asked, out=args.out, resume=args.resume, workers=args.workers, ray=args.ray, note=note)
     first = session.group.first
     with closing(session), keeping(lambda: _kept(session.folder)):
         if first:
@@ -133,6 +141,8 @@ def _arguments(argv: Sequence[str]) -> tuple[LearnArguments, LearnRun]:
     typed = typed_options(LearnArguments, argv, "learn")
     if first.seeds:
         refuse(typed & {"learn.seed"}, "--seeds, which gives a seed to each policy.")
+    if first.seeds or first.separate:
+        refuse(typed & {"workers", "ray"}, "--seeds and --separate, which train each policy in a process of its own.")
     if first.separate:
         refuse(typed & {"policy.priced"}, "--separate, which trains networks without the cost as an input.")
     if first.resume is not None:

@@ -55,6 +55,9 @@ class ReproduceArguments(QuestionOptions):
     """The folder to write."""
     workers: Threads | None = None
     """Number of processes, each with one thread; by default one for each processor."""
+    ray: str | None = None
+    """Make the cells on a Ray cluster: HOST:PORT of its head, auto for the cluster of this machine, or local for one
+    that is started now. The folder has to be at the same place on every machine."""
     output: Flat[OutputOptions] = OutputOptions()
 
 
@@ -65,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
     if sum([args.fast, args.full, args.published]) > 1:
         raise ConfigError("reproduce takes one of --fast, --full and --published.")
     if args.list or args.name == "list":
-        refuse(typed & {"workers"}, "--list, which runs nothing.")
+        refuse(typed & {"workers", "ray"}, "--list, which runs nothing.")
     if not args.name:
         if args.list:
             refuse(typed - {"list", "json"}, "--list without the name of a question, which prints the questions.")
@@ -83,12 +86,13 @@ def run(argv: Sequence[str]) -> int:
     from unmask.reproduce.report import report_folder
     from unmask.reproduce.run import reproduce
 
-    workers = args.workers or os.cpu_count() or 1
+    workers = args.workers if args.ray else args.workers or os.cpu_count() or 1
+    place = f"the Ray cluster at {args.ray}" if args.ray else f"{workers} processes of one thread each"
     note(f"{plan.name}: {plan.about}")
-    note(f"{len(plan.cells)} cells, {workers} processes of one thread each, in {folder}; {_time(plan, folder)}")
+    note(f"{len(plan.cells)} cells, {place}, in {folder}; {_time(plan, folder)}")
     again = shlex.join(["unmask", "reproduce", *argv])
     with keeping(lambda: f"the cells that are done are kept in {folder}; go on with: {again}"):
-        results = reproduce(plan, folder, workers=workers, note=note, again=again)
+        results = reproduce(plan, folder, workers=workers, ray=args.ray, note=note, again=again)
     reports = report_folder(plan, folder)
     states = {cell.name: results.state(cell) for cell in plan.cells}
     if args.output.json:

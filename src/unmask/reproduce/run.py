@@ -16,16 +16,23 @@ from unmask.reproduce.text import TextQuestion
 from unmask.reproduce.text_report import write_text_report
 from unmask.reproduce.work import main
 from unmask.run.loop import Interrupt
-from unmask.run.workers import Answer, Workers
+from unmask.run.workers import Answer, Pool, open_pool
 
 _OPEN = ("not run", "running", "stopped", "failed", "impossible")
 
 
 def reproduce(
-    plan: Plan, folder: Path, *, workers: int, note: Callable[[str], None], again: str = "repeat the command"
+    plan: Plan,
+    folder: Path,
+    *,
+    workers: int | None,
+    note: Callable[[str], None],
+    again: str = "repeat the command",
+    ray: str | None = None,
 ) -> Results:
     """A plan -> its results, after every cell that is not done was run, in `workers` processes.
 
+    With the address `ray` they are on a Ray cluster, whose machines share the folder; None is one for each processor.
     Cells that failed before are run again. After an interrupt the running cells save and stop, and the report is
     complete. `note` gets sentences for the terminal, `again` is how to go on.
     Raises ConfigError if the folder has cells of these names that were made with other settings.
@@ -42,7 +49,8 @@ def reproduce(
             record = Record("blocked", cell.reason) if isinstance(cell, Blocked) else read(folder, cell)
             results.set(cell.name, replace(record, state="not run") if record.state in _OPEN else record)
         _report(results, folder)
-        with Workers[int](workers, interrupt=interrupt) as pool:
+        opened: Pool[int] = open_pool(workers, ray, interrupt=interrupt)
+        with opened as pool:
             _Queue(results, folder, note, pool).run(interrupt)
         results.exit_code = interrupt.exit_code if interrupt.requested else 0
         return results
@@ -59,7 +67,7 @@ def _report(results: Results, folder: Path, changed: str | None = None) -> None:
 class _Queue:
     """The cells of a plan; each is started in a process of its own when the cells that it needs are done."""
 
-    def __init__(self, results: Results, folder: Path, note: Callable[[str], None], workers: Workers[int]) -> None:
+    def __init__(self, results: Results, folder: Path, note: Callable[[str], None], workers: Pool[int]) -> None:
         self.results, self.folder, self.note, self.workers = results, folder, note, workers
         self.cells = results.cells
 
@@ -95,7 +103,9 @@ class _Queue:
     def _start(self, cell: Cell) -> None:
         record = replace(read(self.folder, cell), state="running", reason="", result={})
         write(self.folder, cell, record)
-        self.workers.give(cell.name, partial(main, str(self.folder), cell.name), log_path(self.folder, cell.name))
+        self.workers.give(
+            cell.name, partial(main, str(self.folder.absolute()), cell.name), log_path(self.folder, cell.name)
+        )
         self.results.set(cell.name, record)
         _report(self.results, self.folder, cell.name)
 

@@ -14,8 +14,8 @@ from unmask.disk.folders import keep_last, require_step, step_folder
 from unmask.errors import CheckpointError
 from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, policy_config
 from unmask.ranges import Natural, whole
+from unmask.rl.collect import rules_of
 from unmask.rl.learner import Learner
-from unmask.rl.rollout import experts
 from unmask.run.loop import Standing
 from unmask.run.optim import load_optimizer_tensors, optimizer_tensors
 
@@ -105,10 +105,7 @@ def restore(learner: Learner, folder: Path) -> None:
     """Load a checkpoint into the learner. Raises CheckpointError where it is damaged or belongs to another network."""
     parts, facts = load_state(folder, str(learner.device), _State, ("optimizer", "scales"))
     require_step(folder, facts.round)
-    lengths, s = [world.length for world in learner.worlds], learner.settings
-    hides = learner.run.policy.hides > 0
-    rules = [experts(min(length, s.block_size or length), hides, s.fastest) for length in lengths]
-    by_name = {repr(rule): rule for each in rules for rule in each}
+    by_name = rules_of(learner.run, learner.worlds)
     try:
         learner.network.load_state_dict(load_tensors(folder, str(learner.device)))
         for name, value in parts["scales"].items():

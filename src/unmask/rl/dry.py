@@ -27,6 +27,7 @@ from unmask.model.settings import TransformerSettings
 from unmask.model.zoo.read import read_model
 from unmask.model.zoo.tiny import PUBLISHED, Published, published_network, write_tiny
 from unmask.policies.threshold import Threshold
+from unmask.rl.collect import LEARNER, InProcess
 from unmask.rl.learner import Learner, RoundReport
 from unmask.rl.loop import DIALS, ValidationResult, fit
 from unmask.rl.rollout import experts, log_prob
@@ -136,6 +137,7 @@ def walk(run: LearnRun, folder: Path) -> Walk:
     with closing(session):
         learner = session.learner
         learner.worlds = tuple(world._replace(task=_Drawn(world.task)) for world in learner.worlds)
+        learner.collector = InProcess(learner.run, learner.worlds)
         before = [parameter.detach().clone() for parameter in learner.params]
         listener = _Reports()
         fit(learner, listener)
@@ -193,9 +195,10 @@ def _hours_of(learner: Learner, m: int, s: LearnSettings) -> PairHours:
 
 def _seconds_of_row(learner: Learner, m: int, rule: Threshold | None, count: int) -> tuple[float, float]:
     """A rule, or None for the learner -> processor seconds to decode a row of a pair, and of a row in an update."""
-    problems = [learner.problem(m, n) for n in range(count)]
+    who = LEARNER if rule is None else repr(rule)
+    groups = [learner.attempts(m, learner.number(m, n), 0, (n,), who) for n in range(count)]
     began = time.process_time()
-    rollout = learner.roll(rule, problems, [0] * count, range(count), pair=m)
+    rollout = learner.collect(groups)
     decoded = time.process_time()
     assert rollout.trajectory is not None
     log_prob(learner.network, rollout.trajectory)[0].sum().backward()

@@ -8,7 +8,6 @@ rollout have the same advantage. Shapes: R rows, P problems, G rollouts of each,
 __all__ = ["Advantages", "Update", "advantages", "objective", "rewards", "steered"]
 
 import math
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -56,22 +55,18 @@ def advantages(
     which: Tensor,
     variance: Tensor,
     scale: Literal["alpha", "none", "std"] = "alpha",
-    total: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Advantages:
     """Rewards (P, G) -> advantages: centred by group, and divided by a scale.
 
     `which` (P,) is the class of each problem, its alpha or its pair and alpha, `variance` (C,) the running variance of
-    each class. With the scale "std", that
-    of GRPO, a group with right answers only is scaled up to a comparison of speed, even at a small alpha. `total` sums
-    a tensor over processes, so that all have the same scales.
+    each class. With the scale "std", that of GRPO, a group with right answers only is scaled up to a comparison of
+    speed, even at a small alpha.
     """
     centred = rewards - rewards.mean(-1, keepdim=True)
     within = centred.square().mean(-1)
     differ = within >= 1e-12
     silent = float((~differ).float().mean())
-    sums = total(
-        variance.new_zeros(2, len(variance)).index_add(1, which, torch.stack([within, torch.ones_like(within)]))
-    )
+    sums = variance.new_zeros(2, len(variance)).index_add(1, which, torch.stack([within, torch.ones_like(within)]))
     now = sums[0] / sums[1]  # nan for a class that was not drawn
     mixed = torch.where(variance.isnan(), now, _DECAY * variance + (1 - _DECAY) * now)
     variance = torch.where(now.isnan(), variance, mixed)

@@ -2,7 +2,9 @@
 
 A policy is trained on one pair of a denoiser and a task, or on a mixture of several. All rollouts of a problem are of
 its pair, a pass counts as a part of its pair, and a pair as much as it has problems in the round. Everything random in
-round r is a function of (seed, r, rank). Shapes: R rows, P problems, G rollouts of each, K alphas, M pairs, N passes.
+round r is a function of (seed, r, problem, attempt). Rollouts come from a `rl.collect.Collector`, whose processes share
+the work; the update is then the same in every process of torchrun, on the passes of the whole round, so that a training
+does not depend on the number of processes. Shapes: R rows, P problems, G rollouts of each, K alphas, M pairs, N passes.
 """
 
 __all__ = ["Learner", "RoundReport"]
@@ -20,24 +22,14 @@ from unmask.noise import derive, generator
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.learned.network import bernoulli_entropy, make_network
 from unmask.policies.learned.policy import Learned, alpha_of
+from unmask.rl.collect import LEARNER, Attempts, Collector, InProcess, Ranks, policy_bytes
 from unmask.rl.grpo import advantages, objective, rewards, steered
-from unmask.rl.rollout import (
-    Rollout,
-    Trajectory,
-    World,
-    joined,
-    keep_passes,
-    log_prob,
-    merged,
-    roll_out,
-    trajectory_bytes,
-)
+from unmask.rl.rollout import Rollout, Trajectory, World, keep_passes, log_prob, trajectory_bytes
 from unmask.rl.settings import LearnRun, Pair
 from unmask.run.loop import Standing
 from unmask.run.machine import peak_bytes
 from unmask.run.optim import adamw, clip, learning_rate, set_learning_rate
 from unmask.run.parallel import Group
-from unmask.solve.problems import Problem
 
 _DRAW, _ROLL, _SPREAD = 0, 1, 4
 _FINAL = 0.1  # share of the learning rate at the end
@@ -48,7 +40,7 @@ _LEAST = (
 
 
 class RoundReport(NamedTuple):
-    """The measurements of a round, on this process's share of the problems."""
+    """The measurements of a round; seconds are those of all processes together."""
 
     round: int
     reward: float
@@ -71,11 +63,19 @@ class RoundReport(NamedTuple):
 class Learner:
     """The state of a training; `rl.loop.fit` takes its rounds, `rl.checkpoint` stores it."""
 
-    def __init__(self, run: LearnRun, worlds: Sequence[World], folder: Path, group: Group) -> None:
-        """A world for each of `run.pairs`. `run.policy.unit` has to be the largest length of a world, see `session`."""
+    def __init__(
+        self, run: LearnRun, worlds: Sequence[World], folder: Path, group: Group, collector: Collector | None = None
+    ) -> None:
+        """A world for each of `run.pairs`. `run.policy.unit` has to be the largest length of a world, see `session`.
+
+        Without a collector the processes of the group decode.
+        """
         self.run, self.worlds, self.folder, self.group = run, tuple(worlds), folder, group
         self.settings = run.learn
         self.device = device = self.worlds[0].device
+        self.collector: Collector = InProcess(run, self.worlds) if collector is None else collector
+        if group.size > 1:
+            self.collector = Ranks(self.collector, group, device)
         self.origins: list[dict[str, str]] = [{"checkpoint": p.checkpoint, "typed": p.checkpoint} for p in run.pairs]
         """The denoisers for the records: absolute path or name, what was typed, and the hash of the weights."""
         self.network = make_network(run.policy, derive(run.learn.seed)).to(device)
@@ -112,10 +112,9 @@ class Learner:
         """The largest number of training problems of a pair; problems are drawn from as many."""
         return max(len(world.train) for world in self.worlds)
 
-    def problem(self, m: int, pick: int) -> Problem:
-        """The index of a pair and a draw below `most` -> one of its training problems."""
-        train = self.worlds[m].train
-        return train[pick * len(train) // self.most]
+    def number(self, m: int, pick: int) -> int:
+        """The index of a pair and a draw below `most` -> the index of one of its training problems."""
+        return pick * len(self.worlds[m].train) // self.most
 
     def unit_of(self, m: int) -> float:
         """The reward that counts as 1 in validations of a mixture: the mean over alphas of a pair's best heuristics.
@@ -136,7 +135,7 @@ class Learner:
         It is left out when its first `_SILENT` groups, or more in the last round, all had equal rewards.
         """
         now = torch.zeros_like(self.groups).index_add(1, pair, torch.stack([torch.ones_like(differ), differ]).float())
-        self.groups = self.groups + self.group.sum(now)
+        self.groups = self.groups + now
         for m in self.pairs:
             count, alive = self.groups[:, m].tolist()
             if count >= _SILENT and not alive and len(self.pairs) > 1:
@@ -148,33 +147,14 @@ class Learner:
         """The policy with the current weights."""
         return Learned(self.network, sample=sample, temperature=self.settings.temperature if sample else 1.0)
 
-    def roll(
-        self,
-        policy: UnmaskingPolicy | None,
-        problems: Sequence[Problem],
-        which: Sequence[float],
-        seeds: Sequence[int],
-        *,
-        pair: int = 0,
-        record: bool = True,
-    ) -> Rollout:
-        """Decode problems of a pair at their alphas (indices `which`, or places between), with None by the learner."""
-        sampling = self.policy(sample=True)
-        w = self.worlds[pair]
-        return roll_out(
-            w.denoiser,
-            sampling if policy is None else policy,
-            w.task,
-            problems,
-            w.tokenizer,
-            seeds,
-            self._dials_at(torch.tensor(which)).tolist(),
-            learner=sampling,
-            record=record,
-            block_size=self.settings.block_size,
-            device=w.device,
-            batch=self.settings.batch,
-        )
+    def attempts(self, m: int, number: int, place: float, seeds: Sequence[int], who: str = LEARNER) -> Attempts:
+        """A pair, a training problem of it, the index of an alpha (or a place between two), seeds -> attempts."""
+        dial = float(self._dials_at(torch.tensor([place]))[0])
+        return Attempts(m, number, dial, tuple(seeds), who)
+
+    def collect(self, groups: Sequence[Attempts], policy: Learned | None = None, *, record: bool = True) -> Rollout:
+        """Groups of attempts -> their rollouts in this order, with None by the policy that samples."""
+        return self.collector.collect(policy_bytes(policy or self.policy(sample=True)), groups, record=record)
 
     def rewards_of(self, rollout: Rollout, which: Tensor) -> Tensor:
         """A rollout and the index of each row's alpha (R,) -> the reward of each row (R,)."""
@@ -193,52 +173,59 @@ class Learner:
     # ---- a round --------------------------------------------------------------------------------------------------
 
     def take_round(self) -> RoundReport:
-        """Roll out this rank's share of the problems, compute rewards, and update the network."""
-        s, r = self.settings, self.step
+        """Collect the attempts of the round's problems, compute rewards, and update the network."""
+        s = self.settings
         pair, picks, drawn = self._draw()
         at = self._spread(drawn) if s.between else drawn
         size = s.group + s.steering
-        which = at.repeat_interleave(s.group)
-        seeds = [derive(s.seed, _ROLL, r, self.group.rank, n) for n in range(len(which))]
-        rollout = self._roll_rows(pair, picks, at, seeds)
-        assert rollout.trajectory is not None
-        reward = self.rewards_of(rollout, which).view(-1, s.group)
-        trajectory, decode, judge = rollout.trajectory, rollout.decode_seconds, rollout.judge_seconds
-        if s.steering:
-            steered_by, more, seconds = self._steer(pair, picks, drawn)
-            own = trajectory._replace(row=_row_in_group(trajectory.row, s.group, size, 0))
-            rows = _row_in_group(steered_by.row, s.steering, size, s.group)
-            trajectory = joined([own, steered_by._replace(row=rows)])
-            reward, decode, judge = torch.cat([reward, more], 1), decode + seconds[0], judge + seconds[1]
-        advantage = advantages(reward, pair * len(self.alphas) + drawn, self.variance, s.scale, self.group.sum)
+        rollout = self.collect(self._round(pair, picks, at, drawn))
+        trajectory = rollout.trajectory
+        assert trajectory is not None
+        reward = self.rewards_of(rollout, at.repeat_interleave(size)).view(-1, size)
+        advantage = advantages(reward, pair * len(self.alphas) + drawn, self.variance, s.scale)
         self.variance = advantage.variance
         start = time.perf_counter()
         entropy, clipped = self._update(trajectory, advantage.values.flatten(), size, pair)
         self._count(pair, advantage.differ)
+        self.group.copy_first(self.params)  # ranks on unlike processors stay one policy
         self.step += 1
+        own, score, passes = (x.view(-1, size)[:, : s.group] for x in (reward, rollout.scores, rollout.passes))
         return RoundReport(
             self.step,
-            float(reward[:, : s.group].mean()),
-            float(rollout.scores.mean()),
-            float(rollout.passes.mean()),
+            float(own.mean()),
+            float(score.mean()),
+            float(passes.mean()),
             entropy,
             advantage.silent,
             clipped,
-            decode,
-            judge,
+            rollout.decode_seconds,
+            rollout.judge_seconds,
             time.perf_counter() - start,
             trajectory_bytes(trajectory),
             peak_bytes(self.device),
         )
 
+    def _round(self, pair: Tensor, picks: Tensor, at: Tensor, drawn: Tensor) -> list[Attempts]:
+        """Problems of several pairs and their alphas (P,) -> the attempts at each, its steering after the policy's."""
+        s, groups = self.settings, list[Attempts]()
+        for p, (m, pick, place, k) in enumerate(
+            zip(pair.tolist(), picks.tolist(), at.tolist(), drawn.tolist(), strict=True)
+        ):
+            seeds = [derive(s.seed, _ROLL, self.step, p, n) for n in range(s.group + s.steering)]
+            groups.append(self.attempts(m, self.number(m, pick), place, seeds[: s.group]))
+            if s.steering:
+                teacher = repr(self.teachers[m * len(self.alphas) + k])
+                groups.append(self.attempts(m, self.number(m, pick), place, seeds[s.group :], teacher))
+        return groups
+
     def _spread(self, drawn: Tensor) -> Tensor:
-        """Indices of this rank's alphas (P,) -> places up to half an interval beside them, within the dial."""
+        """Indices of alphas (P,) -> places up to half an interval beside them, within the dial."""
         s = self.settings
         offset = torch.rand(s.prompts, generator=generator(s.seed, _SPREAD, self.step), dtype=torch.double) - 0.5
-        return (drawn.cpu() + offset[self.group.share(s.prompts)]).clamp(0, len(self.alphas) - 1)
+        return (drawn.cpu() + offset).clamp(0, len(self.alphas) - 1)
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For this rank's share of the round's problems: the pair, the draw of `problem`, and the alpha, (P,) each.
+        """For each problem of the round: the pair, the draw of `number`, and the alpha, (P,) each.
 
         A round of a mixture has at most `LearnSettings.pairs` pairs, each with as many problems as the others.
         """
@@ -247,54 +234,19 @@ class Learner:
         drawn = torch.randint(len(self.alphas), (s.prompts,), generator=draw)
         pairs = torch.tensor(self.pairs)[torch.randperm(len(self.pairs), generator=draw)[: s.pairs]]
         pair = pairs[torch.arange(s.prompts) * len(pairs) // s.prompts]
-        share = self.group.share(s.prompts)
-        return pair[share].to(self.device), picks[share], drawn[share].to(self.device)
-
-    def _roll_rows(
-        self, pair: Tensor, picks: Tensor, drawn: Tensor, seeds: Sequence[int], *, taught: bool = False
-    ) -> Rollout:
-        """Problems of several pairs (P,) -> the rollouts of each, as many as there are seeds, one after the other.
-
-        Each pair is decoded by its own denoiser. With `taught` the best heuristics decode, else the learner.
-        """
-        times = len(seeds) // len(pair)
-        part = pair * len(self.alphas) + drawn if taught else pair
-        part, which = part.repeat_interleave(times), drawn.repeat_interleave(times).tolist()
-        pairs = pair.repeat_interleave(times).tolist()
-        problems = [self.problem(m, int(picks[n // times])) for n, m in enumerate(pairs)]
-        parts: list[tuple[Tensor, Rollout]] = []
-        for k in part.unique().tolist():
-            rows = (part == k).nonzero().squeeze(-1)
-            own = rows.tolist()
-            rollout = self.roll(
-                self.teachers[k] if taught else None,
-                [problems[i] for i in own],
-                [which[i] for i in own],
-                [seeds[i] for i in own],
-                pair=pairs[own[0]],
-            )
-            parts.append((rows, rollout))
-        return merged(parts)
-
-    def _steer(self, pair: Tensor, picks: Tensor, drawn: Tensor) -> tuple[Trajectory, Tensor, tuple[float, float]]:
-        """Problems and their alphas -> the best heuristic's rollouts: a trajectory, rewards (P, E), seconds."""
-        each = self.settings.steering
-        rollout = self._roll_rows(pair, picks, drawn, range(each * len(drawn)), taught=True)
-        assert rollout.trajectory is not None
-        reward = self.rewards_of(rollout, drawn.repeat_interleave(each)).view(-1, each)
-        return rollout.trajectory, reward, (rollout.decode_seconds, rollout.judge_seconds)
+        return pair.to(self.device), picks, drawn.to(self.device)
 
     def _weights(self, row: Tensor, size: int, pair: Tensor) -> Tensor:
         """The rows of N passes, rows of a problem, pairs of problems (P,) -> the weight of a pass of each row (R,).
 
-        The weights of all passes of the round sum to 1 over all processes, those of a pair to its share of the
-        problems: a pair with longer canvases counts no more for its passes.
+        The weights of all passes of the round sum to 1, those of a pair to its share of the problems: a pair with
+        longer canvases counts no more for its passes.
         """
         lengths = row.bincount(minlength=size * len(pair)).float()
         share = torch.ones_like(lengths) if self.settings.weight == "passes" else 1 / lengths.clamp(min=1)
         none, of_row = share.new_zeros(len(self.worlds)), pair.repeat_interleave(size)
-        total = self.group.sum(none.index_add(0, of_row[row], share[row]))
-        problems = self.group.sum(none.index_add(0, pair, torch.ones_like(pair, dtype=share.dtype)))
+        total = none.index_add(0, of_row[row], share[row])
+        problems = none.index_add(0, pair, torch.ones_like(pair, dtype=share.dtype))
         return share / total[of_row] * (problems / problems.sum())[of_row]
 
     def _update(self, trajectory: Trajectory, advantage: Tensor, size: int, pair: Tensor) -> tuple[float, float]:
@@ -315,7 +267,7 @@ class Learner:
         set_learning_rate(self.optimizer, rate)
         expert = trajectory.row % size >= s.group
         for inner in range(s.inner):
-            if len(trajectory.row) or self.group.size > 1:
+            if len(trajectory.row):
                 weight = weights[trajectory.row]
                 current, clipped = self._step(trajectory, advantage[trajectory.row], weight, expert)
                 entropy = entropy if inner else current
@@ -335,14 +287,8 @@ class Learner:
         else:
             entropy = -new  # an estimate for a ranking, which has no bonus
         loss = update.loss - s.entropy * (entropy * weight).sum()
-        (loss * self.group.size).backward()
-        self.group.mean_gradients(self.params)
+        loss.backward()
         clip(self.params, s.max_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return (float(entropy.detach().mean()), float(update.clipped)) if len(trajectory.row) else (0.0, 0.0)
-
-
-def _row_in_group(row: Tensor, each: int, size: int, first: int) -> Tensor:
-    """Row index p * each + n -> p * size + first + n, its index when every problem has `size` rows."""
-    return row // each * size + row % each + first
+        return float(entropy.detach().mean()), float(update.clipped)

@@ -23,12 +23,12 @@ from unmask.disk.folders import step_folder
 from unmask.noise import derive
 from unmask.policies.learned.policy import TRAINED_DIAL, Calibration, Learned
 from unmask.rl.checkpoint import save, write_policy
+from unmask.rl.collect import Attempts
 from unmask.rl.learner import Learner, RoundReport
-from unmask.rl.rollout import Rollout, roll_out
+from unmask.rl.rollout import Rollout
 from unmask.rl.warm import choose_teachers, imitate
 from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
 from unmask.solve.pareto import hypervolume
-from unmask.solve.problems import Problem
 
 _VALID = 3
 _BEYOND = tuple(round(TRAINED_DIAL + (1 - TRAINED_DIAL) * n / 8, 3) for n in range(1, 9))
@@ -65,10 +65,9 @@ def validate(learner: Learner) -> ValidationResult:
 
 def _validate_pair(learner: Learner, m: int) -> tuple[Tensor, Tensor, Tensor]:
     """A pair -> mean reward, score and passes of its validation problems at each alpha, (K,) each."""
-    problems = learner.worlds[m].valid[: learner.settings.valid_prompts]
-    count = len(learner.alphas)
-    which = torch.arange(count).repeat_interleave(len(problems))
-    rollout = _roll(learner, m, learner.policy(), problems * count, [learner.dials[k] for k in which.tolist()])
+    problems, count = len(learner.worlds[m].valid[: learner.settings.valid_prompts]), len(learner.alphas)
+    rollout = _roll(learner, m, learner.policy(), problems, learner.dials)
+    which = torch.arange(count, device=learner.device).repeat_interleave(problems)
     reward = learner.rewards_of(rollout, which)
     mean, score, passes = (x.view(count, -1).mean(-1) for x in (reward, rollout.scores, rollout.passes))
     return mean, score, passes
@@ -80,11 +79,11 @@ def calibrate(learner: Learner) -> tuple[Calibration, ...]:
     policy = replace(learner.policy(), last=last)
     tables: list[Calibration] = []
     for m in learner.pairs:
-        problems = learner.worlds[m].valid[: learner.settings.calibrated]
+        problems = len(learner.worlds[m].valid[: learner.settings.calibrated])
         passes, accuracy = (tuple(x.tolist()) for x in _curve(learner, m, policy, problems, DIALS))
         name, block = learner.worlds[m].task.name, learner.settings.block_size
         name = f"{name} with {Path(learner.pair(m).checkpoint).name}" if learner.run.others else name
-        tables.append(Calibration(name, block, len(problems), last, DIALS, passes, accuracy))
+        tables.append(Calibration(name, block, problems, last, DIALS, passes, accuracy))
     return tuple(tables)
 
 
@@ -103,7 +102,7 @@ def _last(learner: Learner) -> float:
 
 def _areas(learner: Learner, m: int, ends: Sequence[float]) -> list[float]:
     """A pair and the alphas where the cut may begin to fall -> the hypervolume with each, on validation problems."""
-    problems = learner.worlds[m].valid[: max(1, learner.settings.valid_prompts // 2)]
+    problems = len(learner.worlds[m].valid[: max(1, learner.settings.valid_prompts // 2)])
     dials = [learner.policy().dial_of(alpha) for alpha in (0.0, *ends)]
     trained = torch.stack(_curve(learner, m, learner.policy(), problems, dials))
     areas: list[float] = []
@@ -114,30 +113,17 @@ def _areas(learner: Learner, m: int, ends: Sequence[float]) -> list[float]:
     return areas
 
 
-def _curve(
-    learner: Learner, m: int, policy: Learned, problems: Sequence[Problem], dials: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """Problems of a pair and D dial values -> the mean passes and the mean score at each dial value, (D,) both."""
-    rollout = _roll(learner, m, policy, list(problems) * len(dials), [dial for dial in dials for _ in problems])
+def _curve(learner: Learner, m: int, policy: Learned, count: int, dials: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """A number of problems of a pair and D dial values -> mean passes and mean score at each dial value, (D,) both."""
+    rollout = _roll(learner, m, policy, count, dials)
     return rollout.passes.view(len(dials), -1).mean(-1), rollout.scores.view(len(dials), -1).mean(-1)
 
 
-def _roll(learner: Learner, m: int, policy: Learned, problems: Sequence[Problem], dials: Sequence[float]) -> Rollout:
-    w = learner.worlds[m]
-    return roll_out(
-        w.denoiser,
-        policy,
-        w.task,
-        problems,
-        w.tokenizer,
-        [derive(learner.settings.seed, _VALID, n) for n in range(len(problems))],
-        dials,
-        learner=policy,
-        record=False,
-        block_size=learner.settings.block_size,
-        device=w.device,
-        batch=learner.settings.batch,
-    )
+def _roll(learner: Learner, m: int, policy: Learned, count: int, dials: Sequence[float]) -> Rollout:
+    """The first `count` validation problems of a pair at each dial value -> the rollout, dial value by dial value."""
+    seed, places = learner.settings.seed, [(dial, n) for dial in dials for n in range(count)]
+    groups = [Attempts(m, n, dial, (derive(seed, _VALID, row),), valid=True) for row, (dial, n) in enumerate(places)]
+    return learner.collect(groups, policy, record=False)
 
 
 class _PolicyRun:
@@ -185,10 +171,10 @@ class _PolicyRun:
         return report
 
     def evaluate(self) -> Validation[ValidationResult] | None:
-        """Validate in the first process."""
+        """Validate in all processes together."""
+        figure = validate(self.learner)
         if not self.group.first:
             return None
-        figure = validate(self.learner)
         values = {"valid_reward": figure.value}
         for k, alpha in enumerate(self.learner.settings.alphas):
             values |= {f"accuracy_{alpha:g}": float(figure.accuracy[k]), f"passes_{alpha:g}": float(figure.passes[k])}
@@ -212,7 +198,7 @@ def fit(
     """Train to the last round, the end of patience or an interrupt -> the result and the calibration for each pair.
 
     The last round is always saved, and so is an interrupted warm start, which has the checkpoints of round 0.
-    When the run is over, the first process calibrates the best policy. A run that patience has ended does not continue.
+    When the run is over, the best policy is calibrated. A run that patience has ended does not continue.
     """
     s, exhausted = learner.settings, "no better policy"
     cadence = Cadence(s.rounds, s.valid_every, s.save_every, s.patience)
@@ -223,7 +209,7 @@ def fit(
         target, facts = _PolicyRun(learner, listener), to_dict(learner.run)
         result = drive(target, listener, cadence, exhausted=exhausted, track=s.track, settings=facts)
     calibration: tuple[Calibration, ...] = ()
-    if result.reason != "interrupted" and learner.run.policy.priced and learner.group.first:
+    if result.reason != "interrupted" and learner.run.policy.priced:
         listener.message("Calibrating the dial on validation problems ...")
         calibration = _calibrate_best(learner)
     learner.group.barrier()
@@ -233,8 +219,11 @@ def fit(
 def _calibrate_best(learner: Learner) -> tuple[Calibration, ...]:
     """Calibrate the policy of the best validation and write it with its calibration; the learner keeps its weights."""
     kept = {name: value.clone() for name, value in learner.network.state_dict().items()}
-    learner.network.load_state_dict(load_tensors(learner.folder / "policy", str(learner.device)))
+    if learner.group.first:
+        learner.network.load_state_dict(load_tensors(learner.folder / "policy", str(learner.device)))
+    learner.group.copy_first(learner.params)
     calibration = calibrate(learner)
-    write_policy(learner, calibration)
+    if learner.group.first:
+        write_policy(learner, calibration)
     learner.network.load_state_dict(kept)
     return calibration

@@ -80,7 +80,7 @@ class Rollout(NamedTuple):
     scores: Tensor  # (R,)
     passes: Tensor  # (R,)
     lengths: Tensor  # (R,) positions that were to fill
-    decode_seconds: float
+    decode_seconds: float  # of all processes together
     judge_seconds: float
     rows: list[list[int]]  # the decoded tokens, template included
 
@@ -136,9 +136,10 @@ def roll_out(
 
 
 def merged(parts: Sequence[tuple[Tensor, Rollout]]) -> Rollout:
-    """Rollouts with the places of their rows among R rows in all, which are disjoint -> the rollout of all rows."""
-    if len(parts) == 1:
-        return parts[0][1]
+    """Rollouts with the places of their rows among R rows in all, which are disjoint -> the rollout of all rows.
+
+    Its passes are in the order of the rows, and those of a row in the order of time, however the rows were divided.
+    """
     order = torch.cat([rows for rows, _ in parts]).argsort()
     scores, passes, lengths = (
         torch.cat([getattr(part, name) for _, part in parts])[order] for name in ("scores", "passes", "lengths")
@@ -147,7 +148,11 @@ def merged(parts: Sequence[tuple[Tensor, Rollout]]) -> Rollout:
     decode, judge = (sum(getattr(part, name) for _, part in parts) for name in ("decode_seconds", "judge_seconds"))
     unordered = [row for _, part in parts for row in part.rows]
     rows = [unordered[n] for n in order.tolist()]
-    return Rollout(joined(moved) if moved else None, scores, passes, lengths, decode, judge, rows)
+    trajectory = None
+    if moved:
+        trajectory = joined(moved)
+        trajectory = keep_passes(trajectory, trajectory.row.argsort(stable=True))
+    return Rollout(trajectory, scores, passes, lengths, decode, judge, rows)
 
 
 def _trajectory(step: Step, row: Tensor, learner: Learned) -> Trajectory:

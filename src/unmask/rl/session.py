@@ -3,6 +3,7 @@
 __all__ = ["LearnSession", "learn_side_by_side", "open_learning", "recorded_learning", "separate_runs"]
 
 import hashlib
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
@@ -11,8 +12,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from unmask.api import Model, load
-from unmask.config import absolute_path, from_dict, moved, to_path
+from unmask.config import absolute_path, from_dict, moved, run_record, to_dict, to_path
 from unmask.disk.checkpoint import read_checkpoint, resuming
 from unmask.disk.files import file_sha256, run_lock
 from unmask.disk.folders import bundled, resolve, resume_point
@@ -21,14 +24,16 @@ from unmask.hf.names import locate
 from unmask.limits import require_rows
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl.checkpoint import restore
+from unmask.rl.collect import Pooled, answer_calls
 from unmask.rl.learner import Learner, RoundReport
 from unmask.rl.loop import ValidationResult, fit
 from unmask.rl.rollout import World, make_world
 from unmask.rl.settings import LearnRun, LearnSettings
+from unmask.run.agree import require_same
 from unmask.run.loop import Interrupt, Listener
 from unmask.run.machine import fastest_threads, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
-from unmask.run.workers import Workers
+from unmask.run.workers import Workers, open_pool
 from unmask.train.session import claim, default_folder, refuse_taken, set_newer_aside
 
 
@@ -52,12 +57,16 @@ def open_learning(
     *,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
     note: Callable[[str], None] = lambda sentence: None,
 ) -> LearnSession:
     """Settings -> a session with the denoiser, the problems and the learner; nothing is trained yet.
 
     `out` is the folder to write, by default the next free runs/learn-NAME-N. `resume` is the folder of a run to resume,
-    or one of its checkpoints: `run` is then the result of `recorded_learning`. `note` gets sentences for the terminal.
+    or one of its checkpoints: `run` is then the result of `recorded_learning`. Rollouts are decoded in this process, or
+    in `workers` processes of one thread each, or by that many actors of the Ray cluster at the address `ray` (by
+    default one for each GPU or processor). `note` gets sentences for the terminal.
     The session holds the folder until it is closed. Raises ConfigError, RequestError or CheckpointError.
     """
     if out is not None:
@@ -65,16 +74,24 @@ def open_learning(
     prepare()
     set_threads(run.learn.threads or fastest_threads())
     with ExitStack() as held:
-        group, device = enter_group(held, run.learn.device, run.learn.prompts)
+        group, device = enter_group(held, run.learn.device, run.learn.prompts, _LONGEST)
+        _check_place(workers, ray, group, device)
         require_rows(run.learn.prompts * (run.learn.group + run.learn.steering), 1)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, note)
         origins = _origins(run, point)
         worlds = _worlds(run, str(device))
         run = replace(run, policy=_fitted(run, worlds))
+        _require_same(run, group, origins, worlds)
+        collector = None
+        if workers is not None or ray is not None:
+            asked = run.learn.device if ray else "cpu"
+            setup = partial(_answers, run, asked, [origin["weights"] for origin in origins], _mark(worlds))
+            pool = held.enter_context(open_pool(workers, ray, setup=setup, device=asked))
+            collector = Pooled(pool, device)
         if folder is None:
             folder = claim(to_path(out or default_folder(f"learn-{Path(run.checkpoint).name}")), held, group, note)
-        learner = Learner(run, worlds, folder, group)
+        learner = Learner(run, worlds, folder, group, collector)
         learner.origins = origins
         if point is not None:
             with resuming(point, "learn"):
@@ -82,6 +99,71 @@ def open_learning(
             if group.first:
                 set_newer_aside(point, note)
         return LearnSession(run, learner, folder, group, held.pop_all())
+
+
+_LONGEST = 2 * 3600.0  # seconds that a process of torchrun waits for the rollouts of the others
+_OWN = {"device", "threads", "batch", "track"}  # settings that may differ between processes
+
+
+def _require_same(run: LearnRun, group: Group, origins: Sequence[dict[str, str]], worlds: Sequence[World]) -> None:
+    """Raise ConfigError, in all processes of torchrun, where they would not do the same training."""
+    settings = {name: value for name, value in to_dict(run.learn).items() if name not in _OWN}
+    facts: dict[str, dict[str, Any]] = {
+        "settings": settings | to_dict(run.policy),
+        "versions": run_record()["versions"],
+        "denoisers": {pair.name: origin["weights"] for pair, origin in zip(run.pairs, origins, strict=True)},
+        "problems": {"their hash": _mark(worlds)},
+    }
+    require_same(group, worlds[0].device, facts)
+
+
+def _check_place(workers: int | None, ray: str | None, group: Group, device: torch.device) -> None:
+    """Raise ConfigError for worker processes where they are no use."""
+    if workers is None and ray is None:
+        return
+    if ray is not None:
+        from unmask.run.cluster import check_address
+
+        check_address(ray)  # now, before denoisers are loaded
+    option = "--workers" if ray is None else "--ray"
+    if group.size > 1:
+        raise ConfigError(
+            f"{option} does not go with torchrun, whose {group.size} processes share the rollouts already: leave one "
+            "of them out."
+        )
+    if ray is None and device.type != "cpu":
+        raise ConfigError(
+            f"--workers are processes of one processor thread each, and the denoiser is on {device}: leave it out, or "
+            "give --device cpu; for several GPUs use torchrun or --ray ADDRESS."
+        )
+
+
+def _answers(run: LearnRun, device: str, weights: Sequence[str], mark: str) -> Callable[[tuple[bytes, bytes]], bytes]:
+    """Load the denoisers and the problems in a process of a pool -> the function that answers calls.
+
+    Raises ConfigError where they are not those of the training: another machine may have other files.
+    """
+    torch.set_num_threads(1)
+    prepare()
+    worlds = _worlds(run, device)
+    for pair, expected in zip(run.pairs, weights, strict=True):
+        if _weights_of(pair.checkpoint) != expected:
+            raise ConfigError(
+                f"{pair.checkpoint} has other weights on {platform.node()} than where the training was started: copy "
+                "it there."
+            )
+    if _mark(worlds) != mark:
+        raise ConfigError(
+            f"The problems are others on {platform.node()} than where the training was started: it needs the same "
+            "version of unmask and the same files of the tasks."
+        )
+    return answer_calls(run, worlds)
+
+
+def _mark(worlds: Sequence[World]) -> str:
+    """Worlds -> a hash of all their problems."""
+    rows = [[problem.row for problem in (*world.train, *world.valid)] for world in worlds]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def _origins(run: LearnRun, point: Path | None) -> list[dict[str, str]]:
@@ -114,17 +196,23 @@ def _origin(checkpoint: str, point: Path | None, before: dict[str, str], same: b
     if point is not None and same and checkpoint not in bundled() and not to_path(checkpoint).exists():
         what = f"The denoiser of {point.parents[1]}"
         raise CheckpointError(moved(what, checkpoint, before.get("typed"), option))
-    weights = hashlib.sha256()
-    for path in sorted(resolve(locate(checkpoint)).glob("*.safetensors")):
-        weights.update(file_sha256(path).encode())
-    if before.get("weights") not in (None, weights.hexdigest()):
+    weights = _weights_of(checkpoint)
+    if before.get("weights") not in (None, weights):
         raise ConfigError(
             f"{checkpoint} is not, or no longer, the denoiser that {point} was trained with: give it as it was "
             f"with {option}, or start a new run."
         )
     place = checkpoint if checkpoint in bundled() else absolute_path(locate(checkpoint))
     typed = before.get("typed", checkpoint) if same else checkpoint
-    return {"checkpoint": place, "typed": typed, "weights": weights.hexdigest()}
+    return {"checkpoint": place, "typed": typed, "weights": weights}
+
+
+def _weights_of(checkpoint: str) -> str:
+    """A denoiser -> the hash of its files of weights."""
+    weights = hashlib.sha256()
+    for path in sorted(resolve(locate(checkpoint)).glob("*.safetensors")):
+        weights.update(file_sha256(path).encode())
+    return weights.hexdigest()
 
 
 def _worlds(run: LearnRun, device: str) -> list[World]:

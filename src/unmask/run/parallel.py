@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmask.errors import ConfigError, RunError, UnmaskError
 from unmask.ranges import Range, number_of, whole
@@ -26,7 +26,6 @@ from unmask.run.machine import choose_device
 LIMIT = 600.0
 """Seconds that a process waits for the others, by default."""
 _ROLL_CALL = 10.0  # seconds in which a process that still runs answers to its name
-_BUCKET = 32 * 1024 * 1024  # elements in one all-reduce: large enough to be fast, small beside a model
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +59,6 @@ class Group:
         own = torch.arange(self.rank * each, (self.rank + 1) * each)
         return own.clamp(max=count - 1), int((own < count).sum())
 
-    def mean_gradients(self, params: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes; all must call it with the same parameters.
-
-        A parameter without a gradient counts as zero where another process has one, so that all reduce the same
-        tensors: else they would wait for each other forever. One that has a gradient nowhere keeps none, as in a single
-        process, where the optimiser leaves it alone.
-        """
-        trained = [param for param in params if param.requires_grad]
-        if self.size == 1 or not trained:
-            return
-        present = self.sum(torch.tensor([float(param.grad is not None) for param in trained], device=trained[0].device))
-        trained = [param for param, count in zip(trained, present.tolist(), strict=True) if count]
-        for param in trained:
-            if param.grad is None:
-                param.grad = torch.zeros_like(param)
-        for bucket in _buckets([param.grad for param in trained if param.grad is not None]):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-            with self.together():
-                dist.all_reduce(flat)
-            flat /= self.size
-            parts = flat.split([gradient.numel() for gradient in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
-                gradient.copy_(part.view_as(gradient))
-
     def sum(self, tensor: Tensor) -> Tensor:
         """Tensor -> its sum over the processes, equal on each; the tensor itself does not change."""
         return self._reduced(tensor, dist.ReduceOp.SUM)
@@ -102,17 +77,21 @@ class Group:
 
     def gather(self, text: str, device: torch.device) -> list[str]:
         """A text of each process -> those of all, by rank, equal on each."""
+        return [data.decode() for data in self.gather_bytes(text.encode(), device)]
+
+    def gather_bytes(self, data: bytes, device: torch.device) -> list[bytes]:
+        """The bytes of each process -> those of all, by rank, equal on each; they travel as tensors on `device`."""
         if self.size == 1:
-            return [text]
-        own = torch.frombuffer(bytearray(text.encode() or b" "), dtype=torch.uint8).to(device)
+            return [data]
+        own = torch.frombuffer(bytearray(data or b" "), dtype=torch.uint8)[: len(data)].to(device)
         with self.together():
             lengths = torch.zeros(self.size, dtype=torch.int64, device=device)
             lengths[self.rank] = len(own)
             dist.all_reduce(lengths)
-            parts = [own.new_zeros(int(lengths.max())) for _ in range(self.size)]
+            parts = [own.new_zeros(max(1, int(lengths.max()))) for _ in range(self.size)]
             dist.all_gather(parts, torch.cat([own, own.new_zeros(len(parts[0]) - len(own))]))
         pairs = zip(parts, lengths.tolist(), strict=True)
-        return [bytes(part[:length].tolist()).decode().strip(" ") for part, length in pairs]
+        return [part[:length].cpu().numpy().tobytes() for part, length in pairs]
 
     def _reduced(self, tensor: Tensor, operation: Any) -> Tensor:
         if self.size == 1:
@@ -319,19 +298,3 @@ def _reach(group: Group, host: str, port: int) -> None:
                     "check MASTER_ADDR, MASTER_PORT and that the first process runs."
                 ) from error
         time.sleep(0.2)
-
-
-def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
-    """Gradients -> lists of one dtype and device with about `_BUCKET` elements, in the same order on every process."""
-    buckets: list[list[Tensor]] = []
-    filled = 0
-    for gradient in gradients:
-        last = buckets[-1][-1] if buckets else None
-        fits = last is not None and (last.dtype, last.device) == (gradient.dtype, gradient.device)
-        if fits and filled + gradient.numel() <= _BUCKET:
-            buckets[-1].append(gradient)
-            filled += gradient.numel()
-        else:
-            buckets.append([gradient])
-            filled = gradient.numel()
-    return buckets

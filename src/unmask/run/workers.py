@@ -1,17 +1,20 @@
-"""Jobs -> their answers, in worker processes of one thread each.
+"""Jobs -> their answers, in worker processes of one thread each, here or on a Ray cluster.
+
+`Pool` is what both have in common; `open_pool` chooses. The processes of a cluster are in `run.cluster`.
 
 Processes are spawned, never forked: torch and its thread pools do not survive a fork. A worker process ignores Ctrl-C
 at the terminal: its parent passes an interrupt on as SIGTERM, once, and where the parent is gone it sends SIGTERM to
 itself. Inside `Interrupt` that lets a run save; elsewhere it raises KeyboardInterrupt.
 """
 
-__all__ = ["Answer", "Workers"]
+__all__ = ["Answer", "Pool", "Workers", "attempt", "call", "open_pool", "write_to"]
 
 import os
 import signal
 import sys
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -46,6 +49,11 @@ class Answer(NamedTuple, Generic[Result]):
     code: int | None
     """Exit code of a process that ended without an answer; minus the number of the signal that killed it."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether the process of the job ended without an answer, so that the job can be done again."""
+        return self.code is not None
+
     def result(self) -> Result:
         """The value; raises what the job raised, or RunError where its process ended without an answer."""
         if self.error is not None:
@@ -64,13 +72,16 @@ class _Worker:
     name: str | None = None
 
 
-class Workers(Generic[Result]):
+class Pool(ABC, Generic[Result]):
     """At most `count` processes; none is left at the end of the `with` block.
 
     With `setup`, which is called once in each process, a process takes one job after the other: `setup()(job)`. Without
     it a job is a callable, and has a process of its own: `job()`. What goes there and back is pickled.
     An `interrupt` that is requested is passed on to each process at work, once; after it no job is begun.
     """
+
+    redoes = False
+    """Whether the pool itself does work that was lost with a process again, before it says that it was lost."""
 
     def __init__(
         self,
@@ -81,35 +92,29 @@ class Workers(Generic[Result]):
     ) -> None:
         """No process is begun before it has a job."""
         self.count, self._setup, self._interrupt = count, setup, interrupt
-        self._workers: list[_Worker] = []
         self._passed_on = False
 
     @property
+    @abstractmethod
     def at_work(self) -> list[str]:
         """Names of the jobs that are begun and not answered."""
-        return [worker.name for worker in self._workers if worker.name is not None]
 
     @property
     def interrupted(self) -> bool:
         """Whether no further job is to be begun."""
         return self._interrupt is not None and self._interrupt.requested
 
+    @abstractmethod
     def give(self, name: str, job: Any, log: Path | None = None) -> None:
         """Begin a job, when fewer than `count` are at work; a process begun for it writes its output to `log`."""
-        idle = [worker for worker in self._workers if worker.name is None]
-        worker = idle[0] if idle else self._begin(log)
-        worker.name = name
-        with suppress(OSError):  # it has died: `collect` finds that out
-            worker.connection.send(job)
 
+    @abstractmethod
     def collect(self, timeout: float = _POLL) -> list[Answer[Result]]:
         """Answers that have come; waits for the first one for up to `timeout` seconds."""
-        if self.interrupted and not self._passed_on:
-            self._passed_on = True
-            for worker in self._workers:
-                worker.process.terminate()
-        ready = wait([worker.connection for worker in self._workers if worker.name is not None], timeout)
-        return [self._answer(worker) for worker in list(self._workers) if worker.connection in ready]
+
+    @abstractmethod
+    def kill(self) -> list[str]:
+        """End every process at once; the names of the jobs that were at work."""
 
     def answers(self, jobs: Iterable[tuple[str, Any]]) -> Iterator[Answer[Result]]:
         """The answers to named jobs, as they come; after an interrupt only to those that were begun."""
@@ -128,6 +133,63 @@ class Workers(Generic[Result]):
     ) -> None:
         """Kill what is left: idle processes, or after an error or a second Ctrl-C those at work."""
         self.kill()
+
+
+def open_pool(
+    count: int | None,
+    ray: str | None = None,
+    *,
+    setup: Callable[[], Callable[[Any], Result]] | None = None,
+    interrupt: Interrupt | None = None,
+    device: str = "cpu",
+) -> Pool[Result]:
+    """Number of processes, and the address of a Ray cluster or None -> the pool, here or there.
+
+    None is a process for each processor, or on a cluster for each of its GPUs where `device` is not "cpu".
+    Raises ConfigError for an address that cannot be reached, or without the package ray.
+    """
+    if ray is None:
+        return Workers(count or os.cpu_count() or 1, setup=setup, interrupt=interrupt)
+    from unmask.run.cluster import RayWorkers  # with the package ray, which few have
+
+    return RayWorkers(ray, count, setup=setup, interrupt=interrupt, device=device)
+
+
+class Workers(Pool[Result]):
+    """The pool of this machine."""
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        setup: Callable[[], Callable[[Any], Result]] | None = None,
+        interrupt: Interrupt | None = None,
+    ) -> None:
+        """No process is begun before it has a job."""
+        super().__init__(count, setup=setup, interrupt=interrupt)
+        self._workers: list[_Worker] = []
+
+    @property
+    def at_work(self) -> list[str]:
+        """Names of the jobs that are begun and not answered."""
+        return [worker.name for worker in self._workers if worker.name is not None]
+
+    def give(self, name: str, job: Any, log: Path | None = None) -> None:
+        """Begin a job, when fewer than `count` are at work; a process begun for it writes its output to `log`."""
+        idle = [worker for worker in self._workers if worker.name is None]
+        worker = idle[0] if idle else self._begin(log)
+        worker.name = name
+        with suppress(OSError):  # it has died: `collect` finds that out
+            worker.connection.send(job)
+
+    def collect(self, timeout: float = _POLL) -> list[Answer[Result]]:
+        """Answers that have come; waits for the first one for up to `timeout` seconds."""
+        if self.interrupted and not self._passed_on:
+            self._passed_on = True
+            for worker in self._workers:
+                worker.process.terminate()
+        ready = wait([worker.connection for worker in self._workers if worker.name is not None], timeout)
+        return [self._answer(worker) for worker in list(self._workers) if worker.connection in ready]
 
     def kill(self) -> list[str]:
         """End every process at once; the names of the jobs that were at work."""
@@ -216,9 +278,9 @@ def _answer_jobs(connection: Connection, setup: Callable[[], Callable[[Any], Any
 
     What a job prints may be lost, with the reader of the output, but never the job.
     """
-    work, error = _attempt(setup or (lambda: _call))
+    work, error = attempt(setup or (lambda: call))
     while (job := _received(connection)) is not None:
-        answer = (None, error) if work is None else _attempt(work, job[0])
+        answer = (None, error) if work is None else attempt(work, job[0])
         last = work is None or setup is None  # no further job comes here
         sys.stdout.flush()
         connection.send((*answer, last))
@@ -235,9 +297,14 @@ def _settle(log: str | None) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if log is not None:
-        with open(log, "ab") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
+        write_to(log)
+
+
+def write_to(log: str) -> None:
+    """From here on this process writes its output to the end of the file `log`."""
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def _end_with_parent() -> None:
@@ -255,7 +322,7 @@ def _received(connection: Connection) -> tuple[Any] | None:
         return None
 
 
-def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, UnmaskError | None]:
+def attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, UnmaskError | None]:
     """The value of a call, or what it raised; an error that is not the library's own is also printed."""
     try:
         return function(*arguments), None
@@ -268,5 +335,6 @@ def _attempt(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Unmask
         return None, RunError(f"A worker process failed with {type(error).__name__}: {error}")
 
 
-def _call(job: Callable[[], Any]) -> Any:
+def call(job: Callable[[], Any]) -> Any:
+    """A job -> its value: the work of a process without a setup."""
     return job()

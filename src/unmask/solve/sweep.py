@@ -26,7 +26,7 @@ from unmask.hf.names import locate
 from unmask.policies.registry import learned_names
 from unmask.ranges import Natural, real
 from unmask.run.machine import DtypeName
-from unmask.run.workers import Workers
+from unmask.run.workers import Pool, open_pool
 from unmask.solve.problems import Problem, fitting, solve
 from unmask.solve.settings import Setting
 from unmask.tasks.base import Task, examples_of
@@ -96,14 +96,16 @@ def sweep(
     arguments: Mapping[str, Any],
     settings: Sequence[Setting],
     *,
-    workers: int,
+    workers: int | None,
+    ray: str | None = None,
     record: Path | None = None,
     stamp: Callable[[Setting], str] = lambda _: "",
 ) -> Iterator[Outcome]:
     """Settings -> their outcomes, in the order in which they finish; those in `record` (a .jsonl file) come first.
 
     `build(**arguments)` makes the Bench in each of `workers` processes (it has to be importable, its arguments
-    picklable); with one worker it is made in this process. The record starts with the arguments; a recorded outcome is
+    picklable), or of as many actors of the Ray cluster at the address `ray`, None for one a GPU or processor; with one
+    worker and without Ray it is made in this process. The record starts with the arguments; a recorded outcome is
     used only where its `stamp` equals the present stamp of its setting, and computed again elsewhere.
     Raises ConfigError for a record with other arguments.
     """
@@ -113,7 +115,7 @@ def sweep(
     if not missing:
         return
     setup = partial(_measurer, build, dict(arguments))
-    if workers <= 1 or len(missing) == 1:
+    if ray is None and (workers == 1 or len(missing) == 1):
         before = torch.get_num_threads()
         try:
             measure = setup()
@@ -123,7 +125,9 @@ def sweep(
             torch.set_num_threads(before)
         return
     jobs = ((f"{setting.key} on {arguments['task']}", setting) for setting in missing)
-    with Workers[Outcome](min(workers, len(missing)), setup=setup) as pool:
+    count = None if workers is None else min(workers, len(missing))
+    opened: Pool[Outcome] = open_pool(count, ray, setup=setup, device=arguments.get("device", "cpu"))
+    with opened as pool:
         for answer in pool.answers(jobs):
             yield _append(answer.result(), record, stamp)
 
