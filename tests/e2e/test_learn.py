@@ -447,7 +447,7 @@ def test_two_processes_share_the_problems_and_have_one_policy(tmp_path: Path) ->
         )
         for rank in range(2)
     ]
-    assert [process.wait(timeout=120) for process in crew] == [0, 0]
+    assert [process.wait(timeout=400) for process in crew] == [0, 0]
     first, second = (torch.load(tmp_path / f"run-{rank}.pt") for rank in range(2))
     assert torch.equal(first["params"], second["params"])
     assert first["rewards"] == second["rewards"]

@@ -205,7 +205,7 @@ def test_two_processes_of_torchrun_are_one(whole: dict[str, Tensor], tmp_path: P
         )
         for rank in range(2)
     ]
-    assert [process.wait(timeout=180) for process in crew] == [0, 0]
+    assert [process.wait(timeout=400) for process in crew] == [0, 0]
     for rank in range(2):
         assert same(whole, safetensors.torch.load_file(tmp_path / f"run-{rank}"))
 
