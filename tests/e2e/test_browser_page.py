@@ -1,6 +1,10 @@
 """The page of a server, and results in a notebook, in a real browser; a small server stands in for the engine."""
 
 import json
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -16,6 +20,7 @@ from tests.denoise_server import EVIL, MASK, WORDS, Server, events_of, serving, 
 from tests.e2e.test_browser_player import BROWSER, TEXT
 from tests.extras import library
 
+import unmask
 from unmask.results import Generation
 from unmask.trace.events import from_jsonl, position_texts, replay, to_jsonl
 from unmask.trace.page import live_page
@@ -140,12 +145,51 @@ def test_a_text_appears_and_nothing_moves_while_it_is_written(server: Server, op
 
 def test_a_burst_of_passes_is_drawn_in_few_frames(server: Server, opened: Opened) -> None:
     with opened(server.address) as page:
-        page.evaluate("player.started = performance.now()")
+        page.evaluate("player.started = performance.now(), player.told = 0")
+        page.evaluate("new MutationObserver(() => player.told++).observe($('status'), { childList: true })")
         write(page, text="To [400] be", policy="left-to-right")
         draws, seconds = page.evaluate("[player.draws, (performance.now() - player.started) / 1000]")
         assert draws <= 30 * seconds + 2
         assert draws < 200
         assert page.evaluate("player.views[0].steps.length") == 401  # no pass is lost
+        until(page, "$('status').textContent.startsWith('Finished after 400 passes')")
+        assert page.evaluate("player.told") <= 1 + seconds / 5  # nor is a screen reader told of each
+
+
+@contextmanager
+def real_server() -> Generator[str]:
+    """The address of `unmask serve` with the bundled model, which is stopped at the end."""
+    library("uvicorn", "serve")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "unmask", "serve", "wordnet", "--port", str(port)]
+    process = subprocess.Popen([*words, "--threads", "1", "--dtype", "float32"], stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert "Serving wordnet" in process.stderr.readline()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def test_what_the_real_server_writes_is_what_the_library_writes(opened: Opened) -> None:
+    template, policy = "river: a[8] stream of[4]", "confidence:steps=4"
+    model = unmask.load("wordnet", device="cpu", dtype="float32")
+    results = [model.fill(template, policy=rule, seed=3, trace=True) for rule in (policy, "left-to-right")]
+    with real_server() as address, opened(address) as page:
+        page.check("#race")
+        write(page, text=template, policy=policy, seed="3")
+        traces = [from_jsonl(text) for text in page.evaluate("player.views.map(view => jsonl(view.trace))")]
+        # Temperature and top-p are those of the model where the reader gives none, as in the library.
+        assert page.evaluate("player.views.map(whole)") == [result.texts[0] for result in results]
+    for trace, result in zip(traces, results, strict=True):
+        assert result.trace is not None
+        assert trace.events == result.trace.events
+        assert replay(trace) == replay(result.trace)
+        assert trace.header.rows[0].passes == result.passes[0]
+    assert traces[0].events != traces[1].events  # the control
 
 
 def test_two_policies_race_on_one_seed(server: Server, opened: Opened) -> None:

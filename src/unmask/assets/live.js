@@ -219,11 +219,11 @@ function copyBySelection(text) {  // pages that are not loopback and not https h
   $("said").textContent = done ? "Copied." : "This browser does not let the page copy.";
 }
 
+const jsonl = ({ header, events }) => [{ unmask_trace: 1, ...header }, ...events].map(line => `${JSON.stringify(line)}\n`).join("");
+
 function save() {
   player.views.forEach((view, at) => {
-    const { header, events } = view.trace;
-    const lines = [{ unmask_trace: 1, ...header }, ...events].map(line => JSON.stringify(line));
-    const address = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "application/jsonl" }));
+    const address = URL.createObjectURL(new Blob([jsonl(view.trace)], { type: "application/jsonl" }));
     const link = make("a", { href: address, download: at ? `trace-${at + 1}.jsonl` : "trace.jsonl" });
     link.click();
     setTimeout(() => URL.revokeObjectURL(address), 1000);
