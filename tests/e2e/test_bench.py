@@ -160,7 +160,7 @@ def test_the_plan_for_many_gpus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert whole / 12 < uneven["held_bytes"] < whole / 8  # 32 rows are cut into chunks of 3, not of 2.67
     blocks = settings.blocks * (12 * 32**2 + 7 * 32)
     ends = parameter_count(settings) - blocks
-    assert eight["gathered_bytes"] == 7 / 8 * 2 * (2 * blocks + ends)  # the blocks twice, in bfloat16
+    assert eight["gathered_bytes"] == 7 / 8 * (2 * 2 * blocks + 4 * ends)  # the blocks twice, in bfloat16
     assert eight["reduced_bytes"] == 7 / 8 * 4 * parameter_count(settings)
     assert pairs["summed_bytes"] == 2 * 1 / 2 * 4 * parameter_count(settings) / 4
     assert alone["gathered_bytes"] == alone["reduced_bytes"] == eight["summed_bytes"] == 0

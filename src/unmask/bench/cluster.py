@@ -2,13 +2,13 @@
 
 A network is built on the meta device, which has shapes and no memory, and sharded by `fully_shard` over a process group
 that only pretends to have other processes. So the bytes that a GPU holds are those of the real wrapping, with its
-padding. Bytes that travel follow from the rules of FSDP2: before a block computes, its weights are gathered, in the
-forward and again in the backward pass; the embedding and the head once a pass over rows; gradients are reduced once a
-step. Seconds divide this by rates of the machine (`Machine`), and are a lower bound: communication and computation
-overlap completely. `docs/scale.md` compares the bytes with measured ones.
+padding. Bytes that travel follow from the rules of `run.shard`: before a block computes, its weights are gathered in
+bfloat16, in the forward and again in the backward pass; the embedding and the head in float32, once a pass over rows;
+gradients are reduced in float32, once a step. Seconds divide this by rates of the machine (`Machine`), and are a lower
+bound: communication and computation overlap completely. `docs/scale.md` compares the bytes with measured ones.
 """
 
-__all__ = ["MACHINE", "MESHES", "NETWORKS", "Machine", "Mesh", "Network", "plan_cells", "plan_lines"]
+__all__ = ["MACHINE", "MESHES", "NETWORKS", "Machine", "Mesh", "Network", "plan_cells", "plan_lines", "step_bytes"]
 
 import math
 from collections.abc import Generator, Iterator, Sequence
@@ -18,17 +18,17 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from unmask.batch import ceil_div
 from unmask.errors import ConfigError
 from unmask.limits import bytes_text
 from unmask.model.load import build
 from unmask.model.settings import DiTSettings, TransformerSettings
+from unmask.run.shard import blocks_of, divide
 
 _HELD = 20
 """Bytes of a trained parameter: weight, gradient, two moments of AdamW and the average, in float32."""
-_WEIGHT, _GRADIENT = 2, 4  # bytes of a weight that is gathered (bfloat16), of a gradient that is reduced (float32)
+_GRADIENT = 4  # bytes of a gradient that is reduced, in float32
 _FREE = 0.9  # share of the memory of a GPU that is used
 _AGAIN = (
     4 / 3
@@ -129,8 +129,18 @@ class _Unit:
 
     whole: int
     held: int
+    weight: int
+    """Bytes of a weight that is gathered."""
     again: bool
     """Whether the backward pass gathers them again."""
+
+    def received(self, mesh: "Mesh", turns: int) -> tuple[list[float], float, float]:
+        """A mesh, and passes over rows -> bytes that a GPU receives in a step: of each gathering, of the reduction, and
+        of the sum over replicas."""
+        part = (mesh.shards - 1) / mesh.shards
+        gathers = [self.weight * part * self.whole] * ((1 + self.again) * turns)
+        replicas = 2 * (mesh.replicas - 1) / mesh.replicas
+        return gathers, _GRADIENT * part * self.whole, replicas * _GRADIENT * self.whole / mesh.shards
 
 
 @contextmanager
@@ -147,34 +157,32 @@ def _pretended(size: int) -> Generator[None]:
         dist.destroy_process_group()
 
 
-def _units(settings: DiTSettings | TransformerSettings, mesh: Mesh) -> tuple[list[_Unit], int, int]:
+def _units(settings: DiTSettings | TransformerSettings, mesh: Mesh, dtype: torch.dtype) -> tuple[list[_Unit], int, int]:
     """A network on a mesh -> its units as the first GPU has them, all its parameters and those of its blocks."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
     with _pretended(mesh.size):
         with torch.device("meta"):
             network: Any = build(settings)
-        blocks: list[nn.Module] = list(network.blocks)
+        blocks = blocks_of(network)
         inner = sum(param.numel() for block in blocks for param in block.parameters())
         count = sum(param.numel() for param in network.parameters())
-        shape, names = (mesh.shards,), ("shard",)
-        if mesh.replicas > 1:
-            shape, names = (mesh.replicas, mesh.shards), ("replicate", "shard")
-        devices = init_device_mesh("cpu", shape, mesh_dim_names=names)
-        for block in blocks:
-            fully_shard(block, mesh=devices)
-        fully_shard(network, mesh=devices)
+        divide(network, mesh.size, torch.device("cpu"), replicas=mesh.replicas, dtype=dtype)
         rest = {id(param) for block in blocks for param in block.parameters()}
         ends = [param for param in network.parameters() if id(param) not in rest]
-        units = [_unit(list(block.parameters()), mesh.shards, again=True) for block in blocks]
-        return [*units, _unit(ends, mesh.shards, again=False)], count, inner
+        units = [_unit(list(block.parameters()), mesh.shards, dtype.itemsize, again=True) for block in blocks]
+        return [*units, _unit(ends, mesh.shards, 4, again=False)], count, inner
 
 
-def _unit(params: list[Any], shards: int, *, again: bool) -> _Unit:
+def _unit(params: list[Any], shards: int, weight: int, *, again: bool) -> _Unit:
     """Sharded parameters -> their unit: dimension 0 is cut into equal chunks, the last ones padded."""
     chunks = [ceil_div(param.shape[0], shards) * (param.numel() // param.shape[0]) for param in params]
-    return _Unit(shards * sum(chunks), sum(param.to_local().numel() for param in params), again)
+    return _Unit(shards * sum(chunks), sum(param.to_local().numel() for param in params), weight, again)
+
+
+def step_bytes(settings: DiTSettings | TransformerSettings, count: int, dtype: torch.dtype) -> float:
+    """A network, and how many processes divide it -> the bytes that all of them receive in a step of one pass."""
+    mesh = Mesh(1, count)
+    each = (unit.received(mesh, 1) for unit in _units(settings, mesh, dtype)[0])
+    return count * sum(sum(gathers) + reduced + summed for gathers, reduced, summed in each)
 
 
 def _operations(network: Network, inner: int) -> float:
@@ -208,22 +216,20 @@ def _fit(network: Network, rows: int, state: float, memory: float, *, again: boo
 
 def _seconds(units: Sequence[_Unit], mesh: Mesh, machine: Machine, turns: int) -> tuple[dict[str, float], float]:
     """The units of a GPU and its passes over rows -> the bytes that it receives in a step, by kind; least seconds."""
-    part = (mesh.shards - 1) / mesh.shards
-    gathers = [_WEIGHT * part * u.whole for u in units for _ in range((1 + u.again) * max(1, turns))]
-    reductions = [_GRADIENT * part * u.whole for u in units]
-    sums = [2 * (mesh.replicas - 1) / mesh.replicas * _GRADIENT * u.whole / mesh.shards for u in units]
+    received = [unit.received(mesh, max(1, turns)) for unit in units]
+    gathers = [count for gathered, _, _ in received for count in gathered]
+    reductions, sums = [reduced for _, reduced, _ in received], [summed for _, _, summed in received]
     seconds = sum(machine.ring(mesh.shards, count) for count in (*gathers, *reductions))
     seconds += sum(machine.tree(mesh.replicas, count) for count in sums)
-    received = {"gathered_bytes": sum(gathers), "reduced_bytes": sum(reductions), "summed_bytes": sum(sums)}
-    return received, seconds
+    return {"gathered_bytes": sum(gathers), "reduced_bytes": sum(reductions), "summed_bytes": sum(sums)}, seconds
 
 
 def _cell(network: Network, mesh: Mesh, machine: Machine) -> dict[str, Any]:
     """Network and mesh -> bytes that a GPU holds and receives in a step, and least seconds."""
-    units, count, inner = _units(network.settings, mesh)
+    units, count, inner = _units(network.settings, mesh, torch.bfloat16)
     rows = ceil_div(network.batch, mesh.size)
     held = float(_HELD * sum(unit.held for unit in units))
-    gathered = 2.0 * _WEIGHT * max(unit.whole for unit in units)  # one computes while the next one is gathered
+    gathered = 2.0 * max(unit.weight * unit.whole for unit in units)  # one computes while the next one is gathered
     kept, again = (_fit(network, rows, held + gathered, machine.memory, again=again) for again in (False, True))
     fit = kept if kept.turns == 1 else again
     received, seconds = _seconds(units, mesh, machine, fit.turns)

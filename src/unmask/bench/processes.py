@@ -16,9 +16,11 @@ from typing import Any
 
 import torch
 
+from unmask.bench.cluster import step_bytes
+from unmask.bench.scaling import settings_of
 from unmask.bench.timing import TRAIN, Shape
 from unmask.bench.train import make_trainer
-from unmask.disk.json import parse_json
+from unmask.disk.json import NotJson, parse_json, read_text
 from unmask.errors import RunError
 from unmask.output import show
 from unmask.run.machine import prepare
@@ -73,6 +75,7 @@ def _several(shape: Shape, count: int, rounds: int) -> dict[str, Any]:
         for _ in range(rounds):
             whole, parts = (max(result["seconds"] for result in _turn(crew)) for crew in crews)
             ratios.append(whole / parts)
+        sent = statistics.median(_sent(crews[1]) for _ in range(rounds))
     alone, bytes_held = first[0][0]["bytes"], [result["bytes"] for result in first[1]]
     return {
         "processes": count,
@@ -80,8 +83,29 @@ def _several(shape: Shape, count: int, rounds: int) -> dict[str, Any]:
         "bytes_alone": alone,
         "bytes_held": max(bytes_held),
         "share_held": max(bytes_held) / alone,
+        "sent_bytes": sent,
+        "computed_bytes": step_bytes(settings_of(shape), count, torch.float32),
         **_spread(ratios),
     }
+
+
+def _sent(crew: list[Any]) -> float:
+    """A turn of a crew -> the bytes of a step that went through the loopback device; 0 where the system counts none.
+
+    The device counts what all programs of the machine send over it.
+    """
+    before = _loopback()
+    _turn(crew)
+    return (_loopback() - before) / 2  # of two steps
+
+
+def _loopback() -> int:
+    try:
+        lines = read_text("/proc/self/net/dev").splitlines()
+    except (OSError, NotJson):
+        return 0
+    fields = next((line.split(":")[1].split() for line in lines if line.strip().startswith("lo:")), [])
+    return int(fields[8]) if fields else 0
 
 
 def _spread(ratios: list[float]) -> dict[str, float]:
@@ -148,7 +172,9 @@ def process_lines(cell: dict[str, Any]) -> list[str]:
     speed = f"{cell['relative']:.3f} of the tokens/s of one process with as many threads ({spread})"
     held, alone = (cell[key] / 2**20 for key in ("bytes_held", "bytes_alone"))
     share = f"{held:,.1f} MiB a process, {cell['share_held']:.3f} of the {alone:,.1f} MiB of one process"
+    sent, computed = (cell[key] / 2**20 for key in ("sent_bytes", "computed_bytes"))
     return [
         f"{name}, divided among {cell['processes']} processes: {speed}",
         f"  weights, gradients and moments: {share}",
+        f"  sent in a step by all processes: {sent:,.1f} MiB; computed {computed:,.1f} MiB",
     ]

@@ -6,7 +6,7 @@ change along one axis; the others are those of `START`. Everything runs in this 
 while the work runs, which needs no process a cell.
 """
 
-__all__ = ["AXES", "START", "bench_scaling", "plot_scaling", "scaling_table"]
+__all__ = ["AXES", "START", "bench_scaling", "plot_scaling", "scaling_table", "settings_of"]
 
 import math
 import statistics
@@ -46,7 +46,8 @@ _FIELDS = {"length": "length", "batch": "batch", "vocabulary": "vocab"}
 _BLOCK = 32  # positions of a block of decoding, where the head runs
 
 
-def _settings(shape: Shape) -> DiTSettings:
+def settings_of(shape: Shape) -> DiTSettings:
+    """A shape -> the settings of its network."""
     return DiTSettings(shape.vocab, shape.vocab - 1, shape.length, shape.width, shape.blocks, shape.heads)
 
 
@@ -57,7 +58,7 @@ def _training(shape: Shape) -> Callable[[], object]:
 def _decoding(shape: Shape) -> Callable[[], object]:
     """The second pass of the first block, without a cache."""
     tokens = torch.full((shape.batch, shape.length), shape.vocab - 1)
-    decoder = Decoder(build(_settings(shape)).eval(), make("confidence"), block_size=_BLOCK)
+    decoder = Decoder(build(settings_of(shape)).eval(), make("confidence"), block_size=_BLOCK)
     canvas, state, _ = decoder.step(Canvas.start(tokens, torch.arange(shape.batch)))
     return lambda: decoder.step(canvas, state)
 
@@ -65,7 +66,7 @@ def _decoding(shape: Shape) -> Callable[[], object]:
 def _training_arithmetic(shape: Shape) -> tuple[float, float]:
     """Operations of a step; bytes: weights, gradients, two moments and averages, and what the backward pass needs of
     each block: 15 vectors a position (the inputs of products, norms and GELU) and the attention weights."""
-    settings = _settings(shape)
+    settings = settings_of(shape)
     positions = shape.batch * shape.length
     held = positions * shape.blocks * (15 * shape.width + shape.heads * shape.length)
     return flops_per_token(settings) * positions, 20.0 * parameter_count(settings) + 4.0 * held
@@ -74,7 +75,7 @@ def _training_arithmetic(shape: Shape) -> tuple[float, float]:
 def _decoding_arithmetic(shape: Shape) -> tuple[float, float]:
     """Operations of a pass with the head at one block; bytes: weights, the five vectors a position of an MLP, and where
     the head runs logits and log-probabilities."""
-    settings, positions = _settings(shape), shape.batch * shape.length
+    settings, positions = settings_of(shape), shape.batch * shape.length
     each = 24 * shape.width**2 + 4 * shape.length * shape.width
     head = shape.batch * _BLOCK * 2 * shape.width * shape.vocab
     held = positions * 5 * shape.width + shape.batch * _BLOCK * 2 * shape.vocab
@@ -106,7 +107,7 @@ def _cell(work: str, shape: Shape, rounds: int) -> dict[str, Any]:
     operations, least = arithmetic(shape)
     return {
         "shape": asdict(shape),
-        "parameters": parameter_count(_settings(shape)),
+        "parameters": parameter_count(settings_of(shape)),
         "seconds": statistics.median(wall),
         "cpu_seconds": statistics.median(cpu),
         "gflop": operations / 1e9,

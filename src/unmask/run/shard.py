@@ -6,7 +6,7 @@ In bfloat16 the blocks are gathered in it, so that half of the bytes travel. Wha
 last norm, head) is gathered in float32, so that the residual stream begins as in one process, and so is each sum.
 """
 
-__all__ = ["Shards", "blocks_of", "prepare_blocks", "shard_network"]
+__all__ = ["Shards", "blocks_of", "divide", "prepare_blocks", "shard_network"]
 
 import warnings
 from collections.abc import Callable
@@ -82,24 +82,9 @@ def shard_network(
     """
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         raise ConfigError(f"Training in several processes needs torch 2.13 or newer, and this is {torch.__version__}.")
-    if group.size % replicas:
-        raise ConfigError(
-            f"train.replicas is {replicas}, which does not divide the {group.size} processes of the run; give a "
-            "divisor."
-        )
-    sizes, names = (group.size,), ("shard",)
-    if replicas > 1:
-        sizes, names = (replicas, group.size // replicas), ("replicate", "shard")
     # a result that is a view: nothing here writes into what `hidden` and `logits` return while gradients are on
     warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
-    mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
-    low = MixedPrecisionPolicy()
-    if dtype != torch.float32:
-        low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    again = group.size > replicas  # gather a block again for its backward pass; where it is whole, keep it
-    for block in blocks_of(network):
-        fully_shard(block, mesh=mesh, mp_policy=low, reshard_after_forward=again)
-    fully_shard(network, mesh=mesh)
+    divide(network, group.size, device, replicas=replicas, dtype=dtype)
     network.sharded = True
     for name in _METHODS:
         if hasattr(network, name):
@@ -107,6 +92,25 @@ def shard_network(
     if fill is not None:
         fill(network)
     return Shards(network, group, replicas)
+
+
+def divide(network: Any, count: int, device: torch.device, *, replicas: int, dtype: torch.dtype) -> None:
+    """Divide the parameters of a network, in place, among `count` processes; see `shard_network`."""
+    if count % replicas:
+        raise ConfigError(
+            f"train.replicas is {replicas}, which does not divide the {count} processes of the run; give a divisor."
+        )
+    sizes, names = (count,), ("shard",)
+    if replicas > 1:
+        sizes, names = (replicas, count // replicas), ("replicate", "shard")
+    mesh = init_device_mesh(device.type, sizes, mesh_dim_names=names)
+    low = MixedPrecisionPolicy()
+    if dtype != torch.float32:
+        low = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    again = count > replicas  # gather a block again for its backward pass; where it is whole, keep it
+    for block in blocks_of(network):
+        fully_shard(block, mesh=mesh, mp_policy=low, reshard_after_forward=again)
+    fully_shard(network, mesh=mesh)
 
 
 class Shards:
