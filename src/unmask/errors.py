@@ -9,6 +9,7 @@ UnmaskError
 │   └── ArgumentError   an argument of a Python function that does not exist, is missing, or has another type
 ├── PluginError       a policy or task of another package that breaks its contract
 └── RunError          a run that had to stop although the request was right (a full disk, NaN)
+    └── SaidElsewhere   another process of the run failed; it says why
 """
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "PluginError",
     "RequestError",
     "RunError",
+    "SaidElsewhere",
     "UnmaskError",
     "UnmaskWarning",
     "did_you_mean",
@@ -82,6 +84,15 @@ class RunError(UnmaskError, RuntimeError):
     """A run that had to stop although the request was right, for example because the disk is full."""
 
     exit_code = 1
+
+
+class SaidElsewhere(RunError):
+    """A run that had to stop because another of its processes failed, which says why: nothing is printed here."""
+
+    def __init__(self, exit_code: int = 1) -> None:
+        """`exit_code` is that of the other process."""
+        super().__init__("Another process of the run failed: its message has the reason.")
+        self.exit_code = exit_code
 
 
 class Interrupted(KeyboardInterrupt):

@@ -216,17 +216,20 @@ def test_optimizer_and_averages_go_on_exactly_from_a_checkpoint(tmp_path: Path) 
 
     model, optimizer, ema = fresh()
     _trained(3, model, optimizer, ema)
-    state = {"optimizer": optimizer_tensors(optimizer), "ema": ema.state()}
+    averages = {str(number): average for number, average in enumerate(ema.averages)}
+    state = {"optimizer": optimizer_tensors(optimizer), "ema": averages}
     write_checkpoint(tmp_path / "c", model.state_dict(), {}, state=state, state_facts={"step": 3})
     again, optimizer_again, ema_again = fresh()
     again.load_state_dict(load_tensors(tmp_path / "c"))
     parts, _ = load_state(tmp_path / "c")
     load_optimizer_tensors(optimizer_again, parts["optimizer"])
-    ema_again.load(parts["ema"])
+    for number, average in enumerate(ema_again.averages):
+        average.copy_(parts["ema"][str(number)])
+    ema_again.updates = ema.updates
     _trained(3, model, optimizer, ema)
     _trained(3, again, optimizer_again, ema_again)
     assert torch.equal(model.weight, again.weight)
-    assert all(torch.equal(value, ema_again.state()[name]) for name, value in ema.state().items())
+    assert all(map(torch.equal, ema.averages, ema_again.averages))
     forgetful, optimizer_forgetful, ema_forgetful = fresh()  # the control: without the state it goes elsewhere
     forgetful.load_state_dict(load_tensors(tmp_path / "c"))
     _trained(3, forgetful, optimizer_forgetful, ema_forgetful)

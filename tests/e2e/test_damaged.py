@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from unmask.cli.main import main
@@ -50,33 +51,64 @@ def edit(folder: Path, name: str, change: Callable[[Any], object]) -> None:
     (folder / name).write_text(json.dumps(value))
 
 
-def without(file: Path, name: str) -> None:
-    tensors = load_file(file)
-    del tensors[name]
-    save_file(tensors, file)
+SHARD = "state/shard-00001-model-00001-of-00001.safetensors"
+PLACES = "DCP_SHARDING_INFO"
+
+
+def without(file: Path, beginning: str) -> None:
+    """The tensors whose names begin so are left out."""
+    change(file, lambda tensors, _: [tensors.pop(name) for name in list(tensors) if name.startswith(beginning)])
+
+
+def change(file: Path, do: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]) -> None:
+    """`do` changes the tensors of a shard and their places."""
+    with safe_open(file, "pt") as opened:
+        facts = opened.metadata()
+    tensors, places = load_file(file), json.loads(facts[PLACES])
+    do(tensors, places)
+    save_file(tensors, file, metadata=facts | {PLACES: json.dumps(places)})
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "weights cut off": lambda folder: cut(folder, "model.safetensors"),
-    "state cut off": lambda folder: cut(folder, "state/raw.safetensors"),
+    "state cut off": lambda folder: cut(folder, SHARD),
     "no state": lambda folder: shutil.rmtree(folder / "state"),
-    "no optimizer": lambda folder: (folder / "state" / "optimizer.safetensors").unlink(),
+    "no shard": lambda folder: (folder / SHARD).unlink(),
+    "a shard too many": lambda folder: shutil.copy(
+        folder / SHARD, folder / SHARD.replace("shard-00001", "shard-00002")
+    ),
+    "more shards": lambda folder: edit(folder, "state/state.json", lambda facts: facts["shards"].update(processes=2)),
+    "no shards": lambda folder: edit(folder, "state/state.json", lambda facts: facts.pop("shards")),
     "no step": lambda folder: edit(folder, "state/state.json", lambda facts: facts.pop("step")),
     "a step that is a text": lambda folder: edit(folder, "state/state.json", lambda facts: facts.update(step="6")),
     "NaN": lambda folder: (folder / "state" / "state.json").write_text('{"step": NaN}'),
     "configuration": lambda folder: (folder / "config.json").write_text("{"),
     "record": lambda folder: (folder / "run.json").write_text('{"settings": '),
-    "tensors of others": lambda folder: shutil.copy(
-        folder / "state/optimizer.safetensors", folder / "state/raw.safetensors"
+    "a shard of another checkpoint": lambda folder: shutil.copy(
+        step_folder(folder.parents[1], 4) / SHARD, folder / SHARD
     ),
     "the step of another": lambda folder: edit(folder, "state/state.json", lambda facts: facts.update(step=4)),
     "a step below 0": lambda folder: edit(folder, "state/state.json", lambda facts: facts.update(step=-1)),
-    "an optimizer without tensors": lambda folder: save_file({}, folder / "state/optimizer.safetensors"),
-    "an optimizer with other names": lambda folder: save_file(
-        {"a.b": torch.zeros(1)}, folder / "state/optimizer.safetensors"
+    "a shard without tensors": lambda folder: save_file({}, folder / SHARD),
+    "a shard without places": lambda folder: save_file(load_file(folder / SHARD), folder / SHARD),
+    "no optimizer": lambda folder: without(folder / SHARD, "optimizer/"),
+    "no averages": lambda folder: without(folder / SHARD, "ema/"),
+    "other names": lambda folder: change(
+        folder / SHARD,
+        lambda tensors, places: (tensors.update(a=torch.zeros(1)), places.update(a={"saved_offsets": [0]})),
     ),
-    "an optimizer without second moments": lambda folder: without(folder / "state/optimizer.safetensors", "0.exp_avg"),
-    "averages of others": lambda folder: without(folder / "state/ema.safetensors", "00000"),
+    "other shapes": lambda folder: change(
+        folder / SHARD, lambda tensors, _: tensors.update({name: tensors[name][:-1] for name in ("raw/norm.weight",)})
+    ),
+    "a place with a gap": lambda folder: change(
+        folder / SHARD, lambda _, places: places["raw/norm.weight"].update(saved_offsets=[1])
+    ),
+    "a place below 0": lambda folder: change(
+        folder / SHARD, lambda _, places: places["raw/norm.weight"].update(saved_offsets=[-1])
+    ),
+    "a place with two axes": lambda folder: change(
+        folder / SHARD, lambda _, places: places["raw/norm.weight"].update(saved_offsets=[0, 0])
+    ),
     "a list as architecture": lambda folder: edit(folder, "config.json", lambda c: c.update(architecture=["dit"])),
     "a number as settings": lambda folder: edit(folder, "run.json", lambda record: record.update(settings=5)),
     "a number as split": lambda folder: edit(folder, "run.json", lambda record: record.update(split=5)),

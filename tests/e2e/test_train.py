@@ -26,10 +26,10 @@ from unmask.model.load import build
 from unmask.objective.bound import Bound
 from unmask.run.loop import Listener
 from unmask.run.metrics import read_metrics
-from unmask.run.optim import optimizer_tensors
 from unmask.run.parallel import Group
 from unmask.text.build import char_tokenizer
 from unmask.train import budget, clock
+from unmask.train.checkpoint import training_tensors
 from unmask.train.clock import Watch
 from unmask.train.loop import StepReport, Trainer
 from unmask.train.plan import make_plan
@@ -65,7 +65,7 @@ def trainer(folder: Path, *, paired: bool = False, model: dict[str, Any] | None 
 
 
 def everything(run: Trainer) -> list[torch.Tensor]:
-    return [*run.model.state_dict().values(), *optimizer_tensors(run.optimizer).values(), *run.ema.state().values()]
+    return [*training_tensors(run).values(), torch.tensor(run.ema.updates)]
 
 
 def same(left: Trainer, right: Trainer) -> bool:
@@ -237,6 +237,7 @@ def test_a_resumed_budget_goes_on_with_what_was_spent(tmp_path: Path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         run.fit(listener)
     run.save()
+    run.saver.publish()
     again, listener, now = timed(tmp_path / "run", monkeypatch, lambda n: 10.0)
     assert again.restore()
     assert again.clock.before == 50.0

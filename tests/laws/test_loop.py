@@ -53,6 +53,7 @@ class Fake:
     """A run whose merits are given; it notes what the loop asked of it."""
 
     device = torch.device("cpu")
+    saver = None
 
     def __init__(self, folder: Path, merits: Mapping[int, float], group: Group | None = None) -> None:
         self.folder, self.merits, self.group = folder, merits, group or Group()

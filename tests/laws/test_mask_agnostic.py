@@ -224,6 +224,7 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path: Path) -> None:
     for _ in range(6):
         part.take_step()
     part.save()
+    part.saver.publish()
     again = trainer(agnostic(settings()), tmp_path / "resumed")
     assert again.restore()
     again.fit(Watcher())

@@ -14,7 +14,6 @@ import torch
 from unmask.data.packed import Corpus, Facts, Packed, PartFacts, Split
 from unmask.data.settings import DataSettings
 from unmask.denoiser import Denoiser
-from unmask.disk.checkpoint import load_state
 from unmask.disk.folders import latest
 from unmask.model.load import build
 from unmask.noise import generator, row_keys
@@ -26,6 +25,7 @@ from unmask.run.optim import optimizer_tensors
 from unmask.run.parallel import Group
 from unmask.text.build import char_tokenizer
 from unmask.train import loop
+from unmask.train.checkpoint import training_tensors
 from unmask.train.loop import StepReport, Trainer
 from unmask.train.plan import make_plan
 from unmask.train.session import run_objective
@@ -91,11 +91,7 @@ class Watcher(Listener[StepReport, Bound]):
 
 
 def everything(run: Trainer) -> dict[str, torch.Tensor]:
-    return {
-        **{f"raw.{name}": value for name, value in run.model.state_dict().items()},
-        **{f"optimizer.{name}": value for name, value in optimizer_tensors(run.optimizer).items()},
-        **{f"ema.{name}": value for name, value in run.ema.state().items()},
-    }
+    return training_tensors(run) | {"updates": torch.tensor(run.ema.updates)}
 
 
 def same(first: Trainer, second: Trainer) -> bool:
@@ -172,9 +168,10 @@ def test_control_forgotten_moments_are_seen(whole: tuple[Trainer, Watcher], tmp_
     second = trainer(settings(), tmp_path / "run")
     folder = latest(tmp_path / "run")
     assert folder is not None
-    parts, facts = load_state(folder, "cpu")
-    second.model.load_state_dict(parts["raw"])
-    second.step = facts["step"]
+    weights = {name: value for name, value in training_tensors(second).items() if name.startswith("raw/")}
+    moments = training_tensors(second).keys() - weights.keys()
+    second.saver.load(folder, weights | {name: torch.zeros_like(training_tensors(second)[name]) for name in moments})
+    second.step = 5
     second.fit(Watcher())
     assert not same(second, whole[0])
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from unmask.errors import ConfigError, Interrupted, UnmaskError, UnmaskWarning, did_you_mean
+from unmask.errors import ConfigError, Interrupted, SaidElsewhere, UnmaskError, UnmaskWarning, did_you_mean
 from unmask.output import OutputLost, note, show_text, standard_streams
 
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -114,6 +114,8 @@ def _guarded(arguments: list[str]) -> int:
     try:
         with _ended_by_signals():
             return _dispatch(arguments)
+    except SaidElsewhere as error:
+        return error.exit_code
     except UnmaskError as error:
         if _reports():
             note(f"unmask: {error}")

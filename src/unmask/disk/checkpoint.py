@@ -3,16 +3,18 @@
 model.safetensors   the weights
 config.json         format, library versions, and what the caller needs to build the model again
 tokenizer.json      run.json      card.md           where there are any
-state/              what training needs to continue: NAME.safetensors and state.json
+state/              what training needs to continue: state.json, and files of slices (`disk.sharded`) or of tensors
 """
 
 __all__ = [
     "FORMAT",
     "Checkpoint",
+    "fill_checkpoint",
     "iterate_tensors",
     "load_state",
     "load_tensors",
     "read_checkpoint",
+    "read_state",
     "resuming",
     "write_checkpoint",
 ]
@@ -30,6 +32,7 @@ from unmask.config import library_versions, to_path
 from unmask.disk.files import atomic_folder, reason_of
 from unmask.disk.folders import MODEL, earlier, reading
 from unmask.disk.json import JSON_BYTES, NotJson, Shape, fact_of, read_json, read_text
+from unmask.disk.sharded import check_shards
 from unmask.disk.tensors import Layout, TensorFacts, iterate_layout, own_layout, read_header, save_tensors
 from unmask.errors import CheckpointError, UnmaskError
 from unmask.ranges import Count, holds
@@ -103,24 +106,40 @@ def write_checkpoint(
     Raises CheckpointError if `config` has a key "format" or "versions"; RunError for a full disk; ConfigError for
     a path that cannot be written.
     """
-    for key in _RESERVED:
-        if key in config:
-            raise CheckpointError(f"a checkpoint's config cannot have the key '{key}': config.json uses it itself.")
     with atomic_folder(folder) as temporary:
-        _write_json(temporary / _CONFIG, {"format": FORMAT, "versions": library_versions(), **config})
-        if tokenizer_json is not None:
-            (temporary / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8", newline="")
-        if run is not None:
-            _write_json(temporary / "run.json", run)
-        if card is not None:
-            (temporary / "card.md").write_text(card, encoding="utf-8", newline="")
+        fill_checkpoint(temporary, tensors, config, tokenizer_json=tokenizer_json, run=run, card=card)
         if state is not None or state_facts is not None:
             (temporary / "state").mkdir()
             _write_json(temporary / "state" / "state.json", state_facts or {})
             for name, part in (state or {}).items():
                 save_tensors(temporary / "state" / f"{name}.safetensors", part)
-        save_tensors(temporary / MODEL, tensors)
     return to_path(folder)
+
+
+def fill_checkpoint(
+    folder: Path,
+    tensors: Mapping[str, "Tensor"],
+    config: Mapping[str, Any],
+    *,
+    tokenizer_json: str | None = None,
+    run: Mapping[str, Any] | None = None,
+    card: str | None = None,
+) -> None:
+    """Write the files of a checkpoint for use into an existing folder; `write_checkpoint` gives the whole its name.
+
+    Raises CheckpointError if `config` has a key "format" or "versions"; OSError.
+    """
+    for key in _RESERVED:
+        if key in config:
+            raise CheckpointError(f"a checkpoint's config cannot have the key '{key}': config.json uses it itself.")
+    _write_json(folder / _CONFIG, {"format": FORMAT, "versions": library_versions(), **config})
+    if tokenizer_json is not None:
+        (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8", newline="")
+    if run is not None:
+        _write_json(folder / "run.json", run)
+    if card is not None:
+        (folder / "card.md").write_text(card, encoding="utf-8", newline="")
+    save_tensors(folder / MODEL, tensors)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -180,18 +199,28 @@ def load_state(
     Raises CheckpointError where there is no state, or none of the named `parts`; such a checkpoint can be used, but
     training cannot continue.
     """
+    values = read_state(path, facts)
+    folder = read_checkpoint(path).folder / "state"
+    for name in parts:
+        if not (folder / f"{name}.safetensors").is_file():
+            raise CheckpointError(f"{folder} has no {name}.safetensors: copy it back, or take another checkpoint.")
+    files = sorted(folder.glob("*.safetensors"))
+    stored = {file.stem: dict(iterate_layout(own_layout(file)[1], device)) for file in files}
+    return stored, values
+
+
+def read_state(path: str | os.PathLike[str], facts: type[Shape]) -> Shape:
+    """Checkpoint -> the facts of its training state (state.json), of the type `facts`.
+
+    Raises CheckpointError where there is no state; such a checkpoint can be used, but training cannot continue.
+    """
     folder = read_checkpoint(path).folder / "state"
     if not (folder / "state.json").is_file():
         raise CheckpointError(
             f"{folder.parent} has no training state, so a run cannot go on from it: give a run folder, "
             "or start a new run from its weights."
         )
-    for name in parts:
-        if not (folder / f"{name}.safetensors").is_file():
-            raise CheckpointError(f"{folder} has no {name}.safetensors: copy it back, or take another checkpoint.")
-    files = sorted(folder.glob("*.safetensors"))
-    stored = {file.stem: dict(iterate_layout(own_layout(file)[1], device)) for file in files}
-    return stored, read_json(folder / "state.json", facts, CheckpointError)
+    return read_json(folder / "state.json", facts, CheckpointError)
 
 
 @contextmanager
@@ -218,7 +247,8 @@ def _check_whole(folder: Path) -> None:
     """Read everything in a checkpoint but the contents of tensors. Raises CheckpointError for what is damaged."""
     state = folder / "state"
     _read(folder)
-    read_json(state / "state.json", _OBJECT, CheckpointError)
+    if check_shards(state) is not None:
+        return
     for file in state.glob("*.safetensors"):
         read_header(file)
 

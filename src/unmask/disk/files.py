@@ -15,7 +15,10 @@ __all__ = [
     "refuse_foreign_folder",
     "remove_folder",
     "remove_leftovers",
+    "replace_folder",
     "run_lock",
+    "sync_tree",
+    "temporary_name",
 ]
 
 import ctypes
@@ -98,12 +101,12 @@ def atomic_folder(path: str | os.PathLike[str]) -> Generator[Path]:
         if target.exists() and not target.is_dir():
             raise ConfigError(f"{target} is a file, and a folder is to be written there: choose another path.")
         remove_leftovers(target.parent)
-        temporary = _temporary(target, "tmp")
+        temporary = temporary_name(target, "tmp")
         temporary.mkdir()
         try:
             yield temporary
-            _sync_tree(temporary)
-            _replace_folder(temporary, target)
+            sync_tree(temporary)
+            replace_folder(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -127,7 +130,7 @@ def atomic_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(target.parent)
-        temporary = _temporary(target, "tmp")
+        temporary = temporary_name(target, "tmp")
         try:
             with open(temporary, "xb") as file:
                 file.write(content)
@@ -142,7 +145,7 @@ def atomic_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def remove_folder(path: Path) -> None:
     """Delete a folder. It is renamed first, so that no reader sees a part of it."""
     with explained(path):
-        doomed = _temporary(path, "tmp")
+        doomed = temporary_name(path, "tmp")
         os.rename(path, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
@@ -273,7 +276,7 @@ def _holder(descriptor: int) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in text).strip() or "another process"
 
 
-def _temporary(target: Path, role: str) -> Path:
+def temporary_name(target: Path, role: str) -> Path:
     """Path of a hidden file or folder beside `target`; its name holds the host, the process and the role."""
     return target.with_name(f".{target.name}.{_host()}-{os.getpid()}-{os.urandom(4).hex()}.{role}")
 
@@ -290,14 +293,12 @@ def _alive(pid: int) -> bool:
     """Whether a process with this id exists."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
+    except (ProcessLookupError, PermissionError, OverflowError) as error:
+        return not isinstance(error, ProcessLookupError)
     return True
 
 
-def _replace_folder(temporary: Path, target: Path) -> None:
+def replace_folder(temporary: Path, target: Path) -> None:
     """Rename `temporary` to `target`; the old folder, if any, is deleted afterwards."""
     if not target.exists():
         os.rename(temporary, target)
@@ -306,7 +307,7 @@ def _replace_folder(temporary: Path, target: Path) -> None:
     if _exchange(temporary, target):  # the old folder has the temporary name now, and the caller deletes it
         _sync(target.parent)
         return
-    aside = _temporary(target, "old")
+    aside = temporary_name(target, "old")
     os.rename(target, aside)
     try:
         os.rename(temporary, target)
@@ -322,11 +323,10 @@ def _exchange(first: Path, second: Path) -> bool:
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
     if renameat2 is None:
         return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
+    return renameat2(-100, os.fsencode(first), -100, os.fsencode(second), 2) == 0  # AT_FDCWD, RENAME_EXCHANGE
 
 
-def _sync_tree(folder: Path) -> None:
+def sync_tree(folder: Path) -> None:
     """Flush a folder and every file and folder below it to the disk."""
     for root, _, files in os.walk(folder, topdown=False):
         for name in files:

@@ -70,10 +70,11 @@ def add_low_rank(network: Any, rank: int, alpha: float, seed: int) -> None:
             setattr(network.get_submodule(owner), leaf, MaskRow(layer, network.mask_id))
 
 
-def merged(network: nn.Module) -> dict[str, Tensor]:
+def merged(network: nn.Module, *, kept: bool = True) -> dict[str, Tensor]:
     """A network with such layers -> the tensors of the ordinary network that computes the same, by name.
 
-    All are new and whole, and a tensor with two names (tied weights) stays a single one.
+    All are new, whole and on the CPU, and a tensor with two names (tied weights) stays a single one. Where the network
+    is divided, processes that have not `kept` them get nothing, as in `run.optim.copied_tensors`.
     """
     layers = dict(network.named_modules())
     copies: dict[int, Tensor] = {}
@@ -85,6 +86,7 @@ def merged(network: nn.Module) -> dict[str, Tensor]:
         if changed and leaf in _ADDED:
             continue
         if id(value) not in copies:
-            copies[id(value)] = layer.whole() if changed and leaf == "weight" else full(value)
+            whole = layer.whole() if changed and leaf == "weight" else full(value)
+            copies[id(value)] = whole.cpu() if kept else whole.new_empty(0)
         tensors[name] = copies[id(value)]
-    return tensors
+    return tensors if kept else {}

@@ -129,6 +129,8 @@ def _roll(learner: Learner, m: int, policy: Learned, count: int, dials: Sequence
 class _PolicyRun:
     """A learner as a `run.loop.LongRun`; a step is a round."""
 
+    saver = None  # its checkpoints are small
+
     def __init__(self, learner: Learner, listener: Listener[RoundReport, ValidationResult]) -> None:
         self.learner, self.listener = learner, listener
         self.folder, self.group, self.device = learner.folder, learner.group, learner.device

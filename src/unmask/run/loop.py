@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from pathlib import Path
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from unmask.run.metrics import Metrics
     from unmask.run.parallel import Group
+    from unmask.run.saving import Saver
 
 Figure = TypeVar("Figure")
 FigureIn = TypeVar("FigureIn", contravariant=True)
@@ -91,7 +92,7 @@ class Listener(Protocol[ReportIn, FigureIn]):
         """A validation ended, in the first process."""
 
     def saved(self, folder: Path) -> None:
-        """A checkpoint was written, in the first process."""
+        """A checkpoint is whole and has its name, in the first process."""
 
     def stopping(self, folder: Path) -> None:
         """A signal asked the run in `folder` to stop: it saves after the step. Called at once, in another thread."""
@@ -113,6 +114,9 @@ class LongRun(Protocol[ReportOut, Figure]):
     def group(self) -> "Group": ...
     @property
     def device(self) -> "torch.device": ...
+    @property
+    def saver(self) -> "Saver | None":
+        """What writes checkpoints while the run goes on; None where `save` and `save_best` write at once."""
 
     def begin(self, stopping: Callable[[], bool]) -> bool:
         """Do the work before the first step; False if `stopping` ended it: what is done of it is then saved."""
@@ -126,12 +130,12 @@ class LongRun(Protocol[ReportOut, Figure]):
         """Validate -> the result; None in other processes than the first."""
         ...
 
-    def save(self) -> Path:
-        """Write the checkpoint of this step, from which a run can resume -> its folder."""
+    def save(self) -> Path | None:
+        """Write the checkpoint of this step, from which a run can resume -> its folder; None where `saver` has it."""
         ...
 
-    def save_best(self, figure: Figure | None) -> Path:
-        """Write the best result; `figure` is that of this step, None except in the first process -> its folder."""
+    def save_best(self, figure: Figure | None) -> Path | None:
+        """Write the best result, as `save` does; `figure` is that of this step, None except in the first process."""
         ...
 
 
@@ -165,17 +169,18 @@ def drive(
     """
     from unmask.run.metrics import Metrics  # with torch, which those that only name these types do without
 
-    resumed = target.step or None
     opened = nullcontext()
     if target.group.first:
-        opened = Metrics(target.folder, resumed_at=resumed, track=track, settings=settings)
-    with opened as metrics, Interrupt(lambda: listener.stopping(target.folder)) as interrupt:
+        opened = Metrics(target.folder, resumed_at=target.step or None, track=track, settings=settings)
+    ending = nullcontext() if target.saver is None else closing(target.saver)
+    with opened as metrics, Interrupt(lambda: listener.stopping(target.folder)) as interrupt, ending:
         loop = _Loop(target, listener, cadence, metrics, interrupt)
         if target.begin(loop.stopping):
             over, stopped = loop.run()
         else:
             loop.changed, over, stopped = True, False, True
         loop.save()
+        loop.settle(0)
     return loop.result("interrupted" if stopped else exhausted if over else "finished")
 
 
@@ -207,6 +212,7 @@ class _Loop(Generic[ReportOut, Figure]):
                 self.listener.stepped(report)
             if self.stopping():
                 return False, True
+            self.settle(0, wait=False)
             over = self._due() and self._validate()
             if not over and target.step % self.cadence.save_every == 0:
                 self.save()
@@ -215,9 +221,16 @@ class _Loop(Generic[ReportOut, Figure]):
     def save(self) -> None:
         """Write the checkpoint of this step, unless nothing has changed since the newest one."""
         if self.changed:
+            self.settle(1)
             self._saved(self.target.save())
             self.changed = False
         self.target.group.barrier()
+
+    def settle(self, most: int, *, wait: bool = True) -> None:
+        """Name checkpoints until at most `most` are unfinished; without `wait` those that every process has written."""
+        saver = self.target.saver
+        while saver is not None and saver.pending > most and (wait or not self._agreed(not saver.written())):
+            self._saved(saver.publish())
 
     def stopping(self) -> bool:
         """Whether an interrupt reached any process."""
@@ -253,6 +266,7 @@ class _Loop(Generic[ReportOut, Figure]):
             self._log(validation.values)
             self.listener.validated(target.step, validation.figure, better)
         if better:
+            self.settle(1)
             self._saved(target.save_best(None if validation is None else validation.figure))
         return 0 < self.cadence.patience <= standing.stale
 
@@ -260,8 +274,8 @@ class _Loop(Generic[ReportOut, Figure]):
         if self.metrics is not None:
             self.metrics.log(self.target.step, values)
 
-    def _saved(self, folder: Path) -> None:
-        if self.target.group.first:
+    def _saved(self, folder: Path | None) -> None:
+        if folder is not None and self.target.group.first:
             self.listener.saved(folder)
 
     def _agreed(self, value: bool) -> bool:

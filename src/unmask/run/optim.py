@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from unmask.errors import CheckpointError, ConfigError
-from unmask.run.parts import full, parts_of, placed_as
+from unmask.run.parts import full, parts_of
 
 Shape = Literal["constant", "cosine"]
 """The learning rate after the warm-up: constant, or falling to zero as half a cosine."""
@@ -90,7 +90,7 @@ def clip(params: Iterable[nn.Parameter], max_norm: float) -> Tensor:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser -> its state as named tensors ("3.exp_avg"), copied, to be stored in a checkpoint.
+    """Optimiser -> its state as named tensors ("3.exp_avg"), to be stored in a checkpoint.
 
     A parameter that has had no gradient yet (an expert that was never chosen) has zeros, as the optimiser begins with.
     """
@@ -99,10 +99,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     params = [param for group in optimizer.param_groups for param in group["params"]]
     for index, param in enumerate(params if state else []):
         if index not in state:
-            state[index] = {
-                name: torch.zeros_like(param) if tensor.ndim else tensor.new_zeros(()) for name, tensor in first.items()
-            }
-    return {f"{index}.{name}": full(state[index][name]) for index in sorted(state) for name in state[index]}
+            sizes = {name: param.shape if tensor.ndim else () for name, tensor in first.items()}
+            state[index] = {name: tensor.new_zeros(sizes[name]) for name, tensor in first.items()}
+    return {f"{index}.{name}": state[index][name] for index in sorted(state) for name in state[index]}
 
 
 def load_optimizer_tensors(
@@ -129,16 +128,21 @@ def load_optimizer_tensors(
             f"the optimiser's stored state is for {len(state)} parameters or of other shapes than this model's "
             f"{len(params)}: resume with the settings that the run began with."
         )
-    for index, entry in state.items():
-        state[index] = {name: placed_as(tensor, params[index]) for name, tensor in entry.items()}
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def copied_tensors(model: Any) -> dict[str, Tensor]:
-    """The tensors of a network by name, copied whole; one with two names (tied weights) is copied once."""
-    values = model.state_dict(keep_vars=True)
-    copies = {key: full(value) for key, value in {id(value): value for value in values.values()}.items()}
-    return {name: copies[id(value)] for name, value in values.items()}
+def copied_tensors(model: Any, *, kept: bool = True) -> dict[str, Tensor]:
+    """The tensors of a network by name, whole copies on the CPU; one with two names (tied weights) is copied once.
+
+    Where a network is divided, all processes call this, and those that have not `kept` them get nothing: a tensor is
+    dropped before the next one is gathered.
+    """
+    values, copies = model.state_dict(keep_vars=True), dict[int, Tensor]()
+    for value in values.values():
+        if id(value) not in copies:
+            whole = full(value)
+            copies[id(value)] = whole.cpu() if kept else whole.new_empty(0)
+    return {name: copies[id(value)] for name, value in values.items()} if kept else {}
 
 
 class Ema:
@@ -155,6 +159,11 @@ class Ema:
         self.updates = 0
         self._params = [param.detach() for param in params]
         self._averages = [param.clone() for param in self._params]
+
+    @property
+    def averages(self) -> list[Tensor]:
+        """The averages themselves, in the order of the parameters."""
+        return self._averages
 
     @torch.no_grad()
     def update(self) -> None:
@@ -173,25 +182,6 @@ class Ema:
             yield
         finally:
             self._copy(own)
-
-    def state(self) -> dict[str, Tensor]:
-        """The averages and the number of updates as named tensors, copied, to be stored in a checkpoint."""
-        averages = {f"{index:05d}": full(average) for index, average in enumerate(self._averages)}
-        return {"updates": torch.tensor(self.updates)} | averages
-
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the output of `state`. Raises CheckpointError if it is for other parameters."""
-        names = [f"{index:05d}" for index in range(len(self._averages))]
-        shapes = [state[name].shape if name in state else None for name in names]
-        if len(state) != len(names) + 1 or shapes != [average.shape for average in self._averages]:
-            raise CheckpointError(
-                f"the stored averages are for {len(state) - 1} parameters of other shapes than this model's "
-                f"{len(names)}: resume with the settings that the run began with."
-            )
-        self.updates = int(state["updates"])
-        for average, name in zip(self._averages, names, strict=True):
-            average.copy_(placed_as(state[name], average))
 
     @torch.no_grad()
     def _copy(self, values: list[Tensor]) -> None:

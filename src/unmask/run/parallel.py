@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unmask.errors import ConfigError, RunError, UnmaskError
 from unmask.ranges import Range, number_of, whole
+from unmask.run.attempt import of_this_attempt
 from unmask.run.machine import choose_device
 
 LIMIT = 600.0
@@ -168,7 +169,7 @@ def may_report() -> bool:
         return True
     try:
         store = _STORES[-1] if _STORES else _agents_store(place[0])
-        return store is None or store.add("unmask/errors", 1) == 1
+        return store is None or store.add(f"unmask/errors/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
     except (RuntimeError, ValueError):
         return True
 
@@ -203,6 +204,8 @@ def join_group(device: torch.device, limit: float = LIMIT) -> Group:
     options: dict[str, Any] = {"rank": group.rank, "world_size": group.size, "timeout": timedelta(seconds=limit)}
     try:
         store = _store(group, limit)
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            store = of_this_attempt(store, group.rank, group.size, limit)
         if device.type == "cuda":
             torch.cuda.set_device(group.local_rank)
             at = torch.device("cuda", group.local_rank)

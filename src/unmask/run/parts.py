@@ -1,9 +1,9 @@
-"""Tensors that may be divided among processes (DTensors): the part in this process, the whole, and back.
+"""Tensors that may be divided among processes (DTensors): the part in this process, and the whole.
 
 A DTensor is known by its methods, since importing its class takes a second, which a single process need not spend.
 """
 
-__all__ = ["divided", "full", "parts_of", "placed_as"]
+__all__ = ["divided", "full", "parts_of"]
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -28,13 +28,3 @@ def full(tensor: Tensor) -> Tensor:
     """A tensor -> the whole of it, a copy. All processes that hold parts of it call this together."""
     whole = tensor.detach()
     return cast(Any, whole).full_tensor() if divided(whole) else whole.clone()
-
-
-def placed_as(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, equal in all processes -> the same divided as `like` is; itself where that is not divided."""
-    if not divided(like) or tensor.ndim == 0:
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    held = cast(Any, like)
-    return distribute_tensor(tensor.to(like.device), held.device_mesh, held.placements, src_data_rank=None)

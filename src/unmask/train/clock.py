@@ -9,6 +9,7 @@ from typing import Annotated
 
 import torch
 
+from unmask.disk.sharded import Shards
 from unmask.objective.bound import Bound
 from unmask.ranges import Natural, real
 from unmask.run.parallel import Group
@@ -27,6 +28,10 @@ class TrainState:
     best_step: Natural
     stale: Natural
     bound: Bound | None
+    averaged: Natural
+    """Updates of the averages."""
+    shards: Shards
+    """The files of the tensors."""
     validated_at: Natural | None = None
     seconds: Annotated[float, real(0)] = 0.0
     skipped: Natural = 0
@@ -51,7 +56,7 @@ class Clock:
     validating: float = 0.0
     """Seconds of the last validation; 0 before the first."""
     saving: float = 0.5
-    """Seconds of the last checkpoint, a guess before the first; the best checkpoint takes less."""
+    """Seconds until the last checkpoint had its name, a guess before the first; the best checkpoint takes less."""
     expired: bool = False
     """Whether the time for steps was over after the last step."""
 

@@ -21,7 +21,7 @@ from unmask.batch import cut_to, parts_by_length, to_device
 from unmask.config import to_dict
 from unmask.data.packed import Corpus, batch_indices
 from unmask.denoiser import Trainable
-from unmask.disk.folders import best_folder, keep_best, keep_last, latest, step_folder
+from unmask.disk.folders import latest
 from unmask.errors import RunError
 from unmask.model.inference import compile_passes
 from unmask.noise import DROPOUT, derive, row_keys
@@ -38,7 +38,8 @@ from unmask.run.optim import (
     set_learning_rate,
 )
 from unmask.run.parallel import Group
-from unmask.train.checkpoint import restore, write
+from unmask.run.saving import Saver
+from unmask.train.checkpoint import begin_best, begin_checkpoint, restore
 from unmask.train.clock import Clock, Watch
 from unmask.train.plan import TrainPlan
 from unmask.train.report import Gauge, StepReport
@@ -83,12 +84,13 @@ class Trainer:
         self.device = next(model.parameters()).device if device is None else device
         self.shards = _placed(model, run, group, self.device, dtype, fill)
         self.params = [param for param in model.parameters() if param.requires_grad]
-        self.tensors: Callable[[Any], dict[str, Tensor]] = copied_tensors  # those of a checkpoint for use
+        self.tensors: Callable[..., dict[str, Tensor]] = copied_tensors  # those of a checkpoint for use
         self.dtype = dtype
         self.optimizer = adamw(self.params, plan.lr, run.train.betas, 1e-8, run.train.weight_decay)
         self.ema = Ema(self.params, run.train.ema)
         self.origin: dict[str, Any] = {}
         """Facts for run.json: `data`, the settings with absolute paths, what was typed for them, and `init`."""
+        self.saver = Saver(group, self.device)
         self.step = 0
         self.standing = Standing()
         self.best: Bound | None = None
@@ -222,26 +224,16 @@ class Trainer:
 
     # ---- disk -----------------------------------------------------------------------------------------------------
 
-    def save(self) -> Path:
-        """Write a checkpoint from which training can resume: the averaged weights and the training state."""
-        began = time.perf_counter()
-        folder = step_folder(self.folder, self.step)
-        write(self, folder, whole=True)
-        if self.group.first:
-            keep_last(self.folder, self.settings.keep)
-        self.clock.saving = time.perf_counter() - began
+    def save(self) -> None:
+        """Begin a checkpoint from which training can resume: the averaged weights and the training state."""
+        begin_checkpoint(self)
         self.gauge.restart()
-        return folder
 
-    def save_best(self, figure: Bound | None) -> Path:
-        """Write the averaged weights alone; `figure` is their bound."""
+    def save_best(self, figure: Bound | None) -> None:
+        """Begin a checkpoint of the averaged weights alone; `figure` is their bound."""
         self.best = figure
-        folder = best_folder(self.folder, self.step)
-        write(self, folder, whole=False)
-        if self.group.first:
-            keep_best(self.folder)
+        begin_best(self)
         self.gauge.restart()
-        return folder
 
     def restore(self, folder: Path | None = None) -> bool:
         """Load a checkpoint, by default the newest whole one of the run folder; False if there is none.
@@ -309,6 +301,7 @@ class Trainer:
 
     def broken(self, reason: str) -> RunError:
         """The error of a run whose numbers are not finite; nothing is written after it."""
+        self.saver.close()  # a checkpoint that is being written is good
         kept = latest(self.folder)
         return RunError(
             f"{reason} at step {self.step}, so the run was stopped; "

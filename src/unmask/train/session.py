@@ -4,16 +4,13 @@ __all__ = [
     "Planned",
     "Session",
     "claim",
-    "default_folder",
     "open_session",
     "plan_session",
     "recorded_run",
-    "refuse_taken",
     "run_objective",
     "set_newer_aside",
 ]
 
-import re
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -28,7 +25,7 @@ from unmask.data.folder import prepared_settings
 from unmask.data.packed import Corpus
 from unmask.denoiser import Trainable
 from unmask.disk.checkpoint import Checkpoint, read_checkpoint, resuming
-from unmask.disk.files import refuse_foreign_folder, run_lock
+from unmask.disk.files import run_lock
 from unmask.disk.folders import latest, resume_point, set_aside
 from unmask.errors import CheckpointError, ConfigError, RunError
 from unmask.hf.names import locate
@@ -43,6 +40,7 @@ from unmask.run.parallel import Group, enter_alone, enter_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.adapt import Fill, adapted_corpus, adapted_objective, loaded_start
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
+from unmask.train.folders import begun_folder, default_folder, record_launch
 from unmask.train.loop import Trainer
 from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
 from unmask.train.settings import (
@@ -160,8 +158,6 @@ def plan_session(
     """
     if resume is not None and (out is not None or init is not None):
         raise ConfigError("--resume goes on in the folder of a run; leave --out and --init away.")
-    if out is not None:
-        refuse_taken(to_path(out))
     began = time.perf_counter() if began is None else began
     run = replace(run, data=prepared_settings(run.data))
     prepare()
@@ -170,6 +166,9 @@ def plan_session(
         require_parts(run, group)
         if run.train.fsdp == "on" and not dry:
             enter_alone(held, group, device)
+        if resume is None:
+            out, resume = begun_folder(run.data.source, out, group, device, note)
+            run, init = (run, init) if resume is None else (recorded_run(resume), None)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, None if dry else note)
         start = _start_of(run, point, init, device, group.size > 1 and not dry and run.train.minutes is None)
@@ -186,6 +185,8 @@ def plan_session(
             if not dry and group.first and latest(folder) is not None:
                 raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")
         require_same_run(run, plan, corpus, point, probe)
+        if not dry:
+            record_launch(folder, group, device)
         times = None
         if dry:
             times = estimate(run, plan, probe, each or step_seconds(run, plan, probe, start.network), start.step)
@@ -267,24 +268,6 @@ def recorded_run(resume: str | Path) -> TextRun:
     with resuming(point, "train"):
         checkpoint = read_checkpoint(point)
         return from_dict(TextRun, run_of(checkpoint).settings, f"{checkpoint.folder}/run.json", CheckpointError)
-
-
-def default_folder(source: str) -> Path:
-    """The name of a source -> runs/NAME-N with the first N from 1 that does not exist."""
-    stem = source.removeprefix("hf:").rstrip("/").split("/")[-1].split(".")[0]
-    name = re.sub(r"[^\w-]+", "-", stem).strip("-") or "text"
-    number = 1
-    while (Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return Path("runs") / f"{name}-{number}"
-
-
-def refuse_taken(out: Path) -> None:
-    """Raise ConfigError if a folder holds a run already, or files of somebody else."""
-    refuse_foreign_folder(out, "checkpoints")
-    kept = out / "checkpoints"
-    if kept.is_dir() and any(not entry.name.startswith(".") for entry in kept.iterdir()):  # unfinished
-        raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")
 
 
 def _start_of(run: TextRun, point: Path | None, init: str | Path | None, device: torch.device, empty: bool) -> _Start:
