@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -185,6 +186,48 @@ def test_free_lengths_and_going_on(client: TestClient, engine: Engine) -> None:
     assert done["rows"][0]["text"].endswith(" dog")
 
 
+CHOICES = ["a small dog", "a large cat", "an idea"]
+
+
+def test_a_text_is_one_of_the_choices(client: TestClient, engine: Engine) -> None:
+    own = OWN | {"choices": CHOICES}
+    body: dict[str, Any] = {"prompt": "dog\n", "max_tokens": 12, "seed": 4, "temperature": 1}
+    answer = post(client, "/v1/completions", **body, unmask=own, n=4)
+    texts = [choice["text"] for choice in answer["choices"]]
+    assert set(texts) <= set(CHOICES)
+    model = engine.models[NAME]
+    options: dict[str, Any] = {"length": 12, "policy": "confidence:steps=6", "block_size": 8}
+    rule = model.matching(choices=CHOICES)
+    result = model.generate(["dog\n"] * 4, seed=4, temperature=1, constraint=rule, **options)
+    assert ["dog\n" + text for text in texts] == result.texts
+    free = post(client, "/v1/completions", **body, unmask=OWN, n=4)  # the control
+    assert not {choice["text"] for choice in free["choices"]} <= set(CHOICES)
+    assert "".join(c["choices"][0]["text"] for c in events(client, "/v1/completions", **body, unmask=own)) in CHOICES
+    between = post(client, "/v1/completions", prompt="It is", suffix=" .", max_tokens=1, unmask={"choices": [" a"]})
+    assert between["choices"][0]["text"] == " a"
+
+
+@pytest.mark.extras
+def test_an_answer_fits_its_schema(client: TestClient, engine: Engine) -> None:
+    pytest.importorskip("outlines_core")
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}, "good": {"type": "boolean"}},
+        "required": ["n"],
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "facts", "schema": schema}}
+    model = engine.models[NAME]
+    rule = model.matching(schema=schema)
+    assert json.loads(model.generate("", length=24, seed=1, constraint=rule).text)
+    text = post(client, "/v1/completions", prompt="", max_tokens=12, unmask={"regex": "[0-9]{3}-[a-f]+"})
+    assert re.fullmatch("[0-9]{3}-[a-f]+", text["choices"][0]["text"])
+    wrong = client.post("/v1/completions", json={"unmask": {"regex": "(?=a)b"}})
+    assert wrong.status_code == 400
+    bad = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}}
+    body = {"messages": [{"role": "user", "content": "x"}], "response_format": form | {"json_schema": {"schema": bad}}}
+    assert client.post("/v1/chat/completions", json=body).status_code == 400
+
+
 def test_models_health_metrics_and_the_schema(client: TestClient) -> None:
     cards = client.get("/v1/models").json()
     assert [card["id"] for card in cards["data"]] == [NAME, "automaton"]
@@ -217,6 +260,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "window": ("/v1/completions", {"prompt": "a", "suffix": "b", "max_tokens": 4000}, 400, "window"),
     "chat": ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}, 400, "no template"),
     "messages": ("/v1/chat/completions", {"messages": []}, 400, "messages"),
+    "long choice": ("/v1/completions", {"max_tokens": 1, "unmask": {"choices": ["a b c d"]}}, 400, "choices"),
+    "two patterns": ("/v1/completions", {"unmask": {"choices": ["a"], "regex": "a"}}, 400, "give one of them"),
     "choices": ("/v1/score", {"template": "a", "choices": ["b"]}, 400, "no hole to fill"),
     "canvas": ("/v1/denoise", {}, 400, "give template, or prompt, or tokens"),
     "no hole": ("/v1/denoise", {"template": "dog"}, 400, "no hole"),

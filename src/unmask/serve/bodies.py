@@ -52,6 +52,8 @@ class OwnOptions(BaseModel):
     """Tokens to write, as max_tokens."""
     regex: Annotated[str, Field(max_length=10_000)] | None = None
     """The text matches this regular expression."""
+    choices: Annotated[list[_Text], Field(min_length=1, max_length=256)] | None = None
+    """The text is one of these."""
 
 
 class _Body(BaseModel):

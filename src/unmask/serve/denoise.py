@@ -15,7 +15,7 @@ from unmask.noise import derive, row_seeds
 from unmask.serve.answers import own_facts
 from unmask.serve.job import Progress
 from unmask.serve.request import Request, Row
-from unmask.trace.events import FILE_KEYS, Header
+from unmask.trace.events import Header, records
 from unmask.trace.events import Row as TraceRow
 from unmask.trace.recorder import Recorder
 
@@ -68,11 +68,8 @@ class Denoising(Request):
         """The events of a pass."""
         turn = progress.turn()
         events = self._recorder.record_turn(turn)
-        records = [
-            {FILE_KEYS.get(key, key): value for key, value in asdict(event).items() if value != ()} for event in events
-        ]
         ids = {event.token for event in events} | {token for event in events for token, _ in event.alternatives}
-        data: dict[str, Any] = {"type": "pass", "row": row.index, "passes": progress.passes, "events": records}
+        data: dict[str, Any] = {"type": "pass", "row": row.index, "passes": progress.passes, "events": records(events)}
         if self.provisional:
             guesses = self._guesses(turn)
             ids |= {token for _, token, _ in guesses}
@@ -99,7 +96,7 @@ class Denoising(Request):
         """The header of the trace, as the first line of its file has it."""
         tokenizer = self.model.tokenizer
         for row in self.rows:
-            row.job.forward(None)  # its first window; nobody else has the row yet
+            row.job.forward(None)  # its first window, before the engine has the row
         starts = [row.job.window.tokens for row in self.rows]
         parts = self._pieces({token for start in starts for token in start} | {tokenizer.mask_id})
         rows = tuple(

@@ -257,7 +257,7 @@ class Engine:
         """One pass of a group, and what follows for each of its rows."""
         assert group.running is not None
         canvas, state = group.running
-        rules, numbers = constraints_of([job.constraint for job in group.jobs], len(group.jobs))
+        rules, numbers = constraints_of([job.rule for job in group.jobs], len(group.jobs))
         canvas = replace(canvas, constraint=torch.tensor(numbers, device=canvas.seed.device))
         decoder = replace(group.decoder, constraints=rules)
         before = int(canvas.passes.sum())

@@ -10,7 +10,8 @@ from unmask.batch import placed
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint
 from unmask.decode.loop import Step
-from unmask.decode.rows import Filled, Snapshot, Source, Window, Written
+from unmask.decode.pattern import Pattern
+from unmask.decode.rows import Filled, Snapshot, Source, Window, Written, continuing
 from unmask.errors import RunError
 
 
@@ -77,17 +78,23 @@ class Job:
     """Set by anybody, at any time: the row leaves before the next pass, and nobody is told."""
     passes: int = 0
     window: Window = field(default=Window(0, [], 0))
+    rule: Constraint | None = None
+    """The constraint in the present window."""
     text: Written = field(default_factory=lambda: Written([], 0))
 
     def forward(self, answer: Filled | None) -> bool:
         """What was written in the present window, None at first -> whether there is another window; else `done` is
-        called with the result."""
+        called with the result. Raises RequestError where no completion of a pattern fits the window."""
         try:
             self.text, self.window = next(self.windows) if answer is None else self.windows.send(answer)
-            return True
         except StopIteration as end:
             self.done(end.value)
             return False
+        self.rule = self.constraint
+        if isinstance(self.constraint, Pattern):
+            self.rule = continuing(self.constraint, self.text, self.window, ends=self.decoding.ends)
+            self.rule.check(self.window.tokens)
+        return True
 
 
 def alone(canvas: Canvas, step: Step, line: int, job: Job) -> Snapshot:

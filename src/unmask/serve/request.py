@@ -16,9 +16,10 @@ from typing import Any, Literal, NamedTuple
 
 from unmask.api import Model
 from unmask.decode.constraint import Constraint
+from unmask.decode.pattern import Pattern
 from unmask.decode.rows import Filled, Source, Window, Written, continuation
 from unmask.disk.folders import bundled_policies
-from unmask.errors import RequestError
+from unmask.errors import RequestError, RunError
 from unmask.noise import derive, row_seeds
 from unmask.policies.registry import may_hide
 from unmask.serve.bodies import OwnOptions, ResponseFormat
@@ -63,7 +64,7 @@ def own_policy(text: str | None, allowed: Sequence[str]) -> str | None:
     return text
 
 
-async def constraint_of(model: Model, regex: str | None, form: ResponseFormat | None) -> Constraint | None:
+async def constraint_of(model: Model, own: OwnOptions, form: ResponseFormat | None = None) -> Constraint | None:
     """What the text of a request has to match -> its constraint, compiled in another thread; None for any text.
 
     Raises RequestError for a schema or an expression that cannot be.
@@ -73,9 +74,13 @@ async def constraint_of(model: Model, regex: str | None, form: ResponseFormat | 
         raise RequestError("response_format json_object has no schema; give json_schema with the schema of the answer.")
     if form is not None and form.type == "json_schema" and schema is None:
         raise RequestError("response_format json_schema has no json_schema.schema; give the schema of the answer.")
-    if regex is None and schema is None:
+    asked = {"unmask.regex": own.regex, "unmask.choices": own.choices, "response_format": schema}
+    named = [name for name, value in asked.items() if value is not None]
+    if len(named) > 1:
+        raise RequestError(f"{' and '.join(named)} say what fits; give one of them.")
+    if not named:
         return None
-    raise RequestError("Structured output is not served yet.")
+    return await asyncio.to_thread(model.matching, regex=own.regex, choices=own.choices or (), schema=schema)
 
 
 def with_hole(prompt: str, length: int, suffix: str) -> str:
@@ -215,9 +220,12 @@ class Request:
     # ---- events ---------------------------------------------------------------------------------------------------
 
     def send(self, *, stream: bool) -> None:
-        """Let all rows wait for the engine. Raises Busy where the queue is full."""
+        """Let all rows wait for the engine.
+
+        Raises Busy where the queue is full, and RequestError where no text that fits a pattern has the right length.
+        """
         self._streams = stream
-        self.engine.submit([row.job for row in self.rows])
+        self.engine.submit([row.job for row in self.rows if row.job.window.tokens or row.job.forward(None)])
 
     async def events(self) -> AsyncIterator[Event]:
         """What happens to the rows, to the end of each; the texts of passes only where it streams."""
@@ -262,6 +270,12 @@ class Request:
         row.result = result
         added = row.text.finish(result)
         row.finish = "stop" if row.text.stopped else "length"
+        try:
+            if isinstance(self.constraint, Pattern) and self.constraint.verify is not None:
+                self.constraint.verify(row.text.text)
+        except RunError as error:
+            self._emit(Event(row, "error", error=error))
+            return
         self._emit(Event(row, "done", added))
 
 

@@ -40,7 +40,7 @@ async def complete(server: Server, body: CompletionBody, http: HttpRequest) -> R
         seed=body.seed,
         alternatives=body.logprobs or 0,
         ends=body.suffix is None,
-        constraint=await constraint_of(model, body.unmask.regex, None),
+        constraint=await constraint_of(model, body.unmask),
     )
     if body.suffix is None:
         ids, typed = server.ids_of(model, prompts)
@@ -131,7 +131,7 @@ async def chat(server: Server, body: ChatBody, http: HttpRequest) -> Response:
         top_p=body.top_p,
         seed=body.seed,
         alternatives=top or 0,
-        constraint=await constraint_of(model, body.unmask.regex, body.response_format),
+        constraint=await constraint_of(model, body.unmask, body.response_format),
     )
     end = message_end(model.tokenizer, template)
     ends = frozenset() if end is None else frozenset({end})
@@ -212,7 +212,7 @@ async def denoise(server: Server, body: DenoiseBody, http: HttpRequest) -> Respo
         seed=body.seed,
         alternatives=body.alternatives,
         ends=body.prompt is not None,
-        constraint=await constraint_of(model, body.unmask.regex, None),
+        constraint=await constraint_of(model, body.unmask),
     )
     denoising.provisional = body.provisional
     length = server.length(body.unmask.length, body.max_tokens, default=_TOKENS)
