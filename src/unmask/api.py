@@ -21,7 +21,7 @@ from unmask.disk.checkpoint import Checkpoint
 from unmask.disk.folders import DEFAULT_MODEL, bundled
 from unmask.errors import RequestError
 from unmask.fill.holes import Choice, Fill, Filler
-from unmask.fill.matching import Constraining, verified
+from unmask.fill.matching import Constraining, continued, verified
 from unmask.hf.masked import open_denoiser
 from unmask.model.inference import computing_in
 from unmask.noise import row_seeds
@@ -210,8 +210,7 @@ class Model(Constraining):
             source=Source(self.tokenizer, list(map(self.tokenizer.typed, texts, ids))),
             options=replace(options, constraint=numbers),
         )
-        decode = self.tokenizer.decode
-        return verified(rows, [rules[n] for n in numbers], lambda row: decode(row.tokens[row.prompt :], row.prompt > 0))
+        return rows if rules == (None,) else verified(rows, [rules[n] for n in numbers], continued(self.tokenizer))
 
     @ranges.checked
     def fill(

@@ -184,12 +184,14 @@ def test_a_shard_that_is_missing_cut_or_foreign_is_named(
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(good, out)
         (out / name).unlink() if written is None else (out / name).write_bytes(written)
-        found = [text for _, text in check_folder(out) if text]
-        assert found == ([] if not problem else [f"{name} has changed" if problem == "middle" else f"{name} {problem}"])
+        complaints = [text for _, text in check_folder(out) if text]
+        assert complaints == (
+            [] if not problem else [f"{name} has changed" if problem == "middle" else f"{name} {problem}"]
+        )
         if not problem or (problem == "middle" and big):
             assert open_prepared(DataSettings(source=str(out))) is not None
         else:
-            sentence = f"In {out} {found[0]}: copy the folder again, or prepare the text again."
+            sentence = f"In {out} {complaints[0]}: copy the folder again, or prepare the text again."
             with pytest.raises(DataError, match=re.escape(sentence)):
                 open_prepared(DataSettings(source=str(out)))
 

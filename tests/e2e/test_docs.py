@@ -264,9 +264,10 @@ PROSE = {"again", "cannot", "could", "did", "in", "never", "reads", "unmask", "w
 """Words that follow the word unmask in a sentence and are no verbs of the command line."""
 SHARED = {"--help", "--version", "--json", "--device", "--dtype", "--threads", "--no-", "--minutes", "--sample-every"}
 OTHERS = {"--frontier", "--learned", "--maskings", "--master-port", "--nproc-per-node", "--sweep", "--words"} | {
-    *("--dest", "--disable-pip-version-check", "--no-binary", "--no-deps", "--no-input", "--only-binary", "--quiet")
+    *("--dest", "--disable-pip-version-check", "--no-binary", "--no-deps", "--no-input", "--only-binary", "--quiet"),
+    *("--head", "--max-restarts", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id"),
 }
-"""Options of other programs (those in tools, torchrun, pip) that pages and messages name."""
+"""Options of other programs (those in tools, torchrun, pip, Ray) that pages and messages name."""
 HISTORY = {"docs/log.md", "docs/papers.md"}
 """Pages that tell what was, with the names of its time."""
 
@@ -295,8 +296,9 @@ def sources() -> Iterator[tuple[str, str]]:
 
 
 def unknown_verbs(text: str) -> list[str]:
-    """The words after "unmask" in a text that are neither verbs nor in PROSE."""
-    return [word for word in re.findall(r"\bunmask ([a-z][a-z-]*)", text) if word not in VERBS and word not in PROSE]
+    """The words after "unmask" in a text that neither begin a verb nor are in PROSE."""
+    known = {verb.split()[0] for verb in VERBS} | PROSE
+    return [word for word in re.findall(r"\bunmask ([a-z][a-z-]*)", text) if word not in known]
 
 
 def all_options() -> set[str]:

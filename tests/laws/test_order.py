@@ -78,8 +78,8 @@ def test_no_row_is_repeated_or_dropped_when_the_number_of_processes_changes(stag
     size, batch = 53, 8
     rows = seen([*stages, (1, 2 * size // batch + 2)], batch, size, share)
     assert without_repetition(rows, size)
-    one = seen([(1, sum(steps for _, steps in stages))], batch, size, share)
-    assert rows[: len(one)] == one  # not only the same rows: each step has the same
+    alone = seen([(1, sum(steps for _, steps in stages))], batch, size, share)
+    assert rows[: len(alone)] == alone  # not only the same rows: each step has the same
 
 
 def test_control_a_sampler_for_each_process_repeats_rows() -> None:
@@ -118,6 +118,6 @@ def test_the_order_looks_random() -> None:
 
 def test_control_two_rounds_do_not_look_random(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order, "_ROUNDS", 2)
-    found = statistics(400)
-    assert found["neighbours"] > 20
-    assert found["permutations"] > 20
+    figures = statistics(400)
+    assert figures["neighbours"] > 20
+    assert figures["permutations"] > 20

@@ -128,7 +128,7 @@ class Decoder:
         if hasattr(self.denoiser, "recall"):  # what isinstance would find, in a hundredth of the time
             known.append(cast(Caching, self.denoiser).sizes(canvas.tokens, place_of(canvas, view), memory[0]))
         open_, left, counts, whole, temperature, top_p, constraint, *sizes = checks.read(*known)
-        joint = {number for number, rule in enumerate(self.constraints) if is_joint(rule)}
+        joint = {number for number, rule in enumerate(self.constraints) if rule is not None and is_joint(rule)}
         if decided is not None and joint:  # what is written there is known after the pass alone
             left = [more or number in joint for more, number in zip(left, constraint, strict=True)]
         return Ahead(

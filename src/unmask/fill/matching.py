@@ -3,7 +3,7 @@
 The texts of the language are bytes, and so are tokens; a text counts however it is divided into tokens.
 """
 
-__all__ = ["Constraining", "language", "token_bytes", "verified"]
+__all__ = ["Constraining", "continued", "language", "token_bytes", "verified"]
 
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -15,6 +15,7 @@ import torch
 from unmask.decode.automaton import Automaton
 from unmask.decode.constraint import Constraint
 from unmask.decode.pattern import Pattern, suppressed
+from unmask.decode.rows import Written
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.fill.holes import Filler
@@ -197,6 +198,11 @@ def _is_text(content: bytes) -> bool:
         return bool(content.decode())
     except UnicodeDecodeError:
         return False
+
+
+def continued(tokenizer: Tokenizer) -> Callable[[Written], str]:
+    """A tokenizer -> a function from a finished row to what was written after its prompt."""
+    return lambda row: tokenizer.decode(row.tokens[row.prompt :], row.prompt > 0)
 
 
 def verified(

@@ -156,7 +156,7 @@ def _answers(run: LearnRun, device: str, weights: Sequence[str], mark: str) -> C
     if _mark(worlds) != mark:
         raise ConfigError(
             f"The problems are others on {platform.node()} than where the training was started: it needs the same "
-            "version of unmask and the same files of the tasks."
+            "version of the library and the same files of the tasks."
         )
     return answer_calls(run, worlds)
 

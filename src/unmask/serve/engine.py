@@ -145,7 +145,7 @@ class Engine:
 
     def start(self) -> None:
         """Begin to take turns, in a thread."""
-        self._thread = threading.Thread(target=self._run, name="unmask engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="unmask-engine", daemon=True)
         self._thread.start()
 
     def stop(self, patience: float = 0.0) -> None:
