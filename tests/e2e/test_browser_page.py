@@ -140,6 +140,7 @@ def test_a_text_appears_and_nothing_moves_while_it_is_written(server: Server, op
         assert shown(page) == bare(final(server, server.asked[0]))
         assert page.locator("img").count() == 0
         assert EVIL in page.locator(".stage, [role=listbox]").inner_text().replace("\n", "")
+        until(page, "$('status').innerText.startsWith('Finished')")  # a change is announced after a while
         assert page.locator("#status").inner_text().startswith("Finished after 10 passes, 0.25 seconds. To be")
 
 
