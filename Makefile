@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --d
 SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cells fast extras lint bench docs golden api pictures reproduce clean
+.PHONY: help demo test cells processes fast extras lint bench docs golden api pictures reproduce clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,14 +26,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Show the main job on the bundled model, offline
 	@$(BIN)/unmask demo
 
-test: $(STAMP) ## Run all tests but the commands of the docs and the cells of unmask reproduce
-	@$(PYTEST) -m "not fences and not cells"
+test: $(STAMP) ## Run all tests but the commands of the docs, cells of unmask reproduce and runs of several processes
+	@$(PYTEST) -m "not fences and not cells and not processes"
 
 cells: $(STAMP) ## Run the tests that do cells of unmask reproduce
 	@$(PYTEST) -m cells
 
+processes: $(STAMP) ## Run the tests that start several processes of a run
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m processes
+
 fast: $(STAMP) ## Run the tests without the slow ones
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow and not processes"
 
 # The packages of .venv are seen from .venv-extras, which then has the libraries of the extras alone.
 $(EXTRAS): $(STAMP)

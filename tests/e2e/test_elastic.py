@@ -15,6 +15,8 @@ from unmask.cli.main import main
 from unmask.disk.folders import latest
 from unmask.run import metrics
 
+pytestmark = pytest.mark.processes
+
 STEPS = 300
 TINY = (
     "--data.length 16 --model.width 16 --model.heads 2 --model.blocks 1 --model.dropout 0.1 --train.batch 4 "

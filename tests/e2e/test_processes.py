@@ -13,6 +13,8 @@ import pytest
 
 from unmask.cli.main import main
 
+pytestmark = pytest.mark.processes
+
 SOURCE = Path(__file__).parents[2] / "src"
 SMALL = [
     "--model.width",

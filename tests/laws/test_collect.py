@@ -32,6 +32,8 @@ from unmask.rl.warm import imitate
 from unmask.run.parallel import Group
 from unmask.run.workers import Answer, Pool, Workers
 
+pytestmark = pytest.mark.processes
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # worker processes get this path too
 

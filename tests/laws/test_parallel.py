@@ -8,6 +8,8 @@ from tests.parity.published import write
 
 from unmask.run.parallel import Group
 
+pytestmark = pytest.mark.processes
+
 TOLERANCE = 1e-5
 """Relative, of losses and gradient norms over 20 steps in float32: sums are added in another order."""
 LOOSER = {"bf16": 5e-3, "agnostic": 1e-4}

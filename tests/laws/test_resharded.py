@@ -14,6 +14,8 @@ from tests.laws.test_resume import STEPS, Watcher, settings, trainer
 from unmask.run.parallel import Group, join_group
 from unmask.train.loop import StepReport
 
+pytestmark = pytest.mark.processes
+
 STOP = 5
 
 

@@ -25,6 +25,8 @@ from unmask.errors import CheckpointError
 from unmask.run.parallel import Group, join_group
 from unmask.run.saving import Saver
 
+pytestmark = pytest.mark.processes
+
 CPU = torch.device("cpu")
 SHARD = "shard-{:05d}-model-00001-of-00001.safetensors"
 
