@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from unmask.disk.folders import latest
 
@@ -94,12 +95,14 @@ def computed() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def weights(run: Path) -> bytes:
-    """The newest training state of a run, byte for byte."""
+def weights(run: Path) -> dict[str, bytes]:
+    """The newest training state of a run, byte for byte; an empty tensor names the save of a file."""
     folder = latest(run)
     assert folder is not None
-    files = ("model.safetensors", "state/raw.safetensors", "state/optimizer.safetensors", "state/ema.safetensors")
-    return b"".join((folder / name).read_bytes() for name in files)
+    files = [folder / "model.safetensors", *sorted((folder / "state").glob("*.safetensors"))]
+    tensors = {f"{file.name} {name}": tensor for file in files for name, tensor in load_file(file).items()}
+    assert any(name.startswith("shard") for name in tensors)
+    return {name: tensor.numpy().tobytes() for name, tensor in tensors.items() if tensor.numel()}
 
 
 def wait_for(condition: Any, seconds: float = 60) -> None:

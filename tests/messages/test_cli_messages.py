@@ -50,6 +50,7 @@ def sentence_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 CATEGORIES = "models, cache, families, policies, tasks, recipes, policy-recipes, corpora, estimators, schedules, all"
 CHOICES = "--{} does not go with --choices, which writes nothing: it computes the probability of each choice."
+BENCH_DECODE = "--against and --constraint and --feedback and --rounds"
 ARGUMENTS = [
     ("trian", "there is no verb 'trian'; did you mean 'train'?"),
     ("train --train.eval-evry 4", "train has no option '--train.eval-evry'; did you mean '--train.eval-every'?"),
@@ -66,7 +67,7 @@ ARGUMENTS = [
     ("train text more", "'more' is a word too many for train; put a text of several words between quotation marks."),
     (
         "bench decode --threads 2",
-        "--threads does not go with bench decode, which uses --against and --feedback and --rounds alone.",
+        f"--threads does not go with bench decode, which uses {BENCH_DECODE} alone.",
     ),
     ("bench policy --device cuda", "--device does not go with bench policy, which uses --against and --rounds alone."),
     ("bench memory --device cpu", "--device does not go with bench memory, which uses --threads alone."),
@@ -76,7 +77,7 @@ ARGUMENTS = [
     ),
     (
         "bench decode --compile",
-        "--compile does not go with bench decode, which uses --against and --feedback and --rounds alone.",
+        f"--compile does not go with bench decode, which uses {BENCH_DECODE} alone.",
     ),
     (
         "bench train --against . --compile",
@@ -177,8 +178,8 @@ def test_a_run_is_not_overwritten_or_changed(capsys: pytest.CaptureFixture[str],
     )
     assert sentence_of(capsys, "train", "--resume", str(checkpoint), "--train.batch", "4") == (
         "train.batch was 8 and cannot become 4 when a run goes on; start a new run with --init, or leave it out "
-        "(what may change: device, keep, log_every, minutes, patience, sample_every, save_every, steps, threads, "
-        "track)."
+        "(what may change: device, fsdp, keep, log_every, minutes, patience, recompute, replicas, sample_every, "
+        "save_every, steps, threads, track, wait)."
     )
     assert sentence_of(capsys, "train", "wordnet", "--resume", str(checkpoint)) == (
         "--resume takes the recipe from the run; leave 'wordnet' out."
@@ -237,7 +238,8 @@ def test_requests_that_a_model_cannot_answer(capsys: pytest.CaptureFixture[str],
         "[?] is the place of choices; name them (--choices), or write [5] for a hole of 5 tokens."
     )
     assert sentence_of(capsys, "fill", run, "a text", "--choices", "b") == (
-        "The text has 0 places for the choices; write [?] once, where they go."
+        "the text has no hole to fill: write [5] for a hole of 5 tokens, [1-8] for 1 to 8, [=old words] to write words "
+        "anew, and \\[ for a bracket that is text."
     )
     assert sentence_of(capsys, "fill", run, "a [2]", "--only", "\N{SNOWMAN}") == (
         "No token of the model is made of '\N{SNOWMAN}' alone; allow more characters."
