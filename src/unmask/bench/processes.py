@@ -126,7 +126,7 @@ def _start(held: ExitStack, shape: Shape, rank: int, size: int, threads: int, po
     command = [sys.executable, "-c", _CHILD, json.dumps(asdict(shape)), str(threads)]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen(command, env=os.environ | more, **pipes)
-    held.callback(process.wait)
+    held.enter_context(process)  # closes its pipes and waits for it
     held.callback(process.kill)
     return process
 
