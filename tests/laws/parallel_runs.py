@@ -34,7 +34,8 @@ from unmask.train.settings import AdaptSettings, TextRun
 
 Numbers = dict[str, Any]
 """What a case measured in a process: "losses" and "norms" of its steps, sums of "weights", which are "unchanged", the
-"bytes" of weights and moments that it holds, the "bound" on held-out text, and a "text" of the model."""
+"bytes" of weights and moments that it holds and the "whole" of these tensors, the "bound" on held-out text, and a
+"text" of the model."""
 _STEPS = 20
 LLAMA = TransformerSettings(12, 11, 16, 16, 2, 2, 2, 8, 32, tied=True)
 EXPERTS = replace(LLAMA, experts=ExpertSettings(16, 1, 8))
@@ -112,6 +113,7 @@ def measure(name: str, group: Group, folder: Path) -> Numbers:
         "unchanged": [torch.equal(old, new) for old, new in zip(fresh, tensors, strict=True)],
         "bound": run.validate().nats_per_token,
         "bytes": sum(part.nbytes for part in parts_of([*params, *moments])),
+        "whole": sum(tensor.numel() * tensor.element_size() for tensor in [*params, *moments]),
         "text": run.write().text,
     }
 
