@@ -110,6 +110,7 @@ def measure(name: str, group: Group, folder: Path) -> Numbers:
         "losses": [float(loss) for loss, _, _ in steps],
         "norms": [float(norm) for _, norm, _ in steps],
         "weights": [float(tensor.double().sum()) for tensor in tensors],
+        "moments": [bool(run.optimizer.state.get(param)) for param in params],
         "unchanged": [torch.equal(old, new) for old, new in zip(fresh, tensors, strict=True)],
         "bound": run.validate().nats_per_token,
         "bytes": sum(part.nbytes for part in parts_of([*params, *moments])),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.laws.parallel_runs import Numbers, launch, measure
+from tests.laws.processes import crew
 from tests.parity.published import write
 
 from unmask.run.parallel import Group
@@ -60,7 +61,8 @@ def check(name: str, results: list[Numbers], folder: Path) -> None:
     tolerance = next((value for word, value in LOOSER.items() if word in name), TOLERANCE)
     for result in results:
         assert distance(alone, result) < tolerance
-        assert result["unchanged"] == alone["unchanged"]
+        for field in ("unchanged", "moments"):
+            assert result[field] == alone[field]
         assert result["bound"] == pytest.approx(alone["bound"], rel=max(tolerance / 10, 1e-6))
         assert result["bytes"] <= 1.1 * result["whole"] / parts
         same = ("losses", "norms", "weights", "bound", "text")
@@ -93,3 +95,33 @@ def test_four_processes_train_as_one(tmp_path: Path) -> None:
     """Also as two copies of the network, each divided among two."""
     for name, results in launch(MORE, 4, tmp_path / "four", seconds=600).items():
         check(name, results, tmp_path)
+
+
+_ENDS = """
+import sys, threading, time
+import torch, torch.distributed as dist
+from unmask.run.parallel import Group
+main, freed = threading.get_ident(), threading.Event()
+class Slow:
+    def __del__(self):
+        if threading.get_ident() != main and not freed.is_set():
+            freed.set()
+            time.sleep(0.28)
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+other = dist.new_group(backend="gloo")
+while not freed.is_set():
+    tensor = torch.ones(1)
+    tensor.slow = Slow()
+    dist.all_reduce(tensor, group=other, async_op=True)
+    del tensor
+    time.sleep(0.02)
+Group(0, 2).leave() if sys.argv[1] == "leave" else dist.destroy_process_group()
+"""
+
+
+def test_a_thread_that_still_frees_a_tensor_does_not_abort_the_process() -> None:
+    """The control: without the moment that `leave` takes it does."""
+    code = [crew(_ENDS, 1, end)[0] for end in ("leave", "destroy")]
+    assert code[0] == (0, "")
+    assert code[1][0] != 0
+    assert "terminate called" in code[1][1]

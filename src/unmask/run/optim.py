@@ -104,12 +104,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{index}.{name}": state[index][name] for index in sorted(state) for name in state[index]}
 
 
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], *, stepped: bool = False
-) -> None:
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore the output of `optimizer_tensors` into an optimiser over the same parameters.
 
-    With `stepped` it has taken a step, so that there are tensors of each parameter.
     Raises CheckpointError if tensors are missing, or if number or shapes of the parameters differ.
     """
     state: dict[int, dict[str, Tensor]] = {}
@@ -123,7 +120,7 @@ def load_optimizer_tensors(
         for index, entry in state.items()
         for tensor in entry.values()
     )
-    if not (same and complete) or ((state or stepped) and len(state) != len(params)):
+    if not (same and complete) or (state and len(state) != len(params)):
         raise CheckpointError(
             f"the optimiser's stored state is for {len(state)} parameters or of other shapes than this model's "
             f"{len(params)}: resume with the settings that the run began with."

@@ -26,6 +26,7 @@ from unmask.run.machine import choose_device
 
 LIMIT = 600.0
 """Seconds that a process waits for the others, by default."""
+_REST = 0.5  # seconds in which the threads of Gloo free what they hold
 _ROLL_CALL = 10.0  # seconds in which a process that still runs answers to its name
 
 
@@ -152,9 +153,14 @@ class Group:
         return f"{what}all {self.size} processes answer now; one was slow, or they do different work."
 
     def leave(self) -> None:
-        """Close the connection, at the end of the run."""
+        """Close the connection, at the end of the run.
+
+        Threads of Gloo free the tensors of a sum after those who waited for it have gone on. One that does so while
+        the interpreter ends aborts the process, so there is a moment for them.
+        """
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+            time.sleep(_REST)
 
 
 def may_report() -> bool:

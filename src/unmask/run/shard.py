@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from unmask.errors import ConfigError
@@ -120,27 +119,10 @@ class Shards:
         self.network, self.group, self.replicas = network, group, replicas
         self.modules = [module for module in network.modules() if isinstance(module, FSDPModule)]
         self.params = [param for param in network.parameters() if param.requires_grad]
-        self.reached: set[int] = set()
-        """Of `params`, those to which a gradient came in this step, in this process."""
         for module in self.modules:
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # Gloo has no other reduction with a factor
             module.set_reduce_scatter_unused_params(group.size > 1)  # all reduce the same tensors
-        if group.size > 1:
-            self._watch()
-
-    def _watch(self) -> None:
-        """Note to which parameters gradients come, such as those of the experts that were chosen."""
-        places = {name: at for at, (name, _) in enumerate(_trained(self.network))}
-        for module in self.modules:
-            module.unshard()
-            for name, param in _trained(self.network):
-                if not isinstance(param, DTensor):
-                    param.register_post_accumulate_grad_hook(partial(self._note, places[name]))
-            module.reshard()
-
-    def _note(self, place: int, param: Tensor) -> None:
-        self.reached.add(place)
 
     def begin(self, *, last: bool) -> None:
         """Before a micro-batch: gradients are summed over the processes after the `last` one of a step alone."""
@@ -149,18 +131,12 @@ class Shards:
     def reduce(self, loss: Tensor, most: float) -> tuple[Tensor, Tensor]:
         """The loss of this process -> its sum over all, and the norm of the gradients, which are scaled to `most`.
 
-        A parameter to which no process had a gradient keeps none, as in one process, where the optimiser leaves it
-        alone. There is one sum over the processes for all of this.
+        There is one sum over the processes for both.
         """
         local = parts_of(param.grad for param in self.params if param.grad is not None)
         square = torch.stack(torch._foreach_norm(local)).double().square().sum()  # pyright: ignore
-        reached = [float(place in self.reached) for place in range(len(self.params))]
-        self.reached.clear()
         own = torch.stack([loss.double(), square / self.replicas])
-        total, squares, *counts = self.group.sum(torch.cat([own, own.new_tensor(reached)])).tolist()
-        if self.group.size > 1:
-            for param, count in zip(self.params, counts, strict=True):
-                param.grad = param.grad if count else None
+        total, squares = self.group.sum(own).tolist()
         norm = squares**0.5
         if norm > most:
             torch._foreach_mul_(local, most / (norm + 1e-6))  # pyright: ignore
@@ -170,7 +146,3 @@ class Shards:
         """Free what was gathered: after passes without gradients, and before parameters are changed from outside."""
         for module in self.modules:
             module.reshard()
-
-
-def _trained(network: Any) -> list[tuple[str, nn.Parameter]]:
-    return [(name, param) for name, param in network.named_parameters() if param.requires_grad]

@@ -153,6 +153,9 @@ class Trainer:
             loss += nats.detach()
         self.model.dropout_keys = None
         self.gauge.worked += time.perf_counter() - began
+        for param in self.params:  # in any division of the batch: an expert that no position chose has the gradient 0
+            if param.grad is None:
+                param.grad = torch.zeros_like(param)
         if self.shards is not None:
             return self.shards.reduce(loss, settings.clip)
         return loss, clip(self.params, settings.clip)
