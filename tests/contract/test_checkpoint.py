@@ -258,7 +258,7 @@ def test_a_parameter_without_a_gradient_goes_on_too() -> None:
     assert {name.partition(".")[0] for name in stored} == {"0", "1", "2", "3"}
     assert len(optimizer.state_dict()["state"]) == 2  # the control
     again.load_state_dict(experts.state_dict())
-    load_optimizer_tensors(optimizer_again, stored, stepped=True)
+    load_optimizer_tensors(optimizer_again, stored)
     for pair in ((experts, optimizer), (again, optimizer_again)):
         trained(*pair, 1, 0, 1)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in experts.state_dict().items())

@@ -182,3 +182,16 @@ def test_a_plan_computes_blocks_again_where_memory_ends(monkeypatch: pytest.Monk
     assert turns(1.4e6) == (1, True)
     assert turns(0.9e6)[0] > 1
     assert turns(0.5e6)[0] == 0
+
+
+@pytest.mark.slow
+def test_a_server_under_load_and_with_bad_clients(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every bad request gets an error with a sentence, rows of clients that vanish are freed, a kill -9 is seen."""
+    assert main(["bench", "serve", "--quick", "--rounds", "1", "--clients", "2", "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert [cell["served"] for cell in cells] == [2, 1, 2]
+    assert not any(cell["errors"] for cell in cells)
+    assert main(["bench", "serve", "--quick", "--faults", "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert len(cells) > 20
+    assert [cell for cell in cells if not cell["right"]] == []

@@ -284,11 +284,25 @@ def test_refusals_are_one_sentence(
     assert response.headers["x-should-retry"] == "false"
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"[" * 20000, b"1", b'{"prompt": NaN}'])
-def test_bodies_that_are_no_request(client: TestClient, body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "The body is not JSON: "),
+        (b'{"prompt": "\xff\xfe"}', "The body is not JSON in UTF-8"),
+        (b"[" * 20000, "nested too deeply"),
+        (b"1", "valid dictionary"),
+        (b'{"prompt": NaN}', "prompt"),
+    ],
+)
+def test_bodies_that_are_no_request(client: TestClient, body: bytes, words: str) -> None:
     response = client.post("/v1/completions", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 400
-    assert response.json()["error"]["message"]
+    assert words in response.json()["error"]["message"]
+
+
+def test_headers_are_bounded(client: TestClient) -> None:
+    assert client.get("/v1/models", headers={"x-long": "a" * 40_000}).status_code == 431
+    assert client.get("/v1/models", headers={"x-long": "a" * 20_000}).status_code == 200
 
 
 def test_a_full_queue_is_a_429(engine: Engine) -> None:

@@ -11,7 +11,7 @@ from unmask.cli.parse import Flat, Positional, parse, refuse, typed_options
 from unmask.config import to_path
 from unmask.errors import ConfigError
 from unmask.output import note, show
-from unmask.ranges import Count, Threads, whole
+from unmask.ranges import Count, Threads, real, whole
 
 _PAIRED = {"against", "only", "rounds", "threads"}
 _USED = {
@@ -26,6 +26,8 @@ _USED = {
     "scale --plan": {"plan"},
     "scale --processes": {"processes", "rounds", "quick"},
     "rollouts": {"rounds", "ray", "quick"},
+    "serve": {"rounds", "seconds", "clients", "quick"},
+    "serve --faults": {"faults", "quick"},
     "train --against": _PAIRED,
     "decode --against": _PAIRED,
     "policy --against": _PAIRED,
@@ -40,7 +42,9 @@ class BenchArguments:
     """Measure speed and memory: medians over rounds. Each round measures the matmul rates of the machine too."""
 
     what: Positional[
-        Literal["train", "decode", "ancestral", "causal", "policy", "rollouts", "memory", "scaling", "gpu", "scale"]
+        Literal[
+            "train", "decode", "ancestral", "causal", "policy", "rollouts", "memory", "scaling", "gpu", "scale", "serve"
+        ]
     ]
     """train: a training step; decode: confidence in blocks, with each cache; ancestral: ancestral sampling on 128 and
     1000 steps; causal: an autoregressive model, its generation with a cache and its training step compared with the
@@ -48,10 +52,11 @@ class BenchArguments:
     vocabulary; scaling: time and memory along length, batch, vocabulary and parameters, minutes; gpu: training and
     decoding on a GPU, compared with its rates, minutes; scale: training on several GPUs (--plan), or in
     several processes here (--processes); rollouts: rounds of `unmask learn` by one process, by two worker
-    processes, and with --ray by two actors, minutes."""
+    processes, and with --ray by two actors, minutes; serve: `unmask serve` under load beside the library in one
+    batch, or with --faults what it does with bad clients, minutes, on this machine alone."""
     rounds: Count | None = None
     """Measurements of each cell; by default 5, with --against 7 (train, decode, ancestral, causal, policy, gpu,
-    rollouts)."""
+    rollouts, serve)."""
     against: str | None = None
     """A checkout of unmask (a folder with src/unmask) to compare with: two processes, one with the code of each, take
     turns at the same work. Printed are the ratios of their times, median, least and largest of the rounds, with the
@@ -67,7 +72,13 @@ class BenchArguments:
     compile: bool = False
     """Compile the network with torch.compile (train)."""
     quick: bool = False
-    """Tiny sizes, to try the command (scaling, gpu, rollouts)."""
+    """Tiny sizes, to try the command (scaling, gpu, rollouts, serve)."""
+    seconds: Annotated[float, real(0, above=True)] = 60.0
+    """Seconds of a round with the server (serve)."""
+    clients: Annotated[int, whole(1, 64)] = 8
+    """Clients that send a request as soon as the last one is answered (serve)."""
+    faults: bool = False
+    """Send bad requests, vanish, send slowly and kill the server instead (serve)."""
     ray: str | None = None
     """Address of a Ray cluster, auto, or local for one that is started now (rollouts)."""
     plot: str | None = None
@@ -100,6 +111,8 @@ def run(argv: Sequence[str]) -> int:
                 "machine: add --processes 2."
             )
         name = "scale --plan" if args.plan else "scale --processes"
+    if args.what == "serve" and args.faults:
+        name = "serve --faults"
     used = _USED[name]
     refused = typed_options(BenchArguments, argv, "bench") - used - {"json"}
     refuse(refused, f"bench {name}, which uses {' and '.join(f'--{option}' for option in sorted(used))} alone.")
@@ -179,6 +192,14 @@ def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
         from unmask.bench.rollouts import bench_rollouts
 
         return bench_rollouts(rounds, args.ray, quick=args.quick)
+    if args.what == "serve":
+        if args.faults:
+            from unmask.bench.faults import bench_faults
+
+            return bench_faults(quick=args.quick)
+        from unmask.bench.serving import bench_serving
+
+        return bench_serving(rounds, args.seconds, args.clients, quick=args.quick)
     if args.what == "memory":
         from unmask.bench.train import bench_memory
 
@@ -215,6 +236,14 @@ def _lines(cell: dict[str, Any]) -> list[str]:
         from unmask.bench.rollouts import rollout_lines
 
         return rollout_lines(cell)
+    if "served" in cell:
+        from unmask.bench.serving import serving_lines
+
+        return serving_lines(cell)
+    if "fault" in cell:
+        from unmask.bench.faults import fault_lines
+
+        return fault_lines(cell)
     if "plan" in cell:
         from unmask.bench.cluster import plan_lines
 

@@ -100,6 +100,8 @@ def _add_errors(app: FastAPI, server: Server) -> None:
 
     async def wrong(http: HttpRequest, error: Exception) -> Response:
         first = cast(RequestValidationError, error).errors()[0]
+        if first["type"] == "json_invalid":
+            return answer(400, f"The body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}.")
         place = ".".join(str(part) for part in first["loc"] if part != "body")
         message = str(first["msg"]).removeprefix("Value error, ")
         return answer(400, f"{place}: {message}." if place else f"{message}.", param=place or None)
@@ -108,6 +110,8 @@ def _add_errors(app: FastAPI, server: Server) -> None:
         status, detail = cast(StarletteError, error).status_code, str(cast(StarletteError, error).detail)
         if status in (404, 405) and detail in ("Not Found", "Method Not Allowed"):
             detail = f"There is no {http.method} {http.url.path[:100]} here; see /openapi.json."
+        if detail == "There was an error parsing the body":
+            detail = "The body is not JSON in UTF-8, or it is nested too deeply."
         return answer(status, detail, code="model_not_found" if status == 404 and "no model" in detail else None)
 
     async def unknown(http: HttpRequest, error: Exception) -> Response:

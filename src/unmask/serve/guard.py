@@ -22,6 +22,7 @@ _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 App = Callable[[_Scope, _Receive, _Send], Awaitable[None]]
 
+_HEADERS = 32_768  # bytes of all headers
 _BODY_SECONDS = 30.0  # for a body to arrive
 _OPEN = ("/", "/health")  # served without a key: the page asks for it
 _TYPES = {
@@ -32,6 +33,7 @@ _TYPES = {
     408: "timeout_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
+    431: "invalid_request_error",
 }
 
 
@@ -95,6 +97,9 @@ class Guard:
 
     def _check(self, scope: _Scope, headers: dict[str, str], origin: str) -> None:
         """Raise _Refused for a request of a wrong Host or Origin, or without the key."""
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        if size > _HEADERS:
+            raise _Refused(431, f"The request has {size:,} bytes of headers; send at most {_HEADERS:,}.")
         host = headers.get("host", "").lower()
         if host not in self.hosts:
             raise _Refused(403, f"The server does not answer under the name '{host[:100]}'; --allow-host lets it.")
