@@ -43,7 +43,7 @@ $(EXTRAS): $(STAMP)
 	@$(PYTHON) -m venv .venv-extras
 	@$(BIN)/python -c '$(SITE)' > "$$(.venv-extras/bin/python -c '$(SITE)')/venv.pth"
 	@echo "Installing the libraries of the extras into .venv-extras (once; some minutes) ..."
-	@.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,int8,antibody,tasks,harness,browser,constrain,ray]'
+	@.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf,int8,antibody,tasks,harness,browser,constrain,openai,ray]'
 	@touch $@
 
 extras: $(EXTRAS) ## Run the tests that need libraries of an extra, in an environment that has them; a skip is a failure

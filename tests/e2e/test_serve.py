@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from tests.serve_client import client_of, events, post
 
 from unmask import api
 from unmask.cli.main import main
@@ -29,30 +30,9 @@ def engine() -> Iterator[Engine]:
     engine.stop()
 
 
-def client_of(engine: Engine, **settings: Any) -> TestClient:
-    chosen = ServeSettings(**settings)
-    guard: Any = Guard(create_app(engine, chosen), chosen)
-    return TestClient(guard, base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
-
-
 @pytest.fixture
 def client(engine: Engine) -> TestClient:
     return client_of(engine)
-
-
-def post(client: TestClient, path: str, **body: Any) -> Any:
-    response = client.post(path, json=body)
-    assert response.status_code == 200, response.text
-    return response.json()
-
-
-def events(client: TestClient, path: str, **body: Any) -> list[Any]:
-    """The events of a stream, whose last is [DONE]."""
-    with client.stream("POST", path, json=body | {"stream": True}) as response:
-        assert response.status_code == 200
-        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
-    assert lines[-1] == "[DONE]"
-    return [json.loads(line) for line in lines[:-1]]
 
 
 OWN = {"policy": "confidence:steps=6", "block_size": 8}
@@ -235,7 +215,9 @@ def test_models_health_metrics_and_the_schema(client: TestClient) -> None:
     assert client.get("/health").json() == {"status": "ok"}
     assert "unmask_passes_total" in client.get("/metrics").text
     assert "/v1/completions" in client.get("/openapi.json").json()["paths"]
-    assert "<title>" in client.get("/").text
+    page = client.get("/")
+    assert "<title>" in page.text
+    assert page.headers["content-security-policy"] == "frame-ancestors 'none'"
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -341,7 +323,9 @@ def test_hosts_and_origins(engine: Engine) -> None:
 
 def test_a_key_is_asked_for(engine: Engine) -> None:
     client = client_of(engine, api_key="secret", host="0.0.0.0")
-    assert client.get("/v1/models").status_code == 401
+    refused = client.get("/v1/models")
+    assert refused.status_code == 401
+    assert refused.headers["x-should-retry"] == "false"
     assert client.get("/v1/models", headers={"authorization": "Bearer wrong"}).status_code == 401
     assert client.get("/v1/models", headers={"authorization": "Bearer secret"}).status_code == 200
     assert client.get("/v1/models", headers={"x-api-key": "secret"}).status_code == 200

@@ -3,14 +3,16 @@
 __all__ = ["ServeArguments", "run"]
 
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 from unmask.cli.common import MachineOptions
 from unmask.cli.parse import Flat, Positional, parse
 from unmask.disk.folders import DEFAULT_MODEL
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, Interrupted
 from unmask.output import note
 from unmask.serve.settings import ServeSettings
 
@@ -28,9 +30,18 @@ class ServeArguments:
     machine: Flat[MachineOptions] = MachineOptions()
 
 
-def run(argv: Sequence[str]) -> int:
-    """Words of the command line -> exit code; serves until it is interrupted."""
+def run(argv: Sequence[str]) -> NoReturn:
+    """Words of the command line -> serves until a signal ends it; raises Interrupted, which has the exit code."""
     args = parse(ServeArguments, argv, "serve")
+    try:
+        _serve(args)
+    except KeyboardInterrupt as ended:
+        number = ended.number if isinstance(ended, Interrupted) else int(signal.SIGINT)
+        raise Interrupted("the server has stopped.", number) from None
+
+
+def _serve(args: ServeArguments) -> NoReturn:
+    """Load the models and serve them."""
     settings = args.settings
     key = settings.api_key or os.environ.get("UNMASK_API_KEY")
     if key != settings.api_key:
@@ -45,4 +56,4 @@ def run(argv: Sequence[str]) -> int:
             raise ConfigError(f"Two models are called '{name}'; give one of them another name: NAME=CHECKPOINT.")
         named[name] = path
     models = {name: args.machine.load(path) for name, path in named.items()}
-    return serve(models, settings, note)
+    serve(models, settings, note)

@@ -9,7 +9,7 @@ __all__ = [
     "completion_logprobs",
     "model_card",
     "own_facts",
-    "usage",
+    "totals",
 ]
 
 import math
@@ -39,7 +39,7 @@ def model_card(name: str, model: Model, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": "unmask", "unmask": own}
 
 
-def usage(request: Request, prompt_tokens: int) -> dict[str, int]:
+def _usage(request: Request, prompt_tokens: int) -> dict[str, int]:
     """The tokens of a request: of its prompts, each once, and written ones."""
     written = sum(len(row.text.tokens) for row in request.rows)
     return {
@@ -47,6 +47,11 @@ def usage(request: Request, prompt_tokens: int) -> dict[str, int]:
         "completion_tokens": written,
         "total_tokens": prompt_tokens + written,
     }
+
+
+def totals(request: Request, prompt_tokens: int) -> dict[str, Any]:
+    """What an answer and the last chunk of a stream have of the whole request."""
+    return {"usage": _usage(request, prompt_tokens), "unmask": own_facts(request)}
 
 
 def own_facts(request: Request) -> dict[str, Any]:
@@ -70,11 +75,7 @@ def own_facts(request: Request) -> dict[str, Any]:
 
 def completion_answer(request: Request, identity: str, choices: list[dict[str, Any]], prompt: int) -> dict[str, Any]:
     """The finished rows -> the body of an answer."""
-    return _head(request, identity, "text_completion") | {
-        "choices": choices,
-        "usage": usage(request, prompt),
-        "unmask": own_facts(request),
-    }
+    return _head(request, identity, "text_completion") | {"choices": choices} | totals(request, prompt)
 
 
 def completion_chunk(
@@ -124,11 +125,7 @@ def chat_answer(request: Request, identity: str, prompt: int, top: int | None, t
         }
         for row in request.rows
     ]
-    return _head(request, identity, "chat.completion") | {
-        "choices": choices,
-        "usage": usage(request, prompt),
-        "unmask": own_facts(request),
-    }
+    return _head(request, identity, "chat.completion") | {"choices": choices} | totals(request, prompt)
 
 
 def chat_chunk(

@@ -2,6 +2,7 @@
 
 __all__ = ["create_app"]
 
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from unmask.serve.server import Gone, Server, status_of
 from unmask.serve.settings import ServeSettings
 from unmask.trace.page import live_page
 
+_KIND = re.compile(r"constrained-str|str|int|list\[.*\]")  # of a value, in a place as pydantic says it
 _NO_RETRY = {"x-should-retry": "false"}
 
 
@@ -65,7 +67,8 @@ def _add_facts(app: FastAPI, server: Server) -> None:
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return HTMLResponse(live_page())
+        # No other page can show this one in a frame; the meta tag of the page cannot say so.
+        return HTMLResponse(live_page(), headers={"content-security-policy": "frame-ancestors 'none'"})
 
     @app.get("/health")
     async def health() -> dict[str, str]:  # pyright: ignore[reportUnusedFunction]
@@ -102,7 +105,7 @@ def _add_errors(app: FastAPI, server: Server) -> None:
         first = cast(RequestValidationError, error).errors()[0]
         if first["type"] == "json_invalid":
             return answer(400, f"The body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}.")
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
+        place = ".".join(str(part) for part in first["loc"] if part != "body" and not _KIND.fullmatch(str(part)))
         message = str(first["msg"]).removeprefix("Value error, ")
         return answer(400, f"{place}: {message}." if place else f"{message}.", param=place or None)
 

@@ -149,6 +149,15 @@ class Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: _Text | list[TextPart]
 
+    @field_validator("content", mode="before")
+    @classmethod
+    def _readable(cls, value: Any) -> Any:
+        """Refuse pictures and sounds by name."""
+        for part in value if isinstance(value, list) else []:
+            if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind != "text":
+                raise ValueError(f"content has a part of type {kind[:60]!r}; only those of type 'text' are read")
+        return value
+
     @property
     def text(self) -> str:
         """The text of the message."""

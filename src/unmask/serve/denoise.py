@@ -119,8 +119,6 @@ class Denoising(Request):
         """The start, each pass, and the end."""
         yield {"type": "start", "header": self.header, "seed": self.seed}
         async for event in self.events():
-            if event.error is not None:
-                raise event.error
             if event.data is not None:
                 yield event.data
         yield await self._end()

@@ -166,5 +166,6 @@ async def _answer(send: _Send, status: int, message: str | None) -> None:
     """Send an error, or nothing."""
     body = b"" if message is None else json.dumps(error_body(status, message)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(b"x-should-retry", b"false")]  # a client sends 408 and 5xx again otherwise
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

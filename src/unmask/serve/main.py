@@ -1,21 +1,51 @@
 """Models and settings -> a running server: the engine in its thread, uvicorn in the main one."""
 
-__all__ = ["serve"]
+__all__ = ["http_server", "serve"]
 
+import signal
 import socket
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 from unmask.api import Model
-from unmask.errors import ConfigError
+from unmask.errors import ConfigError, Interrupted
 from unmask.serve.engine import Engine
 from unmask.serve.settings import ServeSettings
 
+if TYPE_CHECKING:
+    import uvicorn
 
-def serve(models: Mapping[str, Model], settings: ServeSettings, note: Callable[[str], None]) -> int:
-    """Serve until SIGINT or SIGTERM, then finish what runs within `settings.patience` -> exit code 0.
 
-    Raises ConfigError where the address is taken or cannot be, and without the libraries of unmask[serve].
+def serve(models: Mapping[str, Model], settings: ServeSettings, note: Callable[[str], None]) -> NoReturn:
+    """Serve until SIGINT, SIGTERM or SIGHUP, then finish what runs within `settings.patience`.
+
+    Raises Interrupted or KeyboardInterrupt at the end, and ConfigError where the address is taken or cannot be, and
+    without the libraries of unmask[serve].
     """
+    engine = Engine(models, queue=settings.queue, positions=settings.positions)
+    server = http_server(engine, settings)
+    listening = _listen(settings)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    engine.start()
+    note(f"Serving {', '.join(models)} at http://{host}:{settings.port}/ (the page) and /v1 (OpenAI's clients).")
+    number = int(signal.SIGINT)
+
+    def hang_up(signaled: int, frame: object) -> None:
+        nonlocal number
+        number, server.should_exit = signaled, True
+
+    try:
+        with _on_hangup(hang_up):
+            server.run(sockets=[listening])
+    finally:
+        engine.stop(settings.patience)
+    raise Interrupted(number=number)  # for SIGINT and SIGTERM uvicorn has raised them again, unless they are ignored
+
+
+def http_server(engine: Engine, settings: ServeSettings) -> "uvicorn.Server":
+    """An engine and settings -> the HTTP server, not yet listening. Raises ConfigError without unmask[serve]."""
     try:
         import uvicorn
 
@@ -23,11 +53,8 @@ def serve(models: Mapping[str, Model], settings: ServeSettings, note: Callable[[
         from unmask.serve.guard import Guard
     except ImportError as error:
         raise ConfigError(f"unmask serve needs {error.name}, which is missing: pip install 'unmask[serve]'.") from error
-    listening = _listen(settings)
-    engine = Engine(models, queue=settings.queue, positions=settings.positions)
-    application = Guard(create_app(engine, settings), settings, log=True)
     config = uvicorn.Config(
-        application,
+        Guard(create_app(engine, settings), settings, log=True),
         log_level="warning",
         access_log=False,
         http="h11",
@@ -39,14 +66,23 @@ def serve(models: Mapping[str, Model], settings: ServeSettings, note: Callable[[
         timeout_graceful_shutdown=int(settings.patience),
         h11_max_incomplete_event_size=65536,
     )
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    engine.start()
-    note(f"Serving {', '.join(models)} at http://{host}:{settings.port}/ (the page) and /v1 (OpenAI's clients).")
+    return uvicorn.Server(config)
+
+
+@contextmanager
+def _on_hangup(handler: Callable[[int, object], None]) -> Generator[None]:
+    """Context in which SIGHUP calls `handler`, unless it is ignored, as under nohup: uvicorn does not handle it, and an
+    exception in the midst of its loop does not end the process."""
+    number = getattr(signal, "SIGHUP", None)
+    main = threading.current_thread() is threading.main_thread()
+    if number is None or not main or (former := signal.getsignal(number)) is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(number, handler)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        yield
     finally:
-        engine.stop(settings.patience)
-    return 0
+        signal.signal(number, former)
 
 
 def _listen(settings: ServeSettings) -> socket.socket:

@@ -228,10 +228,13 @@ class Request:
         self.engine.submit([row.job for row in self.rows if row.job.window.tokens or row.job.forward(None)])
 
     async def events(self) -> AsyncIterator[Event]:
-        """What happens to the rows, to the end of each; the texts of passes only where it streams."""
+        """What happens to the rows, to the end of each; the texts of passes only where it streams. Raises the first
+        error."""
         left = len(self.rows)
         while left:
             event = await self._queue.get()
+            if event.error is not None:
+                raise event.error
             left -= event.what != "text"
             yield event
 

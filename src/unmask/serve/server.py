@@ -81,16 +81,18 @@ class Server:
             typed.append({})
         return ids, typed
 
-    async def gathered(self, request: Request, http: HttpRequest) -> None:
-        """Wait until all rows are finished. Raises the first error; ends early if the client goes."""
+    async def gathered(self, request: Request, http: HttpRequest, items: AsyncIterator[Result]) -> list[Result]:
+        """What a request brings, to the end -> all of it. Raises the first error, and Gone if the client goes before;
+        closes the request in any case."""
 
-        async def rows() -> None:
-            async for event in request.events():
-                if event.error is not None:
-                    raise event.error
+        async def all_items() -> list[Result]:
+            return [item async for item in items]
 
-        await self.unless_gone(asyncio.ensure_future(rows()), http)
-        self.note_first(request)
+        try:
+            return await self.unless_gone(asyncio.ensure_future(all_items()), http)
+        finally:
+            request.close()
+            self.note_first(request)
 
     async def unless_gone(self, work: "asyncio.Future[Result]", http: HttpRequest) -> Result:
         """Wait for work. Raises Gone if the client goes before."""

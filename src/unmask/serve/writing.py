@@ -5,32 +5,39 @@ __all__ = ["chat", "complete", "denoise", "score"]
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 
-from unmask.api import Model
 from unmask.errors import RequestError
 from unmask.serve import answers
-from unmask.serve.bodies import ChatBody, CompletionBody, DenoiseBody, ScoreBody
+from unmask.serve.bodies import ChatBody, CompletionBody, DenoiseBody, ResponseFormat, ScoreBody
 from unmask.serve.denoise import Denoising
 from unmask.serve.request import Request, Row, constraint_of, with_hole
 from unmask.serve.server import Server
 from unmask.text.chat import chat_ids, message_end
+from unmask.text.tokenizer import Tokenizer
+
+Kind = TypeVar("Kind", bound=Request)
 
 _CHAT_TOKENS, _TOKENS = 128, 16  # of a request that says no number
 
 
-async def complete(server: Server, body: CompletionBody, http: HttpRequest) -> Response:
-    """A prompt, or several, or a prompt and a suffix -> continuations, or what is between."""
-    name = server.name(body.model)
-    model, n = server.engine.models[name], body.n or 1
-    length = server.length(body.unmask.length, body.max_tokens, default=_TOKENS)
-    prompts = body.prompts
-    server.check_rows(len(prompts) * n)
-    request = Request(
+async def _request(
+    kind: type[Kind],
+    server: Server,
+    name: str,
+    body: CompletionBody | ChatBody | DenoiseBody,
+    *,
+    alternatives: int,
+    ends: bool = True,
+    form: ResponseFormat | None = None,
+) -> Kind:
+    """A body -> its request, without rows. Raises RequestError for options, a schema or a pattern that cannot be."""
+    return kind(
         server.engine,
         server.settings,
         name,
@@ -38,53 +45,75 @@ async def complete(server: Server, body: CompletionBody, http: HttpRequest) -> R
         temperature=body.temperature,
         top_p=body.top_p,
         seed=body.seed,
-        alternatives=body.logprobs or 0,
-        ends=body.suffix is None,
-        constraint=await constraint_of(model, body.unmask),
+        alternatives=alternatives,
+        ends=ends,
+        constraint=await constraint_of(server.engine.models[name], body.unmask, form),
     )
+
+
+async def _answer(
+    server: Server,
+    request: Request,
+    http: HttpRequest,
+    chunks: AsyncIterator[dict[str, Any]] | None,
+    whole: Callable[[], dict[str, Any]],
+) -> Response:
+    """Send the rows of a request -> the stream of `chunks`, or `whole` once all rows are finished."""
+    request.send(stream=chunks is not None)
+    if chunks is not None:
+        return server.stream(request, chunks)
+    await server.gathered(request, http, request.events())
+    return JSONResponse(whole())
+
+
+async def complete(server: Server, body: CompletionBody, http: HttpRequest) -> Response:
+    """A prompt, or several, or a prompt and a suffix -> continuations, or what is between."""
+    name = server.name(body.model)
+    tokenizer, n = server.engine.models[name].tokenizer, body.n or 1
+    length = server.length(body.unmask.length, body.max_tokens, default=_TOKENS)
+    prompts = body.prompts
+    server.check_rows(len(prompts) * n)
+    request = await _request(Request, server, name, body, alternatives=body.logprobs or 0, ends=body.suffix is None)
+    prompt_tokens = _add_rows(server, request, body, length)
+    begun = [prompts[row // n] if body.echo else "" for row in range(len(request.rows))]
+    shown = [text if isinstance(text, str) else tokenizer.text(text) for text in begun]
+    identity = f"cmpl-{uuid.uuid4().hex}"
+
+    def whole() -> dict[str, Any]:
+        choices = [
+            {
+                "index": row.index,
+                "text": shown[row.index] + row.text.text,
+                "logprobs": _logprobs(row, tokenizer, body, 0, echo=bool(body.echo)),
+                "finish_reason": row.finish,
+            }
+            for row in request.rows
+        ]
+        return answers.completion_answer(request, identity, choices, prompt_tokens)
+
+    chunks = _completion_chunks(request, identity, body, shown, prompt_tokens) if body.stream else None
+    return await _answer(server, request, http, chunks, whole)
+
+
+def _add_rows(server: Server, request: Request, body: CompletionBody, length: int) -> int:
+    """Add the rows of a completion to its request -> the tokens of its prompts, each counted once."""
+    model, n, facts = request.model, body.n or 1, body.logprobs is not None
     if body.suffix is None:
-        ids, typed = server.ids_of(model, prompts)
-        request.continue_prompts(
-            [row for row in ids for _ in range(n)],
-            [row for row in typed for _ in range(n)],
-            length,
-            stops=body.stops,
-            facts=body.logprobs is not None,
-        )
-    else:
-        if len(prompts) != 1 or not isinstance(prompts[0], str):
-            raise RequestError("A suffix goes with one prompt, a text; send a request for each.")
-        ids = [model.tokenizer.encode(prompts[0] + body.suffix)]
-        request.fill_between(with_hole(prompts[0], length, body.suffix), n, facts=body.logprobs is not None)
-    identity, prompt_tokens = f"cmpl-{uuid.uuid4().hex}", sum(map(len, ids))
-    begun = [prompts[n_row // n] if body.echo else "" for n_row in range(len(request.rows))]
-    shown = [text if isinstance(text, str) else model.tokenizer.text(text) for text in begun]
-    if body.stream:
-        request.send(stream=True)
-        return server.stream(request, _completion_chunks(request, identity, body, shown, prompt_tokens))
-    try:
-        request.send(stream=False)
-        await server.gathered(request, http)
-    finally:
-        request.close()
-    choices = [
-        {
-            "index": row.index,
-            "text": shown[row.index] + row.text.text,
-            "logprobs": _logprobs(row, model, body, 0, echo=bool(body.echo)),
-            "finish_reason": row.finish,
-        }
-        for row in request.rows
-    ]
-    return JSONResponse(answers.completion_answer(request, identity, choices, prompt_tokens))
+        ids, typed = server.ids_of(model, body.prompts)
+        repeated = [row for row in ids for _ in range(n)], [row for row in typed for _ in range(n)]
+        request.continue_prompts(*repeated, length, stops=body.stops, facts=facts)
+        return sum(map(len, ids))
+    if len(body.prompts) != 1 or not isinstance(prompt := body.prompts[0], str):
+        raise RequestError("A suffix goes with one prompt, a text; send a request for each.")
+    request.fill_between(with_hole(prompt, length, body.suffix), n, facts=facts)
+    return len(model.tokenizer.encode(prompt + body.suffix))
 
 
-def _logprobs(row: Row, model: Model, body: CompletionBody, begin: int, *, echo: bool) -> dict[str, Any] | None:
+def _logprobs(row: Row, tokenizer: Tokenizer, body: CompletionBody, begin: int, *, echo: bool) -> dict[str, Any] | None:
     """The log-probabilities of a row's tokens from `begin` on, if they were asked for."""
     if body.logprobs is None:
         return None
-    end = len(row.text.tokens)
-    return answers.completion_logprobs(row, model.tokenizer, body.logprobs, begin, end, echo=echo)
+    return answers.completion_logprobs(row, tokenizer, body.logprobs, begin, len(row.text.tokens), echo=echo)
 
 
 async def _completion_chunks(
@@ -96,15 +125,12 @@ async def _completion_chunks(
         if text:
             yield answers.completion_chunk(request, identity, row, text)
     async for event in request.events():
-        if event.error is not None:
-            raise event.error
         row = event.row
-        logprobs = _logprobs(row, request.model, body, sent[row.index], echo=False)
+        logprobs = _logprobs(row, request.model.tokenizer, body, sent[row.index], echo=False)
         sent[row.index] = len(row.text.tokens)
         yield answers.completion_chunk(request, identity, row, event.text, logprobs)
     if body.stream_options and body.stream_options.include_usage:
-        extra = {"usage": answers.usage(request, prompt_tokens), "unmask": answers.own_facts(request)}
-        yield answers.completion_chunk(request, identity, None, "") | extra
+        yield answers.completion_chunk(request, identity, None, "") | answers.totals(request, prompt_tokens)
 
 
 async def chat(server: Server, body: ChatBody, http: HttpRequest) -> Response:
@@ -114,38 +140,21 @@ async def chat(server: Server, body: ChatBody, http: HttpRequest) -> Response:
     template = model.defaults.chat
     if template is None:
         raise RequestError(f"The model '{name}' has no template of conversations; send its prompt to /v1/completions.")
-    length = server.length(
-        body.unmask.length, body.max_completion_tokens, body.max_tokens, default=min(_CHAT_TOKENS, model.window)
-    )
+    asked = (body.unmask.length, body.max_completion_tokens, body.max_tokens)
+    length = server.length(*asked, default=min(_CHAT_TOKENS, model.window))
     server.check_rows(n)
     top = (body.top_logprobs or 0) if body.logprobs else None
     roles = {"developer": "system"}
     messages = [(roles.get(message.role, message.role), message.text) for message in body.messages]
     ids = chat_ids(model.tokenizer, template, messages)
-    request = Request(
-        server.engine,
-        server.settings,
-        name,
-        body.unmask,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        seed=body.seed,
-        alternatives=top or 0,
-        constraint=await constraint_of(model, body.unmask, body.response_format),
-    )
+    request = await _request(Request, server, name, body, alternatives=top or 0, form=body.response_format)
     end = message_end(model.tokenizer, template)
     ends = frozenset() if end is None else frozenset({end})
     request.continue_prompts([ids] * n, [{}] * n, length, stops=body.stops, facts=top is not None, ends=ends)
     identity = f"chatcmpl-{uuid.uuid4().hex}"
-    if body.stream:
-        request.send(stream=True)
-        return server.stream(request, _chat_chunks(request, identity, body, top, len(ids)))
-    try:
-        request.send(stream=False)
-        await server.gathered(request, http)
-    finally:
-        request.close()
-    return JSONResponse(answers.chat_answer(request, identity, len(ids), top, model.tokenizer))
+    chunks = _chat_chunks(request, identity, body, top, len(ids)) if body.stream else None
+    whole = partial(answers.chat_answer, request, identity, len(ids), top, model.tokenizer)
+    return await _answer(server, request, http, chunks, whole)
 
 
 async def _chat_chunks(
@@ -156,8 +165,6 @@ async def _chat_chunks(
     for row in request.rows:
         yield answers.chat_chunk(request, identity, row, {"role": "assistant", "content": ""})
     async for event in request.events():
-        if event.error is not None:
-            raise event.error
         row, logprobs = event.row, None
         if top is not None:
             begin, end = sent[row.index], len(row.text.tokens)
@@ -168,8 +175,7 @@ async def _chat_chunks(
         if event.what == "done":
             yield answers.chat_chunk(request, identity, row, {}, over=True)
     if body.stream_options and body.stream_options.include_usage:
-        extra = {"usage": answers.usage(request, prompt_tokens), "unmask": answers.own_facts(request)}
-        yield answers.chat_chunk(request, identity, None, {}) | extra
+        yield answers.chat_chunk(request, identity, None, {}) | answers.totals(request, prompt_tokens)
 
 
 async def score(server: Server, body: ScoreBody, http: HttpRequest) -> Response:
@@ -202,17 +208,8 @@ async def denoise(server: Server, body: DenoiseBody, http: HttpRequest) -> Respo
     """A canvas -> each change of it, in server-sent events or in one answer."""
     name = server.name(body.model)
     model = server.engine.models[name]
-    denoising = Denoising(
-        server.engine,
-        server.settings,
-        name,
-        body.unmask,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        seed=body.seed,
-        alternatives=body.alternatives,
-        ends=body.prompt is not None,
-        constraint=await constraint_of(model, body.unmask),
+    denoising = await _request(
+        Denoising, server, name, body, alternatives=body.alternatives, ends=body.prompt is not None
     )
     denoising.provisional = body.provisional
     length = server.length(body.unmask.length, body.max_tokens, default=_TOKENS)
@@ -224,12 +221,8 @@ async def denoise(server: Server, body: DenoiseBody, http: HttpRequest) -> Respo
         ids, typed = server.ids_of(model, [body.prompt or ""])
         denoising.continue_window(ids[0], typed[0], length)
     server.check_rows(len(denoising.rows))
+    denoising.send(stream=True)
     if body.stream:
-        denoising.send(stream=True)
         return server.stream(denoising, denoising.chunks())
-    try:
-        denoising.send(stream=True)
-        chunks = [chunk async for chunk in denoising.chunks()]
-    finally:
-        denoising.close()
+    chunks = await server.gathered(denoising, http, denoising.chunks())
     return JSONResponse({"object": "denoise", "model": name, "events": chunks})
