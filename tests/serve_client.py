@@ -1,5 +1,6 @@
 """For tests of `unmask serve`: the application without a socket, and over a real one."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Generator
@@ -54,3 +55,50 @@ def over_http(engine: Engine, **settings: Any) -> Generator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def scope_of(path: str) -> dict[str, Any]:
+    """The path of a POST request -> what an ASGI server says of it."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")],
+        "http_version": "1.1",
+        "scheme": "http",
+        "client": ("127.0.0.1", 5),
+        "server": ("127.0.0.1", 8000),
+    }
+
+
+def read_late(engine: Engine, path: str, body: dict[str, Any]) -> list[Any]:
+    """A request, of which nothing is read before all of its passes are over -> the events of its stream.
+
+    The engine is one whose turns nobody takes.
+    """
+    settings = ServeSettings()
+    app: Any = Guard(create_app(engine, settings), settings)
+    messages, sent = [{"type": "http.request", "body": json.dumps(body | {"stream": True}).encode()}], list[bytes]()
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await asyncio.sleep(600)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    async def read() -> None:
+        answering = asyncio.ensure_future(app(scope_of(path), receive, send))
+        while not engine.waiting:
+            await asyncio.sleep(0)
+        while engine.waiting or engine.active:
+            engine.turn()
+        await answering
+
+    asyncio.run(read())
+    lines = [line for line in b"".join(sent).decode().split("\n\n") if line.startswith("data: {")]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]

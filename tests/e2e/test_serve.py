@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from tests.serve_client import client_of, events, post
+from tests.serve_client import client_of, events, post, read_late, scope_of
 
 from unmask import api
 from unmask.cli.main import main
@@ -69,6 +69,42 @@ def test_a_stream_has_the_text_of_the_answer(client: TestClient) -> None:
     assert chunks[-1]["usage"]["completion_tokens"] > 0
     assert len({chunk["id"] for chunk in chunks}) == 1
     assert len(chunks) > 3
+
+
+def test_a_stream_that_is_read_late_has_the_same_chunks(client: TestClient, engine: Engine) -> None:
+    """Only the last chunk of a row says why it ended, also where the row is finished before the first one is sent."""
+    body: dict[str, Any] = {"prompt": "dog\n", "max_tokens": 12, "seed": 3, "temperature": 0.8, "unmask": OWN}
+    chunks = [chunk["choices"][0] for chunk in read_late(Engine(engine.models), "/v1/completions", body)]
+    whole = post(client, "/v1/completions", **body)["choices"][0]
+    assert len(chunks) > 2
+    assert [chunk["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + [whole["finish_reason"]]
+    assert "".join(chunk["text"] for chunk in chunks) == whole["text"]
+
+
+def test_drafts_only_where_they_are_asked_for(client: TestClient) -> None:
+    """Each draft is the whole text: what is written stands in it, and the last one is the answer."""
+    body: dict[str, Any] = {"prompt": "dog\n", "max_tokens": 16, "seed": 3, "temperature": 0, "unmask": OWN}
+    body |= {"stop": ["@@"], "logprobs": 1}
+    plain = events(client, "/v1/completions", **body)
+    assert not any("diffusing" in chunk for chunk in plain)
+    text = "".join(chunk["choices"][0]["text"] for chunk in plain)
+    chunks = events(
+        client, "/v1/completions", **body, echo=True, diffusing=True, stream_options={"include_usage": True}
+    )
+    *drafts, last = chunks
+    assert last["choices"] == []
+    assert all(draft["diffusing"] for draft in drafts)
+    texts = [draft["choices"][0]["text"] for draft in drafts]
+    assert texts[-1] == f"dog\n{text}"
+    assert all(each.startswith("dog\n") for each in texts)
+    assert len(texts) - last["unmask"]["passes"][0] in (0, 1)  # one for each pass, and one for the end after the last
+    assert any(not text.startswith(each.removeprefix("dog\n")) for each in texts)  # guesses, which change
+    assert [draft["choices"][0]["logprobs"] is None for draft in drafts] == [True] * (len(drafts) - 1) + [False]
+    facts = [chunk["choices"][0]["logprobs"]["token_logprobs"] for chunk in plain]
+    assert drafts[-1]["choices"][0]["logprobs"]["token_logprobs"] == [value for part in facts for value in part]
+    refused = client.post("/v1/completions", json=body | {"diffusing": True})
+    assert refused.status_code == 400
+    assert "give stream too" in refused.json()["error"]["message"]
 
 
 def test_echo_and_log_probabilities(client: TestClient, engine: Engine) -> None:
@@ -371,19 +407,7 @@ def test_a_client_that_goes_frees_its_rows(engine: Engine) -> None:
             if message["type"] == "http.response.body":
                 sent.set()
 
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/v1/completions",
-            "raw_path": b"/v1/completions",
-            "query_string": b"",
-            "headers": [(b"host", b"127.0.0.1:8000"), (b"content-type", b"application/json")],
-            "http_version": "1.1",
-            "scheme": "http",
-            "client": ("127.0.0.1", 5),
-            "server": ("127.0.0.1", 8000),
-        }
-        await asyncio.wait_for(app(scope, receive, send), 60)
+        await asyncio.wait_for(app(scope_of("/v1/completions"), receive, send), 60)
         for _ in range(6000):
             if not engine.active and not engine.waiting:
                 return

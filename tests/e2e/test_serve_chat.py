@@ -82,6 +82,22 @@ def test_a_stream_has_the_message_of_the_answer(client: TestClient) -> None:
     assert events(client, PATH, **BODY)[-1]["choices"][0]["finish_reason"]  # no usage unless it is asked for
 
 
+@pytest.mark.parametrize("policy", ["confidence:steps=12", "remdm"])
+def test_drafts_of_a_message(client: TestClient, policy: str) -> None:
+    """With "diffusing" each content replaces the last one; a policy that hides tokens has drafts of its open block."""
+    body = BODY | {"unmask": OWN | {"policy": policy}, "n": 2}
+    whole = post(client, PATH, **body)
+    chunks = [chunk["choices"][0] | chunk for chunk in events(client, PATH, **body, diffusing=True)]
+    for choice in whole["choices"]:
+        own = [chunk for chunk in chunks if chunk["index"] == choice["index"]]
+        contents = [chunk["delta"]["content"] for chunk in own if chunk["delta"].get("content")]
+        assert contents[-1] == choice["message"]["content"]
+        assert len(contents) > 3
+        assert own[-1]["finish_reason"] == choice["finish_reason"]
+        assert all(chunk["diffusing"] for chunk in own if chunk["delta"].get("content"))
+    assert not any("diffusing" in chunk for chunk in events(client, PATH, **body))
+
+
 def test_log_probabilities_of_a_message(client: TestClient, engine: Engine) -> None:
     body = BODY | {"temperature": 0, "logprobs": True, "top_logprobs": 2}
     choice = post(client, PATH, **body)["choices"][0]

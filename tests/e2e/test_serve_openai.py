@@ -116,9 +116,9 @@ def counted(address: str, **options: Any) -> tuple[Any, list[str]]:
 def test_errors_are_those_of_the_client(address: str) -> None:
     """Each has its class and a sentence, and none is sent again."""
 
-    def refused(kind: Any, words: str, body: dict[str, Any], **options: Any) -> None:
+    def refused(error: Any, words: str, body: dict[str, Any], **options: Any) -> None:
         client, sent = counted(address, **options)
-        with client, pytest.raises(kind, match=words) as caught:
+        with client, pytest.raises(error, match=words) as caught:
             client.completions.create(**{"model": "wordnet", "prompt": "dog\n"} | body)
         assert caught.value.body["message"]
         assert len(sent) == 1

@@ -79,12 +79,19 @@ def completion_answer(request: Request, identity: str, choices: list[dict[str, A
 
 
 def completion_chunk(
-    request: Request, identity: str, row: Row | None, text: str, logprobs: dict[str, Any] | None = None
+    request: Request,
+    identity: str,
+    row: Row | None,
+    text: str,
+    logprobs: dict[str, Any] | None = None,
+    *,
+    over: bool = False,
 ) -> dict[str, Any]:
     """What a row has more -> a chunk of a stream; without a row, the one of the usage has no choices."""
     choices: list[dict[str, Any]] = []
     if row is not None:
-        choices = [{"index": row.index, "text": text, "logprobs": logprobs, "finish_reason": row.finish}]
+        finish = row.finish if over else None  # the row may have finished before this chunk of it is sent
+        choices = [{"index": row.index, "text": text, "logprobs": logprobs, "finish_reason": finish}]
     return _head(request, identity, "text_completion") | {"choices": choices}
 
 

@@ -24,7 +24,7 @@ from unmask.serve.server import Gone, Server, status_of
 from unmask.serve.settings import ServeSettings
 from unmask.trace.page import live_page
 
-_KIND = re.compile(r"constrained-str|str|int|list\[.*\]")  # of a value, in a place as pydantic says it
+_TYPE = re.compile(r"constrained-str|str|int|list\[.*\]")  # of a value, in a place as pydantic says it
 _NO_RETRY = {"x-should-retry": "false"}
 
 
@@ -105,7 +105,7 @@ def _add_errors(app: FastAPI, server: Server) -> None:
         first = cast(RequestValidationError, error).errors()[0]
         if first["type"] == "json_invalid":
             return answer(400, f"The body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be read')}.")
-        place = ".".join(str(part) for part in first["loc"] if part != "body" and not _KIND.fullmatch(str(part)))
+        place = ".".join(str(part) for part in first["loc"] if part != "body" and not _TYPE.fullmatch(str(part)))
         message = str(first["msg"]).removeprefix("Value error, ")
         return answer(400, f"{place}: {message}." if place else f"{message}.", param=place or None)
 

@@ -95,6 +95,15 @@ class _Writing(_Body):
     stop: Annotated[str, Field(max_length=256)] | list[Annotated[str, Field(max_length=256)]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    diffusing: bool | None = None
+    """A stream of drafts: each chunk has the whole text as it stands, in place of what is new."""
+
+    @model_validator(mode="after")
+    def _drafts(self) -> "_Writing":
+        """Drafts are for streams alone."""
+        if self.diffusing and not self.stream:
+            raise ValueError("diffusing asks for a stream of drafts; give stream too, or leave it out")
+        return self
 
     @property
     def stops(self) -> list[str]:
@@ -154,8 +163,8 @@ class Message(BaseModel):
     def _readable(cls, value: Any) -> Any:
         """Refuse pictures and sounds by name."""
         for part in value if isinstance(value, list) else []:
-            if isinstance(part, dict) and isinstance(kind := part.get("type"), str) and kind != "text":
-                raise ValueError(f"content has a part of type {kind[:60]!r}; only those of type 'text' are read")
+            if isinstance(part, dict) and isinstance(name := part.get("type"), str) and name != "text":
+                raise ValueError(f"content has a part of type {name[:60]!r}; only those of type 'text' are read")
         return value
 
     @property

@@ -13,7 +13,7 @@ from unmask.decode.rows import Filled
 from unmask.errors import RequestError
 from unmask.noise import derive, row_seeds
 from unmask.serve.answers import own_facts
-from unmask.serve.job import Progress
+from unmask.serve.job import Progress, guesses
 from unmask.serve.request import Request, Row
 from unmask.trace.events import Header, records
 from unmask.trace.events import Row as TraceRow
@@ -71,19 +71,9 @@ class Denoising(Request):
         ids = {event.token for event in events} | {token for event in events for token, _ in event.alternatives}
         data: dict[str, Any] = {"type": "pass", "row": row.index, "passes": progress.passes, "events": records(events)}
         if self.provisional:
-            guesses = self._guesses(turn)
-            ids |= {token for _, token, _ in guesses}
-            data["provisional"] = guesses
+            data["provisional"] = guesses(turn, self.model.tokenizer.mask_id)
+            ids |= {token for _, token, _ in data["provisional"]}
         return {**data, **self._pieces(ids)}
-
-    def _guesses(self, turn: Any) -> list[tuple[int, int, float]]:
-        """What the pass would write where nothing is written: position, token, probability."""
-        view, step = turn.step.view, turn.step
-        open_ = view.eligible[0] & ~step.revealed[0]
-        places = open_.nonzero().squeeze(-1).tolist()
-        tokens, sure = view.proposal[0].tolist(), view.confidence[0].tolist()
-        mask = self.model.tokenizer.mask_id
-        return [(turn.starts[0] + at, tokens[at], round(sure[at], 4)) for at in places if tokens[at] != mask]
 
     def _pieces(self, ids: set[int]) -> dict[str, dict[int, str]]:
         """The texts of tokens that were not sent before."""

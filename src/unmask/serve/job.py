@@ -1,6 +1,6 @@
 """A row to write, and what its listener is told of each pass. The engine (`serve.engine`) fills it."""
 
-__all__ = ["Busy", "Decoding", "Job", "Late", "Listener", "Progress", "alone"]
+__all__ = ["Busy", "Decoding", "Job", "Late", "Listener", "Progress", "alone", "guesses"]
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -115,3 +115,11 @@ def alone(canvas: Canvas, step: Step, line: int, job: Job) -> Snapshot:
     return Snapshot(
         (job.place,), (window.start,), (len(window.tokens),), canvas.keep(rows), sliced, (earlier,), job.source
     )
+
+
+def guesses(turn: Snapshot, mask_id: int) -> list[tuple[int, int, float]]:
+    """A row alone after a pass -> what the pass would write where nothing is written: position, token, probability."""
+    view = turn.step.view
+    places = (view.eligible[0] & ~turn.step.revealed[0]).nonzero().squeeze(-1).tolist()
+    tokens, sure = view.proposal[0].tolist(), view.confidence[0].tolist()
+    return [(turn.starts[0] + at, tokens[at], round(sure[at], 4)) for at in places if tokens[at] != mask_id]

@@ -3,7 +3,7 @@
 Refused before anything waits: an unknown model, policy or cache, a policy that names a file, a text that does not fit.
 """
 
-__all__ = ["Event", "Request", "Row", "constraint_of", "own_policy", "with_hole"]
+__all__ = ["Drafting", "Event", "Request", "Row", "constraint_of", "own_policy", "with_hole"]
 
 import asyncio
 import re
@@ -24,7 +24,7 @@ from unmask.noise import derive, row_seeds
 from unmask.policies.registry import may_hide
 from unmask.serve.bodies import OwnOptions, ResponseFormat
 from unmask.serve.engine import Engine
-from unmask.serve.job import Decoding, Job, Progress
+from unmask.serve.job import Decoding, Job, Progress, guesses
 from unmask.serve.settings import ServeSettings
 from unmask.serve.text import TextRow
 
@@ -280,6 +280,17 @@ class Request:
             self._emit(Event(row, "error", error=error))
             return
         self._emit(Event(row, "done", added))
+
+
+class Drafting(Request):
+    """A request whose events have the whole text as it stands after each pass."""
+
+    def observed(self, row: Row, progress: Progress) -> str:
+        """The written text, with the model's guess of this pass where nothing is written yet in the present block."""
+        tokens = list(progress.tokens)
+        for at, token, _ in guesses(progress.turn(), self.model.tokenizer.mask_id):
+            tokens[at] = token
+        return row.text.draft(tokens)
 
 
 def _canvas(

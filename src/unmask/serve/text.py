@@ -73,6 +73,11 @@ class TextRow:
         self.stopped = self.stopped or written.stopped
         return rest
 
+    def draft(self, tokens: Sequence[int]) -> str:
+        """The text if these were its tokens, up to the first MASK; nothing of it is kept."""
+        text = self._read(self._beginning(tokens)[0])
+        return text[: self._stop(text)]
+
     def _note(self, progress: Progress) -> None:
         """Keep the facts of the tokens that this pass wrote."""
         assert self.facts is not None
@@ -91,33 +96,39 @@ class TextRow:
         """The tokens from the prompt on -> the text that they add to `text`."""
         if self.stopped:
             return ""
-        beginning: list[int] = []
-        for token in tokens[len(self.prompt) :][: self.most]:
-            if token == self.tokenizer.mask_id:
-                break
-            if token in self.ends:
-                over = self.stopped = True
-                break
-            beginning.append(token)
-        self.tokens = beginning
-        text = self._read(beginning)
+        self.tokens, ended = self._beginning(tokens)
+        self.stopped = ended
+        over = over or ended
+        text = self._read(self.tokens)
         text = self._cut(text if over else text.rstrip(_UNKNOWN), over)
         if not text.startswith(self.text):  # a later token changed how an earlier one is written
             return ""
         added, self.text = text[len(self.text) :], text
         return added
 
+    def _beginning(self, tokens: Sequence[int]) -> tuple[list[int], bool]:
+        """The tokens from the prompt on -> those before the first MASK or end token, and whether it is an end token."""
+        beginning: list[int] = []
+        for token in tokens[len(self.prompt) :][: self.most]:
+            if token == self.tokenizer.mask_id or token in self.ends:
+                return beginning, token in self.ends
+            beginning.append(token)
+        return beginning, False
+
     def _read(self, tokens: list[int]) -> str:
         """Tokens behind the prompt -> their text, with the space before the first one."""
         whole = self.tokenizer.text([*self.prompt, *tokens], self.typed)
         return whole[len(self._head) :] if whole.startswith(self._head) else self.tokenizer.text(tokens)
 
+    def _stop(self, text: str) -> int | None:
+        """Where the first stop text begins in a text; None without one."""
+        return min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=None)
+
     def _cut(self, text: str, over: bool) -> str:
         """A text -> the part before the first stop text; without what may become one, unless it is over."""
-        places = [at for stop in self.stops if (at := text.find(stop)) >= 0]
-        if places:
+        if (at := self._stop(text)) is not None:
             self.stopped = True
-            return text[: min(places)]
+            return text[:at]
         if over or self.stopped:
             return text
         held = max(

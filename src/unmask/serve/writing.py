@@ -16,18 +16,18 @@ from unmask.errors import RequestError
 from unmask.serve import answers
 from unmask.serve.bodies import ChatBody, CompletionBody, DenoiseBody, ResponseFormat, ScoreBody
 from unmask.serve.denoise import Denoising
-from unmask.serve.request import Request, Row, constraint_of, with_hole
+from unmask.serve.request import Drafting, Event, Request, Row, constraint_of, with_hole
 from unmask.serve.server import Server
 from unmask.text.chat import chat_ids, message_end
 from unmask.text.tokenizer import Tokenizer
 
-Kind = TypeVar("Kind", bound=Request)
+AnyRequest = TypeVar("AnyRequest", bound=Request)
 
 _CHAT_TOKENS, _TOKENS = 128, 16  # of a request that says no number
 
 
 async def _request(
-    kind: type[Kind],
+    request_class: type[AnyRequest],
     server: Server,
     name: str,
     body: CompletionBody | ChatBody | DenoiseBody,
@@ -35,9 +35,9 @@ async def _request(
     alternatives: int,
     ends: bool = True,
     form: ResponseFormat | None = None,
-) -> Kind:
+) -> AnyRequest:
     """A body -> its request, without rows. Raises RequestError for options, a schema or a pattern that cannot be."""
-    return kind(
+    return request_class(
         server.engine,
         server.settings,
         name,
@@ -73,7 +73,10 @@ async def complete(server: Server, body: CompletionBody, http: HttpRequest) -> R
     length = server.length(body.unmask.length, body.max_tokens, default=_TOKENS)
     prompts = body.prompts
     server.check_rows(len(prompts) * n)
-    request = await _request(Request, server, name, body, alternatives=body.logprobs or 0, ends=body.suffix is None)
+    request_class = Drafting if body.diffusing else Request
+    request = await _request(
+        request_class, server, name, body, alternatives=body.logprobs or 0, ends=body.suffix is None
+    )
     prompt_tokens = _add_rows(server, request, body, length)
     begun = [prompts[row // n] if body.echo else "" for row in range(len(request.rows))]
     shown = [text if isinstance(text, str) else tokenizer.text(text) for text in begun]
@@ -122,15 +125,28 @@ async def _completion_chunks(
     """The events of the rows -> chunks."""
     sent = [0] * len(request.rows)
     for row, text in zip(request.rows, shown, strict=True):
-        if text:
+        if text and not body.diffusing:
             yield answers.completion_chunk(request, identity, row, text)
     async for event in request.events():
-        row = event.row
-        logprobs = _logprobs(row, request.model.tokenizer, body, sent[row.index], echo=False)
-        sent[row.index] = len(row.text.tokens)
-        yield answers.completion_chunk(request, identity, row, event.text, logprobs)
+        row, over, text, logprobs = event.row, event.what == "done", event.text, None
+        if body.diffusing:
+            text = shown[row.index] + _draft(event)
+        if over or not body.diffusing:
+            logprobs = _logprobs(row, request.model.tokenizer, body, sent[row.index], echo=False)
+            sent[row.index] = len(row.text.tokens)
+        yield answers.completion_chunk(request, identity, row, text, logprobs, over=over) | _mark(body)
     if body.stream_options and body.stream_options.include_usage:
         yield answers.completion_chunk(request, identity, None, "") | answers.totals(request, prompt_tokens)
+
+
+def _draft(event: Event) -> str:
+    """An event of a `Drafting` -> the text as it stands; at the end the text of the answer."""
+    return event.row.text.text if event.what == "done" else event.data
+
+
+def _mark(body: CompletionBody | ChatBody) -> dict[str, bool]:
+    """What a chunk has whose text takes the place of the last one."""
+    return {"diffusing": True} if body.diffusing else {}
 
 
 async def chat(server: Server, body: ChatBody, http: HttpRequest) -> Response:
@@ -147,7 +163,8 @@ async def chat(server: Server, body: ChatBody, http: HttpRequest) -> Response:
     roles = {"developer": "system"}
     messages = [(roles.get(message.role, message.role), message.text) for message in body.messages]
     ids = chat_ids(model.tokenizer, template, messages)
-    request = await _request(Request, server, name, body, alternatives=top or 0, form=body.response_format)
+    request_class = Drafting if body.diffusing else Request
+    request = await _request(request_class, server, name, body, alternatives=top or 0, form=body.response_format)
     end = message_end(model.tokenizer, template)
     ends = frozenset() if end is None else frozenset({end})
     request.continue_prompts([ids] * n, [{}] * n, length, stops=body.stops, facts=top is not None, ends=ends)
@@ -165,14 +182,15 @@ async def _chat_chunks(
     for row in request.rows:
         yield answers.chat_chunk(request, identity, row, {"role": "assistant", "content": ""})
     async for event in request.events():
-        row, logprobs = event.row, None
-        if top is not None:
+        row, over, logprobs = event.row, event.what == "done", None
+        if top is not None and (over or not body.diffusing):
             begin, end = sent[row.index], len(row.text.tokens)
             logprobs = {"content": answers.chat_logprobs(row, request.model.tokenizer, top, begin, end)}
             sent[row.index] = end
-        if event.text or logprobs:
-            yield answers.chat_chunk(request, identity, row, {"content": event.text}, logprobs)
-        if event.what == "done":
+        text = _draft(event) if body.diffusing else event.text
+        if text or logprobs:
+            yield answers.chat_chunk(request, identity, row, {"content": text}, logprobs) | _mark(body)
+        if over:
             yield answers.chat_chunk(request, identity, row, {}, over=True)
     if body.stream_options and body.stream_options.include_usage:
         yield answers.chat_chunk(request, identity, None, {}) | answers.totals(request, prompt_tokens)
