@@ -183,7 +183,7 @@ def test_no_other_module_parses_json_of_a_file() -> None:
         "tasks/sandbox_check.py",
         "tasks/sandbox_server.py",
     } | {
-        *("data/encode.py", "hf/schemas.py"),  # what this process wrote: a tokenizer; a text by its own constraint
+        *("data/packer.py", "hf/schemas.py"),  # what this process wrote: a tokenizer; a text by its own constraint
     }
     users = {path.relative_to(source).as_posix() for path in source.rglob("*.py") if _parses(path.read_text("utf-8"))}
     assert users <= own

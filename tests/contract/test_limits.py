@@ -26,10 +26,9 @@ from unmask.config import to_dict
 from unmask.data import documents
 from unmask.data.documents import json_rows
 from unmask.data.packed import Packed
-from unmask.data.prepare import open_sources
+from unmask.data.prepare import choose_tokenizer, open_sources
 from unmask.data.settings import DataSettings
 from unmask.data.split import plan_split
-from unmask.data.vocabulary import choose_tokenizer
 from unmask.disk import checkpoint as checkpoints
 from unmask.disk import json as reader
 from unmask.disk.checkpoint import read_checkpoint, write_checkpoint

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from unmask.cli.main import main
-from unmask.data import build, turn
+from unmask.data import build
 from unmask.data.folder import check_folder, open_prepared, prepare_folder, prepared_settings
 from unmask.data.packed import Corpus
-from unmask.data.prepare import prepare
+from unmask.data.prepare import prepare, turn
 from unmask.data.settings import DataSettings
 from unmask.errors import ConfigError, DataError, RunError
 from unmask.text.build import char_tokenizer
@@ -171,7 +171,7 @@ def test_a_shard_that_is_missing_cut_or_foreign_is_named(
 ) -> None:
     """Of much data only sizes and ends are compared at each start; `check_folder` finds the rest."""
     if big:
-        monkeypatch.setattr("unmask.data.index.CHECKED_BYTES", 1000)
+        monkeypatch.setattr("unmask.data.build.CHECKED_BYTES", 1000)
     good, out = tmp_path / "good", tmp_path / "out"
     prepare_folder(asked(rows), good, SHARD)
     name = "train-00003.rows"
@@ -259,19 +259,19 @@ def test_of_several_processes_one_makes_an_entry_of_the_cache(
     both(asked(rows))
     assert made == ["made"]
     assert "another process is preparing the same data; waiting for it." in notes
-    monkeypatch.setattr(turn, "run_lock", lambda place, note: nullcontext())
+    monkeypatch.setattr("unmask.data.prepare.run_lock", lambda place, note: nullcontext())
     both(asked(rows, length=64))
     assert len(made) == 3
 
 
 def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    monkeypatch.setattr(turn, "_PATIENCE", 0.5)
-    with turn.turn(cache / "data" / "x", lambda note: None):
-        with turn.turn(cache / "data" / "y", lambda note: None):  # the control: another entry
+    monkeypatch.setattr("unmask.data.prepare._PATIENCE", 0.5)
+    with turn(cache / "data" / "x", lambda note: None):
+        with turn(cache / "data" / "y", lambda note: None):  # the control: another entry
             pass
         with (
             pytest.raises(RunError, match="unmask data prepare SOURCE --out FOLDER"),
-            turn.turn(cache / "data" / "x", lambda note: None),
+            turn(cache / "data" / "x", lambda note: None),
         ):
             pass
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from unmask.data.documents import Pair
+from unmask.data.prepare import automatic_vocab_size
 from unmask.data.settings import Columns, DataSettings
 from unmask.data.sources import BUNDLED, CORPORA, FOLDER, Source, open_source
-from unmask.data.vocabulary import automatic_vocab_size
 
 
 def documents(source: Source) -> list[str]:

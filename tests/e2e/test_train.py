@@ -28,11 +28,11 @@ from unmask.run.loop import Listener
 from unmask.run.metrics import read_metrics
 from unmask.run.parallel import Group
 from unmask.text.build import char_tokenizer
-from unmask.train import budget, clock
+from unmask.train import budget, progress
 from unmask.train.checkpoint import training_tensors
-from unmask.train.clock import Watch
 from unmask.train.loop import StepReport, Trainer
 from unmask.train.plan import make_plan
+from unmask.train.progress import Watch
 from unmask.train.session import run_objective
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 
@@ -96,7 +96,7 @@ def test_looking_at_a_run_changes_nothing(
         trainer(tmp_path / n, paired=paired, model=model, sample_every=e) for n, e in (("a", 0), ("b", 1))
     )
     silent.fit(Quiet())
-    monkeypatch.setattr(clock, "_FIRST_LOOK", 0.0)
+    monkeypatch.setattr(progress, "_FIRST_LOOK", 0.0)
     talking.watch.seen = -1.0
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -124,7 +124,7 @@ def test_looking_at_a_run_changes_nothing(
 
 
 def test_by_default_a_validation_has_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clock, "_SHARE", math.inf)
+    monkeypatch.setattr(progress, "_SHARE", math.inf)
     run = trainer(tmp_path / "run", paired=True)
     run.fit(Quiet())
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -136,7 +136,7 @@ def test_by_default_a_validation_has_a_sample(tmp_path: Path, monkeypatch: pytes
 
 def test_samples_take_a_thirtieth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     watch, written = Watch(None, began=0.0), 0
     looks: list[float] = []
     for second in range(3000):
@@ -166,7 +166,7 @@ def timed(
 ) -> tuple[Trainer, Quiet, list[float]]:
     """A run with a budget of 100 s and an estimate of `steps`, whose step n takes `cost(n)` s."""
     now = [0.0]
-    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     run = trainer(folder, eval_every=10, sample_every=0)
     plan = replace(run.plan, seconds=100.0, steps=steps, warmup=2, capped=capped)
     run.plan = run.clock.plan = plan

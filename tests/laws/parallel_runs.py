@@ -23,8 +23,8 @@ from tests.parity.published import write
 from unmask.model.load import build
 from unmask.model.lora import add_low_rank
 from unmask.model.settings import ExpertSettings, TransformerSettings
+from unmask.run.optim import full, parts_of
 from unmask.run.parallel import Group, join_group
-from unmask.run.parts import full, parts_of
 from unmask.train import loop
 from unmask.train.adapt import loaded_start
 from unmask.train.loop import Trainer

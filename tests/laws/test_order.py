@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmask.data import order
-from unmask.data.order import permuted
-from unmask.data.packed import batch_indices
+from unmask.data import packed
+from unmask.data.packed import batch_indices, permuted
 from unmask.run.parallel import Group
 
 
@@ -117,7 +116,7 @@ def test_the_order_looks_random() -> None:
 
 
 def test_control_two_rounds_do_not_look_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order, "_ROUNDS", 2)
+    monkeypatch.setattr(packed, "_ROUNDS", 2)
     figures = statistics(400)
     assert figures["neighbours"] > 20
     assert figures["permutations"] > 20

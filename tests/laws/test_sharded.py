@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from tests.laws.processes import crew, outcomes, start
 from torch import Tensor, nn
 
-from unmask.disk.sharded import check_shards
+from unmask.disk.tensors import check_shards
 from unmask.errors import CheckpointError
 from unmask.run.parallel import Group, join_group
 from unmask.run.saving import Saver

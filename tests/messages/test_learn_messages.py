@@ -23,7 +23,7 @@ from unmask.rl.session import open_learning, recorded_learning
 from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.solve.sweep import open_bench
 from unmask.tasks.base import Example, Task, examples_of
-from unmask.train.folders import refuse_taken
+from unmask.train.checkpoint import refuse_taken
 
 PLAIN = PolicySettings(features=("confidence",))
 CALIBRATION = Calibration("sudoku", None, 8, 30.0, (0.0, 0.5, 1.0), (12.0, 6.0, 2.0), (1.0, 0.9, 0.2))

@@ -24,8 +24,8 @@ from unmask.disk.json import NotJson, parse_json, read_text
 from unmask.errors import RunError
 from unmask.output import show
 from unmask.run.machine import prepare
+from unmask.run.optim import parts_of
 from unmask.run.parallel import Group, enter_alone, join_group
-from unmask.run.parts import parts_of
 from unmask.train.loop import Trainer
 
 _CPU = torch.device("cpu")

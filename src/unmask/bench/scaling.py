@@ -26,7 +26,7 @@ from unmask.model.load import build, parameter_count
 from unmask.model.settings import DiTSettings
 from unmask.policies.registry import make
 from unmask.run.machine import matmul_rates
-from unmask.train.plan import flops_per_token
+from unmask.train.progress import flops_per_token
 
 START = Shape("scaling", 256, 4, 4, 1024, 128, 8)
 AXES: dict[str, list[Shape]] = {

@@ -47,7 +47,8 @@ from unmask.run.machine import bfloat16_works, keep_all_memory, peak_bytes
 from unmask.run.parallel import Group
 from unmask.text.build import byte_tokenizer
 from unmask.train.loop import Trainer
-from unmask.train.plan import TrainPlan, flops_per_token
+from unmask.train.plan import TrainPlan
+from unmask.train.progress import flops_per_token
 from unmask.train.session import run_objective
 from unmask.train.settings import ModelChoice, TextRun, TrainSettings
 

@@ -71,7 +71,7 @@ def run_prepare(argv: Sequence[str]) -> int:
 
 def folder_facts(folder: Path) -> dict[str, Any]:
     """A folder of prepared data -> what its index says, as plain data. Raises DataError for a damaged one."""
-    from unmask.data.index import read_index
+    from unmask.data.build import read_index
 
     index = read_index(folder)
     shards = (*index.train, *index.valid)

@@ -238,7 +238,7 @@ def _many(args: LearnArguments, asked: LearnRun) -> int:
     from unmask.disk.folders import latest
     from unmask.rl.session import learn_side_by_side, separate_runs
     from unmask.run.machine import choose_device
-    from unmask.train.folders import default_folder
+    from unmask.train.checkpoint import default_folder
 
     folder = to_path(args.out or default_folder("learn-many"))
     runs = separate_runs(asked, args.seeds or (asked.learn.seed,), each_alpha=args.separate)

@@ -1,15 +1,28 @@
-"""A planned source and its tokenizer -> a folder of prepared data: encoded, packed into shards, and an index.
+"""A folder of prepared data: a planned source and its tokenizer -> its files; the folder -> its corpus.
 
-Work that was interrupted goes on: the state after every few megabytes of text is recorded, and the units of text that
-are already in the files are counted and read over.
+It has the tokenizer, shards of packed rows for training and for validation, and an index. The cache and `unmask data
+prepare` write the same files. Work that was interrupted goes on: the state after every few megabytes of text is
+recorded, and the units of text that are already in the files are counted and read over.
 """
 
-__all__ = ["PROGRESS_FILE", "Job", "encode_units", "write_corpus"]
+__all__ = [
+    "CHECKED_BYTES",
+    "DECIDED",
+    "PROGRESS_FILE",
+    "Index",
+    "Job",
+    "encode_units",
+    "load_corpus",
+    "load_tokenizer",
+    "read_index",
+    "write_corpus",
+]
 
 import dataclasses
+import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,14 +31,12 @@ from typing import Any
 import numpy as np
 
 from unmask.data.documents import fasta_letters
-from unmask.data.encode import Texts, encode_batches
-from unmask.data.index import DECIDED, TOKENIZER_FILE, Index
-from unmask.data.packed import Facts, PartFacts, Sources
-from unmask.data.packer import Encoded, Layout, Packer, PartState
+from unmask.data.packed import Corpus, Facts, Packed, PartFacts, Sources, Split
+from unmask.data.packer import Encoded, Layout, Packer, PartState, Texts, encode_batches
 from unmask.data.settings import INDEX_FILE, DataSettings
-from unmask.data.shards import row_type, token_type
+from unmask.data.shards import Shard, joined, map_shards, problems, row_type, token_type
 from unmask.data.split import SplitPlan, Unit, utf8_size
-from unmask.disk.files import atomic_text, file_sha256
+from unmask.disk.files import atomic_text, file_sha256, reason_of
 from unmask.disk.json import read_json
 from unmask.errors import DataError
 from unmask.limits import require_memory
@@ -33,6 +44,16 @@ from unmask.ranges import Count, Natural
 from unmask.text.build import refuse_foreign
 from unmask.text.tokenizer import Tokenizer
 
+FORMAT = 3
+"""The number of the layout of the files of a folder."""
+TOKENIZER_FILE = "tokenizer.json"
+CHECKED_BYTES = 1 << 29
+"""Rows of up to so many bytes are compared with their checksums at each start, which takes a second or less."""
+DECIDED = (
+    *("length", "rows", "eos", "tokenizer", "vocab_size", "mask_token"),
+    *("valid_share", "text_key", "prompt_key", "answer_key"),
+)
+"""The data settings that decide what the rows of a text are."""
 PROGRESS_FILE = "unmask-data.progress.json"
 _BATCH_CHARACTERS = 1 << 18  # of the texts that a worker encodes at once
 _RECORD_EVERY = 64 << 20
@@ -78,7 +99,7 @@ class _Progress:
 
 
 def encode_units(units: Iterable[Unit], tokenizer: Tokenizer, dtype: np.dtype[Any], workers: int) -> Iterator[Encoded]:
-    """Units -> the same with their ids, in order; see `encode.encode_batches`."""
+    """Units -> the same with their ids, in order; see `packer.encode_batches`."""
     waiting = deque[list[Unit]]()
 
     def batches() -> Iterator[Texts]:
@@ -225,3 +246,89 @@ def _check_parts(job: Job, train: PartFacts, valid: PartFacts, too_long: int) ->
         f"{name} is too short to have a training and a validation part: give more text, or a validation source with "
         "--data.valid."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The content of INDEX_FILE, which is written last."""
+
+    fingerprint: str
+    """That of the corpus."""
+    split: Split
+    settings: dict[str, Any]
+    """Those of DECIDED, as they were when the text was prepared."""
+    facts: Facts
+    notes: tuple[str, ...]
+    tokenizer: str
+    """The sha256 of TOKENIZER_FILE, in hexadecimal."""
+    train: tuple[Shard, ...]
+    valid: tuple[Shard, ...]
+    format: int = FORMAT
+    sha256: str = ""
+    """That of all of this, as JSON, with "" in this place."""
+
+    @property
+    def record(self) -> np.dtype[Any]:
+        """The type of a row in the files."""
+        return row_type(self.facts.length, token_type(self.facts.vocab_size))
+
+    def signed(self) -> "Index":
+        """The same with its checksum."""
+        plain = dataclasses.asdict(dataclasses.replace(self, sha256=""))
+        return dataclasses.replace(self, sha256=hashlib.sha256(json.dumps(plain).encode()).hexdigest())
+
+    def text(self) -> str:
+        """The content of the file."""
+        return json.dumps(dataclasses.asdict(self.signed()), indent=1) + "\n"
+
+
+def read_index(folder: Path) -> Index:
+    """A folder of prepared data -> its index.
+
+    Raises:
+        DataError: if it is missing, damaged, or of another format.
+    """
+    path = folder / INDEX_FILE
+    advice = "copy the folder again, or prepare the text again"
+    version = read_json(path, dict[str, Any], DataError, advice).get("format")
+    if version != FORMAT:
+        raise DataError(f"{path} has the format {version}, and this version reads {FORMAT}: prepare the text again.")
+    index = read_json(path, Index, DataError, advice)
+    if index.signed().sha256 != index.sha256:
+        raise DataError(f"{path} has changed since it was written: {advice}.")
+    return index
+
+
+def load_tokenizer(folder: Path, index: Index) -> Tokenizer:
+    """A folder of prepared data and its index -> its tokenizer. Raises DataError if it is not what was written."""
+    path = folder / TOKENIZER_FILE
+    try:
+        same = file_sha256(path) == index.tokenizer
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({reason_of(error)}): copy the folder again.") from error
+    if not same:
+        raise DataError(f"{path} has changed since it was written: copy the folder again, or prepare the text again.")
+    return Tokenizer.load(path)
+
+
+def load_corpus(folder: Path, index: Index, tokenizer: Tokenizer, source: str) -> Corpus:
+    """A folder of prepared data -> its corpus; `source` is the name that its text has now.
+
+    Raises:
+        DataError: for a file that is missing, damaged, or of other data, by its name (see `shards.problems`).
+    """
+    record, shards = index.record, (*index.train, *index.valid)
+    whole = sum(shard.rows for shard in shards) * record.itemsize <= CHECKED_BYTES
+    for _, problem in problems(folder, shards, record.itemsize, whole=whole):
+        if problem:
+            raise DataError(f"In {folder} {problem}: copy the folder again, or prepare the text again.")
+    facts = dataclasses.replace(index.facts, source=source)
+    train = _part(map_shards(folder, index.train, record), facts.train)
+    valid = _part(map_shards(folder, index.valid, record), facts.valid)
+    return Corpus(tokenizer, train, valid, index.fingerprint, index.notes, facts, index.split)
+
+
+def _part(maps: Sequence[np.ndarray], facts: PartFacts) -> Packed:
+    """The records of a part -> its rows."""
+    ids, first, last = (joined([part[name] for part in maps]) for name in ("ids", "first", "last"))
+    return Packed(ids, first, last, facts.bytes, facts.tokens)

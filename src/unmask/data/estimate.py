@@ -13,11 +13,10 @@ from typing import NamedTuple
 
 from unmask.data.documents import Pair, Piece
 from unmask.data.packed import Corpus, PartFacts, Sources
-from unmask.data.prepare import open_sources, prepare, silent
+from unmask.data.prepare import automatic_vocab_size, open_sources, prepare, silent
 from unmask.data.settings import DataSettings
 from unmask.data.sources import CORPORA, Source
 from unmask.data.split import utf8_size
-from unmask.data.vocabulary import automatic_vocab_size
 from unmask.text.tokenizer import Tokenizer
 
 SAMPLE = 400_000

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.config import from_dict, to_path
-from unmask.data.build import PROGRESS_FILE, write_corpus
-from unmask.data.index import DECIDED, Index, load_corpus, load_tokenizer, read_index
+from unmask.data.build import DECIDED, PROGRESS_FILE, Index, load_corpus, load_tokenizer, read_index, write_corpus
 from unmask.data.packed import Corpus
 from unmask.data.prepare import open_sources, planned_job, silent, taken
 from unmask.data.settings import INDEX_FILE, DataSettings

@@ -27,12 +27,12 @@ from unmask.batch import Checks, keep_rows, pad_rows, placed, put_rows
 from unmask.decode.canvas import Canvas
 from unmask.decode.constraint import Constraint, allowed_tokens, is_joint, settle
 from unmask.decode.propose import Proposal, propose, two_best
-from unmask.decode.turn import Ahead, Seen, place_of, refuse_pairs, scattered, watched
+from unmask.decode.turn import Ahead, Seen, place_of, scattered, watched
 from unmask.denoiser import Caching, Denoiser, clean_mass, selection
 from unmask.errors import RequestError
 from unmask.model.soft import Feedback, best_tokens, feedback_at
 from unmask.noise import POLICY, TOKENS, uniform
-from unmask.policies.base import Decision, State, UnmaskingPolicy, View, decide, needs_of
+from unmask.policies.base import Decision, State, UnmaskingPolicy, View, decide, needs_of, refuse_pairs
 from unmask.ranges import BlockSize, Natural, Temperature, TopP, check_numbers
 
 
@@ -71,7 +71,8 @@ class Decoder:
 
     def __post_init__(self) -> None:
         check_numbers(self, error=RequestError)
-        refuse_pairs(self.denoiser, self.policy, self.constraints)
+        joint = any(rule is not None and is_joint(rule) for rule in self.constraints)
+        refuse_pairs(self.denoiser, self.policy, joint=joint)
 
     def decode(self, canvas: Canvas) -> Canvas:
         """Fill the canvas: every valid MASK becomes a token, up to the end of each row."""

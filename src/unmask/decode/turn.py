@@ -1,18 +1,17 @@
 """What a turn of the decoding loop has before its pass, and what it gets from it. Shapes as in `decode.loop`."""
 
-__all__ = ["Ahead", "Seen", "place_of", "refuse_pairs", "scattered", "watched"]
+__all__ = ["Ahead", "Seen", "place_of", "scattered", "watched"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from unmask.decode.canvas import Canvas
-from unmask.decode.constraint import Constraint, is_joint
 from unmask.denoiser import Denoiser, Guided, Place, Wrapper
 from unmask.errors import RequestError
-from unmask.policies.base import Decided, UnmaskingPolicy, View, needs_of
+from unmask.policies.base import Decided, View
 
 Result = TypeVar("Result")
 
@@ -46,27 +45,6 @@ class Seen(NamedTuple):
     log_prob: Tensor  # (B, L) of the proposals
     candidates: Tensor | None = None
     candidate_log_probs: Tensor | None = None
-
-
-def refuse_pairs(denoiser: Denoiser, policy: UnmaskingPolicy, constraints: Sequence[Constraint | None]) -> None:
-    """Raise RequestError for a policy that cannot go with the cache, the soft masks or a constraint of a decoder."""
-    needs = needs_of(policy)
-    if (needs.written or needs.ahead or needs.attention) and hasattr(denoiser, "recall"):
-        reads = "new predictions at written positions" if needs.written else "predictions for candidate canvases"
-        reads = "the attention of whole rows" if needs.attention else reads
-        raise RequestError(
-            f"{policy!r} reads {reads}, and a cache computes none there; leave out the cache, or choose another policy."
-        )
-    if needs.ahead and getattr(denoiser, "soft", 0):
-        raise RequestError(
-            f"{policy!r} runs candidate canvases, for which there is no feedback of an earlier pass; "
-            "turn feedback off, or choose another policy."
-        )
-    if needs.ahead and any(map(is_joint, constraints)):
-        raise RequestError(
-            f"{policy!r} fills candidate canvases with several tokens at once, which nobody checks against the "
-            "pattern; leave out the pattern, or choose another policy."
-        )
 
 
 def place_of(canvas: Canvas, view: View) -> Place:

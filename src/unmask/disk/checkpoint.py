@@ -3,7 +3,7 @@
 model.safetensors   the weights
 config.json         format, library versions, and what the caller needs to build the model again
 tokenizer.json      run.json      card.md           where there are any
-state/              what training needs to continue: state.json, and files of slices (`disk.sharded`) or of tensors
+state/              what training needs to continue: state.json, and files of slices (`disk.tensors`) or of tensors
 """
 
 __all__ = [
@@ -32,8 +32,7 @@ from unmask.config import library_versions, to_path
 from unmask.disk.files import atomic_folder, reason_of
 from unmask.disk.folders import MODEL, earlier, reading
 from unmask.disk.json import JSON_BYTES, NotJson, Shape, fact_of, read_json, read_text
-from unmask.disk.sharded import check_shards
-from unmask.disk.tensors import Layout, TensorFacts, iterate_layout, own_layout, read_header, save_tensors
+from unmask.disk.tensors import Layout, TensorFacts, check_shards, iterate_layout, own_layout, read_header, save_tensors
 from unmask.errors import CheckpointError, UnmaskError
 from unmask.ranges import Count, holds
 

@@ -17,7 +17,7 @@ from unmask.batch import ceil_div
 from unmask.disk.checkpoint import Checkpoint
 from unmask.errors import CheckpointError
 from unmask.limits import require_finite
-from unmask.run.parts import divided, parts_of
+from unmask.run.optim import divided, parts_of
 
 
 def take_values(network: nn.Module) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from unmask.model.settings import in_int8
 from unmask.noise import generator
-from unmask.run.parts import full
+from unmask.run.optim import full
 
 _ADDED = frozenset({"down", "up", "row"})
 _TERMS = 10  # of the seed: the first values of A

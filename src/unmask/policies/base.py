@@ -16,6 +16,7 @@ __all__ = [
     "pair_of",
     "parts_of",
     "plain_pair_of",
+    "refuse_pairs",
     "take_best",
     "take_prefix",
 ]
@@ -171,6 +172,30 @@ class UnmaskingPolicy(Protocol):
 def needs_of(policy: UnmaskingPolicy) -> Needs:
     """Policy -> its `needs`; the empty Needs where it has no such attribute."""
     return getattr(policy, "needs", Needs())
+
+
+def refuse_pairs(denoiser: object, policy: UnmaskingPolicy, *, joint: bool) -> None:
+    """Raise RequestError for a policy that cannot go with the cache, the soft masks or a constraint of a decoder.
+
+    `joint`: whether a constraint is one that several tokens can break together.
+    """
+    needs = needs_of(policy)
+    if (needs.written or needs.ahead or needs.attention) and hasattr(denoiser, "recall"):
+        reads = "new predictions at written positions" if needs.written else "predictions for candidate canvases"
+        reads = "the attention of whole rows" if needs.attention else reads
+        raise RequestError(
+            f"{policy!r} reads {reads}, and a cache computes none there; leave out the cache, or choose another policy."
+        )
+    if needs.ahead and getattr(denoiser, "soft", 0):
+        raise RequestError(
+            f"{policy!r} runs candidate canvases, for which there is no feedback of an earlier pass; "
+            "turn feedback off, or choose another policy."
+        )
+    if needs.ahead and joint:
+        raise RequestError(
+            f"{policy!r} fills candidate canvases with several tokens at once, which nobody checks against the "
+            "pattern; leave out the pattern, or choose another policy."
+        )
 
 
 def pair_of(answer: object) -> tuple[Decision, State]:

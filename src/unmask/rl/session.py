@@ -34,7 +34,7 @@ from unmask.run.loop import Interrupt, Listener
 from unmask.run.machine import fastest_threads, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
 from unmask.run.workers import Workers, open_pool
-from unmask.train.folders import default_folder, refuse_taken
+from unmask.train.checkpoint import default_folder, refuse_taken
 from unmask.train.session import claim, set_newer_aside
 
 

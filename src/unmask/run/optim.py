@@ -1,6 +1,8 @@
 """The optimiser of training (AdamW, learning rates, clipping, its state as named tensors) and the average of weights.
 
-The exponential moving average of the parameters is what runs evaluate and save as their best model.
+The exponential moving average of the parameters is what runs evaluate and save as their best model. A tensor may be
+divided among processes (a DTensor): each computes on the part that it holds. A DTensor is known by its methods, since
+importing its class takes a second, which a single process need not spend.
 """
 
 __all__ = [
@@ -9,22 +11,24 @@ __all__ = [
     "adamw",
     "clip",
     "copied_tensors",
+    "divided",
+    "full",
     "learning_rate",
     "load_optimizer_tensors",
     "optimizer_tensors",
+    "parts_of",
     "set_learning_rate",
 ]
 
 import math
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from unmask.errors import CheckpointError, ConfigError
-from unmask.run.parts import full, parts_of
 
 Shape = Literal["constant", "cosine"]
 """The learning rate after the warm-up: constant, or falling to zero as half a cosine."""
@@ -126,6 +130,25 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
             f"{len(params)}: resume with the settings that the run began with."
         )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def divided(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, of which this process holds a part."""
+    return hasattr(tensor, "full_tensor")
+
+
+def parts_of(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Tensors -> of each the part that this process holds, in the same memory: itself where it is not divided.
+
+    What is done element by element needs no communication, and costs less than on DTensors.
+    """
+    return [cast(Any, tensor).to_local() if divided(tensor) else tensor for tensor in tensors]
+
+
+def full(tensor: Tensor) -> Tensor:
+    """A tensor -> the whole of it, a copy. All processes that hold parts of it call this together."""
+    whole = tensor.detach()
+    return cast(Any, whole).full_tensor() if divided(whole) else whole.clone()
 
 
 def copied_tensors(model: Any, *, kept: bool = True) -> dict[str, Tensor]:

@@ -28,8 +28,7 @@ from torch import Tensor
 
 from unmask.batch import ceil_div
 from unmask.disk.files import explained, remove_leftovers, replace_folder, sync_tree, temporary_name
-from unmask.disk.sharded import SHARDS, Shards, check_shards, mark, shard_file
-from unmask.disk.tensors import TensorFacts
+from unmask.disk.tensors import SHARDS, Shards, TensorFacts, check_shards, mark, shard_file
 from unmask.errors import CheckpointError, ConfigError, RunError, SaidElsewhere, UnmaskError
 from unmask.run.agree import all_or_none
 from unmask.run.parallel import Group

@@ -20,8 +20,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from unmask.errors import ConfigError
+from unmask.run.optim import parts_of
 from unmask.run.parallel import Group
-from unmask.run.parts import parts_of
 
 _METHODS = ("hidden", "logits", "hidden_at")  # what objectives and decoding call on a network; each gathers
 

@@ -18,9 +18,9 @@ from unmask.model.load import build
 from unmask.model.settings import SIZES, DiTSettings
 from unmask.objective.base import Objective
 from unmask.run.parallel import Group
-from unmask.train.clock import CURVES_SECONDS
 from unmask.train.loop import Trainer
-from unmask.train.plan import TrainPlan, flops_per_token, make_plan, most_steps
+from unmask.train.plan import TrainPlan, make_plan, most_steps
+from unmask.train.progress import CURVES_SECONDS, flops_per_token
 from unmask.train.settings import TextRun
 
 _TIMED_BLOCKS = 2

@@ -1,9 +1,31 @@
-"""A training run -> its checkpoints, and back: what is in them, and the state from which the run goes on."""
+"""A training run -> its folder and its checkpoints, and back: what is in them, and the state from which it goes on.
 
-__all__ = ["begin_best", "begin_checkpoint", "restore", "training_tensors"]
+The folder is a free one, the one that was asked for, or the run's own, whose workers torchrun has started again. After
+a failure `torchrun --max-restarts N` starts all workers again with the same words. The run folder holds a file that
+names the launch, so that the words mean the same run: it goes on from its newest checkpoint, in as many processes as
+there are now. A launch is named by `--rdzv-id`; where none was given, by the agents of torchrun that began it.
+"""
 
+__all__ = [
+    "begin_best",
+    "begin_checkpoint",
+    "begun_folder",
+    "card",
+    "default_folder",
+    "launch",
+    "record_launch",
+    "refuse_taken",
+    "restore",
+    "training_tensors",
+]
+
+import json
 import math
+import os
+import re
 import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,19 +33,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unmask.config import run_record, to_dict
+from unmask.config import run_record, to_dict, to_path
 from unmask.disk.checkpoint import fill_checkpoint, read_state
-from unmask.disk.folders import best_folder, keep_best, keep_last, require_step, step_folder
+from unmask.disk.files import atomic_text, refuse_foreign_folder
+from unmask.disk.folders import best_folder, keep_best, keep_last, latest, require_step, step_folder
+from unmask.disk.json import NotJson, read_json, read_text
+from unmask.errors import CheckpointError, ConfigError
 from unmask.model.load import model_config
 from unmask.objective.bound import Bound
 from unmask.run.agree import all_or_none
 from unmask.run.loop import Standing
-from unmask.run.parts import parts_of
-from unmask.train.clock import TrainState
-from unmask.train.sample import card
+from unmask.run.optim import parts_of
+from unmask.run.parallel import Group
+from unmask.train.progress import TrainState
 
 if TYPE_CHECKING:
     from unmask.train.loop import Trainer
+
+LAUNCH_FILE = ".unmask-launch"
+_UNNAMED = "none"  # what torchrun calls a launch without --rdzv-id
 
 
 def begin_checkpoint(trainer: "Trainer") -> None:
@@ -131,3 +159,110 @@ def _contents(trainer: "Trainer") -> Any:
 
 def _facts(bound: Bound | None) -> dict[str, Any] | None:
     return None if bound is None else to_dict(bound)
+
+
+def card(record: dict[str, Any], window: int) -> str:
+    """The record of a run -> the description of its checkpoint, as Markdown."""
+    settings, plan, bound = record["settings"], record["plan"], record["bound"]
+    source = record.get("typed", {}).get("source", settings["data"]["source"])  # a card has no absolute paths
+    steps = f" of {plan['steps']:,}" if plan.get("seconds") is None or plan.get("capped") else ""
+    lines = [
+        "# A masked diffusion language model trained by unmask",
+        "",
+        f"- text: {source} ({plan['train_tokens']:,} training tokens)",
+        f"- network: {plan['parameters']:,} parameters, window {window} tokens",
+        f"- step {record['step']:,}{steps}, batch {settings['train']['batch']}, {record['dtype']}",
+    ]
+    adapt = settings["adapt"]
+    if adapt["tuning"] != "none":
+        how = f"low-rank terms of rank {adapt['rank']}, merged" if adapt["tuning"] == "lora" else "all weights"
+        lines.insert(3, f"- made from the causal model {record['typed']['init']} ({how})")
+    if bound:
+        lines.append(
+            f"- bound on held-out text: {bound['nats_per_token']:.4f} ± {bound['stderr'] or math.nan:.4f} nats/token "
+            f"({bound['sequences']} sequences, {bound['draws']} maskings each), at step {record['best_step']:,}"
+            + (", of the model in two passes" if bound.get("two_pass") else "")
+        )
+    return "\n".join([*lines, ""])
+
+
+def launch(environment: Mapping[str, str] = os.environ) -> str:
+    """Environment of a process -> the name of the launch of torchrun that it belongs to; "" outside of torchrun.
+
+    Without `--rdzv-id` it is host, process and start time of the agent that started this process.
+    """
+    name = environment.get("TORCHELASTIC_RUN_ID", "")
+    if name != _UNNAMED:
+        return name
+    agent, began = os.getppid(), ""
+    with suppress(OSError, NotJson, IndexError):  # Linux; field 22, after the name in brackets
+        began = read_text(f"/proc/{agent}/stat").rpartition(")")[2].split()[19]
+    return f"agent {os.uname().nodename} {agent} {began}"
+
+
+def begun_folder(
+    source: str, out: str | Path | None, group: Group, device: torch.device, note: Callable[[str], None]
+) -> tuple[str | Path | None, Path | None]:
+    """A source and --out -> the same, or the folder of this launch of torchrun, whose workers were started again, and
+    the folder to resume, if it has a checkpoint.
+
+    All processes call it together. Raises ConfigError for a folder that is taken.
+    """
+    folders = _default_folders(source)[::-1] if out is None else [to_path(out)]
+    folder = _folder_of_launch(folders, group, device)
+    if folder is None:
+        with all_or_none(group, device):
+            if out is not None and group.first:
+                refuse_taken(to_path(out))
+        return out, None
+    newest = latest(folder)
+    goes_on = "begins again" if newest is None else f"goes on from {newest.name}"
+    note(f"torchrun has started the workers again: the run in {folder} {goes_on}.")
+    return (folder, None) if newest is None else (None, folder)
+
+
+def record_launch(folder: Path, group: Group, device: torch.device) -> None:
+    """Write down in a run folder that this launch writes it; all processes call it together."""
+    own = sorted(set(group.gather(launch(), device)) - {""})
+    if own and group.first:
+        atomic_text(folder / LAUNCH_FILE, json.dumps(own) + "\n")
+
+
+def _folder_of_launch(folders: Iterable[Path], group: Group, device: torch.device) -> Path | None:
+    """Folders -> the first that this launch has begun to write, as the first process sees it; None without one.
+
+    All processes call it together.
+    """
+    own = set(group.gather(launch(), device)) - {""}
+    known = next((folder for folder in folders if own & _recorded(folder)), None) if own and group.first else None
+    chosen = group.gather("" if known is None else str(known), device)[0]
+    return Path(chosen) if chosen else None
+
+
+def _recorded(folder: Path) -> set[str]:
+    """A run folder -> the names of the launch that wrote it last."""
+    path = folder / LAUNCH_FILE
+    return set(read_json(path, list[str], CheckpointError)) if path.is_file() else set()
+
+
+def default_folder(source: str) -> Path:
+    """The name of a source -> runs/NAME-N with the first N from 1 that does not exist."""
+    return _default_folders(source)[-1]
+
+
+def _default_folders(source: str) -> list[Path]:
+    """The name of a source -> the folders runs/NAME-1, runs/NAME-2, ... up to the first that does not exist."""
+    stem = source.removeprefix("hf:").rstrip("/").split("/")[-1].split(".")[0]
+    name = re.sub(r"[^\w-]+", "-", stem).strip("-") or "text"
+    folders = [Path("runs") / f"{name}-1"]
+    while folders[-1].exists():
+        folders.append(Path("runs") / f"{name}-{len(folders) + 1}")
+    return folders
+
+
+def refuse_taken(out: Path) -> None:
+    """Raise ConfigError if a folder holds a run already, or files of somebody else."""
+    refuse_foreign_folder(out, "checkpoints")
+    kept = out / "checkpoints"
+    if kept.is_dir() and any(not entry.name.startswith(".") for entry in kept.iterdir()):  # unfinished
+        raise ConfigError(f"{out} holds a run already; go on with it by --resume {out}, or choose another --out.")

@@ -40,9 +40,8 @@ from unmask.run.optim import (
 from unmask.run.parallel import Group
 from unmask.run.saving import Saver
 from unmask.train.checkpoint import begin_best, begin_checkpoint, restore
-from unmask.train.clock import Clock, Watch
 from unmask.train.plan import TrainPlan
-from unmask.train.report import Gauge, StepReport
+from unmask.train.progress import Clock, Gauge, StepReport, Watch
 from unmask.train.sample import Look, Sample, sample_values, write_sample
 from unmask.train.settings import TextRun
 

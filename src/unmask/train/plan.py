@@ -1,12 +1,17 @@
-"""Settings -> the corpus of a training run, and its plan with a value for every setting that was left out."""
+"""Settings -> the corpus of a training run, and its plan with a value for every setting that was left out.
+
+Also what the processes of a run have in common: shares of a batch, number format, settings, versions and data.
+"""
 
 __all__ = [
     "TrainPlan",
+    "common_dtype",
     "corpus_of",
-    "flops_per_token",
     "make_plan",
     "memory_bytes",
     "most_steps",
+    "require_parts",
+    "require_same_run",
     "require_step",
 ]
 
@@ -14,9 +19,12 @@ import glob
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from unmask.config import moved
+import torch
+
+from unmask.config import moved, run_record, to_dict
 from unmask.data.estimate import estimate_corpus
 from unmask.data.folder import open_prepared, require_unprepared
 from unmask.data.packed import Corpus, Packed, Sources
@@ -29,9 +37,17 @@ from unmask.limits import available_bytes, bytes_text, require_memory
 from unmask.model.load import parameter_count, require_network
 from unmask.model.settings import SIZES, DiTSettings, TransformerSettings, size_for
 from unmask.ranges import Count, Natural, real
+from unmask.run.agree import require_same
+from unmask.run.machine import DtypeName, choose_dtype
+from unmask.run.parallel import Group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.settings import ModelChoice, TextRun, Trained
 from unmask.train.tasks import PROBLEMS, VALID_PROBLEMS, read_task, task_source
+
+if TYPE_CHECKING:
+    from unmask.train.budget import Probe
+
+_OWN = frozenset({"device", "threads", "track"})  # settings of the training that may differ between processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +174,6 @@ def _default_rate(width: int, tuned: bool) -> float:
     return (1e-3 if width <= 384 else 3e-4) / (10 if tuned else 1)
 
 
-def flops_per_token(model: DiTSettings) -> float:
-    """Settings -> floating-point operations of a training step (forward and backward) for each position.
-
-    6 for each weight of the blocks, the attention's two matmuls, and the head at the half of the positions that are
-    masked on average. So is what follows the last attention, 9 of the 12 squares of the width in a block.
-    """
-    blocks = 12 * model.width**2 * model.blocks - 4.5 * model.width**2
-    attention = 12 * model.max_length * model.width * model.blocks
-    return 6 * blocks + attention + 3 * model.vocab_size * model.width
-
-
 def memory_bytes(plan: TrainPlan, batch: int) -> int:
     """A plan -> rough peak memory of a training step in float32, in bytes.
 
@@ -207,6 +212,39 @@ def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, p
         remedy = f"set --train.accumulate {run.train.batch // processes // fits}, or --train.batch {fits * processes}"
     what = f"A step with {rows:,} rows at once (its network {bytes_text(weights)})"
     require_memory(weights + rows * row, what, remedy, device)
+
+
+def require_parts(run: TextRun, group: Group) -> None:
+    """Raise ConfigError unless the rows of each process can be run in so many parts."""
+    batch, parts = run.train.batch, run.train.accumulate
+    if batch % (group.size * parts):
+        raise ConfigError(
+            f"train.batch {batch} cannot be shared by {group.size} processes in {parts} equal parts each; give a "
+            f"multiple of {group.size * parts}, or a smaller train.accumulate."
+        )
+
+
+def common_dtype(name: DtypeName, group: Group, device: torch.device) -> torch.dtype:
+    """As `choose_dtype`, which may measure: what the first process chose, in all."""
+    low = group.decided(choose_dtype(name, device) == torch.bfloat16, device)
+    return torch.bfloat16 if low else torch.float32
+
+
+def require_same_run(run: TextRun, plan: TrainPlan, corpus: Corpus, point: Path | None, probe: "Probe") -> None:
+    """Raise ConfigError, in all processes, where they would not do the same training; `point` is what it resumes."""
+    settings = {
+        f"{part}.{name}": value
+        for part, values in to_dict(run).items()
+        for name, value in values.items()
+        if not (part == "train" and name in _OWN)
+    }
+    facts = {
+        "settings": settings | {"steps": plan.steps, "parameters": plan.parameters},
+        "versions": run_record()["versions"],
+        "data": {"the text": corpus.fingerprint, "training rows": len(corpus.train)},
+        "checkpoints": {"the run goes on from": None if point is None else point.name},
+    }
+    require_same(probe.group, probe.device, facts)
 
 
 def corpus_of(

@@ -1,15 +1,14 @@
-"""A model in training -> a text that it writes, and the description of its checkpoint.
+"""A model in training -> a text that it writes, and what is looked at between validations.
 
 A sample changes nothing in the run: its randomness is a function of the seed of the run, the weights are the averaged
 ones for as long as it takes, and torch's global generator is not used.
 """
 
-__all__ = ["Look", "Sample", "card", "sample_values", "write_sample"]
+__all__ = ["Look", "Sample", "sample_values", "write_sample"]
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -83,28 +82,3 @@ def sample_values(sample: Sample) -> dict[str, str]:
     """A sample -> its texts by name, for metrics.jsonl."""
     named = {"sample_prompt": sample.prompt, "sample": sample.text, "sample_answer": sample.answer}
     return {name: text for name, text in named.items() if text is not None}
-
-
-def card(record: dict[str, Any], window: int) -> str:
-    """The record of a run -> the description of its checkpoint, as Markdown."""
-    settings, plan, bound = record["settings"], record["plan"], record["bound"]
-    source = record.get("typed", {}).get("source", settings["data"]["source"])  # a card has no absolute paths
-    steps = f" of {plan['steps']:,}" if plan.get("seconds") is None or plan.get("capped") else ""
-    lines = [
-        "# A masked diffusion language model trained by unmask",
-        "",
-        f"- text: {source} ({plan['train_tokens']:,} training tokens)",
-        f"- network: {plan['parameters']:,} parameters, window {window} tokens",
-        f"- step {record['step']:,}{steps}, batch {settings['train']['batch']}, {record['dtype']}",
-    ]
-    adapt = settings["adapt"]
-    if adapt["tuning"] != "none":
-        how = f"low-rank terms of rank {adapt['rank']}, merged" if adapt["tuning"] == "lora" else "all weights"
-        lines.insert(3, f"- made from the causal model {record['typed']['init']} ({how})")
-    if bound:
-        lines.append(
-            f"- bound on held-out text: {bound['nats_per_token']:.4f} ± {bound['stderr'] or math.nan:.4f} nats/token "
-            f"({bound['sequences']} sequences, {bound['draws']} maskings each), at step {record['best_step']:,}"
-            + (", of the model in two passes" if bound.get("two_pass") else "")
-        )
-    return "\n".join([*lines, ""])

@@ -40,9 +40,17 @@ from unmask.run.parallel import Group, enter_alone, enter_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.adapt import Fill, adapted_corpus, adapted_objective, loaded_start
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
-from unmask.train.folders import begun_folder, default_folder, record_launch
+from unmask.train.checkpoint import begun_folder, default_folder, record_launch
 from unmask.train.loop import Trainer
-from unmask.train.plan import TrainPlan, corpus_of, make_plan, require_step
+from unmask.train.plan import (
+    TrainPlan,
+    common_dtype,
+    corpus_of,
+    make_plan,
+    require_parts,
+    require_same_run,
+    require_step,
+)
 from unmask.train.settings import (
     Recorded,
     TextRun,
@@ -52,7 +60,6 @@ from unmask.train.settings import (
     run_of,
     trained_on,
 )
-from unmask.train.together import common_dtype, require_parts, require_same_run
 
 
 @dataclass(frozen=True, slots=True, eq=False)
