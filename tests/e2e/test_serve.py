@@ -259,6 +259,7 @@ def test_models_health_metrics_and_the_schema(client: TestClient) -> None:
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
+    "no prompt": ("/v1/completions", {"prompt": []}, 400, "prompt is an empty list"),
     "model": ("/v1/completions", {"model": "nope"}, 404, "There is no model 'nope'"),
     "tokens": ("/v1/completions", {"max_tokens": 10**6}, 400, "writes at most 4096"),
     "rows": ("/v1/completions", {"n": 1000}, 400, "writes at most 32"),
@@ -321,6 +322,19 @@ def test_bodies_that_are_no_request(client: TestClient, body: bytes, words: str)
 def test_headers_are_bounded(client: TestClient) -> None:
     assert client.get("/v1/models", headers={"x-long": "a" * 40_000}).status_code == 431
     assert client.get("/v1/models", headers={"x-long": "a" * 20_000}).status_code == 200
+
+
+def test_the_description_has_the_answers_that_there_are(client: TestClient) -> None:
+    """Errors in our form and not FastAPI's 422, and streams beside answers."""
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/completions", "/v1/fim/completions", "/v1/chat/completions", "/v1/score", "/v1/denoise"} <= set(paths)
+    for path, operations in paths.items():
+        for operation in operations.values():
+            assert set(operation["responses"]) == {"200", "4XX", "5XX"}
+            error = operation["responses"]["4XX"]["content"]["application/json"]["schema"]
+            assert error == {"$ref": "#/components/schemas/ErrorBody"}
+            streams = "text/event-stream" in operation["responses"]["200"]["content"]
+            assert streams == (path.endswith("completions") or path == "/v1/denoise")
 
 
 def test_a_full_queue_is_a_429(engine: Engine) -> None:

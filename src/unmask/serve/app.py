@@ -16,7 +16,7 @@ from unmask import __version__
 from unmask.errors import UnmaskError
 from unmask.limits import failure_of
 from unmask.serve import answers, writing
-from unmask.serve.bodies import ChatBody, CompletionBody, DenoiseBody, FimBody, ScoreBody
+from unmask.serve.bodies import ChatBody, CompletionBody, DenoiseBody, ErrorBody, FimBody, ScoreBody
 from unmask.serve.engine import Engine
 from unmask.serve.guard import error_body
 from unmask.serve.job import Busy
@@ -27,6 +27,15 @@ from unmask.trace.page import live_page
 _TYPE = re.compile(r"constrained-str|str|int|list\[.*\]")  # of a value, in a place as pydantic says it
 _NO_RETRY = {"x-should-retry": "false"}
 
+# What /openapi.json says of answers. Without "4XX" FastAPI would describe a 422, which is rewritten here.
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorBody, "description": "The request was wrong, or there are too many."},
+    "5XX": {"model": ErrorBody, "description": "The request was right, and failed."},
+}
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"description": "An answer, or its stream of server-sent events.", "content": {"text/event-stream": {}}}
+}
+
 
 # ---- routes ----------------------------------------------------------------------------------------------------------
 
@@ -34,20 +43,20 @@ _NO_RETRY = {"x-should-retry": "false"}
 def create_app(engine: Engine, settings: ServeSettings) -> FastAPI:
     """An engine and settings -> the application; `serve.guard.Guard` goes around it."""
     server = Server(engine, settings)
-    app = FastAPI(title="unmask", version=__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(title="unmask", version=__version__, docs_url=None, redoc_url=None, responses=_ERRORS)
     _add_errors(app, server)
     _add_facts(app, server)
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", responses=_STREAM)
     async def completions(body: CompletionBody, http: HttpRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
         return await writing.complete(server, body, http)
 
-    @app.post("/v1/fim/completions")
+    @app.post("/v1/fim/completions", responses=_STREAM)
     async def fim(body: FimBody, http: HttpRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
         body.suffix, body.seed = body.suffix or "", body.random_seed if body.seed is None else body.seed
         return await writing.complete(server, body, http)
 
-    @app.post("/v1/chat/completions")
+    @app.post("/v1/chat/completions", responses=_STREAM)
     async def chat(body: ChatBody, http: HttpRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
         return await writing.chat(server, body, http)
 
@@ -55,7 +64,7 @@ def create_app(engine: Engine, settings: ServeSettings) -> FastAPI:
     async def score(body: ScoreBody, http: HttpRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
         return await writing.score(server, body, http)
 
-    @app.post("/v1/denoise")
+    @app.post("/v1/denoise", responses=_STREAM)
     async def denoise(body: DenoiseBody, http: HttpRequest) -> Response:  # pyright: ignore[reportUnusedFunction]
         return await writing.denoise(server, body, http)
 

@@ -8,6 +8,8 @@ __all__ = [
     "ChatBody",
     "CompletionBody",
     "DenoiseBody",
+    "ErrorBody",
+    "ErrorFacts",
     "FimBody",
     "JsonSchema",
     "Message",
@@ -127,6 +129,13 @@ class CompletionBody(_Writing):
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
+    @field_validator("prompt")
+    @classmethod
+    def _any(cls, value: Any) -> Any:
+        if value == []:
+            raise ValueError("prompt is an empty list; give a text, or a list of at least one")
+        return value
+
     @property
     def prompts(self) -> list[str | list[int]]:
         """The prompts, each a text or ids."""
@@ -226,3 +235,18 @@ class DenoiseBody(_Body):
         if len(canvases) != 1:
             raise ValueError(f"{' and '.join(canvases) or 'nothing'} was given; give template, or prompt, or tokens")
         return self
+
+
+class ErrorFacts(BaseModel):
+    """What an error says."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every error, see `guard.error_body`."""
+
+    error: ErrorFacts
