@@ -29,8 +29,8 @@ Hypervolume: the area under the best accuracy at no more than a number of passes
 positions of the longest problem). Differences are paired, with 95 % intervals from 400 resamples of the test problems;
 the setting of one pass is in both sets. Of every rule and policy those settings are measured that no other one
 dominates on the validation problems; the best rule is that with the largest area there. "Within .01" is held if the
-interval of the difference is above -{_WITHIN:g}, and refuted if it is below. By mixtures: the difference of the areas where
-a random choice between two settings counts too, so that it hardly depends on how many settings there are."""
+interval of the difference is above -{_WITHIN:g}, and refuted if it is below. By mixtures: the difference of the areas
+where a random choice between two settings counts too, so that it hardly depends on how many settings there are."""
 _HELD_OUT = """\
 A policy that was not trained on the task, at all its dial values, against rules with the same settings for all tasks.
 The best single rule, and for each cost of a pass its setting, have the best mean reward on the validation problems of
