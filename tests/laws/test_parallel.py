@@ -1,13 +1,19 @@
 """A training is the same in one, two and four processes, however its network is divided among them."""
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tests.laws.parallel_runs import Numbers, launch, measure
 from tests.laws.processes import crew
 from tests.parity.published import write
+from torch import nn
 
-from unmask.run.parallel import Group
+from unmask.run.optim import full
+from unmask.run.parallel import Group, enter_alone
+from unmask.run.shard import divide
 
 pytestmark = pytest.mark.processes
 
@@ -95,6 +101,20 @@ def test_four_processes_train_as_one(tmp_path: Path) -> None:
     """Also as two copies of the network, each divided among two."""
     for name, results in launch(MORE, 4, tmp_path / "four", seconds=600).items():
         check(name, results, tmp_path)
+
+
+def test_the_whole_of_a_divided_tensor_is_a_copy() -> None:
+    """Also in a process that holds all of it: a checkpoint is written while the weights change."""
+    network = nn.Sequential(nn.Linear(4, 4))
+    with ExitStack() as held:
+        enter_alone(held, Group(), torch.device("cpu"))
+        divide(network, 1, torch.device("cpu"), replicas=1, dtype=torch.float32)
+        param: Any = next(network.parameters())
+        whole, same, before = full(param), param.detach().full_tensor(), param.detach().clone().full_tensor()
+        with torch.no_grad():
+            param.add_(1.0)
+        assert torch.equal(whole, before)
+        assert not torch.equal(same, before)  # the control: what torch returns is the same memory
 
 
 _ENDS = """

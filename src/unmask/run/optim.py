@@ -147,8 +147,11 @@ def parts_of(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 def full(tensor: Tensor) -> Tensor:
     """A tensor -> the whole of it, a copy. All processes that hold parts of it call this together."""
-    whole = tensor.detach()
-    return cast(Any, whole).full_tensor() if divided(whole) else whole.clone()
+    own: Any = tensor.detach()
+    if not divided(own):
+        return own.clone()
+    whole: Tensor = own.full_tensor()  # of a process that holds all of it: the same memory
+    return whole.clone() if whole.data_ptr() == own.to_local().data_ptr() else whole
 
 
 def copied_tensors(model: Any, *, kept: bool = True) -> dict[str, Tensor]:
