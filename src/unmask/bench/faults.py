@@ -35,7 +35,7 @@ def bench_faults(*, quick: bool = False) -> Iterator[dict[str, Any]]:
             yield _cell(name, server, status, answer, 400 <= status < 500 and _sentence(answer) is not None)
         yield _slow(server)
         yield _vanish(server, 10 if quick else 200)
-        yield from _killed(server)
+        yield _killed(server)
     finally:
         server.close()
 
@@ -80,7 +80,8 @@ _BAD: dict[str, tuple[str, bytes, dict[str, str]]] = {
     "a pattern that explodes": (_COMPLETIONS, _own(unmask={"regex": "(a|b)*a(a|b){60}"}), {}),
     "a pattern that cannot end": (_COMPLETIONS, _own(unmask={"regex": "a{100}"}), {}),
     "a schema of 10 MB": (_CHAT, _schema({"enum": ["a" * 100] * 100_000}), {}),
-    "a schema that is too large": (_CHAT, _schema({"enum": [f"{n:090}" for n in range(10_000)]}), {}),
+    "10,000 choices": (_COMPLETIONS, _own(unmask={"choices": [f"{n:05}" for n in range(10_000)]}), {}),
+    "a chat with a model that has no template": (_CHAT, _schema({"type": "integer"}), {}),
     "a policy that is a file": (_COMPLETIONS, _own(unmask={"policy": "learned:from=/etc/passwd"}), {}),
 }
 """Name -> path, body and headers of a request that is refused."""
@@ -150,7 +151,7 @@ def _freed(server: RunningServer, seconds: float) -> bool:
     return False
 
 
-def _killed(server: RunningServer) -> Iterator[dict[str, Any]]:
+def _killed(server: RunningServer) -> dict[str, Any]:
     """kill -9 in the middle of a stream: the client sees that the connection was closed, and a new server begins."""
     with closing(server.connect()) as connection:
         body = _own(max_tokens=512, stream=True, unmask={"policy": "left-to-right"})
@@ -164,9 +165,8 @@ def _killed(server: RunningServer) -> Iterator[dict[str, Any]]:
             answer.read()
         except (OSError, http.client.HTTPException) as error:
             shown = f"the client sees {type(error).__name__}"
-    again = RunningServer(server.port)
-    server.process = again.process
-    yield _cell("kill -9 in the middle of a stream, then a new start", again, 200, shown.encode(), "sees" in shown)
+    server.start()
+    return _cell("kill -9 in the middle of a stream, then a new start", server, 200, shown.encode(), "sees" in shown)
 
 
 def fault_lines(cell: dict[str, Any]) -> list[str]:

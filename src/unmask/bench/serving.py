@@ -36,8 +36,12 @@ _PATIENCE = 120.0  # seconds in which a server begins, and in which an answer ar
 class RunningServer:
     """A server in a process of its own, until it is closed."""
 
-    def __init__(self, port: int | None = None) -> None:
-        self.port = port or _free_port()
+    def __init__(self) -> None:
+        self.port = _free_port()
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or begin again at the same port. Raises RunError where it does not answer."""
         command = [sys.executable, "-m", "unmask", "serve", DEFAULT_MODEL, "--port", str(self.port)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         end = time.monotonic() + _PATIENCE

@@ -152,24 +152,15 @@ def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
 
     device, rounds = choose_device(args.device), args.rounds or 5
     if args.what == "scale":
-        if args.processes is not None:
-            from unmask.bench.processes import bench_processes
-
-            return bench_processes(args.processes, rounds, quick=args.quick)
-        from unmask.bench.cluster import plan_cells
-
-        return plan_cells()
+        return _scale(args, rounds)
+    if args.what == "serve":
+        return _serve(args, rounds)
+    if args.what == "decode":
+        return _decode(args, rounds)
     if args.what == "train":
         from unmask.bench.train import bench_train
 
         return bench_train(rounds, device, compiled=args.compile)
-    if args.what == "decode":
-        from unmask.bench.constrained import bench_constraint
-        from unmask.bench.decode import bench_blocks, bench_feedback
-
-        if args.constraint == "on":
-            return bench_constraint(rounds)
-        return bench_feedback(rounds) if args.feedback == "on" else bench_blocks(rounds)
     if args.what == "ancestral":
         from unmask.bench.decode import bench_ancestral
 
@@ -192,19 +183,43 @@ def _cells(args: BenchArguments, threads: int) -> Iterable[dict[str, Any]]:
         from unmask.bench.rollouts import bench_rollouts
 
         return bench_rollouts(rounds, args.ray, quick=args.quick)
-    if args.what == "serve":
-        if args.faults:
-            from unmask.bench.faults import bench_faults
-
-            return bench_faults(quick=args.quick)
-        from unmask.bench.serving import bench_serving
-
-        return bench_serving(rounds, args.seconds, args.clients, quick=args.quick)
     if args.what == "memory":
         from unmask.bench.train import bench_memory
 
         return bench_memory(threads)
     return _scaling(args, threads)
+
+
+def _scale(args: BenchArguments, rounds: int) -> Iterable[dict[str, Any]]:
+    """Training in several processes, or on many GPUs."""
+    if args.processes is not None:
+        from unmask.bench.processes import bench_processes
+
+        return bench_processes(args.processes, rounds, quick=args.quick)
+    from unmask.bench.cluster import plan_cells
+
+    return plan_cells()
+
+
+def _serve(args: BenchArguments, rounds: int) -> Iterable[dict[str, Any]]:
+    """A server under load, or with bad clients."""
+    if args.faults:
+        from unmask.bench.faults import bench_faults
+
+        return bench_faults(quick=args.quick)
+    from unmask.bench.serving import bench_serving
+
+    return bench_serving(rounds, args.seconds, args.clients, quick=args.quick)
+
+
+def _decode(args: BenchArguments, rounds: int) -> Iterable[dict[str, Any]]:
+    """Passes of decoding in blocks, with soft masks, or with a pattern."""
+    from unmask.bench.constrained import bench_constraint
+    from unmask.bench.decode import bench_blocks, bench_feedback
+
+    if args.constraint == "on":
+        return bench_constraint(rounds)
+    return bench_feedback(rounds) if args.feedback == "on" else bench_blocks(rounds)
 
 
 def _scaling(args: BenchArguments, threads: int) -> Iterator[dict[str, Any]]:

@@ -104,7 +104,7 @@ def training_tensors(trainer: "Trainer") -> dict[str, Tensor]:
     """A trainer -> the tensors of its state by name, which are not copied: weights, moments and averages.
 
     Names are those of parameters, which no number of processes changes; a parameter with two names has its first one.
-    A parameter without moments (an expert that was never chosen) gets zeros, as AdamW begins with.
+    Before the first step a parameter gets moments of zeros, as AdamW begins with.
     """
     model: Any = trainer.model
     names: dict[int, str] = {}
