@@ -192,7 +192,7 @@ def test_the_command_learns_on_a_cluster_of_its_own(tmp_path: Path) -> None:
 
 
 @extras
-def test_a_frontier_and_a_reproduction_on_a_cluster_are_those_of_processes(
+def test_a_frontier_on_a_cluster_is_that_of_processes(
     address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = "frontier automaton_eos --task automaton --policies threshold:threshold=0.9 confidence:steps=8 "
@@ -205,4 +205,21 @@ def test_a_frontier_and_a_reproduction_on_a_cluster_are_those_of_processes(
         results.append([(row["setting"], row["scores"], row["passes"]) for row in rows])
     assert results[0] == results[1]
     assert len(results[0]) == 2
+    capsys.readouterr()
+
+
+@extras
+def test_a_reproduction_on_a_cluster_is_that_of_processes(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The control: other cells of the same reproduction differ."""
+    results: list[dict[str, Any]] = []
+    for name, more in (("here", ["--workers", "1"]), ("there", ["--ray", address])):
+        words = ["reproduce", "mdlm-schedules", "--fast", *more, "--out", str(tmp_path / name)]
+        assert main(words) == 0
+        cells = [json.loads(path.read_text()) for path in (tmp_path / name / "cells").iterdir()]
+        results.append({cell["name"]: cell["result"] for cell in cells})
+    assert results[0] == results[1]
+    first, *others = results[0].values()
+    assert first not in others
     capsys.readouterr()

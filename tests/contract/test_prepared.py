@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.extras import library
 
 from unmask.cli.main import main
 from unmask.data import build
@@ -234,23 +235,59 @@ def test_what_is_no_place_for_a_folder(rows: Path, tmp_path: Path) -> None:
 # ---- several processes
 
 
+@pytest.mark.extras
+@pytest.mark.parametrize("kind", ["{0}/part.parquet", "hf:{0}"])
+def test_parquet_and_streams_go_on_too(kind: str, rows: Path, tmp_path: Path) -> None:
+    """Killed in the middle; the rows are those of the same documents as JSON lines. The control has one document less.
+
+    A local folder stands for a data set of the hub.
+    """
+    library("datasets", "hf")
+    parquet: Any = library("pyarrow.parquet", "hf")
+    arrow: Any = library("pyarrow", "hf")
+    (tmp_path / "set").mkdir()
+    documents, out = [json.loads(line) for line in rows.read_text().splitlines()], tmp_path / "out"
+    parquet.write_table(arrow.Table.from_pylist(documents), tmp_path / "set" / "part.parquet", row_group_size=64)
+    source = kind.format(tmp_path / "set")
+    command = [sys.executable, "-c", KILLED, source, str(out), "stream"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.strip() not in {"begin", "0"})
+        process.kill()
+    done = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert 0 < int(done[1]) < int(done[-1])  # "begin" comes before
+    prepared = open_prepared(DataSettings(source=str(out)))
+    assert prepared is not None
+    assert same_rows(prepared, prepare(asked(rows)))
+    rows.write_text("".join(json.dumps(document) + "\n" for document in documents[:-1]))
+    assert not same_rows(prepared, prepare(asked(rows)))
+
+
 def test_of_several_processes_one_makes_an_entry_of_the_cache(
     rows: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     """Two at once: one encodes, the other waits and reads. The control is two that do not wait."""
-    made = list[str]()
+    made, notes, waits = list[str](), list[str](), threading.Event()
     write = build.write_corpus
 
+    def heard(note: str) -> None:
+        notes.append(note)
+        if "waiting" in note:
+            waits.set()
+
     def slow(*arguments: object, **options: object) -> None:
+        """Go on once the other thread waits, or makes the entry too."""
         made.append("made")
-        time.sleep(1.0)
+        if len(made) == 3:
+            waits.set()
+        assert waits.wait(60)
         write(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("unmask.data.prepare.write_corpus", slow)
-    notes = list[str]()
 
     def both(settings: DataSettings) -> None:
-        threads = [threading.Thread(target=lambda: prepare(settings, note=notes.append)) for _ in range(2)]
+        waits.clear()
+        threads = [threading.Thread(target=lambda: prepare(settings, note=heard)) for _ in range(2)]
         for thread in threads:
             thread.start()
         for thread in threads:

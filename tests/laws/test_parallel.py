@@ -145,3 +145,26 @@ def test_a_thread_that_still_frees_a_tensor_does_not_abort_the_process() -> None
     assert code[0] == (0, "")
     assert code[1][0] != 0
     assert "terminate called" in code[1][1]
+
+
+_SIGNALLED = """
+import os, signal, sys, time
+from contextlib import ExitStack
+import torch.distributed as dist
+from unmask.cli.main import _ended_by_signals
+from unmask.run.parallel import Group
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+rest = time.sleep
+time.sleep = lambda seconds: (os.kill(os.getpid(), signal.SIGTERM), rest(seconds))
+with _ended_by_signals(), ExitStack() as held:
+    wait = lambda: (dist.destroy_process_group(), time.sleep(1))
+    held.callback(Group(0, 2).leave if sys.argv[1] == "leave" else wait)
+    sys.exit("the error of the run")
+"""
+
+
+def test_a_signal_while_a_process_leaves_does_not_hide_its_error() -> None:
+    """As torchrun sends it to the others once one has ended. The control: a callback that lets the signal through."""
+    kept, lost = (crew(_SIGNALLED, 1, end)[0] for end in ("leave", "wait"))
+    assert kept == (1, "the error of the run\n")
+    assert "Interrupted" in lost[1]

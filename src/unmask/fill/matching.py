@@ -6,6 +6,7 @@ The texts of the language are bytes, and so are tokens; a text counts however it
 __all__ = ["Constraining", "continued", "language", "token_bytes", "verified"]
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -32,16 +33,16 @@ _LONGEST = 200_000  # characters of an expression or a schema
 _NAMES = {"regex": "pattern", "schema": "JSON schema", "choices": "list of choices"}
 
 
-class Constraining:
+class Constraining(ABC):
     """What a `Model` has of constraints."""
 
     tokenizer: Tokenizer
     denoiser: Denoiser
 
     @property
+    @abstractmethod
     def filler(self) -> Filler:
         """The object that fills holes."""
-        raise NotImplementedError
 
     def only(self, characters: str) -> Constraint:
         """Characters such as "0123456789" -> a constraint for `stream` and `fill`: only tokens made of them."""

@@ -175,7 +175,7 @@ def rules(options: TextOptions) -> Planned:
         for rule, policies in grids(checkpoint).items():
             if fast and rule not in _FAST_RULES:
                 continue
-            numbers = (3, 8, 16) if fast else (24, 256, 1024)
+            numbers = (3, 8, 16) if fast else (24, 128, 512)
             label, blocks = f"{rule} on {task}", ("full",) if fast else ("full", "1/2", "1/4")
             cell = Tuned(f"tuned-{plain(label)}", label, seed, checkpoint, task, policies, blocks, *numbers)
             cells.append(replace(cell, training=filtering.name) if rule == "filter" else cell)

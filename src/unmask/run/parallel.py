@@ -155,11 +155,13 @@ class Group:
         """Close the connection, at the end of the run.
 
         Threads of Gloo free the tensors of a sum after those who waited for it have gone on. One that does so while
-        the interpreter ends aborts the process, so there is a moment for them.
+        the interpreter ends aborts the process, so there is a moment for them. A signal in this moment changes nothing:
+        the run has ended, or the error that ends it is on its way (torchrun sends SIGTERM once a process has failed).
         """
         if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
-            time.sleep(_REST)
+            with suppress(KeyboardInterrupt):
+                dist.destroy_process_group()
+                time.sleep(_REST)
 
 
 def may_report() -> bool:
