@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --d
 SITE := import site; print(site.getsitepackages()[0])
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test cells processes fast extras lint bench docs golden api pictures reproduce clean
+.PHONY: help demo test long cells processes fast extras lint bench docs golden api pictures reproduce clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,8 +26,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Show the main job on the bundled model, offline
 	@$(BIN)/unmask demo
 
-test: $(STAMP) ## Run all tests but the commands of the docs, cells of unmask reproduce and runs of several processes
-	@$(PYTEST) -m "not fences and not cells and not processes"
+test: $(STAMP) ## Run all tests but the commands of the docs, long runs, cells of unmask reproduce and several processes
+	@$(PYTEST) -m "not fences and not long and not cells and not processes"
+
+long: $(STAMP) ## Run the tests of whole commands that take half a minute and more
+	@$(PYTEST) -m long
 
 cells: $(STAMP) ## Run the tests that do cells of unmask reproduce
 	@$(PYTEST) -m cells

@@ -183,6 +183,7 @@ def test_importing_the_package_and_reading_a_checkpoint_do_not_import_torch() ->
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_reader_of_generate_and_train_opens_few_files() -> None:
     """The limits stand in tools/count_files.py; the control is the count itself, which is not zero."""
     result = subprocess.run(

@@ -206,6 +206,7 @@ def split_is_empty(file: Path, split: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_masked_language_model_is_measured_and_a_policy_learned_on_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -310,6 +310,7 @@ def test_prompts_without_an_end(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_estimate_of_a_step_is_below_what_it_needs(tmp_path: Path) -> None:
     """No run is refused that works: the peak of a real step is above the estimate, and not far above it."""
     code = """

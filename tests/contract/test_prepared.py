@@ -236,8 +236,8 @@ def test_what_is_no_place_for_a_folder(rows: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.extras
-@pytest.mark.parametrize("kind", ["{0}/part.parquet", "hf:{0}"])
-def test_parquet_and_streams_go_on_too(kind: str, rows: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["{0}/part.parquet", "hf:{0}"])
+def test_parquet_and_streams_go_on_too(address: str, rows: Path, tmp_path: Path) -> None:
     """Killed in the middle; the rows are those of the same documents as JSON lines. The control has one document less.
 
     A local folder stands for a data set of the hub.
@@ -248,7 +248,7 @@ def test_parquet_and_streams_go_on_too(kind: str, rows: Path, tmp_path: Path) ->
     (tmp_path / "set").mkdir()
     documents, out = [json.loads(line) for line in rows.read_text().splitlines()], tmp_path / "out"
     parquet.write_table(arrow.Table.from_pylist(documents), tmp_path / "set" / "part.parquet", row_group_size=64)
-    source = kind.format(tmp_path / "set")
+    source = address.format(tmp_path / "set")
     command = [sys.executable, "-c", KILLED, source, str(out), "stream"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -354,6 +354,7 @@ print(peak - begun)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc of Linux")
 def test_anonymous_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     """200 MB of text: preparing and reading it takes a fraction of it. The control holds the text."""

@@ -185,6 +185,7 @@ def test_a_plan_computes_blocks_again_where_memory_ends(monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_server_under_load_and_with_bad_clients(capsys: pytest.CaptureFixture[str]) -> None:
     """Every bad request gets an error with a sentence, rows of clients that vanish are freed, a kill -9 is seen."""
     assert main(["bench", "serve", "--quick", "--rounds", "1", "--clients", "2", "--json"]) == 0

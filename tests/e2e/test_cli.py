@@ -164,6 +164,7 @@ def test_eval_repeats_and_counts_the_tokens(folder: Path, whole: dict[str, Any])
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_eval_of_all_pools_its_parts(folder: Path, whole: dict[str, Any]) -> None:
     """Tokens and bytes are those of both parts, and the rate is their pooled one within the errors of the maskings.
 
@@ -236,6 +237,7 @@ def test_dry_reports_and_writes_nothing(folder: Path, whole: dict[str, Any]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_stopped_by_ctrl_c_or_killed_continues_to_the_same_bits(folder: Path) -> None:
     long = [*TINY, "--train.steps", "240", "--train.eval_every", "80", "--train.eval_draws", "32"]
     long += ["--train.save_every", "20", "--train.patience", "0"]
@@ -269,6 +271,7 @@ def test_a_run_stopped_by_ctrl_c_or_killed_continues_to_the_same_bits(folder: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_more_steps_and_fine_tuning(folder: Path, whole: dict[str, Any]) -> None:
     pairs = [json.dumps({"prompt": "the king and", "answer": f" the queen {n}"}) for n in range(64)]
     (folder / "pairs.jsonl").write_text("\n".join(pairs))

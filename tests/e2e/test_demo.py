@@ -133,6 +133,7 @@ def test_a_tampered_token_is_drawn_as_wrong(puzzles: Puzzles) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All parts of the demo, twice into the same folder; another file in the folder is kept."""
     for _ in range(2):
@@ -157,6 +158,7 @@ def test_the_whole_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_model_of_puzzles_is_shown_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
     """The training data of this model are problems of a task, not a file."""
     assert run_demo(["automaton", "--threads", "1", "--json"]) == 0

@@ -79,6 +79,7 @@ class Quiet(Listener[RoundReport, ValidationResult]):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("steering", [0, 1])
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: int) -> None:
     """Without steering with a policy that hides tokens again, and with every setting for the fast end."""
@@ -105,6 +106,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path, steering: i
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_mixture_goes_on_to_the_same_bits(few: None, tmp_path: Path) -> None:
     """With a pair that is left out: before a round, and in the run that goes on. The control: another mixture."""
     (tmp_path / "never.py").write_text(TASK.format(verdict="Verdict(0.0)"), encoding="utf-8")
@@ -292,6 +294,7 @@ def test_the_denoiser_is_recorded_by_its_absolute_path_and_asked_for_where_it_mo
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_several_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One run for each seed and alpha, with the recipe by name, wherever the name is on the command line."""
     words = (
@@ -309,6 +312,7 @@ def test_several_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_several_stop_at_a_signal(tmp_path: Path) -> None:
     """Running ones save, and waiting ones do not start."""
     words = "--seeds 0 1 2 --learn.rounds 100000 --learn.prompts 2 --learn.group 2 --learn.warm 1 --learn.scored 4 "
@@ -430,6 +434,7 @@ session.group.leave()
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_share_the_problems_and_have_one_policy(tmp_path: Path) -> None:
     """As torchrun starts them, over gloo: each decodes half of every call; `test_collect` compares with one process."""
     script = tmp_path / "two.py"

@@ -23,6 +23,7 @@ def call(path: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_example_is_installed_found_and_used(tmp_path: Path) -> None:
     folder = tmp_path / "site"
     pip = [

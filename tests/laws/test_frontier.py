@@ -98,6 +98,7 @@ def test_the_aup_of_a_group_counts_the_best_of_all_settings() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_intervals_cover_and_shrink() -> None:
     """About 95 % of 200 intervals contain the true accuracy .3; four times as many problems halve their width."""
     generator = np.random.default_rng(2)
