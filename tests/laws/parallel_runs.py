@@ -13,6 +13,7 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,19 @@ def local_rows(group: Group) -> Generator[None]:
     loop.row_keys = right
 
 
+@contextmanager
+def graphs_alone() -> Generator[None]:
+    """torch.compile makes graphs and no C++ of them, which takes minutes."""
+    right = torch.compile
+    torch.compile = partial(right, backend="aot_eager")
+    yield
+    torch.compile = right
+
+
 def measure(name: str, group: Group, folder: Path) -> Numbers:
     """A case -> what it measured in this process."""
-    run = trainer(name, group, folder / name)
+    with graphs_alone() if "compile" in name else nullcontext():
+        run = trainer(name, group, folder / name)
     with local_rows(group) if "local" in name else nullcontext():
         steps = [run.take_step() for _ in range(_STEPS if "plain" in name else 6)]
     params = list(run.model.parameters())

@@ -133,3 +133,17 @@ def test_a_compiled_network_drops_the_same() -> None:
     for step in (0, 1):
         torch.testing.assert_close(gradient(compiled, step), gradient(model.hidden, step), rtol=1e-4, atol=1e-4)
     assert float((gradient(compiled, 1) - gradient(model.hidden, 0)).abs().max()) > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+def test_the_hash_of_some_positions_is_compiled_to_the_same_bits() -> None:
+    """Where a product of 32 bits overflowed in C++, the indices of positions were said to be out of bounds."""
+
+    def some(keys: Tensor, picked: Tensor) -> Tensor:
+        return add_branch(torch.zeros(208, 64), torch.ones(208, 64), None, P, keys.flatten(1)[:, picked])
+
+    keys, picked = site_keys(row_keys(1, 0, torch.arange(8), DROPOUT), 2, torch.arange(64)), torch.randperm(512)[:208]
+    bits = torch.compile(some)(keys[1], picked)
+    assert torch.equal(bits, some(keys[1], picked))
+    assert not torch.equal(bits, some(keys[0], picked))  # the control

@@ -44,6 +44,7 @@ MORE = [
     "lora",
     "init",
     "recompute",
+    "compile",
 ]
 
 
@@ -97,6 +98,7 @@ def test_control_a_wrong_divisor_and_noise_by_local_row_are_seen(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 def test_four_processes_train_as_one(tmp_path: Path) -> None:
     """Also as two copies of the network, each divided among two."""
     for name, results in launch(MORE, 4, tmp_path / "four", seconds=600).items():

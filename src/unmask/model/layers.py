@@ -188,7 +188,9 @@ def _lanes(keys: Tensor, width: int) -> Tensor:
     A multiply-shift hash in place: seven passes over half a word an element, as fast on a CPU as torch's generator.
     The arithmetic shift is added and not xored, since xor would clear the sign.
     """
-    channels = torch.arange((width + 1) // 2, dtype=torch.int32, device=keys.device) * _MIX[0]
+    channels = torch.arange((width + 1) // 2, dtype=torch.int32, device=keys.device)
+    # without this `or` torch.compile makes the product an index of int32, which may not overflow in C++
+    channels = channels.bitwise_or(0) * _MIX[0]
     words = keys[0, ..., None] ^ channels
     words *= keys[1, ..., None]
     words += words >> 16
