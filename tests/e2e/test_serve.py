@@ -346,6 +346,17 @@ def test_a_full_queue_is_a_429(engine: Engine) -> None:
     assert response.headers["retry-after"] == "1"
 
 
+def test_so_many_requests_are_answered_at_once(engine: Engine) -> None:
+    guard = Guard(create_app(engine, ServeSettings(queue=2)), ServeSettings(queue=2))
+    client = TestClient(guard, base_url="http://127.0.0.1:8000")
+    for running, status in ((7, 200), (8, 429), (0, 200)):
+        guard.running = running
+        response = client.get("/health")
+        assert response.status_code == status
+        assert ("retry-after" in response.headers) == (status == 429)
+        assert guard.running == running
+
+
 def test_a_late_request_is_a_504(engine: Engine) -> None:
     response = client_of(engine, seconds=1e-6).post("/v1/completions", json={"prompt": "a"})
     assert response.status_code == 504

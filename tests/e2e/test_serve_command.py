@@ -1,15 +1,23 @@
 """`unmask serve` as a process: its address, its page's headers, and how signals end it."""
 
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import httpx2
 import pytest
+import uvicorn
+
+from unmask.serve.protocol import Protocol
 
 
 def _hear_signals() -> None:
@@ -19,10 +27,65 @@ def _hear_signals() -> None:
 
 
 @contextmanager
+def spoken(monkeypatch: pytest.MonkeyPatch) -> Generator[int]:
+    """The port of a server that gives the head of a request three seconds, and answers each by its method."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": scope["method"].encode()})
+
+    monkeypatch.setattr("unmask.serve.protocol._HEAD_SECONDS", 3.0)
+    config = uvicorn.Config(answer, http=Protocol, ws="none", lifespan="off", log_level="error", access_log=False)
+    server = uvicorn.Server(config)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def talk(port: int, *parts: bytes) -> bytes:
+    """What is sent, with .2 seconds between the parts -> all that comes until the connection ends."""
+    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.2)
+        with suppress(ConnectionResetError):
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "words"),
+    [
+        ((b"\x16\x03\x01 no HTTP\r\n\r\n",), 400, "no request of HTTP/1.1"),
+        ((b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: many\r\n\r\n",), 400, "no request of HTTP/1.1"),
+        ((b"GET / HTTP/1.1\r\n", b"Host: a\r\n", b"Long: a\r\n"), 408, "within 3 seconds"),
+        ((b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"", b"GET / HT"), 408, "within 3 seconds"),
+    ],
+)
+def test_what_is_no_request_and_what_is_late_have_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...], status: int, words: str
+) -> None:
+    """The control: the same head in two parts that arrives in time, with what follows on the same connection."""
+    with spoken(monkeypatch) as port:
+        said = talk(port, *parts)
+        head, _, body = said.rpartition(b"\r\n\r\n")
+        assert f"HTTP/1.1 {status} ".encode() in head
+        assert words in json.loads(body)["error"]["message"]
+        close = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        said = talk(port, b"PUT / HTTP/1.1\r\nHo", b"st: a\r\n\r\n", b"", b"", close)
+        assert said.count(b"HTTP/1.1 200 OK") == 2
+
+
+@contextmanager
 def served(*words: str) -> Generator[tuple[subprocess.Popen[str], str]]:
     """Words of the command line -> the process of a server on a free port, and its address; killed at the end."""
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

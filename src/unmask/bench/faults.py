@@ -33,6 +33,8 @@ def bench_faults(*, quick: bool = False) -> Iterator[dict[str, Any]]:
                 except (OSError, http.client.HTTPException) as error:  # it may close while a large body is sent
                     status, answer = 0, type(error).__name__.encode()
             yield _cell(name, server, status, answer, 400 <= status < 500 and _sentence(answer) is not None)
+        for name, sent in list(_RAW.items())[: 1 if quick else None]:
+            yield _said(name, server, sent)
         yield _slow(server)
         yield _vanish(server, 10 if quick else 200)
         yield _killed(server)
@@ -85,6 +87,23 @@ _BAD: dict[str, tuple[str, bytes, dict[str, str]]] = {
     "a policy that is a file": (_COMPLETIONS, _own(unmask={"policy": "learned:from=/etc/passwd"}), {}),
 }
 """Name -> path, body and headers of a request that is refused."""
+
+
+_RAW = {
+    "no HTTP": b"\x16\x03\x01 no HTTP\r\n\r\n",
+    "a head that does not end": b"GET / HTTP/1.1\r\n",
+}
+"""Name -> bytes that are no request."""
+
+
+def _said(name: str, server: RunningServer, sent: bytes) -> dict[str, Any]:
+    """Send bytes on a connection of their own, and read until it is closed."""
+    with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
+        connection.sendall(sent)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        body = answer.read()
+    return _cell(name, server, answer.status, body, 400 <= answer.status < 500 and _sentence(body) is not None)
 
 
 def _slow(server: RunningServer) -> dict[str, Any]:

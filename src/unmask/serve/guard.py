@@ -66,6 +66,7 @@ class Guard:
         self.hosts = hosts_of(settings)
         self.origins = {f"http://{host}" for host in self.hosts} | {f"https://{host}" for host in self.hosts}
         self.foreign = {origin.rstrip("/").lower() for origin in settings.allow_origin}
+        self.most, self.running = 4 * settings.queue, 0  # requests at once
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] != "http":
@@ -82,6 +83,7 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *self._headers(origin)]
             await send(message)
 
+        self.running += 1
         try:
             self._check(scope, headers, origin)
             if scope["method"] == "OPTIONS" and origin in self.foreign:
@@ -92,11 +94,14 @@ class Guard:
         except _Refused as error:
             await _answer(sending, error.status, str(error))
         finally:
+            self.running -= 1
             if self.log:
                 note(f"{scope['method']} {scope['path'][:100]!r} {status} {(time.monotonic() - began) * 1000:.0f} ms")
 
     def _check(self, scope: _Scope, headers: dict[str, str], origin: str) -> None:
-        """Raise _Refused for a request of a wrong Host or Origin, or without the key."""
+        """Raise _Refused for a request too many, one of a wrong Host or Origin, or without the key."""
+        if self.running > self.most:
+            raise _Refused(429, f"The server answers {self.most:,} requests at once; send this one again later.")
         size = sum(len(name) + len(value) for name, value in scope["headers"])
         if size > _HEADERS:
             raise _Refused(431, f"The request has {size:,} bytes of headers; send at most {_HEADERS:,}.")
@@ -166,6 +171,7 @@ async def _answer(send: _Send, status: int, message: str | None) -> None:
     """Send an error, or nothing."""
     body = b"" if message is None else json.dumps(error_body(status, message)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(b"x-should-retry", b"false")]  # a client sends 408 and 5xx again otherwise
+    # a client sends 408 and 5xx again otherwise
+    headers += [(b"retry-after", b"1")] if status == 429 else [(b"x-should-retry", b"false")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

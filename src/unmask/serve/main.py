@@ -51,17 +51,17 @@ def http_server(engine: Engine, settings: ServeSettings) -> "uvicorn.Server":
 
         from unmask.serve.app import create_app
         from unmask.serve.guard import Guard
+        from unmask.serve.protocol import Protocol
     except ImportError as error:
         raise ConfigError(f"unmask serve needs {error.name}, which is missing: pip install 'unmask[serve]'.") from error
     config = uvicorn.Config(
         Guard(create_app(engine, settings), settings, log=True),
         log_level="warning",
         access_log=False,
-        http="h11",
+        http=Protocol,
         ws="none",
         lifespan="off",
         server_header=False,
-        limit_concurrency=4 * settings.queue,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(settings.patience),
         h11_max_incomplete_event_size=65536,
