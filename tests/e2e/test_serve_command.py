@@ -74,13 +74,13 @@ def test_what_is_no_request_and_what_is_late_have_a_sentence(
 ) -> None:
     """The control: the same head in two parts that arrives in time, with what follows on the same connection."""
     with spoken(monkeypatch) as port:
-        said = talk(port, *parts)
-        head, _, body = said.rpartition(b"\r\n\r\n")
+        answer = talk(port, *parts)
+        head, _, body = answer.rpartition(b"\r\n\r\n")
         assert f"HTTP/1.1 {status} ".encode() in head
         assert words in json.loads(body)["error"]["message"]
         close = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-        said = talk(port, b"PUT / HTTP/1.1\r\nHo", b"st: a\r\n\r\n", b"", b"", close)
-        assert said.count(b"HTTP/1.1 200 OK") == 2
+        answer = talk(port, b"PUT / HTTP/1.1\r\nHo", b"st: a\r\n\r\n", b"", b"", close)
+        assert answer.count(b"HTTP/1.1 200 OK") == 2
 
 
 @contextmanager

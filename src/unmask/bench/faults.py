@@ -34,7 +34,7 @@ def bench_faults(*, quick: bool = False) -> Iterator[dict[str, Any]]:
                     status, answer = 0, type(error).__name__.encode()
             yield _cell(name, server, status, answer, 400 <= status < 500 and _sentence(answer) is not None)
         for name, sent in list(_RAW.items())[: 1 if quick else None]:
-            yield _said(name, server, sent)
+            yield _raw_request(name, server, sent)
         yield _slow(server)
         yield _vanish(server, 10 if quick else 200)
         yield _killed(server)
@@ -96,7 +96,7 @@ _RAW = {
 """Name -> bytes that are no request."""
 
 
-def _said(name: str, server: RunningServer, sent: bytes) -> dict[str, Any]:
+def _raw_request(name: str, server: RunningServer, sent: bytes) -> dict[str, Any]:
     """Send bytes on a connection of their own, and read until it is closed."""
     with socket.create_connection(("127.0.0.1", server.port), 60) as connection:
         connection.sendall(sent)
