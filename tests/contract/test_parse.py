@@ -36,6 +36,11 @@ WORDS: list[tuple[type, str, dict[str, Any]]] = [
             "temperature": 0.5,
         },
     ),
+    (  # what takes any number of values adds up; of the others the last one counts
+        FrontierArguments,
+        "model --policies a --task t --policies b c --task u",
+        {"checkpoint": "model", "task": "u", "policies": ("a", "b", "c")},
+    ),
     (FrontierArguments, "--policies --task t model", {"checkpoint": "model", "task": "t"}),
     (
         LearnArguments,

@@ -218,7 +218,12 @@ def _values(scan: _Scan) -> dict[tuple[str, ...], Any]:
         if count is not None and len(words) < count:
             raise ConfigError(f"{name} lacks {'its value' if not words else 'a value'}; give {_possible(field)}.")
         read = [_read(_element(field.type, index), word, field) for index, word in enumerate(words)]
-        values[field.path] = on if count == 0 else tuple(read) if typing.get_origin(field.type) is tuple else read[0]
+        if count is None:  # given again, such an option adds to its values; any other one replaces its value
+            values[field.path] = (*values.get(field.path, ()), *read)
+        else:
+            values[field.path] = (
+                on if count == 0 else tuple(read) if typing.get_origin(field.type) is tuple else read[0]
+            )
     return values
 
 
