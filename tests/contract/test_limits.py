@@ -242,11 +242,11 @@ def test_loading_is_refused_where_the_weights_do_not_fit(tmp_path: Path, monkeyp
     load_denoiser(str(folder), dtype="stored")  # stays in its file: nothing is allocated
 
 
-def _plan_of(batch: int, accumulate: int = 1) -> tuple[TextRun, TrainPlan, Packed]:
+def _plan_of(batch: int, accumulate: int = 1, replicas: int = 1) -> tuple[TextRun, TrainPlan, Packed]:
     rows = 64
     packed = Packed(np.zeros((rows, 32), np.uint16), np.zeros(rows), np.full(rows, 32), 0, rows * 32)
     settings = DiTSettings(300, 0, 32, 32, 2, 2)
-    run = TextRun(train=TrainSettings(batch=batch, accumulate=accumulate))
+    run = TextRun(train=TrainSettings(batch=batch, accumulate=accumulate, replicas=replicas))
     plan = TrainPlan(settings, settings.parameters, 1, 1e-3, 1, 1, 1, 1, 1, 1, 1.0)
     return run, plan, packed
 
@@ -265,6 +265,33 @@ def test_a_step_that_cannot_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         require_step(*_plan_of(64, 1), tuned=False, processes=1, device="cpu")
     with pytest.raises(RequestError, match=r"A batch of [\d,]+ rows needs"):
         require_step(*_plan_of(10**9), tuned=False, processes=1, device="cpu")
+
+
+def test_a_step_in_parts_needs_the_gradient_of_all_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where processes divide the network; the advice counts it too, and says so where it is what does not fit."""
+    parameters, row = _plan_of(64)[1].parameters, 4 * 2 * 32 * 32 * 10
+    needs = list[float]()
+    with monkeypatch.context() as patch:
+        patch.setattr(plans, "require_memory", lambda needed, *_: needs.append(needed))
+        for plan, processes in ((_plan_of(64), 4), (_plan_of(64, 2), 4), (_plan_of(64, 2, 4), 4), (_plan_of(64, 2), 1)):
+            require_step(*plan, tuned=False, processes=processes, device="cpu")
+    once, twice, copies, alone = needs[1::2]
+    assert once == 5 * parameters + 16 * row
+    assert twice == 5 * parameters + 3 * parameters + 8 * row
+    assert copies == 20 * parameters + 8 * row
+    assert alone == 20 * parameters + 32 * row
+
+    def advice(free: int) -> str:
+        for module in (limits, plans):
+            monkeypatch.setattr(module, "available_bytes", lambda *_: free)
+        with pytest.raises(RequestError) as error:
+            require_step(*_plan_of(64), tuned=False, processes=4, device="cpu")
+        return str(error.value)
+
+    monkeypatch.setattr(limits, "_SMALL", 0)
+    assert "set --train.accumulate 8, or --train.batch 8." in advice(8 * parameters + 8 * row)
+    assert "set --train.accumulate 1 and --train.batch 4." in advice(5 * parameters + 4 * row)
+    assert "set a smaller --data.length" in advice(5 * parameters + 2 * row)
 
 
 # ---- texts -----------------------------------------------------------------------------------------------------------

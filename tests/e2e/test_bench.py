@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import unmask
 from unmask.bench import cluster
@@ -16,8 +17,10 @@ from unmask.bench.scaling import bench_scaling, scaling_table
 from unmask.bench.timing import Shape
 from unmask.cli.main import main
 from unmask.errors import ConfigError, RunError
-from unmask.model.load import parameter_count
+from unmask.model.load import build, parameter_count
 from unmask.model.settings import DiTSettings
+from unmask.run.parallel import Group
+from unmask.run.shard import shard_network
 
 HERE = Path(unmask.__file__).parents[2]
 TINY = Shape("tiny", 32, 1, 2, 64, 16, 2)
@@ -182,6 +185,49 @@ def test_a_plan_computes_blocks_again_where_memory_ends(monkeypatch: pytest.Monk
     assert turns(1.4e6) == (1, True)
     assert turns(0.9e6)[0] > 1
     assert turns(0.5e6)[0] == 0
+
+
+def test_a_plan_of_several_passes_has_the_gradient_of_all_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several passes need a GPU that holds it, and fewer rows fit beside it; one pass does not need it."""
+    network = cluster.Network("tiny", DiTSettings(64, 63, 32, 32, 4, 1), 128)
+    monkeypatch.setattr(cluster, "NETWORKS", (network,))
+    monkeypatch.setattr(cluster, "MESHES", (cluster.Mesh(1, 8),))
+
+    def cell(memory: float) -> dict[str, float]:
+        return next(cluster.plan_cells(replace(cluster.MACHINE, memory=memory)))
+
+    each, roomy = network.kept + network.block, cell(80e9)
+    state = roomy["peak_bytes"] - 16 * 4 * network.block
+    rest = 4 * parameter_count(network.settings) * 7 / 8  # 1/8 of the gradient is in what a GPU holds
+    for rows, turns in ((11, 2), (8, 2), (7, 3), (1, 16)):
+        small = cell((state + rest + (rows + 0.5) * each) / 0.9)
+        assert small["turns"] == turns
+        assert small["peak_bytes"] == pytest.approx(state + rest + -(-16 // turns) * each)
+    assert cell((state + rest + 0.5 * each) / 0.9)["turns"] == 0  # a row would fit without it
+    assert cell((state + 16.5 * each) / 0.9)["peak_bytes"] == pytest.approx(state + 16 * each)
+
+
+def test_until_the_last_pass_a_process_keeps_the_gradient_of_all_parameters() -> None:
+    """What the plan counts, on the real wrapping; a pass whose gradients are reduced keeps its part alone."""
+    settings = DiTSettings(64, 63, 32, 32, 2, 1)
+    with cluster._pretended(8):
+        shards = shard_network(build(settings), Group(0, 8), torch.device("cpu"), replicas=1, dtype=torch.bfloat16)
+
+        def kept(*, last: bool) -> tuple[int, int]:
+            shards.begin(last=last)
+            with torch.autocast("cpu", torch.bfloat16):
+                ids = torch.zeros(1, 32, dtype=torch.long)
+                shards.network.logits(shards.network.hidden(ids)).sum().backward()
+            units = [module._get_fsdp_state()._fsdp_param_group for module in shards.modules]
+            params = [param for unit in units if unit is not None for param in unit.fsdp_params]
+            whole = [p.unsharded_accumulated_grad for p in params] + [p._unsharded_param.grad for p in params]
+            parts = [param.grad.to_local() for param in shards.params if param.grad is not None]
+            return sum(grad.nbytes for grad in whole if grad is not None), sum(grad.nbytes for grad in parts)
+
+        count = 4 * parameter_count(settings)
+        assert kept(last=False) == (count, 0)
+        assert kept(last=False) == (count, 0)
+        assert kept(last=True) == (0, count // 8)
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ A network is built on the meta device, which has shapes and no memory, and shard
 that only pretends to have other processes. So the bytes that a GPU holds are those of the real wrapping, with its
 padding. Bytes that travel follow from the rules of `run.shard`: before a block computes, its weights are gathered in
 bfloat16, in the forward and again in the backward pass; the embedding and the head in float32, once a pass over rows;
-gradients are reduced in float32, once a step. Seconds divide this by rates of the machine (`Machine`), and are a lower
-bound: communication and computation overlap completely. `docs/scale.md` compares the bytes with measured ones.
+gradients are reduced in float32, once a step. Where a step has several passes over rows, a GPU keeps the gradient of
+all parameters in float32 until the last one. Seconds divide the bytes by rates of the machine (`Machine`), and are a
+lower bound: communication and computation overlap completely. `docs/scale.md` compares the bytes with measured ones.
 """
 
 __all__ = ["MACHINE", "MESHES", "NETWORKS", "Machine", "Mesh", "Network", "plan_cells", "plan_lines", "step_bytes"]
@@ -206,12 +207,19 @@ class _Fit(NamedTuple):
     """Whether only the inputs of blocks are kept, and the backward pass computes the rest again."""
 
 
-def _fit(network: Network, rows: int, state: float, memory: float, *, again: bool) -> _Fit:
-    """Rows of a GPU, the bytes of its state and gathered weights, and its memory -> the fewest passes that fit."""
+def _fit(network: Network, rows: int, state: float, whole: float, memory: float, *, again: bool) -> _Fit:
+    """Rows of a GPU, the bytes of its state and gathered weights, and its memory -> the fewest passes that fit.
+
+    `whole` are the bytes that the gradient of all parameters takes beside the part of this GPU. Several passes need
+    them: FSDP2 reduces gradients after the last one, and until then adds them up unsharded (`Shards.begin`).
+    """
     each = network.kept + network.block if again else network.settings.blocks * network.block
-    most = int((_FREE * memory - state) // each)
-    turns = 0 if most < 1 else ceil_div(rows, most)
-    return _Fit(turns, state + ceil_div(rows, max(1, turns)) * each, again)
+    free = _FREE * memory - state
+    most = int((free - whole) // each)
+    if rows * each <= free or most < 1:
+        return _Fit(int(rows * each <= free), state + rows * each, again)
+    turns = ceil_div(rows, most)
+    return _Fit(turns, state + whole + ceil_div(rows, turns) * each, again)
 
 
 def _seconds(units: Sequence[_Unit], mesh: Mesh, machine: Machine, turns: int) -> tuple[dict[str, float], float]:
@@ -230,7 +238,8 @@ def _cell(network: Network, mesh: Mesh, machine: Machine) -> dict[str, Any]:
     rows = ceil_div(network.batch, mesh.size)
     held = float(_HELD * sum(unit.held for unit in units))
     gathered = 2.0 * max(unit.weight * unit.whole for unit in units)  # one computes while the next one is gathered
-    kept, again = (_fit(network, rows, held + gathered, machine.memory, again=again) for again in (False, True))
+    whole = float(_GRADIENT * (count - sum(unit.held for unit in units)))
+    kept, again = (_fit(network, rows, held + gathered, whole, machine.memory, again=again) for again in (False, True))
     fit = kept if kept.turns == 1 else again
     received, seconds = _seconds(units, mesh, machine, fit.turns)
     positions = rows * network.settings.max_length

@@ -193,6 +193,7 @@ def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, p
 
     Counts less than `memory_bytes`: weights (which a network that is `tuned` has already), gradient, two moments,
     average, the rows of a batch, and of the activations half of what a step in float32 holds (bfloat16, no dropout).
+    Where a step has several micro-batches, each process keeps the gradient of all parameters until the last one.
     Raises RequestError, which names a micro-batch that fits, or says that the network itself is too large.
     """
     settings, copies = plan.model, 4 if tuned else 5
@@ -204,12 +205,20 @@ def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, p
     positions = min(train.length, train.tokens / len(train))
     row = 4 * settings.blocks * positions * settings.width * 10 * (2 if run.agnostic.masks else 1)
     rows = run.train.batch // run.train.accumulate // processes
-    weights = 4 * copies * plan.parameters // max(1, processes // run.train.replicas)  # they are divided
-    most = int((available_bytes(device) - weights) // (3 * row))  # what is advised fits with dropout and float32 too
-    fits = next((n for n in range(min(most, rows), 0, -1) if run.train.batch // processes % n == 0), None)
+    shards = max(1, processes // run.train.replicas)
+    held = 4 * copies * plan.parameters // shards  # they are divided
+    whole = held + 4 * (plan.trained or plan.parameters) * (shards - 1) // shards  # with the gradient of the others
+    weights = held if run.train.accumulate == 1 else whole
+    each, free = run.train.batch // processes, available_bytes(device)
+    fits, alone = (  # with dropout and float32 too
+        next((n for n in range(int(min(rows, (free - size) // (3 * row))), 0, -1) if each % n == 0), 0)
+        for size in (whole, held)
+    )
     remedy = "set a smaller --data.length, or a smaller network"
-    if fits is not None:
-        remedy = f"set --train.accumulate {run.train.batch // processes // fits}, or --train.batch {fits * processes}"
+    if fits:
+        remedy = f"set --train.accumulate {each // fits}, or --train.batch {fits * processes}"
+    elif alone:
+        remedy = f"set --train.accumulate 1 and --train.batch {alone * processes}"
     what = f"A step with {rows:,} rows at once (its network {bytes_text(weights)})"
     require_memory(weights + rows * row, what, remedy, device)
 
