@@ -207,6 +207,20 @@ def test_a_plan_of_several_passes_has_the_gradient_of_all_parameters(monkeypatch
     assert cell((state + 16.5 * each) / 0.9)["peak_bytes"] == pytest.approx(state + 16 * each)
 
 
+def test_the_plan_of_the_small_network_is_that_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Line by line; a single group ends at 64 GPUs, replicas of eight between 128 and 256."""
+    text = (HERE / "docs/scale.md").read_text()
+    monkeypatch.setattr(cluster, "NETWORKS", cluster.NETWORKS[:1])
+    monkeypatch.setattr(cluster, "MESHES", [mesh for mesh in cluster.MESHES if mesh.size < 512])
+    cells = list(cluster.plan_cells())
+    assert [line for cell in cells for line in cluster.plan_lines(cell) if line not in text.splitlines()] == []
+    slow = cluster.plan_lines(cells[0] | {"communication_seconds": 1.0})
+    assert slow[1] not in text.splitlines()
+    share = {cell["mesh"]: cell["compute_seconds"] / cell["communication_seconds"] for cell in cells}
+    assert share["16 x 8"] > 1 > share["32 x 8"]
+    assert share["64"] == pytest.approx(1, rel=0.05)
+
+
 def test_until_the_last_pass_a_process_keeps_the_gradient_of_all_parameters() -> None:
     """What the plan counts, on the real wrapping; a pass whose gradients are reduced keeps its part alone."""
     settings = DiTSettings(64, 63, 32, 32, 2, 1)

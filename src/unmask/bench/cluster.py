@@ -91,7 +91,7 @@ class Mesh:
         return str(self.shards) if self.replicas == 1 else f"{self.replicas} x {self.shards}"
 
 
-MESHES = (Mesh(1, 8), Mesh(1, 64), Mesh(8, 8), Mesh(1, 1024), Mesh(128, 8))
+MESHES = (Mesh(1, 8), Mesh(1, 64), Mesh(8, 8), Mesh(16, 8), Mesh(32, 8), Mesh(1, 1024), Mesh(128, 8))
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class BenchArguments:
     plot: str | None = None
     """Write the plot to this PNG file (scaling)."""
     plan: bool = False
-    """Compute the memory and the communication of a step on 8, 64 and 1,024 GPUs, without them (scale)."""
+    """Compute the memory and the communication of a step on 8 to 1,024 GPUs, without them (scale)."""
     processes: Annotated[int | None, whole(2, 64)] = None
     """Measure a training step divided among so many processes of this machine, against one process (scale)."""
     device: str = "auto"
