@@ -15,7 +15,7 @@ from unmask.cli.main import main
 from unmask.errors import ConfigError
 from unmask.serve.app import create_app
 from unmask.serve.engine import Engine
-from unmask.serve.guard import Guard
+from unmask.serve.guard import Guard, error_body
 from unmask.serve.settings import ServeSettings
 from unmask.serve.text import TextRow
 
@@ -101,7 +101,9 @@ def test_drafts_only_where_they_are_asked_for(client: TestClient) -> None:
     assert any(not text.startswith(each.removeprefix("dog\n")) for each in texts)  # guesses, which change
     assert [draft["choices"][0]["logprobs"] is None for draft in drafts] == [True] * (len(drafts) - 1) + [False]
     facts = [chunk["choices"][0]["logprobs"]["token_logprobs"] for chunk in plain]
-    assert drafts[-1]["choices"][0]["logprobs"]["token_logprobs"] == [value for part in facts for value in part]
+    prompt = [None] * last["usage"]["prompt_tokens"]
+    values = drafts[-1]["choices"][0]["logprobs"]["token_logprobs"]
+    assert values == [*prompt, *(value for part in facts for value in part)]
     refused = client.post("/v1/completions", json=body | {"diffusing": True})
     assert refused.status_code == 400
     assert "give stream too" in refused.json()["error"]["message"]
@@ -131,11 +133,20 @@ def test_echo_and_log_probabilities(client: TestClient, engine: Engine) -> None:
     assert [len(best) for best in facts["top_logprobs"][prompt:]] == [2] * len(result.log_probs[0])
     for value, best in zip(facts["token_logprobs"][prompt:], facts["top_logprobs"][prompt:], strict=True):
         assert value == pytest.approx(max(best.values()), abs=1e-5)  # at temperature 0 the best token is written
-    streamed = events(
-        client, "/v1/completions", prompt="dog\n", max_tokens=6, seed=1, temperature=0, logprobs=2, unmask=OWN
-    )
-    values = [v for chunk in streamed for v in chunk["choices"][0]["logprobs"]["token_logprobs"]]
-    assert values == facts["token_logprobs"][prompt:]
+    body: dict[str, Any] = {
+        "prompt": "dog\n",
+        "max_tokens": 6,
+        "seed": 1,
+        "temperature": 0,
+        "logprobs": 2,
+        "unmask": OWN,
+    }
+    for echo, begin in ((True, 0), (False, prompt)):
+        parts = [chunk["choices"][0]["logprobs"] for chunk in events(client, "/v1/completions", **body, echo=echo)]
+        joined = {name: [value for part in parts for value in part[name]] for name in facts}
+        first = facts["text_offset"][begin]
+        assert joined.pop("text_offset") == [at - first for at in facts["text_offset"][begin:]]
+        assert joined == {name: values[begin:] for name, values in facts.items() if name != "text_offset"}
 
 
 def test_a_stop_text_ends_a_row(client: TestClient) -> None:
@@ -149,6 +160,18 @@ def test_a_stop_text_ends_a_row(client: TestClient) -> None:
     assert cut["unmask"]["passes"][0] < whole["unmask"]["passes"][0]
     streamed = events(client, "/v1/completions", **body, stop=stop)
     assert "".join(chunk["choices"][0]["text"] for chunk in streamed) == text[: text.index(stop)]
+    counted = post(client, "/v1/completions", **body, stop=stop, logprobs=0)
+    tokens = counted["choices"][0]["logprobs"]["tokens"]  # those that the text needs, and none behind it
+    assert len(tokens) == counted["usage"]["completion_tokens"] < whole["usage"]["completion_tokens"]
+    assert not "".join(tokens[:-1]).startswith(counted["choices"][0]["text"])
+
+
+def test_a_stop_text_ends_what_is_before_a_suffix(client: TestClient) -> None:
+    body: dict[str, Any] = {"prompt": "a ", "suffix": " that barks", "max_tokens": 5, "seed": 1}
+    text = post(client, "/v1/completions", **body)["choices"][0]["text"]
+    cut = post(client, "/v1/completions", **body, stop=text[3:5])["choices"][0]
+    assert cut["text"] == text[: text.index(text[3:5])]
+    assert cut["finish_reason"] == "stop"
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/fim/completions"])
@@ -282,6 +305,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "long choice": ("/v1/completions", {"max_tokens": 1, "unmask": {"choices": ["a b c d"]}}, 400, "choices"),
     "two patterns": ("/v1/completions", {"unmask": {"choices": ["a"], "regex": "a"}}, 400, "give one of them"),
     "choices": ("/v1/score", {"template": "a", "choices": ["b"]}, 400, "no hole to fill"),
+    "compared": ("/v1/score", {"template": "[?]", "choices": ["b"], "temperature": 1}, 400, "temperature has no"),
+    "compared by": ("/v1/score", {"template": "[?]", "choices": ["b"], "unmask": {"dial": 1}}, 400, "unmask.dial has"),
+    "orders": ("/v1/score", {"template": "[?]", "choices": ["dog " * 20], "orders": 1024}, 400, "too many to compare"),
+    "written twice": ("/v1/denoise", {"template": "[5]", "n": 2}, 400, "n is '2' and is not supported here"),
+    "form": ("/v1/completions", {"response_format": {"type": "json_object"}}, 400, "json_object has no schema"),
     "canvas": ("/v1/denoise", {}, 400, "give template, or prompt, or tokens"),
     "no hole": ("/v1/denoise", {"template": "dog"}, 400, "no hole"),
     "no null": ("/v1/denoise", {"tokens": [5]}, 400, "no null"),
@@ -319,6 +347,15 @@ def test_bodies_that_are_no_request(client: TestClient, body: bytes, words: str)
     assert words in response.json()["error"]["message"]
 
 
+def test_the_body_of_an_error_can_be_sent() -> None:
+    """Also where it repeats half of a pair of UTF-16, which JSON can hold and UTF-8 cannot."""
+    assert error_body(400, "\ud800 is no type")["error"]["message"] == "? is no type"
+    assert [error_body(status, "")["error"]["type"] for status in (405, 503)] == [
+        "invalid_request_error",
+        "server_error",
+    ]
+
+
 def test_headers_are_bounded(client: TestClient) -> None:
     assert client.get("/v1/models", headers={"x-long": "a" * 40_000}).status_code == 431
     assert client.get("/v1/models", headers={"x-long": "a" * 20_000}).status_code == 200
@@ -349,9 +386,9 @@ def test_a_full_queue_is_a_429(engine: Engine) -> None:
 def test_so_many_requests_are_answered_at_once(engine: Engine) -> None:
     guard = Guard(create_app(engine, ServeSettings(queue=2)), ServeSettings(queue=2))
     client = TestClient(guard, base_url="http://127.0.0.1:8000")
-    for running, status in ((7, 200), (8, 429), (0, 200)):
+    for running, path, status in ((7, "models", 200), (8, "models", 429), (8, "health", 200), (0, "models", 200)):
         guard.running = running
-        response = client.get("/health")
+        response = client.get("/health" if path == "health" else f"/v1/{path}")
         assert response.status_code == status
         assert ("retry-after" in response.headers) == (status == 429)
         assert guard.running == running
@@ -380,6 +417,15 @@ def test_hosts_and_origins(engine: Engine) -> None:
     assert allowed.headers["access-control-allow-origin"] == "https://good.example"
     assert "access-control-allow-origin" not in client.get("/health").headers
     assert client.options("/v1/completions", headers={"origin": "https://good.example"}).status_code == 204
+
+
+def test_a_key_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no other user of the machine reads it; it is not shown either."""
+    monkeypatch.setenv("UNMASK_API_KEY", "secret")
+    settings = ServeSettings(host="0.0.0.0")
+    assert settings.api_key == "secret"
+    assert "secret" not in repr(settings)
+    assert ServeSettings(api_key="other").api_key == "other"
 
 
 def test_a_key_is_asked_for(engine: Engine) -> None:

@@ -65,6 +65,7 @@ def talk(port: int, *parts: bytes) -> bytes:
     [
         ((b"\x16\x03\x01 no HTTP\r\n\r\n",), 400, "no request of HTTP/1.1"),
         ((b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: many\r\n\r\n",), 400, "no request of HTTP/1.1"),
+        ((), 408, "within 3 seconds"),
         ((b"GET / HTTP/1.1\r\n", b"Host: a\r\n", b"Long: a\r\n"), 408, "within 3 seconds"),
         ((b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"", b"GET / HT"), 408, "within 3 seconds"),
     ],
@@ -81,6 +82,15 @@ def test_what_is_no_request_and_what_is_late_have_a_sentence(
         close = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         answer = talk(port, b"PUT / HTTP/1.1\r\nHo", b"st: a\r\n\r\n", b"", b"", close)
         assert answer.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_a_body_that_is_answered_before_its_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it sends a byte. The control: what is sent before that has its answer."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"
+    with spoken(monkeypatch) as port:
+        assert b"200 OK" in talk(port, head)
+        with pytest.raises(OSError, match=r"reset|Broken"):
+            talk(port, head, *[b"a"] * 25)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ __all__ = ["ServeArguments", "run"]
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,10 +42,6 @@ def run(argv: Sequence[str]) -> NoReturn:
 
 def _serve(args: ServeArguments) -> NoReturn:
     """Load the models and serve them."""
-    settings = args.settings
-    key = settings.api_key or os.environ.get("UNMASK_API_KEY")
-    if key != settings.api_key:
-        settings = replace(settings, api_key=key)
     from unmask.serve.main import serve
 
     named: dict[str, str] = {}
@@ -56,4 +52,4 @@ def _serve(args: ServeArguments) -> NoReturn:
             raise ConfigError(f"Two models are called '{name}'; give one of them another name: NAME=CHECKPOINT.")
         named[name] = path
     models = {name: args.machine.load(path) for name, path in named.items()}
-    serve(models, settings, note)
+    serve(models, args.settings, note)

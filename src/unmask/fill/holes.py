@@ -21,12 +21,12 @@ from unmask.batch import pad_ids
 from unmask.decode.constraint import Both, Constraint, Vocabulary
 from unmask.decode.loop import Decoder
 from unmask.decode.options import RowOptions, measuring
-from unmask.decode.pattern import Pattern, Placed
+from unmask.decode.pattern import Pattern
 from unmask.decode.rows import Filled, Snapshot, Source, Written, decode_rows, with_places
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
-from unmask.fill.score import conditional_nats, whole_nats
-from unmask.fill.sketch import Sketch
+from unmask.fill.score import Conditional, conditional_nats, whole_nats
+from unmask.fill.sketch import Sketch, placed, shared
 from unmask.limits import require_memory, require_rows, sentences
 from unmask.noise import derive
 from unmask.objective.base import Objective
@@ -183,7 +183,7 @@ class Filler:
         jobs = [(sample, lengths) for sample, combinations in enumerate(every) for lengths in combinations]
         rows = [sketch.row(lengths, self.tokenizer.mask_id) for _, lengths in jobs]
         options = options.keep([sample for sample, _ in jobs])
-        decoder, options = with_places(decoder, options, rows, lambda rule, job: _placed(rule, sketch, jobs[job][1]))
+        decoder, options = with_places(decoder, options, rows, lambda rule, job: placed(rule, sketch, jobs[job][1]))
         filled = yield from decode_rows(
             decoder,
             rows,
@@ -231,12 +231,22 @@ class Filler:
         rule = decoder.constraints[options.constraint[sample] if options.constraint else 0]
         if not isinstance(rule, Pattern):
             return every
-        possible = [lengths for lengths in every if _placed(rule, sketch, lengths).possible]
+        possible = [lengths for lengths in every if placed(rule, sketch, lengths).possible]
         return possible or every[:1]  # which is refused with a sentence
 
-    @sentences()
     def score(self, template: str, choices: Sequence[str], *, orders: int, seed: int, batch: int) -> list[Choice]:
         """Template and choices -> how probable each choice is at [?], in the order of the choices: see Model.score."""
+        steps = self.scoring(template, choices, orders=orders, seed=seed, batch=batch)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def scoring(
+        self, template: str, choices: Sequence[str], *, orders: int, seed: int, batch: int
+    ) -> Generator[None, None, list[Choice]]:
+        """As `score`, one choice a step."""
         rows, chosen = self._choice_rows(template, choices)
         self.tokenizer.warn([*(part for part in parse_template(template) if isinstance(part, str)), *choices])
         tokens, valid = pad_ids(rows, self.tokenizer.pad_id, self.device)
@@ -244,8 +254,17 @@ class Filler:
         for line, span in enumerate(chosen):
             where[line, span] = True
         denoiser = measuring(self.denoiser, self.tokenizer)
-        options: dict[str, Any] = {"valid": valid, "orders": orders, "seed": derive(seed, 2), "batch": batch}
-        bound = conditional_nats(denoiser, tokens, where, objective=self.objective, **options)
+        options: dict[str, Any] = {"orders": orders, "seed": derive(seed, 2), "batch": batch}
+        parts = list[Conditional]()
+        for row in map(slice, range(len(rows)), range(1, len(rows) + 1)):
+            with sentences():
+                parts.append(
+                    conditional_nats(
+                        denoiser, tokens[row], where[row], valid=valid[row], objective=self.objective, **options
+                    )
+                )
+            yield
+        bound = Conditional(*map(torch.cat, zip(*parts, strict=True)))
         share = (-bound.nats).softmax(-1).tolist()
         columns = (share, *map(torch.Tensor.tolist, (bound.nats, bound.stderr, where.sum(-1), bound.exact)))
         return [Choice(*row) for row in zip(choices, *columns, strict=True)]
@@ -301,8 +320,8 @@ class Filler:
             )
         left, right = (side.row([lengths[0] for lengths in side.holes], self.tokenizer.mask_id) for side in sides)
         texts = [self.tokenizer.encode(before + choice + after) for choice in choices]
-        head = min(_shared(self.tokenizer.encode(before), text) for text in texts)
-        tail = min(_shared(self.tokenizer.encode(after)[::-1], text[::-1]) for text in texts)
+        head = min(shared(self.tokenizer.encode(before), text) for text in texts)
+        tail = min(shared(self.tokenizer.encode(after)[::-1], text[::-1]) for text in texts)
         for choice, text in zip(choices, texts, strict=True):
             if len(text) <= head + tail:
                 raise RequestError(f"The choice '{choice}' has no token; give a text that the tokenizer can encode.")
@@ -319,30 +338,9 @@ class Filler:
         return rows, [slice(len(left) + head, len(left) + len(text) - tail) for text in texts]
 
 
-def _placed(pattern: Pattern, sketch: Sketch, lengths: Sequence[int]) -> Placed:
-    """A pattern and the lengths of the holes -> the constraint to all holes, in order, or to the one that it is for.
-
-    Raises RequestError where there is no such hole.
-    """
-    spans = [sketch.span(lengths, hole) for hole in range(len(lengths))]
-    if not spans or not 0 <= (pattern.hole or 1) - 1 < len(spans):
-        which = "" if pattern.hole is None else f" number {pattern.hole}"
-        raise RequestError(
-            f"The {pattern.name} is for a hole{which}, and the text has {len(spans)}; write [5] for one."
-        )
-    places = [at for span in (spans if pattern.hole is None else spans[pattern.hole - 1 :][:1]) for at in span]
-    return pattern.at(places, begins=places[0] == 0)
-
-
 def _fill_of(sketch: Sketch, lengths: Sequence[int], row: Filled, attempts: list[Attempt]) -> Fill:
     """The lengths of the holes and the filled row -> the result."""
     known = [0.0 if math.isnan(p) else p for p in row.log_probs]
     wanted = [p for hole in sketch.written(lengths, row.log_probs) for p in hole]
     holes, typed = sketch.written(lengths, row.tokens), sketch.typed(lengths)
     return Fill(row.tokens, 0, known, row.passes, False, typed, holes, wanted, attempts)
-
-
-def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """Two rows -> the length of their common prefix."""
-    pairs = zip(first, second, strict=False)
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -1,11 +1,12 @@
 """Template -> token ids of its texts and the possible lengths of its holes; hole lengths -> a row to fill."""
 
-__all__ = ["Sketch"]
+__all__ = ["Sketch", "placed", "shared"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from unmask.decode.pattern import Pattern, Placed
 from unmask.errors import RequestError
 from unmask.text.template import Hole, Part, Slot
 from unmask.text.tokenizer import Tokenizer
@@ -102,3 +103,24 @@ def _tokens_or_lengths(tokenizer: Tokenizer, part: Part, inside: bool) -> list[i
     if hole.length < 1:
         raise RequestError("The words to write anew have no token; say how many to write, such as [3=old words].")
     return range(hole.length, (hole.longest or hole.length) + 1)
+
+
+def placed(pattern: Pattern, sketch: Sketch, lengths: Sequence[int]) -> Placed:
+    """A pattern and the lengths of the holes -> the constraint to all holes, in order, or to the one that it is for.
+
+    Raises RequestError where there is no such hole.
+    """
+    spans = [sketch.span(lengths, hole) for hole in range(len(lengths))]
+    if not spans or not 0 <= (pattern.hole or 1) - 1 < len(spans):
+        which = "" if pattern.hole is None else f" number {pattern.hole}"
+        raise RequestError(
+            f"The {pattern.name} is for a hole{which}, and the text has {len(spans)}; write [5] for one."
+        )
+    places = [at for span in (spans if pattern.hole is None else spans[pattern.hole - 1 :][:1]) for at in span]
+    return pattern.at(places, begins=places[0] == 0)
+
+
+def shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """Two rows -> the length of their common prefix."""
+    pairs = zip(first, second, strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -1,12 +1,12 @@
 """Rows of a request -> the answers and chunks that OpenAI's clients read, with our own field `unmask`."""
 
 __all__ = [
+    "LogProbs",
     "chat_answer",
     "chat_chunk",
     "chat_logprobs",
     "completion_answer",
     "completion_chunk",
-    "completion_logprobs",
     "model_card",
     "own_facts",
     "totals",
@@ -95,25 +95,32 @@ def completion_chunk(
     return _head(request, identity, "text_completion") | {"choices": choices}
 
 
-def completion_logprobs(
-    row: Row, tokenizer: Tokenizer, count: int, begin: int, end: int, *, echo: bool = False, offset: int = 0
-) -> dict[str, Any]:
-    """The written tokens of a row from `begin` to `end` -> their log-probabilities; those of the prompt are null."""
-    tokens: list[str] = []
-    values: list[float | None] = []
-    best: list[dict[str, float] | None] = []
-    if echo:
-        tokens = [tokenizer.piece(token) for token in row.text.prompt]
-        values, best = [None] * len(tokens), [None] * len(tokens)
-    for fact in _facts(row, begin, end):
-        tokens.append(tokenizer.piece(fact.token))
-        values.append(_finite(fact.log_prob))
-        best.append({tokenizer.piece(token): _finite(value) for token, value in fact.best[:count]})
-    offsets: list[int] = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token)
-    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": best, "text_offset": offsets}
+class LogProbs:
+    """The log-probabilities of a row for a completion, one part after the other; None where they were not asked for."""
+
+    def __init__(self, row: Row, tokenizer: Tokenizer, count: int | None, *, echo: bool) -> None:
+        """`count`: of the most probable tokens of each pass. `echo`: the first part has the prompt, with nulls."""
+        self.row, self.tokenizer, self.count = row, tokenizer, count
+        self.echo, self.begin, self.offset = echo, 0, 0
+
+    def up_to(self, end: int) -> dict[str, Any] | None:
+        """Those of the written tokens before `end` that no earlier part had."""
+        if self.count is None:
+            return None
+        ids = list(self.row.text.prompt) if self.echo else []
+        values: list[float | None] = [None] * len(ids)
+        best: list[dict[str, float] | None] = [None] * len(ids)
+        for fact in _facts(self.row, self.begin, end):
+            ids.append(fact.token)
+            values.append(_finite(fact.log_prob))
+            pairs = fact.best[: self.count]
+            best.append({_name(self.tokenizer, token): _finite(value) for token, value in pairs})
+        self.echo, self.begin = False, max(self.begin, end)
+        names, offsets = [_name(self.tokenizer, token) for token in ids], list[int]()
+        for token in ids:
+            offsets.append(self.offset)
+            self.offset += len(self.tokenizer.piece(token))
+        return {"tokens": names, "token_logprobs": values, "top_logprobs": best, "text_offset": offsets}
 
 
 # ---- chat ------------------------------------------------------------------------------------------------------------
@@ -162,8 +169,15 @@ def chat_logprobs(row: Row, tokenizer: Tokenizer, count: int, begin: int, end: i
 
 
 def _chat_token(tokenizer: Tokenizer, token: int, log_prob: float) -> dict[str, Any]:
-    text = tokenizer.piece(token)
-    return {"token": text, "logprob": _finite(log_prob), "bytes": list(text.encode())}
+    part = tokenizer.part(token)
+    values = list(tokenizer.piece(token).encode() if part is None else part)
+    return {"token": _name(tokenizer, token), "logprob": _finite(log_prob), "bytes": values}
+
+
+def _name(tokenizer: Tokenizer, token: int) -> str:
+    """A token -> its text; of a part of a character its bytes, as OpenAI writes them."""
+    part = tokenizer.part(token)
+    return tokenizer.piece(token) if part is None else "bytes:" + "".join(f"\\x{value:02x}" for value in part)
 
 
 def _facts(row: Row, begin: int, end: int) -> Sequence[TokenFact]:

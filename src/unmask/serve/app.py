@@ -176,4 +176,6 @@ def _metrics(server: Server) -> str:
         if ordered:
             value = ordered[min(len(ordered) - 1, int(share * len(ordered)))]
             lines.append(f'unmask_seconds_to_first_pass{{quantile="{share}"}} {value:.6f}')
+    lines.append(f"unmask_seconds_to_first_pass_sum {server.first_sum:.6f}")
+    lines.append(f"unmask_seconds_to_first_pass_count {server.first_count}")
     return "\n".join(lines) + "\n"

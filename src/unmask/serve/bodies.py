@@ -121,6 +121,22 @@ class _Writing(_Body):
         return value
 
 
+class JsonSchema(BaseModel):
+    """The schema of an answer."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+    name: str = ""
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """The form of an answer."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
 class CompletionBody(_Writing):
     """POST /v1/completions: a prompt, or several, as texts or as ids; with `suffix` the text between the two."""
 
@@ -128,6 +144,7 @@ class CompletionBody(_Writing):
     suffix: _Text | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
 
     @field_validator("prompt")
     @classmethod
@@ -182,22 +199,6 @@ class Message(BaseModel):
         return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
 
 
-class JsonSchema(BaseModel):
-    """The schema of an answer."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-    name: str = ""
-    schema_: dict[str, Any] = Field(alias="schema")
-
-
-class ResponseFormat(BaseModel):
-    """The form of an answer."""
-
-    model_config = ConfigDict(extra="allow")
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: JsonSchema | None = None
-
-
 class ChatBody(_Writing):
     """POST /v1/chat/completions."""
 
@@ -215,6 +216,16 @@ class ScoreBody(_Body):
     choices: Annotated[list[_Text], Field(min_length=1, max_length=256)]
     orders: Annotated[int, Field(ge=2, le=1024)] = 32
 
+    @model_validator(mode="after")
+    def _plain(self) -> "ScoreBody":
+        """Refuse what only a text that is written has."""
+        for name in ("temperature", "top_p"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} has no meaning where choices are compared; leave it out")
+        if own := [name for name, value in self.unmask.model_dump().items() if value is not None]:
+            raise ValueError(f"unmask.{own[0]} has no meaning where choices are compared; leave it out")
+        return self
+
 
 class DenoiseBody(_Body):
     """POST /v1/denoise: each change of a template, of a prompt, or of token ids with null where to write."""
@@ -230,7 +241,10 @@ class DenoiseBody(_Body):
 
     @model_validator(mode="after")
     def _single(self) -> "DenoiseBody":
-        """Exactly one canvas."""
+        """Exactly one canvas, written once to its end."""
+        for name, nothing in (("stop", (None, [])), ("n", (None, 1))):
+            if (value := (self.model_extra or {}).get(name)) not in nothing:
+                raise ValueError(f"{name} is {str(value)[:60]!r} and is not supported here; leave it out")
         canvases = [name for name in ("template", "prompt", "tokens") if getattr(self, name) is not None]
         if len(canvases) != 1:
             raise ValueError(f"{' and '.join(canvases) or 'nothing'} was given; give template, or prompt, or tokens")

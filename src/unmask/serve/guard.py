@@ -26,20 +26,19 @@ _HEADERS = 32_768  # bytes of all headers
 _BODY_SECONDS = 30.0  # for a body to arrive
 _OPEN = ("/", "/health")  # served without a key: the page asks for it
 _TYPES = {
-    400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     408: "timeout_error",
-    413: "invalid_request_error",
     429: "rate_limit_error",
-    431: "invalid_request_error",
 }
 
 
 def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """A status and a sentence -> the body of an error, as OpenAI's clients read it."""
-    return {"error": {"message": message, "type": _TYPES.get(status, "server_error"), "param": param, "code": code}}
+    """A status and a sentence -> the body of an error, as OpenAI's clients read it; half pairs of UTF-16 are "?"."""
+    message = message.encode("utf-8", "replace").decode()
+    error = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": error, "param": param, "code": code}}
 
 
 def hosts_of(settings: ServeSettings) -> frozenset[str]:
@@ -80,7 +79,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", []), *self._headers(origin)]
+                asked = headers.get("access-control-request-headers", "")
+                message["headers"] = [*message.get("headers", []), *self._headers(origin, asked)]
             await send(message)
 
         self.running += 1
@@ -100,7 +100,7 @@ class Guard:
 
     def _check(self, scope: _Scope, headers: dict[str, str], origin: str) -> None:
         """Raise _Refused for a request too many, one of a wrong Host or Origin, or without the key."""
-        if self.running > self.most:
+        if self.running > self.most and scope["path"] != "/health":
             raise _Refused(429, f"The server answers {self.most:,} requests at once; send this one again later.")
         size = sum(len(name) + len(value) for name, value in scope["headers"])
         if size > _HEADERS:
@@ -118,13 +118,13 @@ class Guard:
         if not secrets.compare_digest(sent.strip().encode(), key.encode()):
             raise _Refused(401, "The request carries no key, or a wrong one; send it as Authorization: Bearer KEY.")
 
-    def _headers(self, origin: str) -> list[tuple[bytes, bytes]]:
-        """Headers of every answer."""
+    def _headers(self, origin: str, asked: str) -> list[tuple[bytes, bytes]]:
+        """Headers of every answer. A page that is let through may send all the headers that it asks for."""
         headers = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
         if origin in self.foreign:
             headers += [
                 (b"access-control-allow-origin", origin.encode("latin-1")),
-                (b"access-control-allow-headers", b"authorization, content-type, x-api-key"),
+                (b"access-control-allow-headers", asked.encode("latin-1") or b"authorization, content-type"),
                 (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
                 (b"vary", b"origin"),
             ]

@@ -2,6 +2,7 @@
 
 __all__ = ["http_server", "serve"]
 
+import asyncio
 import signal
 import socket
 import threading
@@ -16,6 +17,8 @@ from unmask.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     import uvicorn
+
+_ANSWER_SECONDS = 5  # for the answers of requests that the end of the server interrupts
 
 
 def serve(models: Mapping[str, Model], settings: ServeSettings, note: Callable[[str], None]) -> NoReturn:
@@ -40,7 +43,7 @@ def serve(models: Mapping[str, Model], settings: ServeSettings, note: Callable[[
         with _on_hangup(hang_up):
             server.run(sockets=[listening])
     finally:
-        engine.stop(settings.patience)
+        engine.stop()
     raise Interrupted(number=number)  # for SIGINT and SIGTERM uvicorn has raised them again, unless they are ignored
 
 
@@ -63,10 +66,21 @@ def http_server(engine: Engine, settings: ServeSettings) -> "uvicorn.Server":
         lifespan="off",
         server_header=False,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.patience),
+        timeout_graceful_shutdown=int(settings.patience) + _ANSWER_SECONDS,
         h11_max_incomplete_event_size=65536,
     )
-    return uvicorn.Server(config)
+
+    class Server(uvicorn.Server):
+        """The engine ends with it: running requests have `patience`, and then an error of ours."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            ends = asyncio.ensure_future(asyncio.to_thread(engine.stop, settings.patience))
+            await super().shutdown(sockets)
+            if self.force_exit:
+                await asyncio.to_thread(engine.stop, 0.0)
+            await ends
+
+    return Server(config)
 
 
 @contextmanager

@@ -19,13 +19,18 @@ class Protocol(H11Protocol):
 
     _late: asyncio.TimerHandle | None = None
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        self._wait()
+
     def data_received(self, data: bytes) -> None:
-        """Handle bytes. The first ones of a head set a timer, which its end stops."""
+        """Handle bytes. A timer runs while a head arrives, and while a body does that was answered before its end."""
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+        if self.conn.their_state is h11.IDLE or self.conn.our_state is h11.DONE:
+            self._wait()
+        else:
             self._arrived()
-        elif self._late is None:
-            self._late = self.loop.call_later(_HEAD_SECONDS, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""
@@ -35,6 +40,10 @@ class Protocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be parsed; `msg` says no more than that."""
         self._refuse(400, "What was sent is no request of HTTP/1.1, or its head is too long; the connection is closed.")
+
+    def _wait(self) -> None:
+        if self._late is None and not self.transport.is_closing():
+            self._late = self.loop.call_later(_HEAD_SECONDS, self._give_up)
 
     def _arrived(self) -> None:
         if self._late is not None:
@@ -47,6 +56,9 @@ class Protocol(H11Protocol):
             self._refuse(408, f"The head of the request did not arrive within {_HEAD_SECONDS:.0f} seconds.")
 
     def _refuse(self, status: int, message: str) -> None:
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # there is an answer already
+            self.transport.close()
+            return
         body = json.dumps(error_body(status, message)).encode()
         headers = [
             ("content-type", "application/json"),

@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal, NamedTuple
@@ -39,6 +40,8 @@ class Event(NamedTuple):
     text: str = ""
     error: Exception | None = None
     data: Any = None
+    tokens: int = 0
+    """Written tokens of the beginning, at this pass."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,8 +67,12 @@ def own_policy(text: str | None, allowed: Sequence[str]) -> str | None:
     return text
 
 
-async def constraint_of(model: Model, own: OwnOptions, form: ResponseFormat | None = None) -> Constraint | None:
+async def constraint_of(
+    model: Model, own: OwnOptions, form: ResponseFormat | None, turn: AbstractAsyncContextManager[None]
+) -> Constraint | None:
     """What the text of a request has to match -> its constraint, compiled in another thread; None for any text.
+
+    It is compiled inside of `turn`.
 
     Raises RequestError for a schema or an expression that cannot be.
     """
@@ -80,7 +87,8 @@ async def constraint_of(model: Model, own: OwnOptions, form: ResponseFormat | No
         raise RequestError(f"{' and '.join(named)} say what fits; give one of them.")
     if not named:
         return None
-    return await asyncio.to_thread(model.matching, regex=own.regex, choices=own.choices or (), schema=schema)
+    async with turn:
+        return await asyncio.to_thread(model.matching, regex=own.regex, choices=own.choices or (), schema=schema)
 
 
 def with_hole(prompt: str, length: int, suffix: str) -> str:
@@ -163,7 +171,7 @@ class Request:
                 tokens = sketch.row(lengths, self.model.tokenizer.mask_id)
                 self.fill_tokens(tokens, sketch.typed(lengths), derive(seed, 0))
 
-    def fill_between(self, template: str, count: int, *, facts: bool) -> None:
+    def fill_between(self, template: str, count: int, *, stops: Sequence[str], facts: bool) -> None:
         """Add `count` rows that fill the only hole of a template, of a fixed length; their text is that of the hole."""
         filler = self.model.filler
         sketch = filler.sketch(template, count)
@@ -174,6 +182,7 @@ class Request:
             text = TextRow(
                 *(self.model.tokenizer, tokens[: span.start]),
                 typed={at: shown for at, shown in typed.items() if at < span.start},
+                stops=stops,
                 hides=self.hides,
                 facts=facts,
                 most=len(span),
@@ -255,10 +264,10 @@ class Request:
         added, data = row.text.advance(progress), self.observed(row, progress)
         if row.text.stopped:
             row.finish = "stop"
-            self._emit(Event(row, "done", added, data=data))
+            self._emit(Event(row, "done", added, data=data, tokens=len(row.text.tokens)))
             return True
         if self._streams and (added or data):
-            self._emit(Event(row, "text", added, data=data))
+            self._emit(Event(row, "text", added, data=data, tokens=len(row.text.tokens)))
         return False
 
     def observed(self, row: Row, progress: Progress) -> Any:
@@ -279,7 +288,7 @@ class Request:
         except RunError as error:
             self._emit(Event(row, "error", error=error))
             return
-        self._emit(Event(row, "done", added))
+        self._emit(Event(row, "done", added, tokens=len(row.text.tokens)))
 
 
 class Drafting(Request):

@@ -5,7 +5,8 @@ __all__ = ["Gone", "Server", "status_of"]
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
 from fastapi import HTTPException
@@ -21,6 +22,7 @@ from unmask.serve.request import Request
 from unmask.serve.settings import ServeSettings
 
 Result = TypeVar("Result")
+_COMPILES = 8  # patterns that may wait to be compiled, or are
 _PING = 15.0  # seconds without an event, after which a comment keeps a stream alive
 
 
@@ -36,7 +38,8 @@ class Server:
         self.created = int(time.time())
         self.requests: dict[tuple[str, int], int] = {}
         self.first_passes: list[float] = []
-        self.first_sum = 0.0
+        self.first_count, self.first_sum = 0, 0.0
+        self._compiling, self._turn = 0, asyncio.Semaphore(1)
 
     # ---- what requests share --------------------------------------------------------------------------------------
 
@@ -106,9 +109,42 @@ class Server:
             for task in (work, watch):
                 task.cancel()
 
+    @asynccontextmanager
+    async def compiling(self) -> AsyncGenerator[None]:
+        """Context in which no other request compiles a pattern. Raises Busy where too many wait for that."""
+        if self._compiling >= _COMPILES:
+            raise Busy(f"{self._compiling} patterns are waiting to be compiled; send the request again later.")
+        self._compiling += 1
+        try:
+            async with self._turn:
+                yield
+        finally:
+            self._compiling -= 1
+
+    async def in_steps(self, steps: Generator[None, None, Result], began: float) -> Result:
+        """Work of several steps, between which rows have passes -> its result. Raises Late after `settings.seconds`."""
+
+        def step() -> tuple[Result] | None:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return (end.value,)
+            return None
+
+        while True:
+            if time.monotonic() - began > self.settings.seconds:
+                raise Late("The time of the request was over before its choices were compared.")
+            future = self.engine.call(step)
+            try:
+                if done := await asyncio.wrap_future(future):
+                    return done[0]
+            finally:
+                future.cancel()
+
     def note_first(self, request: Request) -> None:
         """Count the seconds to the first pass."""
         if request.first is not None:
+            self.first_count += 1
             self.first_sum += request.first
             self.first_passes.append(request.first)
             del self.first_passes[:-1000]

@@ -2,11 +2,12 @@
 
 __all__ = ["ServeSettings"]
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from unmask.errors import ConfigError
-from unmask.ranges import Count, Natural, check_numbers, real, whole
+from unmask.ranges import Count, check_numbers, real, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class ServeSettings:
     """The address to listen on. Other machines reach 0.0.0.0; that needs an api_key."""
     port: Annotated[int, whole(1, 65535)] = 8000
     """The port to listen on."""
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     """Requests must carry this key (Authorization: Bearer KEY); by default the environment variable UNMASK_API_KEY."""
     allow_host: tuple[str, ...] = ()
     """Names, as in "example.org" or "example.org:8443", under which a balancer or a proxy passes requests on."""
@@ -39,12 +40,15 @@ class ServeSettings:
     """Seconds after which a request is given up."""
     patience: Annotated[float, real(0)] = 30.0
     """Seconds that running requests may take after the server was asked to stop."""
-    most_schemas: Natural = 64
-    """Compiled schemas and expressions that are kept in memory."""
 
     def __post_init__(self) -> None:
-        """Check all values. Raises ConfigError for one that cannot be, and for an open server without a key."""
+        """Check all values, and read the key from the environment where none is given.
+
+        Raises ConfigError for a value that cannot be, and for an open server without a key.
+        """
         check_numbers(self, "")
+        if self.api_key is None:
+            object.__setattr__(self, "api_key", os.environ.get("UNMASK_API_KEY") or None)
         if not self.local and not self.api_key:
             raise ConfigError(
                 f"--host {self.host} can be reached by other machines: give --api-key KEY (or UNMASK_API_KEY), "

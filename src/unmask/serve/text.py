@@ -17,6 +17,7 @@ from unmask.serve.job import Progress
 from unmask.text.tokenizer import Tokenizer
 
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+_CONTEXT = 32  # tokens of the prompt that are decoded with the text
 
 
 class TokenFact(NamedTuple):
@@ -56,7 +57,11 @@ class TextRow:
         self.stopped = False
         """Whether the text is over: at an end token or at one of `stops`."""
         self.passes = 0
-        self._head = self.tokenizer.text(self.prompt, self.typed)
+        # how a token is written depends on those just before it, so the others are not decoded after each pass
+        begin = max(0, len(self.prompt) - _CONTEXT)
+        self._context = self.prompt[begin:]
+        self._shown = {at - begin: shown for at, shown in self.typed.items() if at >= begin}
+        self._head = tokenizer.text(self._context, self._shown)
 
     def advance(self, progress: Progress) -> str:
         """What a pass did -> the text that it adds."""
@@ -104,6 +109,8 @@ class TextRow:
         if not text.startswith(self.text):  # a later token changed how an earlier one is written
             return ""
         added, self.text = text[len(self.text) :], text
+        while self.stopped and not ended and self._read(self.tokens[:-1]).startswith(text) and self.tokens:
+            self.tokens.pop()  # the text at which it stops, and what was written behind it
         return added
 
     def _beginning(self, tokens: Sequence[int]) -> tuple[list[int], bool]:
@@ -117,7 +124,7 @@ class TextRow:
 
     def _read(self, tokens: list[int]) -> str:
         """Tokens behind the prompt -> their text, with the space before the first one."""
-        whole = self.tokenizer.text([*self.prompt, *tokens], self.typed)
+        whole = self.tokenizer.text([*self._context, *tokens], self._shown)
         return whole[len(self._head) :] if whole.startswith(self._head) else self.tokenizer.text(tokens)
 
     def _stop(self, text: str) -> int | None:

@@ -23,6 +23,7 @@ from unmask.text.tokenizer import Tokenizer
 
 AnyRequest = TypeVar("AnyRequest", bound=Request)
 
+_MOST_ORDERED = 8192  # tokens of a choice times orders, each a row of a pass: other rows wait for it
 _CHAT_TOKENS, _TOKENS = 128, 16  # of a request that says no number
 
 
@@ -47,7 +48,7 @@ async def _request(
         seed=body.seed,
         alternatives=alternatives,
         ends=ends,
-        constraint=await constraint_of(server.engine.models[name], body.unmask, form),
+        constraint=await constraint_of(server.engine.models[name], body.unmask, form, server.compiling()),
     )
 
 
@@ -74,9 +75,8 @@ async def complete(server: Server, body: CompletionBody, http: HttpRequest) -> R
     prompts = body.prompts
     server.check_rows(len(prompts) * n)
     request_class = Drafting if body.diffusing else Request
-    request = await _request(
-        request_class, server, name, body, alternatives=body.logprobs or 0, ends=body.suffix is None
-    )
+    options: dict[str, Any] = {"ends": body.suffix is None, "form": body.response_format}
+    request = await _request(request_class, server, name, body, alternatives=body.logprobs or 0, **options)
     prompt_tokens = _add_rows(server, request, body, length)
     begun = [prompts[row // n] if body.echo else "" for row in range(len(request.rows))]
     shown = [text if isinstance(text, str) else tokenizer.text(text) for text in begun]
@@ -87,7 +87,7 @@ async def complete(server: Server, body: CompletionBody, http: HttpRequest) -> R
             {
                 "index": row.index,
                 "text": shown[row.index] + row.text.text,
-                "logprobs": _logprobs(row, tokenizer, body, 0, echo=bool(body.echo)),
+                "logprobs": _log_probs(row, tokenizer, body).up_to(len(row.text.tokens)),
                 "finish_reason": row.finish,
             }
             for row in request.rows
@@ -108,32 +108,28 @@ def _add_rows(server: Server, request: Request, body: CompletionBody, length: in
         return sum(map(len, ids))
     if len(body.prompts) != 1 or not isinstance(prompt := body.prompts[0], str):
         raise RequestError("A suffix goes with one prompt, a text; send a request for each.")
-    request.fill_between(with_hole(prompt, length, body.suffix), n, facts=facts)
+    request.fill_between(with_hole(prompt, length, body.suffix), n, stops=body.stops, facts=facts)
     return len(model.tokenizer.encode(prompt + body.suffix))
 
 
-def _logprobs(row: Row, tokenizer: Tokenizer, body: CompletionBody, begin: int, *, echo: bool) -> dict[str, Any] | None:
-    """The log-probabilities of a row's tokens from `begin` on, if they were asked for."""
-    if body.logprobs is None:
-        return None
-    return answers.completion_logprobs(row, tokenizer, body.logprobs, begin, len(row.text.tokens), echo=echo)
+def _log_probs(row: Row, tokenizer: Tokenizer, body: CompletionBody) -> answers.LogProbs:
+    return answers.LogProbs(row, tokenizer, body.logprobs, echo=bool(body.echo))
 
 
 async def _completion_chunks(
     request: Request, identity: str, body: CompletionBody, shown: list[str], prompt_tokens: int
 ) -> AsyncIterator[dict[str, Any]]:
     """The events of the rows -> chunks."""
-    sent = [0] * len(request.rows)
+    parts = [_log_probs(row, request.model.tokenizer, body) for row in request.rows]
     for row, text in zip(request.rows, shown, strict=True):
         if text and not body.diffusing:
-            yield answers.completion_chunk(request, identity, row, text)
+            yield answers.completion_chunk(request, identity, row, text, parts[row.index].up_to(0))
     async for event in request.events():
         row, over, text, logprobs = event.row, event.what == "done", event.text, None
         if body.diffusing:
             text = shown[row.index] + _draft(event)
         if over or not body.diffusing:
-            logprobs = _logprobs(row, request.model.tokenizer, body, sent[row.index], echo=False)
-            sent[row.index] = len(row.text.tokens)
+            logprobs = parts[row.index].up_to(event.tokens)
         yield answers.completion_chunk(request, identity, row, text, logprobs, over=over) | _mark(body)
     if body.stream_options and body.stream_options.include_usage:
         yield answers.completion_chunk(request, identity, None, "") | answers.totals(request, prompt_tokens)
@@ -184,9 +180,9 @@ async def _chat_chunks(
     async for event in request.events():
         row, over, logprobs = event.row, event.what == "done", None
         if top is not None and (over or not body.diffusing):
-            begin, end = sent[row.index], len(row.text.tokens)
+            begin, end = sent[row.index], event.tokens
             logprobs = {"content": answers.chat_logprobs(row, request.model.tokenizer, top, begin, end)}
-            sent[row.index] = end
+            sent[row.index] = max(begin, end)
         text = _draft(event) if body.diffusing else event.text
         if text or logprobs:
             yield answers.chat_chunk(request, identity, row, {"content": text}, logprobs) | _mark(body)
@@ -201,12 +197,15 @@ async def score(server: Server, body: ScoreBody, http: HttpRequest) -> Response:
     name = server.name(body.model)
     model = server.engine.models[name]
     began = time.monotonic()
+    longest = max(map(len, model.tokenizer.encode_batch(body.choices)))
+    if longest * body.orders > _MOST_ORDERED:
+        raise RequestError(
+            f"A choice has {longest} tokens, and {body.orders} orders of them are too many to compare here; give at "
+            f"most {max(2, _MOST_ORDERED // longest)} orders."
+        )
     options: dict[str, Any] = {"orders": body.orders, "seed": body.seed or 0, "batch": 32}
-    future = server.engine.call(lambda: model.filler.score(body.template, body.choices, **options))
-    try:
-        choices = await server.unless_gone(asyncio.wrap_future(future), http)
-    finally:
-        future.cancel()
+    work = server.in_steps(model.filler.scoring(body.template, body.choices, **options), began)
+    choices = await server.unless_gone(asyncio.ensure_future(work), http)
     rows = [
         {
             "text": choice.text,
