@@ -24,6 +24,7 @@ from unmask.disk.folders import latest, resolve
 from unmask.errors import RunError
 from unmask.model.load import build
 from unmask.objective.bound import Bound
+from unmask.run import metrics
 from unmask.run.loop import Listener
 from unmask.run.metrics import read_metrics
 from unmask.run.parallel import Group
@@ -392,6 +393,31 @@ def test_fine_tuning_has_a_tenth_of_the_rate(book: Path, capsys: pytest.CaptureF
     assert rates == pytest.approx([1e-3, 1e-4])
     assert main([*tuned, "--train.lr", "0.002", "--out", "third"]) == 0
     assert "peak rate 0.002" in capsys.readouterr().err
+
+
+# ---- a run that goes on --------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_with_another_accumulation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it has to in more processes, whose shares have fewer rows. The control: a run with another seed."""
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question.\n\n" * 60)
+    words = ["--data.source", str(tmp_path / "text.txt"), "--data.length", "16", *SMALL, "--train.batch", "4"]
+    monkeypatch.setattr(metrics, "can_draw", lambda: False)
+    words += ["--train.steps", "6", "--train.save-every", "3", "--train.sample-every", "0", "--train.eval-draws", "4"]
+    runs = [tmp_path / "run", tmp_path / "other"]
+    for run, seed in zip(runs, "12", strict=True):
+        assert main(["train", *words, "--train.accumulate", "4", "--train.seed", seed, "--out", str(run)]) == 0
+    whole, other = (
+        {line["step"]: line["loss"] for line in read_metrics(run / "metrics.jsonl") if "loss" in line} for run in runs
+    )
+    point = runs[0] / "checkpoints" / "step-00000003"
+    assert main(["train", "--resume", str(point), "--train.accumulate", "1"]) == 0
+    again = {line["step"]: line["loss"] for line in read_metrics(runs[0] / "metrics.jsonl") if "loss" in line}
+    assert again == pytest.approx(whole, rel=1e-5)
+    assert again != pytest.approx(other, rel=1e-5)
+    newest = latest(runs[0])
+    assert newest is not None
+    assert read_checkpoint(newest).run["settings"]["train"]["accumulate"] == 1  # pyright: ignore
 
 
 # ---- broken weights ------------------------------------------------------------------------------------------------

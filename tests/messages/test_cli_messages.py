@@ -178,8 +178,8 @@ def test_a_run_is_not_overwritten_or_changed(capsys: pytest.CaptureFixture[str],
     )
     assert sentence_of(capsys, "train", "--resume", str(checkpoint), "--train.batch", "4") == (
         "train.batch was 8 and cannot become 4 when a run goes on; start a new run with --init, or leave it out "
-        "(what may change: device, fsdp, keep, log_every, minutes, patience, recompute, replicas, sample_every, "
-        "save_every, steps, threads, track, wait)."
+        "(what may change: accumulate, device, fsdp, keep, log_every, minutes, patience, recompute, replicas, "
+        "sample_every, save_every, steps, threads, track, wait)."
     )
     assert sentence_of(capsys, "train", "wordnet", "--resume", str(checkpoint)) == (
         "--resume takes the recipe from the run; leave 'wordnet' out."

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _PLACES = frozenset({"source", "valid"})
 _FREE = frozenset(
     {"steps", "minutes", "sample_every", "patience", "device", "threads", "keep", "save_every", "log_every", "track"}
-) | {"fsdp", "replicas", "recompute", "wait"}
+) | {"fsdp", "replicas", "recompute", "accumulate", "wait"}
 """Settings that may change when a run is resumed. Of these only `steps` and `minutes` change a step: they set
 the learning rate."""
 
