@@ -4,18 +4,20 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from unmask import api
-from unmask.errors import ConfigError, RequestError
+from unmask.errors import ConfigError, RequestError, RunError
 from unmask.policies.base import View
 from unmask.policies.learned.network import PolicyNetwork
 from unmask.policies.learned.policy import Calibration, Learned, observe
 from unmask.policies.learned.settings import PolicySettings
 from unmask.rl import learner as learner_module
+from unmask.rl import warm
 from unmask.rl.learner import Learner
 from unmask.rl.loop import ValidationResult, validate
 from unmask.rl.rollout import World, experts, make_world
@@ -122,6 +124,30 @@ def test_a_pair_is_left_out_when_none_of_its_first_groups_has_a_signal(worlds: l
     alone = learner(worlds, ALONE)
     alone._count(torch.zeros(40, dtype=torch.int64), torch.zeros(40, dtype=torch.bool))
     assert not alone.left_out
+
+
+def test_an_interrupt_while_heuristics_are_chosen_ends_no_training(
+    worlds: list[World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first pair is unsolved and was left out before; it is compared again. The control: no pair is solved."""
+    run, solved = replace(MIXED, others=MIXED.others[:1]), {1}
+    rules = list(experts(worlds[0].length))
+
+    def compared(made: Learner, m: int, stopping: Callable[[], bool]) -> Any:
+        values = torch.full((len(rules), 2), float(m in solved))
+        return None if m == 1 and stopping() else (rules, values, float(m in solved))
+
+    monkeypatch.setattr(warm, "_compare", compared)
+    made = learner(worlds, run)
+    assert warm.choose_teachers(made, lambda: True) is None
+    assert made.pairs == [1]
+    lines = warm.choose_teachers(made, lambda: False)
+    assert lines is not None
+    assert "is left out of the mixture" in lines[0]
+    assert made.pairs == [1]
+    solved.clear()
+    with pytest.raises(RunError, match="nothing to learn from"):
+        warm.choose_teachers(made, lambda: False)
 
 
 def test_validations_of_a_mixture_are_in_units_of_the_best_rules(worlds: list[World]) -> None:

@@ -71,7 +71,7 @@ def _compare(
 def _unsolved(learner: Learner, m: int) -> None:
     """Leave out a pair of which no heuristic solves a problem. Raises RunError if there is no other pair."""
     pair, count = learner.pair(m), len(learner.worlds[m].train[: learner.settings.scored])
-    if len(learner.pairs) == 1:
+    if learner.pairs == [m]:  # another pair may have been left out before an interrupt, and is compared again
         raise RunError(
             f"The denoiser {pair.checkpoint} solves none of {count} problems of {learner.worlds[m].task.name} with "
             "any heuristic, so there is nothing to learn from: train it further, or choose an easier task."
