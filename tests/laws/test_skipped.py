@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.laws.processes import crew
 from tests.laws.test_resume import Watcher, corpus, everything, settings, trainer
 
 from unmask.batch import cut_to
 from unmask.errors import RunError
 from unmask.objective.base import Draw, Loss, Objective, Rows, Turn
+from unmask.run.parallel import Group
 from unmask.train.session import run_objective
 
 
@@ -35,9 +37,9 @@ class Spoiled:
         return self.inner.bound(model, rows, turn)
 
 
-def spoiled(folder: Path, *steps: int) -> Any:
+def spoiled(folder: Path, *steps: int, group: Group | None = None) -> Any:
     run = settings(save_every=2)
-    return trainer(run, folder, Spoiled(run_objective(run, corpus()), steps))
+    return trainer(run, folder, Spoiled(run_objective(run, corpus()), steps), group)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path) -> None:
@@ -64,6 +66,39 @@ def test_two_in_a_row_are_counted_and_three_end_the_run(tmp_path: Path) -> None:
         spoiled(tmp_path / "three", 3, 4, 5).fit(Watcher())
     assert str(error.value).startswith("The loss is nan and the norm of the gradient nan at step 5, so the run was")
     assert f"the last good checkpoint is {tmp_path / 'three'}/checkpoints/step-00000004" in str(error.value)
+
+
+_THREE = """
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tests.laws.test_skipped import *
+from unmask.run import saving
+from unmask.run.parallel import join_group
+folder, write = Path(sys.argv[1]), saving.Saver._write
+def slowly(saver, job):
+    write(saver, job)
+    time.sleep(2 * saver.group.first)
+with ExitStack() as held:
+    group = join_group(torch.device("cpu"))
+    held.callback(group.leave)
+    saving.Saver._write = slowly
+    try:
+        spoiled(folder, 3, 4, 5, group=group).fit(Watcher())
+    except RunError as error:
+        (folder / f"{group.rank}.txt").write_text(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.processes
+def test_of_several_processes_the_first_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """It is still written when the run ends: another process would name the one before, or none."""
+    for code, errors in crew(_THREE, 2, tmp_path):
+        assert code == 0, errors
+    first, second = ((tmp_path / f"{rank}.txt").read_text() for rank in (0, 1))
+    assert f"the last good checkpoint is {tmp_path}/checkpoints/step-00000004" in first
+    assert second.startswith("SaidElsewhere: ")
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 7])

@@ -22,7 +22,7 @@ from unmask.config import to_dict
 from unmask.data.packed import Corpus, batch_indices
 from unmask.denoiser import Trainable
 from unmask.disk.folders import latest
-from unmask.errors import RunError
+from unmask.errors import RunError, SaidElsewhere
 from unmask.model.inference import compile_passes
 from unmask.noise import DROPOUT, derive, row_keys
 from unmask.objective.base import Objective, Rows
@@ -302,8 +302,14 @@ class Trainer:
         return Validation(bound, -bound.nats_per_token, values) if self.group.first else None
 
     def broken(self, reason: str) -> RunError:
-        """The error of a run whose numbers are not finite; nothing is written after it."""
+        """The error of a run whose numbers are not finite; nothing is written after it.
+
+        All processes call it together. The first one, which names checkpoints, has the sentence.
+        """
         self.saver.close()  # a checkpoint that is being written is good
+        self.group.barrier()  # a process that ends may end the others
+        if not self.group.first:
+            return SaidElsewhere()
         kept = latest(self.folder)
         return RunError(
             f"{reason} at step {self.step}, so the run was stopped; "
