@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,3 +128,59 @@ def test_a_folder_of_another_launch_is_refused(tmp_path: Path) -> None:
     errors = agent.communicate(timeout=600)[1]
     assert agent.returncode != 0
     assert errors.count("run holds a run already; go on with it by --resume run, or choose another --out.") == 2
+
+
+def aside(run: Path) -> list[str]:
+    """A run folder -> the names of checkpoints that were renamed because a run went on from an earlier one."""
+    return sorted(entry.name for entry in (run / "checkpoints").iterdir() if entry.name.startswith("aside-"))
+
+
+@pytest.fixture
+def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A training of six steps with checkpoints, in a process that torchrun started in the launch "one"."""
+    (tmp_path / "text.txt").write_text("to be or not to be, that is the question.\n\n" * 60)
+    monkeypatch.setattr(metrics, "can_draw", lambda: False)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    monkeypatch.chdir(tmp_path)
+    steps = ["--train.steps", "6", "--train.save-every", "2", "--train.keep", "3"]
+    return ["train", "--data.source", "text.txt", *TINY.split(), *steps, "--out", "run"]
+
+
+def test_workers_that_resume_from_a_checkpoint_keep_what_they_did(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same words of the same launch go on from the newest checkpoint, also without the one that they name. The
+    control: another launch goes on from that one, and newer ones are renamed."""
+    assert main(words) == 0
+    again = ["train", "--resume", "run/checkpoints/step-00000002"]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "two")
+    assert main(again) == 0
+    assert aside(tmp_path / "run") == ["aside-step-00000004", "aside-step-00000006"]
+    assert "started the workers again" not in capsys.readouterr().err
+    assert main(again) == 0
+    assert "started the workers again: the run in run goes on from step-00000006." in capsys.readouterr().err
+    assert len(aside(tmp_path / "run")) == 2
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "three")
+    assert main(again) == 0
+    assert len(aside(tmp_path / "run")) == 4
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000002")
+    assert main(again) == 0
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "four")
+    assert main(again) == 2
+
+
+def test_a_name_of_a_launch_that_is_used_again_for_other_settings_is_refused(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The control: with the same settings, and with another number of threads, it is the same run."""
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main([*words, "--train.lr", "0.01"]) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        "unmask: run was begun by a launch of torchrun of the same name (--rdzv-id) with other settings: go on with it "
+        "by --resume run, or give a new run another --rdzv-id."
+    )
+    assert main([*words, "--train.threads", "1"]) == 0
+    assert "the run in run goes on from step-00000006." in capsys.readouterr().err
+    assert main(["train", "--resume", "run", "--train.steps", "8"]) == 0
+    assert step(tmp_path / "run") == 8

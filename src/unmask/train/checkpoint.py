@@ -3,22 +3,27 @@
 The folder is a free one, the one that was asked for, or the run's own, whose workers torchrun has started again. After
 a failure `torchrun --max-restarts N` starts all workers again with the same words. The run folder holds a file that
 names the launch, so that the words mean the same run: it goes on from its newest checkpoint, in as many processes as
-there are now. A launch is named by `--rdzv-id`; where none was given, by the agents of torchrun that began it.
+there are now. A launch is named by `--rdzv-id`; where none was given, by the agents of torchrun that began it. The file
+also has what was asked for: a name that is used again may come with other words.
 """
 
 __all__ = [
     "begin_best",
     "begin_checkpoint",
     "begun_folder",
+    "begun_from",
     "card",
     "default_folder",
     "launch",
     "record_launch",
     "refuse_taken",
     "restore",
+    "resumed_words",
     "training_tensors",
+    "words_of",
 ]
 
+import hashlib
 import json
 import math
 import os
@@ -26,7 +31,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +41,7 @@ from torch import Tensor
 from unmask.config import run_record, to_dict, to_path
 from unmask.disk.checkpoint import fill_checkpoint, read_state
 from unmask.disk.files import atomic_text, refuse_foreign_folder
-from unmask.disk.folders import best_folder, keep_best, keep_last, latest, require_step, step_folder
+from unmask.disk.folders import best_folder, keep_best, keep_last, latest, require_step, resume_point, step_folder
 from unmask.disk.json import NotJson, read_json, read_text
 from unmask.errors import CheckpointError, ConfigError
 from unmask.model.load import model_config
@@ -45,7 +50,9 @@ from unmask.run.agree import all_or_none
 from unmask.run.loop import Standing
 from unmask.run.optim import parts_of
 from unmask.run.parallel import Group
+from unmask.train.plan import OWN
 from unmask.train.progress import TrainState
+from unmask.train.settings import TextRun
 
 if TYPE_CHECKING:
     from unmask.train.loop import Trainer
@@ -200,49 +207,95 @@ def launch(environment: Mapping[str, str] = os.environ) -> str:
     return f"agent {os.uname().nodename} {agent} {began}"
 
 
-def begun_folder(
-    source: str, out: str | Path | None, group: Group, device: torch.device, note: Callable[[str], None]
-) -> tuple[str | Path | None, Path | None]:
-    """A source and --out -> the same, or the folder of this launch of torchrun, whose workers were started again, and
-    the folder to resume, if it has a checkpoint.
+def words_of(run: TextRun, init: str | Path | None) -> str:
+    """What is asked of a new run, and the checkpoint to fine-tune -> a short hash; the same words have the same one."""
+    settings = to_dict(run)
+    settings["train"] = {name: value for name, value in settings["train"].items() if name not in OWN}
+    text = json.dumps([settings, None if init is None else str(init)], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    All processes call it together. Raises ConfigError for a folder that is taken.
+
+def resumed_words(resume: str | Path) -> str:
+    """What was typed for --resume -> what LAUNCH_FILE says of it."""
+    return f"resume {to_path(resume).absolute()}"
+
+
+def begun_folder(
+    source: str, out: str | Path | None, words: str, group: Group, device: torch.device, note: Callable[[str], None]
+) -> tuple[str | Path | None, Path | None]:
+    """A source, --out and the words of a new run -> --out, or the folder of this launch of torchrun, whose workers were
+    started again, and the folder to resume, if it has a checkpoint.
+
+    All processes call it together. Raises ConfigError for a folder that is taken, and for other words of this launch.
     """
     folders = _default_folders(source)[::-1] if out is None else [to_path(out)]
-    folder = _folder_of_launch(folders, group, device)
+    folder = _folder_of_launch(folders, words, group, device)
     if folder is None:
         with all_or_none(group, device):
             if out is not None and group.first:
                 refuse_taken(to_path(out))
         return out, None
+    _note_again(folder, note)
+    return (folder, None) if latest(folder) is None else (None, folder)
+
+
+def begun_from(resume: str | Path, note: Callable[[str], None] = lambda sentence: None) -> str | Path:
+    """What was typed for --resume -> the same, or the run folder of a checkpoint from which this launch of torchrun has
+    gone on already: its workers were started again."""
+    folder = resume_point(resume)[0]
+    if folder == to_path(resume) or not launch():
+        return resume
+    recorded = _recorded(folder)
+    if launch() not in recorded.names or recorded.words != resumed_words(resume) or latest(folder) is None:
+        return resume
+    _note_again(folder, note)
+    return folder
+
+
+def _note_again(folder: Path, note: Callable[[str], None]) -> None:
+    """Say that a run goes on whose workers were started again."""
     newest = latest(folder)
     goes_on = "begins again" if newest is None else f"goes on from {newest.name}"
     note(f"torchrun has started the workers again: the run in {folder} {goes_on}.")
-    return (folder, None) if newest is None else (None, folder)
 
 
-def record_launch(folder: Path, group: Group, device: torch.device) -> None:
-    """Write down in a run folder that this launch writes it; all processes call it together."""
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """The content of LAUNCH_FILE: the names of the launch that wrote a run folder last, and what it was asked for."""
+
+    names: list[str]
+    words: str
+
+
+def record_launch(folder: Path, words: str, group: Group, device: torch.device) -> None:
+    """Write down in a run folder that this launch writes it, and by which words; all processes call it together."""
     own = sorted(set(group.gather(launch(), device)) - {""})
     if own and group.first:
-        atomic_text(folder / LAUNCH_FILE, json.dumps(own) + "\n")
+        atomic_text(folder / LAUNCH_FILE, json.dumps(asdict(_Launch(own, words))) + "\n")
 
 
-def _folder_of_launch(folders: Iterable[Path], group: Group, device: torch.device) -> Path | None:
+def _folder_of_launch(folders: Iterable[Path], words: str, group: Group, device: torch.device) -> Path | None:
     """Folders -> the first that this launch has begun to write, as the first process sees it; None without one.
 
-    All processes call it together.
+    All processes call it together. Raises ConfigError where the launch was asked for something else then.
     """
-    own = set(group.gather(launch(), device)) - {""}
-    known = next((folder for folder in folders if own & _recorded(folder)), None) if own and group.first else None
+    own, known = set(group.gather(launch(), device)) - {""}, None
+    with all_or_none(group, device):
+        if own and group.first:
+            known = next((folder for folder in folders if own.intersection(_recorded(folder).names)), None)
+        if known is not None and _recorded(known).words != words:
+            raise ConfigError(
+                f"{known} was begun by a launch of torchrun of the same name (--rdzv-id) with other settings: go on "
+                f"with it by --resume {known}, or give a new run another --rdzv-id."
+            )
     chosen = group.gather("" if known is None else str(known), device)[0]
     return Path(chosen) if chosen else None
 
 
-def _recorded(folder: Path) -> set[str]:
-    """A run folder -> the names of the launch that wrote it last."""
+def _recorded(folder: Path) -> _Launch:
+    """A run folder -> what its LAUNCH_FILE says; nothing without one."""
     path = folder / LAUNCH_FILE
-    return set(read_json(path, list[str], CheckpointError)) if path.is_file() else set()
+    return read_json(path, _Launch, CheckpointError) if path.is_file() else _Launch([], "")
 
 
 def default_folder(source: str) -> Path:

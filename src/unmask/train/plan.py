@@ -4,6 +4,7 @@ Also what the processes of a run have in common: shares of a batch, number forma
 """
 
 __all__ = [
+    "OWN",
     "TrainPlan",
     "common_dtype",
     "corpus_of",
@@ -47,7 +48,8 @@ from unmask.train.tasks import PROBLEMS, VALID_PROBLEMS, read_task, task_source
 if TYPE_CHECKING:
     from unmask.train.budget import Probe
 
-_OWN = frozenset({"device", "threads", "track"})  # settings of the training that may differ between processes
+OWN = frozenset({"device", "threads", "track"})
+"""Settings of the training that may differ between processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,7 @@ def require_same_run(run: TextRun, plan: TrainPlan, corpus: Corpus, point: Path 
         f"{part}.{name}": value
         for part, values in to_dict(run).items()
         for name, value in values.items()
-        if not (part == "train" and name in _OWN)
+        if not (part == "train" and name in OWN)
     }
     facts = {
         "settings": settings | {"steps": plan.steps, "parameters": plan.parameters},

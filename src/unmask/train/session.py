@@ -40,7 +40,7 @@ from unmask.run.parallel import Group, enter_alone, enter_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.adapt import Fill, adapted_corpus, adapted_objective, loaded_start
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
-from unmask.train.checkpoint import begun_folder, default_folder, record_launch
+from unmask.train.checkpoint import begun_folder, begun_from, default_folder, record_launch, resumed_words, words_of
 from unmask.train.loop import Trainer
 from unmask.train.plan import (
     TrainPlan,
@@ -83,6 +83,8 @@ class Planned:
     """Gets sentences for the terminal."""
     began: float
     """The value of `time.perf_counter` from which a budget of minutes counts."""
+    words: str
+    """What was asked for, as the file of the launch has it."""
     held: ExitStack
 
     def close(self) -> None:
@@ -140,6 +142,7 @@ def open_session(planned: Planned) -> Session:
                 trainer.restore(point)
             if probe.group.first:
                 set_newer_aside(point, planned.note)
+        record_launch(folder, planned.words, probe.group, probe.device)  # now: what is newer from here on is its own
         shared: dict[str, Any] = {field.name: getattr(planned, field.name) for field in fields(planned)}
         shared["held"] = held.pop_all()
         return Session(**shared, trainer=trainer)
@@ -173,8 +176,11 @@ def plan_session(
         require_parts(run, group)
         if run.train.fsdp == "on" and not dry:
             enter_alone(held, group, device)
-        if resume is None:
-            out, resume = begun_folder(run.data.source, out, group, device, note)
+        words = words_of(run, init) if resume is None else resumed_words(resume)
+        if resume is not None:
+            resume = begun_from(resume, note)
+        else:
+            out, resume = begun_folder(run.data.source, out, words, group, device, note)
             run, init = (run, init) if resume is None else (recorded_run(resume), None)
         point = None if resume is None else _resume_point(to_path(resume))
         folder = None if point is None else claim(point.parents[1], held, group, None if dry else note)
@@ -192,12 +198,14 @@ def plan_session(
             if not dry and group.first and latest(folder) is not None:
                 raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")
         require_same_run(run, plan, corpus, point, probe)
-        if not dry:
-            record_launch(folder, group, device)
+        if not dry and point is None:
+            record_launch(folder, words, group, device)
         times = None
         if dry:
             times = estimate(run, plan, probe, each or step_seconds(run, plan, probe, start.network), start.step)
-        return Planned(run, plan, corpus, folder, probe, threads, point, start, times, note, began, held.pop_all())
+        return Planned(
+            run, plan, corpus, folder, probe, threads, point, start, times, note, began, words, held.pop_all()
+        )
 
 
 def _corpus(
@@ -271,7 +279,7 @@ def recorded_run(resume: str | Path) -> TextRun:
 
     Raises CheckpointError without one, and for a damaged one; the sentence then names the one before.
     """
-    point = _resume_point(to_path(resume))
+    point = _resume_point(to_path(begun_from(resume)))
     with resuming(point, "train"):
         checkpoint = read_checkpoint(point)
         return from_dict(TextRun, run_of(checkpoint).settings, f"{checkpoint.folder}/run.json", CheckpointError)
