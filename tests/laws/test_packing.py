@@ -3,7 +3,8 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from unmask.data.documents import PIECE_LIMIT, document_pieces
 from unmask.data.packed import Corpus, Packed, batch_indices
+from unmask.data.packer import encode_batches
 from unmask.data.prepare import prepare
 from unmask.data.settings import DataSettings
 from unmask.data.shards import token_type
 from unmask.data.split import nearest_break
-from unmask.errors import DataError
+from unmask.errors import DataError, RunError
 from unmask.text.build import byte_tokenizer
 
 
@@ -154,6 +156,21 @@ def test_the_fingerprint_depends_on_what_changes_the_rows_and_not_on_paths(many:
         DataSettings(source=str(many), tokenizer="byte", valid=str(changed)),
     ]
     assert len({first, *(prepare(changed).fingerprint for changed in others)}) == len(others) + 1
+
+
+def test_an_encoder_that_is_killed_is_named(tmp_path: Path) -> None:
+    """By the batch that it had; the control: without the death all batches come."""
+
+    def batches(*, deadly: bool) -> Iterator[list[str]]:
+        for text in "abc":
+            yield [text]
+            for process in multiprocessing.active_children() if deadly else ():
+                process.kill()
+
+    with pytest.raises(RunError, match=r"^batch 1 of the text: its process ended with code -9"):
+        list(encode_batches(batches(deadly=True), byte_tokenizer(), np.dtype(np.uint16), 2))
+    ids = list(encode_batches(batches(deadly=False), byte_tokenizer(), np.dtype(np.uint16), 2))
+    assert [[len(text) for text in batch] for batch in ids] == [[1], [1], [1]]
 
 
 def test_the_cache_is_used_and_a_broken_one_is_made_again(many: Path, cache: Path) -> None:

@@ -28,6 +28,7 @@ from unmask.text.tokenizer import Tokenizer, is_plain_bytes
 
 Texts = list[str]
 _AHEAD = 3  # batches for each process that may wait for one that is slow
+_NAME = "batch {} of the text"  # what a process encodes, for the sentence about one that was killed
 _PENDING, _OPEN = 1 << 20, 32  # ids that wait to be written, at least; rows that are not full
 
 
@@ -63,14 +64,15 @@ def encode_batches(
                 batch = next(waiting, None)
                 if batch is None:
                     break
-                pool.give(str(sent), batch)
+                pool.give(_NAME.format(sent + 1), batch)
                 sent += 1
             if taken == sent:
                 return
-            for answer in pool.collect() if str(taken) not in answers else ():
+            name = _NAME.format(taken + 1)
+            for answer in pool.collect() if name not in answers else ():
                 answers[answer.name] = answer.result()
-            if str(taken) in answers:
-                yield answers.pop(str(taken)).split()
+            if name in answers:
+                yield answers.pop(name).split()
                 taken += 1
 
 

@@ -125,10 +125,7 @@ class Saver:
         state = folder / "state"
         with all_or_none(self.group, self.device):
             if self.group.first:
-                stored = check_shards(state)
-                if stored is None:
-                    raise CheckpointError(f"{state} is not the state of a training: take another checkpoint.")
-                _require_same(state, stored, tensors)
+                _require_same(state, check_shards(state) or {}, tensors)
         with warnings.catch_warnings(), all_or_none(self.group, self.device):
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
             try:
