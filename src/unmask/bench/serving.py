@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
@@ -156,7 +157,7 @@ def _compare(server: RunningServer, model: api.Model, clients: int, rounds: int,
         "rounds": rounds,
         "seconds": busy,
         "answers": window.answers,
-        "errors": window.errors[:5],
+        "errors": dict(Counter(window.errors)),
         "tokens_per_second": _LENGTH * statistics.median(own),
         "library_tokens_per_second": _LENGTH * statistics.median(rates),
         "share": statistics.median(shares),
@@ -235,13 +236,14 @@ def _first_event(server: RunningServer, clients: int, count: int) -> dict[str, A
         "streams": len(ordered),
         "passes_to_first_tokens": statistics.median(ordered),
         "largest": ordered[-1],
-        "errors": window.errors[:5],
+        "errors": dict(Counter(window.errors)),
     }
 
 
 def serving_lines(cell: dict[str, Any]) -> list[str]:
     """A cell -> the lines to print."""
-    errors = f"{len(cell['errors'])} errors" if cell["errors"] else "no error"
+    named = ", ".join(f"{count} {name}" for name, count in cell["errors"].items())
+    errors = f"errors ({named})" if named else "no error"
     if "streams" in cell:
         line = f"first tokens of a stream beside {cell['served'] - 1} clients: after "
         line += f"{cell['passes_to_first_tokens']:.2f} passes (largest {cell['largest']:.2f} of {cell['streams']} "
