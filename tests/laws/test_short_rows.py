@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.batch import parts_by_length, used_length
-from unmask.data.packed import Corpus, Facts, Packed, PartFacts, Split
+from unmask.data.packed import Corpus, Facts, Packed, PartFacts, Split, batch_indices
 from unmask.data.settings import DataSettings
 from unmask.model.load import build
 from unmask.objective import masked
+from unmask.objective.base import Rows
 from unmask.run.optim import optimizer_tensors
 from unmask.run.parallel import Group
 from unmask.text.build import char_tokenizer
@@ -119,6 +121,53 @@ def test_fewer_positions_are_computed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum(shape.numel() for shape in shapes) < 16 * WINDOW / 2
     full = parts_by_length(torch.full((16,), WINDOW), 16, 64)
     assert [part.tolist() for part in full] == [list(range(16))]
+
+
+class Read:
+    """Ids of rows that note which rows were asked for."""
+
+    def __init__(self, ids: np.ndarray) -> None:
+        self.ids, self.shape, self.rows = ids, ids.shape, list[int]()
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        self.rows += numbers.tolist()
+        return self.ids[numbers]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("model", [{}, {"parameterization": "ar"}])
+def test_a_process_reads_the_ids_of_its_own_rows(size: int, model: dict[str, Any], tmp_path: Path) -> None:
+    """And takes its part of the step: the losses of all processes are that of one. The control reads all rows."""
+    plain = trainer(tmp_path, model=model)
+    whole, total = plain.take_step()[0], torch.zeros(())
+    numbers = batch_indices(plain.settings.seed, 0, 16, 200)
+    for rank in range(size):
+        run = trainer(tmp_path, model=model)
+        ids = Read(np.asarray(run.corpus.train.ids))
+        run.corpus = replace(run.corpus, train=replace(run.corpus.train, ids=ids))
+        run.group = Group(rank, size)
+        total += run._gradients()[0]
+        assert ids.rows == numbers[run.group.share(16)].tolist()
+        ids.rows.clear()
+        run.corpus.train.batch(numbers)
+        assert ids.rows == numbers.tolist()
+    assert float(total) == pytest.approx(float(whole), abs=1e-6)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_tokens_of_a_step_are_those_of_its_rows(shifted: bool) -> None:
+    """With rows without a token to predict, and rows that may be masked from the start on."""
+    data, model = pairs(200, 3), SimpleNamespace(shifted=shifted)
+    first, last, numbers = np.array(data.first), np.array(data.last), np.arange(0, 200, 3)
+    first[:40], first[40:80] = 0, last[40:80]
+    data = replace(data, first=first)
+    rows = Rows(*map(torch.from_numpy, data.batch(numbers))).predicted(model)
+    tokens, lengths = loop.sizes_of(data, numbers, model)
+    assert rows.valid is not None
+    assert tokens == rows.maskable.sum()
+    assert torch.equal(lengths, rows.valid.sum(-1))
+    assert loop.sizes_of(data, numbers, SimpleNamespace(shifted=not shifted))[0] != tokens
+    assert loop.sizes_of(data, np.array([41]), model)[0] == 1
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=64), st.integers(1, 64), st.integers(16, 5000))

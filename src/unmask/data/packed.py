@@ -143,6 +143,10 @@ class Packed:
             here = slice(start, start + _SPANS)
             yield np.asarray(self.first[here]), np.asarray(self.last[here])
 
+    def ends(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indices, (B,) integers in [0, N) -> `first` and `last` of these rows, int64; no token id is read."""
+        return self.first[indices].astype(np.int64), self.last[indices].astype(np.int64)
+
     def batch(self, indices: np.ndarray | range) -> Batch:
         """Indices, (B,) integers in [0, N) -> these rows, copied.
 

@@ -9,7 +9,7 @@ the length of the batch. A slice keeps one buffer of the size of its logits, the
 written over it.
 """
 
-__all__ = ["BUDGET", "Draw", "Loss", "Objective", "Rows", "Turn", "head_values", "log_likelihoods"]
+__all__ = ["BUDGET", "Draw", "Loss", "Objective", "Rows", "Turn", "first_predicted", "head_values", "log_likelihoods"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -51,11 +51,17 @@ class Rows(NamedTuple):
         row; the published programs train none either (Dream, arXiv:2508.15487). Ours predict it where they see MASK
         (`begins`).
         """
-        if not getattr(model, "shifted", False) or getattr(model, "begins", False):
+        start = first_predicted(model)
+        if not start:
             return self
         maskable = self.maskable.clone()
-        maskable[:, 0] = False
+        maskable[:, :start] = False
         return self._replace(maskable=maskable)
+
+
+def first_predicted(model: Any) -> int:
+    """A model -> the first position of a row that it predicts, 0 or 1; see `Rows.predicted`."""
+    return int(getattr(model, "shifted", False) and not getattr(model, "begins", False))
 
 
 class Loss(NamedTuple):

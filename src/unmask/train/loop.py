@@ -4,7 +4,7 @@ Everything random in step s is a function of (seed, s): which rows, what is hidd
 resumed from its last checkpoint takes the steps of an uninterrupted run, bit for bit on the same machine and threads.
 """
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "sizes_of"]
 
 import math
 import sys
@@ -14,18 +14,19 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from unmask.batch import cut_to, parts_by_length, to_device
 from unmask.config import to_dict
-from unmask.data.packed import Corpus, batch_indices
+from unmask.data.packed import Corpus, Packed, batch_indices
 from unmask.denoiser import Trainable
 from unmask.disk.folders import latest
 from unmask.errors import RunError, SaidElsewhere
 from unmask.model.inference import compile_passes
 from unmask.noise import DROPOUT, derive, row_keys
-from unmask.objective.base import Objective, Rows
+from unmask.objective.base import Objective, Rows, first_predicted
 from unmask.objective.bound import Bound, validate
 from unmask.process import make_schedule
 from unmask.run.loop import Cadence, Listener, RunResult, Standing, Validation, drive
@@ -134,13 +135,13 @@ class Trainer:
             self.corpus.train,
             time.perf_counter(),
         )
-        batch = data.batch(batch_indices(settings.seed, self.step, settings.batch, len(data)))
-        whole = Rows(*map(torch.from_numpy, batch)).predicted(self.model)
-        tokens = whole.maskable.sum().clamp(min=1)
-        self.gauge.read += settings.batch * data.length if whole.valid is None else int(whole.valid.sum())
-        rows, index = whole.part(share, torch.device("cpu")), torch.arange(settings.batch)[share]
+        numbers = batch_indices(settings.seed, self.step, settings.batch, len(data))
+        tokens, lengths = sizes_of(data, numbers, self.model)
+        self.gauge.read += int(lengths.sum())
+        rows = Rows(*map(torch.from_numpy, data.batch(numbers[share]))).predicted(self.model)
+        index = torch.arange(settings.batch)[share]
         draw = self.objective.draw(settings.seed, self.step, index, settings.batch, rows.maskable)
-        loss, parts = torch.zeros((), device=self.device), self._parts(whole)
+        loss, parts = torch.zeros((), device=self.device), self._parts(lengths)
         for number, part in enumerate(parts):
             self.model.dropout_keys = to_device(row_keys(settings.seed, self.step, index[part], DROPOUT), self.device)
             if self.shards is not None:
@@ -159,17 +160,15 @@ class Trainer:
             return self.shards.reduce(loss, settings.clip)
         return loss, clip(self.params, settings.clip)
 
-    def _parts(self, whole: Rows) -> list[Tensor]:
-        """The rows of a step -> indices of this process's micro-batches, in each of which rows have similar lengths.
+    def _parts(self, lengths: Tensor) -> list[Tensor]:
+        """The lengths of the rows of a step -> indices of this process's micro-batches, each of similar lengths.
 
         Each micro-batch is padded to its longest row only (`nelbo`). The rows of the step and its denominator do not
         depend on the micro-batches, so that the loss and the gradient are those of rows padded to the window. All
         processes have the same number of them, since they gather the network together in each.
         """
-        count, length = whole.ids.shape
-        lengths = torch.full((count,), length) if whole.valid is None else whole.valid.sum(-1)
         least = _LEAST_ON_CPU if self.device.type == "cpu" else _LEAST_ELSEWHERE
-        each = count // self.group.size
+        each = len(lengths) // self.group.size
         shares = [parts_by_length(share, each // self.settings.accumulate, least) for share in lengths.split(each)]
         return cut_to(shares[self.group.rank], max(map(len, shares)))
 
@@ -316,6 +315,15 @@ class Trainer:
             f"the last good checkpoint is {kept if kept else 'not written yet'}: "
             f"go on with a smaller --train.lr (it was {self.plan.lr:g}) or --train.dtype float32."
         )
+
+
+def sizes_of(data: Packed, numbers: np.ndarray, model: Any) -> tuple[Tensor, Tensor]:
+    """The rows of a step by their numbers (B,) -> the tokens to predict in all of them, at least 1, and their lengths.
+
+    They need no token id: a process reads those of its own rows alone.
+    """
+    first, last = map(torch.from_numpy, data.ends(numbers))
+    return (last - first.clamp(min=first_predicted(model))).clamp(min=0).sum().clamp(min=1), last
 
 
 def _placed(

@@ -194,24 +194,23 @@ def require_step(run: TextRun, plan: TrainPlan, train: Packed, *, tuned: bool, p
     """A run, its plan and its training rows -> nothing, if there is memory for a step in each of `processes` processes.
 
     Counts less than `memory_bytes`: weights (which a network that is `tuned` has already), gradient, two moments,
-    average, the rows of a batch, and of the activations half of what a step in float32 holds (bfloat16, no dropout).
+    average, its rows of a batch, and of the activations half of what a step in float32 holds (bfloat16, no dropout).
     Where a step has several micro-batches, each process keeps the gradient of all parameters until the last one.
     Raises RequestError, which names a micro-batch that fits, or says that the network itself is too large.
     """
     settings, copies = plan.model, 4 if tuned else 5
-    batch = run.train.batch * train.length * 10
+    each, free = run.train.batch // processes, available_bytes(device)  # a process reads its own rows alone
     require_network(settings, copies if processes == 1 else 1, device=device)
-    require_memory(batch, f"A batch of {run.train.batch:,} rows", "set a smaller --train.batch")
+    require_memory(each * train.length * 10, f"A batch of {run.train.batch:,} rows", "set a smaller --train.batch")
     if not isinstance(settings, DiTSettings):
         return
     positions = min(train.length, train.tokens / len(train))
     row = 4 * settings.blocks * positions * settings.width * 10 * (2 if run.agnostic.masks else 1)
-    rows = run.train.batch // run.train.accumulate // processes
+    rows = each // run.train.accumulate
     shards = max(1, processes // run.train.replicas)
     held = 4 * copies * plan.parameters // shards  # they are divided
     whole = held + 4 * (plan.trained or plan.parameters) * (shards - 1) // shards  # with the gradient of the others
     weights = held if run.train.accumulate == 1 else whole
-    each, free = run.train.batch // processes, available_bytes(device)
     fits, alone = (  # with dropout and float32 too
         next((n for n in range(int(min(rows, (free - size) // (3 * row))), 0, -1) if each % n == 0), 0)
         for size in (whole, held)
