@@ -262,6 +262,38 @@ def test_work_that_is_lost_is_done_again(tmp_path: Path) -> None:
     assert len(list(again.iterdir())) == 3
 
 
+class Silent(Workers[bytes]):
+    """A pool whose process is stopped for the first `looks` looks at it."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__(1)
+        self.looks, self.given = looks, list[str]()
+
+    @property
+    def at_work(self) -> list[str]:
+        return self.given
+
+    def give(self, name: str, job: Any, log: Path | None = None) -> None:
+        self.given = [name]
+
+    def collect(self, timeout: float = 0.2) -> list[Any]:
+        self.looks -= 1
+        if self.looks >= 0:
+            return []
+        (name,), self.given = self.given, []
+        return [Answer(name, None, ConfigError("it answers"), None)]
+
+
+def test_a_process_that_is_stopped_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two looks are an hour here. The control: one that answers after an hour and a half."""
+    hours = (1800.0 * n for n in range(1000))
+    monkeypatch.setattr("unmask.rl.collect.time.monotonic", lambda: next(hours))
+    with pytest.raises(RunError, match=r"^The processes that decode attempts 1 of 1 sent no answer for 2 hours: "):
+        Pooled(Silent(100), torch.device("cpu")).collect(b"", groups_of(1))
+    with pytest.raises(ConfigError, match="it answers"):
+        Pooled(Silent(3), torch.device("cpu")).collect(b"", groups_of(1))
+
+
 # ---- what travels, and what is refused -------------------------------------------------------------------------------
 
 

@@ -149,6 +149,29 @@ def test_a_thread_that_still_frees_a_tensor_does_not_abort_the_process() -> None
     assert "terminate called" in code[1][1]
 
 
+_ROLL = """
+import sys, time
+from pathlib import Path
+import torch
+from unmask.run import parallel
+parallel._ROLL_CALL, parallel._ROLL_LIMIT = 1.0, 5.0
+group, done = parallel.join_group(torch.device("cpu"), 300.0), Path(sys.argv[1])
+if group.first:
+    while not done.exists():
+        time.sleep(0.1)
+else:
+    sentence = group._missing("timed out")
+    done.touch()
+    assert "process 0 of 2 does not answer" in sentence, sentence
+"""
+
+
+def test_that_the_first_process_hangs_is_known_before_another_limit_has_passed(tmp_path: Path) -> None:
+    """The limit of a wait, after which the others ask, is longer than this test."""
+    for code, errors in crew(_ROLL, 2, tmp_path / "done", seconds=100):
+        assert code == 0, errors
+
+
 _SIGNALLED = """
 import os, signal, sys, time
 from contextlib import ExitStack

@@ -264,6 +264,42 @@ def test_a_full_disk_on_one_process_is_one_sentence(full_rank: int, tmp_path: Pa
     assert equal(read(Saver(Group(), CPU), tmp_path / "step-00000001", 1), tensors(1, 1))
 
 
+_WAITS = """
+import sys, time
+from datetime import timedelta
+from pathlib import Path
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from contextlib import suppress
+from unmask.errors import RunError
+from tests.laws.test_sharded import *
+from unmask.run import parallel
+folder, what = Path(sys.argv[1]), sys.argv[2]
+parallel._ROLL_CALL = 1.0
+with joined() as saver:
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=2), dist.group.WORLD)  # as of --train.wait
+    if what == "slow":
+        saver.begin(folder / "step-00000001", lambda path: (time.sleep(5), fill(path)), tensors(2, 1), {"step": 1})
+        assert saver.publish() == folder / "step-00000001"
+    elif saver.group.rank == 1:
+        dcp.load = lambda *args, **options: [time.sleep(0.1) for _ in iter((folder / "done").exists, True)]
+        with suppress(RunError, CheckpointError):
+            saver.load(folder / "step-00000001", tensors(2, 99))
+    else:
+        with pytest.raises(RunError) as caught:
+            saver.load(folder / "step-00000001", tensors(2, 99))
+        (folder / "done").touch()
+        assert "process 1 of 2 does not answer" in str(caught.value), caught.value
+"""
+
+
+def test_a_long_write_is_waited_for_and_a_process_that_hangs_in_a_read_is_not(tmp_path: Path) -> None:
+    """The limit of a wait is 2 seconds. The first process writes for 5; then the second does not read at all."""
+    for what in ("slow", "hangs"):
+        for code, errors in crew(_WAITS, 2, tmp_path, what, seconds=100):
+            assert code == 0, errors
+
+
 _FOREVER = """
 import sys
 from pathlib import Path

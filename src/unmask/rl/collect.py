@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from torch import Tensor
 
 from unmask.config import adapter, to_dict
 from unmask.disk.json import parse_json
+from unmask.errors import RunError
 from unmask.policies.base import UnmaskingPolicy
 from unmask.policies.learned.network import Observation, make_network
 from unmask.policies.learned.policy import Learned
@@ -233,6 +235,7 @@ class Ranks:
 
 _PARTS = 2  # parts of a call for each process: of more, the last ones to end would wait less, and batches be smaller
 _TRIES = 3  # processes that may end at the same part of a call
+_SILENT = 2 * 3600.0  # seconds without any answer, after which a call is given up
 
 
 class Pooled:
@@ -243,16 +246,27 @@ class Pooled:
         self._pool, self._device = pool, device
 
     def collect(self, policy: bytes, groups: Sequence[Attempts], *, record: bool = True) -> Rollout:
-        """See `Collector`. Raises RunError if the processes of the same part end again and again."""
+        """See `Collector`.
+
+        Raises RunError if the processes of the same part end again and again, or none answers for hours.
+        """
         count = min(len(groups), _PARTS * self._pool.count)
         numbers = {f"attempts {c + 1} of {count}": range(c, len(groups), count) for c in range(count)}
         waiting, tries = list(numbers), Counter[str]()
         parts: list[tuple[Sequence[int], Rollout]] = []
+        heard = time.monotonic()
         while waiting or self._pool.at_work:
             while waiting and len(self._pool.at_work) < self._pool.count:
                 name = waiting.pop(0)
                 self._pool.give(name, (policy, _call_bytes([groups[n] for n in numbers[name]], record)))
-            for answer in self._pool.collect():
+            answers = self._pool.collect()
+            heard = time.monotonic() if answers else heard
+            if time.monotonic() - heard > _SILENT:
+                raise RunError(
+                    f"The processes that decode {', '.join(self._pool.at_work)} sent no answer for "
+                    f"{_SILENT / 3600:g} hours: see what stopped them, and go on with --resume."
+                )
+            for answer in answers:
                 tries[answer.name] += 1
                 if answer.lost and not self._pool.redoes and tries[answer.name] < _TRIES:
                     waiting.insert(0, answer.name)

@@ -27,6 +27,7 @@ LIMIT = 600.0
 """Seconds that a process waits for the others, by default."""
 _REST = 0.5  # seconds in which the threads of Gloo free what they hold
 _ROLL_CALL = 10.0  # seconds in which a process that still runs answers to its name
+_ROLL_LIMIT = 60.0  # seconds in which the group of the roll call connects, and others find that the first is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,7 @@ def join_group(device: torch.device, limit: float = LIMIT) -> Group:
             dist.init_process_group("nccl", store=store, device_id=at, **options)
         else:
             dist.init_process_group("gloo", store=store, **options)
-        roll = dist.new_group(backend="gloo", timeout=options["timeout"])
+        roll = dist.new_group(backend="gloo", timeout=timedelta(seconds=min(limit, _ROLL_LIMIT)))
     except (RuntimeError, ValueError) as error:  # the errors of torch.distributed are RuntimeErrors
         raise RunError(
             f"The {group.size} processes of the run could not connect at {address[0]}:{address[1]} ({_reason(error)}): "
@@ -281,9 +282,12 @@ def enter_alone(held: ExitStack, group: Group, device: torch.device) -> None:
         held.callback(dist.destroy_process_group)
 
 
+_WORDS = "gloo|nccl|Connection (closed|reset)|pair closure"  # the last one: where a wait before was too long
+
+
 def _of_communication(error: RuntimeError) -> bool:
     """Whether an error is one of torch.distributed."""
-    return isinstance(error, dist.DistError) or re.search("gloo|nccl|Connection (closed|reset)", str(error)) is not None
+    return isinstance(error, dist.DistError) or re.search(_WORDS, str(error)) is not None
 
 
 def _reason(error: Exception) -> str:

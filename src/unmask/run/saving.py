@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
@@ -35,6 +36,7 @@ from unmask.run.parallel import Group
 
 _PART = 1 << 30  # bytes of a file, about; DCP holds a second copy of one file while it writes it
 _DTYPES = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F16", "int64": "I64", "bool": "BOOL"}
+_LOOK = 0.05  # seconds between looks at what is being written
 _PATIENCE = 60.0  # seconds in which a run that failed finishes what it writes
 
 
@@ -60,6 +62,7 @@ class Saver:
     def __init__(self, group: Group, device: torch.device) -> None:
         self.group, self.device = group, device
         self._process_group: Any = dist.new_group(backend="gloo") if group.size > 1 else None
+        """Of the threads. Its limit is torch's half an hour: a process that writes is waited for."""
         self._jobs: deque[_Job] = deque()
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -105,6 +108,8 @@ class Saver:
         Raises RunError or ConfigError where a process could not write; one of them has the sentence.
         """
         job = self._jobs[0]
+        while self.group.size > 1 and self.group.any(not self.written(), self.device):
+            time.sleep(_LOOK)  # each look is short, so that a long write is no wait that is too long
         with all_or_none(self.group, self.device), explained(job.folder):
             failure = job.done.exception()
             if failure is not None and (own := self._own(failure)) is not None:
@@ -117,7 +122,8 @@ class Saver:
     def load(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """Copy the training state of a checkpoint into `tensors`, in place; each process reads its own slices.
 
-        Any number of processes can have written it. Raises CheckpointError where a file is damaged, missing or foreign,
+        Any number of processes can have written it. They communicate in the group of the training, in the main thread:
+        its time limit holds. Raises CheckpointError where a file is damaged, missing or foreign,
         or where names, shapes or types differ.
         """
         import torch.distributed.checkpoint as dcp  # here and below: it takes a second, which other runs need not wait
@@ -132,8 +138,7 @@ class Saver:
                 dcp.load(
                     dict(tensors),
                     storage_reader=dcp.HuggingFaceStorageReader(str(state)),
-                    process_group=self._process_group,
-                    no_dist=self._process_group is None,
+                    no_dist=self.group.size == 1,
                 )
             except dcp.CheckpointException as error:
                 reason = self._own(error)
