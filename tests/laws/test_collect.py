@@ -5,12 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import safetensors.torch
@@ -31,6 +33,7 @@ from unmask.rl.settings import LearnRun, LearnSettings
 from unmask.rl.warm import imitate
 from unmask.run.parallel import Group
 from unmask.run.workers import Answer, Pool, Workers
+from unmask.train.checkpoint import agreed_folder
 
 pytestmark = pytest.mark.processes
 
@@ -345,6 +348,51 @@ def test_a_process_with_other_weights_or_problems_is_refused() -> None:
         session_module._answers(RUN, "cpu", [true[0], "other"], mark)
     with pytest.raises(ConfigError, match=r"^The problems are others on .* the same files of the tasks\.$"):
         session_module._answers(RUN, "cpu", true, session_module._mark(made[:1]))
+
+
+class Thread(Group):
+    """A process of two, in a thread: texts go round by a list."""
+
+    texts: ClassVar[list[str]] = ["", ""]
+    met: ClassVar[threading.Barrier] = threading.Barrier(2, timeout=60)
+
+    def gather(self, text: str, device: torch.device) -> list[str]:
+        self.texts[self.rank] = text
+        self.met.wait()
+        found = list(self.texts)
+        self.met.wait()
+        return found
+
+
+def in_two(ask: Callable[[Group], Any]) -> list[Any]:
+    """What two processes get, or the error of each."""
+
+    def one(rank: int) -> Any:
+        try:
+            return ask(Thread(rank, 2))
+        except ConfigError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, range(2)))
+
+
+def test_processes_that_go_on_from_different_checkpoints_are_refused() -> None:
+    """The control: from the same one. A new run is in the folder of the first process."""
+    made, origins = worlds(), [{"weights": ""}] * 2
+
+    def ask(*names: str) -> Callable[[Group], None]:
+        return lambda group: session_module._require_same(RUN, group, origins, made, Path("run") / names[group.rank])
+
+    assert in_two(ask("step-2", "step-2")) == [None, None]
+    sentence = (
+        "The 2 processes of the run have different checkpoints: the run goes on from is step-2 in process 0 and step-4 "
+        "in process 1 (other than process 0: 1); start all of them with the same command, library versions and files."
+    )
+    assert in_two(ask("step-2", "step-4")) == [sentence] * 2
+    cpu = torch.device("cpu")
+    folders = in_two(lambda group: agreed_folder(f"runs/{group.rank}", "learn-automaton", group, cpu))
+    assert folders == [Path("runs/0")] * 2
 
 
 def test_worker_processes_are_refused_where_they_are_no_use() -> None:

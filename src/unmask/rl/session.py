@@ -34,7 +34,7 @@ from unmask.run.loop import Interrupt, Listener
 from unmask.run.machine import fastest_threads, prepare, set_threads
 from unmask.run.parallel import Group, enter_group
 from unmask.run.workers import Workers, open_pool
-from unmask.train.checkpoint import default_folder, refuse_taken
+from unmask.train.checkpoint import agreed_folder, refuse_taken
 from unmask.train.session import claim, set_newer_aside
 
 
@@ -83,7 +83,7 @@ def open_learning(
         origins = _origins(run, point)
         worlds = _worlds(run, str(device))
         run = replace(run, policy=_fitted(run, worlds))
-        _require_same(run, group, origins, worlds)
+        _require_same(run, group, origins, worlds, point)
         collector = None
         if workers is not None or ray is not None:
             asked = run.learn.device if ray else "cpu"
@@ -91,7 +91,8 @@ def open_learning(
             pool = held.enter_context(open_pool(workers, ray, setup=setup, device=asked))
             collector = Pooled(pool, device)
         if folder is None:
-            folder = claim(to_path(out or default_folder(f"learn-{Path(run.checkpoint).name}")), held, group, note)
+            folder = agreed_folder(out, f"learn-{Path(run.checkpoint).name}", group, device)
+            folder = claim(folder, held, group, note)
         learner = Learner(run, worlds, folder, group, collector)
         learner.origins = origins
         if point is not None:
@@ -106,14 +107,20 @@ _LONGEST = 2 * 3600.0  # seconds that a process of torchrun waits for the rollou
 _OWN = {"device", "threads", "batch", "track"}  # settings that may differ between processes
 
 
-def _require_same(run: LearnRun, group: Group, origins: Sequence[dict[str, str]], worlds: Sequence[World]) -> None:
-    """Raise ConfigError, in all processes of torchrun, where they would not do the same training."""
+def _require_same(
+    run: LearnRun, group: Group, origins: Sequence[dict[str, str]], worlds: Sequence[World], point: Path | None
+) -> None:
+    """Raise ConfigError, in all processes of torchrun, where they would not do the same training.
+
+    `point` is the checkpoint that it goes on from.
+    """
     settings = {name: value for name, value in to_dict(run.learn).items() if name not in _OWN}
     facts: dict[str, dict[str, Any]] = {
         "settings": settings | to_dict(run.policy),
         "versions": run_record()["versions"],
         "denoisers": {pair.name: origin["weights"] for pair, origin in zip(run.pairs, origins, strict=True)},
         "problems": {"their hash": _mark(worlds)},
+        "checkpoints": {"the run goes on from": None if point is None else point.name},
     }
     require_same(group, worlds[0].device, facts)
 

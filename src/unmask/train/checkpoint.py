@@ -8,6 +8,7 @@ also has what was asked for: a name that is used again may come with other words
 """
 
 __all__ = [
+    "agreed_folder",
     "begin_best",
     "begin_checkpoint",
     "begun_folder",
@@ -296,6 +297,11 @@ def _recorded(folder: Path) -> _Launch:
     """A run folder -> what its LAUNCH_FILE says; nothing without one."""
     path = folder / LAUNCH_FILE
     return read_json(path, _Launch, CheckpointError) if path.is_file() else _Launch([], "")
+
+
+def agreed_folder(out: str | Path | None, source: str, group: Group, device: torch.device) -> Path:
+    """--out and the name of a source -> the folder of a new run: that of the first process, in all."""
+    return to_path(group.gather(str(out or default_folder(source)), device)[0])
 
 
 def default_folder(source: str) -> Path:

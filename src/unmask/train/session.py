@@ -40,7 +40,7 @@ from unmask.run.parallel import Group, enter_alone, enter_group
 from unmask.text.tokenizer import Tokenizer
 from unmask.train.adapt import Fill, adapted_corpus, adapted_objective, loaded_start
 from unmask.train.budget import Estimate, Probe, estimate, plan_for_minutes, step_seconds
-from unmask.train.checkpoint import begun_folder, begun_from, default_folder, record_launch, resumed_words, words_of
+from unmask.train.checkpoint import agreed_folder, begun_folder, begun_from, record_launch, resumed_words, words_of
 from unmask.train.loop import Trainer
 from unmask.train.plan import (
     TrainPlan,
@@ -193,8 +193,8 @@ def plan_session(
         probe = Probe(corpus, objective, device, dtype, group)
         run, plan, each = _plan(run, start, probe, began)
         if folder is None:
-            folder = Path(group.gather(str(out or default_folder(run.data.source)), device)[0])
-            folder = claim(to_path(folder), held, group, None if dry else note)
+            folder = agreed_folder(out, run.data.source, group, device)
+            folder = claim(folder, held, group, None if dry else note)
             if not dry and group.first and latest(folder) is not None:
                 raise RunError(f"{folder} was taken by another run meanwhile; choose another --out.")
         require_same_run(run, plan, corpus, point, probe)
