@@ -270,20 +270,20 @@ class Silent(Workers[bytes]):
 
     def __init__(self, looks: int) -> None:
         super().__init__(1)
-        self.looks, self.given = looks, list[str]()
+        self.looks, self.names = looks, list[str]()
 
     @property
     def at_work(self) -> list[str]:
-        return self.given
+        return self.names
 
     def give(self, name: str, job: Any, log: Path | None = None) -> None:
-        self.given = [name]
+        self.names = [name]
 
     def collect(self, timeout: float = 0.2) -> list[Any]:
         self.looks -= 1
         if self.looks >= 0:
             return []
-        (name,), self.given = self.given, []
+        (name,), self.names = self.names, []
         return [Answer(name, None, ConfigError("it answers"), None)]
 
 
@@ -359,22 +359,22 @@ class Thread(Group):
     def gather(self, text: str, device: torch.device) -> list[str]:
         self.texts[self.rank] = text
         self.met.wait()
-        found = list(self.texts)
+        texts = list(self.texts)
         self.met.wait()
-        return found
+        return texts
 
 
 def in_two(ask: Callable[[Group], Any]) -> list[Any]:
     """What two processes get, or the error of each."""
 
-    def one(rank: int) -> Any:
+    def work(rank: int) -> Any:
         try:
             return ask(Thread(rank, 2))
         except ConfigError as error:
             return str(error)
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(one, range(2)))
+        return list(pool.map(work, range(2)))
 
 
 def test_processes_that_go_on_from_different_checkpoints_are_refused() -> None:

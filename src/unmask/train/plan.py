@@ -48,8 +48,7 @@ from unmask.train.tasks import PROBLEMS, VALID_PROBLEMS, read_task, task_source
 if TYPE_CHECKING:
     from unmask.train.budget import Probe
 
-OWN = frozenset({"device", "threads", "track"})
-"""Settings of the training that may differ between processes."""
+OWN = frozenset({"device", "threads", "track"})  # settings of the training that may differ between processes
 
 
 @dataclass(frozen=True, slots=True)
