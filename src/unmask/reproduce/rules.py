@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from unmask.errors import ConfigError
 from unmask.output import markdown_table, show
+from unmask.plots import can_draw
 from unmask.ranges import Count
 from unmask.reproduce.text import TextCell
 from unmask.rl.settings import LearnRun
@@ -226,8 +227,9 @@ the same settings, which were chosen by passes."""
 
 
 def rule_sections(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
-    """The results of the `Tuned` cells, by label and seed -> the lines of a section for each task, if there are any."""
-    return [[f"## {task}", "", _ABOUT, "", *_table(rules)] for task, rules in _by_task(done).items()]
+    """The results of the `Tuned` cells, by label and seed -> the lines of a section for each task, and the picture."""
+    tasks = [[f"## {task}", "", _ABOUT, "", *_table(rules)] for task, rules in _by_task(done).items()]
+    return [*tasks, ["![accuracy against passes](rules.png)"]] if tasks and can_draw() else tasks
 
 
 def _by_task(done: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, dict[str, Mapping[str, Any]]]:
@@ -311,14 +313,14 @@ def _span(values: tuple[float, float], form: str = ".3f") -> str:
 
 def draw_rules(done: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) -> None:
     """Draw accuracy against passes of the kept settings, a panel for each task; nothing without results."""
-    from unmask.plots import can_draw, distinct_colors, new_figure, save_figure
+    from unmask.plots import distinct_colors, new_figure, save_figure
 
     tasks = _by_task(done)
     if not tasks or not can_draw():
         return
     names = list(dict.fromkeys(rule for rules in tasks.values() for rule in rules))
     colors = dict(zip(names, distinct_colors(len(names)), strict=True))
-    figure = new_figure(5.6 * len(tasks) + 2.6, 5.0)
+    figure = new_figure(5.6 * len(tasks) + 4.0, 5.0)
     panels, handles = figure.subplots(1, len(tasks), squeeze=False, sharey=True).flatten(), dict[str, Any]()
     for panel, (task, rules) in zip(panels, tasks.items(), strict=True):
         for number, (rule, result) in enumerate(rules.items()):
@@ -333,5 +335,6 @@ def draw_rules(done: Mapping[str, Mapping[int, Mapping[str, Any]]], path: Path) 
         panel.set_ylabel("accuracy on test problems")
         panel.set_title(task)
         panel.grid(alpha=0.25)
-    figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False)
+    look: dict[str, Any] = {"ncols": 1 + (len(handles) > 15), "fontsize": 8, "frameon": False}
+    figure.legend(list(handles.values()), list(handles), loc="outside right center", **look)
     save_figure(path, figure)
