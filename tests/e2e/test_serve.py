@@ -308,7 +308,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "compared": ("/v1/score", {"template": "[?]", "choices": ["b"], "temperature": 1}, 400, "temperature has no"),
     "compared by": ("/v1/score", {"template": "[?]", "choices": ["b"], "unmask": {"dial": 1}}, 400, "unmask.dial has"),
     "orders": ("/v1/score", {"template": "[?]", "choices": ["dog " * 20], "orders": 1024}, 400, "too many to compare"),
-    "written twice": ("/v1/denoise", {"template": "[5]", "n": 2}, 400, "n is '2' and is not supported here"),
+    "written twice": ("/v1/denoise", {"template": "[5]", "n": 2}, 400, "n is '2' and is not supported"),
     "form": ("/v1/completions", {"response_format": {"type": "json_object"}}, 400, "json_object has no schema"),
     "canvas": ("/v1/denoise", {}, 400, "give template, or prompt, or tokens"),
     "no hole": ("/v1/denoise", {"template": "dog"}, 400, "no hole"),

@@ -220,10 +220,10 @@ def _values(scan: _Scan) -> dict[tuple[str, ...], Any]:
         read = [_read(_element(field.type, index), word, field) for index, word in enumerate(words)]
         if count is None:  # given again, such an option adds to its values; any other one replaces its value
             values[field.path] = (*values.get(field.path, ()), *read)
+        elif typing.get_origin(field.type) is tuple:
+            values[field.path] = tuple(read)
         else:
-            values[field.path] = (
-                on if count == 0 else tuple(read) if typing.get_origin(field.type) is tuple else read[0]
-            )
+            values[field.path] = read[0] if count else on
     return values
 
 

@@ -26,7 +26,7 @@ from unmask.decode.rows import Filled, Snapshot, Source, Written, decode_rows, w
 from unmask.denoiser import Denoiser
 from unmask.errors import RequestError
 from unmask.fill.score import Conditional, conditional_nats, whole_nats
-from unmask.fill.sketch import Sketch, placed, shared
+from unmask.fill.sketch import Sketch, common_prefix, placed
 from unmask.limits import require_memory, require_rows, sentences
 from unmask.noise import derive
 from unmask.objective.base import Objective
@@ -320,8 +320,8 @@ class Filler:
             )
         left, right = (side.row([lengths[0] for lengths in side.holes], self.tokenizer.mask_id) for side in sides)
         texts = [self.tokenizer.encode(before + choice + after) for choice in choices]
-        head = min(shared(self.tokenizer.encode(before), text) for text in texts)
-        tail = min(shared(self.tokenizer.encode(after)[::-1], text[::-1]) for text in texts)
+        head = min(common_prefix(self.tokenizer.encode(before), text) for text in texts)
+        tail = min(common_prefix(self.tokenizer.encode(after)[::-1], text[::-1]) for text in texts)
         for choice, text in zip(choices, texts, strict=True):
             if len(text) <= head + tail:
                 raise RequestError(f"The choice '{choice}' has no token; give a text that the tokenizer can encode.")

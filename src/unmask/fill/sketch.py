@@ -1,6 +1,6 @@
 """Template -> token ids of its texts and the possible lengths of its holes; hole lengths -> a row to fill."""
 
-__all__ = ["Sketch", "placed", "shared"]
+__all__ = ["Sketch", "common_prefix", "placed"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +120,7 @@ def placed(pattern: Pattern, sketch: Sketch, lengths: Sequence[int]) -> Placed:
     return pattern.at(places, begins=places[0] == 0)
 
 
-def shared(first: Sequence[int], second: Sequence[int]) -> int:
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
     """Two rows -> the length of their common prefix."""
     pairs = zip(first, second, strict=False)
     return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))

@@ -282,12 +282,12 @@ def enter_alone(held: ExitStack, group: Group, device: torch.device) -> None:
         held.callback(dist.destroy_process_group)
 
 
-_WORDS = "gloo|nccl|Connection (closed|reset)|pair closure"  # the last one: where a wait before was too long
+_LOST = "gloo|nccl|Connection (closed|reset)|pair closure"  # the last one: where a wait before was too long
 
 
 def _of_communication(error: RuntimeError) -> bool:
     """Whether an error is one of torch.distributed."""
-    return isinstance(error, dist.DistError) or re.search(_WORDS, str(error)) is not None
+    return isinstance(error, dist.DistError) or re.search(_LOST, str(error)) is not None
 
 
 def _reason(error: Exception) -> str:

@@ -20,7 +20,8 @@ __all__ = [
     "TextPart",
 ]
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -61,6 +62,7 @@ class OwnOptions(BaseModel):
 class _Body(BaseModel):
     """What all requests share."""
 
+    not_heeded: ClassVar[Mapping[str, tuple[Any, ...]]] = _NOT_HEEDED
     model_config = ConfigDict(extra="allow")
     model: Annotated[str, Field(max_length=300)] | None = None
     temperature: Annotated[_Number, Field(ge=0, le=100)] | None = None
@@ -76,7 +78,7 @@ class _Body(BaseModel):
     @model_validator(mode="after")
     def _heeded(self) -> "_Body":
         """Refuse a field that would change the answer and is not heeded."""
-        for name, nothing in _NOT_HEEDED.items():
+        for name, nothing in self.not_heeded.items():
             if (value := (self.model_extra or {}).get(name)) not in nothing:
                 raise ValueError(f"{name} is {str(value)[:60]!r} and is not supported; leave it out")
         return self
@@ -230,6 +232,7 @@ class ScoreBody(_Body):
 class DenoiseBody(_Body):
     """POST /v1/denoise: each change of a template, of a prompt, or of token ids with null where to write."""
 
+    not_heeded: ClassVar[Mapping[str, tuple[Any, ...]]] = _NOT_HEEDED | {"stop": (None, []), "n": (None, 1)}
     template: _Text | None = None
     prompt: _Text | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -241,10 +244,7 @@ class DenoiseBody(_Body):
 
     @model_validator(mode="after")
     def _single(self) -> "DenoiseBody":
-        """Exactly one canvas, written once to its end."""
-        for name, nothing in (("stop", (None, [])), ("n", (None, 1))):
-            if (value := (self.model_extra or {}).get(name)) not in nothing:
-                raise ValueError(f"{name} is {str(value)[:60]!r} and is not supported here; leave it out")
+        """Exactly one canvas."""
         canvases = [name for name in ("template", "prompt", "tokens") if getattr(self, name) is not None]
         if len(canvases) != 1:
             raise ValueError(f"{' and '.join(canvases) or 'nothing'} was given; give template, or prompt, or tokens")

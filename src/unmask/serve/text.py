@@ -109,7 +109,7 @@ class TextRow:
         if not text.startswith(self.text):  # a later token changed how an earlier one is written
             return ""
         added, self.text = text[len(self.text) :], text
-        while self.stopped and not ended and self._read(self.tokens[:-1]).startswith(text) and self.tokens:
+        while self.stopped and not ended and self.tokens and self._read(self.tokens[:-1]).startswith(text):
             self.tokens.pop()  # the text at which it stops, and what was written behind it
         return added
 
